@@ -1,0 +1,56 @@
+# make demo   run the demo at http://127.0.0.1:7860
+# make test   lint, type-check and test, the page in a real browser included
+# make lint   ruff and mypy only
+# make clean  remove caches; `make distclean` removes .venv as well
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := .venv/.demo-requirements
+DEV := .venv/.dev-requirements
+
+.PHONY: demo test lint chromium clean distclean
+.DELETE_ON_ERROR:
+
+demo: $(DEMO)
+	$(BIN)/python app.py
+
+test: $(DEV) chromium lint
+	$(BIN)/python -m pytest
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# The stamps make a second run instant, and a changed requirements file installs again.
+$(DEMO): requirements.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(DEV): requirements.txt requirements-dev.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $(DEMO) $@
+
+# The browser tests drive $CHROMIUM, or the first Chromium on PATH.
+chromium:
+	@find() { \
+		if [ -n "$$CHROMIUM" ]; then command -v "$$CHROMIUM"; \
+		else command -v chromium || command -v chromium-browser || command -v google-chrome; fi; \
+	}; \
+	find >/dev/null && exit 0; \
+	if [ -z "$$CHROMIUM" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update && apt-get install -y --no-install-recommends chromium; \
+	fi; \
+	find >/dev/null || { \
+		echo "The tests need a Chromium: install one, or set CHROMIUM to its path" >&2; exit 1; }
+
+clean:
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv

@@ -1,0 +1,71 @@
+"""Pictures as prompts: an interactive demo of IP-Adapter (arXiv 2308.06721).
+
+    import ipadapter_demo as ip
+
+    pipeline = ip.load("tabletop")
+    request = ip.GenerateRequest(references=(ip.Reference(image=picture),), image_scale=0.8)
+    result = pipeline.generate(request)
+
+Everything listed in `__all__` is public. Nothing heavy is imported before it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ipadapter_demo.errors import CheckpointError, DemoError, ModelError, RequestError
+    from ipadapter_demo.pipeline import load
+    from ipadapter_demo.record import (
+        Record,
+        record_from_png,
+        request_from_json,
+        request_from_png,
+        request_to_json,
+        save_png,
+    )
+    from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "DemoError",
+    "GenerateRequest",
+    "Inpaint",
+    "ModelError",
+    "Record",
+    "Reference",
+    "RequestError",
+    "Structure",
+    "load",
+    "record_from_png",
+    "request_from_json",
+    "request_from_png",
+    "request_to_json",
+    "save_png",
+]
+
+_HOMES = {
+    "errors": ("CheckpointError", "DemoError", "ModelError", "RequestError"),
+    "pipeline": ("load",),
+    "record": (
+        "Record",
+        "record_from_png",
+        "request_from_json",
+        "request_from_png",
+        "request_to_json",
+        "save_png",
+    ),
+    "request": ("GenerateRequest", "Inpaint", "Reference", "Structure"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

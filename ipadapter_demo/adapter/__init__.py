@@ -1,0 +1,37 @@
+"""IP-Adapter (arXiv 2308.06721), and nothing else."""
+
+from ipadapter_demo.adapter.attention import (
+    DecoupledAttnProcessor,
+    ImageKeyValue,
+    ImagePrompt,
+    attach,
+    attached,
+    cross_attention_layers,
+    is_attached,
+)
+from ipadapter_demo.adapter.checkpoint import (
+    check_fits,
+    encoder_needed,
+    load_image_adapter,
+    save_image_adapter,
+)
+from ipadapter_demo.adapter.image_adapter import ImageAdapter
+from ipadapter_demo.adapter.projection import LinearProjection, Resampler, Variant
+
+__all__ = [
+    "DecoupledAttnProcessor",
+    "ImageAdapter",
+    "ImageKeyValue",
+    "ImagePrompt",
+    "LinearProjection",
+    "Resampler",
+    "Variant",
+    "attach",
+    "attached",
+    "check_fits",
+    "cross_attention_layers",
+    "encoder_needed",
+    "is_attached",
+    "load_image_adapter",
+    "save_image_adapter",
+]

@@ -1,0 +1,270 @@
+"""Decoupled cross-attention (arXiv 2308.06721, section 3.2): the whole of IP-Adapter in a UNet.
+
+    Z_new = Attention(Q, K, V) + λ · Attention(Q, K', V')
+
+One processor per cross-attention layer adds the second term before the layer's own output
+projection. The processor holds K' and V' and nothing else: image tokens, λ and masks arrive with
+each call, so one UNet serves any number of requests at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ipadapter_demo.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from diffusers.models.attention_processor import Attention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImagePrompt:
+    """One image branch for some rows of a batch, given to the UNet with the call:
+
+        unet(..., cross_attention_kwargs={"ip_hidden_states": (prompt, ...)})
+
+    Several prompts for the same rows add up. `value_weights` weigh tokens, and so the references
+    they come from, inside one shared softmax. `mask` confines the branch to a region; it is as
+    large as the output, or smaller by powers of two. A `scale` of exactly 0.0 costs nothing.
+    """
+
+    rows: slice
+    tokens: Tensor  # (1 or rows, n, cross_dim)
+    scale: float | Tensor  # λ, a number or (rows, 1, 1)
+    value_weights: Tensor | None = None  # (n,)
+    mask: Tensor | None = None  # (1 or rows, 1, height, width) in [0, 1]
+
+
+class ImageKeyValue(nn.Module):
+    """K' and V' of one cross-attention layer: tokens (B, n, cross_dim) -> (B, n, width) each."""
+
+    def __init__(
+        self,
+        cross_dim: int,
+        width: int,
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.to_k_ip = nn.Linear(cross_dim, width, bias=False, device=device, dtype=dtype)
+        self.to_v_ip = nn.Linear(cross_dim, width, bias=False, device=device, dtype=dtype)
+
+
+class SupportsLayers(Protocol):
+    """What `attach` needs of an adapter: its `ImageKeyValue` layers in the UNet's order."""
+
+    layers: nn.ModuleList
+
+
+class DecoupledAttnProcessor:
+    """Cross-attention to text as diffusers does it, plus any number of image branches.
+
+    Not an `nn.Module`, so that the adapter's weights never count as the UNet's. The text branch
+    repeats `AttnProcessor2_0` operation for operation: without an image the layer is bit for bit
+    the base model's.
+    """
+
+    def __init__(self, to_k_ip: nn.Linear, to_v_ip: nn.Linear) -> None:
+        self.to_k_ip = to_k_ip
+        self.to_v_ip = to_v_ip
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        ip_hidden_states: Sequence[ImagePrompt] = (),
+    ) -> Tensor:
+        """hidden_states (B, L, width) or (B, width, H, W) -> the same shape.
+
+        diffusers filters keyword arguments by this signature; `ip_hidden_states` is a name that
+        its self-attention layers drop without a warning.
+        """
+        residual = hidden_states
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+
+        spatial_shape = hidden_states.shape if hidden_states.ndim == 4 else None
+        if spatial_shape is not None:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)
+
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        if encoder_hidden_states is None:
+            encoder_hidden_states = hidden_states
+        elif attn.norm_cross:
+            encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
+
+        if attention_mask is not None:
+            batch, length, _ = encoder_hidden_states.shape
+            attention_mask = attn.prepare_attention_mask(attention_mask, length, batch)
+            attention_mask = attention_mask.view(batch, attn.heads, -1, attention_mask.shape[-1])
+
+        query = _split_heads(attn.to_q(hidden_states), attn.heads)
+        key = _split_heads(attn.to_k(encoder_hidden_states), attn.heads)
+        value = _split_heads(attn.to_v(encoder_hidden_states), attn.heads)
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+
+        attended = _merge_heads(
+            F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
+        ).to(query.dtype)
+        for prompt in ip_hidden_states:
+            attended = self._add_image(attended, query, prompt)
+
+        hidden_states = attn.to_out[0](attended)
+        hidden_states = attn.to_out[1](hidden_states)  # dropout
+        if spatial_shape is not None:
+            hidden_states = hidden_states.transpose(-1, -2).reshape(spatial_shape)
+        if attn.residual_connection:
+            hidden_states = hidden_states + residual
+        return hidden_states / attn.rescale_output_factor
+
+    def _add_image(self, attended: Tensor, query: Tensor, prompt: ImagePrompt) -> Tensor:
+        """attended (B, L, width) + λ · mask · Attention(Q, K', V') on the rows of `prompt`.
+
+        query is (B, heads, L, head_dim).
+        """
+        if not isinstance(prompt.scale, Tensor) and prompt.scale == 0.0:
+            return attended
+        start, stop, step = prompt.rows.indices(len(attended))
+        query = query[prompt.rows]
+        assert len(query), f"{prompt.rows} selects no row of a batch of {len(attended)}"
+
+        key = _split_heads(self.to_k_ip(prompt.tokens), query.shape[1])
+        value = _split_heads(self.to_v_ip(prompt.tokens), query.shape[1])
+        if prompt.value_weights is not None:
+            value = value * prompt.value_weights.to(value)[:, None]
+        shape = (len(query), -1, -1, -1)  # one reference may serve all the rows
+        image = _merge_heads(
+            F.scaled_dot_product_attention(query, key.expand(shape), value.expand(shape))
+        ).to(attended.dtype)
+
+        if prompt.mask is not None:
+            image = image * _mask_per_query(prompt.mask, image.shape[1]).to(image)
+        # λ may come in float32 and from the CPU, whatever the layer works in
+        scale = prompt.scale.to(image) if isinstance(prompt.scale, Tensor) else prompt.scale
+        # not in place: autograd may have kept `attended`, and the other rows must not change
+        return torch.slice_scatter(
+            attended, attended[prompt.rows] + scale * image, 0, start, stop, step
+        )
+
+
+def _split_heads(states: Tensor, heads: int) -> Tensor:
+    """(B, L, heads * head_dim) -> (B, heads, L, head_dim)"""
+    batch, length, width = states.shape
+    return states.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+def _merge_heads(states: Tensor) -> Tensor:
+    """(B, heads, L, head_dim) -> (B, L, heads * head_dim)"""
+    batch, heads, length, head_dim = states.shape
+    return states.transpose(1, 2).reshape(batch, length, heads * head_dim)
+
+
+def _mask_per_query(mask: Tensor, queries: int) -> Tensor:
+    """mask (B, 1, H, W) -> (B, queries, 1), bicubic as in diffusers' `IPAdapterMaskProcessor`."""
+    grid = _query_grid(mask.shape[-2], mask.shape[-1], queries)
+    return F.interpolate(mask, size=grid, mode="bicubic").flatten(1).unsqueeze(-1)
+
+
+def _query_grid(height: int, width: int, queries: int) -> tuple[int, int]:
+    """The (rows, columns) a layer's queries are laid out in, for an output of this size.
+
+    A UNet halves rounding up, so this does too. diffusers knows the proportions only, which gives
+    the same grid except where a side is odd: it lays a 5 x 4 layer out as 4 x 5.
+    """
+    rows, columns = height, width
+    while rows * columns > queries:
+        rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
+    if rows * columns != queries:  # the mask has a size of its own: its proportions must do
+        rows = max(1, int(math.sqrt(queries * height / width)))
+        rows += queries % rows != 0
+        columns = queries // rows
+    assert rows * columns == queries, f"a {width}x{height} mask does not fit {queries} queries"
+    return rows, columns
+
+
+def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
+    """The layers that attend to text, by name, in `unet.attn_processors` order: down, up, mid.
+
+    Layer i of the result is number 2 i + 1 in a published checkpoint.
+    """
+    suffix = ".processor"
+    names = [name.removesuffix(suffix) for name in unet.attn_processors]
+    layers = {n: cast("Attention", unet.get_submodule(n)) for n in names if n.endswith("attn2")}
+    if not layers:
+        raise ModelError(f"{type(unet).__name__} has no cross-attention layer to attach to")
+    return layers
+
+
+def layer_mismatch(unet: UNet2DConditionModel, adapter: SupportsLayers) -> str | None:
+    """What keeps the adapter's K' and V' from standing beside the UNet's K and V, or None."""
+    layers = cross_attention_layers(unet)
+    if len(layers) != len(adapter.layers):
+        return (
+            f"the adapter has {len(adapter.layers)} cross-attention layers, the UNet {len(layers)}"
+        )
+    for number, (name, attn), pair in zip(
+        range(1, 2 * len(layers), 2), layers.items(), adapter.layers, strict=True
+    ):
+        assert isinstance(pair, ImageKeyValue)
+        theirs = (attn.to_k.in_features, attn.to_k.out_features)
+        ours = (pair.to_k_ip.in_features, pair.to_k_ip.out_features)
+        if ours != theirs:
+            return (
+                f"layer {number} of the adapter maps {ours[0]} to {ours[1]} channels, "
+                f"the UNet's {name} maps {theirs[0]} to {theirs[1]}"
+            )
+    return None
+
+
+def attach(unet: UNet2DConditionModel, adapter: SupportsLayers) -> None:
+    """Give every cross-attention layer its K' and V', once and for all. Self-attention stays.
+
+    Raises ModelError when the adapter belongs to another architecture.
+    """
+    if mismatch := layer_mismatch(unet, adapter):
+        raise ModelError(f"this image adapter does not fit this UNet: {mismatch}")
+    for attn, pair in zip(cross_attention_layers(unet).values(), adapter.layers, strict=True):
+        assert isinstance(pair, ImageKeyValue)
+        attn.set_processor(DecoupledAttnProcessor(pair.to_k_ip, pair.to_v_ip))
+
+
+@contextmanager
+def attached(unet: UNet2DConditionModel, adapter: SupportsLayers) -> Iterator[None]:
+    """`attach` for the length of a `with` block; then the previous processors return."""
+    before = [(attn, attn.processor) for attn in cross_attention_layers(unet).values()]
+    attach(unet, adapter)
+    try:
+        yield
+    finally:
+        for attn, processor in before:
+            attn.set_processor(processor)
+
+
+def is_attached(unet: UNet2DConditionModel, adapter: SupportsLayers) -> bool:
+    """Whether image prompts reach every layer of `adapter`.
+
+    Attention slicing or another attention back-end, when set after `attach`, replaces the
+    processors, and diffusers then drops image prompts without a word.
+    """
+    processors = [attn.processor for attn in cross_attention_layers(unet).values()]
+    return len(processors) == len(adapter.layers) and all(
+        isinstance(processor, DecoupledAttnProcessor) and processor.to_k_ip is pair.to_k_ip
+        for processor, pair in zip(processors, adapter.layers, strict=True)
+    )

@@ -1,0 +1,268 @@
+"""The two published checkpoint layouts, read strictly and written so that diffusers loads them.
+
+`.safetensors` is flat: `image_proj.<key>`, `ip_adapter.<n>.to_k_ip.weight`, ... `.bin` nests the
+same tensors under "image_proj" and "ip_adapter". n is 1, 3, 5, ...: the index of the layer in
+`unet.attn_processors`, where every other layer is a cross-attention.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ipadapter_demo.adapter.attention import layer_mismatch
+from ipadapter_demo.adapter.image_adapter import ImageAdapter
+from ipadapter_demo.adapter.projection import LinearProjection, Resampler
+from ipadapter_demo.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+SECTIONS = ("image_proj", "ip_adapter")
+HEAD_DIM = 64  # of every published Plus file; the tensors do not tell it
+
+_ENCODERS = {
+    ("base", 1024): "OpenCLIP ViT-H/14 (projected embeddings, 1024 wide)",
+    ("base", 1280): "OpenCLIP ViT-bigG/14 (projected embeddings, 1280 wide)",
+    ("plus", 1280): "OpenCLIP ViT-H/14 (penultimate hidden states, 1280 wide)",
+}
+_BASES = {(768, 16): "SD 1.5", (2048, 70): "SDXL"}  # by token width and number of layers
+
+
+def load_image_adapter(path: str | os.PathLike[str]) -> ImageAdapter:
+    """Read a published or own checkpoint, in the precision it was stored in.
+
+    Variant, sizes and layers come from the tensors. Raises CheckpointError naming the file and
+    what is wrong with it.
+    """
+    path = Path(path)
+    tensors = _read_tensors(path)
+    with torch.device("meta"):  # shapes only; the tensors move in below without a copy
+        adapter = ImageAdapter(_projection_like(tensors, path), _layer_widths(tensors, path))
+    expected = _published_state(adapter)
+    _require_same_keys(expected, tensors, path)
+    for key, tensor in expected.items():
+        if not tensors[key].is_floating_point():
+            raise CheckpointError(f"{path.name}: {key} holds {tensors[key].dtype}, not floats")
+        if tensor.shape != tensors[key].shape:
+            raise CheckpointError(
+                f"{path.name}: {key} has shape {tuple(tensors[key].shape)}, "
+                f"next to the other tensors it must be {tuple(tensor.shape)}"
+            )
+    own_keys = {_published_key(key): key for key in adapter.state_dict()}
+    adapter.load_state_dict({own_keys[k]: t for k, t in tensors.items()}, assign=True)
+    return adapter
+
+
+def save_image_adapter(
+    adapter: ImageAdapter, path: str | os.PathLike[str], dtype: torch.dtype | None = None
+) -> None:
+    """Write `adapter` in the layout that the suffix of `path` names, whole or not at all.
+
+    diffusers reads base files of 4 tokens and Plus files of depth 4; this project reads any.
+    """
+    path = Path(path)
+    _require_known_suffix(path)
+    if isinstance(adapter.projection, Resampler) and adapter.projection.head_dim != HEAD_DIM:
+        raise CheckpointError(
+            f"{path.name}: the layout does not record the head size and readers take {HEAD_DIM}, "
+            f"but this adapter has {adapter.projection.head_dim}"
+        )
+    tensors = {
+        key: tensor.detach().to("cpu", dtype).contiguous()
+        for key, tensor in _published_state(adapter).items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.suffix == ".safetensors":
+            unfinished.touch()
+            mode = unfinished.stat().st_mode
+            save_file(tensors, unfinished, metadata={"format": "pt"})
+            unfinished.chmod(mode)  # safetensors keeps its files from everybody else
+        else:
+            torch.save({section: _section(tensors, section) for section in SECTIONS}, unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def check_fits(
+    adapter: ImageAdapter,
+    unet: UNet2DConditionModel,
+    encoder_width: int,
+    name: str | os.PathLike[str],
+) -> None:
+    """Raise CheckpointError unless the adapter from file `name` suits this UNet and encoder.
+
+    `encoder_width` is what `adapter.width_read_from(encoder)` says of the encoder at hand.
+    """
+    name = Path(name).name
+    if mismatch := layer_mismatch(unet, adapter):
+        base = _BASES.get((adapter.cross_dim, len(adapter.layers)), "another base model")
+        raise CheckpointError(
+            f"{name} does not fit this base model: {mismatch}; it was made for {base} and needs "
+            f"{encoder_needed(adapter)}"
+        )
+    if encoder_width != adapter.encoder_width:
+        raise CheckpointError(
+            f"{name} does not fit this image encoder: it reads {adapter.encoder_width} channels, "
+            f"the encoder gives {encoder_width}; it needs {encoder_needed(adapter)}"
+        )
+
+
+def encoder_needed(adapter: ImageAdapter) -> str:
+    """The image encoder an adapter was trained with, as far as its input width tells."""
+    unknown = f"an encoder of width {adapter.encoder_width}"
+    return _ENCODERS.get((adapter.variant, adapter.encoder_width), unknown)
+
+
+def _published_key(own_key: str) -> str:
+    """A key of `ImageAdapter.state_dict()` -> its flat published name."""
+    module, rest = own_key.split(".", 1)
+    if module == "projection":
+        return f"image_proj.{rest}"
+    index, rest = rest.split(".", 1)
+    return f"ip_adapter.{2 * int(index) + 1}.{rest}"
+
+
+def _published_state(adapter: ImageAdapter) -> dict[str, Tensor]:
+    return {_published_key(key): tensor for key, tensor in adapter.state_dict().items()}
+
+
+def _section(tensors: Mapping[str, Tensor], section: str) -> dict[str, Tensor]:
+    prefix = f"{section}."
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Either layout as flat published names, with both sections present."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.name}: no such file in {path.absolute().parent}")
+    _require_known_suffix(path)
+    tensors = _read_flat(path) if path.suffix == ".safetensors" else _read_nested(path)
+    for section in SECTIONS:
+        if not _section(tensors, section):
+            raise CheckpointError(f"{path.name}: not an IP-Adapter, lacks the section {section!r}")
+    return tensors
+
+
+def _require_known_suffix(path: Path) -> None:
+    if path.suffix not in (".safetensors", ".bin"):
+        raise CheckpointError(f"{path.name}: the name must end in .safetensors or .bin")
+
+
+def _read_flat(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name}: not a safetensors file, or cut short ({error})"
+        ) from error
+
+
+def _read_nested(path: Path) -> dict[str, Tensor]:
+    try:
+        nested = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path.name}: holds code or objects that are not tensors, which is refused"
+        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way at all
+        raise CheckpointError(
+            f"{path.name}: not a torch file, or cut short ({error!r:.200})"
+        ) from error
+    if not isinstance(nested, dict):
+        raise CheckpointError(f"{path.name}: holds a {type(nested).__name__}, not a dictionary")
+    tensors = {}
+    for section, content in nested.items():
+        for key, value in content.items() if isinstance(content, dict) else [("", content)]:
+            name = f"{section}.{key}" if key else str(section)
+            if not isinstance(value, Tensor):
+                raise CheckpointError(
+                    f"{path.name}: {name} is a {type(value).__name__}, not a tensor"
+                )
+            tensors[name] = value
+    return tensors
+
+
+def _projection_like(tensors: Mapping[str, Tensor], path: Path) -> LinearProjection | Resampler:
+    """An empty projection of the variant and sizes that the tensors have."""
+    if "image_proj.proj.weight" in tensors:
+        rows, embed_dim = _shape(tensors, "image_proj.proj.weight", 2, path)
+        (cross_dim,) = _shape(tensors, "image_proj.norm.weight", 1, path)
+        if rows % cross_dim:
+            raise CheckpointError(
+                f"{path.name}: image_proj.proj.weight has {rows} rows, "
+                f"which is no multiple of the token width {cross_dim}"
+            )
+        return LinearProjection(embed_dim, cross_dim, rows // cross_dim)
+    if "image_proj.latents" in tensors:
+        return _resampler_like(tensors, path)
+    found = sorted(_section(tensors, "image_proj"))
+    raise CheckpointError(
+        f"{path.name}: neither a base nor a Plus adapter; image_proj holds {found[:3]}"
+    )
+
+
+def _resampler_like(tensors: Mapping[str, Tensor], path: Path) -> Resampler:
+    _, tokens, width = _shape(tensors, "image_proj.latents", 3, path)
+    _, embed_dim = _shape(tensors, "image_proj.proj_in.weight", 2, path)
+    cross_dim, _ = _shape(tensors, "image_proj.proj_out.weight", 2, path)
+    inner, _ = _shape(tensors, "image_proj.layers.0.0.to_q.weight", 2, path)
+    ff_inner, _ = _shape(tensors, "image_proj.layers.0.1.1.weight", 2, path)
+    if inner % HEAD_DIM or ff_inner % width:
+        raise CheckpointError(
+            f"{path.name}: attention {inner} and feed-forward {ff_inner} wide, which must be "
+            f"multiples of the head size {HEAD_DIM} and of the width {width}"
+        )
+    return Resampler(
+        embed_dim,
+        cross_dim,
+        tokens,
+        width=width,
+        depth=len(_numbers(r"image_proj\.layers\.(\d+)\.", tensors)),
+        heads=inner // HEAD_DIM,
+        head_dim=HEAD_DIM,
+        ff_mult=ff_inner // width,
+    )
+
+
+def _layer_widths(tensors: Mapping[str, Tensor], path: Path) -> list[int]:
+    numbers = _numbers(r"ip_adapter\.(\d+)\.to_[kv]_ip\.weight$", tensors)
+    if numbers != list(range(1, 2 * len(numbers), 2)):
+        raise CheckpointError(
+            f"{path.name}: layers must be numbered 1, 3, 5, ... without a gap, got {numbers}"
+        )
+    return [_shape(tensors, f"ip_adapter.{n}.to_k_ip.weight", 2, path)[0] for n in numbers]
+
+
+def _numbers(pattern: str, keys: Iterable[str]) -> list[int]:
+    return sorted({int(match[1]) for key in keys if (match := re.match(pattern, key))})
+
+
+def _shape(tensors: Mapping[str, Tensor], key: str, ndim: int, path: Path) -> torch.Size:
+    if key not in tensors:
+        raise CheckpointError(f"{path.name}: missing {[key]}, unexpected []")
+    shape = tensors[key].shape
+    if len(shape) != ndim or not all(shape):
+        raise CheckpointError(f"{path.name}: {key} has shape {tuple(shape)}, not {ndim} dimensions")
+    return shape
+
+
+def _require_same_keys(
+    expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path
+) -> None:
+    missing = [key for key in expected if key not in tensors]
+    extra = [key for key in tensors if key not in expected]
+    if missing or extra:
+        raise CheckpointError(f"{path.name}: missing {missing[:3]}, unexpected {extra[:3]}")

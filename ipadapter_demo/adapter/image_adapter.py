@@ -1,0 +1,125 @@
+"""The trained part of IP-Adapter: a projection and one pair of K', V' per cross-attention layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ipadapter_demo.adapter.attention import ImageKeyValue, cross_attention_layers
+from ipadapter_demo.adapter.projection import LinearProjection, Resampler, Variant
+from ipadapter_demo.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPVisionModelWithProjection
+
+
+class ImageAdapter(nn.Module):
+    """What an IP-Adapter checkpoint holds, independent of any UNet it is attached to.
+
+    `layers[i]` belongs to the i-th cross-attention layer in `unet.attn_processors` order, of
+    `layer_widths[i]` channels. Device and precision follow `projection`; on the meta device an
+    adapter of any size costs nothing.
+    """
+
+    def __init__(
+        self, projection: LinearProjection | Resampler, layer_widths: Sequence[int]
+    ) -> None:
+        super().__init__()
+        like = next(projection.parameters())
+        self.projection = projection
+        self.layers = nn.ModuleList(
+            ImageKeyValue(projection.cross_dim, width, device=like.device, dtype=like.dtype)
+            for width in layer_widths
+        )
+
+    @classmethod
+    def for_unet(
+        cls, unet: UNet2DConditionModel, projection: LinearProjection | Resampler
+    ) -> ImageAdapter:
+        """A new adapter to train, K' and V' copied from each layer's text K and V (section 3.2.2).
+
+        Raises ModelError when the projection does not make tokens as wide as the text's.
+        """
+        text_layers = cross_attention_layers(unet)
+        for name, attn in text_layers.items():
+            if attn.to_k.in_features != projection.cross_dim:
+                raise ModelError(
+                    f"the projection makes tokens {projection.cross_dim} wide, "
+                    f"the UNet's {name} reads {attn.to_k.in_features}"
+                )
+        adapter = cls(projection, [attn.to_k.out_features for attn in text_layers.values()])
+        with torch.no_grad():
+            for pair, attn in zip(adapter.layers, text_layers.values(), strict=True):
+                assert isinstance(pair, ImageKeyValue)
+                pair.to_k_ip.weight.copy_(attn.to_k.weight)
+                pair.to_v_ip.weight.copy_(attn.to_v.weight)
+        return adapter
+
+    @property
+    def variant(self) -> Variant:
+        return self.projection.variant
+
+    @property
+    def num_tokens(self) -> int:
+        return self.projection.num_tokens
+
+    @property
+    def cross_dim(self) -> int:
+        return self.projection.cross_dim
+
+    @property
+    def encoder_width(self) -> int:
+        """Channels of what the adapter reads from an image encoder; see `width_read_from`."""
+        return self.projection.embed_dim
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        return tuple(_pair(layer).to_k_ip.out_features for layer in self.layers)
+
+    def tokens_from_embeds(self, image_embeds: Tensor) -> Tensor:
+        """(B, encoder_width), or (B, sequence, encoder_width) for Plus -> (B, n, cross_dim)."""
+        weight = next(self.projection.parameters())
+        return self.projection(image_embeds.to(weight.dtype))
+
+    def width_read_from(self, encoder: CLIPVisionModelWithProjection) -> int:
+        """The width of what this adapter would read from `encoder`, to compare beforehand."""
+        config = encoder.config
+        return config.hidden_size if self.variant == "plus" else config.projection_dim
+
+    def embeds_from_clip_pixels(
+        self, clip_pixels: Tensor, encoder: CLIPVisionModelWithProjection
+    ) -> Tensor:
+        """What this variant reads of `clip_pixels` (B, 3, H, W), normalised for the encoder.
+
+        Base: the projected embedding (B, width). Plus: the penultimate layer (B, sequence, width).
+        """
+        if self.variant == "base":
+            return encoder(clip_pixels).image_embeds
+        return encoder(clip_pixels, output_hidden_states=True).hidden_states[-2]
+
+    def empty_embeds(
+        self, count: int, encoder: CLIPVisionModelWithProjection | None = None
+    ) -> Tensor:
+        """The input that stands for "no image" in the unconditional half of guidance.
+
+        Base was trained on zero embeddings, which need no encoder. Plus was trained on the encoder
+        run on zeroed normalised pixels (CLIP's mean colour), so it does. The two must not be
+        swapped, and either way the projection still has to run on the result.
+        """
+        if self.variant == "base":
+            weight = next(self.projection.parameters())
+            return weight.new_zeros(count, self.encoder_width)
+        if encoder is None:
+            raise ModelError("a Plus adapter needs its image encoder to make an empty prompt")
+        size = encoder.config.image_size
+        blank = torch.zeros(1, 3, size, size, device=encoder.device, dtype=encoder.dtype)
+        return self.embeds_from_clip_pixels(blank, encoder).expand(count, -1, -1)
+
+
+def _pair(layer: nn.Module) -> ImageKeyValue:
+    assert isinstance(layer, ImageKeyValue)
+    return layer

@@ -1,0 +1,21 @@
+"""What can go wrong, sorted by who has to act on it.
+
+`RequestError` is for the person who asked and is shown to them as it is. `CheckpointError` and
+`ModelError` are for whoever runs the program. A programmer's mistake is a plain `AssertionError`.
+"""
+
+
+class DemoError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class RequestError(DemoError, ValueError):
+    """A request that cannot be carried out. Names the field, the limit and the value."""
+
+
+class CheckpointError(DemoError, ValueError):
+    """A weight file that is not what it was taken for. Names the file and the difference."""
+
+
+class ModelError(DemoError, RuntimeError):
+    """A model that cannot be loaded or lacks a part. Names the part and where it was looked for."""

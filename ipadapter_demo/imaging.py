@@ -1,0 +1,267 @@
+"""Pictures: untrusted files to PIL, PIL to tensors and back. Sole owner of pixel ranges.
+
+Inside the project a picture is an RGB PIL image of 8 bits a channel, a mask an "L" image of 0 and
+255 (white = here), and `pixels` are a float32 tensor (batch, 3, height, width) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from ipadapter_demo.errors import RequestError
+
+if TYPE_CHECKING:  # a page or a command line that only builds requests never waits for torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+MAX_PIXELS = 50_000_000
+MAX_FILE_BYTES = 100 * 2**20
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above this and refuses above twice this
+
+# Only formats that Pillow decodes itself: some of the others start programs (EPS) or are rare
+# enough that their decoders are seldom tested.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+# The mean colour CLIP normalises with, so padding is zero to the encoder.
+# https://github.com/openai/CLIP/blob/dcba3cb/clip/clip.py#L85
+PAD_COLOUR = (123, 117, 104)
+
+_DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+
+
+def read_bytes(source: Path | str | bytes | BinaryIO, field: str) -> bytes:
+    """The content of an untrusted file: at least 1 and at most MAX_FILE_BYTES bytes."""
+    try:
+        if isinstance(source, (str, Path)):
+            with open(source, "rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+        else:
+            content = source if isinstance(source, bytes) else source.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise RequestError(f"{field} cannot be read: {error.strerror}") from error
+    if not content:
+        raise RequestError(f"{field} is an empty file (0 bytes)")
+    if len(content) > MAX_FILE_BYTES:
+        raise RequestError(f"{field} must be a file of at most {MAX_FILE_BYTES:,} bytes")
+    return content
+
+
+def read_image(source: Path | str | bytes | BinaryIO, field: str = "image") -> Image.Image:
+    """Decode an untrusted file: its first frame, upright, in the file's own mode.
+
+    Transparency is kept: `flatten_image` composites it, `flatten_mask` reads it.
+    Raises RequestError for anything that is not a whole picture of at most MAX_PIXELS; a picture
+    that is too large is refused by its header, before a pixel is decoded.
+    """
+    content = read_bytes(source, field)
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image, field)
+            return _upright(image)
+    except RequestError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(field, re.search(r"\d+(?= pixels)", str(error))) from error
+    except Image.UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise RequestError(f"{field} is not a picture that can be read ({known})") from error
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise RequestError(f"{field} is damaged or cut short: {error}") from error
+
+
+def flatten_image(image: Image.Image, field: str = "image") -> Image.Image:
+    """Any PIL image as an independent, upright RGB copy without metadata.
+
+    Transparent parts become white. 16-bit and float pictures are scaled to 8 bits. Embedded colour
+    profiles are dropped, not applied.
+    """
+    image = _upright_picture(image, field)
+    try:
+        flat = _rgb_from_any_mode(image)
+    except (ValueError, OSError, ImageCms.PyCMSError) as error:
+        raise RequestError(f"{field} has the mode {image.mode}, which has no colours") from error
+    flat.info.clear()  # PIL compares pictures with their metadata: equal pixels shall be equal
+    return flat
+
+
+def flatten_mask(image: Image.Image, field: str = "mask") -> Image.Image:
+    """Any PIL image as an "L" mask of exactly 0 or 255 (255 = here), cut at 128.
+
+    A picture that is transparent somewhere is a painted layer: its alpha is the mask, whatever the
+    colour, so a layer on which nothing was painted is an empty mask. Otherwise bright means here.
+    """
+    image = _upright_picture(image, field)
+    alpha = _alpha(image)
+    if alpha is not None and alpha.getextrema() != (255, 255):
+        level = alpha
+    else:
+        level = flatten_image(image, field).convert("L")
+    mask = level.point(lambda value: 255 if value >= 128 else 0)
+    mask.info.clear()
+    return mask
+
+
+def pixels_from_images(images: Sequence[Image.Image]) -> Float[Tensor, "b 3 h w"]:
+    """RGB images of one size as float32 pixels in [-1, 1]."""
+    import torch
+
+    stacked = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1.0
+
+
+def images_from_pixels(pixels: Float[Tensor, "b 3 h w"]) -> list[Image.Image]:
+    """Pixels in [-1, 1] as RGB images, clamped, rounded to the nearest of 256 levels.
+
+    Inverts `pixels_from_images` exactly. Pixels must be finite: NaN has no grey level.
+    """
+    import torch
+
+    levels = ((pixels.detach().float() + 1.0) * 127.5).round().clamp(0, 255)
+    stacked = levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in stacked]
+
+
+def mask_from_image(mask: Image.Image) -> Float[Tensor, "1 1 h w"]:
+    """A mask as a float32 tensor of 0 and 1 (1 = here)."""
+    import torch
+
+    return torch.from_numpy(np.asarray(mask.convert("L")) >= 128).float()[None, None]
+
+
+def fit_square(image: Image.Image, size: int, fit: Literal["crop", "pad", "squash"]) -> Image.Image:
+    """What the image encoder sees: `image` as a square of `size` pixels.
+
+    crop keeps the centre, pad adds a neutral border, squash changes the proportions.
+    """
+    if fit == "squash":
+        return resize_image(image, (size, size))
+    if fit == "crop":
+        return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    assert fit == "pad", fit
+    inner = _fitted(image.size, size)
+    square = Image.new("RGB", (size, size), PAD_COLOUR)
+    square.paste(resize_image(image, inner), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    return square
+
+
+def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """To (width, height), bicubic; a mask ("L") stays 0 or 255."""
+    if image.size == size:
+        return image.copy()
+    if image.mode == "L":
+        covered = image.resize(size, Image.Resampling.BOX)
+        return covered.point(lambda value: 255 if value >= 128 else 0)
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def shrink_image(image: Image.Image, longest: int) -> Image.Image:
+    """A copy whose longer side is at most `longest`; a phone's photo is far larger than needed."""
+    if max(image.size) <= longest:
+        return image.copy()
+    return resize_image(image, _fitted(image.size, longest))
+
+
+def soft_mask(mask: Image.Image, feather: int) -> Image.Image:
+    """Opacity for a seam: 0 wherever `mask` is 0, rising to 255 over `feather` pixels inwards.
+
+    The border of the picture is no seam: a mask that reaches it is opaque there.
+    """
+    import cv2
+
+    inside = (np.asarray(mask.convert("L")) >= 128).astype(np.uint8)
+    if inside.all() or feather == 0:
+        return Image.fromarray(inside * np.uint8(255))
+    distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)  # in pixels, 1...
+    opacity = np.minimum(distance / (feather + 1), 1.0)
+    return Image.fromarray(np.rint(opacity * 255).astype(np.uint8))
+
+
+def paste_inside(
+    original: Image.Image, generated: Image.Image, mask: Image.Image, feather: int
+) -> Image.Image:
+    """`generated` inside `mask`, every other pixel bit for bit that of `original`. One size all."""
+    assert original.size == generated.size == mask.size, (original.size, generated.size, mask.size)
+    return Image.composite(generated, original, soft_mask(mask, feather))
+
+
+def _check_size(image: Image.Image, field: str) -> None:
+    if not image.width * image.height:
+        raise RequestError(f"{field} has no pixels: it is {image.width}x{image.height}")
+    if image.width * image.height > MAX_PIXELS:
+        raise RequestError(
+            f"{field} must have at most {MAX_PIXELS:,} pixels, got {image.width}x{image.height}"
+        )
+
+
+def _too_large(field: str, found: re.Match[str] | None) -> RequestError:
+    count = f"{int(found[0]):,}" if found else "more"
+    return RequestError(f"{field} must have at most {MAX_PIXELS:,} pixels, got {count}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    return ImageOps.exif_transpose(image)  # always a copy, detached from its file
+
+
+def _upright_picture(image: object, field: str) -> Image.Image:
+    if not isinstance(image, Image.Image):
+        raise RequestError(f"{field} must be a picture (PIL image), got {type(image).__name__}")
+    _check_size(image, field)
+    try:
+        return _upright(image)
+    except Exception as error:  # PIL decodes late: see read_image
+        raise RequestError(f"{field} is damaged or cut short: {error}") from error
+
+
+def _rgb_from_any_mode(image: Image.Image) -> Image.Image:
+    if image.mode in _DEEP:
+        return _eight_bit(image).convert("RGB")
+    if image.mode == "LAB":  # convert() does not know it
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        flat = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert flat is not None  # it is None only in place
+        return flat
+    alpha = _alpha(image)
+    if alpha is None:
+        return image.convert("RGB")
+    white = Image.new("RGB", image.size, "white")
+    return Image.composite(_rgba(image).convert("RGB"), white, alpha)
+
+
+def _rgba(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # premultiplied grey converts in two steps only
+        image = image.convert("LA")
+    return image.convert("RGBA")
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    if image.mode in _DEEP or not image.has_transparency_data:
+        return None
+    return _rgba(image).getchannel("A")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit, 32-bit or float grey as 8-bit grey.
+
+    "I" and "F" do not say what white is: it is the first of 1 (float only), 255 and 65535 that no
+    value exceeds.
+    """
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
+    if image.mode.startswith("I;16"):
+        white = 65535.0
+    else:
+        whites = (1.0, 255.0) if image.mode == "F" else (255.0,)
+        white = next((white for white in whites if values.max() <= white), 65535.0)
+    return Image.fromarray(np.rint(values.clip(0, white) * (255.0 / white)).astype(np.uint8))
+
+
+def _fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

@@ -1,0 +1,264 @@
+"""A request as JSON, and inside the PNG it produced, so that any output restores all its settings.
+
+A record is `{"schema": 1, "request": {...}, "images": {sha256: base64 PNG}}`; pictures in the
+request are named by the SHA-256 of their PNG, so a picture used twice is stored once. An output
+PNG adds `facts` (what made it), `index` and `seed`. Reading trusts nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+
+SCHEMA = 1
+KEYWORD = "ipadapter_demo"
+MAX_RECORD_BYTES = 60 * 2**20  # Pillow refuses to open a PNG with more than 64 MiB of text
+MAX_RECORD_PIXELS = 2 * MAX_PIXELS  # of all pictures together, once decoded
+
+# libpng refuses chunks above 8,000,000 bytes (PNG_USER_CHUNK_MALLOC_MAX), so longer records go on
+# in chunks called "ipadapter_demo.1", "ipadapter_demo.2", ...
+# https://github.com/pnggroup/libpng/blob/v1.6.43/scripts/pnglibconf.dfa#L286
+_PIECE = 4_000_000
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_PICTURES = {"image", "mask", "init_image"}
+_PARTS: dict[str, type] = {"references": Reference, "structures": Structure, "inpaint": Inpaint}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What an output PNG remembers: image `index` of `request`, started from `seed`.
+
+    `facts` is whatever the writer knew: model, weight hashes, library versions.
+    """
+
+    request: GenerateRequest
+    index: int
+    seed: int
+    facts: dict[str, Any]
+
+
+def request_to_json(request: GenerateRequest) -> dict[str, Any]:
+    """The record of a request, ready for `json.dumps`; pictures are kept byte for byte."""
+    images: dict[str, str] = {}
+    return {"schema": SCHEMA, "request": _plain(request, images), "images": images}
+
+
+def request_from_json(record: Mapping[str, Any] | str | bytes) -> GenerateRequest:
+    """The request of an untrusted record, parsed or as text.
+
+    Raises RequestError for a record that is too large, of a newer schema, or has a field that is
+    unknown, missing or invalid: a setting that cannot be restored is never dropped silently.
+    """
+    if isinstance(record, (str, bytes)):
+        record = _parsed(record)
+    _check_fields("record", record, known={"schema", "request", "images"})
+    _check_schema(record.get("schema"))
+    pictures = _Pictures(record.get("images", {}))
+    return _built(GenerateRequest, record.get("request"), "request", pictures)
+
+
+def save_png(
+    target: Path | str | BinaryIO,
+    image: Image.Image,
+    request: GenerateRequest,
+    seed: int,
+    index: int,
+    facts: Mapping[str, Any],
+) -> None:
+    """Write `image` losslessly, with everything needed to make it again.
+
+    Raises RequestError when the request's pictures are too large to travel inside a PNG.
+    """
+    record = request_to_json(request) | {"index": index, "seed": seed, "facts": dict(facts)}
+    text = json.dumps(record, allow_nan=False)
+    if len(text) > MAX_RECORD_BYTES:
+        raise RequestError(
+            f"the pictures of a request may take {MAX_RECORD_BYTES:,} bytes inside an output PNG, "
+            f"got {len(text):,}: use smaller ones"
+        )
+    info = PngInfo()
+    for number, start in enumerate(range(0, len(text), _PIECE)):
+        info.add_itxt(f"{KEYWORD}.{number}" if number else KEYWORD, text[start : start + _PIECE])
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=info)
+    if isinstance(target, (str, Path)):
+        Path(target).write_bytes(file.getvalue())
+    else:
+        target.write(file.getvalue())
+
+
+def request_from_png(source: Path | str | bytes | BinaryIO) -> GenerateRequest:
+    """The request that made an output PNG, its pictures included."""
+    return record_from_png(source).request
+
+
+def record_from_png(source: Path | str | bytes | BinaryIO) -> Record:
+    """All that `save_png` wrote. Raises RequestError for any other file."""
+    texts = dict(_texts(read_bytes(source, "PNG")))
+    if KEYWORD not in texts:
+        raise RequestError(
+            "PNG holds no request: it was not made by this program, or was saved again by another"
+        )
+    whole, number = texts[KEYWORD], 1
+    while (piece := texts.get(f"{KEYWORD}.{number}")) is not None:
+        whole, number = whole + piece, number + 1
+    record = _parsed(whole)
+    extra = {name: record.pop(name, None) for name in ("index", "seed", "facts")}
+    index, seed, facts = extra["index"], extra["seed"], extra["facts"]
+    if type(index) is not int or type(seed) is not int or not isinstance(facts, dict):
+        raise RequestError("PNG holds a damaged record: index, seed or facts are missing")
+    return Record(request=request_from_json(record), index=index, seed=seed, facts=facts)
+
+
+def _plain(value: object, images: dict[str, str]) -> Any:
+    if isinstance(value, Image.Image):
+        file = io.BytesIO()
+        value.save(file, "PNG", compress_level=1)  # written once per output: speed before size
+        digest = hashlib.sha256(file.getvalue()).hexdigest()
+        images[digest] = base64.b64encode(file.getvalue()).decode()
+        return digest
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name), images) for field in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item, images) for item in value]
+    return value
+
+
+def _built(kind: type[T], values: object, where: str, pictures: _Pictures) -> T:
+    declared = fields(kind)  # type: ignore[arg-type]
+    required = {field.name for field in declared if field.default is MISSING}
+    _check_fields(where, values, known={field.name for field in declared}, required=required)
+    assert isinstance(values, Mapping)
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        place = f"{where}.{name}"
+        if value is None:
+            made[name] = None
+        elif name in _PICTURES:
+            made[name] = pictures.decoded(value, place)
+        elif name in _PARTS and isinstance(value, list):
+            made[name] = tuple(_built(_PARTS[name], item, place, pictures) for item in value)
+        elif name in _PARTS:
+            made[name] = _built(_PARTS[name], value, place, pictures)
+        else:
+            made[name] = value
+    return kind(**made)
+
+
+class _Pictures:
+    """The pictures of one record, decoded on demand within MAX_RECORD_PIXELS."""
+
+    def __init__(self, images: object) -> None:
+        if not isinstance(images, Mapping) or not all(isinstance(v, str) for v in images.values()):
+            raise RequestError("record.images must map SHA-256 sums to base64 text")
+        _check_length(sum(map(len, images.values())))
+        self._images = images
+        self._left = MAX_RECORD_PIXELS
+
+    def decoded(self, digest: object, where: str) -> Image.Image:
+        if not isinstance(digest, str) or digest not in self._images:
+            raise RequestError(f"{where} names a picture that the record does not hold")
+        try:
+            content = base64.b64decode(self._images[digest], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise RequestError(f"{where} is not base64: {error}") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise RequestError(f"{where} is damaged: its SHA-256 is not {digest:.12}...")
+        image = read_image(content, where)
+        self._left -= image.width * image.height
+        if self._left < 0:
+            raise RequestError(
+                f"record may hold {MAX_RECORD_PIXELS:,} pixels of pictures, has more"
+            )
+        return image
+
+
+def _check_fields(
+    where: str, values: object, known: Set[str], required: Set[str] = frozenset()
+) -> None:
+    if not isinstance(values, Mapping):
+        raise RequestError(f"{where} must be an object with named fields, got {values!r:.80}")
+    if unknown := sorted(str(name) for name in values.keys() - known):
+        raise RequestError(f"{where} has unknown fields: {', '.join(unknown):.200}")
+    if missing := sorted(required - values.keys()):
+        raise RequestError(f"{where} lacks {', '.join(missing)}")
+
+
+def _check_schema(schema: object) -> None:
+    if type(schema) is not int or schema < 1:
+        raise RequestError(f"record.schema must be a whole number from 1, got {schema!r:.80}")
+    if schema > SCHEMA:
+        raise RequestError(
+            f"record.schema is {schema}, this version reads up to {SCHEMA}: "
+            "it was written by a newer version"
+        )
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_RECORD_BYTES:
+        raise RequestError(f"record must have at most {MAX_RECORD_BYTES:,} bytes, got {length:,}")
+
+
+def _parsed(text: str | bytes) -> dict[str, Any]:
+    _check_length(len(text))
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"record is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise RequestError(f"record must be an object with named fields, got {record!r:.80}")
+    return record
+
+
+def _texts(content: bytes) -> Iterator[tuple[str, bytes]]:
+    """(keyword, text) of every iTXt chunk. PNG specification, third edition, sections 5.3, 11.3.3.
+
+    Not read through Pillow: its limits on text are global state, too low here, and other users'
+    pictures are opened under them at the same time.
+    """
+    if not content.startswith(_SIGNATURE):
+        raise RequestError("PNG expected: only the original output file holds its request")
+    start = len(_SIGNATURE)
+    while start + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, start)
+        end = start + 8 + length
+        if end + 4 > len(content):
+            break
+        if kind == b"IEND":
+            return
+        if kind == b"iTXt":
+            if zlib.crc32(content[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+                raise RequestError("PNG is damaged: a text chunk has the wrong checksum")
+            yield _keyword_and_text(content[start + 8 : end])
+        start = end + 4
+    raise RequestError("PNG is cut short: its end is missing")
+
+
+def _keyword_and_text(chunk: bytes) -> tuple[str, bytes]:
+    try:
+        keyword, rest = chunk.split(b"\0", 1)
+        _, _, text = rest[2:].split(b"\0", 2)  # language and translated keyword, both unused
+        if rest[0]:  # not by us, but a program that optimises PNGs may compress text
+            text = zlib.decompressobj().decompress(text, MAX_RECORD_BYTES + 1)
+    except (ValueError, IndexError, zlib.error) as error:
+        raise RequestError("PNG is damaged: a text chunk is malformed") from error
+    return keyword.decode("latin-1"), text

@@ -1,0 +1,240 @@
+"""One request: everything that belongs to one generation, frozen and validated where it is built.
+
+The same object stands behind the page, the command line, Python and the PNG metadata. It holds
+pictures as flattened RGB PIL images (masks as "L") and never a tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from PIL import Image
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import flatten_image, flatten_mask
+
+Sampler = Literal["dpm++", "ddim", "pndm", "euler"]
+Fit = Literal["crop", "pad", "squash"]
+Window = tuple[float, float]
+
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+FITS: tuple[Fit, ...] = get_args(Fit)
+
+MAX_IMAGE_SCALE = 2.0
+MAX_WEIGHT = 2.0
+MAX_GUIDANCE = 30.0
+MAX_STEPS = 200
+MAX_COUNT = 16
+MAX_SEED = 2**32 - 1
+MAX_PROMPT = 2000
+MAX_REFERENCES = 8
+MAX_STRUCTURES = 4
+MAX_FEATHER = 64
+MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 1024, 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A picture used as a prompt.
+
+    `fit` says how a picture that is not square reaches the image encoder. `mask` (white = here)
+    confines its influence to a region of the output. A `negative` reference takes the place of the
+    empty image prompt in the unconditional half of guidance: results move away from it.
+    """
+
+    image: Image.Image
+    weight: float = 1.0
+    fit: Fit = "crop"
+    mask: Image.Image | None = None
+    negative: bool = False
+
+    def __post_init__(self) -> None:
+        _set(self, "image", flatten_image(self.image, "reference.image"))
+        _set(self, "weight", _number("reference.weight", self.weight, 0.0, MAX_WEIGHT))
+        _one_of("reference.fit", self.fit, FITS)
+        _flag("reference.negative", self.negative)
+        if self.mask is not None:
+            _set(self, "mask", flatten_mask(self.mask, "reference.mask"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structure:
+    """A picture that fixes where things are.
+
+    `kind` names the network that reads the map ("canny", "palette", ...), `annotator` the detector
+    that draws the map from `image`; "none" when `image` already is the map.
+    `window` is the part of the sampling steps, in fractions, during which it acts.
+    """
+
+    kind: str
+    image: Image.Image
+    annotator: str = "none"
+    weight: float = 1.0
+    window: Window = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _text("structure.kind", self.kind)
+        _text("structure.annotator", self.annotator)
+        _set(self, "image", flatten_image(self.image, "structure.image"))
+        _set(self, "weight", _number("structure.weight", self.weight, 0.0, MAX_WEIGHT))
+        _set(self, "window", _window("structure.window", self.window))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inpaint:
+    """Replace the white part of `mask` in `image`; every other pixel stays exactly as it is.
+
+    The result has the size of `image`. `feather` softens the seam over that many pixels, measured
+    inwards from the edge of the mask. `strength` 1 forgets what was under the mask.
+    """
+
+    image: Image.Image
+    mask: Image.Image
+    strength: float = 1.0
+    feather: int = 2
+
+    def __post_init__(self) -> None:
+        _set(self, "image", flatten_image(self.image, "inpaint.image"))
+        _set(self, "mask", flatten_mask(self.mask, "inpaint.mask"))
+        _set(self, "strength", _strength("inpaint.strength", self.strength))
+        _set(self, "feather", _integer("inpaint.feather", self.feather, 0, MAX_FEATHER))
+        if self.mask.size != self.image.size:
+            raise RequestError(
+                "inpaint.mask must have the size of inpaint.image, "
+                f"{_size(self.image)}, got {_size(self.mask)}"
+            )
+        if self.mask.getbbox() is None:
+            raise RequestError("inpaint.mask is empty: paint the part of the picture to replace")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One generation. Image i of `count` starts from seed + i.
+
+    `image_scale` is the paper's λ (arXiv 2308.06721, section 3.2), `image_window` the part of the steps
+    during which it applies. `width` and `height` of None mean the base model's own size, or the
+    proportions of the picture being inpainted or varied.
+    `init_image` with `strength` starts from a noised picture instead of pure noise (SDEdit).
+    """
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    references: tuple[Reference, ...] = ()
+    image_scale: float = 1.0
+    image_window: Window = (0.0, 1.0)
+    guidance: float = 7.5
+    steps: int = 20
+    sampler: Sampler = "dpm++"
+    seed: int = 0
+    count: int = 1
+    width: int | None = None
+    height: int | None = None
+    structures: tuple[Structure, ...] = ()
+    inpaint: Inpaint | None = None
+    init_image: Image.Image | None = None
+    strength: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "negative_prompt"):
+            _text(name, getattr(self, name))
+        _set(self, "references", _all_of("references", self.references, Reference, MAX_REFERENCES))
+        _set(self, "structures", _all_of("structures", self.structures, Structure, MAX_STRUCTURES))
+        _set(self, "image_scale", _number("image_scale", self.image_scale, 0.0, MAX_IMAGE_SCALE))
+        _set(self, "image_window", _window("image_window", self.image_window))
+        _set(self, "guidance", _number("guidance", self.guidance, 1.0, MAX_GUIDANCE))
+        _set(self, "steps", _integer("steps", self.steps, 1, MAX_STEPS))
+        _one_of("sampler", self.sampler, SAMPLERS)
+        _set(self, "count", _integer("count", self.count, 1, MAX_COUNT))
+        _set(self, "seed", _integer("seed", self.seed, 0, MAX_SEED - self.count + 1))
+        for name in ("width", "height"):
+            if getattr(self, name) is not None:
+                _set(self, name, _side(name, getattr(self, name)))
+        _set(self, "strength", _strength("strength", self.strength))
+        if self.inpaint is not None and not isinstance(self.inpaint, Inpaint):
+            raise RequestError(f"inpaint must be an Inpaint, got {type(self.inpaint).__name__}")
+        if self.init_image is not None:
+            _set(self, "init_image", flatten_image(self.init_image, "init_image"))
+            if self.inpaint is not None:
+                raise RequestError("init_image and inpaint exclude each other: give one of them")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(range(self.seed, self.seed + self.count))
+
+
+def _set(target: object, field: str, value: object) -> None:
+    object.__setattr__(target, field, value)  # the one way to normalise a frozen dataclass
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"
+
+
+def _number(field: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RequestError(f"{field} must be a number, got {value!r}")
+    if not low <= value <= high:  # also rejects NaN
+        raise RequestError(f"{field} must lie in [{low:g}, {high:g}], got {value}")
+    return float(value)
+
+
+def _strength(field: str, value: object) -> float:
+    number = _number(field, value, 0.0, 1.0)
+    if number == 0.0:
+        raise RequestError(f"{field} must lie in (0, 1], got {value}: at 0 nothing would change")
+    return number
+
+
+def _integer(field: str, value: object, low: int, high: int) -> int:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole:  # JSON and sliders may deliver 20.0 for 20
+        raise RequestError(f"{field} must be a whole number, got {value!r}")
+    assert isinstance(value, (int, float))
+    if not low <= value <= high:
+        raise RequestError(f"{field} must lie in [{low}, {high}], got {value}")
+    return int(value)
+
+
+def _side(field: str, value: object) -> int:
+    side = _integer(field, value, MIN_SIZE, MAX_SIZE)
+    if side % SIZE_STEP:
+        nearest = round(side / SIZE_STEP) * SIZE_STEP
+        raise RequestError(
+            f"{field} must be a multiple of {SIZE_STEP}, got {side}; nearest is {nearest}"
+        )
+    return side
+
+
+def _window(field: str, value: object) -> Window:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise RequestError(f"{field} must be a (start, end) pair, got {value!r}")
+    start, end = (_number(field, bound, 0.0, 1.0) for bound in value)
+    if not start < end:
+        raise RequestError(f"{field} must start before it ends, got ({start:g}, {end:g})")
+    return start, end
+
+
+def _text(field: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise RequestError(f"{field} must be text, got {value!r}")
+    if len(value) > MAX_PROMPT:
+        raise RequestError(f"{field} must have at most {MAX_PROMPT} characters, got {len(value)}")
+
+
+def _flag(field: str, value: object) -> None:
+    if not isinstance(value, bool):  # any text, "false" too, would count as true
+        raise RequestError(f"{field} must be true or false, got {value!r}")
+
+
+def _one_of(field: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise RequestError(f"{field} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _all_of(field: str, values: object, kind: type, most: int) -> tuple:
+    if not isinstance(values, (tuple, list)) or not all(isinstance(v, kind) for v in values):
+        raise RequestError(f"{field} must be a tuple of {kind.__name__}, got {values!r:.80}")
+    if len(values) > most:
+        raise RequestError(f"{field} must have at most {most} entries, got {len(values)}")
+    return tuple(values)

@@ -1,0 +1,123 @@
+"""How the demo runs: model, device, address, limits. Flag before environment before default.
+
+Every flag `--max-file-size` has a variable `IPADAPTER_MAX_FILE_SIZE`. On Hugging Face Spaces
+(SPACE_ID is set) the page listens on all interfaces, since the Space's proxy is another machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+PREFIX = "IPADAPTER_"
+
+_SWITCH = {"1": True, "true": True, "yes": True, "on": True}
+_SWITCH |= {"0": False, "false": False, "no": False, "off": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator decides; whatever belongs to one picture is in the request.
+
+    `model` is a name from the catalogue or a folder. `device` None takes "cuda" where there is
+    one, else "cpu"; `dtype` "auto" is float32 on a CPU and half precision on a GPU.
+    """
+
+    model: str = "tabletop"
+    device: str | None = None
+    dtype: Dtype = "auto"
+    host: str = "127.0.0.1"
+    port: int = 7860
+    max_file_size: str = "20mb"
+    queue_size: int = 32
+    share: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that names the setting, what it takes and its value."""
+        _check(bool(self.model.strip()), "model", "a name or a folder", self.model)
+        known = self.device is None or re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", self.device)
+        _check(bool(known), "device", "cpu, mps, cuda, cuda:1, ... or nothing", self.device)
+        _check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
+        _check(bool(self.host.strip()), "host", "an address", self.host)
+        _check(0 < self.port < 65536, "port", "from 1 to 65535", self.port)
+        size = re.fullmatch(r"[1-9]\d*(kb|mb|gb)", self.max_file_size)
+        _check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
+        _check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
+
+
+def resolved_device(device: str | None) -> str:
+    """`device`, or the best there is. Imports torch only where nothing was asked for."""
+    if device is not None:
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def settings_from_args(
+    argv: Sequence[str] | None = None, env: Mapping[str, str] = os.environ
+) -> Settings:
+    """Settings from the command line (None: this process's) and `env`.
+
+    A bad flag or variable ends the program with a usage message that names it (SystemExit 2).
+    """
+    parser = settings_parser()
+    flags = {
+        name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None
+    }
+    try:
+        return Settings(**_from_env(env) | flags)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def settings_parser() -> argparse.ArgumentParser:
+    """The flags of `app.py`, all optional; a flag that is not given is None."""
+    parser = argparse.ArgumentParser(
+        description="Pictures as prompts, in the browser.",
+        epilog="Every flag can be set as a variable too: --queue-size as IPADAPTER_QUEUE_SIZE.",
+    )
+    default = Settings()
+    parser.add_argument("--model", help=f"catalogue name or folder [{default.model}]")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps [cuda if there is one, else cpu]")
+    parser.add_argument("--dtype", choices=DTYPES, help=f"of the weights [{default.dtype}]")
+    parser.add_argument("--host", help=f"address to listen on [{default.host}]")
+    parser.add_argument("--port", type=int, help=f"[{default.port}]")
+    parser.add_argument("--max-file-size", help=f"of an upload [{default.max_file_size}]")
+    parser.add_argument("--queue-size", type=int, help=f"waiting users [{default.queue_size}]")
+    parser.add_argument(
+        "--share", action=argparse.BooleanOptionalAction, help="open a public link [no]"
+    )
+    return parser
+
+
+def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {"host": "0.0.0.0"} if env.get("SPACE_ID") else {}
+    for field in fields(Settings):
+        variable = PREFIX + field.name.upper()
+        text = env.get(variable, "").strip()
+        if not text:  # set to nothing is how a shell or a Space says "not set"
+            continue
+        if isinstance(field.default, bool):
+            if text.lower() not in _SWITCH:
+                raise ValueError(f"{variable} must be one of {', '.join(_SWITCH)}, got {text!r}")
+            values[field.name] = _SWITCH[text.lower()]
+        elif isinstance(field.default, int):
+            if not re.fullmatch(r"\d{1,9}", text):
+                raise ValueError(f"{variable} must be a whole number, got {text!r}")
+            values[field.name] = int(text)
+        else:
+            values[field.name] = text
+    return values
+
+
+def _check(valid: bool, name: str, expected: str, value: object) -> None:
+    if not valid:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")

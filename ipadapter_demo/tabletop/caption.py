@@ -1,0 +1,69 @@
+"""Words for tabletop scenes: what a caption can say is less than what a picture shows.
+
+Exact hue, second colour, size, texture scale and light have no words here: only an image prompt
+can carry them. Solids are named from left to right.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from ipadapter_demo.tabletop.scene import COLOURS, SHAPES, TEXTURES, Scenes
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionStyle:
+    """How often a caption stays silent: altogether, or about one attribute, or about a surface."""
+
+    empty: float
+    attribute: float
+    surface: float
+
+
+FULL = CaptionStyle(empty=0.0, attribute=0.0, surface=0.0)
+RICH = CaptionStyle(empty=0.0, attribute=0.1, surface=0.15)  # teaches the base what words mean
+POOR = CaptionStyle(empty=0.5, attribute=0.5, surface=0.5)  # leaves the picture something to say
+
+
+def caption(scenes: Scenes, index: int, style: CaptionStyle, rng: random.Random) -> str:
+    """One caption, e.g. "a red striped sphere and a blue plain cube on a green checkered floor
+    with a teal wall"."""
+    if rng.random() < style.empty:
+        return ""
+
+    def said(word: str, chance: float = style.attribute) -> str:
+        return "" if rng.random() < chance else word
+
+    solids = []
+    for slot in range(int(scenes.present[index].sum())):
+        noun = said(SHAPES[scenes.shape[index, slot]]) or "solid"
+        colour = said(COLOURS[scenes.colour[index, slot]])
+        texture = said(TEXTURES[scenes.texture[index, slot]])
+        solids.append(_noun_phrase(colour, texture, noun))
+    text = " and ".join(solids)
+    if rng.random() >= style.surface:
+        colour = said(COLOURS[scenes.floor_colour[index]])
+        texture = said(TEXTURES[scenes.floor_texture[index]])
+        text += f" on {_noun_phrase(colour, texture, 'floor')}"
+    if rng.random() >= style.surface:
+        text += f" with {_noun_phrase(COLOURS[scenes.wall_colour[index]], '', 'wall')}"
+    return text
+
+
+def floor_caption(scenes: Scenes, index: int) -> str:
+    """Names the floor and nothing else, e.g. "on a green checkered floor"."""
+    colour = COLOURS[scenes.floor_colour[index]]
+    texture = TEXTURES[scenes.floor_texture[index]]
+    return f"on {_noun_phrase(colour, texture, 'floor')}"
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word a caption may contain."""
+    words = ("a", "an", "and", "on", "with", "solid", "floor", "wall")
+    return (*words, *COLOURS, *TEXTURES, *SHAPES)
+
+
+def _noun_phrase(colour: str, texture: str, noun: str) -> str:
+    words = " ".join(word for word in (colour, texture, noun) if word)
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

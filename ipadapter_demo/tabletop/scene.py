@@ -1,0 +1,154 @@
+"""Scenes of the tabletop world: one or two solids on a floor before a wall, as batched tensors.
+
+World units: y is up, the floor is y = 0, the wall z = WALL_Z, the camera looks along -z.
+Solid slots run from left to right; slot 0 is always filled. Everything drawn is a parameter here,
+so every attribute of a picture is known exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+SHAPES = ("sphere", "cube", "cylinder", "cone")
+TEXTURES = ("plain", "striped", "checkered", "dotted")
+SECOND_COLOURS = ("white", "black")
+LIGHT_SIDES = ("left", "right")
+HUES = {
+    "red": 0.0,
+    "orange": 28.0,
+    "yellow": 54.0,
+    "green": 115.0,
+    "teal": 172.0,
+    "blue": 220.0,
+    "purple": 272.0,
+    "pink": 320.0,
+}
+COLOURS = tuple(HUES)
+HUE_JITTER = 8.0  # degrees either way; the closest two named hues are 26 degrees apart
+MAX_SOLIDS = 2
+WALL_Z = -1.7
+
+
+@dataclass(frozen=True, slots=True)
+class Scenes:
+    """B scenes. Integer fields index the tuples above, float fields are world units or degrees."""
+
+    present: Tensor  # (B, 2) bool
+    shape: Tensor  # (B, 2)
+    colour: Tensor  # (B, 2)
+    hue: Tensor  # (B, 2) degrees
+    texture: Tensor  # (B, 2)
+    second: Tensor  # (B, 2)
+    period: Tensor  # (B, 2) texture period
+    angle: Tensor  # (B, 2) texture orientation, radians
+    radius: Tensor  # (B, 2)
+    x: Tensor  # (B, 2)
+    z: Tensor  # (B, 2)
+    yaw: Tensor  # (B, 2) radians
+    floor_colour: Tensor  # (B,)
+    floor_hue: Tensor  # (B,)
+    floor_texture: Tensor  # (B,)
+    floor_period: Tensor  # (B,)
+    floor_angle: Tensor  # (B,)
+    wall_colour: Tensor  # (B,)
+    wall_hue: Tensor  # (B,)
+    light_side: Tensor  # (B,)
+    light_x: Tensor  # (B,) signed: negative from the left
+    light_z: Tensor  # (B,)
+    camera_y: Tensor  # (B,)
+
+    def __len__(self) -> int:
+        return self.present.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Scenes:
+        return Scenes(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def to(self, device: torch.device | str) -> Scenes:
+        return Scenes(*(getattr(self, f.name).to(device) for f in fields(self)))
+
+    def truth(self, index: int) -> dict:
+        """The parameters of one scene as plain values, names instead of numbers."""
+        solids = [self._solid(index, slot) for slot in range(int(self.present[index].sum()))]
+        return {
+            "solids": solids,
+            "floor": {
+                "colour": COLOURS[self.floor_colour[index]],
+                "hue": self.floor_hue[index].item(),
+                "texture": TEXTURES[self.floor_texture[index]],
+                "period": self.floor_period[index].item(),
+                "angle": self.floor_angle[index].item(),
+            },
+            "wall": {
+                "colour": COLOURS[self.wall_colour[index]],
+                "hue": self.wall_hue[index].item(),
+            },
+            "light": {
+                "side": LIGHT_SIDES[self.light_side[index]],
+                "x": self.light_x[index].item(),
+                "z": self.light_z[index].item(),
+            },
+            "camera_y": self.camera_y[index].item(),
+        }
+
+    def _solid(self, index: int, slot: int) -> dict:
+        numbers = ("hue", "period", "angle", "radius", "x", "z", "yaw")
+        return {
+            "shape": SHAPES[self.shape[index, slot]],
+            "colour": COLOURS[self.colour[index, slot]],
+            "texture": TEXTURES[self.texture[index, slot]],
+            "second": SECOND_COLOURS[self.second[index, slot]],
+        } | {name: getattr(self, name)[index, slot].item() for name in numbers}
+
+
+def sample_scenes(count: int, seed: int) -> Scenes:
+    """`count` scenes drawn from the world's distribution; equal seeds give equal scenes."""
+    g = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=g)
+
+    def pick(choices: tuple[str, ...], *shape: int) -> Tensor:
+        return torch.randint(len(choices), shape, generator=g)
+
+    pair = (count, MAX_SOLIDS)
+    two = torch.rand(count, generator=g) < 0.4
+    # A lone solid may stand anywhere near the middle; two keep to their own half and stay smaller.
+    radius = torch.where(two[:, None], uniform(0.42, 0.58, *pair), uniform(0.5, 0.8, *pair))
+    side = torch.tensor([-1.0, 1.0])
+    x = torch.where(two[:, None], side * uniform(0.62, 0.95, *pair), uniform(-0.6, 0.6, *pair))
+    colour, floor_colour, wall_colour = pick(COLOURS, *pair), pick(COLOURS, count), pick(COLOURS, count)
+    light_side = pick(LIGHT_SIDES, count)
+    return Scenes(
+        present=torch.stack([torch.ones(count, dtype=torch.bool), two], dim=1),
+        shape=pick(SHAPES, *pair),
+        colour=colour,
+        hue=_jittered_hue(colour, g),
+        texture=pick(TEXTURES, *pair),
+        second=pick(SECOND_COLOURS, *pair),
+        period=uniform(0.36, 0.56, *pair) * (radius / 0.6),
+        angle=uniform(-math.pi / 2, math.pi / 2, *pair),
+        radius=radius,
+        x=x,
+        z=uniform(-0.45, 0.45, *pair),
+        yaw=uniform(0.15, math.pi / 2 - 0.15, *pair),
+        floor_colour=floor_colour,
+        floor_hue=_jittered_hue(floor_colour, g),
+        floor_texture=pick(TEXTURES, count),
+        floor_period=uniform(0.7, 1.1, count),
+        floor_angle=uniform(-0.6, 0.6, count),
+        wall_colour=wall_colour,
+        wall_hue=_jittered_hue(wall_colour, g),
+        light_side=light_side,
+        light_x=(2.0 * light_side - 1.0) * uniform(0.5, 1.0, count),
+        light_z=uniform(0.3, 0.8, count),
+        camera_y=uniform(1.3, 2.3, count),
+    )
+
+
+def _jittered_hue(colour: Tensor, g: torch.Generator) -> Tensor:
+    jitter = HUE_JITTER * (2.0 * torch.rand(colour.shape, generator=g) - 1.0)
+    return (torch.tensor(tuple(HUES.values()))[colour] + jitter) % 360.0

@@ -1,0 +1,164 @@
+"""Projections and the adapter around them: values against diffusers, sizes against the files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.models.embeddings import ImageProjection
+from torch import nn
+
+from ipadapter_demo.adapter import ImageAdapter, LinearProjection, Resampler
+from ipadapter_demo.adapter.attention import cross_attention_layers
+from ipadapter_demo.errors import ModelError
+from tests.tiny import (
+    CROSS_DIM,
+    EMBED_DIM,
+    VISION_WIDTH,
+    noise,
+    randomise,
+    seeded,
+    tiny_adapter,
+    tiny_pipeline,
+    tiny_unet,
+    tiny_vision_encoder,
+)
+
+# widths of the cross-attention layers in published order: down, up, mid
+SD15 = [320] * 2 + [640] * 2 + [1280] * 5 + [640] * 3 + [320] * 3 + [1280]
+SDXL = [640] * 4 + [1280] * 50 + [640] * 6 + [1280] * 10
+
+PUBLISHED = {
+    "ip-adapter_sd15": (lambda: LinearProjection(1024, 768), SD15, 3_150_336, 22_319_616),
+    "ip-adapter_sd15_vit-G": (lambda: LinearProjection(1280, 768), SD15, 3_936_768, 23_106_048),
+    "ip-adapter-plus_sd15": (lambda: Resampler(1280, 768), SD15, 29_918_208, 49_087_488),
+    "ip-adapter_sdxl": (lambda: LinearProjection(1280, 2048), SDXL, 10_498_048, 351_285_248),
+    "ip-adapter_sdxl_vit-h": (lambda: LinearProjection(1024, 2048), SDXL, 8_400_896, 349_188_096),
+    "ip-adapter-plus_sdxl_vit-h": (
+        lambda: Resampler(1280, 2048, width=1280, heads=20),
+        SDXL,
+        82_961_664,
+        423_748_864,
+    ),
+}
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name: str) -> None:
+    """Law 8, on the meta device: no memory, exact numbers."""
+    build, widths, in_projection, total = PUBLISHED[name]
+    with torch.device("meta"):
+        adapter = ImageAdapter(build(), widths)
+    assert count(adapter.projection) == in_projection
+    assert count(adapter) == total
+    assert adapter.layer_widths == tuple(widths)
+    assert all(parameter.is_meta for parameter in adapter.parameters())
+
+
+def test_resampler_has_the_published_keys() -> None:
+    with torch.device("meta"):
+        shapes = {k: tuple(t.shape) for k, t in Resampler(1280, 768).state_dict().items()}
+    expected = {
+        "latents": (1, 16, 768),
+        "proj_in.weight": (768, 1280), "proj_in.bias": (768,),
+        "proj_out.weight": (768, 768), "proj_out.bias": (768,),
+        "norm_out.weight": (768,), "norm_out.bias": (768,),
+    }  # fmt: skip
+    for i in range(4):
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            expected |= {f"layers.{i}.{norm}.{part}": (768,) for part in ("weight", "bias")}
+        expected |= {
+            f"layers.{i}.0.to_q.weight": (768, 768),
+            f"layers.{i}.0.to_kv.weight": (1536, 768),
+            f"layers.{i}.0.to_out.weight": (768, 768),
+            f"layers.{i}.1.1.weight": (3072, 768),
+            f"layers.{i}.1.3.weight": (768, 3072),
+        }
+    assert shapes == expected
+
+
+def test_linear_projection_equals_diffusers() -> None:
+    with seeded(0):
+        ours = LinearProjection(EMBED_DIM, CROSS_DIM, tokens=3)
+        randomise(ours)
+    theirs = ImageProjection(EMBED_DIM, CROSS_DIM, num_image_text_embeds=3)
+    theirs.load_state_dict(
+        {key.replace("proj", "image_embeds"): t for key, t in ours.state_dict().items()}
+    )
+    embeds = noise(1, 2, EMBED_DIM)
+    assert ours(embeds).shape == (2, 3, CROSS_DIM)
+    torch.testing.assert_close(ours(embeds), theirs(embeds), rtol=0, atol=1e-6)
+
+
+def test_resampler_equals_diffusers() -> None:
+    """On weights converted by diffusers itself."""
+    with seeded(0):
+        ours = Resampler(VISION_WIDTH, CROSS_DIM, tokens=5, width=64, heads=2)
+        randomise(ours)
+    theirs = tiny_unet()._convert_ip_adapter_image_proj_to_diffusers(
+        ours.state_dict(), low_cpu_mem_usage=False
+    )
+    hidden_states = noise(1, 2, 9, VISION_WIDTH)
+    assert ours(hidden_states).shape == (2, 5, CROSS_DIM)
+    torch.testing.assert_close(ours(hidden_states), theirs(hidden_states), rtol=0, atol=1e-5)
+
+
+def test_new_adapters_start_from_the_text_weights() -> None:
+    unet = tiny_unet()
+    before = {key: tensor.clone() for key, tensor in unet.state_dict().items()}
+    adapter = ImageAdapter.for_unet(unet, LinearProjection(EMBED_DIM, CROSS_DIM))
+    layers = list(cross_attention_layers(unet).values())
+    assert len(adapter.layers) == len(layers) == 7
+    for pair, attn in zip(adapter.layers, layers, strict=True):
+        assert torch.equal(pair.to_k_ip.weight, attn.to_k.weight)
+        assert torch.equal(pair.to_v_ip.weight, attn.to_v.weight)
+    with torch.no_grad():  # copies, not the UNet's own tensors
+        for parameter in adapter.parameters():
+            parameter.zero_()
+    assert all(torch.equal(unet.state_dict()[key], before[key]) for key in before)
+    assert all(parameter.requires_grad for parameter in adapter.parameters())
+
+
+def test_a_projection_of_another_width_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"tokens 768 wide, the UNet's down_blocks.* reads 24"):
+        ImageAdapter.for_unet(tiny_unet(), LinearProjection(EMBED_DIM, 768))
+
+
+def test_properties_tell_the_variants_apart() -> None:
+    unet, encoder = tiny_unet(), tiny_vision_encoder()
+    base, plus = tiny_adapter(unet), tiny_adapter(unet, "plus")
+    assert (base.variant, base.num_tokens, base.encoder_width) == ("base", 4, EMBED_DIM)
+    assert (plus.variant, plus.num_tokens, plus.encoder_width) == ("plus", 5, VISION_WIDTH)
+    assert base.cross_dim == plus.cross_dim == CROSS_DIM
+    assert base.width_read_from(encoder) == EMBED_DIM
+    assert plus.width_read_from(encoder) == VISION_WIDTH
+
+
+def test_tokens_follow_the_precision_of_the_adapter() -> None:
+    adapter = tiny_adapter(tiny_unet()).to(torch.bfloat16)
+    assert adapter.tokens_from_embeds(noise(1, 2, EMBED_DIM)).dtype == torch.bfloat16
+    assert adapter.empty_embeds(1).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("variant", ["base", "plus"])
+def test_conditional_and_empty_embeds_equal_diffusers(variant: str) -> None:
+    """Trap 1: base takes zero embeddings, Plus the encoder's view of zeroed normalised pixels."""
+    pipeline = tiny_pipeline()
+    encoder = pipeline.image_encoder
+    adapter = tiny_adapter(pipeline.unet, variant)
+    clip_pixels = noise(1, 2, 3, 16, 16)
+    theirs, theirs_empty = pipeline.encode_image(
+        clip_pixels, "cpu", 1, output_hidden_states=True if variant == "plus" else None
+    )
+    assert torch.equal(adapter.embeds_from_clip_pixels(clip_pixels, encoder), theirs)
+    empty = adapter.empty_embeds(2, encoder)
+    torch.testing.assert_close(empty, theirs_empty, rtol=0, atol=1e-6)
+    assert adapter.tokens_from_embeds(empty).abs().max() > 0.01
+
+
+def test_an_empty_plus_prompt_needs_the_encoder() -> None:
+    with pytest.raises(ModelError, match="needs its image encoder"):
+        tiny_adapter(tiny_unet(), "plus").empty_embeds(1)

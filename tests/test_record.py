@@ -1,0 +1,296 @@
+"""Law 10, the part without a model: an output PNG restores its request exactly, or says why not."""
+
+import base64
+import dataclasses
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.record import (
+    MAX_RECORD_BYTES,
+    SCHEMA,
+    record_from_png,
+    request_from_json,
+    request_from_png,
+    request_to_json,
+    save_png,
+)
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+
+
+def noise(size: int = 16, seed: int = 0) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def full_request() -> GenerateRequest:
+    """Every field set, and to something other than its default."""
+    mask = Image.new("L", (16, 16))
+    mask.paste(255, (3, 3, 9, 9))
+    return GenerateRequest(
+        prompt='a "red" cube\nλ — 立方体 \0 \ud800',
+        negative_prompt="blurry",
+        references=(
+            Reference(image=noise(seed=1), weight=0.1 + 0.2, fit="pad", mask=mask),
+            Reference(image=noise(seed=2), negative=True),
+        ),
+        image_scale=1 / 3,
+        image_window=(0.1, 0.7),
+        guidance=3.3,
+        steps=7,
+        sampler="ddim",
+        seed=2**32 - 5,
+        count=4,
+        width=128,
+        height=64,
+        structures=(
+            Structure(
+                kind="canny", image=noise(seed=1), annotator="canny", weight=0.9, window=(0, 0.5)
+            ),
+        ),
+        inpaint=Inpaint(image=noise(seed=3), mask=mask, strength=0.8, feather=5),
+        strength=0.4,
+    )
+
+
+REQUESTS = [
+    GenerateRequest(),
+    full_request(),
+    dataclasses.replace(full_request(), inpaint=None, init_image=noise(seed=4)),
+]
+
+
+def saved(request: GenerateRequest, image: Image.Image | None = None, **facts: object) -> bytes:
+    file = io.BytesIO()
+    save_png(file, image or noise(), request, request.seeds[-1], request.count - 1, facts)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_request_survives_json(request_: GenerateRequest) -> None:
+    text = json.dumps(request_to_json(request_))
+    assert request_from_json(text) == request_
+    assert request_from_json(text.encode()) == request_
+    assert request_from_json(json.loads(text)) == request_
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_request_survives_a_png(request_: GenerateRequest, tmp_path: Path) -> None:
+    path = tmp_path / "output.png"
+    path.write_bytes(saved(request_))
+    for source in (path, path.read_bytes(), io.BytesIO(path.read_bytes())):
+        assert request_from_png(source) == request_
+
+
+def test_every_field_of_a_request_is_recorded() -> None:
+    recorded = request_to_json(full_request())["request"]
+    for values, part in (
+        (recorded, GenerateRequest),
+        (recorded["references"][0], Reference),
+        (recorded["structures"][0], Structure),
+        (recorded["inpaint"], Inpaint),
+    ):
+        assert values.keys() == {field.name for field in dataclasses.fields(part)}
+
+
+def test_facts_index_and_seed_are_recorded() -> None:
+    facts = {"model": "tabletop", "weights": {"unet": "ab12"}, "versions": {"torch": "2"}}
+    record = record_from_png(saved(full_request(), **facts))
+    assert (record.facts, record.index, record.seed) == (facts, 3, 2**32 - 2)
+
+
+def test_the_picture_is_lossless_and_opens_anywhere() -> None:
+    with Image.open(io.BytesIO(saved(full_request()))) as image:
+        assert image.tobytes() == noise().tobytes()
+        assert json.loads(image.info["ipadapter_demo"])["schema"] == SCHEMA
+
+
+def test_a_picture_used_twice_is_stored_once() -> None:
+    request = GenerateRequest(references=(Reference(image=noise(seed=1)),) * 3, init_image=noise())
+    assert len(request_to_json(request)["images"]) == 2
+
+
+def test_the_same_request_gives_the_same_bytes() -> None:
+    assert saved(full_request()) == saved(full_request())
+
+
+def test_long_records_go_on_in_further_chunks() -> None:
+    request = GenerateRequest(references=(Reference(image=noise(1800)),))
+    content = saved(request)
+    assert len(content) > 8_000_000
+    assert request_from_png(content) == request
+    with Image.open(io.BytesIO(content)) as image:
+        assert {"ipadapter_demo", "ipadapter_demo.1"} <= image.info.keys()
+        assert max(map(len, image.info.values())) < 8_000_000  # libpng's limit
+
+
+def test_text_that_another_program_compressed_is_read() -> None:
+    info = PngInfo()
+    with Image.open(io.BytesIO(saved(full_request()))) as image:
+        info.add_itxt("ipadapter_demo", image.info["ipadapter_demo"], zip=True)
+        file = io.BytesIO()
+        image.save(file, "PNG", pnginfo=info)
+    assert request_from_png(file.getvalue()) == full_request()
+
+
+# Records that are refused
+
+
+def changed(**changes: object) -> dict:
+    record = request_to_json(full_request())
+    record["request"] |= changes
+    return record
+
+
+def inpaint(**changes: object) -> dict:
+    return request_to_json(full_request())["request"]["inpaint"] | changes
+
+
+BAD_RECORDS = [
+    ([], "record must be an object"),
+    ("[]", "record must be an object"),
+    ("{", "record is not JSON"),
+    ("[" * 100_000, "record is not JSON"),
+    (b"\xff\xfe\xff", "record is not JSON"),
+    ('{"schema": ' + "9" * 5000 + "}", "record is not JSON"),
+    ({}, "record.schema must be a whole number"),
+    ({"schema": "1"}, "record.schema must be a whole number"),
+    ({"schema": True}, "record.schema must be a whole number"),
+    ({"schema": 99}, "written by a newer version"),
+    ({"schema": 1}, "request must be an object"),
+    ({"schema": 1, "request": []}, "request must be an object"),
+    ({"schema": 1, "request": {}, "later": 1}, "record has unknown fields: later"),
+    ({"schema": 1, "request": {}, "images": []}, "record.images must map"),
+    ({"schema": 1, "request": {}, "images": {"a": 1}}, "record.images must map"),
+    (changed(magic=1, air=2), "request has unknown fields: air, magic"),
+    (changed(steps=10_000), "steps must lie in"),
+    (changed(image_scale=None), "image_scale must be a number"),
+    (changed(references=None), "references must be a tuple"),
+    (changed(references={"image": None}), "reference.image must be a picture"),
+    (changed(references=[3]), "request.references must be an object"),
+    (changed(references=[{}]), "request.references lacks image"),
+    (changed(references=[{"image": "ab"}]), "request.references.image names a picture that"),
+    (changed(references=[{"image": ["ab"]}]), "request.references.image names a picture that"),
+    (changed(inpaint=[]), "inpaint must be an Inpaint"),
+    (changed(inpaint=inpaint(brush=3)), "request.inpaint has unknown fields: brush"),
+    (changed(inpaint=inpaint(feather="2")), "inpaint.feather must be a whole number"),
+]
+
+
+@pytest.mark.parametrize(("record", "message"), BAD_RECORDS)
+def test_a_bad_record_is_refused(record, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        request_from_json(record)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("!!!", "is not base64"), (base64.b64encode(b"other").decode(), "is damaged: its SHA-256")],
+)
+def test_a_damaged_picture_is_refused(content: str, message: str) -> None:
+    record = request_to_json(GenerateRequest(init_image=noise()))
+    record["images"] = dict.fromkeys(record["images"], content)
+    with pytest.raises(RequestError, match=f"request.init_image {message}"):
+        request_from_json(record)
+
+
+def test_a_record_that_is_too_large_is_refused_unread() -> None:
+    with pytest.raises(RequestError, match="record must have at most 62,914,560 bytes, got"):
+        request_from_json(" " * (MAX_RECORD_BYTES + 1))
+    huge = {"schema": 1, "request": {}, "images": {"a": "A" * (MAX_RECORD_BYTES + 1)}}
+    with pytest.raises(RequestError, match="record must have at most 62,914,560 bytes, got"):
+        request_from_json(huge)
+
+
+def test_pictures_that_decode_to_too_much_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_PIXELS", 2 * 16 * 16)
+    record = request_to_json(GenerateRequest(references=(Reference(image=noise()),) * 3))
+    with pytest.raises(RequestError, match="record may hold 512 pixels of pictures, has more"):
+        request_from_json(record)
+
+
+def test_a_request_too_large_to_travel_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_BYTES", 1000)
+    with pytest.raises(RequestError, match="may take 1,000 bytes inside an output PNG, got"):
+        saved(full_request())
+
+
+# Files that are refused
+
+
+def text_chunk(body: bytes) -> bytes:
+    chunk = b"iTXt" + body
+    return struct.pack(">I", len(body)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def with_text(body: bytes) -> bytes:
+    """A valid PNG of our picture with one iTXt chunk of this content."""
+    file = io.BytesIO()
+    noise().save(file, "PNG")
+    content, header = file.getvalue(), 8 + 25  # signature and IHDR
+    return content[:header] + text_chunk(body) + content[header:]
+
+
+def record_text(**extra: object) -> bytes:
+    text = json.dumps(request_to_json(GenerateRequest()) | extra)
+    return b"ipadapter_demo\0\0\0\0\0" + text.encode()
+
+
+def compressed(text: bytes) -> bytes:
+    return b"ipadapter_demo\0\1\0\0\0" + zlib.compress(text)
+
+
+BAD_FILES = [
+    (b"", r"PNG is an empty file \(0 bytes\)"),
+    (b"hello", "PNG expected"),
+    (with_text(b"Comment\0\0\0\0\0hello"), "PNG holds no request"),
+    (with_text(b"ipadapter_demo"), "a text chunk is malformed"),
+    (with_text(b"ipadapter_demo\0"), "a text chunk is malformed"),
+    (with_text(b"ipadapter_demo\0\1\0\0\0not zlib"), "a text chunk is malformed"),
+    (with_text(b"ipadapter_demo\0\0\0\0\0{"), "record is not JSON"),
+    (with_text(record_text()), "damaged record: index, seed or facts are missing"),
+    (with_text(record_text(index=0, seed=0, facts=[])), "damaged record"),
+    (with_text(record_text(index=0, seed=0, facts={}, more=1)), "unknown fields: more"),
+    (with_text(compressed(b" " * (MAX_RECORD_BYTES * 2))), "record must have at most 62,914,560"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_FILES)
+def test_a_bad_file_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        request_from_png(content)
+
+
+def test_a_minimal_record_is_read() -> None:
+    content = with_text(record_text(index=0, seed=0, facts={}))
+    assert request_from_png(content) == GenerateRequest()
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
+def test_another_format_is_refused(file_format: str) -> None:
+    file = io.BytesIO()
+    noise().save(file, file_format)
+    with pytest.raises(RequestError, match="PNG expected: only the original output file"):
+        request_from_png(file.getvalue())
+
+
+def test_a_truncated_png_is_refused_wherever_it_is_cut() -> None:
+    content = saved(full_request())
+    for length in range(8, len(content) - 12, 97):
+        with pytest.raises(RequestError, match="PNG is cut short"):
+            request_from_png(content[:length])
+
+
+def test_a_changed_byte_in_the_record_is_noticed() -> None:
+    content = saved(full_request())
+    place = content.index(b'"steps": 7')
+    with pytest.raises(RequestError, match="wrong checksum"):
+        request_from_png(content[:place] + b'"steps": 8' + content[place + 10 :])

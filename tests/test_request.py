@@ -1,0 +1,186 @@
+"""A request is checked once, where it is built; errors name the field, the limit and the value."""
+
+import dataclasses
+import math
+
+import pytest
+from PIL import Image
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.request import (
+    FITS,
+    MAX_COUNT,
+    MAX_PROMPT,
+    MAX_SEED,
+    SAMPLERS,
+    GenerateRequest,
+    Inpaint,
+    Reference,
+    Structure,
+)
+
+PICTURE = Image.new("RGB", (16, 16), "red")
+MASK = Image.new("L", (16, 16), 255)
+
+
+def test_the_default_request_is_valid() -> None:
+    request = GenerateRequest()
+    assert (request.image_scale, request.guidance, request.count) == (1.0, 7.5, 1)
+    assert request.seeds == (0,)
+
+
+def test_limits_themselves_are_valid() -> None:
+    GenerateRequest(
+        prompt="x" * MAX_PROMPT,
+        references=(Reference(image=PICTURE),) * 8,
+        image_scale=2,
+        image_window=(0, 1),
+        guidance=1,
+        steps=200,
+        seed=MAX_SEED,
+        width=64,
+        height=1024,
+        structures=(Structure(kind="canny", image=PICTURE),) * 4,
+        strength=1,
+    )
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_is_accepted(sampler) -> None:
+    assert GenerateRequest(sampler=sampler).sampler == sampler
+
+
+NOT_NUMBERS = [None, "1", True, [1.0], 1j]
+NOT_WHOLE = [1.5, True, "20", None, math.nan, math.inf, [4]]
+NOT_WINDOWS = [
+    (0.6, 0.2),
+    (0.5, 0.5),
+    (-0.1, 1),
+    (0, 1.1),
+    (0, math.nan),
+    (0,),
+    (0, 1, 1),
+    0.5,
+    None,
+]
+
+BAD_VALUES = {
+    "prompt": [None, 3, b"text", ["a"], "x" * (MAX_PROMPT + 1)],
+    "negative_prompt": [None, "x" * (MAX_PROMPT + 1)],
+    "references": [None, PICTURE, [PICTURE], Reference(image=PICTURE), "ab"],
+    "image_scale": [*NOT_NUMBERS, -0.1, 2.0001, 3, math.nan, math.inf, -math.inf],
+    "image_window": NOT_WINDOWS,
+    "guidance": [*NOT_NUMBERS, 0, 0.99, 30.1, math.nan, math.inf],
+    "steps": [*NOT_WHOLE, 0, -1, 201, 10_000],
+    "sampler": ["", "Euler", None, 1, ["ddim"]],
+    "seed": [*NOT_WHOLE, -1, MAX_SEED + 1, 1e20],
+    "count": [*NOT_WHOLE, 0, MAX_COUNT + 1],
+    "width": [0, 56, 1032, 100, 127, 128.5, True, "128"],
+    "height": [0, 56, 1032, 100, 127, 128.5, True, "128"],
+    "structures": [None, [PICTURE], (Reference(image=PICTURE),)],
+    "inpaint": [PICTURE, (PICTURE, MASK), {"image": PICTURE}],
+    "init_image": ["picture.png", b"", 3],
+    "strength": [*NOT_NUMBERS, 0, -0.5, 1.1, math.nan],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(field, value) for field, values in BAD_VALUES.items() for value in values],
+)
+def test_a_bad_value_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(RequestError, match=f"^{field} must"):
+        GenerateRequest(**{field: value})
+
+
+BAD_PARTS = [
+    (Reference, {"image": None}, "reference.image must be a picture"),
+    (Reference, {"weight": -1}, r"reference.weight must lie in \[0, 2\], got -1"),
+    (Reference, {"weight": math.nan}, r"reference.weight must lie in \[0, 2\], got nan"),
+    (Reference, {"fit": "stretch"}, "reference.fit must be one of crop, pad, squash, got 'stret"),
+    (Reference, {"mask": "everywhere"}, "reference.mask must be a picture"),
+    (Reference, {"negative": "false"}, "reference.negative must be true or false, got 'false'"),
+    (Structure, {"kind": 3}, "structure.kind must be text, got 3"),
+    (Structure, {"annotator": None}, "structure.annotator must be text, got None"),
+    (Structure, {"image": 0}, "structure.image must be a picture"),
+    (Structure, {"weight": 2.5}, r"structure.weight must lie in \[0, 2\], got 2.5"),
+    (Structure, {"window": (1, 0)}, r"structure.window must start before it ends, got \(1, 0\)"),
+    (Inpaint, {"mask": Image.new("L", (8, 8))}, r"inpaint.mask must have .* 16x16, got 8x8"),
+    (Inpaint, {"mask": Image.new("L", (16, 16))}, "inpaint.mask is empty"),
+    (Inpaint, {"mask": Image.new("RGBA", (16, 16))}, "inpaint.mask is empty"),
+    (Inpaint, {"strength": 0}, r"inpaint.strength must lie in \(0, 1\], got 0"),
+    (Inpaint, {"feather": -1}, r"inpaint.feather must lie in \[0, 64\], got -1"),
+    (Inpaint, {"feather": 1.5}, r"inpaint.feather must be a whole number, got 1.5"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "message"), BAD_PARTS)
+def test_a_bad_part_is_refused_by_name(kind: type, values: dict, message: str) -> None:
+    valid = {"image": PICTURE}
+    valid |= {Reference: {}, Structure: {"kind": "canny"}, Inpaint: {"mask": MASK}}[kind]
+    kind(**valid)
+    with pytest.raises(RequestError, match=message):
+        kind(**valid | values)
+
+
+def test_too_many_parts_are_refused() -> None:
+    with pytest.raises(RequestError, match="references must have at most 8 entries, got 9"):
+        GenerateRequest(references=(Reference(image=PICTURE),) * 9)
+    with pytest.raises(RequestError, match="structures must have at most 4 entries, got 5"):
+        GenerateRequest(structures=(Structure(kind="canny", image=PICTURE),) * 5)
+
+
+def test_seeds_of_all_images_must_exist() -> None:
+    assert GenerateRequest(seed=MAX_SEED - 3, count=4).seeds[-1] == MAX_SEED
+    with pytest.raises(RequestError, match=f"seed must lie in .0, {MAX_SEED - 3}., got"):
+        GenerateRequest(seed=MAX_SEED - 2, count=4)
+
+
+def test_the_nearest_valid_side_is_suggested() -> None:
+    with pytest.raises(
+        RequestError, match="width must be a multiple of 8, got 127; nearest is 128"
+    ):
+        GenerateRequest(width=127)
+
+
+def test_inpainting_and_a_start_picture_exclude_each_other() -> None:
+    with pytest.raises(RequestError, match="exclude each other"):
+        GenerateRequest(inpaint=Inpaint(image=PICTURE, mask=MASK), init_image=PICTURE)
+
+
+def test_numbers_from_sliders_and_json_are_normalised() -> None:
+    request = GenerateRequest(steps=20.0, seed=3.0, image_scale=1, image_window=[0, 1])
+    assert (type(request.steps), type(request.seed)) == (int, int)
+    assert (type(request.image_scale), request.image_window) == (float, (0.0, 1.0))
+
+
+def test_pictures_are_flattened_copies() -> None:
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    reference = Reference(image=image, mask=image)
+    image.paste((0, 0, 0, 255), (0, 0, 8, 8))
+    assert reference.image == Image.new("RGB", (8, 8), "white")
+    assert reference.mask == Image.new("L", (8, 8))
+
+
+def test_a_request_cannot_be_changed_but_varied() -> None:
+    request = GenerateRequest(references=(Reference(image=PICTURE),))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request.seed = 3  # type: ignore[misc]
+    varied = dataclasses.replace(request, image_scale=0.5)
+    assert (varied.image_scale, varied.references) == (0.5, request.references)
+    with pytest.raises(RequestError, match="image_scale"):
+        dataclasses.replace(request, image_scale=5)
+
+
+def test_requests_compare_by_content() -> None:
+    first, second = (
+        GenerateRequest(references=(Reference(image=Image.new("RGB", (8, 8), "blue")),))
+        for _ in range(2)
+    )
+    assert first == second
+    assert first != dataclasses.replace(first, references=(Reference(image=PICTURE),))
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_every_fit_is_accepted(fit) -> None:
+    assert Reference(image=PICTURE, fit=fit).fit == fit

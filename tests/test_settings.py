@@ -1,0 +1,91 @@
+"""Flag before environment before default; a bad value is named."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ipadapter_demo.settings import Settings, resolved_device, settings_from_args
+
+
+def test_defaults() -> None:
+    settings = settings_from_args([], {})
+    assert settings == Settings()
+    assert (settings.model, settings.host, settings.port) == ("tabletop", "127.0.0.1", 7860)
+    assert settings.share is False
+
+
+def test_environment_before_default() -> None:
+    env = {
+        "IPADAPTER_MODEL": "sd15",
+        "IPADAPTER_DEVICE": "cuda:1",
+        "IPADAPTER_PORT": "8000",
+        "IPADAPTER_MAX_FILE_SIZE": "5mb",
+        "IPADAPTER_SHARE": "Yes",
+    }
+    assert settings_from_args([], env) == Settings(
+        model="sd15", device="cuda:1", port=8000, max_file_size="5mb", share=True
+    )
+
+
+def test_flag_before_environment() -> None:
+    env = {"IPADAPTER_PORT": "8000", "IPADAPTER_SHARE": "1"}
+    settings = settings_from_args(["--port", "9000", "--no-share"], env)
+    assert (settings.port, settings.share) == (9000, False)
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    assert settings_from_args([], {"IPADAPTER_PORT": " ", "SPACE_ID": ""}) == Settings()
+
+
+def test_a_space_listens_on_all_interfaces_unless_told() -> None:
+    assert settings_from_args([], {"SPACE_ID": "name/space"}).host == "0.0.0.0"
+    told = {"SPACE_ID": "name/space", "IPADAPTER_HOST": "127.0.0.1"}
+    assert settings_from_args([], told).host == "127.0.0.1"
+    assert settings_from_args(["--host", "::1"], {"SPACE_ID": "name/space"}).host == "::1"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("IPADAPTER_PORT", "http", "IPADAPTER_PORT must be a whole number, got 'http'"),
+        ("IPADAPTER_PORT", "-1", "IPADAPTER_PORT must be a whole number"),
+        ("IPADAPTER_PORT", "0", "port must be from 1 to 65535, got 0"),
+        ("IPADAPTER_SHARE", "maybe", "IPADAPTER_SHARE must be one of 1, true"),
+        ("IPADAPTER_DTYPE", "float8", "dtype must be one of auto, float32"),
+        ("IPADAPTER_DEVICE", "gpu", "device must be cpu, mps, cuda"),
+        ("IPADAPTER_MAX_FILE_SIZE", "20 megabytes", "max_file_size must be a size such as"),
+        ("IPADAPTER_QUEUE_SIZE", "0", "queue_size must be from 1 to 1000, got 0"),
+    ],
+)
+def test_a_bad_variable_ends_the_program_with_its_name(
+    variable: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        settings_from_args([], {variable: value})
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--port", "x"], ["--port", "70000"], ["--dtype", "int4"]])
+def test_a_bad_flag_ends_the_program(flags: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        settings_from_args(flags, {})
+
+
+def test_settings_built_in_python_are_checked() -> None:
+    with pytest.raises(ValueError, match="model must be a name or a folder, got ' '"):
+        Settings(model=" ")
+
+
+def test_a_device_that_was_asked_for_is_taken() -> None:
+    assert resolved_device("cuda:3") == "cuda:3"
+    assert resolved_device(None) in {"cpu", "cuda"}
+
+
+def test_settings_and_requests_do_not_wait_for_torch() -> None:
+    code = (
+        "import sys, ipadapter_demo as ip, ipadapter_demo.settings\n"
+        "ip.GenerateRequest(), ip.request_to_json\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
