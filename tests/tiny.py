@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderTiny,
+    ControlNetModel,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    T2IAdapter,
+    UNet2DConditionModel,
+)
+from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessor,
@@ -18,7 +28,13 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ipadapter_demo.adapter import ImageAdapter, LinearProjection, Resampler
+from ipadapter_demo.adapter import (
+    ImageAdapter,
+    LinearProjection,
+    Resampler,
+    save_image_adapter,
+)
+from ipadapter_demo.models.catalog import COLOURS, EDGES, CatalogEntry, StructureEntry
 
 CROSS_DIM = 24
 EMBED_DIM = 20  # projected image embedding
@@ -36,6 +52,19 @@ def seeded(seed: int) -> Iterator[None]:
 
 def noise(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def picture(seed: int, width: int = 64, height: int = 64) -> Image.Image:
+    """Coarse random colours: something with edges and areas."""
+    colours = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(colours).resize((width, height), Image.Resampling.NEAREST)
+
+
+def box_mask(box: tuple[int, int, int, int], width: int = 64, height: int = 64) -> Image.Image:
+    """White inside (left, top, right, bottom)."""
+    mask = Image.new("L", (width, height))
+    mask.paste(255, box)
+    return mask
 
 
 def tiny_unet(seed: int = 0, **overrides: Any) -> UNet2DConditionModel:
@@ -79,7 +108,9 @@ def randomise(module: nn.Module) -> None:
             parameter.add_(0.2 * torch.randn_like(parameter))
 
 
-def tiny_vision_encoder(seed: int = 2) -> CLIPVisionModelWithProjection:
+def tiny_vision_encoder(
+    seed: int = 2, projection_dim: int = EMBED_DIM
+) -> CLIPVisionModelWithProjection:
     config = CLIPVisionConfig(
         hidden_size=VISION_WIDTH,
         intermediate_size=32,
@@ -87,7 +118,7 @@ def tiny_vision_encoder(seed: int = 2) -> CLIPVisionModelWithProjection:
         num_attention_heads=2,
         image_size=16,
         patch_size=8,
-        projection_dim=EMBED_DIM,
+        projection_dim=projection_dim,
     )
     with seeded(seed):
         return CLIPVisionModelWithProjection(config).eval().requires_grad_(False)
@@ -126,7 +157,7 @@ def tiny_text_encoder(seed: int = 3, cross_dim: int = CROSS_DIM) -> CLIPTextMode
 
 
 def tiny_vae(seed: int = 4) -> AutoencoderTiny:
-    """Factor 4, 4 latent channels."""
+    """Factor 4, 4 latent channels. Its colours lie inside the range: clamping hides mistakes."""
     with seeded(seed):
         vae = AutoencoderTiny(
             encoder_block_out_channels=(8, 8, 8),
@@ -135,6 +166,9 @@ def tiny_vae(seed: int = 4) -> AutoencoderTiny:
             num_decoder_blocks=(1, 1, 1),
             latent_channels=4,
         )
+        last = vae.decoder.layers[-1]
+        nn.init.normal_(last.weight, std=0.1)
+        nn.init.constant_(last.bias, 0.5)
     return vae.eval().requires_grad_(False)
 
 
@@ -153,3 +187,68 @@ def tiny_pipeline(unet: UNet2DConditionModel | None = None) -> StableDiffusionPi
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def tiny_tabletop_unet(seed: int = 0) -> UNet2DConditionModel:
+    """The tabletop UNet's topology, SDXL's: no attention at the finest level. Draws 64 pixels."""
+    return tiny_unet(
+        seed,
+        sample_size=16,
+        block_out_channels=(8, 16, 24),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(1, 2, 3),
+    )
+
+
+def tiny_controlnet(unet: UNet2DConditionModel, seed: int = 5) -> ControlNetModel:
+    """A map of factor 4, and zero convolutions that are not zero."""
+    with seeded(seed):
+        net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8))
+        randomise(net)
+    return net.eval().requires_grad_(False)
+
+
+def tiny_t2i_adapter(unet: UNet2DConditionModel, seed: int = 6) -> T2IAdapter:
+    with seeded(seed):
+        net = T2IAdapter(
+            channels=list(unet.config.block_out_channels),
+            num_res_blocks=1,
+            downscale_factor=8,
+            adapter_type="full_adapter_xl",
+        )
+    return net.eval().requires_grad_(False)
+
+
+def write_tiny_model(folder: Path, variant: str = "base") -> CatalogEntry:
+    """A whole model folder, as `assets/tabletop` is one: diffusers' layout, the adapter file and
+    the structure networks beside it."""
+    unet = tiny_tabletop_unet()
+    pipeline = tiny_pipeline(unet)
+    pipeline.scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,  # without it diffusers warns, and sets it
+        timestep_spacing="trailing",
+    )
+    pipeline.save_pretrained(folder)
+    save_image_adapter(tiny_adapter(unet, variant), folder / "ip-adapter.safetensors")
+    tiny_controlnet(unet).save_pretrained(folder / "controlnet-canny")
+    tiny_t2i_adapter(unet).save_pretrained(folder / "t2i-palette")
+    return CatalogEntry(
+        name="tiny",
+        folder=folder,
+        structures={
+            "canny": StructureEntry(
+                folder="controlnet-canny", network="controlnet", annotators=EDGES
+            ),
+            "palette": StructureEntry(
+                folder="t2i-palette", network="t2i-adapter", annotators=COLOURS
+            ),
+        },
+        guidance=3.0,
+        steps=3,
+    )

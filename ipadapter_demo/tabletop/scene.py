@@ -120,7 +120,8 @@ def sample_scenes(count: int, seed: int) -> Scenes:
     radius = torch.where(two[:, None], uniform(0.42, 0.58, *pair), uniform(0.5, 0.8, *pair))
     side = torch.tensor([-1.0, 1.0])
     x = torch.where(two[:, None], side * uniform(0.62, 0.95, *pair), uniform(-0.6, 0.6, *pair))
-    colour, floor_colour, wall_colour = pick(COLOURS, *pair), pick(COLOURS, count), pick(COLOURS, count)
+    colour = pick(COLOURS, *pair)
+    floor_colour, wall_colour = pick(COLOURS, count), pick(COLOURS, count)
     light_side = pick(LIGHT_SIDES, count)
     return Scenes(
         present=torch.stack([torch.ones(count, dtype=torch.bool), two], dim=1),

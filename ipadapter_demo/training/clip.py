@@ -3,7 +3,9 @@
 The captions of this world name fewer things than a picture shows, and a purely contrastive
 embedding keeps only what captions name. So a linear head, thrown away afterwards, also has to read
 the exact appearance (hues, texture scale, light, ...) from the image embedding; positions are left
-out, so that an image prompt says what things are and not where.
+out, so that an image prompt says what things are and not where. A second head has to say what each
+patch shows, because a vision transformer learns shape and texture very slowly from one label a
+picture. Once the text encoder is good it is kept, and the vision encoder goes on alone beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from transformers import (
 )
 
 from ipadapter_demo.tabletop.caption import FULL, RICH, caption
+from ipadapter_demo.tabletop.render import FIRST_SOLID, FLOOR, trace
 from ipadapter_demo.tabletop.scene import COLOURS, HUES, SHAPES, TEXTURES, Scenes
 from ipadapter_demo.training.data import SIZE, Pictures
 from ipadapter_demo.training.loop import Run, fit
@@ -36,7 +39,8 @@ from ipadapter_demo.training.loop import Run, fit
 MAX_TOKENS = 32
 EMBED_DIM = 256
 START, END = "<|startoftext|>", "<|endoftext|>"
-APPEARANCE_WEIGHT = 2.0
+APPEARANCE_WEIGHT = 8.0
+PATCHES = 8  # a side
 MEAN, STD = 0.5, 0.25  # of the encoder's own pixel normalisation, all channels alike
 
 
@@ -77,12 +81,13 @@ def new_encoders(
 
 
 class Clip(nn.Module):
-    """Both encoders, the temperature, and the appearance head that only training uses."""
+    """Both encoders, the temperature, and the two heads that only training uses."""
 
     def __init__(self, text: nn.Module, vision: nn.Module) -> None:
         super().__init__()
         self.text, self.vision = text, vision
         self.appearance = nn.Linear(EMBED_DIM, appearance_of_width())
+        self.patches = nn.Linear(vision.config.hidden_size, 3 + len(SHAPES) + len(TEXTURES) + 2)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
 
@@ -103,15 +108,15 @@ def appearance(scenes: Scenes) -> tuple[Tensor, Tensor]:
     for slot in range(2):
         here = scenes.present[:, slot]
         add(_circle(scenes.hue[:, slot]), here)
-        add(F.one_hot(scenes.shape[:, slot], len(SHAPES)), here)
-        add(F.one_hot(scenes.texture[:, slot], len(TEXTURES)), here)
+        add(_one_hot(scenes.shape[:, slot], SHAPES), here)
+        add(_one_hot(scenes.texture[:, slot], TEXTURES), here)
         patterned = here & (scenes.texture[:, slot] > 0)
         add(scenes.second[:, slot], patterned)
         add((scenes.period[:, slot] - 0.45) / 0.1, patterned)
         add((scenes.radius[:, slot] - 0.58) / 0.1, here)
         add(scenes.present[:, slot])
     add(_circle(scenes.floor_hue))
-    add(F.one_hot(scenes.floor_texture, len(TEXTURES)))
+    add(_one_hot(scenes.floor_texture, TEXTURES))
     add((scenes.floor_period - 0.9) / 0.1, scenes.floor_texture > 0)
     add(scenes.floor_angle / 0.35, scenes.floor_texture > 0)
     add(_circle(scenes.wall_hue))
@@ -121,16 +126,48 @@ def appearance(scenes: Scenes) -> tuple[Tensor, Tensor]:
     return torch.cat(columns, dim=1), torch.cat(mask, dim=1)
 
 
+def _one_hot(index: Tensor, names: tuple[str, ...]) -> Tensor:
+    return 2.5 * F.one_hot(index, len(names))  # shape and texture are the hardest to learn
+
+
 def _circle(degrees: Tensor) -> Tensor:
     angle = torch.deg2rad(degrees)
     return torch.stack([angle.cos(), angle.sin()], dim=-1)
 
 
 def train_clip(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
-    """Train and write tokenizer, text_encoder, image_encoder and feature_extractor under `out`."""
+    """Train both and write tokenizer, text_encoder, image_encoder, feature_extractor in `out`."""
     torch.manual_seed(run.seed)
     tokenizer = train_tokenizer(pictures.scenes, out)
     clip = Clip(*new_encoders(tokenizer)).to(run.device)
+    facts = _train(run, clip, tokenizer, pictures, held_out)
+    torch.save(clip.state_dict(), run.folder / "clip.pt")
+    clip.text.text_model.half().save_pretrained(out / "text_encoder")
+    _save_vision(clip, out)
+    return facts
+
+
+def train_image_encoder(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
+    """Go on with the vision encoder of a finished `train_clip`, the text encoder kept as it is."""
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
+    clip = Clip(*new_encoders(tokenizer)).to(run.device)
+    state = torch.load(run.folder.parent / "clip" / "clip.pt", weights_only=True)
+    clip.load_state_dict(state, strict=False)
+    clip.text.requires_grad_(False)
+    facts = _train(run, clip, tokenizer, pictures, held_out)
+    _save_vision(clip, out)
+    return facts
+
+
+def _save_vision(clip: Clip, out: Path) -> None:
+    clip.vision.half().save_pretrained(out / "image_encoder")
+    CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE},
+                       image_mean=[MEAN] * 3, image_std=[STD] * 3).save_pretrained(
+        out / "feature_extractor")
+
+
+def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
+           held_out: Pictures) -> dict:
     targets, mask = appearance(pictures.scenes)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
@@ -138,42 +175,56 @@ def train_clip(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> d
         rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
         texts = [caption(pictures.scenes, i, RICH, rng) for i in indices.tolist()]
         pixels = clip_pixels(pictures.pixels(indices)).to(run.device)
-        images = clip.vision(pixels_shifted(pixels, generator)).image_embeds
-        words = clip.text(**tokens_of(tokenizer, texts, run.device)).text_embeds
-        read = clip.appearance(images.float())
+        seen = clip.vision(pixels)
+        images = seen.image_embeds.float()
+        words = clip.text(**tokens_of(tokenizer, texts, run.device)).text_embeds.float()
+        read = clip.appearance(images)
         error = F.smooth_l1_loss(read, targets[indices].to(read), reduction="none", beta=0.3)
         keep = mask[indices].to(run.device)
         logits = clip.log_temperature.exp().clamp(max=100) * (
-            F.normalize(images.float(), dim=-1) @ F.normalize(words.float(), dim=-1).T
+            F.normalize(images, dim=-1) @ F.normalize(words, dim=-1).T
         )
         diagonal = torch.arange(batch, device=run.device)
         contrast = (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
-        return contrast + APPEARANCE_WEIGHT * (error * keep).sum() / keep.sum()
+        patches = clip.patches(seen.last_hidden_state[:, 1:]).float()
+        return (contrast + APPEARANCE_WEIGHT * (error * keep).sum() / keep.sum()
+                + patch_loss(patches, pictures.scenes[indices].to(run.device)))
 
     def preview(path: Path) -> None:
         print(path.stem, evaluate_clip(clip, tokenizer, held_out), flush=True)
         save_image(held_out.pixels(torch.arange(8)), path, nrow=8, normalize=True)
 
     outcome = fit(run, clip, loss_of, preview)
-    facts = evaluate_clip(clip, tokenizer, held_out)
-    clip.text.text_model.half().save_pretrained(out / "text_encoder")
-    clip.vision.half().save_pretrained(out / "image_encoder")
-    CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE},
-                       image_mean=[MEAN] * 3, image_std=[STD] * 3).save_pretrained(
-        out / "feature_extractor")
-    return asdict(outcome) | facts
+    return asdict(outcome) | evaluate_clip(clip, tokenizer, held_out)
+
+
+def patch_loss(logits: Tensor, scenes: Scenes) -> Tensor:
+    """Wall, floor or solid, and its shape, texture and hue, at the middle of every patch.
+
+    logits (B, patches, K); the truth comes from casting one ray a patch.
+    """
+    _, _, ids, _ = trace(scenes, PATCHES)
+    ids = ids.flatten(1)  # (B, patches)
+    surface = ids.clamp(max=FIRST_SOLID)
+    slot = (ids - FIRST_SOLID).clamp(min=0)
+    shape = scenes.shape.gather(1, slot)
+    is_solid, is_floor = surface == FIRST_SOLID, surface == FLOOR
+    texture = torch.where(is_solid, scenes.texture.gather(1, slot), scenes.floor_texture[:, None])
+    hue = torch.where(is_floor, scenes.floor_hue[:, None], scenes.wall_hue[:, None])
+    hue = torch.where(is_solid, scenes.hue.gather(1, slot), hue)
+    where, what, how, circle = logits.split([3, len(SHAPES), len(TEXTURES), 2], dim=-1)
+    patterned = is_solid | is_floor
+    return (
+        F.cross_entropy(where.flatten(0, 1), surface.flatten())
+        + F.cross_entropy(what[is_solid], shape[is_solid])
+        + F.cross_entropy(how[patterned], texture[patterned])
+        + F.smooth_l1_loss(circle, _circle(hue), beta=0.3)
+    )
 
 
 def clip_pixels(pixels: Tensor) -> Tensor:
     """[-1, 1] pixels as the vision encoder wants them."""
     return ((pixels + 1) / 2 - MEAN) / STD
-
-
-def pixels_shifted(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Roll by a few pixels, one shift a batch: the patch grid must not matter."""
-    dy, dx = torch.randint(-6, 7, (2,), generator=generator).tolist()
-    return F.pad(pixels, (6, 6, 6, 6), mode="replicate")[
-        ..., 6 + dy : 6 + dy + pixels.shape[-2], 6 + dx : 6 + dx + pixels.shape[-1]]
 
 
 def tokens_of(tokenizer: CLIPTokenizer, texts: list[str], device: str) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ the latents come from a denoiser. At the end the scaling factor makes scaled lat
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -59,8 +60,16 @@ def train_codec(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
     outcome = fit(run, vae, loss_of, preview)
     vae.requires_grad_(False)
     vae.register_to_config(scaling_factor=round(1 / _latent_std(vae, pictures), 4))
-    vae.half().save_pretrained(out / "vae", safe_serialization=True)
+    vae.half().save_pretrained(out / "vae")
+    _tidy_config(out / "vae" / "config.json")
     return asdict(outcome) | {"psnr_db": round(psnr(vae.float(), held_out), 2)}
+
+
+def _tidy_config(path: Path) -> None:
+    """The class notes a key in its config that it warns of when it reads it again."""
+    config = json.loads(path.read_text())
+    config.pop("block_out_channels", None)
+    path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def psnr(vae: AutoencoderTiny, held_out: Pictures, count: int = 256) -> float:

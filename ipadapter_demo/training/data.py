@@ -1,4 +1,4 @@
-"""Rendered pictures kept on disk, so that each is drawn once and every recipe reads the same ones."""
+"""Rendered pictures kept on disk: each is drawn once and every recipe reads the same ones."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __getitem__(self, rows: slice) -> Pictures:
+        return Pictures(self.scenes[rows], self.images[rows])
 
     def pixels(self, indices: Tensor) -> Tensor:
         """(B, 3, S, S) in [-1, 1]."""

@@ -1,0 +1,140 @@
+"""The command line: generate, render, evaluate, train.
+
+Results go to stdout as JSON, one line each; everything else goes to stderr. Nothing heavy is
+imported before a command runs, so help answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ipadapter_demo.cli.options import PROGRAM, Arguments, command_parser
+from ipadapter_demo.errors import DemoError, ModelError
+from ipadapter_demo.settings import resolved_device, settings_from_args
+
+if TYPE_CHECKING:
+    from ipadapter_demo.pipeline import ImagePromptPipeline
+
+Load = Callable[..., "ImagePromptPipeline"]
+
+
+def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
+    """Run a command (argv None: this process's) and return its exit status.
+
+    2 stands for whatever the caller can put right: one line on stderr says what. `load` takes the
+    place of `ipadapter_demo.pipeline.load`.
+    """
+    arguments = command_parser().parse_args(argv)
+    try:
+        COMMANDS[arguments.command](arguments, load or _load_quietly)
+    except DemoError as error:
+        return _failed(arguments, str(error))
+    except OSError as error:
+        return _failed(arguments, f"{error.filename or arguments.out}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def generate(arguments: Arguments, load: Load) -> None:
+    from ipadapter_demo.cli.translate import free_path, given_fields, start_of, with_annotators
+    from ipadapter_demo.record import record_from_png, save_png
+
+    record = record_from_png(arguments.from_png) if arguments.from_png else None
+    given = given_fields(arguments)  # read before the model is: a wrong path shows at once
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    pipeline = _loaded(arguments, load, record.facts.get("model") if record else None)
+    start = record.request if record else start_of(pipeline.info, bool(given.get("prompt")))
+    result = pipeline.generate(with_annotators(replace(start, **given), pipeline.info))
+    for note in result.notes:
+        print(note, file=sys.stderr)
+    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+        path = free_path(arguments.out, str(seed))
+        save_png(path, image, result.request, seed, index, result.facts)
+        _print(path=str(path), seed=seed, seconds=round(result.seconds, 3))
+
+
+def render(arguments: Arguments, _: Load) -> None:
+    from ipadapter_demo.tabletop.files import write_scenes
+
+    scenes = write_scenes(arguments.out, arguments.count, arguments.seed, arguments.size,
+                          arguments.maps)
+    path = arguments.out / "scene.json"
+    path.write_text(json.dumps(scenes, indent=1) + "\n")
+    _print(path=str(path), scenes=len(scenes))
+
+
+def evaluate(arguments: Arguments, load: Load) -> None:
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    pipeline = _loaded(arguments, load)
+
+    from ipadapter_demo.evaluation.report import evaluate as report_on
+
+    report = report_on(pipeline, arguments.scenes, arguments.seed,
+                       progress=lambda text: print(text, file=sys.stderr))
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    _print(path=str(arguments.out))
+    if arguments.sheets is not None:
+        from ipadapter_demo.evaluation.sheets import draw_sheets
+
+        for path in draw_sheets(pipeline, arguments.sheets):
+            _print(path=str(path))
+
+
+def train(arguments: Arguments, _: Load) -> None:
+    import logging
+
+    import torch
+
+    from ipadapter_demo.training import recipes
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    facts = recipes.train(arguments.part, arguments.runs, arguments.out, steps=arguments.steps,
+                          device=resolved_device(arguments.device),
+                          pictures=arguments.pictures or recipes.PICTURES)
+    _print(part=arguments.part, **facts)
+
+
+COMMANDS: dict[str, Callable[[Arguments, Load], None]] = {
+    "generate": generate, "render": render, "evaluate": evaluate, "train": train,
+}
+
+
+def _print(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def _failed(arguments: Arguments, message: str) -> int:
+    print(f"{PROGRAM} {arguments.command}: {message}", file=sys.stderr)
+    return 2
+
+
+def _loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImagePromptPipeline:
+    """The model asked for, or the one that made a recorded picture, or the environment's."""
+    made_with = recorded if isinstance(recorded, str) else None
+    flags = {"model": arguments.model or made_with, "device": arguments.device,
+             "dtype": arguments.dtype}
+    try:
+        settings = replace(settings_from_args([]), **{k: v for k, v in flags.items() if v})
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    return load(settings.model, device=settings.device, dtype=settings.dtype)
+
+
+def _load_quietly(model: str, **options: Any) -> ImagePromptPipeline:
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+    from ipadapter_demo.pipeline import load
+
+    return load(model, **options)

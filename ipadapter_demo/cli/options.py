@@ -1,0 +1,176 @@
+"""Commands and their options, and the help that is worth reading.
+
+An option that is not given is None: what it then stands for is known only with the model, or with
+the PNG that a request comes from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from ipadapter_demo.request import FITS, SAMPLERS
+from ipadapter_demo.settings import DTYPES
+
+Arguments = argparse.Namespace
+
+PROGRAM = "python -m ipadapter_demo"
+PARTS = ("codec", "clip", "image-encoder", "base-small", "base", "image-adapter", "controlnet",
+         "t2i-adapter", "reader")  # those of training/recipes.py, which would import torch
+
+GENERATE = """\
+Make pictures from a picture, words, a structure, a mask, or all of them at once.
+
+Writes PNGs that hold the whole request, and prints a JSON line for each: its path, its seed, and
+the seconds the request took. Image i of --count starts from seed + i.
+"""
+EXAMPLES = f"""\
+examples:
+  variations of a picture
+    {PROGRAM} generate --reference R.png --count 4
+  a picture edited by words
+    {PROGRAM} generate --reference R.png --prompt "on a green checkered floor"
+  the looks of R.png on the edges of C.png
+    {PROGRAM} generate --reference R.png --structure canny=C.png
+  the white part of M.png filled in, in I.png
+    {PROGRAM} generate --reference R.png --inpaint I.png --mask M.png
+  an output made again, and with another seed
+    {PROGRAM} generate --from-png outputs/7.png
+    {PROGRAM} generate --from-png outputs/7.png --seed 8
+"""
+RENDER = """\
+Draw scenes of the tabletop world: NNNN.png, and scene.json with the caption and every attribute of
+each. Equal seeds give equal scenes.
+"""
+EVALUATE = """\
+Measure a tabletop model on held-out scenes: how often what the text names, what a reference
+carries and what a map fixes comes out right. Takes minutes.
+"""
+TRAIN = f"""\
+Train one part of the tabletop model, or go on where an interrupted run stopped. Each needs those
+before it, except that nothing needs the last:
+{", ".join(PARTS)}.
+"""
+
+
+def command_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Pictures as prompts: IP-Adapter on the command line."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, summary: str, text: str, examples: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=summary, description=text, epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    _add_generate(add("generate", "make pictures", GENERATE, EXAMPLES))
+    _add_render(add("render", "draw scenes of the tabletop world, with their truth", RENDER))
+    _add_evaluate(add("evaluate", "measure a tabletop model", EVALUATE))
+    _add_train(add("train", "train a part of the tabletop model", TRAIN))
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    window: dict[str, Any] = {"nargs": 2, "type": float, "metavar": ("START", "END")}
+    add = parser.add_argument_group("what to make").add_argument
+    add("--reference", type=Path, action="append", metavar="R.png",
+        help="a picture as a prompt; repeat it to mix several")
+    add("--reference-weight", type=float, action="append", metavar="W",
+        help="once for all references, or once for each, 0 to 2 [1]")
+    add("--negative-reference", type=Path, action="append", metavar="R.png",
+        help="a picture to move away from")
+    add("--fit", choices=FITS, help="how a reference that is not square is made so [crop]")
+    add("--scale", dest="image_scale", type=float, metavar="λ",
+        help="strength of the references, 0 to 2 [the model's: tabletop 1, with a prompt 0.6]")
+    add("--scale-window", dest="image_window", **window,
+        help="the part of the steps in which they act, in fractions [0 1]")
+    add("--prompt", metavar="TEXT", help="what the picture shows, in words")
+    add("--negative-prompt", metavar="TEXT", help="what it should not show")
+    add("--structure", type=_structure, action="append", metavar="KIND[:ANNOTATOR]=C.png",
+        help="hold the picture to the edges or colours of another: canny=C.png, "
+        "canny:lineart=C.png, or canny:none=map.png for a ready map; repeatable. KIND is one of "
+        "the model's (tabletop: canny, palette), ANNOTATOR by default the first of the kind's")
+    add("--structure-weight", type=float, action="append", metavar="W",
+        help="once for all structures, or once for each, 0 to 2 [1]")
+    add("--structure-window", **window, help="the part of the steps in which they act [0 1]")
+    add("--inpaint", type=Path, metavar="I.png", help="a picture to replace a part of")
+    add("--mask", type=Path, metavar="M.png", help="which part: the white one, as large as I.png")
+    add("--feather", type=int, metavar="PIXELS", help="softens the seam, inwards [2]")
+    add("--init", type=Path, metavar="I.png", help="a picture to start from instead of noise")
+    add("--strength", type=float, metavar="S",
+        help="how much of I.png to forget, up to 1 [with --inpaint 1, with --init 0.6]")
+    add("--from-png", type=Path, metavar="P.png",
+        help="the request inside an output PNG; other options replace parts of it")
+
+    add = parser.add_argument_group("how").add_argument
+    add("--guidance", type=float, metavar="G",
+        help="how closely to follow all this, 1 to 30 [the model's: tabletop 4]")
+    add("--steps", type=int, metavar="N", help="denoising steps [the model's: tabletop 20]")
+    add("--sampler", choices=SAMPLERS, help="[dpm++]")
+    add("--seed", type=int, metavar="N", help="where the noise comes from [0]")
+    add("--count", type=int, metavar="N", help="how many pictures [1]")
+    add("--width", type=int, metavar="W", help="in pixels [the model's own, or as I.png]")
+    add("--height", type=int, metavar="H", help="in pixels [the model's own, or as I.png]")
+    add("--out", type=Path, default=Path("outputs"), metavar="DIR",
+        help="folder for the PNGs, named by seed; nothing is overwritten [outputs]")
+    _add_model(parser)
+
+
+def _add_render(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--count", type=_positive, default=16, metavar="N", help="how many scenes [16]")
+    add("--seed", type=int, default=0, metavar="N", help="which scenes [0]")
+    add("--size", type=_positive, default=128, metavar="N", help="pixels a side [128]")
+    add("--maps", action="store_true",
+        help="also NNNN-edges.png, NNNN-depth.png (16 bits, thousandths of a world unit from the "
+        "camera) and NNNN-mask-1.png, -2.png: a solid each, from left to right")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for all of it")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="report.json", help="the report to write")
+    add("--scenes", type=_positive, default=200, metavar="N", help="more are surer [200]")
+    add("--seed", type=int, default=900_001, metavar="N",
+        help="which scenes; recipes learn from none of those from 900001 on [900001]")
+    add("--sheets", type=Path, metavar="DIR", help="also draw sheets of examples there")
+    _add_model(parser)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("part", choices=PARTS, metavar="PART", help="one of the above")
+    add("--runs", type=Path, default=Path("runs"), metavar="DIR",
+        help="folder for checkpoints, previews and rendered pictures [runs]")
+    add("--out", type=Path, default=Path("assets/tabletop"), metavar="DIR",
+        help="the model's folder [assets/tabletop]")
+    add("--steps", type=_positive, metavar="N", help="[the recipe's own]")
+    add("--pictures", type=_positive, metavar="N", help="to render and train on [32768]")
+    add("--device", help="cpu, cuda, ... [cuda if there is one, else cpu]")
+    add("--threads", type=_positive, metavar="N", help="of the CPU [torch's default]")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("model").add_argument
+    add("--model", metavar="NAME",
+        help="of the catalogue [what made --from-png, else $IPADAPTER_MODEL, else tabletop]")
+    add("--device", help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one]")
+    add("--dtype", choices=DTYPES, help="of the weights [$IPADAPTER_DTYPE, else auto: float32 on "
+        "a CPU, half precision on a GPU]")
+
+
+def _structure(text: str) -> tuple[str, str, Path]:
+    match = re.fullmatch(r"([^:=]+)(?::([^:=]+))?=(.+)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be KIND=FILE or KIND:ANNOTATOR=FILE, got {text!r}")
+    return match[1], match[2] or "", Path(match[3])
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)

@@ -1,0 +1,124 @@
+"""From the options of `generate` to a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from ipadapter_demo.cli.options import Arguments
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import read_image
+from ipadapter_demo.request import Fit, GenerateRequest, Inpaint, Reference, Structure
+
+if TYPE_CHECKING:
+    from ipadapter_demo.pipeline import ModelInfo
+
+# Options named as the fields they set.
+FIELDS = ("prompt", "negative_prompt", "image_scale", "image_window", "guidance", "steps",
+          "sampler", "seed", "count", "width", "height")
+
+
+def start_of(info: ModelInfo, with_prompt: bool) -> GenerateRequest:
+    """What the model's entry recommends, for the options that are not given."""
+    return GenerateRequest(
+        guidance=info.guidance,
+        steps=info.steps,
+        image_scale=info.text_image_scale if with_prompt else info.image_scale,
+    )
+
+
+def given_fields(arguments: Arguments) -> dict[str, Any]:
+    """The fields of a request that the options set, and no others, with their pictures read."""
+    fields = {name: getattr(arguments, name) for name in FIELDS}
+    fields |= {
+        "references": _references(arguments),
+        "structures": _structures(arguments),
+        "inpaint": _inpaint(arguments),
+    }
+    if arguments.init is not None:
+        fields |= {"init_image": _picture("--init", arguments.init), "strength": arguments.strength}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def with_annotators(request: GenerateRequest, info: ModelInfo) -> GenerateRequest:
+    """Where no annotator was named, the first that the model offers for the kind."""
+
+    def named(structure: Structure) -> Structure:
+        if structure.annotator:
+            return structure
+        return replace(structure, annotator=info.structures.get(structure.kind, ("none",))[0])
+
+    return replace(request, structures=tuple(map(named, request.structures)))
+
+
+def free_path(folder: Path, name: str) -> Path:
+    """name.png, or name-2.png, ...: an earlier output is never overwritten."""
+    path, number = folder / f"{name}.png", 2
+    while path.exists():
+        path, number = folder / f"{name}-{number}.png", number + 1
+    return path
+
+
+def _references(arguments: Arguments) -> tuple[Reference, ...] | None:
+    paths = arguments.reference or []
+    weights = _one_each("--reference", paths, arguments.reference_weight)
+    fit: Fit = arguments.fit or "crop"
+    positive = [
+        Reference(image=_picture("--reference", path), weight=weight, fit=fit)
+        for path, weight in zip(paths, weights, strict=True)
+    ]
+    negative = [
+        Reference(image=_picture("--negative-reference", path), fit=fit, negative=True)
+        for path in arguments.negative_reference or []
+    ]
+    if arguments.fit and not positive + negative:
+        raise RequestError("--fit needs a --reference")
+    return tuple(positive + negative) or None
+
+
+def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:
+    """With "" as the annotator where none is named; see `with_annotators`."""
+    parts = arguments.structure or []
+    weights = _one_each("--structure", parts, arguments.structure_weight)
+    if arguments.structure_window and not parts:
+        raise RequestError("--structure-window needs a --structure")
+    return tuple(
+        Structure(kind=kind, annotator=annotator, image=_picture(f"--structure {kind}", path),
+                  weight=weight, window=arguments.structure_window or (0.0, 1.0))
+        for (kind, annotator, path), weight in zip(parts, weights, strict=True)
+    ) or None
+
+
+def _inpaint(arguments: Arguments) -> Inpaint | None:
+    if (arguments.inpaint is None) != (arguments.mask is None):
+        raise RequestError("--inpaint and --mask must be given together")
+    if arguments.inpaint is None:
+        if arguments.strength is not None and arguments.init is None:
+            raise RequestError("--strength needs --inpaint or --init")
+        if arguments.feather is not None:
+            raise RequestError("--feather needs --inpaint")
+        return None
+    options = {"strength": arguments.strength, "feather": arguments.feather}
+    return Inpaint(
+        image=_picture("--inpaint", arguments.inpaint),
+        mask=_picture("--mask", arguments.mask),
+        **{name: value for name, value in options.items() if value is not None},
+    )
+
+
+def _picture(option: str, path: Path) -> Image.Image:
+    return read_image(path, f"{option} {path}")
+
+
+def _one_each(option: str, items: Sequence[object], weights: list[float] | None) -> list[float]:
+    """A weight for each item, from none, one for all of them, or just as many."""
+    if weights is None:
+        return [1.0] * len(items)
+    if not items or len(weights) not in (1, len(items)):
+        raise RequestError(f"{option}-weight must be given once, or once for each {option}: "
+                           f"got {len(weights)} for {len(items)}")
+    return weights * (len(items) // len(weights))

@@ -1,0 +1,106 @@
+"""The attribute reader: a small classifier that says what is on a tabletop picture.
+
+It is trained on rendered truth only (see training/reader.py) and never sees a generated picture
+before evaluation. Solids are read by slot, from left to right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ipadapter_demo.imaging import pixels_from_images, resize_image
+from ipadapter_demo.tabletop.scene import COLOURS, LIGHT_SIDES, SHAPES, TEXTURES, Scenes
+
+READER_SIZE = 128
+
+# name -> its classes. A slot's attributes count only where the slot is filled.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "count": ("one", "two"),
+    "solid_shape": SHAPES,
+    "solid_colour": COLOURS,
+    "solid_texture": TEXTURES,
+    "second_shape": SHAPES,
+    "second_colour": COLOURS,
+    "second_texture": TEXTURES,
+    "floor_colour": COLOURS,
+    "floor_texture": TEXTURES,
+    "wall_colour": COLOURS,
+    "light_side": LIGHT_SIDES,
+}
+
+
+class AttributeReader(nn.Module):
+    """pixels (B, 3, 128, 128) in [-1, 1] -> logits by attribute, each (B, classes)."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        widths = (width, 2 * width, 3 * width, 4 * width)
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 5, stride=2, padding=2)]
+        before = width
+        for after in widths:
+            layers += [_Block(before, after)]
+            before = after
+        self.features = nn.Sequential(*layers)  # (B, 4 width, 4, 4): the grid tells left from right
+        classes = sum(len(names) for names in ATTRIBUTES.values())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(before * 16, 256), nn.SiLU(),
+                                  nn.Linear(256, classes))
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        logits = self.head(self.features(pixels))
+        split = logits.split([len(names) for names in ATTRIBUTES.values()], dim=1)
+        return dict(zip(ATTRIBUTES, split, strict=True))
+
+    @torch.no_grad()
+    def read(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """The most likely class of each attribute, (B,) each."""
+        sized = [resize_image(image, (READER_SIZE, READER_SIZE)) for image in images]
+        return {name: logits.argmax(1) for name, logits in self(pixels_from_images(sized)).items()}
+
+
+class _Block(nn.Module):
+    """Two convolutions beside a shortcut, then half the resolution."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, before), nn.GroupNorm(8, after)
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.shortcut = nn.Conv2d(before, after, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return F.avg_pool2d(self.shortcut(x) + h, 2)
+
+
+def truth_of_scenes(scenes: Scenes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The class of each attribute (N,) and where it exists (N,) bool."""
+    two = scenes.present[:, 1]
+    everywhere = torch.ones_like(two)
+    truth = {
+        "count": two.long(),
+        "solid_shape": scenes.shape[:, 0],
+        "solid_colour": scenes.colour[:, 0],
+        "solid_texture": scenes.texture[:, 0],
+        "second_shape": scenes.shape[:, 1],
+        "second_colour": scenes.colour[:, 1],
+        "second_texture": scenes.texture[:, 1],
+        "floor_colour": scenes.floor_colour,
+        "floor_texture": scenes.floor_texture,
+        "wall_colour": scenes.wall_colour,
+        "light_side": scenes.light_side,
+    }
+    return truth, {name: two if name.startswith("second") else everywhere for name in truth}
+
+
+def load_reader(path: Path) -> AttributeReader:
+    reader = AttributeReader()
+    reader.load_state_dict({name: t.float() for name, t in load_file(path).items()})
+    return reader.eval().requires_grad_(False)

@@ -1,0 +1,126 @@
+"""Sheets to judge by eye: unselected held-out scenes, one sheet for each thing the demo does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ipadapter_demo.imaging import images_from_pixels, resize_image
+from ipadapter_demo.models.annotators import annotate
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.tabletop.caption import floor_caption
+from ipadapter_demo.tabletop.render import render
+from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
+
+SHEET_SEED = 910_001  # held out, and apart from the scenes of the report
+CELL, GAP, HEAD = 128, 4, 18
+SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+ROWS = 6
+
+Row = list[Image.Image]
+
+
+def draw_sheets(pipeline: ImagePromptPipeline, out: Path, seed: int = SHEET_SEED) -> list[Path]:
+    """Write every sheet as a PNG into `out` and return the paths."""
+    scenes = sample_scenes(2 * ROWS, seed)
+    given = images_from_pixels(render(scenes).pixels * 2 - 1)
+    drawn: list[Path] = []
+    for name, sheet in SHEETS.items():
+        heads, rows = sheet(pipeline, scenes, given)
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / f"{name}.png"
+        grid(heads, rows).save(path)
+        drawn.append(path)
+    return drawn
+
+
+def grid(heads: Sequence[str], rows: Sequence[Row]) -> Image.Image:
+    """Cells of one size under column heads."""
+    width = GAP + len(heads) * (CELL + GAP)
+    sheet = Image.new("RGB", (width, HEAD + len(rows) * (CELL + GAP)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for column, head in enumerate(heads):
+        x = GAP + column * (CELL + GAP)
+        pen.text((x + CELL / 2, HEAD / 2), head, fill="black", font=font, anchor="mm")
+        for line, row in enumerate(rows):
+            cell = resize_image(row[column], (CELL, CELL))
+            sheet.paste(cell, (x, HEAD + line * (CELL + GAP)))
+    return sheet
+
+
+def _generate(pipeline: ImagePromptPipeline, **parts: Any) -> Row:
+    info = pipeline.info
+    defaults = {"guidance": info.guidance, "steps": info.steps, "seed": 1}
+    return list(pipeline.generate(GenerateRequest(**defaults | parts)).images)
+
+
+def variations(pipeline: ImagePromptPipeline, scenes: Scenes,
+               given: Row) -> tuple[list[str], list[Row]]:
+    rows = [[image, *_generate(pipeline, references=(Reference(image=image),), count=5)]
+            for image in given[:ROWS]]
+    return ["reference", *(f"seed {seed}" for seed in range(1, 6))], rows
+
+
+def image_scale(pipeline: ImagePromptPipeline, scenes: Scenes,
+                given: Row) -> tuple[list[str], list[Row]]:
+    rows = []
+    for image in given[:ROWS]:
+        sweep = [_generate(pipeline, references=(Reference(image=image),), image_scale=scale)[0]
+                 for scale in SCALES]
+        rows.append([image, *sweep])
+    return ["reference", *(f"λ = {scale:g}" for scale in SCALES)], rows
+
+
+def image_and_text(pipeline: ImagePromptPipeline, scenes: Scenes,
+                   given: Row) -> tuple[list[str], list[Row]]:
+    prompts = [floor_caption(scenes, ROWS + column) for column in range(4)]
+    scale = pipeline.info.text_image_scale
+    rows = [[image, *(_generate(pipeline, references=(Reference(image=image),), prompt=prompt,
+                                image_scale=scale)[0] for prompt in prompts)]
+            for image in given[:ROWS]]
+    return ["reference", *(prompt.removeprefix("on a ") for prompt in prompts)], rows
+
+
+def structure(pipeline: ImagePromptPipeline, scenes: Scenes,
+              given: Row) -> tuple[list[str], list[Row]]:
+    rows = []
+    for index in range(ROWS):
+        looks, source = given[index], given[ROWS + index]
+        edges, palette = annotate("canny", source), annotate("palette", source)
+        parts: dict[str, Any] = {"references": (Reference(image=looks),)}
+        rows.append([
+            looks, edges,
+            *_generate(pipeline, structures=(Structure(kind="canny", image=edges),), **parts,
+                       count=2),
+            palette,
+            *_generate(pipeline, structures=(Structure(kind="palette", image=palette),), count=2),
+        ])
+    return ["reference", "edges", "both", "both", "palette", "palette only", "palette only"], rows
+
+
+def inpainting(pipeline: ImagePromptPipeline, scenes: Scenes,
+               given: Row) -> tuple[list[str], list[Row]]:
+    rows = []
+    for index in range(ROWS):
+        looks, image = given[ROWS + index], given[index]
+        mask = Image.new("L", image.size)
+        ImageDraw.Draw(mask).ellipse((34, 24, 94, 100), fill=255)
+        shown = image.copy()
+        shown.paste((255, 255, 255), mask=mask)
+        inpaint = Inpaint(image=image, mask=mask)
+        rows.append([image, shown, looks, *_generate(
+            pipeline, references=(Reference(image=looks),), inpaint=inpaint, count=3)])
+    return ["picture", "mask", "reference", "seed 1", "seed 2", "seed 3"], rows
+
+
+SHEETS: dict[str, Callable[..., tuple[list[str], list[Row]]]] = {
+    "variations": variations,
+    "image-scale": image_scale,
+    "image-and-text": image_and_text,
+    "structure": structure,
+    "inpainting": inpainting,
+}

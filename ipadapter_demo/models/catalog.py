@@ -1,0 +1,65 @@
+"""The named models and what is recommended for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ipadapter_demo.errors import ModelError
+
+ASSETS = Path(__file__).parents[2] / "assets"
+
+EDGES = ("canny", "lineart", "none")
+COLOURS = ("palette", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructureEntry:
+    """A structure network: its folder inside the model's, its class, the detectors that suit it."""
+
+    folder: str
+    network: Literal["controlnet", "t2i-adapter"]
+    annotators: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogEntry:
+    """A model in diffusers' folder layout, its image adapter and its structure networks."""
+
+    name: str
+    folder: Path
+    adapter: str = "ip-adapter.safetensors"
+    structures: dict[str, StructureEntry] = field(default_factory=dict)
+    image_scale: float = 1.0  # recommended λ for a picture alone
+    text_image_scale: float = 0.6  # recommended λ beside a prompt
+    guidance: float = 7.5
+    steps: int = 30
+    words: tuple[str, ...] = ()  # all that a small model knows
+    note: str = ""
+
+
+TABLETOP = CatalogEntry(
+    name="tabletop",
+    folder=ASSETS / "tabletop",
+    structures={
+        "canny": StructureEntry(folder="controlnet-canny", network="controlnet", annotators=EDGES),
+        "palette": StructureEntry(folder="t2i-palette", network="t2i-adapter", annotators=COLOURS),
+    },
+    guidance=4.0,
+    steps=20,
+    words=(
+        "sphere", "cube", "cylinder", "cone", "plain", "striped", "checkered", "dotted",
+        "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "floor", "wall",
+    ),
+    note="Built in: one or two solids on a table. Solids are named from left to right.",
+)
+
+CATALOG = {entry.name: entry for entry in (TABLETOP,)}
+
+
+def entry_named(name: str) -> CatalogEntry:
+    """Raises ModelError when the catalogue does not know the name."""
+    if name not in CATALOG:
+        raise ModelError(f"model must be one of {', '.join(CATALOG)}, got {name!r}")
+    return CATALOG[name]

@@ -1,0 +1,37 @@
+"""Pixels <-> scaled latents, whichever autoencoder class a base model has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Codec:
+    """A frozen autoencoder. `latents` here are always scaled: about unit variance."""
+
+    vae: AutoencoderTiny | AutoencoderKL
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a latent cell is wide."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def latents_from_pixels(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> (B, C, H / factor, W / factor); the mode, never a sample."""
+        encoded = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype))
+        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        return latents * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def pixels_from_latents(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, 3, h · factor, w · factor), about [-1, 1]."""
+        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        return self.vae.decode(unscaled).sample

@@ -1,0 +1,100 @@
+"""ControlNet and T2I-Adapter behind one interface: what they add to the UNet at one step.
+
+A ControlNet (arXiv 2302.05543) runs at every step and reads the text, never the image tokens. A
+T2I-Adapter (arXiv 2302.08453) reads its map once; its features serve all steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel, T2IAdapter
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Residuals:
+    """Additions to the UNet's features, in its own order. Empty where a network adds nothing."""
+
+    skips: tuple[Tensor, ...] = ()  # one a skip connection (ControlNet)
+    middle: Tensor | None = None  # the middle block's output (ControlNet)
+    encoder: tuple[Tensor, ...] = ()  # one a down block (T2I-Adapter)
+
+    def __add__(self, other: Residuals) -> Residuals:
+        middle = self.middle if other.middle is None else other.middle
+        if self.middle is not None and other.middle is not None:
+            middle = self.middle + other.middle
+        return Residuals(_sums(self.skips, other.skips), middle,
+                         _sums(self.encoder, other.encoder))
+
+    def unet_arguments(self) -> dict[str, object]:
+        arguments: dict[str, object] = {}
+        if self.skips:
+            arguments["down_block_additional_residuals"] = self.skips
+            arguments["mid_block_additional_residual"] = self.middle
+        if self.encoder:
+            arguments["down_intrablock_additional_residuals"] = list(self.encoder)  # it pops
+        return arguments
+
+
+def _sums(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if not ours or not theirs:
+        return ours or theirs
+    return tuple(a + b for a, b in zip(ours, theirs, strict=True))
+
+
+def total(residuals: Iterable[Residuals]) -> Residuals:
+    return sum(residuals, start=Residuals())
+
+
+class StructureNet(Protocol):
+    """A network that reads one kind of map."""
+
+    def read(self, map_pixels: Tensor) -> Guide:
+        """map_pixels (1, 3, H, W) in [0, 1]. Whatever can be computed once a request, is."""
+        ...
+
+
+class Guide(Protocol):
+    """One map, read: gives the additions for one step."""
+
+    def __call__(self, noisy: Tensor, timestep: Tensor, text_states: Tensor,
+                 weight: float) -> Residuals: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ControlNetStructure:
+    net: ControlNetModel
+
+    def read(self, map_pixels: Tensor) -> Guide:
+        image = map_pixels.to(self.net.device, self.net.dtype)
+
+        def guide(noisy: Tensor, timestep: Tensor, text_states: Tensor,
+                  weight: float) -> Residuals:
+            skips, middle = self.net(
+                noisy, timestep, encoder_hidden_states=text_states,
+                controlnet_cond=image.expand(len(noisy), -1, -1, -1),
+                conditioning_scale=weight, return_dict=False,
+            )
+            return Residuals(skips=tuple(skips), middle=middle)
+
+        return guide
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class T2IAdapterStructure:
+    net: T2IAdapter
+
+    def read(self, map_pixels: Tensor) -> Guide:
+        features = self.net(map_pixels.to(self.net.device, self.net.dtype))
+
+        def guide(noisy: Tensor, timestep: Tensor, text_states: Tensor,
+                  weight: float) -> Residuals:
+            shape = (len(noisy), -1, -1, -1)
+            return Residuals(encoder=tuple((weight * f).expand(shape) for f in features))
+
+        return guide

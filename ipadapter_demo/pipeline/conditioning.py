@@ -1,0 +1,233 @@
+"""From a request to what the sampler needs: text states, image prompts, read structure maps.
+
+Rows of a guided batch are [unconditional..., conditional...], as everywhere in diffusers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ipadapter_demo.adapter import ImagePrompt
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import (
+    fit_square,
+    mask_from_image,
+    pixels_from_images,
+    resize_image,
+)
+from ipadapter_demo.models.annotators import annotate
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.structure import Guide
+from ipadapter_demo.request import GenerateRequest, Reference, Structure, Window
+
+Size = tuple[int, int]  # (width, height) in pixels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StructureGuide:
+    guide: Guide
+    weight: float
+    window: Window
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conditions:
+    """One request, read. Without guidance there is no unconditional half."""
+
+    text_states: Tensor  # (rows, tokens, cross_dim)
+    image_prompts: tuple[ImagePrompt, ...]
+    image_window: Window
+    structures: tuple[StructureGuide, ...]
+    maps: tuple[Image.Image, ...]
+    notes: tuple[str, ...]
+
+
+class ContentCache:
+    """The most recent results of a pure function, by content. Safe for many threads."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._lock = capacity, Lock()
+        self._entries: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                return self._entries[key]
+        value = compute()  # two threads may both compute it: equal results, no waiting
+        with self._lock:
+            self._entries[key] = value
+            while len(self._entries) > self._capacity:
+                self._entries.popitem(last=False)
+        return value
+
+
+class Conditioner:
+    """Reads requests with one model. Every encoder runs on one input at a time and is cached, so
+    what a request gets never depends on the requests around it."""
+
+    def __init__(self, model: BaseModel, lane: Lock) -> None:
+        self.model = model
+        self._lane = lane  # models run one at a time
+        self._text, self._images = ContentCache(64), ContentCache(64)
+        self._maps, self._features = ContentCache(16), ContentCache(8)
+
+    @torch.no_grad()
+    def condition(self, request: GenerateRequest, size: Size) -> Conditions:
+        guided = request.guidance > 1.0
+        prompts = ([request.negative_prompt] if guided else []) + [request.prompt]
+        states = [self._text_states(prompt) for prompt in prompts]
+        maps = tuple(self.structure_map(structure, size) for structure in request.structures)
+        return Conditions(
+            text_states=torch.cat([s.expand(request.count, -1, -1) for s in states]),
+            image_prompts=self._image_prompts(request, size, guided),
+            image_window=request.image_window,
+            structures=tuple(
+                StructureGuide(self._guide(structure.kind, drawn), structure.weight,
+                               structure.window)
+                for structure, drawn in zip(request.structures, maps, strict=True)
+            ),
+            maps=maps,
+            notes=tuple(note for prompt in prompts for note in self._notes(prompt)),
+        )
+
+    def encoder_view(self, reference: Reference) -> Image.Image:
+        """What the image encoder sees of a reference, before normalisation."""
+        size = self.model.image_encoder.config.image_size
+        return fit_square(reference.image, size, reference.fit)
+
+    def structure_map(self, structure: Structure, size: Size) -> Image.Image:
+        """The map of a structure at the size of the output. Raises RequestError for a kind or an
+        annotator that the model does not have."""
+        known = self.model.entry.structures
+        if structure.kind not in known:
+            offered = ", ".join(known) or "none"
+            raise RequestError(
+                f"structure.kind must be one of those of {self.model.entry.name} ({offered}), "
+                f"got {structure.kind!r}"
+            )
+        annotators = known[structure.kind].annotators
+        if structure.annotator not in annotators:
+            raise RequestError(f"structure.annotator for {structure.kind} must be one of "
+                               f"{', '.join(annotators)}, got {structure.annotator!r}")
+        key = (structure.annotator, digest(structure.image), size)
+        return self._maps.get(
+            key, lambda: annotate(structure.annotator, resize_image(structure.image, size))
+        )
+
+    def _guide(self, kind: str, drawn: Image.Image) -> Guide:
+        def read() -> Guide:
+            with self._lane:
+                return self.model.structures[kind].read((pixels_from_images([drawn]) + 1) / 2)
+
+        return self._features.get((kind, digest(drawn)), read)
+
+    def _text_states(self, prompt: str) -> Tensor:
+        """(1, tokens, cross_dim)"""
+        tokenizer = self.model.tokenizer
+
+        def encode() -> Tensor:
+            ids = tokenizer(prompt, padding="max_length", truncation=True,
+                            max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+            with self._lane:
+                return self.model.text_encoder(ids.to(self.model.device))[0]
+
+        return self._text.get(prompt, encode)
+
+    def _notes(self, prompt: str) -> list[str]:
+        limit = self.model.tokenizer.model_max_length
+        used = len(self.model.tokenizer(prompt).input_ids)
+        return [f"The prompt has {used} tokens; the model reads the first {limit}."] * (
+            used > limit
+        )
+
+    def _image_prompts(
+        self, request: GenerateRequest, size: Size, guided: bool
+    ) -> tuple[ImagePrompt, ...]:
+        """References without a mask share one softmax; a masked one has its own region and branch.
+
+        The unconditional half has the same branches with the empty picture in every place, or with
+        the negative references instead.
+        """
+        if request.image_scale == 0.0:
+            return ()
+        positive = [r for r in request.references if not r.negative and r.weight > 0]
+        negative = [r for r in request.references if r.negative and r.weight > 0]
+        rows = slice(request.count, 2 * request.count) if guided else slice(0, request.count)
+        branches = self._branches(positive, rows, request.image_scale, size, self._tokens)
+        if guided:
+            against = (negative, self._tokens) if negative else (positive, self._empty_tokens)
+            branches += self._branches(against[0], slice(0, request.count), request.image_scale,
+                                       size, against[1])
+        return tuple(branches)
+
+    def _branches(
+        self, references: list[Reference], rows: slice, scale: float, size: Size,
+        tokens_of: Callable[[Reference], Tensor],
+    ) -> list[ImagePrompt]:
+        branches = []
+        shared = [r for r in references if r.mask is None]
+        if shared:
+            tokens = torch.cat([tokens_of(r) for r in shared], dim=1)
+            weights = torch.tensor([r.weight for r in shared]).repeat_interleave(
+                tokens.shape[1] // len(shared)
+            )
+            plain = all(r.weight == 1.0 for r in shared)
+            branches.append(ImagePrompt(rows=rows, tokens=tokens, scale=scale,
+                                        value_weights=None if plain else weights))
+        for reference in references:
+            if reference.mask is not None:
+                branches.append(ImagePrompt(
+                    rows=rows, tokens=tokens_of(reference), scale=scale * reference.weight,
+                    mask=mask_from_image(resize_image(reference.mask, size)).to(self.model.device),
+                ))
+        return branches
+
+    def _tokens(self, reference: Reference) -> Tensor:
+        """(1, n, cross_dim)"""
+        def encode() -> Tensor:
+            model = self.model
+            pixels = self._clip_pixels(self.encoder_view(reference))
+            with self._lane:
+                embeds = model.adapter.embeds_from_clip_pixels(pixels, model.image_encoder)
+                return model.adapter.tokens_from_embeds(embeds)
+
+        return self._images.get((digest(reference.image), reference.fit), encode)
+
+    def _empty_tokens(self, _: Reference) -> Tensor:
+        def encode() -> Tensor:
+            adapter = self.model.adapter
+            with self._lane:
+                empty = adapter.empty_embeds(1, self.model.image_encoder)
+                return adapter.tokens_from_embeds(empty)
+
+        return self._images.get("empty", encode)
+
+    def _clip_pixels(self, view: Image.Image) -> Tensor:
+        """(1, 3, S, S), normalised as the encoder was trained."""
+        processor = self.model.image_processor
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1)
+                     for values in (processor.image_mean, processor.image_std))
+        pixels = ((pixels_from_images([view]) + 1) / 2 - mean) / std
+        return pixels.to(self.model.device, self.model.dtype)
+
+
+def active(window: Window, step: int, steps: int) -> bool:
+    """Whether a step lies wholly inside a window of fractions, as diffusers counts it."""
+    return window[0] <= step / steps and (step + 1) / steps <= window[1]
+
+
+def digest(image: Image.Image) -> str:
+    content = hashlib.sha256(np.ascontiguousarray(image).tobytes())
+    content.update(f"{image.mode} {image.size}".encode())
+    return content.hexdigest()

@@ -1,0 +1,47 @@
+"""What a generation yields: a Preview after every step, then one Result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from ipadapter_demo.request import GenerateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """`step` of `steps` is done. `images` is empty except on the steps that draw a preview."""
+
+    step: int
+    steps: int
+    images: tuple[Image.Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The pictures of a request. Image i came from seeds[i]; maps[j] belongs to structures[j]."""
+
+    images: tuple[Image.Image, ...]
+    seeds: tuple[int, ...]
+    request: GenerateRequest
+    maps: tuple[Image.Image, ...]
+    seconds: float
+    facts: dict[str, Any]  # model, weights and versions, for the PNG record
+    notes: tuple[str, ...] = ()  # what the person should know, e.g. that the prompt was cut
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a page or a command line has to know of a model, without touching it."""
+
+    name: str
+    native_size: int
+    image_scale: float
+    text_image_scale: float
+    guidance: float
+    steps: int
+    structures: dict[str, tuple[str, ...]]  # kind -> detectors
+    words: tuple[str, ...]
+    note: str

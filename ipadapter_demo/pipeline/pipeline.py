@@ -1,0 +1,183 @@
+"""The one object behind every tab, command and caller: a request in, a stream of events out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator
+from functools import cached_property
+from importlib.metadata import version
+from threading import Lock
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import ipadapter_demo
+from ipadapter_demo.adapter import is_attached
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.imaging import (
+    images_from_pixels,
+    mask_from_image,
+    paste_inside,
+    pixels_from_images,
+    resize_image,
+)
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline.conditioning import Conditioner, Size
+from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
+from ipadapter_demo.pipeline.sampler import Start, Step, denoise, new_scheduler
+from ipadapter_demo.request import (
+    MAX_SIZE,
+    MIN_SIZE,
+    SIZE_STEP,
+    GenerateRequest,
+    Reference,
+    Structure,
+)
+
+
+class ImagePromptPipeline:
+    """Frozen models and caches; nothing a request says is ever stored on it.
+
+    Any number of threads may call it. Model calls take turns, step by step; each caller gets what
+    it would have got alone.
+    """
+
+    def __init__(self, model: BaseModel) -> None:
+        assert is_attached(model.unet, model.adapter)
+        self._model = model
+        self._lane = Lock()
+        self._conditioner = Conditioner(model, self._lane)
+
+    @cached_property
+    def info(self) -> ModelInfo:
+        entry = self._model.entry
+        return ModelInfo(
+            name=entry.name,
+            native_size=self._model.native_size,
+            image_scale=entry.image_scale,
+            text_image_scale=entry.text_image_scale,
+            guidance=entry.guidance,
+            steps=entry.steps,
+            structures={kind: s.annotators for kind, s in entry.structures.items()},
+            words=entry.words,
+            note=entry.note,
+        )
+
+    def generate(self, request: GenerateRequest) -> Result:
+        """The pictures of a request. Raises RequestError for what the model does not have."""
+        *_, result = self.stream(request)
+        assert isinstance(result, Result)
+        return result
+
+    def stream(self, request: GenerateRequest,
+               preview_every: int = 0) -> Generator[Preview | Result, None, None]:
+        """One Preview a step, with pictures on every `preview_every`-th, then the Result.
+
+        Closing the generator cancels: no further step runs.
+        """
+        began = time.monotonic()
+        size = self.working_size(request)
+        conditions = self._conditioner.condition(request, size)
+        model = self._model
+        steps = denoise(
+            model.unet, new_scheduler(request.sampler, model.scheduler_config), request.steps,
+            request.guidance, self._start(request, size), conditions, self._lane,
+        )
+        for step in steps:
+            show = preview_every > 0 and step.number % preview_every == 0
+            show = show and step.number < step.steps
+            yield Preview(step.number, step.steps, self._preview(step) if show else ())
+        images = self._finished(request, step.latents)
+        yield Result(images, request.seeds, request, conditions.maps,
+                     time.monotonic() - began, self.facts, conditions.notes)
+
+    def encoder_view(self, reference: Reference) -> Image.Image:
+        """Exactly what the image encoder sees of a reference."""
+        return self._conditioner.encoder_view(reference)
+
+    def structure_map(self, structure: Structure, size: Size | None = None) -> Image.Image:
+        """The map a structure stands for, by default as drawn for an output of native size."""
+        native = self._model.native_size
+        return self._conditioner.structure_map(structure, size or (native, native))
+
+    def working_size(self, request: GenerateRequest) -> Size:
+        """(width, height) the model works at. Sides that the request leaves open are the model's
+        own, or follow the proportions of the picture that is being changed."""
+        given = request.inpaint.image if request.inpaint else request.init_image
+        native = self._model.native_size
+        width, height = native, native
+        if given is not None:
+            scale = native / math.sqrt(given.width * given.height)
+            width, height = _side(given.width * scale), _side(given.height * scale)
+        return request.width or width, request.height or height
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What, beside the request, made a picture."""
+        libraries = ("torch", "diffusers", "transformers", "ipadapter_demo")
+        return {
+            "model": self._model.entry.name,
+            "weights": self._model.hashes,
+            "device": str(self._model.device),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "versions": {name: _version(name) for name in libraries},
+        }
+
+    def _start(self, request: GenerateRequest, size: Size) -> Start:
+        model = self._model
+        factor = model.codec.factor
+        shape = (model.unet.config.in_channels, size[1] // factor, size[0] // factor)
+        noise = torch.stack([_noise(seed, shape) for seed in request.seeds])
+        noise = noise.to(model.device, model.dtype)
+        if request.inpaint is not None:
+            # A cell touched by the mask is replaced as a whole: thin strokes must not vanish.
+            mask = F.adaptive_max_pool2d(mask_from_image(request.inpaint.mask), shape[1:])
+            mask = mask.to(noise)
+            return Start(noise, self._latents(request.inpaint.image, size),
+                         request.inpaint.strength, mask)
+        if request.init_image is not None:
+            return Start(noise, self._latents(request.init_image, size), request.strength)
+        return Start(noise)
+
+    def _latents(self, image: Image.Image, size: Size) -> Tensor:
+        pixels = pixels_from_images([resize_image(image, size)])
+        with self._lane:
+            return self._model.codec.latents_from_pixels(pixels)
+
+    def _preview(self, step: Step) -> tuple[Image.Image, ...]:
+        with self._lane:
+            pixels = self._model.codec.pixels_from_latents(step.clean)
+        return tuple(images_from_pixels(pixels.nan_to_num()))
+
+    def _finished(self, request: GenerateRequest, latents: Tensor) -> tuple[Image.Image, ...]:
+        with self._lane:
+            pixels = self._model.codec.pixels_from_latents(latents)
+        if not torch.isfinite(pixels).all():
+            raise ModelError(f"{self._model.entry.name} in {self._model.dtype} gave pixels that "
+                             "are not finite: load it in float32")
+        images = images_from_pixels(pixels)
+        if request.inpaint is not None:
+            given = request.inpaint
+            images = [
+                paste_inside(given.image, resize_image(image, given.image.size), given.mask,
+                             given.feather)
+                for image in images
+            ]
+        return tuple(images)
+
+
+def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Drawn on the CPU in float32: the same whatever the device, precision or batch."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _side(length: float) -> int:
+    return min(MAX_SIZE, max(MIN_SIZE, round(length / SIZE_STEP) * SIZE_STEP))
+
+
+def _version(name: str) -> str:
+    return ipadapter_demo.__version__ if name == "ipadapter_demo" else version(name)

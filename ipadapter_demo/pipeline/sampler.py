@@ -1,0 +1,137 @@
+"""The denoising loop, as a generator: whoever iterates it sees every step and may stop at any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipadapter_demo.models.structure import total
+from ipadapter_demo.pipeline.conditioning import Conditions, active
+from ipadapter_demo.request import Sampler
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """Where sampling begins and what it must keep.
+
+    noise (B, C, h, w) is each image's own; `origin` (1, C, h, w) the latents of a given picture,
+    `mask` (1, 1, h, w) is 1 where the picture is to be replaced.
+    """
+
+    noise: Tensor
+    origin: Tensor | None = None
+    strength: float = 1.0
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """After step `number` of `steps`: the latents, and the clean latents they point to."""
+
+    number: int
+    steps: int
+    latents: Tensor
+    clean: Tensor
+
+
+def new_scheduler(sampler: Sampler, config: dict[str, Any]) -> Any:
+    """A diffusers scheduler of its own for one request; schedulers carry state."""
+    from diffusers import (
+        DDIMScheduler,
+        DPMSolverMultistepScheduler,
+        EulerDiscreteScheduler,
+        PNDMScheduler,
+    )
+
+    if sampler == "ddim":
+        return DDIMScheduler.from_config(config)
+    if sampler == "pndm":
+        return PNDMScheduler.from_config(config, skip_prk_steps=True)
+    if sampler == "euler":
+        return EulerDiscreteScheduler.from_config(config)
+    return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
+
+
+@torch.no_grad()
+def denoise(unet: Any, scheduler: Any, steps: int, guidance: float, start: Start,
+            conditions: Conditions, lane: Lock) -> Iterator[Step]:
+    """Classifier-free guidance over rows [unconditional..., conditional...].
+
+    `lane` is held while a model runs and never while the caller looks at a step.
+    """
+    scheduler.set_timesteps(steps, device=start.noise.device)
+    timesteps = _remaining_timesteps(scheduler, steps, start.strength)
+    latents = _first_latents(scheduler, timesteps, start)
+    for i, t in enumerate(timesteps):
+        halves = torch.cat([latents] * 2) if guidance > 1.0 else latents
+        noisy = scheduler.scale_model_input(halves, t)
+        with lane:
+            noise = _predict_noise(unet, noisy, t, i, len(timesteps), conditions)
+        if guidance > 1.0:
+            without, having = noise.chunk(2)
+            noise = without + guidance * (having - without)
+        stepped = scheduler.step(noise, t, latents)
+        clean = _clean(scheduler, stepped, noise, t, latents)
+        latents = _keep_origin(scheduler, timesteps, i, start, stepped.prev_sample)
+        yield Step(i + 1, len(timesteps), latents, clean)
+
+
+def _predict_noise(unet: Any, noisy: Tensor, t: Tensor, i: int, steps: int,
+                   conditions: Conditions) -> Tensor:
+    text = conditions.text_states
+    residuals = total(
+        structure.guide(noisy, t, text, structure.weight)
+        for structure in conditions.structures
+        if structure.weight > 0 and active(structure.window, i, steps)
+    )
+    prompts = conditions.image_prompts if active(conditions.image_window, i, steps) else ()
+    return unet(noisy, t, encoder_hidden_states=text,
+                cross_attention_kwargs={"ip_hidden_states": prompts} if prompts else None,
+                **residuals.unet_arguments()).sample
+
+
+def _remaining_timesteps(scheduler: Any, steps: int, strength: float) -> Tensor:
+    """All of them, or the last `strength` of them, as diffusers' image-to-image counts."""
+    skipped = steps - max(1, min(int(steps * strength), steps))
+    if skipped and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped * scheduler.order)
+    return scheduler.timesteps[skipped * scheduler.order :]
+
+
+def _first_latents(scheduler: Any, timesteps: Tensor, start: Start) -> Tensor:
+    if start.origin is None or start.strength >= 1.0:
+        return start.noise * scheduler.init_noise_sigma
+    return _noised(scheduler, start, timesteps[0])
+
+
+def _keep_origin(scheduler: Any, timesteps: Tensor, i: int, start: Start,
+                 latents: Tensor) -> Tensor:
+    """Outside the mask, put the origin back at the noise level of the step to come."""
+    if start.mask is None:
+        return latents
+    assert start.origin is not None
+    origin = start.origin
+    if i + 1 < len(timesteps):
+        origin = _noised(scheduler, start, timesteps[i + 1])
+    return (1 - start.mask) * origin + start.mask * latents
+
+
+def _noised(scheduler: Any, start: Start, t: Tensor) -> Tensor:
+    assert start.origin is not None
+    origin = start.origin.expand_as(start.noise)
+    return scheduler.add_noise(origin, start.noise, t.expand(len(start.noise)))
+
+
+def _clean(scheduler: Any, stepped: Any, noise: Tensor, t: Tensor, latents: Tensor) -> Tensor:
+    """The prediction of x_0, for previews. Euler works in another scale and gives its own."""
+    if getattr(stepped, "pred_original_sample", None) is not None:
+        return stepped.pred_original_sample
+    alpha = scheduler.alphas_cumprod[int(t)].to(latents)
+    if scheduler.config.prediction_type == "v_prediction":
+        return alpha.sqrt() * latents - (1 - alpha).sqrt() * noise
+    return (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()

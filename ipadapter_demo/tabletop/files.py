@@ -1,0 +1,75 @@
+"""Scenes as files: pictures, maps and the truth behind them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ipadapter_demo.imaging import images_from_pixels
+from ipadapter_demo.tabletop.caption import FULL, caption
+from ipadapter_demo.tabletop.render import FIRST_SOLID, Render
+from ipadapter_demo.tabletop.render import render as draw
+from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
+
+DEPTH_UNITS = 1000  # grey levels of a depth map per world unit
+_CHUNK = 32  # scenes drawn at once: a few hundred megabytes at the usual size
+
+
+def write_scenes(folder: Path, count: int, seed: int, size: int = 128,
+                 maps: bool = False) -> list[dict[str, Any]]:
+    """Write NNNN.png for each scene of a seed, with `maps` NNNN-depth.png and the like beside it.
+
+    Returns file, caption, truth and maps of each, ready for `json.dumps`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    scenes = sample_scenes(count, seed)
+    return [
+        entry
+        for start in range(0, count, _CHUNK)
+        for entry in _write_chunk(folder, scenes[start : start + _CHUNK], start, size, maps)
+    ]
+
+
+def _write_chunk(folder: Path, scenes: Scenes, start: int, size: int,
+                 maps: bool) -> list[dict[str, Any]]:
+    drawn = draw(scenes, size)
+    entries = []
+    for index, image in enumerate(images_from_pixels(drawn.pixels * 2 - 1)):
+        name = f"{start + index:04d}"
+        truth = scenes.truth(index)
+        image.save(folder / f"{name}.png")
+        entry: dict[str, Any] = {
+            "file": f"{name}.png",
+            "caption": caption(scenes, index, FULL, random.Random(0)),
+            "truth": truth,
+        }
+        if maps:
+            entry["maps"] = {}
+            for kind, map_ in maps_of_scene(drawn, index, len(truth["solids"])).items():
+                map_.save(folder / f"{name}-{kind}.png")
+                entry["maps"][kind] = f"{name}-{kind}.png"
+        entries.append(entry)
+    return entries
+
+
+def maps_of_scene(drawn: Render, index: int, solids: int) -> dict[str, Image.Image]:
+    """Edges and the mask of each solid as black and white, depth as 16-bit grey."""
+
+    def white_where(here: Tensor) -> Image.Image:
+        return Image.fromarray(here.cpu().numpy().astype(np.uint8) * 255)
+
+    depth = (drawn.depth[index] * DEPTH_UNITS).round().clamp(max=2**16 - 1)
+    masks = {
+        f"mask-{slot + 1}": white_where(drawn.ids[index] == FIRST_SOLID + slot)
+        for slot in range(solids)
+    }
+    return {
+        "edges": white_where(drawn.edges[index]),
+        "depth": Image.fromarray(depth.cpu().numpy().astype(np.uint16)),
+        **masks,
+    }

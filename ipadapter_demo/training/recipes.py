@@ -1,0 +1,92 @@
+"""How each part of the tabletop model is trained, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipadapter_demo.training.base import train_base
+from ipadapter_demo.training.clip import train_clip, train_image_encoder
+from ipadapter_demo.training.codec import train_codec
+from ipadapter_demo.training.data import HELD_OUT_SEED, rendered_pictures
+from ipadapter_demo.training.image_adapter import train_image_adapter
+from ipadapter_demo.training.loop import Run
+from ipadapter_demo.training.reader import train_reader
+from ipadapter_demo.training.structure import train_controlnet, train_t2i_adapter
+
+PICTURES, HELD_OUT = 32768, 2048
+
+# Makes the folder an ordinary diffusers pipeline: StableDiffusionPipeline.from_pretrained reads it.
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "vae": ["diffusers", "AutoencoderTiny"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "safety_checker": [None, None],
+    "requires_safety_checker": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A part's training function with its own steps, batch and lr; `seed` keeps draws apart."""
+
+    train: Callable[..., dict]
+    steps: int
+    batch: int
+    lr: float
+    seed: int = 0
+    options: dict[str, Any] | None = None
+    start_from: str | None = None  # a part of `out` to go on from
+
+
+RECIPES = {
+    "codec": Recipe(train_codec, 1600, 16, 2e-3),
+    "clip": Recipe(train_clip, 1000, 64, 1e-3),
+    "image-encoder": Recipe(train_image_encoder, 3000, 64, 1e-3, seed=3),
+    "base-small": Recipe(train_base, 1500, 64, 1e-3, options={"small": True}),
+    "base": Recipe(train_base, 1600, 32, 7e-4, seed=1, start_from="unet"),
+    "image-adapter": Recipe(train_image_adapter, 1500, 32, 1e-3, seed=2),
+    "controlnet": Recipe(train_controlnet, 800, 16, 5e-4, seed=4),
+    "t2i-adapter": Recipe(train_t2i_adapter, 800, 16, 1e-3, seed=5),
+    "reader": Recipe(train_reader, 1200, 64, 2e-3),
+}
+
+
+def train(part: str, runs: Path, out: Path, *, steps: int | None = None, device: str = "cpu",
+          pictures: int = PICTURES) -> dict:
+    """Train one part, resuming `runs/part` if it was interrupted; write its weights under `out`
+    and its facts into `out/provenance.json`."""
+    recipe = RECIPES[part]
+    out.mkdir(parents=True, exist_ok=True)
+    run = Run(folder=runs / part, steps=steps or recipe.steps, batch=recipe.batch, lr=recipe.lr,
+              seed=recipe.seed, device=device)
+    training = rendered_pictures(runs / "data", pictures)
+    held_out = rendered_pictures(runs / "data", min(HELD_OUT, pictures), HELD_OUT_SEED)
+    options = dict(recipe.options or {})
+    if recipe.start_from:
+        options["start"] = out / recipe.start_from
+    facts = recipe.train(run, training, held_out, out, **options)
+    (out / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
+    command = f"python -m ipadapter_demo train {part} --steps {run.steps}"
+    record(out, part, {"command": command, "batch": run.batch, "lr": run.lr, "seed": run.seed,
+                       "device": device, "pictures": len(training)} | facts)
+    return facts
+
+
+def record(out: Path, part: str, facts: dict) -> None:
+    """Put the facts of a finished part into the provenance file, atomically."""
+    path = out / "provenance.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known[part] = facts
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(known, indent=2) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,78 @@
+"""The page. A tab translates widgets to a request; it never computes."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui import image_text, inpaint, structure, variation
+from ipadapter_demo.ui.restore import restore_button
+
+__all__ = ["build_ui", "launch_options"]
+
+STYLE = Path(__file__).parents[2] / "assets" / "style.css"
+HOUR, DAY = 3600, 86_400
+
+TABS = {
+    "variation": ("Variation", variation.build),
+    "image_text": ("Image + text", image_text.build),
+    "structure": ("Structure", structure.build),
+    "inpaint": ("Inpaint", inpaint.build),
+}
+
+
+def build_ui(pipeline: ImagePromptPipeline, settings: Settings) -> gr.Blocks:
+    """The page over one pipeline, its queue set up: `.launch(**launch_options(settings))`."""
+    info = pipeline.info
+    page = gr.Blocks(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(HOUR, DAY))
+    with page:
+        with gr.Row(elem_classes="header"):
+            gr.HTML(
+                "<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
+                f"Model: <b>{html.escape(info.name)}</b>. {html.escape(info.note)}</p>",
+                scale=1,
+                min_width=300,  # on a phone the button goes below
+            )
+            restored = gr.UploadButton(
+                "Restore from a PNG", file_types=[".png"], size="sm", scale=0, min_width=170
+            )
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
+            built = {}
+            for name, (label, build) in TABS.items():
+                with gr.Tab(label, id=name):
+                    if tab := build(pipeline):
+                        built[name] = tab
+        restore_button(restored, tabs, built)
+    return page.queue(max_size=settings.queue_size, api_open=False)
+
+
+def launch_options(settings: Settings) -> dict[str, Any]:
+    """How the page is served. Uploads and results are all that a visitor can reach."""
+    return {
+        "server_name": settings.host,
+        "server_port": settings.port,
+        "share": settings.share,
+        "max_file_size": settings.max_file_size,
+        "allowed_paths": [],
+        "strict_cors": True,
+        "enable_monitoring": False,
+        "show_error": False,
+        "run_history": False,  # would keep a visitor's pictures in the browser for the next one
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+        "footer_links": ["api", "settings"],
+        # Fonts by name only: a page that says nothing leaves the machine fetches none.
+        "theme": gr.themes.Default(
+            primary_hue="indigo",
+            neutral_hue="slate",
+            font=("ui-sans-serif", "system-ui", "sans-serif"),
+            font_mono=("ui-monospace", "monospace"),
+        ),
+        "css_paths": [STYLE],
+    }

@@ -1,0 +1,156 @@
+"""Widgets that every tab shares, named as the request names their fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.request import MAX_SEED, SAMPLERS, SIZE_STEP, Reference
+from ipadapter_demo.ui.running import Buttons, Results, Widgets, shown_errors
+from ipadapter_demo.ui.uploads import image_from_upload
+
+FITS = [("crop the centre", "crop"), ("pad to a square", "pad"), ("squash", "squash")]
+
+PICTURE_HEIGHT = 200
+
+
+def picture(label: str, placeholder: str = "Drop a picture here", **layout: Any) -> gr.Image:
+    """A picture to upload. Only `uploads` decodes it: see there."""
+    return gr.Image(
+        label=label,
+        placeholder=placeholder,
+        type="filepath",
+        format="png",
+        sources=["upload", "clipboard", "webcam"],
+        buttons=["fullscreen"],
+        height=PICTURE_HEIGHT,
+        **layout,
+    )
+
+
+def reference_input(pipeline: ImagePromptPipeline, *, optional: bool = False) -> Widgets:
+    """A picture as a prompt, and beside it what of it reaches the encoder."""
+    with gr.Row(equal_height=True):
+        hint = "Drop a picture here\n(optional)" if optional else "Drop a picture here"
+        reference = picture("Reference", hint, scale=3, min_width=200)
+        with gr.Column(scale=2, min_width=140):
+            view = gr.Image(
+                label="The encoder sees",
+                format="png",
+                interactive=False,
+                buttons=[],
+                height=146,
+                elem_classes="filled",
+            )
+            fit = gr.Dropdown(FITS, value="crop", label="Fit", show_label=False, container=False)
+    _keep_encoder_view(pipeline, reference, fit, view)
+    return {"reference": reference, "fit": fit}
+
+
+def slider(
+    low: float, high: float, value: float, step: float, label: str, **layout: Any
+) -> gr.Slider:
+    return gr.Slider(low, high, value=value, step=step, label=label, buttons=[], **layout)
+
+
+def image_scale_input(value: float) -> Widgets:
+    meaning = "0 ignores the picture, 1 follows it; in between, the words have more say"
+    return {"image_scale": slider(0, 1.5, value, 0.05, "Image strength λ", info=meaning)}
+
+
+def prompt_input(pipeline: ImagePromptPipeline, *, optional: bool = True) -> Widgets:
+    """The words, and which of them a model with a small world knows."""
+    known = pipeline.info.words
+    prompt = gr.Textbox(
+        "",
+        label="Prompt",
+        info=f"This model knows: {', '.join(known)}" if known else None,
+        placeholder="what to draw" + " (optional)" * optional,
+        lines=2,
+        max_lines=4,
+    )
+    return {"prompt": prompt}
+
+
+def sampling_inputs(pipeline: ImagePromptPipeline, *, count: int, sized: bool = True) -> Widgets:
+    """How the picture is drawn. `sized` False: the size is given by a picture."""
+    info = pipeline.info
+    widgets: Widgets = {}
+    with gr.Row():
+        widgets["steps"] = slider(1, 50, info.steps, 1, "Steps")
+        widgets["guidance"] = slider(1, 15, info.guidance, 0.5, "Guidance")
+    with gr.Accordion("Advanced", open=False):
+        with gr.Row():
+            widgets["count"] = slider(1, 8, count, 1, "Pictures")
+            widgets["sampler"] = gr.Dropdown(list(SAMPLERS), value=SAMPLERS[0], label="Sampler")
+        with gr.Row():
+            widgets["seed"] = gr.Number(
+                0, label="Seed", info="of the first picture", minimum=0, maximum=MAX_SEED
+            )
+            widgets["random_seed"] = gr.Checkbox(
+                True, label="New seed every time", info="shown here afterwards"
+            )
+        if sized:
+            with gr.Row():
+                for side in ("width", "height"):
+                    widgets[side] = gr.Number(
+                        info.native_size, label=side.title(), step=SIZE_STEP, info="pixels"
+                    )
+        widgets["negative_prompt"] = gr.Textbox(
+            "", label="Negative prompt", placeholder="what to keep out", max_lines=3
+        )
+    return widgets
+
+
+def run_buttons() -> Buttons:
+    with gr.Row():
+        generate = gr.Button("Generate", variant="primary", scale=3)
+        stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
+    return Buttons(generate, stop)
+
+
+def results_column(*, comparison: bool = False) -> Results:
+    gallery = gr.Gallery(
+        label="Results",
+        show_label=False,
+        format="png",
+        columns=2,
+        height="auto",
+        object_fit="contain",
+        interactive=False,
+        buttons=["download", "download_all", "fullscreen"],
+        elem_classes="results",
+    )
+    status = gr.HTML("", label="Status", elem_classes="status")
+    slider = None
+    if comparison:
+        slider = gr.ImageSlider(
+            label="Before and after", format="png", interactive=False, buttons=["fullscreen"]
+        )
+    return Results(gallery, status, slider)
+
+
+def _keep_encoder_view(
+    pipeline: ImagePromptPipeline, reference: gr.Image, fit: gr.Dropdown, view: gr.Image
+) -> None:
+    """Keep `view` at what the image encoder sees of `reference`."""
+
+    def encoder_view(reference: Any, fit: Any) -> Image.Image | None:
+        with shown_errors():
+            image = image_from_upload(reference, "reference")
+            return None if image is None else pipeline.encoder_view(Reference(image=image, fit=fit))
+
+    gr.on(
+        [reference.change, fit.change],
+        encoder_view,
+        inputs=[reference, fit],
+        outputs=view,
+        preprocess=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        concurrency_limit=4,  # it does not run the model
+        api_visibility="private",
+    )

@@ -1,0 +1,109 @@
+"""Paint over a part of a picture, and that part is drawn anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.request import MAX_FEATHER, GenerateRequest, Inpaint, Reference
+from ipadapter_demo.ui import components
+from ipadapter_demo.ui.examples import examples
+from ipadapter_demo.ui.running import Tab, Widgets, connect
+from ipadapter_demo.ui.uploads import Painting
+
+
+def inpaint(
+    *,
+    painting: Painting | None,
+    reference: Image.Image | None = None,
+    fit: Any,
+    prompt: str,
+    image_scale: float,
+    strength: float,
+    feather: int,
+    **sampling: Any,
+) -> GenerateRequest:
+    """A picture with its painted part drawn anew; every other pixel stays as it is.
+
+    painting: background is the picture, layers hold the mask in their alpha, composite is not
+    read. reference: a picture for the looks of the new part, with image_scale, its λ. strength: 1
+    forgets what was there. feather: pixels over which the seam fades. seed counts where
+    random_seed is false. Returns PNG files that hold their whole request, a status line, the seed
+    of the first picture, and that picture before and after.
+    """
+    if painting is None:
+        raise RequestError("painting has no picture: upload one, then paint over a part of it")
+    return GenerateRequest(
+        prompt=prompt,
+        references=(Reference(image=reference, fit=fit),) if reference else (),
+        image_scale=image_scale,
+        inpaint=Inpaint(
+            image=painting.image, mask=painting.mask, strength=strength, feather=feather
+        ),
+        **sampling,
+    )
+
+
+def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
+    """What the widgets of this tab, the sampling ones aside, show for a request."""
+    given = request.inpaint
+    assert given is not None
+    reference = request.references[0] if request.references else None
+    return {
+        "painting": Painting(given.image, given.mask),
+        "reference": reference and reference.image,
+        "fit": reference.fit if reference else "crop",
+        "prompt": request.prompt,
+        "strength": given.strength,
+        "feather": given.feather,
+    }
+
+
+def build(pipeline: ImagePromptPipeline) -> Tab:
+    with gr.Row():
+        with gr.Column():
+            inputs: Widgets = {"painting": _editor()}
+            inputs |= components.prompt_input(pipeline)
+            inputs |= components.reference_input(pipeline, optional=True)
+            inputs |= components.image_scale_input(pipeline.info.image_scale)
+            buttons = components.run_buttons()
+            with gr.Row():
+                inputs["strength"] = components.slider(
+                    0.05, 1, 1.0, 0.05, "Strength", info="1 forgets what was there"
+                )
+                inputs["feather"] = components.slider(
+                    0, MAX_FEATHER, 2, 1, "Soft seam", info="in pixels, inwards"
+                )
+            inputs |= components.sampling_inputs(pipeline, count=1, sized=False)
+        with gr.Column():
+            results = components.results_column(comparison=True)
+            examples(
+                [inputs[name] for name in ("painting", "reference", "prompt")],
+                [
+                    [("two-solids.png", "two-solids-mask.png"), "red-sphere.png", ""],
+                    [("two-solids.png", "two-solids-mask.png"), None, "a green cube"],
+                ],
+            )
+    tab = Tab(inpaint, inputs, widgets_from_request)
+    connect(pipeline, tab, results, buttons)
+    return tab
+
+
+def _editor() -> gr.ImageEditor:
+    return gr.ImageEditor(
+        label="Paint the part to replace",
+        type="filepath",
+        format="png",
+        sources=["upload", "clipboard"],
+        # Any paint is mask; the second colour is for pictures on which white does not show.
+        brush=gr.Brush(colors=["#ffffff", "#ff4fd8"], color_mode="fixed"),
+        layers=False,
+        transforms=(),
+        fixed_canvas=False,  # the canvas takes the picture's size, and so does the mask
+        buttons=["fullscreen"],
+        height=380,
+    )

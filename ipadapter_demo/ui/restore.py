@@ -1,0 +1,69 @@
+"""From a result's PNG back to the widgets that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.record import request_from_png
+from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.ui.running import AT_ONCE, Tab, shown_errors
+from ipadapter_demo.ui.uploads import Painting, editor_value_from_painting, path_of_upload
+
+
+def restore_button(button: gr.UploadButton, tabs: gr.Tabs, built: Mapping[str, Tab]) -> None:
+    """Make `button` show the tab that a PNG came from, its widgets filled."""
+
+    def read(upload: Any) -> tuple[str, GenerateRequest]:
+        request = request_from_png(path_of_upload(upload, "PNG"))
+        name = tab_of_request(request)
+        if name not in built:
+            raise RequestError(f"PNG needs the tab {name}, which this model does not have")
+        return name, request
+
+    def open_tab(upload: Any) -> gr.Tabs:
+        with shown_errors():
+            return gr.Tabs(selected=read(upload)[0])
+
+    def fill(upload: Any) -> dict[gr.Component, Any]:
+        with shown_errors():
+            name, request = read(upload)
+            return shown(built[name], request)
+
+    # Two steps: gradio's image editor drops layers that it is given while it is being built.
+    widgets = [widget for tab in built.values() for widget in tab.inputs.values()]
+    opened = button.upload(open_tab, inputs=button, outputs=tabs, preprocess=False, **AT_ONCE)
+    opened.success(fill, inputs=button, outputs=widgets, preprocess=False, **AT_ONCE)
+
+
+def tab_of_request(request: GenerateRequest) -> str:
+    """The name of the tab that makes such requests."""
+    if request.inpaint is not None:
+        return "inpaint"
+    if request.structures:
+        return "structure"
+    return "image_text" if request.prompt or len(request.references) > 1 else "variation"
+
+
+def shown(tab: Tab, request: GenerateRequest) -> dict[Any, Any]:
+    """Widgets and their values. Warns of whatever the page has no widget for."""
+    values = values_from_request(tab, request)
+    rebuilt = tab.translate(**{name: v for name, v in values.items() if name != "random_seed"})
+    names = [field.name for field in fields(GenerateRequest)]
+    if lost := [name for name in names if getattr(rebuilt, name) != getattr(request, name)]:
+        gr.Warning(f"The page has no widget for all of this result's {', '.join(lost)}.")
+    return {tab.inputs[name]: _displayed(value) for name, value in values.items()}
+
+
+def values_from_request(tab: Tab, request: GenerateRequest) -> dict[str, Any]:
+    """Widget values, pictures as pictures; `random_seed` off, so that Generate repeats it."""
+    values = {name: getattr(request, name) for name in tab.inputs if hasattr(request, name)}
+    return values | tab.widgets_from_request(request) | {"random_seed": False}
+
+
+def _displayed(value: Any) -> Any:
+    return editor_value_from_painting(value) if isinstance(value, Painting) else value

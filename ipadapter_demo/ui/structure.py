@@ -1,0 +1,173 @@
+"""Where things are comes from one picture, how they look from another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.request import MAX_WEIGHT, GenerateRequest, Reference, Structure
+from ipadapter_demo.ui import components
+from ipadapter_demo.ui.examples import examples
+from ipadapter_demo.ui.running import LANE, Tab, Widgets, connect, shown_errors
+from ipadapter_demo.ui.uploads import image_from_upload
+
+# How a detector is called where people choose one; any other appears under its own name.
+LABELS = {
+    "canny/canny": "edges",
+    "canny/lineart": "edges, as line art",
+    "canny/none": "edges; the picture is the map",
+    "palette/palette": "colours, as a coarse palette",
+    "palette/none": "colours; the picture is the palette",
+}
+
+
+def structure(
+    *,
+    control: Image.Image | None,
+    kind: str,
+    structure_weight: float,
+    start: float,
+    end: float,
+    reference: Image.Image | None = None,
+    fit: Any,
+    prompt: str,
+    image_scale: float,
+    **sampling: Any,
+) -> GenerateRequest:
+    """Pictures that keep the structure of a picture.
+
+    control: the picture that says where things are. kind: what is kept of it and which detector
+    finds it, as kind/detector; the detector "none" takes the picture as the map itself.
+    structure_weight: how strictly. start, end: the part of the steps, in fractions, during which
+    it acts. reference: a picture for the looks, with image_scale, its λ. seed counts where
+    random_seed is false. Returns PNG files that hold their whole request, a status line and the
+    seed of the first picture.
+    """
+    kept = _structure(control, kind, weight=structure_weight, window=(start, end))
+    if kept is None:
+        raise RequestError("control is missing: upload the picture whose structure is to be kept")
+    return GenerateRequest(
+        prompt=prompt,
+        references=(Reference(image=reference, fit=fit),) if reference else (),
+        image_scale=image_scale,
+        structures=(kept,),
+        **sampling,
+    )
+
+
+def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
+    """What the widgets of this tab, the sampling ones aside, show for a request."""
+    kept = request.structures[0]
+    reference = request.references[0] if request.references else None
+    return {
+        "control": kept.image,
+        "kind": f"{kept.kind}/{kept.annotator}",
+        "structure_weight": kept.weight,
+        "start": kept.window[0],
+        "end": kept.window[1],
+        "reference": reference and reference.image,
+        "fit": reference.fit if reference else "crop",
+        "prompt": request.prompt,
+    }
+
+
+def build(pipeline: ImagePromptPipeline) -> Tab | None:
+    """None for a model without structure networks."""
+    choices = [
+        (_label(kind, annotator), f"{kind}/{annotator}")
+        for kind, annotators in pipeline.info.structures.items()
+        for annotator in annotators
+    ]
+    if not choices:
+        gr.Markdown(f"The model {pipeline.info.name} has no network that reads structure.")
+        return None
+    with gr.Row():
+        with gr.Column():
+            inputs, drawn = _control_inputs(choices)
+            _draw_map(pipeline, inputs, drawn)
+            inputs |= components.prompt_input(pipeline)
+            inputs |= components.reference_input(pipeline, optional=True)
+            inputs |= components.image_scale_input(pipeline.info.image_scale)
+            buttons = components.run_buttons()
+            with gr.Row():
+                inputs["start"] = components.slider(0, 1, 0.0, 0.05, "Structure from")
+                inputs["end"] = components.slider(0, 1, 1.0, 0.05, "until")
+            inputs |= components.sampling_inputs(pipeline, count=1)
+        with gr.Column():
+            results = components.results_column()
+            examples(
+                [inputs[name] for name in ("control", "reference", "prompt", "kind")],
+                [
+                    ["two-solids.png", "red-sphere.png", "", "canny/canny"],
+                    ["checker-cube.png", None, "a purple cube on a blue floor", "canny/lineart"],
+                    ["edges.png", "purple-cylinder.png", "", "canny/none"],
+                    ["blue-cone.png", None, "a sphere", "palette/palette"],
+                ],
+            )
+    tab = Tab(structure, inputs, widgets_from_request)
+    connect(pipeline, tab, results, buttons)
+    return tab
+
+
+def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:
+    inputs: Widgets = {}
+    with gr.Row():
+        inputs["control"] = components.picture("Structure of")
+        drawn = gr.Image(
+            label="What is kept",
+            format="png",
+            interactive=False,
+            buttons=["fullscreen"],
+            elem_classes="filled",
+            height=components.PICTURE_HEIGHT,
+            min_width=140,
+        )
+    with gr.Row():
+        inputs["kind"] = gr.Dropdown(choices, value=choices[0][1], label="Keep")
+        inputs["structure_weight"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "How strictly")
+    return inputs, drawn
+
+
+def _draw_map(
+    pipeline: ImagePromptPipeline, inputs: Widgets, drawn: gr.Image
+) -> None:
+    """Keep `drawn` at the map that the chosen detector makes of the picture."""
+
+    def structure_map(control: Any, kind: str) -> Image.Image | None:
+        """The map that a detector draws of a picture. kind: as for /structure."""
+        with shown_errors():
+            kept = _structure(image_from_upload(control, "control"), kind)
+            return None if kept is None else pipeline.structure_map(kept)
+
+    gr.on(
+        [inputs["control"].change, inputs["kind"].change],
+        structure_map,
+        inputs=[inputs["control"], inputs["kind"]],
+        outputs=drawn,
+        preprocess=False,
+        show_progress="minimal",
+        trigger_mode="always_last",
+        api_name="structure_map",
+        **LANE,
+    )
+
+
+def _structure(control: Image.Image | None, choice: object, **how: Any) -> Structure | None:
+    if control is None:
+        return None
+    if not isinstance(choice, str) or choice.count("/") != 1:
+        raise RequestError(f"kind must be kind/detector, such as canny/none, got {choice!r:.80}")
+    kind, annotator = choice.split("/")
+    return Structure(image=control, kind=kind, annotator=annotator, **how)
+
+
+def _label(kind: str, annotator: str) -> str:
+    if annotator == "none":
+        plain = f"{kind}; the picture is the map"
+    else:
+        plain = kind if kind == annotator else f"{kind}, by {annotator}"
+    return LABELS.get(f"{kind}/{annotator}", plain)

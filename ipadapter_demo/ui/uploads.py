@@ -1,0 +1,95 @@
+"""What a browser or an API client sends for a picture, as pictures that can be trusted.
+
+Listeners here use `preprocess=False`: gradio would open every upload itself, before any check of
+ours, and answer a damaged one with an error that helps nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+from PIL import Image, ImageChops
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import (
+    flatten_image,
+    flatten_mask,
+    read_image,
+    resize_image,
+    shrink_image,
+)
+
+# The encoder sees 224 pixels or so, and every picture of a request travels inside its results.
+MAX_SIDE = 1024
+MAX_INPAINT_SIDE = 2048  # the result has the size of the picture, so more of it is kept
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """A picture and what was painted over it (white = here)."""
+
+    image: Image.Image
+    mask: Image.Image
+
+
+def value_from_widget(component: gr.Component, value: Any, field: str) -> Any:
+    """The value of one widget: pictures decoded, everything else as it came."""
+    if isinstance(component, gr.Image):
+        return image_from_upload(value, field)
+    if isinstance(component, gr.ImageEditor):
+        return painting_from_editor(value, field)
+    return value
+
+
+def image_from_upload(upload: object, field: str) -> Image.Image | None:
+    """The uploaded picture, at most MAX_SIDE long; None where nothing was uploaded."""
+    if upload is None:
+        return None
+    return shrink_image(flatten_image(read_image(path_of_upload(upload, field), field)), MAX_SIDE)
+
+
+def painting_from_editor(value: object, field: str) -> Painting | None:
+    """Picture and painted layers of an ImageEditor; None where there is no picture yet."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not isinstance(value.get("layers"), list):
+        raise RequestError(f"{field} must hold a background and layers, got {value!r:.80}")
+    if value.get("background") is None:
+        return None
+    image = flatten_image(read_image(path_of_upload(value["background"], field), field))
+    mask = Image.new("L", image.size, 0)
+    for layer in value["layers"]:
+        painted = flatten_mask(read_image(path_of_upload(layer, f"{field}.mask"), f"{field}.mask"))
+        if painted.size != image.size:
+            raise RequestError(
+                f"{field}.mask must have the size of the picture, {image.width}x{image.height}, "
+                f"got {painted.width}x{painted.height}"
+            )
+        mask = ImageChops.lighter(mask, painted)
+    small = shrink_image(image, MAX_INPAINT_SIDE)
+    return Painting(small, resize_image(mask, small.size))
+
+
+def path_of_upload(upload: object, field: str) -> Path:
+    """Where gradio keeps the upload. Any other path a client names is refused unread."""
+    path = upload.get("path") if isinstance(upload, Mapping) else None
+    if not isinstance(path, str):
+        raise RequestError(f"{field} must be an uploaded file, got {upload!r:.80}")
+    resolved = Path(path).resolve()
+    if not resolved.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise RequestError(f"{field} must be an uploaded file")
+    return resolved
+
+
+def editor_value_from_painting(painting: Painting) -> dict[str, Any]:
+    """What an ImageEditor shows for a painting: its mask as a white layer. The editor of gradio
+    6.31 shows no layer without a composite."""
+    layer = Image.new("RGBA", painting.image.size, (255, 255, 255, 0))
+    layer.putalpha(painting.mask)
+    composite = Image.alpha_composite(painting.image.convert("RGBA"), layer)
+    return {"background": painting.image, "layers": [layer], "composite": composite}

@@ -1,0 +1,54 @@
+"""One picture in, pictures like it out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.ui import components
+from ipadapter_demo.ui.examples import examples
+from ipadapter_demo.ui.running import Tab, connect
+
+
+def variation(
+    *, reference: Image.Image | None, fit: Any, image_scale: float, **sampling: Any
+) -> GenerateRequest:
+    """Pictures like one picture, without words.
+
+    reference: the picture. fit: crop, pad or squash, how a picture that is not square is shown to
+    the image encoder. image_scale: λ, 0 ignores the picture, 1 follows it. seed counts where
+    random_seed is false. Returns PNG files that hold their whole request, a status line and the
+    seed of the first picture.
+    """
+    if reference is None:
+        raise RequestError("reference is missing: upload a picture first")
+    return GenerateRequest(
+        references=(Reference(image=reference, fit=fit),), image_scale=image_scale, **sampling
+    )
+
+
+def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
+    """What the widgets of this tab, the sampling ones aside, show for a request."""
+    [reference] = request.references
+    return {"reference": reference.image, "fit": reference.fit}
+
+
+def build(pipeline: ImagePromptPipeline) -> Tab:
+    with gr.Row():
+        with gr.Column():
+            inputs = components.reference_input(pipeline)
+            inputs |= components.image_scale_input(pipeline.info.image_scale)
+            buttons = components.run_buttons()
+            inputs |= components.sampling_inputs(pipeline, count=4)
+        with gr.Column():
+            results = components.results_column()
+            pictures = ("red-sphere", "blue-cone", "checker-cube", "two-solids")
+            examples([inputs["reference"]], [[f"{name}.png"] for name in pictures])
+    tab = Tab(variation, inputs, widgets_from_request)
+    connect(pipeline, tab, results, buttons)
+    return tab

@@ -1,0 +1,348 @@
+"""The command line on the tiny model: what it prints, what it writes, how it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ipadapter_demo.cli import main
+from ipadapter_demo.cli.options import PARTS, command_parser
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline import load as load_pipeline
+from ipadapter_demo.record import record_from_png, request_from_png, save_png
+from ipadapter_demo.request import GenerateRequest
+from tests.tiny import box_mask, picture
+
+Run = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def asked_for() -> list[tuple[str, dict[str, Any]]]:
+    """The models that commands loaded, with their options."""
+    return []
+
+
+@pytest.fixture
+def load(pipeline: ImagePromptPipeline, asked_for: list) -> Callable[..., ImagePromptPipeline]:
+    def load(model: str, **options: Any) -> ImagePromptPipeline:
+        asked_for.append((model, options))
+        return pipeline
+
+    return load
+
+
+@pytest.fixture
+def run(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> Run:
+    """A command line, given as words, in a folder with pictures -> its JSON lines."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("R", "S", "C", "I"), 1):
+        picture(seed).save(f"{name}.png")
+    box_mask((10, 10, 50, 45)).save("M.png")
+
+    def run(*words: str) -> list[dict[str, Any]]:
+        status = main(words, load)
+        out, err = capsys.readouterr()
+        assert status == 0, err
+        return [json.loads(line) for line in out.splitlines()]
+
+    return run
+
+
+def refused(capsys: pytest.CaptureFixture[str], load: Any, *words: str) -> str:
+    """The message of a command line that ends with status 2, and nothing on stdout."""
+    assert main(words, load) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, "one line, no traceback"
+    return err
+
+
+class TestGenerate:
+    def test_a_line_and_a_png_for_each_picture(self, run: Run) -> None:
+        lines = run("generate", "--reference", "R.png", "--seed", "7", "--count", "2")
+        assert [line.keys() for line in lines] == [{"path", "seed", "seconds"}] * 2
+        assert [line["path"] for line in lines] == [str(Path("outputs", f"{s}.png")) for s in (7, 8)]
+        for index, line in enumerate(lines):
+            record = record_from_png(line["path"])
+            assert (record.seed, record.index) == (line["seed"], index)
+            assert record.request.references[0].image == picture(1)
+
+    def test_what_is_not_given_is_what_the_model_recommends(self, run: Run) -> None:
+        (line,) = run("generate", "--reference", "R.png")
+        request = request_from_png(line["path"])
+        assert (request.guidance, request.steps, request.image_scale) == (3.0, 3, 1.0)
+        (line,) = run("generate", "--reference", "R.png", "--prompt", "a cube")
+        assert request_from_png(line["path"]).image_scale == 0.6
+
+    def test_every_option_reaches_the_request(self, run: Run) -> None:
+        (line,) = run(
+            *("generate", "--prompt", "a cube", "--negative-prompt", "blur", "--scale", "0.9"),
+            *("--scale-window", "0.1", "0.9", "--guidance", "2.5", "--steps", "4"),
+            *("--sampler", "ddim", "--seed", "3", "--count", "1", "--width", "72"),
+            *("--height", "64", "--fit", "pad", "--reference", "R.png", "--reference", "S.png"),
+            *("--reference-weight", "1", "--reference-weight", "0.5"),
+            *("--negative-reference", "C.png", "--structure", "canny=C.png"),
+            *("--structure", "palette:none=S.png", "--structure-weight", "0.7"),
+            *("--structure-window", "0", "0.5", "--inpaint", "I.png", "--mask", "M.png"),
+            *("--strength", "0.9", "--feather", "4", "--out", "there/and/here"),
+        )
+        request = request_from_png(line["path"])
+        assert Path(line["path"]).parent == Path("there/and/here")
+        assert (request.prompt, request.negative_prompt) == ("a cube", "blur")
+        assert (request.image_scale, request.image_window) == (0.9, (0.1, 0.9))
+        assert (request.guidance, request.steps, request.sampler) == (2.5, 4, "ddim")
+        assert (request.seed, request.count, request.width, request.height) == (3, 1, 72, 64)
+        assert [(r.image, r.weight, r.fit, r.negative) for r in request.references] == [
+            (picture(1), 1.0, "pad", False),
+            (picture(2), 0.5, "pad", False),
+            (picture(3), 1.0, "pad", True),
+        ]
+        assert [(s.kind, s.annotator, s.weight, s.window) for s in request.structures] == [
+            ("canny", "canny", 0.7, (0.0, 0.5)),
+            ("palette", "none", 0.7, (0.0, 0.5)),
+        ]
+        assert request.inpaint is not None
+        assert (request.inpaint.strength, request.inpaint.feather) == (0.9, 4)
+
+    def test_a_start_picture(self, run: Run) -> None:
+        (line,) = run("generate", "--init", "I.png", "--strength", "0.4")
+        request = request_from_png(line["path"])
+        assert (request.init_image, request.strength) == (picture(4), 0.4)
+
+    def test_a_png_made_again(self, run: Run) -> None:
+        """Law 10, from one end to the other."""
+        lines = run("generate", "--reference", "R.png", "--inpaint", "I.png", "--mask", "M.png",
+                    "--count", "2")
+        again = run("generate", "--from-png", lines[1]["path"])
+        assert [line["path"] for line in again] == ["outputs/0-2.png", "outputs/1-2.png"]
+        for first, second in zip(lines, again, strict=True):
+            assert Path(first["path"]).read_bytes() == Path(second["path"]).read_bytes()
+
+    def test_a_png_made_again_with_a_difference(self, run: Run, asked_for: list) -> None:
+        (line,) = run("generate", "--reference", "R.png", "--prompt", "a cube", "--scale", "1.2")
+        (other,) = run("generate", "--from-png", line["path"], "--seed", "9", "--model", "other")
+        first, second = (request_from_png(made["path"]) for made in (line, other))
+        assert (second.seed, second.image_scale, second.prompt) == (9, 1.2, "a cube")
+        assert second.references == first.references
+        run("generate", "--from-png", line["path"])
+        assert [model for model, _ in asked_for] == ["tabletop", "other", "tiny"]
+
+    def test_flag_before_variable_before_default(
+        self, run: Run, asked_for: list, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run("generate")
+        monkeypatch.setenv("IPADAPTER_MODEL", "mine")
+        monkeypatch.setenv("IPADAPTER_DTYPE", "float32")
+        run("generate")
+        run("generate", "--model", "yours", "--device", "cuda:1")
+        assert asked_for == [
+            ("tabletop", {"device": None, "dtype": "auto"}),
+            ("mine", {"device": None, "dtype": "float32"}),
+            ("yours", {"device": "cuda:1", "dtype": "float32"}),
+        ]
+
+    def test_a_note_goes_to_stderr(self, load: Any, tmp_path: Path,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["generate", "--prompt", "a " * 60, "--out", str(tmp_path)], load) == 0
+        assert "the model reads the first 16" in capsys.readouterr().err
+
+
+BAD_INPUT = [
+    ("--reference nowhere.png", "--reference nowhere.png cannot be read: No such file"),
+    ("--reference text.txt", "--reference text.txt is not a picture"),
+    ("--scale 3", "image_scale must lie in [0, 2], got 3.0"),
+    ("--scale nan", "image_scale must lie in [0, 2], got nan"),
+    ("--scale-window 0.5 0.5", "image_window must start before it ends"),
+    ("--steps 0", "steps must lie in [1, 200], got 0"),
+    ("--width 100", "width must be a multiple of 8, got 100"),
+    ("--reference-weight 1", "--reference-weight must be given once, or once for each"),
+    ("--structure-window 0 1", "--structure-window needs a --structure"),
+    ("--structure depth=R.png", "structure.kind must be one of those of tiny (canny, palette)"),
+    ("--structure canny:palette=R.png", "structure.annotator for canny must be one of"),
+    ("--inpaint R.png", "--inpaint and --mask must be given together"),
+    ("--mask R.png", "--inpaint and --mask must be given together"),
+    ("--inpaint R.png --mask black.png", "inpaint.mask is empty"),
+    ("--strength 0.5", "--strength needs --inpaint or --init"),
+    ("--feather 2", "--feather needs --inpaint"),
+    ("--fit pad", "--fit needs a --reference"),
+    ("--from-png R.png", "PNG holds no request"),
+    ("--from-png nowhere.png", "PNG cannot be read"),
+    ("--device gpu", "device must be cpu, mps, cuda"),
+    ("--out text.txt", "text.txt: File exists"),
+]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(("options", "message"), BAD_INPUT)
+    def test_bad_input_is_one_clear_line(
+        self, load: Any, options: str, message: str, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        picture(1).save("R.png")
+        Image.new("L", (64, 64)).save("black.png")
+        Path("text.txt").write_text("no picture")
+        line = refused(capsys, load, "generate", *options.split())
+        assert line.startswith("python -m ipadapter_demo generate: ")
+        assert message in line
+
+    def test_a_model_that_cannot_be_loaded(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def load(model: str, **_: Any) -> ImagePromptPipeline:
+            raise ModelError(f"model must be one of tabletop, got {model!r}")
+
+        for words in (["generate", "--out", str(tmp_path)],
+                      ["evaluate", "--out", str(tmp_path / "report.json")]):
+            assert "got 'sd0'" in refused(capsys, load, *words, "--model", "sd0")
+
+    def test_the_real_loader_refuses_as_well(
+        self, entry: CatalogEntry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["generate", "--out", str(tmp_path), "--model", "sd0"]
+        assert "model must be one of" in refused(capsys, None, *words)
+        with pytest.raises(ModelError, match="device cuda:99 cannot be used here"):
+            load_pipeline(entry, device="cuda:99")
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "",
+            "paint",
+            "generate --steps many",
+            "generate --sampler magic",
+            "generate --structure C.png",
+            "generate --structure =C.png",
+            "generate --unknown 1",
+            "render",
+            "render --out there --count 0",
+            "train everything",
+            "evaluate",
+        ],
+    )
+    def test_what_is_no_command_line_gets_the_usage(
+        self, words: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit, match="2"):
+            main(words.split())
+        assert "usage: python -m ipadapter_demo" in capsys.readouterr().err
+
+
+class TestRender:
+    def test_scenes_and_the_truth_about_them(self, run: Run) -> None:
+        assert run("render", "--count", "3", "--seed", "5", "--size", "32", "--out", "scenes") == [
+            {"path": "scenes/scene.json", "scenes": 3}
+        ]
+        scenes = json.loads(Path("scenes/scene.json").read_text())
+        assert [scene["file"] for scene in scenes] == ["0000.png", "0001.png", "0002.png"]
+        for scene in scenes:
+            first = scene["truth"]["solids"][0]
+            assert f"{first['colour']} {first['texture']} {first['shape']}" in scene["caption"]
+            with Image.open(Path("scenes", scene["file"])) as image:
+                assert (image.size, image.mode) == ((32, 32), "RGB")
+        assert len(list(Path("scenes").iterdir())) == 4
+
+    def test_equal_seeds_give_equal_files(self, run: Run) -> None:
+        for folder in ("a", "b"):
+            run("render", "--count", "2", "--size", "32", "--maps", "--out", folder)
+        names = sorted(path.name for path in Path("a").iterdir())
+        assert all(Path("a", n).read_bytes() == Path("b", n).read_bytes() for n in names)
+
+    def test_maps_are_the_truth_as_pictures(self, run: Run) -> None:
+        run("render", "--count", "4", "--size", "64", "--maps", "--out", "scenes")
+        for scene in json.loads(Path("scenes/scene.json").read_text()):
+            maps = {kind: np.asarray(Image.open(Path("scenes", name)))
+                    for kind, name in scene["maps"].items()}
+            solids = len(scene["truth"]["solids"])
+            assert maps.keys() == {"edges", "depth", *(f"mask-{i + 1}" for i in range(solids))}
+            assert {map_.shape for map_ in maps.values()} == {(64, 64)}
+            assert set(np.unique(maps["mask-1"])) == {0, 255}
+            assert set(np.unique(maps["edges"])) == {0, 255}
+            inside = maps["mask-1"] > 0
+            assert maps["depth"].dtype == np.uint16
+            assert 2000 < maps["depth"][inside].mean() < maps["depth"][~inside].max() < 12000
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
+    """Stand in for a module that takes minutes to do its work."""
+    module = types.ModuleType(name)
+    vars(module).update(members)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_evaluate_writes_what_the_report_says(
+    run: Run, pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(given: ImagePromptPipeline, scenes: int, seed: int, progress: Any) -> dict:
+        assert given is pipeline
+        progress("variation")
+        return {"scenes": scenes, "seed": seed}
+
+    stub(monkeypatch, "ipadapter_demo.evaluation.report", evaluate=evaluate)
+    assert run("evaluate", "--out", "new/report.json", "--scenes", "5") == [
+        {"path": "new/report.json"}
+    ]
+    report = json.loads(Path("new/report.json").read_text())
+    assert report == {"scenes": 5, "seed": 900_001}
+
+
+def test_train_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def train(part: str, runs: Path, out: Path, **options: Any) -> dict:
+        calls.append((part, runs, out, options))
+        return {"loss": 0.5}
+
+    stub(monkeypatch, "ipadapter_demo.training.recipes", train=train, PICTURES=32768)
+    assert run("train", "codec", "--steps", "3", "--device", "cpu", "--runs", "r", "--out", "o",
+               "--threads", "1") == [{"part": "codec", "loss": 0.5}]
+    assert calls == [("codec", Path("r"), Path("o"),
+                      {"steps": 3, "device": "cpu", "pictures": 32768})]
+
+
+@pytest.mark.slow
+def test_the_parts_are_those_of_the_recipes() -> None:
+    from ipadapter_demo.training.recipes import PICTURES, RECIPES
+
+    assert tuple(RECIPES) == PARTS
+    assert f"[{PICTURES}]" in command_parser().format_help() + _help("train")
+
+
+def _help(command: str) -> str:
+    return subprocess.run([sys.executable, "-m", "ipadapter_demo", command, "--help"],
+                          check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("command", ["generate", "render", "evaluate", "train"])
+def test_help_explains_every_option(command: str) -> None:
+    parser = command_parser()._subparsers._group_actions[0].choices[command]  # type: ignore
+    assert all(action.help for action in parser._actions)
+    assert parser.description
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys\nfrom ipadapter_demo.cli import main\n"
+        "try:\n    main(['generate', '--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'diffusers', 'gradio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_an_old_record_may_name_any_model(load: Any, tmp_path: Path, asked_for: list) -> None:
+    path = tmp_path / "old.png"
+    save_png(path, picture(1), GenerateRequest(steps=1), 0, 0, {"model": ["not", "a", "name"]})
+    assert main(["generate", "--from-png", str(path), "--out", str(tmp_path)], load) == 0
+    assert asked_for[0][0] == "tabletop"

@@ -1,0 +1,297 @@
+"""What a request turns into before sampling, and which network runs when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import PAD_COLOUR
+from ipadapter_demo.models.annotators import ANNOTATORS, annotate
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.conditioning import Conditioner, Conditions, ContentCache, active
+from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
+from tests.tiny import CROSS_DIM, box_mask, picture
+
+EDGES = Structure(kind="canny", image=picture(3))
+COLOURS = Structure(kind="palette", image=picture(4))
+
+
+@contextmanager
+def recorded(network: nn.Module) -> Iterator[list[tuple[dict[str, Any], Any]]]:
+    """(inputs by name, output) of every call; the first two positional ones are "0" and "1"."""
+    calls: list[tuple[dict[str, Any], Any]] = []
+
+    def record(_: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        calls.append(({str(i): value for i, value in enumerate(args)} | kwargs, output))
+
+    hook = network.register_forward_hook(record, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+@pytest.fixture
+def conditioner(model: BaseModel) -> Conditioner:
+    return Conditioner(model, Lock())
+
+
+def read(conditioner: Conditioner, **fields: Any) -> Conditions:
+    return conditioner.condition(GenerateRequest(**fields), (64, 64))
+
+
+class TestEncoderView:
+    @pytest.mark.parametrize("size", [16, 64])
+    def test_a_square_reaches_the_encoder_as_clip_s_own_processor_sends_it(
+        self, conditioner: Conditioner, model: BaseModel, size: int
+    ) -> None:
+        square = Image.fromarray(
+            np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        )
+        expected = model.image_processor(square, return_tensors="pt").pixel_values
+        view = conditioner.encoder_view(Reference(image=square))
+        assert view.size == (16, 16)
+        # Two implementations of bicubic may round to neighbouring grey levels.
+        atol = 1e-6 if size == 16 else 1.1 / 255 / min(model.image_processor.image_std)
+        torch.testing.assert_close(conditioner._clip_pixels(view), expected, rtol=0, atol=atol)
+
+    def test_the_fit_decides_what_is_seen_of_a_wide_picture(
+        self, conditioner: Conditioner
+    ) -> None:
+        wide = Image.new("RGB", (96, 32), "red")
+        wide.paste("blue", (32, 0, 64, 32))
+        seen = {fit: conditioner.encoder_view(Reference(image=wide, fit=fit)) for fit in FITS}
+        assert {view.size for view in seen.values()} == {(16, 16)}
+        red, blue = (255, 0, 0), (0, 0, 255)
+        assert [seen["crop"].getpixel((x, 8)) for x in (2, 8)] == [blue, blue]
+        assert [seen["squash"].getpixel((x, 8)) for x in (2, 8)] == [red, blue]
+        assert [seen["pad"].getpixel((2, y)) for y in (2, 8)] == [PAD_COLOUR, red]
+
+    def test_padding_is_close_to_zero_for_the_encoder(self, conditioner: Conditioner) -> None:
+        pixels = conditioner._clip_pixels(Image.new("RGB", (16, 16), PAD_COLOUR))
+        assert pixels.abs().max() < 0.01
+
+
+class TestImagePrompts:
+    def test_the_empty_picture_stands_in_the_unconditional_half(
+        self, conditioner: Conditioner, model: BaseModel
+    ) -> None:
+        pair = (Reference(image=picture(1)), Reference(image=picture(2)))
+        having, without = read(conditioner, references=pair, count=3).image_prompts
+        assert (having.rows, without.rows) == (slice(3, 6), slice(0, 3))
+        empty = model.adapter.tokens_from_embeds(model.adapter.empty_embeds(1))
+        assert empty.abs().max() > 0.1, "zero tokens would be something else"
+        torch.testing.assert_close(without.tokens, torch.cat([empty, empty], dim=1))
+        assert having.tokens.shape == (1, 8, CROSS_DIM)
+
+    def test_without_guidance_there_is_no_unconditional_half(
+        self, conditioner: Conditioner
+    ) -> None:
+        conditions = read(
+            conditioner, references=(Reference(image=picture(1)),), count=3, guidance=1.0
+        )
+        assert [prompt.rows for prompt in conditions.image_prompts] == [slice(0, 3)]
+        assert len(conditions.text_states) == 3
+
+    def test_weights_weigh_the_tokens_of_their_reference(self, conditioner: Conditioner) -> None:
+        pair = (Reference(image=picture(1)), Reference(image=picture(2), weight=0.5))
+        for prompt in read(conditioner, references=pair).image_prompts:
+            assert prompt.value_weights is not None
+            assert prompt.value_weights.tolist() == [1.0] * 4 + [0.5] * 4
+
+    def test_a_masked_reference_has_a_branch_of_its_own(self, conditioner: Conditioner) -> None:
+        masked = Reference(image=picture(2), weight=0.5, mask=box_mask((0, 0, 32, 64)))
+        prompts = read(
+            conditioner, references=(Reference(image=picture(1)), masked), image_scale=0.8
+        ).image_prompts
+        assert [prompt.scale for prompt in prompts] == [0.8, 0.4, 0.8, 0.4]
+        assert [prompt.mask is None for prompt in prompts] == [True, False, True, False]
+        assert prompts[1].mask is not None
+        assert prompts[1].mask.mean() == 0.5
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"references": (Reference(image=picture(1)),), "image_scale": 0.0},
+            {"references": (Reference(image=picture(1), weight=0.0),)},
+            {"references": ()},
+        ],
+    )
+    def test_nothing_is_computed_for_nothing(
+        self, conditioner: Conditioner, model: BaseModel, fields: dict[str, Any]
+    ) -> None:
+        with recorded(model.image_encoder) as calls:
+            assert read(conditioner, **fields).image_prompts == ()
+        assert not calls
+
+    def test_every_input_is_read_once_and_alone(
+        self, conditioner: Conditioner, model: BaseModel
+    ) -> None:
+        same = GenerateRequest(
+            prompt="a", negative_prompt="b", structures=(COLOURS,),
+            references=(Reference(image=picture(1)), Reference(image=picture(2))),
+        )
+        net = model.structures["palette"].net
+        with recorded(model.image_encoder) as images, recorded(model.text_encoder) as texts, \
+                recorded(net) as maps:
+            for request in (same, same, replace(same, prompt="b", seed=9, image_scale=0.1)):
+                conditioner.condition(request, (64, 64))
+        assert (len(images), len(texts), len(maps)) == (2, 2, 1)
+        assert all(len(call["0"]) == 1 for call, _ in images)
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_the_person_told(conditioner: Conditioner) -> None:
+    conditions = read(conditioner, prompt="a cube " * 20)
+    assert conditions.text_states.shape == (2, 16, CROSS_DIM)
+    assert conditions.notes == ("The prompt has 102 tokens; the model reads the first 16.",)
+    assert not read(conditioner, prompt="a cube").notes
+
+
+class TestWhenNetworksRun:
+    def test_image_tokens_never_reach_a_controlnet(
+        self, pipeline: ImagePromptPipeline, model: BaseModel
+    ) -> None:
+        """Law 5: it gets the text alone, so before the first step it cannot know of an image."""
+        request = GenerateRequest(
+            prompt="a", steps=2, structures=(EDGES,), references=(Reference(image=picture(1)),)
+        )
+        with recorded(model.structures["canny"].net) as calls:
+            pipeline.generate(request)
+            pipeline.generate(replace(request, references=()))
+        text = pipeline._conditioner.condition(request, (64, 64)).text_states
+        assert all(torch.equal(call["encoder_hidden_states"], text) for call, _ in calls)
+        assert not any("cross_attention_kwargs" in call for call, _ in calls)
+        (_, having), _, (_, without), _ = calls
+        for ours, theirs in zip(flat(having), flat(without), strict=True):
+            assert torch.equal(ours, theirs)
+
+    @pytest.mark.parametrize(
+        ("window", "expected"),
+        [((0.0, 1.0), [1, 2, 3, 4]), ((0.0, 0.5), [1, 2]), ((0.25, 0.75), [2, 3]),
+         ((0.1, 0.6), [2]), ((0.0, 0.1), [])],
+    )
+    def test_a_controlnet_runs_once_per_step_inside_its_window(
+        self, pipeline: ImagePromptPipeline, model: BaseModel, window: tuple[float, float],
+        expected: list[int],
+    ) -> None:
+        """Law 6."""
+        request = GenerateRequest(
+            prompt="a", steps=4, count=2, structures=(replace(EDGES, window=window),)
+        )
+        with recorded(model.structures["canny"].net) as calls, recorded(model.unet) as steps:
+            pipeline.generate(request)
+        helped = [i for i, (call, _) in enumerate(steps, 1)
+                  if "down_block_additional_residuals" in call]
+        assert helped == expected
+        assert len(calls) == len(expected)
+        assert all(len(call["0"]) == 4 for call, _ in calls)
+
+    def test_a_t2i_adapter_runs_once_per_request(
+        self, pipeline: ImagePromptPipeline, model: BaseModel
+    ) -> None:
+        """Law 6, and its features still act at every step of their window."""
+        structure = replace(COLOURS, window=(0.0, 0.5))
+        request = GenerateRequest(prompt="a", steps=4, count=2, structures=(structure,))
+        with recorded(model.structures["palette"].net) as calls, recorded(model.unet) as steps:
+            pipeline.generate(request)
+        assert len(calls) == 1
+        assert ["down_intrablock_additional_residuals" in call for call, _ in steps] == [
+            True, True, False, False,
+        ]
+
+    def test_the_window_of_the_scale(self, pipeline: ImagePromptPipeline, model: BaseModel) -> None:
+        request = GenerateRequest(
+            prompt="a", steps=4, image_window=(0.25, 0.75),
+            references=(Reference(image=picture(1)),),
+        )
+        with recorded(model.unet) as steps:
+            pipeline.generate(request)
+        assert [call["cross_attention_kwargs"] is not None for call, _ in steps] == [
+            False, True, True, False,
+        ]
+
+    def test_without_guidance_only_one_half_runs(
+        self, pipeline: ImagePromptPipeline, model: BaseModel
+    ) -> None:
+        request = GenerateRequest(prompt="a", steps=1, count=3, structures=(EDGES, COLOURS))
+        for guidance, rows in ((1.0, 3), (1.5, 6)):
+            with recorded(model.unet) as steps:
+                pipeline.generate(replace(request, guidance=guidance))
+            assert [len(call["0"]) for call, _ in steps] == [rows]
+
+
+def flat(output: Any) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else [t for part in output for t in flat(part)]
+
+
+def test_every_step_belongs_to_one_of_two_windows_that_share_a_step_s_border() -> None:
+    for steps in (1, 5, 10, 20, 30, 50):
+        for cut in range(1, steps):
+            border = cut / steps
+            for step in range(steps):
+                assert active((0.0, border), step, steps) is not active((border, 1.0), step, steps)
+
+
+class TestStructureMaps:
+    @pytest.mark.parametrize("annotator", ANNOTATORS)
+    @pytest.mark.parametrize("size", [(64, 64), (72, 88), (128, 64), (200, 104), (97, 65)])
+    def test_annotators_keep_the_size(self, annotator: str, size: tuple[int, int]) -> None:
+        drawn = annotate(annotator, picture(1, *size))
+        assert (drawn.size, drawn.mode) == (size, "RGB")
+        assert len(drawn.getcolors(maxcolors=2**16) or ()) > 1
+
+    def test_a_map_is_drawn_at_the_size_of_the_output(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        structure = Structure(kind="canny", image=picture(1, 300, 200), annotator="canny")
+        assert pipeline.structure_map(structure).size == (64, 64)
+        request = GenerateRequest(structures=(structure,), steps=1, width=72, height=64)
+        assert [drawn.size for drawn in pipeline.generate(request).maps] == [(72, 64)]
+
+    def test_a_picture_that_is_a_map_stays_as_it_is(self, pipeline: ImagePromptPipeline) -> None:
+        assert pipeline.structure_map(EDGES) == EDGES.image
+
+    def test_the_palette_is_the_mean_colour_of_coarse_cells(self) -> None:
+        chequered = Image.fromarray(np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 255)
+        assert annotate("palette", chequered.convert("RGB")).getextrema() == ((128, 128),) * 3
+
+    @pytest.mark.parametrize(
+        ("structure", "message"),
+        [
+            (Structure(kind="depth", image=picture(1)),
+             r"structure.kind must be one of those of tiny \(canny, palette\), got 'depth'"),
+            (Structure(kind="canny", image=picture(1), annotator="palette"),
+             "structure.annotator for canny must be one of canny, lineart, none, got 'palette'"),
+        ],
+    )
+    def test_what_the_model_does_not_have_is_refused(
+        self, pipeline: ImagePromptPipeline, structure: Structure, message: str
+    ) -> None:
+        for refused in (
+            lambda: pipeline.structure_map(structure),
+            lambda: pipeline.generate(GenerateRequest(structures=(structure,))),
+        ):
+            with pytest.raises(RequestError, match=message):
+                refused()
+
+
+def test_a_full_cache_forgets_what_was_used_longest_ago() -> None:
+    cache = ContentCache(2)
+    computed = []
+
+    def get(key: str) -> str:
+        return cache.get(key, lambda: computed.append(key) or key)
+
+    assert [get(key) for key in "abacab"] == list("abacab")
+    assert computed == ["a", "b", "c", "b"]

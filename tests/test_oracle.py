@@ -1,0 +1,230 @@
+"""Law 4: whole images equal those of diffusers' own pipelines on the very same weights.
+
+Pixels in [0, 1] may be TOLERANCE apart in float32; a grey level is 4e-3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionAdapterPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    T2IAdapter,
+)
+from PIL import Image
+from torch import Tensor
+
+from ipadapter_demo.imaging import mask_from_image
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.pipeline import ImagePromptPipeline, load
+from ipadapter_demo.pipeline import pipeline as pipeline_module
+from ipadapter_demo.request import (
+    SAMPLERS,
+    GenerateRequest,
+    Inpaint,
+    Reference,
+    Sampler,
+    Structure,
+)
+from tests.tiny import box_mask, picture, write_tiny_model
+
+TOLERANCE = 1e-5
+STEPS, SEED, COUNT, GUIDANCE = 4, 11, 2, 3.0
+ALIGNED = box_mask((16, 8, 48, 40))  # whole latent cells, of 4 pixels
+ENCODER_SIZE = 16  # square references of this size need no preprocessing
+
+
+def request(**changes: Any) -> GenerateRequest:
+    common = {"prompt": "a cube", "negative_prompt": "blur", "steps": STEPS, "seed": SEED}
+    return GenerateRequest(**{**common, "count": COUNT, "guidance": GUIDANCE, **changes})
+
+
+def reference(seed: int = 1, **settings: Any) -> Reference:
+    return Reference(image=picture(seed, ENCODER_SIZE, ENCODER_SIZE), **settings)
+
+
+@pytest.fixture
+def ours(pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """request -> float pixels (B, 3, H, W) in [0, 1], as they are before rounding and pasting."""
+    return pixels_of(pipeline, monkeypatch)
+
+
+def pixels_of(pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
+    seen: list[Tensor] = []
+    to_images = pipeline_module.images_from_pixels
+
+    def spy(pixels: Tensor) -> list[Image.Image]:
+        seen.append(pixels)
+        return to_images(pixels)
+
+    monkeypatch.setattr(pipeline_module, "images_from_pixels", spy)
+
+    def generate(request: GenerateRequest) -> Tensor:
+        pipeline.generate(request)
+        return (seen[-1] / 2 + 0.5).clamp(0, 1)
+
+    return generate
+
+
+def theirs(pipeline: Any, entry: CatalogEntry, sampler: Sampler = "dpm++",
+           scale: Any = None, **arguments: Any) -> Tensor:
+    """What a diffusers pipeline makes of the same request; `scale` loads the adapter."""
+    if scale is not None:
+        pipeline.load_ip_adapter(str(entry.folder), subfolder="",
+                                 weight_name="ip-adapter.safetensors", image_encoder_folder=None)
+        pipeline.set_ip_adapter_scale(scale)
+    config = pipeline.scheduler.config
+    pipeline.scheduler = {
+        "ddim": lambda: DDIMScheduler.from_config(config),
+        "pndm": lambda: PNDMScheduler.from_config(config, skip_prk_steps=True),
+        "euler": lambda: EulerDiscreteScheduler.from_config(config),
+        "dpm++": lambda: DPMSolverMultistepScheduler.from_config(config),
+    }[sampler]()
+    pipeline.set_progress_bar_config(disable=True)
+    common = {"prompt": "a cube", "negative_prompt": "blur", "guidance_scale": GUIDANCE,
+              "num_inference_steps": STEPS, "num_images_per_prompt": COUNT, "output_type": "pt"}
+    generators = [torch.Generator().manual_seed(SEED + i) for i in range(COUNT)]
+    return pipeline(**{**common, **arguments}, generator=generators).images
+
+
+def assert_same(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
+    assert ours.shape == theirs.shape
+    assert theirs.std() > 0.02, "a flat picture would prove nothing"
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def loaded(kind: Any, entry: CatalogEntry, **parts: Any) -> Any:
+    return kind.from_pretrained(entry.folder, local_files_only=True, **parts)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+class TestEverySampler:
+    def test_text(self, ours: Any, entry: CatalogEntry, sampler: Sampler) -> None:
+        """Law 1 as well: the base model, with no adapter anywhere near it, bit for bit."""
+        oracle = loaded(StableDiffusionPipeline, entry)
+        expected = theirs(oracle, entry, sampler)
+        assert_same(ours(request(sampler=sampler)), expected, tolerance=0)
+        silent = request(sampler=sampler, references=(reference(),), image_scale=0)
+        assert_same(ours(silent), expected, tolerance=0)
+
+    def test_image(self, ours: Any, entry: CatalogEntry, sampler: Sampler) -> None:
+        oracle = loaded(StableDiffusionPipeline, entry)
+        expected = theirs(oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image)
+        assert_same(
+            ours(request(sampler=sampler, references=(reference(),), image_scale=0.7)), expected
+        )
+
+    def test_edges(self, ours: Any, entry: CatalogEntry, sampler: Sampler) -> None:
+        net = ControlNetModel.from_pretrained(entry.folder / "controlnet-canny")
+        oracle = loaded(StableDiffusionControlNetPipeline, entry, controlnet=net)
+        expected = theirs(
+            oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image,
+            image=picture(3), controlnet_conditioning_scale=0.8, control_guidance_start=0.2,
+            control_guidance_end=0.8,
+        )
+        structure = Structure(kind="canny", image=picture(3), weight=0.8, window=(0.2, 0.8))
+        asked = request(sampler=sampler, references=(reference(),), image_scale=0.7,
+                        structures=(structure,))
+        assert_same(ours(asked), expected)
+
+    @pytest.mark.parametrize("strength", [1.0, 0.6])
+    def test_inpainting(self, ours: Any, entry: CatalogEntry, sampler: Sampler,
+                        strength: float) -> None:
+        """Compared before the paste, which diffusers does not do."""
+        oracle = loaded(StableDiffusionInpaintPipeline, entry)
+        expected = theirs(
+            oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image,
+            image=picture(4), mask_image=ALIGNED, height=64, width=64, strength=strength,
+        )
+        inpaint = Inpaint(image=picture(4), mask=ALIGNED, strength=strength)
+        asked = request(sampler=sampler, references=(reference(),), image_scale=0.7,
+                        inpaint=inpaint)
+        assert_same(ours(asked), expected)
+
+    def test_start_picture(self, ours: Any, entry: CatalogEntry, sampler: Sampler) -> None:
+        oracle = loaded(StableDiffusionImg2ImgPipeline, entry)
+        expected = theirs(oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image,
+                          image=picture(4), strength=0.6)
+        asked = request(sampler=sampler, references=(reference(),), image_scale=0.7,
+                        init_image=picture(4), strength=0.6)
+        assert_same(ours(asked), expected)
+
+
+def test_palette(ours: Any, entry: CatalogEntry) -> None:
+    """diffusers cannot combine a T2I-Adapter with an IP-Adapter, so alone."""
+    net = T2IAdapter.from_pretrained(entry.folder / "t2i-palette")
+    oracle = loaded(StableDiffusionAdapterPipeline, entry, adapter=net)
+    latents = theirs(oracle, entry, image=picture(5), adapter_conditioning_scale=0.9,
+                     output_type="latent")  # it has no other that is a tensor
+    expected = (oracle.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    structure = Structure(kind="palette", image=picture(5), weight=0.9)
+    assert_same(ours(request(structures=(structure,))), expected)
+
+
+def test_without_guidance(ours: Any, entry: CatalogEntry) -> None:
+    oracle = loaded(StableDiffusionPipeline, entry)
+    expected = theirs(oracle, entry, scale=1.0, ip_adapter_image=reference().image,
+                      guidance_scale=1.0)
+    assert_same(ours(request(references=(reference(),), guidance=1.0)), expected)
+
+
+def test_two_references_share_one_softmax(ours: Any, entry: CatalogEntry) -> None:
+    oracle = loaded(StableDiffusionPipeline, entry)
+    pair = (reference(1), reference(2))
+    expected = theirs(oracle, entry, scale=0.7, ip_adapter_image=[[r.image for r in pair]])
+    assert_same(ours(request(references=pair, image_scale=0.7)), expected)
+
+
+def test_masked_references_have_their_own_regions(ours: Any, entry: CatalogEntry) -> None:
+    oracle = loaded(StableDiffusionPipeline, entry)
+    masks = [box_mask((0, 0, 32, 64)), box_mask((32, 0, 64, 64))]
+    pair = tuple(reference(i, mask=mask, weight=0.5 + i) for i, mask in enumerate(masks))
+    expected = theirs(
+        oracle, entry, scale=[[0.5, 1.5]], ip_adapter_image=[[r.image for r in pair]],
+        cross_attention_kwargs={
+            "ip_adapter_masks": [torch.cat([mask_from_image(m) for m in masks], dim=1)]
+        },
+    )
+    assert_same(ours(request(references=pair, image_scale=1.0)), expected)
+
+
+def test_a_negative_reference_takes_the_empty_picture_s_place(
+    ours: Any, entry: CatalogEntry
+) -> None:
+    oracle = loaded(StableDiffusionPipeline, entry)
+    pair = (reference(1), reference(2, negative=True))
+    pixels = oracle.feature_extractor([r.image for r in pair], return_tensors="pt").pixel_values
+    positive, negative = oracle.image_encoder(pixels).image_embeds.chunk(2)
+    expected = theirs(oracle, entry, scale=0.7,
+                      ip_adapter_image_embeds=[torch.stack([negative, positive])])
+    assert_same(ours(request(references=pair, image_scale=0.7)), expected)
+
+
+def test_plus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = write_tiny_model(tmp_path, variant="plus")
+    oracle = loaded(StableDiffusionPipeline, entry)
+    expected = theirs(oracle, entry, scale=0.7, ip_adapter_image=reference().image)
+    generate = pixels_of(load(entry), monkeypatch)
+    assert_same(generate(request(references=(reference(),), image_scale=0.7)), expected)
+
+
+def test_another_shape(ours: Any, entry: CatalogEntry) -> None:
+    """Latents of 18 x 22 cells: sides that the UNet has to halve rounding up."""
+    oracle = loaded(StableDiffusionPipeline, entry)
+    expected = theirs(oracle, entry, scale=0.7, ip_adapter_image=reference().image,
+                      width=72, height=88)
+    assert_same(
+        ours(request(references=(reference(),), image_scale=0.7, width=72, height=88)), expected
+    )

@@ -1,0 +1,438 @@
+"""The laws of whole pictures, on a tiny model of the real classes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import nn
+
+from ipadapter_demo.adapter import save_image_adapter
+from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.codec import Codec
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
+from ipadapter_demo.pipeline.sampler import _clean, new_scheduler
+from ipadapter_demo.record import record_from_png, save_png
+from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
+from tests.tiny import (
+    box_mask,
+    noise,
+    picture,
+    tiny_adapter,
+    tiny_tabletop_unet,
+    tiny_unet,
+    tiny_vision_encoder,
+)
+
+REFERENCE = Reference(image=picture(1))
+BASE = GenerateRequest(prompt="a cube", negative_prompt="blur", guidance=3.0, steps=3, seed=5)
+WITH_IMAGE = replace(BASE, references=(REFERENCE,), image_scale=0.8)
+
+# Text, two references, one of them only here and one weaker, what to avoid, edges, colours, a mask.
+EVERYTHING = replace(
+    BASE,
+    references=(
+        Reference(image=picture(1), mask=box_mask((0, 0, 40, 64))),
+        Reference(image=picture(2), weight=0.5, fit="pad"),
+        Reference(image=picture(6), negative=True),
+    ),
+    structures=(
+        Structure(kind="canny", image=picture(3), annotator="canny", weight=0.7),
+        Structure(kind="palette", image=picture(4), annotator="palette", window=(0.0, 0.7)),
+    ),
+    inpaint=Inpaint(image=picture(7), mask=box_mask((10, 10, 50, 45))),
+)
+
+
+def arrays(result: Result) -> np.ndarray:
+    """(count, height, width, 3), signed so that differences are what they seem."""
+    return np.stack([np.asarray(image, dtype=np.int16) for image in result.images])
+
+
+def generated(pipeline: ImagePromptPipeline, request: GenerateRequest) -> np.ndarray:
+    return arrays(pipeline.generate(request))
+
+
+@contextmanager
+def counted(network: nn.Module) -> Iterator[list[None]]:
+    calls: list[None] = []
+    hook = network.register_forward_hook(lambda *_: calls.append(None))
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+class TestWithoutAnImage:
+    @pytest.mark.parametrize("guidance", [1.0, 3.0])
+    def test_scale_0_or_weight_0_or_no_reference_are_the_base_model(
+        self, pipeline: ImagePromptPipeline, guidance: float
+    ) -> None:
+        """Law 1; test_oracle.py has diffusers confirm what the base model draws."""
+        base = replace(BASE, guidance=guidance, count=2)
+        expected = generated(pipeline, base)
+        masked = replace(REFERENCE, mask=box_mask((0, 0, 32, 64)))
+        negative = replace(REFERENCE, negative=True)
+        for silent in (
+            replace(base, references=(REFERENCE, masked, negative), image_scale=0.0),
+            replace(base, references=(replace(REFERENCE, weight=0.0),)),
+            replace(base, references=(REFERENCE,), image_window=(0.0, 0.1)),
+        ):
+            assert np.array_equal(generated(pipeline, silent), expected)
+        heard = replace(base, references=(REFERENCE,))
+        assert not np.array_equal(generated(pipeline, heard), expected)
+
+
+class TestSamePixels:
+    """Law 3."""
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_the_same_request_twice(self, entry: CatalogEntry, pipeline: ImagePromptPipeline,
+                                    sampler: Any) -> None:
+        request = replace(EVERYTHING, sampler=sampler)
+        first = generated(pipeline, request)
+        generated(pipeline, BASE)
+        assert np.array_equal(generated(pipeline, request), first), "with warm caches"
+        assert np.array_equal(generated(load(entry), request), first), "with cold ones"
+
+    def test_an_image_does_not_depend_on_its_batch(self, pipeline: ImagePromptPipeline) -> None:
+        batch = pipeline.generate(replace(WITH_IMAGE, count=4))
+        assert batch.seeds == (5, 6, 7, 8)
+        alone = [generated(pipeline, replace(WITH_IMAGE, seed=seed)) for seed in batch.seeds]
+        assert np.abs(arrays(batch) - np.concatenate(alone)).max() <= 1
+        assert np.abs(alone[0] - alone[1]).max() > 10
+
+    def test_sixteen_at_once_get_what_each_would_get_alone(self, entry: CatalogEntry) -> None:
+        """No λ, reference, mask or scheduler ever reaches another request, bit for bit."""
+        requests = [
+            replace(
+                EVERYTHING if i % 3 == 0 else BASE,
+                references=(Reference(image=picture(i)),) * (i % 4),
+                image_scale=i / 8,
+                seed=i,
+                count=1 + i % 2,
+                sampler=SAMPLERS[i % len(SAMPLERS)],
+                steps=2 + i % 3,
+            )
+            for i in range(16)
+        ]
+        alone = [generated(load(entry), request) for request in requests]
+        shared = load(entry)
+        with ThreadPoolExecutor(16) as threads:
+            together = list(threads.map(lambda request: generated(shared, request), requests))
+        for ours, theirs in zip(together, alone, strict=True):
+            assert np.array_equal(ours, theirs)
+
+
+def test_generating_leaves_every_weight_alone(
+    pipeline: ImagePromptPipeline, model: BaseModel
+) -> None:
+    """Law 9."""
+    networks = (model.unet, model.adapter, model.text_encoder, model.image_encoder,
+                model.codec.vae, *(net.net for net in model.structures.values()))
+    before = [[weight.clone() for weight in net.state_dict().values()] for net in networks]
+    pipeline.generate(EVERYTHING)
+    for net, weights in zip(networks, before, strict=True):
+        assert not net.training
+        assert not any(parameter.requires_grad for parameter in net.parameters())
+        assert all(map(torch.equal, net.state_dict().values(), weights))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [replace(EVERYTHING, count=2), replace(WITH_IMAGE, init_image=picture(8), strength=0.7)],
+    ids=["everything", "start picture"],
+)
+def test_a_png_makes_itself_again(
+    pipeline: ImagePromptPipeline, entry: CatalogEntry, tmp_path: Path, request_: GenerateRequest
+) -> None:
+    """Law 10."""
+    result = pipeline.generate(request_)
+    index = request_.count - 1
+    path = tmp_path / "output.png"
+    save_png(path, result.images[index], request_, result.seeds[index], index, result.facts)
+    record = record_from_png(path)
+    assert record.request == request_
+    assert record.facts == result.facts
+    again = load(entry).generate(record.request).images[record.index]
+    with Image.open(path) as stored:
+        assert (again.size, again.tobytes()) == (stored.size, stored.tobytes())
+
+
+class TestInpainting:
+    """Law 7, for pictures of any shape and size."""
+
+    @pytest.mark.parametrize("feather", [0, 3, 40])
+    @pytest.mark.parametrize("size", [(64, 64), (61, 75), (100, 37), (200, 64), (33, 31)])
+    def test_outside_the_mask_nothing_changes_and_inside_it_does(
+        self, pipeline: ImagePromptPipeline, size: tuple[int, int], feather: int
+    ) -> None:
+        width, height = size
+        mask = box_mask((width // 5, height // 5, 4 * width // 5, 4 * height // 5), *size)
+        given = picture(7, *size)
+        request = replace(WITH_IMAGE, steps=2,
+                          inpaint=Inpaint(image=given, mask=mask, feather=feather))
+        changed = np.abs(generated(pipeline, request)[0] - np.asarray(given, np.int16)).max(-1)
+        inside = np.asarray(mask) > 0
+        assert changed.shape == (height, width)
+        assert not changed[~inside].any()
+        assert (changed[inside] > 0).mean() > 0.5
+
+    def test_a_thin_stroke_on_a_large_picture_does_not_vanish(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        given = picture(7, 512, 512)
+        mask = box_mask((100, 200, 400, 203), 512, 512)
+        first, second = (
+            generated(pipeline, replace(BASE, seed=seed, steps=2,
+                                        inpaint=Inpaint(image=given, mask=mask, feather=0)))
+            for seed in (1, 2)
+        )
+        assert np.abs(first - second)[0, 201, 100:400].max() > 3, "the model never drew there"
+
+    def test_strength_keeps_some_of_what_was_under_the_mask(
+        self, pipeline: ImagePromptPipeline, model: BaseModel
+    ) -> None:
+        assert EVERYTHING.inpaint is not None
+        weak = replace(EVERYTHING, steps=10, inpaint=replace(EVERYTHING.inpaint, strength=0.3))
+        with counted(model.unet) as calls:
+            pipeline.generate(weak)
+        assert len(calls) == 3
+
+
+class TestEverythingTogether:
+    def test_in_one_call(self, pipeline: ImagePromptPipeline) -> None:
+        result = pipeline.generate(replace(EVERYTHING, count=2))
+        assert [image.size for image in result.images] == [(64, 64)] * 2
+        assert result.seeds == (5, 6)
+        assert [drawn.size for drawn in result.maps] == [(64, 64)] * 2
+        assert result.seconds > 0
+        assert result.notes == ()
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"prompt": "a sphere"},
+            {"negative_prompt": ""},
+            {"references": EVERYTHING.references[1:]},
+            {"references": (replace(EVERYTHING.references[0], mask=None),
+                            *EVERYTHING.references[1:])},
+            {"references": (EVERYTHING.references[0], *EVERYTHING.references[2:])},
+            {"references": (EVERYTHING.references[0],
+                            replace(EVERYTHING.references[1], weight=1.0),
+                            EVERYTHING.references[2])},
+            {"references": EVERYTHING.references[:2]},
+            {"image_scale": 0.5},
+            {"image_window": (0.0, 0.7)},
+            {"guidance": 3.5},
+            {"steps": 4},
+            {"sampler": "ddim"},
+            {"seed": 6},
+            {"structures": EVERYTHING.structures[1:]},
+            {"structures": EVERYTHING.structures[:1]},
+            {"structures": (replace(EVERYTHING.structures[0], annotator="none"),
+                            EVERYTHING.structures[1])},
+            {"inpaint": replace(EVERYTHING.inpaint, strength=0.7)},
+            {"inpaint": replace(EVERYTHING.inpaint, feather=8)},
+            {"inpaint": None},
+        ],
+    )
+    def test_each_part_has_an_effect(
+        self, pipeline: ImagePromptPipeline, changes: dict[str, Any]
+    ) -> None:
+        changed = generated(pipeline, replace(EVERYTHING, **changes))
+        assert not np.array_equal(changed, generated(pipeline, EVERYTHING))
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    @pytest.mark.parametrize("steps", [1, 2])
+    def test_very_few_steps(self, pipeline: ImagePromptPipeline, sampler: Any, steps: int) -> None:
+        assert pipeline.generate(replace(EVERYTHING, sampler=sampler, steps=steps)).images
+
+    @pytest.mark.parametrize("size", [(72, 88), (104, 64)])
+    def test_other_shapes(self, pipeline: ImagePromptPipeline, size: tuple[int, int]) -> None:
+        request = replace(EVERYTHING, inpaint=None, width=size[0], height=size[1])
+        assert pipeline.generate(request).images[0].size == size
+
+
+class TestSizes:
+    def test_open_sides_are_the_model_s_own(self, pipeline: ImagePromptPipeline) -> None:
+        assert pipeline.info.native_size == 64
+        assert pipeline.working_size(BASE) == (64, 64)
+        assert pipeline.working_size(replace(BASE, width=96)) == (96, 64)
+
+    def test_or_follow_the_picture_that_is_changed(self, pipeline: ImagePromptPipeline) -> None:
+        start = replace(BASE, init_image=picture(1, 300, 200))
+        assert pipeline.working_size(start) == (80, 64)  # 78 x 52, in eights and not too small
+        assert pipeline.generate(start).images[0].size == (80, 64)
+
+
+class TestStream:
+    def test_a_preview_after_every_step_then_the_result(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        *previews, result = pipeline.stream(WITH_IMAGE)
+        assert isinstance(result, Result)
+        assert previews == [Preview(step, 3) for step in (1, 2, 3)]
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    def test_pictures_on_every_so_manyth_step(
+        self, pipeline: ImagePromptPipeline, sampler: Any
+    ) -> None:
+        request = replace(WITH_IMAGE, steps=6, count=2, sampler=sampler)
+        *previews, result = pipeline.stream(request, preview_every=2)
+        shown = [event.step for event in previews if event.images]
+        assert shown == [2, 4] if sampler != "pndm" else [2, 4, 6]  # it repeats one step
+        assert {len(event.images) for event in previews} == {0, 2}
+        assert np.array_equal(arrays(result), generated(pipeline, request))
+
+    def test_previews_approach_the_result(self, pipeline: ImagePromptPipeline) -> None:
+        """They show the clean picture that a step points to, not the noisy one it is at."""
+        *previews, result = pipeline.stream(replace(WITH_IMAGE, steps=10), preview_every=1)
+        off = [np.abs(arrays(result)[0] - np.asarray(event.images[0], np.int16)).mean()
+               for event in previews[:-1]]
+        assert off[-1] < off[0] / 2
+        assert off[-1] < 5
+
+    def test_closing_it_stops_the_model(
+        self, pipeline: ImagePromptPipeline, model: BaseModel
+    ) -> None:
+        with counted(model.unet) as calls:
+            events = pipeline.stream(replace(WITH_IMAGE, steps=50))
+            next(events)
+            next(events)
+            events.close()
+            assert len(calls) == 2
+            assert pipeline.generate(WITH_IMAGE).images, "and the next request finds it free"
+
+    def test_nothing_runs_before_it_is_asked_for(
+        self, pipeline: ImagePromptPipeline, model: BaseModel
+    ) -> None:
+        with counted(model.unet) as calls:
+            pipeline.stream(WITH_IMAGE)
+        assert not calls
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("sampler", ["dpm++", "pndm"])
+def test_clean_latents_are_what_ddim_says(model: BaseModel, sampler: Any, kind: str) -> None:
+    """The two samplers that do not say themselves."""
+    config = model.scheduler_config | {"prediction_type": kind}
+    ours, ddim = new_scheduler(sampler, config), new_scheduler("ddim", config)
+    ours.set_timesteps(4)
+    ddim.set_timesteps(4)
+    latents, output, t = noise(1, 1, 4, 4, 4), noise(2, 1, 4, 4, 4), ours.timesteps[0]
+    stepped = ours.step(output, t, latents)
+    expected = ddim.step(output, t, latents).pred_original_sample
+    torch.testing.assert_close(_clean(ours, stepped, output, t, latents), expected)
+
+
+class TestLoading:
+    def test_what_a_page_has_to_know(self, pipeline: ImagePromptPipeline) -> None:
+        info = pipeline.info
+        assert (info.name, info.guidance, info.steps) == ("tiny", 3.0, 3)
+        assert info.structures == {
+            "canny": ("canny", "lineart", "none"), "palette": ("palette", "none"),
+        }
+
+    def test_facts_name_the_weights_and_the_versions(self, pipeline: ImagePromptPipeline) -> None:
+        facts = pipeline.facts
+        assert (facts["model"], facts["device"], facts["dtype"]) == ("tiny", "cpu", "float32")
+        assert {"unet/diffusion_pytorch_model.safetensors", "ip-adapter.safetensors",
+                "controlnet-canny/diffusion_pytorch_model.safetensors"} <= set(facts["weights"])
+        assert all(len(sum_) == 64 for sum_ in facts["weights"].values())
+        assert torch.__version__.startswith(facts["versions"]["torch"])
+
+    def test_half_precision(self, entry: CatalogEntry, pipeline: ImagePromptPipeline) -> None:
+        half = load(entry, dtype="bfloat16")
+        assert half.facts["dtype"] == "bfloat16"
+        off = np.abs(generated(half, EVERYTHING) - generated(pipeline, EVERYTHING))
+        assert off.mean() < 5
+        assert generated(half, WITH_IMAGE).shape == (1, 64, 64, 3)
+
+    def test_an_ordinary_autoencoder(self) -> None:
+        """Its latents are the mode of a distribution, and scaled."""
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8), norm_num_groups=4, scaling_factor=0.5,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        ).eval()
+        codec, pixels = Codec(vae), noise(1, 1, 3, 16, 16)
+        latents = codec.latents_from_pixels(pixels)
+        assert (codec.factor, latents.shape) == (2, (1, 4, 8, 8))
+        torch.testing.assert_close(latents, vae.encode(pixels).latent_dist.mean * 0.5)
+        torch.testing.assert_close(
+            codec.pixels_from_latents(latents), vae.decode(latents / 0.5).sample
+        )
+
+    def test_unknown_names(self, entry: CatalogEntry, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"model must be one of tabletop.*, got 'sd0'"):
+            load("sd0")
+        with pytest.raises(ModelError, match=r"dtype must be one of auto, .*, got 'int4'"):
+            load(entry, dtype="int4")  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match=r"model tiny: no folder .*nowhere"):
+            load(replace(entry, folder=tmp_path / "nowhere"))
+
+    @pytest.mark.parametrize(
+        "part",
+        ["unet", "vae", "text_encoder", "tokenizer", "image_encoder", "feature_extractor",
+         "scheduler", "controlnet-canny", "t2i-palette"],
+    )
+    def test_a_missing_part_is_named(self, copy: CatalogEntry, part: str) -> None:
+        shutil.rmtree(copy.folder / part)
+        with pytest.raises(ModelError, match=f"{part}.* is missing, looked in"):
+            load(copy)
+
+    def test_a_missing_adapter_is_named(self, copy: CatalogEntry) -> None:
+        (copy.folder / copy.adapter).unlink()
+        with pytest.raises(CheckpointError, match=r"ip-adapter\.safetensors: no such file in"):
+            load(copy)
+
+    def test_a_damaged_file_is_named(self, copy: CatalogEntry) -> None:
+        path = copy.folder / "text_encoder" / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:1000])
+        with pytest.raises(ModelError, match="the part 'text_encoder' cannot be loaded"):
+            load(copy)
+
+    def test_a_file_that_lacks_a_tensor_is_not_filled_up_with_noise(
+        self, copy: CatalogEntry
+    ) -> None:
+        from safetensors.torch import load_file, save_file
+
+        path = copy.folder / "text_encoder" / "model.safetensors"
+        tensors = load_file(path)
+        lost = tensors.popitem()[0]
+        save_file(tensors, path, metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=f"the weights of 'text_encoder' lack .*{lost[-20:]}"):
+            load(copy)
+
+    def test_an_adapter_for_another_encoder_is_refused(self, copy: CatalogEntry) -> None:
+        tiny_vision_encoder(projection_dim=28).save_pretrained(copy.folder / "image_encoder")
+        with pytest.raises(CheckpointError, match="it reads 20 channels, the encoder gives 28"):
+            load(copy)
+
+    def test_an_adapter_for_another_base_is_refused(self, copy: CatalogEntry) -> None:
+        save_image_adapter(tiny_adapter(tiny_unet()), copy.folder / copy.adapter)
+        with pytest.raises(CheckpointError, match="does not fit this base model"):
+            load(copy)
+
+    @pytest.fixture
+    def copy(self, entry: CatalogEntry, tmp_path: Path) -> CatalogEntry:
+        """The tiny model once more, to be damaged."""
+        shutil.copytree(entry.folder, tmp_path / "copy")
+        return replace(entry, folder=tmp_path / "copy")
+
+
+def test_a_model_without_its_adapter_is_a_programmer_s_mistake(model: BaseModel) -> None:
+    with pytest.raises(AssertionError):
+        ImagePromptPipeline(replace(model, unet=tiny_tabletop_unet()))

@@ -1,0 +1,504 @@
+"""The page as a server: over HTTP, with a tiny model, against whatever people upload."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.record import record_from_png, save_png
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui import TABS, build_ui, launch_options, restore, running
+from ipadapter_demo.ui.uploads import MAX_SIDE
+from tests.tiny import box_mask, picture
+
+# gradio counts its calls with options that pandas is about to drop.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
+
+FAST = {"steps": 2, "count": 1, "seed": 7, "random_seed": False}
+
+
+class WatchedPipeline(ImagePromptPipeline):
+    """Counts the streams that run at once, and the steps of those that ended."""
+
+    def __init__(self, model: BaseModel) -> None:
+        super().__init__(model)
+        self.now, self.most, self.ended = 0, 0, []
+        self.changed = threading.Condition()
+
+    def stream(self, request: GenerateRequest, preview_every: int = 0) -> Iterator[Any]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        events = 0
+        try:
+            for event in super().stream(request, preview_every):
+                events += 1
+                yield event
+        finally:
+            with self.changed:
+                self.now -= 1
+                self.ended.append(events)
+                self.changed.notify_all()
+
+
+class Failed(Exception):
+    """The message that the server answered with."""
+
+
+class Api:
+    """The HTTP interface, as a program without any client library sees it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = httpx.Client(base_url=url + "gradio_api/", timeout=60)
+
+    def upload(self, content: bytes, name: str = "picture.png") -> dict[str, Any]:
+        response = self.http.post("upload", files={"files": (name, content)})
+        response.raise_for_status()
+        [path] = response.json()
+        return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+    def call(self, endpoint: str, **values: Any) -> list[Any]:
+        if endpoint in TABS:
+            values = {**FAST, **values}
+        body = json.dumps(values)  # unlike httpx, writes NaN
+        headers = {"Content-Type": "application/json"}
+        response = self.http.post(f"call/v2/{endpoint}", content=body, headers=headers)
+        response.raise_for_status()
+        answer = self.http.get(f"call/v2/{endpoint}/{response.json()['event_id']}").text
+        event, data = re.findall(r"^event: (\w+)\ndata: (.*)$", answer, re.MULTILINE)[-1]
+        if event == "error":
+            raise Failed(json.loads(data)["error"])
+        return json.loads(data)
+
+    def pngs(self, endpoint: str, **values: Any) -> list[bytes]:
+        gallery = self.call(endpoint, **values)[0]
+        return [self.http.get(item["image"]["url"]).content for item in gallery]
+
+
+@pytest.fixture(scope="module")
+def watched(model: BaseModel) -> WatchedPipeline:
+    return WatchedPipeline(model)
+
+
+@pytest.fixture(scope="module")
+def api(watched: WatchedPipeline) -> Iterator[Api]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        settings = Settings(port=free.getsockname()[1], max_file_size="2mb")
+    page = build_ui(watched, settings)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
+    api = Api(url)
+    yield api
+    api.http.close()
+    page.close()
+
+
+def png(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    """A file of a few bytes whose header promises any number of pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    ends = chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + ends
+
+
+def painted(api: Api, image: Image.Image, *layers: Image.Image) -> dict[str, Any]:
+    return {
+        "background": api.upload(png(image)),
+        "layers": [api.upload(png(layer)) for layer in layers],
+        "composite": None,
+    }
+
+
+def layer_from_mask(mask: Image.Image) -> Image.Image:
+    layer = Image.new("RGBA", mask.size, (255, 255, 255, 0))
+    layer.putalpha(mask)
+    return layer
+
+
+# What comes back
+
+
+def test_a_variation_is_a_png_that_restores_its_request(api: Api, watched: Any) -> None:
+    [file] = api.pngs("variation", reference=api.upload(png(picture(1))), image_scale=0.8)
+    record = record_from_png(file)
+    expected = GenerateRequest(
+        references=(Reference(image=picture(1)),), image_scale=0.8,
+        guidance=3.0, steps=2, seed=7, width=64, height=64,
+    )  # fmt: skip
+    assert record.request == expected
+    assert (record.seed, record.index) == (7, 0)
+    [again] = watched.generate(expected).images
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), np.asarray(again))
+
+
+def test_a_random_seed_is_returned_and_differs(api: Api) -> None:
+    reference = api.upload(png(picture(1)))
+    calls = [api.call("variation", reference=reference, random_seed=True) for _ in range(2)]
+    seeds = [seed for _, _, seed in calls]
+    assert seeds[0] != seeds[1]
+    assert f"seed {seeds[0]}" in calls[0][1]
+
+
+def test_several_pictures_have_following_seeds(api: Api) -> None:
+    files = api.pngs("variation", reference=api.upload(png(picture(1))), count=3)
+    assert [record_from_png(file).seed for file in files] == [7, 8, 9]
+
+
+def test_image_and_text_mixes_a_second_picture(api: Api) -> None:
+    [file] = api.pngs(
+        "image_text", reference=api.upload(png(picture(1))), prompt="a cube",
+        second_reference=api.upload(png(picture(2))), second_weight=0.5, fit="pad",
+    )  # fmt: skip
+    request = record_from_png(file).request
+    assert request.prompt == "a cube"
+    assert [(r.weight, r.fit) for r in request.references] == [(1.0, "pad"), (0.5, "pad")]
+
+
+def test_structure_needs_no_reference(api: Api) -> None:
+    [file] = api.pngs("structure", control=api.upload(png(picture(3))), kind="canny/canny", end=0.5)
+    [kept] = record_from_png(file).request.structures
+    assert (kept.kind, kept.annotator, kept.window) == ("canny", "canny", (0.0, 0.5))
+
+
+def test_the_structure_map_is_shown(api: Api, watched: Any) -> None:
+    upload = api.upload(png(picture(3)))
+    [shown] = api.call("structure_map", control=upload, kind="canny/canny")
+    drawn = Image.open(io.BytesIO(api.http.get(shown["url"]).content))
+    expected = watched.structure_map(Structure(kind="canny", annotator="canny", image=picture(3)))
+    assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+def test_inpainting_changes_no_pixel_outside_the_mask(api: Api) -> None:
+    image, mask = picture(4, 90, 70), box_mask((20, 20, 50, 40), 90, 70)
+    [file] = api.pngs("inpaint", painting=painted(api, image, layer_from_mask(mask)))
+    result, outside = np.asarray(Image.open(io.BytesIO(file))), np.asarray(mask) == 0
+    assert np.array_equal(result[outside], np.asarray(image)[outside])
+    assert not np.array_equal(result[~outside], np.asarray(image)[~outside])
+
+
+def test_a_phone_photo_is_shrunk_before_it_travels(api: Api) -> None:
+    [file] = api.pngs("variation", reference=api.upload(png(picture(1, 3000, 1500))))
+    [reference] = record_from_png(file).request.references
+    assert reference.image.size == (MAX_SIDE, MAX_SIDE // 2)
+
+
+# What people upload
+
+
+UNUSUAL: dict[str, Callable[[], bytes]] = {
+    "transparent": lambda: png(layer_from_mask(box_mask((8, 8, 40, 40)))),
+    "palette": lambda: png(picture(1).convert("P")),
+    "cmyk": lambda: png(picture(1).convert("CMYK"), "JPEG"),
+    "16 bit": lambda: png(Image.fromarray(np.full((64, 64), 40_000, dtype=np.uint16))),
+    "animated": lambda: png(picture(1), "GIF", save_all=True, append_images=[picture(2)]),
+    "one pixel": lambda: png(Image.new("RGB", (1, 1))),
+}
+
+
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_pictures_work(api: Api, kind: str) -> None:
+    [file] = api.pngs("variation", reference=api.upload(UNUSUAL[kind]()))
+    assert Image.open(io.BytesIO(file)).size == (64, 64)
+
+
+def test_a_photo_taken_sideways_is_turned_upright(api: Api) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn a quarter clockwise
+    [file] = api.pngs("variation", reference=api.upload(png(picture(1, 60, 30), exif=exif)))
+    assert record_from_png(file).request.references[0].image.size == (30, 60)
+
+
+BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
+    "not a picture": (lambda: b"hello", "not a picture that can be read"),
+    "vector": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+    "empty": (lambda: b"", "empty file"),
+    "cut short": (lambda: png(picture(1, 200, 200))[:300], "damaged or cut short"),
+    "enormous": (lambda: png_that_claims(20_000, 20_000), "at most 50,000,000 pixels"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("endpoint", ["variation", "structure", "structure_map", "inpaint"])
+def test_broken_pictures_are_explained(api: Api, kind: str, endpoint: str) -> None:
+    make, message = BROKEN[kind]
+    upload = api.upload(make())
+    values = {
+        "variation": {"reference": upload},
+        "structure": {"control": upload},
+        "structure_map": {"control": upload},
+        "inpaint": {"painting": {"background": upload, "layers": [], "composite": None}},
+    }[endpoint]
+    with pytest.raises(Failed, match=message):
+        api.call(endpoint, **values)
+
+
+@pytest.mark.parametrize("endpoint", ["variation", "image_text", "structure", "inpaint"])
+def test_nothing_uploaded_is_explained(api: Api, endpoint: str) -> None:
+    field = {"structure": "control", "inpaint": "painting"}.get(endpoint, "reference")
+    with pytest.raises(Failed, match=f"^{field} .*upload"):
+        api.call(endpoint, **{field: None})
+
+
+def test_a_file_above_the_limit_is_refused(api: Api) -> None:
+    with pytest.raises(httpx.HTTPStatusError, match="413"):
+        api.upload(bytes(3 * 2**20))
+
+
+@pytest.mark.parametrize("meta", [{"meta": {"_type": "gradio.FileData"}}, {}], ids=["meta", "none"])
+def test_a_file_of_the_server_cannot_be_named(api: Api, tmp_path: Path, meta: Any) -> None:
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(picture(1)))
+    with pytest.raises(Failed) as failed:
+        api.call("variation", reference={"path": str(secret), **meta})
+    assert str(secret) not in str(failed.value)
+
+
+# What people ask for
+
+
+BAD_VALUES = [
+    ({"image_scale": float("nan")}, r"image_scale must lie in \[0, 2\], got nan"),
+    ({"image_scale": -1}, "image_scale must lie in"),
+    ({"image_scale": "lots"}, "image_scale must be a number"),
+    ({"guidance": None}, "guidance must be a number, got None"),
+    ({"steps": 0}, r"steps must lie in \[1, 200\], got 0"),
+    ({"steps": 10_000}, r"steps must lie in \[1, 200\], got 10000"),
+    ({"steps": 2.5}, "steps must be a whole number"),
+    ({"count": 1000}, "count must lie in"),
+    ({"seed": -1}, "seed must lie in"),
+    ({"width": 100}, "width must be a multiple of 8, got 100; nearest is 96"),
+    ({"height": 100_000}, "height must lie in"),
+    ({"sampler": "magic"}, "sampler must be one of"),
+    ({"fit": ["crop"]}, "fit must be one of"),
+    ({"negative_prompt": "x" * 3000}, "negative_prompt must have at most 2000 characters"),
+    ({"negative_prompt": None}, "negative_prompt must be text"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD_VALUES, ids=lambda case: str(case)[:40])
+def test_bad_values_are_explained(api: Api, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(Failed, match=message):
+        api.call("variation", reference=api.upload(png(picture(1))), **values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("depth/none", "structure.kind must be one of"),
+        ("canny/palette", "structure.annotator for canny must be one of"),
+        ("canny", "kind must be kind/detector"),
+        (7, "kind must be kind/detector"),
+    ],
+)
+def test_unknown_structures_are_explained(api: Api, kind: Any, message: str) -> None:
+    with pytest.raises(Failed, match=message):
+        api.call("structure", control=api.upload(png(picture(1))), kind=kind)
+
+
+def test_masks_that_do_not_fit_are_explained(api: Api) -> None:
+    image = picture(4)
+    small = painted(api, image, layer_from_mask(box_mask((1, 1, 9, 9), 32, 32)))
+    with pytest.raises(Failed, match="mask must have the size of the picture, 64x64, got 32x32"):
+        api.call("inpaint", painting=small)
+    blank = layer_from_mask(Image.new("L", (64, 64)))
+    for empty in (painted(api, image), painted(api, image, blank)):
+        with pytest.raises(Failed, match="mask is empty: paint the part"):
+            api.call("inpaint", painting=empty)
+
+
+def test_messages_do_not_carry_html(api: Api) -> None:
+    with pytest.raises(Failed, match="&lt;img") as failed:
+        api.call("variation", reference=api.upload(png(picture(1))), sampler="<img src=x>")
+    assert "<img" not in str(failed.value)
+
+
+def test_what_nobody_foresaw_is_logged_and_not_shown(
+    api: Api, watched: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stream(*_: Any, **__: Any) -> Iterator[Any]:
+        raise RuntimeError("the secret of the server")
+        yield
+
+    monkeypatch.setattr(watched, "stream", stream)
+    with pytest.raises(Failed, match="Something went wrong"):
+        api.call("variation", reference=api.upload(png(picture(1))))
+    assert "the secret of the server" in caplog.text
+
+
+# Many people at once, and people who change their mind
+
+
+def test_the_model_runs_one_request_at_a_time(api: Api, watched: WatchedPipeline) -> None:
+    watched.most = 0
+    upload = api.upload(png(picture(1)))
+    values: dict[str, dict[str, Any]] = {
+        "variation": {"reference": upload}, "structure": {"control": upload},
+        "image_text": {"reference": upload},
+    }  # fmt: skip
+    threads = [
+        threading.Thread(target=api.call, args=(name,), kwargs=kwargs)
+        for name, kwargs in [*values.items()] * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert watched.most == 1
+
+
+def test_stop_ends_the_run_between_two_steps(
+    api: Api, watched: WatchedPipeline, tmp_path: Path
+) -> None:
+    picture(1).save(tmp_path / "reference.png")
+    client = Client(api.url, verbose=False, download_files=False)
+    watched.ended.clear()
+    job = client.submit(
+        reference=handle_file(tmp_path / "reference.png"), steps=200, count=8, api_name="/variation"
+    )
+    while not job.outputs():
+        assert not job.done()
+    job.cancel()
+    with watched.changed:
+        assert watched.changed.wait_for(lambda: watched.ended, timeout=30)
+    [events] = watched.ended
+    assert 0 < events < 200
+    client.close()
+
+
+# Settings
+
+
+def test_the_server_gives_away_nothing_it_need_not() -> None:
+    options = launch_options(Settings())
+    assert options["server_name"] == "127.0.0.1"
+    assert options["allowed_paths"] == []
+    assert options["strict_cors"] is True
+    assert not any(
+        options[name] for name in ("share", "show_error", "enable_monitoring", "run_history")
+    )
+
+
+def test_the_endpoints_are_documented(api: Api) -> None:
+    endpoints = api.http.get("info").json()["named_endpoints"]
+    assert set(endpoints) == {f"/{name}" for name in (*TABS, "structure_map")}
+    for endpoint in endpoints.values():
+        assert endpoint["description"]
+        names = [parameter["parameter_name"] for parameter in endpoint["parameters"]]
+        assert not [name for name in names if name.startswith("param")]
+
+
+def test_the_page_asks_no_other_machine_for_anything(api: Api) -> None:
+    hosts = re.findall(r"<(?:script|link|img)[^>]*//([\w.-]+)", httpx.get(api.url).text)
+    assert set(hosts) <= {"127.0.0.1"}
+
+
+# From a PNG back to the page
+
+
+MADE: dict[str, GenerateRequest] = {
+    "variation": GenerateRequest(
+        references=(Reference(image=picture(1), fit="pad"),), seed=3, width=64, height=64
+    ),
+    "image_text": GenerateRequest(
+        prompt="a cube",
+        negative_prompt="a cone",
+        references=(Reference(image=picture(1)), Reference(image=picture(2), weight=0.5)),
+        image_scale=0.6,
+        width=64,
+        height=72,
+    ),
+    "structure": GenerateRequest(
+        structures=(Structure(kind="canny", image=picture(3), weight=0.7, window=(0.1, 0.9)),),
+        width=64,
+        height=64,
+    ),
+    "inpaint": GenerateRequest(
+        inpaint=Inpaint(image=picture(4), mask=box_mask((8, 8, 40, 40)), feather=5),
+        references=(Reference(image=picture(1)),),
+        sampler="euler",
+    ),
+}
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    return said
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_request_comes_back_whole(pipeline: Any, name: str, warnings: list[str]) -> None:
+    request = MADE[name]
+    assert restore.tab_of_request(request) == name
+    with gr.Blocks():
+        tab = TABS[name][1](pipeline)
+    values = restore.values_from_request(tab, request)
+    assert set(values) == set(tab.inputs)
+    assert values.pop("random_seed") is False
+    assert tab.translate(**values) == request
+    restore.shown(tab, request)
+    assert not warnings
+
+
+def test_what_the_page_has_no_widget_for_is_named(pipeline: Any, warnings: list[str]) -> None:
+    request = GenerateRequest(
+        references=(Reference(image=picture(1)),), image_window=(0.0, 0.5), width=64, height=64
+    )
+    with gr.Blocks():
+        tab = TABS["variation"][1](pipeline)
+    restore.shown(tab, request)
+    assert warnings == ["The page has no widget for all of this result's image_window."]
+
+
+def test_only_our_own_pngs_are_restored(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="holds no request"):
+        record_from_png(png(picture(1)))
+    save_png(tmp_path / "ours.png", picture(1), MADE["variation"], 3, 0, {})
+    assert record_from_png(tmp_path / "ours.png").request == MADE["variation"]
+
+
+def test_a_prompt_of_unknown_words_is_remarked_on(
+    pipeline: Any, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Info:
+        words = ("red", "cube")
+
+    monkeypatch.setattr(type(pipeline), "info", Info())
+    for prompt in ("a red dog", "", "Cube!"):
+        running.warn_about_words(pipeline, GenerateRequest(prompt=prompt))
+    assert not warnings
+    running.warn_about_words(pipeline, GenerateRequest(prompt="a dog"))
+    assert "red, cube" in warnings[0]
