@@ -112,9 +112,9 @@ class Inpaint:
 class GenerateRequest:
     """One generation. Image i of `count` starts from seed + i.
 
-    `image_scale` is the paper's λ (arXiv 2308.06721, section 3.2), `image_window` the part of the steps
-    during which it applies. `width` and `height` of None mean the base model's own size, or the
-    proportions of the picture being inpainted or varied.
+    `image_scale` is the paper's λ (arXiv 2308.06721, section 3.2), `image_window` the part of the
+    steps during which it applies. `width` and `height` of None mean the base model's own size, in
+    the proportions of the picture that is inpainted or started from, if there is one.
     `init_image` with `strength` starts from a noised picture instead of pure noise (SDEdit).
     """
 

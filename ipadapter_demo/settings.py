@@ -26,7 +26,7 @@ _SWITCH |= {"0": False, "false": False, "no": False, "off": False}
 class Settings:
     """What an operator decides; whatever belongs to one picture is in the request.
 
-    `model` is a name from the catalogue or a folder. `device` None takes "cuda" where there is
+    `model` is a name from the catalogue. `device` None takes "cuda" where there is
     one, else "cpu"; `dtype` "auto" is float32 on a CPU and half precision on a GPU.
     """
 
@@ -41,7 +41,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the setting, what it takes and its value."""
-        _check(bool(self.model.strip()), "model", "a name or a folder", self.model)
+        _check(bool(self.model.strip()), "model", "a name", self.model)
         known = self.device is None or re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", self.device)
         _check(bool(known), "device", "cpu, mps, cuda, cuda:1, ... or nothing", self.device)
         _check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
@@ -85,7 +85,7 @@ def settings_parser() -> argparse.ArgumentParser:
         epilog="Every flag can be set as a variable too: --queue-size as IPADAPTER_QUEUE_SIZE.",
     )
     default = Settings()
-    parser.add_argument("--model", help=f"catalogue name or folder [{default.model}]")
+    parser.add_argument("--model", help=f"name from the catalogue [{default.model}]")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps [cuda if there is one, else cpu]")
     parser.add_argument("--dtype", choices=DTYPES, help=f"of the weights [{default.dtype}]")
     parser.add_argument("--host", help=f"address to listen on [{default.host}]")

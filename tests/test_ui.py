@@ -17,9 +17,11 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from PIL import Image
 
+import app
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -408,6 +410,19 @@ def test_the_server_gives_away_nothing_it_need_not() -> None:
     assert not any(
         options[name] for name in ("share", "show_error", "enable_monitoring", "run_history")
     )
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_program() -> None:
+    with pytest.raises(SystemExit, match="model must be one of"):
+        app.main(["--model", "nonsense"])
+
+
+def test_examples_are_not_deleted_with_visitors_files(pipeline: Any) -> None:
+    page = build_ui(pipeline, Settings())
+    files = set().union(*page.temp_file_sets)
+    delete_files_created_by_app(page, age=None)
+    assert files
+    assert all(Path(file).exists() for file in files)
 
 
 def test_the_endpoints_are_documented(api: Api) -> None:

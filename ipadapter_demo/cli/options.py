@@ -17,8 +17,9 @@ from ipadapter_demo.settings import DTYPES
 Arguments = argparse.Namespace
 
 PROGRAM = "python -m ipadapter_demo"
-PARTS = ("codec", "clip", "image-encoder", "base-small", "base", "image-adapter", "controlnet",
-         "t2i-adapter", "reader")  # those of training/recipes.py, which would import torch
+# Those of training/recipes.py, which would import torch; a test compares them.
+PARTS = ("codec", "clip", "image-encoder", "base-small", "image-adapter-small", "base",
+         "image-adapter", "controlnet", "t2i-adapter", "reader")
 
 GENERATE = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -48,11 +49,10 @@ EVALUATE = """\
 Measure a tabletop model on held-out scenes: how often what the text names, what a reference
 carries and what a map fixes comes out right. Takes minutes.
 """
-TRAIN = f"""\
+TRAIN = """\
 Train one part of the tabletop model, or go on where an interrupted run stopped. Each needs those
 before it, except that nothing needs the last:
-{", ".join(PARTS)}.
-"""
+""" + "".join(f"  {part}\n" for part in PARTS)
 
 
 def command_parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -41,7 +42,9 @@ def _palette(image: Image.Image) -> Image.Image:
 
 @cache
 def _detector(name: str) -> Callable[..., Image.Image]:
-    import controlnet_aux  # seconds to import, and only structure needs it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about detectors that are not used here
+        import controlnet_aux  # seconds to import, and only structure needs it
 
     return getattr(controlnet_aux, name)()
 

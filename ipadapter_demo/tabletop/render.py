@@ -40,7 +40,8 @@ def render(scenes: Scenes, size: int = 128, supersample: int = 2) -> Render:
     colour, depth, ids, normal = trace(scenes, grid)
     pixels = F.avg_pool2d(colour, supersample)
     middle = supersample // 2
-    depth, ids, normal = (t[..., middle::supersample, middle::supersample] for t in (depth, ids, normal))
+    one = slice(middle, None, supersample)
+    depth, ids, normal = (t[..., one, one] for t in (depth, ids, normal))
     return Render(pixels, depth, ids.to(torch.uint8), _edges(ids, normal))
 
 
@@ -58,7 +59,8 @@ def trace(scenes: Scenes, grid: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     nearest = torch.minimum(t_floor, t_wall)
     ids = torch.where(t_floor < t_wall, FLOOR, WALL)
     ones, zeros = torch.ones_like(nearest), torch.zeros_like(nearest)
-    normal = (zeros, torch.where(ids == FLOOR, ones, zeros), torch.where(ids == FLOOR, zeros, ones))
+    up = torch.where(ids == FLOOR, ones, zeros)
+    normal: tuple[Tensor, ...] = (zeros, up, ones - up)
     point = tuple(s + nearest * d for s, d in zip(start, direction, strict=True))
     base = torch.where((ids == FLOOR)[:, None], _floor_colour(scenes, point), _wall_colour(scenes))
 
@@ -152,7 +154,7 @@ def _shade(scenes: Scenes, point: tuple[Tensor, ...], normal: tuple[Tensor, ...]
     ly = torch.ones_like(scenes.light_x)
     norm = torch.rsqrt(scenes.light_x**2 + ly**2 + scenes.light_z**2)
     light = tuple((part * norm)[:, None] for part in (scenes.light_x, ly, scenes.light_z))
-    facing = sum(n * part for n, part in zip(normal, light, strict=True)).clamp(min=0)
+    facing = (normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2]).clamp(min=0)
     lifted = tuple(p + 2e-3 * n for p, n in zip(point, normal, strict=True))
     lit = torch.ones_like(facing)
     for slot in range(MAX_SOLIDS):

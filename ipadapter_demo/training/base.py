@@ -71,6 +71,6 @@ def train_base(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
 
     outcome = fit(run, unet, loss_of, preview)
     unet.half().save_pretrained(out / "unet")
-    DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False,
+    DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1,
                   timestep_spacing="trailing").save_pretrained(out / "scheduler")
     return asdict(outcome)

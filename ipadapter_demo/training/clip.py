@@ -83,7 +83,8 @@ def new_encoders(
 class Clip(nn.Module):
     """Both encoders, the temperature, and the two heads that only training uses."""
 
-    def __init__(self, text: nn.Module, vision: nn.Module) -> None:
+    def __init__(self, text: CLIPTextModelWithProjection,
+                 vision: CLIPVisionModelWithProjection) -> None:
         super().__init__()
         self.text, self.vision = text, vision
         self.appearance = nn.Linear(EMBED_DIM, appearance_of_width())

@@ -24,6 +24,7 @@ from ipadapter_demo.adapter import (
     ImagePrompt,
     LinearProjection,
     attach,
+    load_image_adapter,
     save_image_adapter,
 )
 from ipadapter_demo.tabletop.caption import POOR
@@ -41,8 +42,13 @@ from ipadapter_demo.training.loop import Run, fit
 DROP = 0.05  # image alone, text alone, both: each
 
 
-def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
-    """Train on `out/unet` and write `out/ip-adapter.safetensors` in the published layout."""
+def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
+                        small: bool = False, start: Path | None = None) -> dict:
+    """Train on `out/unet` and write `out/ip-adapter.safetensors` in the published layout.
+
+    `small` is the stage on pictures of half the size, beside the base's own; `start` an adapter
+    to go on from.
+    """
     torch.manual_seed(run.seed)
     frozen = Frozen.load(out, run.device, with_image_encoder=True)
     assert frozen.image_encoder is not None
@@ -51,9 +57,10 @@ def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: P
     unet.set_attn_processor(AttnProcessor())
     projection = LinearProjection(frozen.image_encoder.config.projection_dim,
                                   unet.config.cross_attention_dim)
-    adapter = ImageAdapter.for_unet(unet, projection).to(run.device)
+    adapter = (ImageAdapter.for_unet(unet, projection) if start is None
+               else load_image_adapter(start).float()).to(run.device)
     attach(unet, adapter)
-    latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache")
+    latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache", 2 if small else 1)
     embeds = image_embeds(frozen, pictures)
     held_out_embeds = image_embeds(frozen, held_out[:16])
     noiser = Noiser(run.device)

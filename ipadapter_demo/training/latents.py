@@ -139,6 +139,7 @@ def save_samples(unet: UNet2DConditionModel, frozen: Frozen, texts: list[str], p
     pixels = frozen.vae.decode(sample / frozen.vae.config.scaling_factor).sample.clamp(-1, 1)
     if above is not None:
         given = above.pixels(torch.arange(len(texts))).to(device)
+        given = F.interpolate(given, size=pixels.shape[-2:], mode="area")
         pixels = torch.cat([row for pair in zip(given.split(8), pixels.split(8), strict=True)
                             for row in pair])
     save_image(pixels, path, nrow=8, normalize=True, value_range=(-1, 1))

@@ -38,7 +38,7 @@ class Run:
     device: str = "cpu"
     log_every: int = 50
     save_every: int = 250
-    preview_every: int = 1000
+    preview_every: int = 1000  # 0: never
 
     def lr_at(self, step: int) -> float:
         rise = min(1.0, (step + 1) / self.warmup)
@@ -94,7 +94,7 @@ def fit(run: Run, model: nn.Module, loss_of: LossOf, preview: Callable[[Path], N
         if step % run.save_every == 0 or step == run.steps:
             seconds = time.monotonic() - started
             _save(run, step, seconds, smooth, parameters, average, optimiser)
-        if step % run.preview_every == 0 or step == run.steps:
+        if run.preview_every and (step % run.preview_every == 0 or step == run.steps):
             with _averaged(parameters, average), torch.no_grad():
                 preview(run.folder / f"preview-{step:06d}.png")
     with torch.no_grad():

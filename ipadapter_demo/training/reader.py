@@ -24,7 +24,7 @@ from ipadapter_demo.training.loop import Run, fit
 def train_reader(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
     """Train and write `out/reader.safetensors`."""
     torch.manual_seed(run.seed)
-    reader = AttributeReader().to(run.device, memory_format=torch.channels_last)
+    reader = AttributeReader().to(run.device)
     truth, exists = truth_of_scenes(pictures.scenes)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:

@@ -53,26 +53,28 @@ RECIPES = {
     "clip": Recipe(train_clip, 1000, 64, 1e-3),
     "image-encoder": Recipe(train_image_encoder, 3000, 64, 1e-3, seed=3),
     "base-small": Recipe(train_base, 1500, 64, 1e-3, options={"small": True}),
+    "image-adapter-small": Recipe(train_image_adapter, 1500, 64, 1e-3, options={"small": True}),
     "base": Recipe(train_base, 1600, 32, 7e-4, seed=1, start_from="unet"),
-    "image-adapter": Recipe(train_image_adapter, 1500, 32, 1e-3, seed=2),
+    "image-adapter": Recipe(train_image_adapter, 1500, 32, 1e-3, seed=2,
+                            start_from="ip-adapter.safetensors"),
     "controlnet": Recipe(train_controlnet, 800, 16, 5e-4, seed=4),
     "t2i-adapter": Recipe(train_t2i_adapter, 800, 16, 1e-3, seed=5),
     "reader": Recipe(train_reader, 1200, 64, 2e-3),
 }
 
 
-def train(part: str, runs: Path, out: Path, *, steps: int | None = None, device: str = "cpu",
-          pictures: int = PICTURES) -> dict:
+def train(part: str, runs: Path, out: Path, *, steps: int | None = None, batch: int | None = None,
+          device: str = "cpu", pictures: int = PICTURES, preview_every: int = 1000) -> dict:
     """Train one part, resuming `runs/part` if it was interrupted; write its weights under `out`
     and its facts into `out/provenance.json`."""
     recipe = RECIPES[part]
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(folder=runs / part, steps=steps or recipe.steps, batch=recipe.batch, lr=recipe.lr,
-              seed=recipe.seed, device=device)
+    run = Run(folder=runs / part, steps=steps or recipe.steps, batch=batch or recipe.batch,
+              lr=recipe.lr, seed=recipe.seed, device=device, preview_every=preview_every)
     training = rendered_pictures(runs / "data", pictures)
     held_out = rendered_pictures(runs / "data", min(HELD_OUT, pictures), HELD_OUT_SEED)
     options = dict(recipe.options or {})
-    if recipe.start_from:
+    if recipe.start_from is not None:
         options["start"] = out / recipe.start_from
     facts = recipe.train(run, training, held_out, out, **options)
     (out / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.structure import (
@@ -62,14 +63,15 @@ def train_t2i_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Pat
 
 
 def _train(run: Run, pictures: Pictures, held_out: Pictures, target: Path, base: Path,
-           new: Callable[[UNet2DConditionModel], nn.Module],
+           new: Callable[[UNet2DConditionModel], ModelMixin],
            structure: Callable[..., StructureNet], annotator: str, noisy_end: bool) -> dict:
     torch.manual_seed(run.seed)
     frozen = Frozen.load(base, run.device, with_image_encoder=False)
     unet = UNet2DConditionModel.from_pretrained(base / "unet").float().requires_grad_(False)
     unet = unet.to(run.device, memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())
-    net = new(unet).requires_grad_(True).to(run.device, memory_format=torch.channels_last)
+    net = new(unet).requires_grad_(True).to(run.device)
+    net.to(memory_format=torch.channels_last)
     latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache")
     noiser = Noiser(run.device)
 
@@ -91,7 +93,8 @@ def _train(run: Run, pictures: Pictures, held_out: Pictures, target: Path, base:
         maps = maps_of(held_out, torch.arange(16), annotator)
         guide = structure(net).read(torch.cat([maps, maps]).to(run.device))
         save_samples(unet, frozen, [""] * 16, path, latents.shape[-1], above=held_out[:16],
-                     residuals=lambda *step: guide(*step, 1.0).unet_arguments())
+                     residuals=lambda noisy, t, states: guide(noisy, t, states, 1.0)
+                     .unet_arguments())
 
     outcome = fit(run, net, loss_of, preview)
     net.half().save_pretrained(target)

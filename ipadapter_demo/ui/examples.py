@@ -25,6 +25,8 @@ def examples(inputs: Sequence[gr.Component], rows: Sequence[Sequence[Any]]) -> N
             label="Examples",
             api_visibility="private",
         )
+        for component in inputs:  # else they are deleted like visitors' files, after a day
+            component.keep_in_cache.update(component.temp_files)
 
 
 def _offered(component: gr.Component, cell: Any) -> bool:

@@ -106,4 +106,5 @@ def _editor() -> gr.ImageEditor:
         fixed_canvas=False,  # the canvas takes the picture's size, and so does the mask
         buttons=["fullscreen"],
         height=380,
+        elem_classes="mask-editor",
     )

@@ -14,6 +14,17 @@ from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui.running import AT_ONCE, Tab, shown_errors
 from ipadapter_demo.ui.uploads import Painting, editor_value_from_painting, path_of_upload
 
+# A tab is built when it is first opened, and gradio's image editor drops the layers that it is
+# given while it is being built: its canvas comes last.
+UNTIL_BUILT = """async () => {
+    const unbuilt = (one) => one.offsetParent && !one.querySelector("canvas");
+    for (let tries = 0; tries < 100; tries++) {
+        await new Promise((later) => setTimeout(later, 200));
+        if (![...document.querySelectorAll(".mask-editor")].some(unbuilt)) break;
+    }
+    return [];
+}"""
+
 
 def restore_button(button: gr.UploadButton, tabs: gr.Tabs, built: Mapping[str, Tab]) -> None:
     """Make `button` show the tab that a PNG came from, its widgets filled."""
@@ -34,10 +45,10 @@ def restore_button(button: gr.UploadButton, tabs: gr.Tabs, built: Mapping[str, T
             name, request = read(upload)
             return shown(built[name], request)
 
-    # Two steps: gradio's image editor drops layers that it is given while it is being built.
     widgets = [widget for tab in built.values() for widget in tab.inputs.values()]
     opened = button.upload(open_tab, inputs=button, outputs=tabs, preprocess=False, **AT_ONCE)
-    opened.success(fill, inputs=button, outputs=widgets, preprocess=False, **AT_ONCE)
+    ready = opened.success(None, js=UNTIL_BUILT, **AT_ONCE)
+    ready.success(fill, inputs=button, outputs=widgets, preprocess=False, **AT_ONCE)
 
 
 def tab_of_request(request: GenerateRequest) -> str:

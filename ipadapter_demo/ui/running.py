@@ -102,7 +102,8 @@ def connect(pipeline: ImagePromptPipeline, tab: Tab, results: Results, buttons: 
         with shown_errors():
             request = request_from_values(tab, values)
             warn_about_words(pipeline, request)
-            yield from updates(pipeline, request, comparison=results.comparison is not None)
+            for update in updates(pipeline, request):
+                yield update[: len(outputs)]
 
     triggers = [buttons.generate.click]
     if "prompt" in tab.inputs:
@@ -142,22 +143,19 @@ def warn_about_words(pipeline: ImagePromptPipeline, request: GenerateRequest) ->
         gr.Warning(f"This model knows no word of the prompt. It knows: {', '.join(known)}")
 
 
-def updates(
-    pipeline: ImagePromptPipeline, request: GenerateRequest, *, comparison: bool
-) -> Iterator[tuple[Any, ...]]:
-    """Values for gallery, status, seed and, with `comparison`, the before-and-after slider."""
-    rest = (gr.skip(),) if comparison else ()
-    yield gr.skip(), progress(0, request.steps), request.seed, *rest
+def updates(pipeline: ImagePromptPipeline, request: GenerateRequest) -> Iterator[tuple[Any, ...]]:
+    """Values for gallery, status, seed and comparison."""
+    same = gr.skip()
+    yield same, progress(0, request.steps), request.seed, same
     events = pipeline.stream(request, preview_every=math.ceil(request.steps / PREVIEWS))
     try:
         for event in events:
             if isinstance(event, Preview):
-                pictures = list(event.images) or gr.skip()
-                yield pictures, progress(event.step, event.steps), gr.skip(), *rest
+                yield list(event.images) or same, progress(event.step, event.steps), same, same
             else:
                 for note in event.notes:
                     gr.Info(html.escape(note))
-                yield saved(event), summary(event), event.seeds[0], *(compared(event),)[: len(rest)]
+                yield saved(event), summary(event), event.seeds[0], compared(event)
     finally:
         events.close()  # Stop closes this generator, and with it the model stops between two steps
 

@@ -1,0 +1,263 @@
+"""The page in a real browser, on the built-in model: every tab, from a click to a picture.
+
+`CHROMIUM` names the browser; else it is looked for on PATH. Without one these tests fail.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, Queue
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+
+from ipadapter_demo.record import record_from_png
+from ipadapter_demo.request import GenerateRequest
+from tests.tiny import picture
+
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).parent.parent
+START_SECONDS = 180  # importing and loading on a busy machine
+WAIT_MS = 120_000  # as well; on a free one nothing here takes more than a few
+expect.set_options(timeout=WAIT_MS)
+
+FLAGS = [
+    "--no-sandbox",  # containers, and root, have no sandbox to offer
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-component-update",
+]
+# gradio's image editor complains of this whenever it replaces a layer; the layer is drawn.
+KNOWN = "No draw texture found for layer"
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """`python app.py`, as anybody starts it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-u", "app.py", "--port", str(port), "--device", "cpu"]
+    output = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT) as server:
+        lines: Queue[str] = Queue()
+        reader = threading.Thread(target=lambda: [lines.put(x.decode()) for x in server.stdout])
+        reader.start()
+        try:
+            said = ""
+            while "Running on local URL" not in said:
+                assert server.poll() is None, said
+                try:
+                    said += lines.get(timeout=START_SECONDS)
+                except Empty:
+                    pytest.fail(f"app.py did not start in {START_SECONDS} s: {said}")
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            server.terminate()
+            reader.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
+    path = next((found for name in names if name and (found := shutil.which(name))), None)
+    if path is None:
+        pytest.fail("no Chromium: install one, or set CHROMIUM to its path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(url: str, browser: Browser) -> Iterator[Page]:
+    """A fresh visit, at whose end nothing has gone wrong and no other machine was asked."""
+    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    page.set_default_timeout(WAIT_MS)
+    wrong: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error" and KNOWN not in message.text:
+            wrong.append(message.text)
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda r: None if local(r.url, url) else wrong.append(f"asked {r.url}"))
+    page.goto(url)
+    expect(page.get_by_role("tab", name="Variation")).to_be_visible()
+    yield page
+    page.close()
+    assert not wrong
+
+
+def local(address: str, url: str) -> bool:
+    return address.startswith((url, "data:", "blob:"))
+
+
+def open_tab(page: Page, name: str) -> Locator:
+    page.get_by_role("tab", name=name, exact=True).click()
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    expect(panel.get_by_role("button", name="Generate")).to_be_visible()
+    return panel
+
+
+def set_number(panel: Locator, label: str, value: int) -> None:
+    panel.get_by_label(f"number input for {label}").fill(str(value))
+
+
+def click_example(panel: Locator, row: int) -> None:
+    panel.locator(".gallery-item, tr.tr-body").nth(row).click()
+
+
+def generate(panel: Locator) -> list[bytes]:
+    """Press Generate and wait: the files behind the pictures that appear."""
+    panel.get_by_role("button", name="Generate").click()
+    expect(panel.get_by_text("Each PNG holds its request")).to_be_visible()
+    expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
+    pictures = panel.locator(".results img")
+    expect(pictures.first).to_be_visible()
+    for picture_ in pictures.all():
+        expect(picture_).to_have_js_property("complete", True)
+        assert picture_.evaluate("image => image.naturalWidth") > 0
+    return [httpx.get(image.get_attribute("src") or "").content for image in pictures.all()]
+
+
+def request_of(files: list[bytes]) -> GenerateRequest:
+    return record_from_png(files[0]).request
+
+
+def paint(panel: Locator, dx: int = 0) -> None:
+    """A stroke to the right through the middle of the editor, `dx` pixels off."""
+    panel.get_by_label("Brush", exact=True).click()
+    box = panel.locator("canvas").first.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2
+    mouse = panel.page.mouse
+    mouse.move(x - 30, y)
+    mouse.down()
+    for step in range(7):
+        mouse.move(x - 30 + 10 * step, y + step % 2)
+    mouse.up()
+
+
+def test_variation_from_an_example_and_back_from_its_png(page: Page, tmp_path: Path) -> None:
+    panel = open_tab(page, "Variation")
+    click_example(panel, 0)
+    expect(panel.locator(".filled img")).to_be_visible()  # what the encoder sees
+    set_number(panel, "Steps", 2)
+    files = generate(panel)
+    request = request_of(files)
+    assert len(files) == request.count == 4
+    assert request.steps == 2
+    (tmp_path / "result.png").write_bytes(files[0])
+
+    page.reload()
+    page.locator(".header input[type=file]").set_input_files(tmp_path / "result.png")
+    panel = open_tab(page, "Variation")
+    expect(panel.get_by_label("number input for Steps")).to_have_value("2")
+    assert generate(panel) == files
+
+
+def test_image_and_text_from_an_example(page: Page) -> None:
+    panel = open_tab(page, "Image + text")
+    click_example(panel, 0)
+    expect(panel.get_by_placeholder("what to draw")).to_have_value(re.compile("floor"))
+    set_number(panel, "Steps", 2)
+    assert "floor" in request_of(generate(panel)).prompt
+
+
+def test_structure_shows_its_map_and_keeps_it(page: Page, tmp_path: Path) -> None:
+    panel = open_tab(page, "Structure")
+    picture(3, 200, 100).save(tmp_path / "control.png")
+    panel.locator("input[type=file]").first.set_input_files(tmp_path / "control.png")
+    expect(panel.locator(".filled img").first).to_be_visible()
+    set_number(panel, "Steps", 2)
+    [kept] = request_of(generate(panel)).structures
+    assert (kept.kind, kept.annotator) == ("canny", "canny")
+    assert kept.image == picture(3, 200, 100)
+
+
+def test_inpainting_replaces_what_was_painted_and_nothing_else(page: Page, tmp_path: Path) -> None:
+    original = picture(4, 150, 100)
+    original.save(tmp_path / "original.png")
+    panel = open_tab(page, "Inpaint")
+    upload = panel.get_by_label("Click to upload or drop files").locator("input[type=file]").first
+    upload.set_input_files(tmp_path / "original.png")
+    expect(panel.get_by_label("Upload", exact=True)).to_be_hidden()  # the brush is at hand
+    paint(panel)
+    open_tab(page, "Variation")
+    panel = open_tab(page, "Inpaint")  # hidden and shown again, the painting is still there
+    set_number(panel, "Steps", 2)
+    files = generate(panel)
+    expect(panel.get_by_test_id("slider").or_(panel.locator(".slider-wrap"))).to_be_visible()
+
+    given = request_of(files).inpaint
+    assert given is not None
+    assert given.image == original
+    (tmp_path / "result.png").write_bytes(files[0])
+    with Image.open(tmp_path / "result.png") as result:
+        changed = np.any(np.asarray(result) != np.asarray(original), axis=-1)
+    inside = np.asarray(given.mask) > 0
+    assert changed[inside].any()
+    assert not changed[~inside].any()
+    assert 0.01 < inside.mean() < 0.5
+
+
+def test_painting_adds_to_an_examples_mask(page: Page) -> None:
+    panel = open_tab(page, "Inpaint")
+    click_example(panel, 0)
+    expect(panel.locator(".filled img")).to_be_visible()
+    set_number(panel, "Steps", 1)
+    before = request_of(generate(panel)).inpaint
+    paint(panel, dx=-80)
+    after = request_of(generate(panel)).inpaint
+    assert before is not None
+    assert after is not None
+    first, second = (np.asarray(given.mask) > 0 for given in (before, after))
+    assert not (first & ~second).any()
+    assert (second & ~first).any()
+
+
+def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
+    panel = open_tab(page, "Variation")
+    click_example(panel, 1)
+    set_number(panel, "Steps", 50)
+    panel.get_by_role("button", name="Generate").click()
+    expect(panel.locator(".results img").first).to_be_visible()
+    panel.get_by_role("button", name="Stop").click()
+    expect(panel.get_by_text("Stopped.")).to_be_visible()
+    expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
+    expect(panel.get_by_role("button", name="Stop")).to_be_disabled()
+    expect(panel.locator(".results img").first).to_be_visible()
+    set_number(panel, "Steps", 1)
+    assert request_of(generate(panel)).steps == 1
+
+
+def test_a_mistake_is_explained_and_costs_nothing(page: Page) -> None:
+    panel = open_tab(page, "Image + text")
+    panel.get_by_placeholder("what to draw").fill("a red cube")
+    panel.get_by_role("button", name="Generate").click()
+    expect(page.get_by_text("upload a picture first")).to_be_visible()
+    expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
+    expect(panel.get_by_placeholder("what to draw")).to_have_value("a red cube")
+
+
+def test_the_page_fits_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    for name in ("Variation", "Image + text", "Structure", "Inpaint"):
+        open_tab(page, name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name

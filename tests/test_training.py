@@ -1,0 +1,91 @@
+"""Every recipe runs, in miniature; an interrupted run goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+
+from ipadapter_demo.adapter import load_image_adapter
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.training.recipes import RECIPES, train
+
+
+def linear_run(folder: Path, steps: int) -> nn.Linear:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+
+    def loss_of(generator: torch.Generator, batch: int) -> Tensor:
+        x = torch.randn(batch, 4, generator=generator)
+        return (model(x).float() - x.sum(dim=1, keepdim=True)).square().mean()
+
+    run = Run(folder=folder, steps=steps, batch=8, lr=0.1, warmup=1, final_lr=1.0, save_every=5,
+              log_every=5, preview_every=0)
+    fit(run, model, loss_of, preview=lambda path: None)
+    return model
+
+
+def test_a_run_learns_and_leaves_a_log(tmp_path: Path) -> None:
+    model = linear_run(tmp_path, 300)
+    torch.testing.assert_close(model.weight, torch.ones(1, 4), atol=0.05, rtol=0)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 300
+    assert rows[-1]["loss"] < rows[0]["loss"] / 10
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = linear_run(tmp_path / "whole", 20)
+    linear_run(tmp_path / "parts", 10)
+    resumed = linear_run(tmp_path / "parts", 20)
+    assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+    run = Run(folder=tmp_path, steps=3, batch=1, lr=0.1, preview_every=0)
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        fit(run, model, lambda generator, batch: model.weight.sum() * float("nan"),
+            preview=lambda path: None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All parts, one after the other, for two steps each."""
+    out = tmp_path_factory.mktemp("tabletop")
+    runs = tmp_path_factory.mktemp("runs")
+    for part in RECIPES:
+        train(part, runs, out, steps=2, batch=2, pictures=64, preview_every=0)
+    return out
+
+
+def test_every_recipe_writes_its_part_and_its_facts(trained: Path) -> None:
+    facts = json.loads((trained / "provenance.json").read_text())
+    assert list(facts) == list(RECIPES)
+    for part, said in facts.items():
+        assert said["command"].startswith(f"python -m ipadapter_demo train {part}")
+        assert said["steps"] == 2
+        assert said["samples"] == 4
+    assert set(facts["reader"]["held_out_accuracy"]) >= {"solid_shape", "floor_colour"}
+
+
+def test_the_parts_make_an_ordinary_diffusers_folder(trained: Path) -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(trained)
+    pipe.load_ip_adapter(str(trained), subfolder="", weight_name=TABLETOP.adapter,
+                         image_encoder_folder=None)
+    adapter = load_image_adapter(trained / TABLETOP.adapter)
+    embeds = torch.ones(1, adapter.encoder_width)
+    ours = adapter.float().tokens_from_embeds(embeds)
+    theirs = pipe.unet.float().encoder_hid_proj.image_projection_layers[0](embeds)
+    torch.testing.assert_close(ours, theirs.view_as(ours))
+
+
+def test_only_the_adapter_learns_in_its_recipe(trained: Path) -> None:
+    """The base the adapter was trained on is the one that was written before."""
+    facts = json.loads((trained / "provenance.json").read_text())
+    adapter = load_image_adapter(trained / TABLETOP.adapter)
+    assert facts["image-adapter"]["parameters"] == sum(p.numel() for p in adapter.parameters())
