@@ -51,15 +51,16 @@ class Recipe:
 RECIPES = {
     "codec": Recipe(train_codec, 1600, 16, 2e-3),
     "clip": Recipe(train_clip, 1000, 64, 1e-3),
-    "image-encoder": Recipe(train_image_encoder, 3000, 64, 1e-3, seed=3),
-    "base-small": Recipe(train_base, 1500, 64, 1e-3, options={"small": True}),
-    "image-adapter-small": Recipe(train_image_adapter, 1500, 64, 1e-3, options={"small": True}),
-    "base": Recipe(train_base, 1600, 32, 7e-4, seed=1, start_from="unet"),
-    "image-adapter": Recipe(train_image_adapter, 1500, 32, 1e-3, seed=2,
+    "image-encoder": Recipe(train_image_encoder, 1500, 64, 1e-3, seed=3),
+    "base-small": Recipe(train_base, 1250, 64, 1e-3, options={"small": True}),
+    "image-adapter-small": Recipe(train_image_adapter, 750, 64, 1e-3, seed=6,
+                                  options={"small": True}),
+    "base": Recipe(train_base, 1200, 32, 7e-4, seed=1, start_from="unet"),
+    "image-adapter": Recipe(train_image_adapter, 300, 32, 1e-3, seed=2,
                             start_from="ip-adapter.safetensors"),
-    "controlnet": Recipe(train_controlnet, 800, 16, 5e-4, seed=4),
-    "t2i-adapter": Recipe(train_t2i_adapter, 800, 16, 1e-3, seed=5),
-    "reader": Recipe(train_reader, 1200, 64, 2e-3),
+    "controlnet": Recipe(train_controlnet, 450, 16, 5e-4, seed=4),
+    "t2i-adapter": Recipe(train_t2i_adapter, 300, 16, 1e-3, seed=5),
+    "reader": Recipe(train_reader, 650, 64, 2e-3),
 }
 
 
