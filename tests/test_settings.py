@@ -73,7 +73,7 @@ def test_a_bad_flag_ends_the_program(flags: list[str]) -> None:
 
 
 def test_settings_built_in_python_are_checked() -> None:
-    with pytest.raises(ValueError, match="model must be a name or a folder, got ' '"):
+    with pytest.raises(ValueError, match="model must be a name, got ' '"):
         Settings(model=" ")
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
-from PIL import Image
+from PIL import Image, ImageChops
 
 import app
 from ipadapter_demo.errors import RequestError
@@ -29,7 +29,7 @@ from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import TABS, build_ui, launch_options, restore, running
-from ipadapter_demo.ui.uploads import MAX_SIDE
+from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE, MAX_SIDE
 from tests.tiny import box_mask, picture
 
 # gradio counts its calls with options that pandas is about to drop.
@@ -210,6 +210,26 @@ def test_inpainting_changes_no_pixel_outside_the_mask(api: Api) -> None:
     assert not np.array_equal(result[~outside], np.asarray(image)[~outside])
 
 
+def test_a_mask_picture_adds_to_what_is_painted(api: Api) -> None:
+    image = picture(4, 90, 70)
+    one, other = box_mask((5, 5, 20, 20), 90, 70), box_mask((40, 40, 60, 60), 90, 70)
+    painting = painted(api, image, layer_from_mask(one))
+    [file] = api.pngs("inpaint", painting=painting, mask=api.upload(png(other)))
+    given = record_from_png(file).request.inpaint
+    assert given is not None
+    assert given.mask == ImageChops.lighter(one, other)
+
+
+def test_a_mask_follows_its_picture_when_that_is_shrunk(api: Api) -> None:
+    image, mask = picture(4, 4096, 512), box_mask((1024, 0, 2048, 512), 4096, 512)
+    painting = painted(api, image)
+    [file] = api.pngs("inpaint", painting=painting, mask=api.upload(png(mask)))
+    given = record_from_png(file).request.inpaint
+    assert given is not None
+    assert given.image.size == (MAX_INPAINT_SIDE, 256)
+    assert given.mask == box_mask((512, 0, 1024, 256), MAX_INPAINT_SIDE, 256)
+
+
 def test_a_phone_photo_is_shrunk_before_it_travels(api: Api) -> None:
     [file] = api.pngs("variation", reference=api.upload(png(picture(1, 3000, 1500))))
     [reference] = record_from_png(file).request.references
@@ -332,8 +352,10 @@ def test_unknown_structures_are_explained(api: Api, kind: Any, message: str) -> 
 def test_masks_that_do_not_fit_are_explained(api: Api) -> None:
     image = picture(4)
     small = painted(api, image, layer_from_mask(box_mask((1, 1, 9, 9), 32, 32)))
-    with pytest.raises(Failed, match="mask must have the size of the picture, 64x64, got 32x32"):
+    with pytest.raises(Failed, match="layers must have the size of the picture, 64x64, got 32x32"):
         api.call("inpaint", painting=small)
+    with pytest.raises(Failed, match="mask must have the size of the picture, 64x64, got 32x32"):
+        api.call("inpaint", painting=painted(api, image), mask=small["layers"][0])
     blank = layer_from_mask(Image.new("L", (64, 64)))
     for empty in (painted(api, image), painted(api, image, blank)):
         with pytest.raises(Failed, match="mask is empty: paint the part"):

@@ -240,6 +240,7 @@ def evaluate_clip(clip: Clip, tokenizer: CLIPTokenizer, held_out: Pictures,
     rng = random.Random(1)
     device = str(next(clip.parameters()).device)
     images, words = [], []
+    count = min(count, len(held_out))
     for indices in torch.arange(count).split(64):
         pixels = clip_pixels(held_out.pixels(indices)).to(device)
         images.append(clip.vision(pixels).image_embeds)

@@ -76,7 +76,7 @@ def psnr(vae: AutoencoderTiny, held_out: Pictures, count: int = 256) -> float:
     """Mean over pictures of 10·log10(2² / MSE), pixels in [-1, 1]."""
     scores = []
     with torch.no_grad():
-        for indices in torch.arange(count).split(32):
+        for indices in torch.arange(min(count, len(held_out))).split(32):
             pixels = held_out.pixels(indices).to(vae.device)
             decoded = vae.decode(vae.encode(pixels).latents).sample.clamp(-1, 1)
             scores.append(10 * torch.log10(4 / (decoded - pixels).square().mean(dim=(1, 2, 3))))

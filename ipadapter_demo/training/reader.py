@@ -55,7 +55,7 @@ def accuracy(reader: AttributeReader, held_out: Pictures, count: int) -> dict[st
     device = next(reader.parameters()).device
     truth, exists = truth_of_scenes(held_out.scenes)
     right: dict[str, list[Tensor]] = {name: [] for name in truth}
-    for indices in torch.arange(count).split(64):
+    for indices in torch.arange(min(count, len(held_out))).split(64):
         for name, scores in reader(held_out.pixels(indices).to(device)).items():
             hit = scores.argmax(1).cpu() == truth[name][indices]
             right[name].append(hit[exists[name][indices]])

@@ -58,9 +58,9 @@ RECIPES = {
     "base": Recipe(train_base, 1200, 32, 7e-4, seed=1, start_from="unet"),
     "image-adapter": Recipe(train_image_adapter, 300, 32, 1e-3, seed=2,
                             start_from="ip-adapter.safetensors"),
-    "controlnet": Recipe(train_controlnet, 450, 16, 5e-4, seed=4),
-    "t2i-adapter": Recipe(train_t2i_adapter, 300, 16, 1e-3, seed=5),
-    "reader": Recipe(train_reader, 650, 64, 2e-3),
+    "controlnet": Recipe(train_controlnet, 300, 16, 5e-4, seed=4),
+    "t2i-adapter": Recipe(train_t2i_adapter, 250, 16, 1e-3, seed=5),
+    "reader": Recipe(train_reader, 1600, 64, 2e-3),
 }
 
 

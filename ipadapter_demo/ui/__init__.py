@@ -36,7 +36,6 @@ def build_ui(pipeline: ImagePromptPipeline, settings: Settings) -> gr.Blocks:
                 "<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
                 f"Model: <b>{html.escape(info.name)}</b>. {html.escape(info.note)}</p>",
                 scale=1,
-                min_width=300,  # on a phone the button goes below
             )
             restored = gr.UploadButton(
                 "Restore from a PNG", file_types=[".png"], size="sm", scale=0, min_width=170

@@ -17,17 +17,15 @@ FITS = [("crop the centre", "crop"), ("pad to a square", "pad"), ("squash", "squ
 PICTURE_HEIGHT = 200
 
 
-def picture(label: str, placeholder: str = "Drop a picture here", **layout: Any) -> gr.Image:
+def picture(label: str, placeholder: str = "Drop a picture here", **options: Any) -> gr.Image:
     """A picture to upload. Only `uploads` decodes it: see there."""
+    usual: dict[str, Any] = {
+        "sources": ["upload", "clipboard", "webcam"],
+        "buttons": ["fullscreen"],
+        "height": PICTURE_HEIGHT,
+    }
     return gr.Image(
-        label=label,
-        placeholder=placeholder,
-        type="filepath",
-        format="png",
-        sources=["upload", "clipboard", "webcam"],
-        buttons=["fullscreen"],
-        height=PICTURE_HEIGHT,
-        **layout,
+        label=label, placeholder=placeholder, type="filepath", format="png", **usual | options
     )
 
 
@@ -61,7 +59,9 @@ def image_scale_input(value: float) -> Widgets:
     return {"image_scale": slider(0, 1.5, value, 0.05, "Image strength λ", info=meaning)}
 
 
-def prompt_input(pipeline: ImagePromptPipeline, *, optional: bool = True) -> Widgets:
+def prompt_input(
+    pipeline: ImagePromptPipeline, *, optional: bool = True, **layout: Any
+) -> Widgets:
     """The words, and which of them a model with a small world knows."""
     known = pipeline.info.words
     prompt = gr.Textbox(
@@ -71,6 +71,7 @@ def prompt_input(pipeline: ImagePromptPipeline, *, optional: bool = True) -> Wid
         placeholder="what to draw" + " (optional)" * optional,
         lines=2,
         max_lines=4,
+        **layout,
     )
     return {"prompt": prompt}
 

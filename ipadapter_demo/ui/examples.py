@@ -8,19 +8,18 @@ from typing import Any
 
 import gradio as gr
 
-from ipadapter_demo.imaging import flatten_image, flatten_mask, read_image
-from ipadapter_demo.ui.uploads import Painting, editor_value_from_painting
+from ipadapter_demo.ui.uploads import editor_value_from_image
 
 FOLDER = Path(__file__).parents[2] / "assets" / "examples"
 
 
-def examples(inputs: Sequence[gr.Component], rows: Sequence[Sequence[Any]]) -> None:
-    """Pictures are named by file, a picture with its mask by a pair of files. Rows whose files are
-    missing, or whose choices this model does not offer, are left out."""
+def examples(inputs: Sequence[gr.Component], rows: Sequence[Sequence[str | None]]) -> None:
+    """Pictures are named by their file. Rows whose files are missing, or whose choices this model
+    does not offer, are left out."""
     usable = [row for row in rows if all(map(_offered, inputs, row))]
     if usable:
         gr.Examples(
-            [[_value(cell) for cell in row] for row in usable],
+            [[_value(*cell) for cell in zip(inputs, row, strict=True)] for row in usable],
             inputs=list(inputs),
             label="Examples",
             api_visibility="private",
@@ -29,21 +28,20 @@ def examples(inputs: Sequence[gr.Component], rows: Sequence[Sequence[Any]]) -> N
             component.keep_in_cache.update(component.temp_files)
 
 
-def _offered(component: gr.Component, cell: Any) -> bool:
+def _offered(component: gr.Component, cell: str | None) -> bool:
+    if cell is None:
+        return True
     if isinstance(component, gr.Dropdown):
         return cell in [value for _, value in component.choices]
-    return all((FOLDER / name).is_file() for name in _files(cell))
+    return not _is_picture(component) or (FOLDER / cell).is_file()
 
 
-def _files(cell: Any) -> tuple[str, ...]:
-    if isinstance(cell, tuple):
+def _value(component: gr.Component, cell: str | None) -> Any:
+    if cell is None or not _is_picture(component):
         return cell
-    return (cell,) if isinstance(cell, str) and cell.endswith(".png") else ()
+    path = str(FOLDER / cell)
+    return editor_value_from_image(path) if isinstance(component, gr.ImageEditor) else path
 
 
-def _value(cell: Any) -> Any:
-    paths = [FOLDER / name for name in _files(cell)]
-    if len(paths) == 2:
-        image, mask = (read_image(path) for path in paths)
-        return editor_value_from_painting(Painting(flatten_image(image), flatten_mask(mask)))
-    return str(paths[0]) if paths else cell
+def _is_picture(component: gr.Component) -> bool:
+    return isinstance(component, (gr.Image, gr.ImageEditor))

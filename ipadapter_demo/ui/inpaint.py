@@ -19,6 +19,7 @@ from ipadapter_demo.ui.uploads import Painting
 def inpaint(
     *,
     painting: Painting | None,
+    mask: Image.Image | None = None,
     reference: Image.Image | None = None,
     fit: Any,
     prompt: str,
@@ -29,11 +30,12 @@ def inpaint(
 ) -> GenerateRequest:
     """A picture with its painted part drawn anew; every other pixel stays as it is.
 
-    painting: background is the picture, layers hold the mask in their alpha, composite is not
-    read. reference: a picture for the looks of the new part, with image_scale, its λ. strength: 1
-    forgets what was there. feather: pixels over which the seam fades. seed counts where
-    random_seed is false. Returns PNG files that hold their whole request, a status line, the seed
-    of the first picture, and that picture before and after.
+    painting: background is the picture, layers may hold what was painted over it, in their alpha.
+    mask: a picture of the same size, white where the new part goes; it adds to the layers.
+    reference: a picture for the looks of the new part, with image_scale, its λ. strength: 1 forgets
+    what was there. feather: pixels over which the seam fades. seed counts where random_seed is
+    false. Returns PNG files that hold their whole request, a status line, the seed of the first
+    picture, and that picture before and after.
     """
     if painting is None:
         raise RequestError("painting has no picture: upload one, then paint over a part of it")
@@ -42,7 +44,10 @@ def inpaint(
         references=(Reference(image=reference, fit=fit),) if reference else (),
         image_scale=image_scale,
         inpaint=Inpaint(
-            image=painting.image, mask=painting.mask, strength=strength, feather=feather
+            image=painting.image,
+            mask=painting.mask_with(mask),
+            strength=strength,
+            feather=feather,
         ),
         **sampling,
     )
@@ -54,7 +59,8 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     assert given is not None
     reference = request.references[0] if request.references else None
     return {
-        "painting": Painting(given.image, given.mask),
+        "painting": Painting(given.image, Image.new("L", given.image.size), given.image.size),
+        "mask": given.mask,
         "reference": reference and reference.image,
         "fit": reference.fit if reference else "crop",
         "prompt": request.prompt,
@@ -67,7 +73,9 @@ def build(pipeline: ImagePromptPipeline) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs: Widgets = {"painting": _editor()}
-            inputs |= components.prompt_input(pipeline)
+            with gr.Row(equal_height=True):
+                inputs["mask"] = _mask_input()
+                inputs |= components.prompt_input(pipeline, scale=3)
             inputs |= components.reference_input(pipeline, optional=True)
             inputs |= components.image_scale_input(pipeline.info.image_scale)
             buttons = components.run_buttons()
@@ -82,10 +90,10 @@ def build(pipeline: ImagePromptPipeline) -> Tab:
         with gr.Column():
             results = components.results_column(comparison=True)
             examples(
-                [inputs[name] for name in ("painting", "reference", "prompt")],
+                [inputs[name] for name in ("painting", "mask", "reference", "prompt")],
                 [
-                    [("two-solids.png", "two-solids-mask.png"), "red-sphere.png", ""],
-                    [("two-solids.png", "two-solids-mask.png"), None, "a green cube"],
+                    ["two-solids.png", "two-solids-mask.png", "red-sphere.png", ""],
+                    ["two-solids.png", "two-solids-mask.png", None, "a green cube"],
                 ],
             )
     tab = Tab(inpaint, inputs, widgets_from_request)
@@ -95,7 +103,7 @@ def build(pipeline: ImagePromptPipeline) -> Tab:
 
 def _editor() -> gr.ImageEditor:
     return gr.ImageEditor(
-        label="Paint the part to replace",
+        label="Paint over",
         type="filepath",
         format="png",
         sources=["upload", "clipboard"],
@@ -107,4 +115,17 @@ def _editor() -> gr.ImageEditor:
         buttons=["fullscreen"],
         height=380,
         elem_classes="mask-editor",
+    )
+
+
+def _mask_input() -> gr.Image:
+    return components.picture(
+        "Mask",
+        "or drop one,\nwhite on black",
+        image_mode="L",
+        sources=["upload"],
+        height=130,
+        scale=2,
+        min_width=140,
+        elem_classes="mask",
     )

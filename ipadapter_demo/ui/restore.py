@@ -12,43 +12,22 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.record import request_from_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui.running import AT_ONCE, Tab, shown_errors
-from ipadapter_demo.ui.uploads import Painting, editor_value_from_painting, path_of_upload
-
-# A tab is built when it is first opened, and gradio's image editor drops the layers that it is
-# given while it is being built: its canvas comes last.
-UNTIL_BUILT = """async () => {
-    const unbuilt = (one) => one.offsetParent && !one.querySelector("canvas");
-    for (let tries = 0; tries < 100; tries++) {
-        await new Promise((later) => setTimeout(later, 200));
-        if (![...document.querySelectorAll(".mask-editor")].some(unbuilt)) break;
-    }
-    return [];
-}"""
+from ipadapter_demo.ui.uploads import Painting, editor_value_from_image, path_of_upload
 
 
 def restore_button(button: gr.UploadButton, tabs: gr.Tabs, built: Mapping[str, Tab]) -> None:
     """Make `button` show the tab that a PNG came from, its widgets filled."""
 
-    def read(upload: Any) -> tuple[str, GenerateRequest]:
-        request = request_from_png(path_of_upload(upload, "PNG"))
-        name = tab_of_request(request)
-        if name not in built:
-            raise RequestError(f"PNG needs the tab {name}, which this model does not have")
-        return name, request
-
-    def open_tab(upload: Any) -> gr.Tabs:
+    def restore(upload: Any) -> dict[gr.Component, Any]:
         with shown_errors():
-            return gr.Tabs(selected=read(upload)[0])
-
-    def fill(upload: Any) -> dict[gr.Component, Any]:
-        with shown_errors():
-            name, request = read(upload)
-            return shown(built[name], request)
+            request = request_from_png(path_of_upload(upload, "PNG"))
+            name = tab_of_request(request)
+            if name not in built:
+                raise RequestError(f"PNG needs the tab {name}, which this model does not have")
+            return shown(built[name], request) | {tabs: gr.Tabs(selected=name)}
 
     widgets = [widget for tab in built.values() for widget in tab.inputs.values()]
-    opened = button.upload(open_tab, inputs=button, outputs=tabs, preprocess=False, **AT_ONCE)
-    ready = opened.success(None, js=UNTIL_BUILT, **AT_ONCE)
-    ready.success(fill, inputs=button, outputs=widgets, preprocess=False, **AT_ONCE)
+    button.upload(restore, inputs=button, outputs=[tabs, *widgets], preprocess=False, **AT_ONCE)
 
 
 def tab_of_request(request: GenerateRequest) -> str:
@@ -77,4 +56,4 @@ def values_from_request(tab: Tab, request: GenerateRequest) -> dict[str, Any]:
 
 
 def _displayed(value: Any) -> Any:
-    return editor_value_from_painting(value) if isinstance(value, Painting) else value
+    return editor_value_from_image(value.image) if isinstance(value, Painting) else value

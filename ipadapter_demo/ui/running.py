@@ -118,14 +118,14 @@ def connect(pipeline: ImagePromptPipeline, tab: Tab, results: Results, buttons: 
         api_name=tab.translate.__name__,
         **LANE,
     )
-    for afterwards in (running.then, running.failure):  # gradio skips `then` after an error
-        afterwards(buttons.idle, outputs=both, **AT_ONCE)
-    buttons.stop.click(
-        lambda: (*buttons.idle(), "Stopped."),
-        outputs=[*both, results.status],
-        cancels=[running],
-        **AT_ONCE,
-    )
+    running.then(buttons.idle, outputs=both, **AT_ONCE)
+
+    def stopped() -> tuple[Any, ...]:
+        return *buttons.idle(), "Stopped."
+
+    ended = {"outputs": [*both, results.status], **AT_ONCE}
+    running.failure(stopped, **ended)  # gradio skips `then` after an error
+    buttons.stop.click(stopped, cancels=[running], **ended)
 
 
 def request_from_values(tab: Tab, values: Mapping[str, Any]) -> GenerateRequest:

@@ -31,18 +31,27 @@ MAX_INPAINT_SIDE = 2048  # the result has the size of the picture, so more of it
 
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """A picture and what was painted over it (white = here)."""
+    """A picture and what was painted over it (white = here), and its size before it was shrunk."""
 
     image: Image.Image
     mask: Image.Image
+    size: tuple[int, int]
+
+    def mask_with(self, more: Image.Image | None) -> Image.Image:
+        """What was painted, and `more`, a mask of the size that the picture was uploaded in."""
+        if more is None:
+            return self.mask
+        _check_size("mask", more, self.size)
+        return ImageChops.lighter(self.mask, resize_image(more, self.image.size))
 
 
 def value_from_widget(component: gr.Component, value: Any, field: str) -> Any:
     """The value of one widget: pictures decoded, everything else as it came."""
-    if isinstance(component, gr.Image):
-        return image_from_upload(value, field)
     if isinstance(component, gr.ImageEditor):
         return painting_from_editor(value, field)
+    if isinstance(component, gr.Image):
+        decode = mask_from_upload if component.image_mode == "L" else image_from_upload
+        return decode(value, field)
     return value
 
 
@@ -50,7 +59,12 @@ def image_from_upload(upload: object, field: str) -> Image.Image | None:
     """The uploaded picture, at most MAX_SIDE long; None where nothing was uploaded."""
     if upload is None:
         return None
-    return shrink_image(flatten_image(read_image(path_of_upload(upload, field), field)), MAX_SIDE)
+    return shrink_image(flatten_image(_read(upload, field), field), MAX_SIDE)
+
+
+def mask_from_upload(upload: object, field: str) -> Image.Image | None:
+    """The uploaded mask in its own size; None where nothing was uploaded."""
+    return None if upload is None else flatten_mask(_read(upload, field), field)
 
 
 def painting_from_editor(value: object, field: str) -> Painting | None:
@@ -61,18 +75,23 @@ def painting_from_editor(value: object, field: str) -> Painting | None:
         raise RequestError(f"{field} must hold a background and layers, got {value!r:.80}")
     if value.get("background") is None:
         return None
-    image = flatten_image(read_image(path_of_upload(value["background"], field), field))
+    image = flatten_image(_read(value["background"], field), field)
     mask = Image.new("L", image.size, 0)
-    for layer in value["layers"]:
-        painted = flatten_mask(read_image(path_of_upload(layer, f"{field}.mask"), f"{field}.mask"))
-        if painted.size != image.size:
-            raise RequestError(
-                f"{field}.mask must have the size of the picture, {image.width}x{image.height}, "
-                f"got {painted.width}x{painted.height}"
-            )
-        mask = ImageChops.lighter(mask, painted)
+    for upload in value["layers"]:
+        layer = flatten_mask(_read(upload, f"{field}.layers"), f"{field}.layers")
+        _check_size(f"{field}.layers", layer, image.size)
+        mask = ImageChops.lighter(mask, layer)
     small = shrink_image(image, MAX_INPAINT_SIDE)
-    return Painting(small, resize_image(mask, small.size))
+    return Painting(small, resize_image(mask, small.size), image.size)
+
+
+def editor_value_from_image(image: Image.Image | str) -> dict[str, Any]:
+    """What an ImageEditor shows for a picture on which nothing is painted yet.
+
+    Layers are never given to it: gradio 6.31 does not show them, or, where a composite comes with
+    them, takes that for the picture.
+    """
+    return {"background": image, "layers": [], "composite": None}
 
 
 def path_of_upload(upload: object, field: str) -> Path:
@@ -86,10 +105,13 @@ def path_of_upload(upload: object, field: str) -> Path:
     return resolved
 
 
-def editor_value_from_painting(painting: Painting) -> dict[str, Any]:
-    """What an ImageEditor shows for a painting: its mask as a white layer. The editor of gradio
-    6.31 shows no layer without a composite."""
-    layer = Image.new("RGBA", painting.image.size, (255, 255, 255, 0))
-    layer.putalpha(painting.mask)
-    composite = Image.alpha_composite(painting.image.convert("RGBA"), layer)
-    return {"background": painting.image, "layers": [layer], "composite": composite}
+def _read(upload: object, field: str) -> Image.Image:
+    return read_image(path_of_upload(upload, field), field)
+
+
+def _check_size(field: str, mask: Image.Image, size: tuple[int, int]) -> None:
+    if mask.size != size:
+        raise RequestError(
+            f"{field} must have the size of the picture, {size[0]}x{size[1]}, "
+            f"got {mask.width}x{mask.height}"
+        )

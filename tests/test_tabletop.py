@@ -1,0 +1,146 @@
+"""The world: what is drawn is what the truth says."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.tabletop.caption import FULL, POOR, caption, floor_caption, vocabulary
+from ipadapter_demo.tabletop.render import FIRST_SOLID, FLOOR, WALL, Render, render, rgb_from_hue
+from ipadapter_demo.tabletop.scene import (
+    COLOURS,
+    HUE_JITTER,
+    HUES,
+    SHAPES,
+    TEXTURES,
+    Scenes,
+    sample_scenes,
+)
+
+SCENES = sample_scenes(64, seed=5)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> Render:
+    return render(SCENES, size=64)
+
+
+def test_equal_seeds_give_equal_pictures_and_others_do_not() -> None:
+    first, again, other = (render(sample_scenes(2, seed), size=32).pixels for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_a_picture_does_not_depend_on_those_drawn_with_it(drawn: Render) -> None:
+    alone = render(SCENES[3:4], size=64)
+    assert torch.equal(alone.pixels[0], drawn.pixels[3])
+
+
+def test_a_solid_is_seen_exactly_where_it_is_present(drawn: Render) -> None:
+    for slot in range(2):
+        seen = (drawn.ids == FIRST_SOLID + slot).flatten(1).any(dim=1)
+        assert torch.equal(seen, SCENES.present[:, slot])
+
+
+def test_the_first_of_two_solids_is_left_of_the_second(drawn: Render) -> None:
+    columns = torch.arange(64.0)
+    for ids in drawn.ids[SCENES.present[:, 1]]:
+        left, right = (
+            (columns * (ids == FIRST_SOLID + slot)).sum() / (ids == FIRST_SOLID + slot).sum()
+            for slot in range(2)
+        )
+        assert left < right
+
+
+def test_depth_grows_from_the_solid_to_the_wall(drawn: Render) -> None:
+    for ids, depth in zip(drawn.ids, drawn.depth, strict=True):
+        assert depth[ids == FIRST_SOLID].mean() < depth[ids == WALL].mean()
+        assert depth[ids == FLOOR].min() > 0
+
+
+def test_edges_run_round_the_solids(drawn: Render) -> None:
+    """Every step of the ids to the right or below is an edge."""
+    step = drawn.ids[:, :, 1:] != drawn.ids[:, :, :-1]
+    assert drawn.edges[:, :, :-1][step].all()
+    assert 0.01 < drawn.edges.float().mean() < 0.2
+
+
+def test_a_plain_lit_wall_has_the_hue_of_its_truth(drawn: Render) -> None:
+    for index in range(len(SCENES)):
+        assert drawn.ids[index, 0, 0] == WALL
+        expected = rgb_from_hue(SCENES.wall_hue[index : index + 1], 0.5, 0.9)[0]
+        ratio = drawn.pixels[index, :, 0, 0] / expected
+        assert ratio.max() - ratio.min() < 0.02  # one shade of the same colour
+
+
+def test_the_shadow_falls_away_from_the_light() -> None:
+    """The floor is darker on the side of the solid that the light does not come from."""
+    scenes = sample_scenes(64, seed=9)
+    plain = (scenes.floor_texture == 0) & ~scenes.present[:, 1]
+    drawn = render(scenes[plain], size=64)
+    middle = torch.stack([(torch.arange(64.0) * (ids == FIRST_SOLID)).sum()
+                          / (ids == FIRST_SOLID).sum() for ids in drawn.ids])
+    right = 0
+    for index, from_right in enumerate(scenes.light_side[plain].tolist()):
+        luma = drawn.pixels[index].mean(dim=0)
+        floor = drawn.ids[index] == FLOOR
+        shadow = floor & (luma < 0.65 * luma[floor].median())
+        if shadow.sum() < 30:
+            continue
+        column = (torch.arange(64.0) * shadow).sum() / shadow.sum()
+        right += 1
+        assert (column < middle[index]) == bool(from_right)
+    assert right > 5
+
+
+def test_hues_stay_within_their_names() -> None:
+    named = torch.tensor(tuple(HUES.values()))
+    off = (SCENES.hue - named[SCENES.colour] + 180) % 360 - 180
+    assert off.abs().max() <= HUE_JITTER
+    gaps = [abs(a - b) for a in HUES.values() for b in HUES.values() if a != b]
+    assert min(min(gap, 360 - gap) for gap in gaps) > 2 * HUE_JITTER
+
+
+def test_truth_is_plain_and_complete() -> None:
+    truth = SCENES.truth(0)
+    assert len(truth["solids"]) == int(SCENES.present[0].sum())
+    assert truth["solids"][0]["shape"] in SHAPES
+    assert truth["floor"]["texture"] in TEXTURES
+    assert math.isfinite(truth["camera_y"])
+
+
+def test_a_full_caption_names_what_is_there() -> None:
+    for index in range(len(SCENES)):
+        text = caption(SCENES, index, FULL, random.Random(0))
+        for slot in range(int(SCENES.present[index].sum())):
+            colour, texture, shape = (
+                COLOURS[SCENES.colour[index, slot]],
+                TEXTURES[SCENES.texture[index, slot]],
+                SHAPES[SCENES.shape[index, slot]],
+            )
+            assert f"{colour} {texture} {shape}" in text
+        assert floor_caption(SCENES, index) in text
+        assert f"{COLOURS[SCENES.wall_colour[index]]} wall" in text
+
+
+def test_poor_captions_are_empty_half_of_the_time() -> None:
+    rng = random.Random(0)
+    texts = [caption(SCENES, i % len(SCENES), POOR, rng) for i in range(1000)]
+    assert 0.45 < sum(not text for text in texts) / 1000 < 0.55
+
+
+def test_captions_use_the_vocabulary_and_the_catalogue_tells_it() -> None:
+    words = {w for i in range(64) for w in caption(SCENES, i, FULL, random.Random(0)).split()}
+    assert words <= set(vocabulary())
+    assert set(TABLETOP.words) <= set(vocabulary())
+
+
+def test_scenes_can_be_sliced_and_moved() -> None:
+    part = SCENES[2:4].to("cpu")
+    assert isinstance(part, Scenes)
+    assert len(part) == 2
+    assert part.truth(0) == SCENES.truth(2)
