@@ -13,10 +13,11 @@ from ipadapter_demo.evaluation.reader import (
     load_reader,
     truth_of_scenes,
 )
-from ipadapter_demo.evaluation.report import edge_f1
+from ipadapter_demo.evaluation.report import edge_f1, evaluate
 from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline import load
 from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import sample_scenes
 
@@ -66,3 +67,15 @@ def test_truth_marks_where_a_second_solid_exists() -> None:
     for name, classes in ATTRIBUTES.items():
         assert int(truth[name].max()) < len(classes)
     assert np.unique(truth["count"].numpy()).tolist() == [0, 1]
+
+
+def test_the_report_covers_every_claim_on_the_built_in_model() -> None:
+    report = evaluate(load("tabletop", device="cpu"), scenes=2)
+    for name in ("text_alone", "variation", "no_image"):
+        assert 0 <= report[name]["mean"] <= 1
+        assert 0 <= report[name]["chance_mean"] <= 1
+    assert "light_side" not in report["text_alone"]["by_attribute"]  # captions do not name it
+    assert report["inpainting"]["largest_change_outside"] == 0
+    assert report["inpainting"]["mean_change_inside"] > 0
+    assert report["structure"]["edge_f1_of_rendered_source"] == 1.0
+    assert report["structure"]["edge_f1"] > report["structure"]["edge_f1_without_map"]

@@ -84,7 +84,7 @@ class Bench:
         Picture i is held against scene i + `ahead`.
         """
         read = self.reader.read(images)
-        names = names or tuple(self.truth)
+        names = [name for name in names or self.truth if self.exists[name].any()]
         right = {name: self._share(read, name, ahead) for name in names}
         others = range(ahead + 2, ahead + 12)  # the truth of ten scenes that had no part in it
         chance = {n: float(np.mean([self._share(read, n, k) for k in others])) for n in names}
@@ -135,7 +135,7 @@ def image_and_text(bench: Bench) -> dict[str, Any]:
     return {
         "image_scale": bench.pipeline.info.text_image_scale,
         "floor_named_by_text": bench.score(images, FLOOR_NAMES, ahead=1),
-        "solid_of_reference": shifted.score(images, SOLID_NAMES),
+        "solid_of_reference": bench.score(images, SOLID_NAMES),
     }
 
 

@@ -119,13 +119,13 @@ def connect(pipeline: ImagePromptPipeline, tab: Tab, results: Results, buttons: 
         **LANE,
     )
     running.then(buttons.idle, outputs=both, **AT_ONCE)
-
-    def stopped() -> tuple[Any, ...]:
-        return *buttons.idle(), "Stopped."
-
-    ended = {"outputs": [*both, results.status], **AT_ONCE}
-    running.failure(stopped, **ended)  # gradio skips `then` after an error
-    buttons.stop.click(stopped, cancels=[running], **ended)
+    # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
+    running.failure(
+        lambda: (*buttons.idle(), "Stopped."), outputs=[*both, results.status], **AT_ONCE
+    )
+    said = "() => 'Stopping after this step.'"
+    buttons.stop.click(None, js=said, outputs=results.status, **AT_ONCE)
+    buttons.stop.click(None, cancels=[running])
 
 
 def request_from_values(tab: Tab, values: Mapping[str, Any]) -> GenerateRequest:
