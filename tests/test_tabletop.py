@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from ipadapter_demo.models.catalog import TABLETOP
-from ipadapter_demo.tabletop.caption import FULL, POOR, caption, floor_caption, vocabulary
+from ipadapter_demo.tabletop.caption import (
+    FULL,
+    POOR,
+    caption,
+    floor_caption,
+    vocabulary,
+    with_one_word_wrong,
+)
 from ipadapter_demo.tabletop.render import FIRST_SOLID, FLOOR, WALL, Render, render, rgb_from_hue
 from ipadapter_demo.tabletop.scene import (
     COLOURS,
@@ -131,6 +138,19 @@ def test_poor_captions_are_empty_half_of_the_time() -> None:
     rng = random.Random(0)
     texts = [caption(SCENES, i % len(SCENES), POOR, rng) for i in range(1000)]
     assert 0.45 < sum(not text for text in texts) / 1000 < 0.55
+
+
+def test_a_wrong_caption_differs_in_one_word_of_a_kind() -> None:
+    rng = random.Random(0)
+    kinds = (set(COLOURS), set(TEXTURES), set(SHAPES))
+    changed = []
+    for index in range(len(SCENES)):
+        right = caption(SCENES, index, FULL, random.Random(0)).split()
+        wrong = with_one_word_wrong(" ".join(right), rng).split()
+        (pair,) = [(a, b) for a, b in zip(right, wrong, strict=True) if a != b]
+        changed.append(next(k for k, kind in enumerate(kinds) if set(pair) <= kind))
+    assert set(changed) == {0, 1, 2}
+    assert with_one_word_wrong("a solid", rng) == "a solid"
 
 
 def test_captions_use_the_vocabulary_and_the_catalogue_tells_it() -> None:

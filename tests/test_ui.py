@@ -520,6 +520,19 @@ def test_what_the_page_has_no_widget_for_is_named(pipeline: Any, warnings: list[
     assert warnings == ["The page has no widget for all of this result's image_window."]
 
 
+def test_a_side_that_was_left_open_shows_the_models_own(pipeline: Any, warnings: list[str]) -> None:
+    with gr.Blocks():
+        tab = TABS["variation"][1](pipeline)
+    request = GenerateRequest(references=(Reference(image=picture(1)),))
+    assert restore.shown(tab, request)[tab.inputs["width"]] == 64
+    assert not warnings
+
+
+def test_a_result_of_words_alone_has_no_tab() -> None:
+    with pytest.raises(RequestError, match="without any picture"):
+        restore.tab_of_request(GenerateRequest(prompt="a cube"))
+
+
 def test_only_our_own_pngs_are_restored(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="holds no request"):
         record_from_png(png(picture(1)))

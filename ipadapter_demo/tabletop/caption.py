@@ -58,6 +58,22 @@ def floor_caption(scenes: Scenes, index: int) -> str:
     return f"on {_noun_phrase(colour, texture, 'floor')}"
 
 
+def with_one_word_wrong(text: str, rng: random.Random) -> str:
+    """A caption that no longer fits: one colour, texture or shape replaced by another of its kind.
+
+    Each kind is as likely as the others, however many words of it there are.
+    """
+    words = text.split()
+    places = [(kind, i) for kind in (COLOURS, TEXTURES, SHAPES)
+              for i, word in enumerate(words) if word in kind]
+    if not places:
+        return text
+    chosen = rng.choice(sorted({kind for kind, _ in places}))
+    place = rng.choice([i for kind, i in places if kind == chosen])
+    words[place] = rng.choice([word for word in chosen if word != words[place]])
+    return " ".join(words)
+
+
 def vocabulary() -> tuple[str, ...]:
     """Every word a caption may contain."""
     words = ("a", "an", "and", "on", "with", "solid", "floor", "wall")

@@ -5,7 +5,9 @@ embedding keeps only what captions name. So a linear head, thrown away afterward
 the exact appearance (hues, texture scale, light, ...) from the image embedding; positions are left
 out, so that an image prompt says what things are and not where. A second head has to say what each
 patch shows, because a vision transformer learns shape and texture very slowly from one label a
-picture. Once the text encoder is good it is kept, and the vision encoder goes on alone beside it.
+picture. And every caption meets itself with one word wrong (arXiv 2210.01936): random captions are
+told apart by colours alone, and an encoder that needs nothing else forgets shapes and textures.
+Once the text encoder is good it is kept, and the vision encoder goes on alone beside it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from ipadapter_demo.tabletop.caption import FULL, RICH, caption
+from ipadapter_demo.tabletop.caption import FULL, RICH, caption, with_one_word_wrong
 from ipadapter_demo.tabletop.render import FIRST_SOLID, FLOOR, trace
 from ipadapter_demo.tabletop.scene import COLOURS, HUES, SHAPES, TEXTURES, Scenes
 from ipadapter_demo.training.data import SIZE, Pictures
@@ -175,6 +177,7 @@ def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
         indices = torch.randint(len(pictures), (batch,), generator=generator)
         rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
         texts = [caption(pictures.scenes, i, RICH, rng) for i in indices.tolist()]
+        texts += [with_one_word_wrong(text, rng) for text in texts]
         pixels = clip_pixels(pictures.pixels(indices)).to(run.device)
         seen = clip.vision(pixels)
         images = seen.image_embeds.float()
@@ -186,7 +189,8 @@ def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
             F.normalize(images, dim=-1) @ F.normalize(words, dim=-1).T
         )
         diagonal = torch.arange(batch, device=run.device)
-        contrast = (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
+        contrast = (F.cross_entropy(logits, diagonal)  # the wrong captions stand among the others
+                    + F.cross_entropy(logits[:, :batch].T, diagonal)) / 2
         patches = clip.patches(seen.last_hidden_state[:, 1:]).float()
         return (contrast + APPEARANCE_WEIGHT * (error * keep).sum() / keep.sum()
                 + patch_loss(patches, pictures.scenes[indices].to(run.device)))

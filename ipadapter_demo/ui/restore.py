@@ -31,11 +31,13 @@ def restore_button(button: gr.UploadButton, tabs: gr.Tabs, built: Mapping[str, T
 
 
 def tab_of_request(request: GenerateRequest) -> str:
-    """The name of the tab that makes such requests."""
+    """The name of the tab that makes such requests. Raises RequestError where none does."""
     if request.inpaint is not None:
         return "inpaint"
     if request.structures:
         return "structure"
+    if not request.references:
+        raise RequestError("PNG was made without any picture, and the page has no tab for that")
     return "image_text" if request.prompt or len(request.references) > 1 else "variation"
 
 
@@ -46,7 +48,8 @@ def shown(tab: Tab, request: GenerateRequest) -> dict[Any, Any]:
     names = [field.name for field in fields(GenerateRequest)]
     if lost := [name for name in names if getattr(rebuilt, name) != getattr(request, name)]:
         gr.Warning(f"The page has no widget for all of this result's {', '.join(lost)}.")
-    return {tab.inputs[name]: _displayed(value) for name, value in values.items()}
+    widgets = ((tab.inputs[name], value) for name, value in values.items())
+    return {widget: _displayed(widget, value) for widget, value in widgets}
 
 
 def values_from_request(tab: Tab, request: GenerateRequest) -> dict[str, Any]:
@@ -55,5 +58,9 @@ def values_from_request(tab: Tab, request: GenerateRequest) -> dict[str, Any]:
     return values | tab.widgets_from_request(request) | {"random_seed": False}
 
 
-def _displayed(value: Any) -> Any:
-    return editor_value_from_image(value.image) if isinstance(value, Painting) else value
+def _displayed(widget: gr.Component, value: Any) -> Any:
+    if isinstance(value, Painting):
+        return editor_value_from_image(value.image)
+    if value is None and isinstance(widget, gr.Number):
+        return widget.value  # a side left open is the model's own, with which the page begins
+    return value
