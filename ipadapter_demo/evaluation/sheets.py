@@ -72,7 +72,7 @@ def image_scale(pipeline: ImagePromptPipeline, scenes: Scenes,
         sweep = [_generate(pipeline, references=(Reference(image=image),), image_scale=scale)[0]
                  for scale in SCALES]
         rows.append([image, *sweep])
-    return ["reference", *(f"λ = {scale:g}" for scale in SCALES)], rows
+    return ["reference", *(f"scale {scale:g}" for scale in SCALES)], rows
 
 
 def image_and_text(pipeline: ImagePromptPipeline, scenes: Scenes,
