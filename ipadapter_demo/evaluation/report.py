@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,8 @@ from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.tabletop.caption import FULL, caption, floor_caption
 from ipadapter_demo.tabletop.render import FIRST_SOLID, render
-from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
+from ipadapter_demo.tabletop.scene import HELD_OUT_SEED, Scenes, sample_scenes
 
-HELD_OUT_SEED = 900_001
 EDGE_TOLERANCE = 2  # pixels
 SOLID_NAMES = ("solid_shape", "solid_colour", "solid_texture")
 FLOOR_NAMES = ("floor_colour", "floor_texture")
@@ -77,6 +77,11 @@ class Bench:
         """A picture for every scene; scene i starts from seed i."""
         return [self.generate(seed=i, **parts_of(i)) for i in range(len(self.scenes))]
 
+    @cached_property
+    def variations(self) -> list[Image.Image]:
+        """Empty prompt, λ = 1, the scene's own picture as reference; two experiments look at it."""
+        return self.each(lambda i: {"references": _reference(self, i)})
+
     def score(self, images: Sequence[Image.Image], names: Sequence[str] | None = None,
               ahead: int = 0) -> dict[str, Any]:
         """Share read right per attribute, chance beside it, and the mean over attributes.
@@ -114,7 +119,7 @@ def text_alone(bench: Bench) -> dict[str, Any]:
 
 def variation(bench: Bench) -> dict[str, Any]:
     """Empty prompt, λ = 1: what the reference carries over."""
-    return bench.score(bench.each(lambda i: {"references": _reference(bench, i)}))
+    return bench.score(bench.variations)
 
 
 def no_image(bench: Bench) -> dict[str, Any]:
@@ -148,11 +153,10 @@ def structure(bench: Bench) -> dict[str, Any]:
         "references": _reference(bench, i),
         "structures": (Structure(kind="canny", image=maps[i]),),
     })
-    plain = bench.each(lambda i: {"references": _reference(bench, i)})
     colours = bench.score(images, COLOUR_NAMES)
     return {
         "edge_f1": _mean_f1(images, maps),
-        "edge_f1_without_map": _mean_f1(plain, maps),
+        "edge_f1_without_map": _mean_f1(bench.variations, maps),
         "edge_f1_of_rendered_source": _mean_f1(sources, maps),
         "colours_of_reference": colours,
     }

@@ -30,6 +30,7 @@ HUES = {
 COLOURS = tuple(HUES)
 HUE_JITTER = 8.0  # degrees either way; the closest two named hues are 26 degrees apart
 MAX_SOLIDS = 2
+HELD_OUT_SEED = 900_001  # evaluation draws its scenes from here on; no recipe learns from them
 WALL_Z = -1.7
 
 

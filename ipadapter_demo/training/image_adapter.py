@@ -15,8 +15,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from ipadapter_demo.adapter import (
@@ -33,6 +31,7 @@ from ipadapter_demo.training.latents import (
     Frozen,
     Noiser,
     captions,
+    frozen_unet,
     image_embeds,
     save_samples,
     scaled_latents,
@@ -52,9 +51,7 @@ def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: P
     torch.manual_seed(run.seed)
     frozen = Frozen.load(out, run.device, with_image_encoder=True)
     assert frozen.image_encoder is not None
-    unet = UNet2DConditionModel.from_pretrained(out / "unet").float().requires_grad_(False)
-    unet = unet.to(run.device, memory_format=torch.channels_last)
-    unet.set_attn_processor(AttnProcessor())
+    unet = frozen_unet(out, run.device)
     projection = LinearProjection(frozen.image_encoder.config.projection_dim,
                                   unet.config.cross_attention_dim)
     adapter = (ImageAdapter.for_unet(unet, projection) if start is None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torchvision.utils import save_image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
@@ -51,6 +52,13 @@ class Frozen:
     @torch.no_grad()
     def text_states(self, texts: list[str], device: str) -> Tensor:
         return self.text_encoder(**tokens_of(self.tokenizer, texts, device))[0]
+
+
+def frozen_unet(folder: Path, device: str) -> UNet2DConditionModel:
+    """The finished base, for recipes that train something beside it."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet").float().requires_grad_(False)
+    unet.set_attn_processor(AttnProcessor())  # as in the base recipe
+    return unet.to(device, memory_format=torch.channels_last)
 
 
 @torch.no_grad()

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 from ipadapter_demo.training.base import train_base
 from ipadapter_demo.training.clip import train_clip, train_image_encoder
 from ipadapter_demo.training.codec import train_codec
-from ipadapter_demo.training.data import HELD_OUT_SEED, rendered_pictures
+from ipadapter_demo.training.data import rendered_pictures
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.loop import Run
 from ipadapter_demo.training.reader import train_reader

@@ -31,6 +31,7 @@ from ipadapter_demo.training.latents import (
     Frozen,
     Noiser,
     captions,
+    frozen_unet,
     save_samples,
     scaled_latents,
 )
@@ -67,9 +68,7 @@ def _train(run: Run, pictures: Pictures, held_out: Pictures, target: Path, base:
            structure: Callable[..., StructureNet], annotator: str, noisy_end: bool) -> dict:
     torch.manual_seed(run.seed)
     frozen = Frozen.load(base, run.device, with_image_encoder=False)
-    unet = UNet2DConditionModel.from_pretrained(base / "unet").float().requires_grad_(False)
-    unet = unet.to(run.device, memory_format=torch.channels_last)
-    unet.set_attn_processor(AttnProcessor())
+    unet = frozen_unet(base, run.device)
     net = new(unet).requires_grad_(True).to(run.device)
     net.to(memory_format=torch.channels_last)
     latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache")
