@@ -34,7 +34,7 @@ def test_the_reader_reads_held_out_renders(reader: AttributeReader, name: str,
                                            held_out_reading: dict[str, torch.Tensor]) -> None:
     truth, exists = truth_of_scenes(sample_scenes(320, HELD_OUT))
     right = (held_out_reading[name] == truth[name])[exists[name]].float().mean().item()
-    assert right >= 0.95
+    assert right >= 0.98
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ out, so that an image prompt says what things are and not where. A second head h
 patch shows, because a vision transformer learns shape and texture very slowly from one label a
 picture. And every caption meets itself with one word wrong (arXiv 2210.01936): random captions are
 told apart by colours alone, and an encoder that needs nothing else forgets shapes and textures.
-Once the text encoder is good it is kept, and the vision encoder goes on alone beside it.
+The encoders then go on one at a time, each beside the other as it is: the vision encoder, which
+learns slowest, for longest; and last the text encoder, for which pictures are embedded only once.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def train_clip(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> d
     tokenizer = train_tokenizer(pictures.scenes, out)
     clip = Clip(*new_encoders(tokenizer)).to(run.device)
     facts = _train(run, clip, tokenizer, pictures, held_out)
-    torch.save(clip.state_dict(), run.folder / "clip.pt")
+    torch.save(clip.state_dict(), _clip_file(run))
     clip.text.text_model.half().save_pretrained(out / "text_encoder")
     _save_vision(clip, out)
     return facts
@@ -152,14 +153,50 @@ def train_clip(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> d
 
 def train_image_encoder(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
     """Go on with the vision encoder of a finished `train_clip`, the text encoder kept as it is."""
-    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
-    clip = Clip(*new_encoders(tokenizer)).to(run.device)
-    state = torch.load(run.folder.parent / "clip" / "clip.pt", weights_only=True)
-    clip.load_state_dict(state, strict=False)
+    clip, tokenizer = _finished(run, out)
     clip.text.requires_grad_(False)
     facts = _train(run, clip, tokenizer, pictures, held_out)
+    torch.save(clip.state_dict(), _clip_file(run))
     _save_vision(clip, out)
     return facts
+
+
+def train_text_encoder(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
+    """Go on with the text encoder, the vision encoder kept as it is.
+
+    Its pictures are embedded once, so a step costs a tenth and many captions fit into a batch.
+    """
+    clip, tokenizer = _finished(run, out)
+    clip.requires_grad_(False)
+    clip.text.requires_grad_(True)
+    clip.log_temperature.requires_grad_(True)
+    embeds = torch.cat([clip.vision(clip_pixels(pictures.pixels(i)).to(run.device)).image_embeds
+                        for i in torch.arange(len(pictures)).split(64)])
+
+    def loss_of(generator: torch.Generator, batch: int) -> Tensor:
+        indices = torch.randint(len(pictures), (batch,), generator=generator)
+        words = _caption_embeds(clip, tokenizer, pictures, indices, generator)
+        return _contrast(clip, embeds[indices.to(run.device)], words)
+
+    def preview(path: Path) -> None:
+        print(path.stem, evaluate_clip(clip, tokenizer, held_out), flush=True)
+
+    outcome = fit(run, clip, loss_of, preview)
+    torch.save(clip.state_dict(), _clip_file(run))
+    clip.text.text_model.half().save_pretrained(out / "text_encoder")
+    return asdict(outcome) | evaluate_clip(clip.float(), tokenizer, held_out)
+
+
+def _finished(run: Run, out: Path) -> tuple[Clip, CLIPTokenizer]:
+    tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
+    clip = Clip(*new_encoders(tokenizer)).to(run.device)
+    clip.load_state_dict(torch.load(_clip_file(run), map_location=run.device, weights_only=True))
+    return clip, tokenizer
+
+
+def _clip_file(run: Run) -> Path:
+    """Both encoders whole, projections and heads included; each stage goes on from it."""
+    return run.folder.parent / "clip" / "clip.pt"
 
 
 def _save_vision(clip: Clip, out: Path) -> None:
@@ -175,24 +212,16 @@ def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
         indices = torch.randint(len(pictures), (batch,), generator=generator)
-        rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
-        texts = [caption(pictures.scenes, i, RICH, rng) for i in indices.tolist()]
-        texts += [with_one_word_wrong(text, rng) for text in texts]
+        words = _caption_embeds(clip, tokenizer, pictures, indices, generator)
         pixels = clip_pixels(pictures.pixels(indices)).to(run.device)
         seen = clip.vision(pixels)
         images = seen.image_embeds.float()
-        words = clip.text(**tokens_of(tokenizer, texts, run.device)).text_embeds.float()
         read = clip.appearance(images)
         error = F.smooth_l1_loss(read, targets[indices].to(read), reduction="none", beta=0.3)
         keep = mask[indices].to(run.device)
-        logits = clip.log_temperature.exp().clamp(max=100) * (
-            F.normalize(images, dim=-1) @ F.normalize(words, dim=-1).T
-        )
-        diagonal = torch.arange(batch, device=run.device)
-        contrast = (F.cross_entropy(logits, diagonal)  # the wrong captions stand among the others
-                    + F.cross_entropy(logits[:, :batch].T, diagonal)) / 2
         patches = clip.patches(seen.last_hidden_state[:, 1:]).float()
-        return (contrast + APPEARANCE_WEIGHT * (error * keep).sum() / keep.sum()
+        return (_contrast(clip, images, words)
+                + APPEARANCE_WEIGHT * (error * keep).sum() / keep.sum()
                 + patch_loss(patches, pictures.scenes[indices].to(run.device)))
 
     def preview(path: Path) -> None:
@@ -201,6 +230,27 @@ def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
 
     outcome = fit(run, clip, loss_of, preview)
     return asdict(outcome) | evaluate_clip(clip, tokenizer, held_out)
+
+
+def _caption_embeds(clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures, indices: Tensor,
+                    generator: torch.Generator) -> Tensor:
+    """(2 B, K): a caption of every picture, then the same captions with one word wrong."""
+    rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
+    texts = [caption(pictures.scenes, i, RICH, rng) for i in indices.tolist()]
+    texts += [with_one_word_wrong(text, rng) for text in texts]
+    device = str(clip.log_temperature.device)
+    return clip.text(**tokens_of(tokenizer, texts, device)).text_embeds.float()
+
+
+def _contrast(clip: Clip, images: Tensor, words: Tensor) -> Tensor:
+    """Pictures find their captions, among all the wrong ones too; captions find their pictures."""
+    batch = len(images)
+    logits = clip.log_temperature.exp().clamp(max=100) * (
+        F.normalize(images, dim=-1) @ F.normalize(words, dim=-1).T
+    )
+    diagonal = torch.arange(batch, device=logits.device)
+    return (F.cross_entropy(logits, diagonal)
+            + F.cross_entropy(logits[:, :batch].T, diagonal)) / 2
 
 
 def patch_loss(logits: Tensor, scenes: Scenes) -> Tensor:
@@ -240,16 +290,20 @@ def tokens_of(tokenizer: CLIPTokenizer, texts: list[str], device: str) -> dict[s
 @torch.no_grad()
 def evaluate_clip(clip: Clip, tokenizer: CLIPTokenizer, held_out: Pictures,
                   count: int = 512) -> dict[str, float]:
-    """Held-out: picks the right caption of 64, and what the linear head reads of the picture."""
+    """Held-out: picks the right caption of 64, and prefers it to itself with one word wrong; and
+    what the linear head reads of the picture."""
     rng = random.Random(1)
     device = str(next(clip.parameters()).device)
-    images, words = [], []
+    images, words, wrong = [], [], []
     count = min(count, len(held_out))
     for indices in torch.arange(count).split(64):
         pixels = clip_pixels(held_out.pixels(indices)).to(device)
         images.append(clip.vision(pixels).image_embeds)
         texts = [caption(held_out.scenes, i, FULL, rng) for i in indices.tolist()]
         words.append(clip.text(**tokens_of(tokenizer, texts, device)).text_embeds)
+        texts = [with_one_word_wrong(text, rng) for text in texts]
+        wrong.append(clip.text(**tokens_of(tokenizer, texts, device)).text_embeds)
+    seen, said, missaid = (F.normalize(torch.cat(e), dim=-1) for e in (images, words, wrong))
     right = [(F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T).argmax(1).cpu()
              == torch.arange(len(a)) for a, b in zip(images, words, strict=True)]
     read = clip.appearance(torch.cat(images)).float().cpu()
@@ -259,6 +313,8 @@ def evaluate_clip(clip: Clip, tokenizer: CLIPTokenizer, held_out: Pictures,
     floor = read[:, step + 2 : step + 6].argmax(1)
     return {
         "caption_of_64": round(torch.cat(right).float().mean().item(), 4),
+        "right_over_wrong": round(
+            ((seen * said).sum(1) > (seen * missaid).sum(1)).float().mean().item(), 4),
         "solid_colour": round(_hue_right(read[:, 0:2], scenes.colour[:, 0]), 4),
         "solid_shape": round((shape == scenes.shape[:, 0]).float().mean().item(), 4),
         "solid_texture": round((texture == scenes.texture[:, 0]).float().mean().item(), 4),
