@@ -18,8 +18,9 @@ Arguments = argparse.Namespace
 
 PROGRAM = "python -m ipadapter_demo"
 # Those of training/recipes.py, which would import torch; a test compares them.
-PARTS = ("codec", "clip", "image-encoder", "base-small", "image-adapter-small", "base",
-         "image-adapter", "controlnet", "t2i-adapter", "reader")
+PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small", "image-adapter-small",
+         "controlnet-small", "t2i-adapter-small", "base", "image-adapter", "controlnet",
+         "t2i-adapter", "reader")
 
 GENERATE = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.

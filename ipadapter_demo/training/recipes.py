@@ -52,19 +52,19 @@ class Recipe:
 RECIPES = {
     "codec": Recipe(train_codec, 1600, 16, 2e-3),
     "clip": Recipe(train_clip, 1000, 64, 1e-3),
-    "image-encoder": Recipe(train_image_encoder, 1500, 64, 1e-3, seed=3),
+    "image-encoder": Recipe(train_image_encoder, 2500, 64, 1e-3, seed=3),
     "text-encoder": Recipe(train_text_encoder, 900, 128, 1e-3, seed=7),
-    "base-small": Recipe(train_base, 1250, 64, 1e-3, options={"small": True}),
-    "image-adapter-small": Recipe(train_image_adapter, 750, 64, 1e-3, seed=6,
+    "base-small": Recipe(train_base, 2250, 64, 1e-3, options={"small": True}),
+    "image-adapter-small": Recipe(train_image_adapter, 900, 64, 1e-3, seed=6,
                                   options={"small": True}),
     "controlnet-small": Recipe(train_controlnet, 1000, 32, 1e-3, seed=8, options={"small": True}),
-    "t2i-adapter-small": Recipe(train_t2i_adapter, 1000, 32, 1e-3, seed=9, options={"small": True}),
-    "base": Recipe(train_base, 1200, 32, 7e-4, seed=1, start_from="unet"),
-    "image-adapter": Recipe(train_image_adapter, 300, 32, 1e-3, seed=2,
+    "t2i-adapter-small": Recipe(train_t2i_adapter, 800, 32, 1e-3, seed=9, options={"small": True}),
+    "base": Recipe(train_base, 2700, 32, 7e-4, seed=1, start_from="unet"),
+    "image-adapter": Recipe(train_image_adapter, 900, 32, 1e-3, seed=2,
                             start_from="ip-adapter.safetensors"),
     "controlnet": Recipe(train_controlnet, 1000, 16, 1e-3, seed=4, start_from="controlnet-canny"),
     "t2i-adapter": Recipe(train_t2i_adapter, 500, 16, 1e-3, seed=5, start_from="t2i-palette"),
-    "reader": Recipe(train_reader, 1600, 64, 2e-3),
+    "reader": Recipe(train_reader, 2500, 64, 2e-3),
 }
 
 
