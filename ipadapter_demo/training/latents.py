@@ -17,8 +17,8 @@ from torchvision.utils import save_image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
-from ipadapter_demo.training.clip import clip_pixels, tokens_of
 from ipadapter_demo.training.data import Pictures
+from ipadapter_demo.training.encoders import clip_pixels, tokens_of
 
 # Stable Diffusion's schedule; "trailing" spacing starts sampling at the noisiest step, which few
 # steps need (arXiv 2305.08891, section 3.3).

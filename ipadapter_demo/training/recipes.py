@@ -59,10 +59,10 @@ RECIPES = {
                                   options={"small": True}),
     "controlnet-small": Recipe(train_controlnet, 1000, 32, 1e-3, seed=8, options={"small": True}),
     "t2i-adapter-small": Recipe(train_t2i_adapter, 800, 32, 1e-3, seed=9, options={"small": True}),
-    "base": Recipe(train_base, 2700, 32, 7e-4, seed=1, start_from="unet"),
+    "base": Recipe(train_base, 2600, 32, 7e-4, seed=1, start_from="unet"),
     "image-adapter": Recipe(train_image_adapter, 900, 32, 1e-3, seed=2,
                             start_from="ip-adapter.safetensors"),
-    "controlnet": Recipe(train_controlnet, 1000, 16, 1e-3, seed=4, start_from="controlnet-canny"),
+    "controlnet": Recipe(train_controlnet, 1500, 16, 1e-3, seed=4, start_from="controlnet-canny"),
     "t2i-adapter": Recipe(train_t2i_adapter, 500, 16, 1e-3, seed=5, start_from="t2i-palette"),
     "reader": Recipe(train_reader, 2500, 64, 2e-3),
 }
