@@ -86,7 +86,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="a picture to move away from")
     add("--fit", choices=FITS, help="how a reference that is not square is made so [crop]")
     add("--scale", dest="image_scale", type=float, metavar="λ",
-        help="strength of the references, 0 to 2 [the model's: tabletop 1, with a prompt 0.6]")
+        help="strength of the references, 0 to 2 [the model's: tabletop 1, with a prompt 0.7]")
     add("--scale-window", dest="image_window", **window,
         help="the part of the steps in which they act, in fractions [0 1]")
     add("--prompt", metavar="TEXT", help="what the picture shows, in words")
