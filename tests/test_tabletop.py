@@ -12,6 +12,7 @@ from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.caption import (
     FULL,
     POOR,
+    RICH,
     caption,
     floor_caption,
     vocabulary,
@@ -138,6 +139,14 @@ def test_poor_captions_are_empty_half_of_the_time() -> None:
     rng = random.Random(0)
     texts = [caption(SCENES, i % len(SCENES), POOR, rng) for i in range(1000)]
     assert 0.45 < sum(not text for text in texts) / 1000 < 0.55
+
+
+def test_rich_captions_name_surfaces_alone_now_and_then() -> None:
+    rng = random.Random(0)
+    texts = [caption(SCENES, i % len(SCENES), RICH, rng) for i in range(1000)]
+    alone = [text for text in texts if text.startswith(("on a", "with a"))]
+    assert 50 < len(alone) < 150
+    assert not any(shape in text for text in alone for shape in SHAPES)
 
 
 def test_a_wrong_caption_differs_in_one_word_of_a_kind() -> None:
