@@ -48,6 +48,7 @@ from ipadapter_demo.training.encoders import (
     tokens_of,
     train_tokenizer,
 )
+from ipadapter_demo.training.latents import image_embeds
 from ipadapter_demo.training.loop import Run, fit
 
 APPEARANCE_WEIGHT = 8.0
@@ -96,13 +97,12 @@ def train_text_encoder(run: Run, pictures: Pictures, held_out: Pictures, out: Pa
     clip.requires_grad_(False)
     clip.text.requires_grad_(True)
     clip.log_temperature.requires_grad_(True)
-    embeds = torch.cat([clip.vision(clip_pixels(pictures.pixels(i)).to(run.device)).image_embeds
-                        for i in torch.arange(len(pictures)).split(64)])
+    embeds = image_embeds(clip.vision, pictures)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
         indices = torch.randint(len(pictures), (batch,), generator=generator)
         words = _caption_embeds(clip, tokenizer, pictures, indices, generator)
-        return _contrast(clip, embeds[indices.to(run.device)], words)
+        return _contrast(clip, embeds[indices].to(run.device), words)
 
     def preview(path: Path) -> None:
         print(path.stem, evaluate_clip(clip, tokenizer, held_out), flush=True)
@@ -189,8 +189,8 @@ def evaluate_clip(clip: Clip, tokenizer: CLIPTokenizer, held_out: Pictures,
         texts = [with_one_word_wrong(text, rng) for text in texts]
         wrong.append(clip.text(**tokens_of(tokenizer, texts, device)).text_embeds)
     seen, said, missaid = (F.normalize(torch.cat(e), dim=-1) for e in (images, words, wrong))
-    right = [(F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T).argmax(1).cpu()
-             == torch.arange(len(a)) for a, b in zip(images, words, strict=True)]
+    right = [(a @ b.T).argmax(1).cpu() == torch.arange(len(a))
+             for a, b in zip(seen.split(64), said.split(64), strict=True)]
     read = clip.appearance(torch.cat(images)).float().cpu()
     scenes = held_out.scenes[:count]
 

@@ -58,8 +58,8 @@ def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: P
                else load_image_adapter(start).float()).to(run.device)
     attach(unet, adapter)
     latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache", 2 if small else 1)
-    embeds = image_embeds(frozen, pictures)
-    held_out_embeds = image_embeds(frozen, held_out[:16])
+    embeds = image_embeds(frozen.image_encoder, pictures)
+    held_out_embeds = image_embeds(frozen.image_encoder, held_out[:16])
     noiser = Noiser(run.device)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:

@@ -83,10 +83,8 @@ def scaled_latents(vae: AutoencoderTiny, pictures: Pictures, cache: Path,
 
 
 @torch.no_grad()
-def image_embeds(frozen: Frozen, pictures: Pictures) -> Tensor:
+def image_embeds(encoder: CLIPVisionModelWithProjection, pictures: Pictures) -> Tensor:
     """(N, embed_dim) float32 embedding of every picture."""
-    encoder = frozen.image_encoder
-    assert encoder is not None
     parts = []
     for indices in torch.arange(len(pictures)).split(64):
         pixels = clip_pixels(pictures.pixels(indices)).to(encoder.device)
