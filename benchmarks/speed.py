@@ -57,7 +57,7 @@ def _ours(picture: Image.Image) -> Callable[[], object]:
 
 def _diffusers(picture: Image.Image) -> Callable[[], object]:
     pipe = StableDiffusionPipeline.from_pretrained(TABLETOP.folder, torch_dtype=torch.float32)
-    pipe.load_ip_adapter(str(TABLETOP.folder), subfolder="", weight_name=TABLETOP.adapter,
+    pipe.load_ip_adapter(str(TABLETOP.folder), subfolder="", weight_name=TABLETOP.adapters["base"],
                          image_encoder_folder=None)
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)

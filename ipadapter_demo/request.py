@@ -113,7 +113,8 @@ class GenerateRequest:
     """One generation. Image i of `count` starts from seed + i.
 
     `image_scale` is the paper's λ (arXiv 2308.06721, section 3.2), `image_window` the part of the
-    steps during which it applies. `width` and `height` of None mean the base model's own size, in
+    steps during which it applies. `adapter` names one of the model's image adapters, None the
+    first of them. `width` and `height` of None mean the base model's own size, in
     the proportions of the picture that is inpainted or started from, if there is one.
     `init_image` with `strength` starts from a noised picture instead of pure noise (SDEdit).
     """
@@ -123,6 +124,7 @@ class GenerateRequest:
     references: tuple[Reference, ...] = ()
     image_scale: float = 1.0
     image_window: Window = (0.0, 1.0)
+    adapter: str | None = None
     guidance: float = 7.5
     steps: int = 20
     sampler: Sampler = "dpm++"
@@ -142,6 +144,8 @@ class GenerateRequest:
         _set(self, "structures", _all_of("structures", self.structures, Structure, MAX_STRUCTURES))
         _set(self, "image_scale", _number("image_scale", self.image_scale, 0.0, MAX_IMAGE_SCALE))
         _set(self, "image_window", _window("image_window", self.image_window))
+        if self.adapter is not None:
+            _text("adapter", self.adapter)
         _set(self, "guidance", _number("guidance", self.guidance, 1.0, MAX_GUIDANCE))
         _set(self, "steps", _integer("steps", self.steps, 1, MAX_STEPS))
         _one_of("sampler", self.sampler, SAMPLERS)

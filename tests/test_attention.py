@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ipadapter_demo.adapter import (
     DecoupledAttnProcessor,
     ImageAdapter,
+    ImageKeyValue,
     ImagePrompt,
     LinearProjection,
     attach,
@@ -62,7 +63,14 @@ def oracle() -> IPAdapterAttnProcessor2_0:
 
 @pytest.fixture
 def processor(oracle: IPAdapterAttnProcessor2_0) -> DecoupledAttnProcessor:
-    return DecoupledAttnProcessor(oracle.to_k_ip[0], oracle.to_v_ip[0])
+    return DecoupledAttnProcessor(pair_of(oracle))
+
+
+def pair_of(oracle: IPAdapterAttnProcessor2_0) -> ImageKeyValue:
+    """The very weights of diffusers' processor."""
+    pair = ImageKeyValue(CROSS_DIM, WIDTH)
+    pair.to_k_ip, pair.to_v_ip = oracle.to_k_ip[0], oracle.to_v_ip[0]
+    return pair
 
 
 @pytest.fixture
@@ -130,7 +138,7 @@ class TestWithoutAnImage:
         layer.group_norm = nn.GroupNorm(4, WIDTH).double()
         layer.residual_connection, layer.rescale_output_factor = True, 2.0
         expected = layer(states, text, attention_mask=bias)
-        layer.set_processor(DecoupledAttnProcessor(nn.Linear(1, 1), nn.Linear(1, 1)))
+        layer.set_processor(DecoupledAttnProcessor(ImageKeyValue(1, 1)))
         assert torch.equal(layer(states, text, attention_mask=bias), expected)
         assert not torch.equal(layer(states, text), expected)
 
@@ -159,7 +167,7 @@ class TestFormula:
             return (logits.softmax(dim=-1) @ heads(value)).transpose(1, 2).flatten(2)
 
         z = attention(layer.to_k(text), layer.to_v(text))
-        z_image = attention(processor.to_k_ip(image), processor.to_v_ip(image))
+        z_image = attention(processor.pairs[0].to_k_ip(image), processor.pairs[0].to_v_ip(image))
         expected = layer.to_out[0](z + 0.7 * z_image)
 
         layer.set_processor(processor)
@@ -257,8 +265,8 @@ class TestFormula:
         self, layer: Attention, processor: DecoupledAttnProcessor
     ) -> None:
         layer.to(torch.bfloat16).set_processor(processor)
-        processor.to_k_ip.to(torch.bfloat16)
-        processor.to_v_ip.to(torch.bfloat16)
+        processor.pairs[0].to_k_ip.to(torch.bfloat16)
+        processor.pairs[0].to_v_ip.to(torch.bfloat16)
         prompt = ImagePrompt(
             rows=ALL,
             tokens=tokens(1).bfloat16(),
@@ -275,8 +283,8 @@ class TestFormula:
     ) -> None:
         """The meta device stands in for a GPU: it too refuses to be mixed with the CPU."""
         layer.to("meta").set_processor(processor)
-        processor.to_k_ip.to("meta")
-        processor.to_v_ip.to("meta")
+        processor.pairs[0].to_k_ip.to("meta")
+        processor.pairs[0].to_v_ip.to("meta")
         prompt = ImagePrompt(
             rows=ALL,
             tokens=tokens(1).double().to("meta"),
@@ -337,7 +345,7 @@ class TestAgainstDiffusers:
     ) -> None:
         states = noise(20, BATCH, QUERIES, WIDTH).double()
         text = noise(21, BATCH, TEXT_TOKENS, CROSS_DIM).double()
-        layer.set_processor(DecoupledAttnProcessor(oracle.to_k_ip[0], oracle.to_v_ip[0]))
+        layer.set_processor(DecoupledAttnProcessor(pair_of(oracle)))
         bare = layer(states, text)
         ours = layer(states, text, ip_hidden_states=tuple(prompts))
         layer.set_processor(oracle)
@@ -497,8 +505,23 @@ class TestAttaching:
         for processor, pair in zip(
             list(unet.attn_processors.values())[1::2], adapter.layers, strict=True
         ):
-            assert processor.to_k_ip is pair.to_k_ip
-            assert processor.to_v_ip is pair.to_v_ip
+            assert processor.pairs == (pair,)
+
+    def test_each_of_several_adapters_reads_its_own_prompts(self) -> None:
+        unet = tiny_unet()
+        first, second = tiny_adapter(unet), tiny_adapter(unet, "plus", seed=2)
+        prompt = prompt_for(ALL)
+        alone = []
+        for adapter in (first, second):
+            with attached(unet, adapter):
+                alone.append(predict(unet, prompt))
+        attach(unet, first, second)
+        assert is_attached(unet, first, second)
+        assert not is_attached(unet, second, first)
+        assert not is_attached(unet, first)
+        assert torch.equal(predict(unet, prompt), alone[0])
+        assert torch.equal(predict(unet, dataclasses.replace(prompt, adapter=1)), alone[1])
+        assert not torch.equal(alone[0], alone[1])
 
     def test_the_base_model_is_left_alone(self) -> None:
         """Law 9: its weights are neither changed nor joined, whoever attaches or trains."""

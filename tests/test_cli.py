@@ -90,6 +90,7 @@ class TestGenerate:
         (line,) = run(
             *("generate", "--prompt", "a cube", "--negative-prompt", "blur", "--scale", "0.9"),
             *("--scale-window", "0.1", "0.9", "--guidance", "2.5", "--steps", "4"),
+            *("--adapter", "plus"),
             *("--sampler", "ddim", "--seed", "3", "--count", "1", "--width", "72"),
             *("--height", "64", "--fit", "pad", "--reference", "R.png", "--reference", "S.png"),
             *("--reference-weight", "1", "--reference-weight", "0.5"),
@@ -102,6 +103,7 @@ class TestGenerate:
         assert Path(line["path"]).parent == Path("there/and/here")
         assert (request.prompt, request.negative_prompt) == ("a cube", "blur")
         assert (request.image_scale, request.image_window) == (0.9, (0.1, 0.9))
+        assert request.adapter == "plus"
         assert (request.guidance, request.steps, request.sampler) == (2.5, 4, "ddim")
         assert (request.seed, request.count, request.width, request.height) == (3, 1, 72, 64)
         assert [(r.image, r.weight, r.fit, r.negative) for r in request.references] == [

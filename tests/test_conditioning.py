@@ -90,7 +90,7 @@ class TestImagePrompts:
         pair = (Reference(image=picture(1)), Reference(image=picture(2)))
         having, without = read(conditioner, references=pair, count=3).image_prompts
         assert (having.rows, without.rows) == (slice(3, 6), slice(0, 3))
-        empty = model.adapter.tokens_from_embeds(model.adapter.empty_embeds(1))
+        empty = model.adapters["base"].tokens_from_embeds(model.adapters["base"].empty_embeds(1))
         assert empty.abs().max() > 0.1, "zero tokens would be something else"
         torch.testing.assert_close(without.tokens, torch.cat([empty, empty], dim=1))
         assert having.tokens.shape == (1, 8, CROSS_DIM)
@@ -103,6 +103,17 @@ class TestImagePrompts:
         )
         assert [prompt.rows for prompt in conditions.image_prompts] == [slice(0, 3)]
         assert len(conditions.text_states) == 3
+
+    def test_the_adapter_named_reads_the_references(
+        self, conditioner: Conditioner, model: BaseModel
+    ) -> None:
+        reference = (Reference(image=picture(1)),)
+        for place, (name, adapter) in enumerate(model.adapters.items()):
+            for prompt in read(conditioner, references=reference, adapter=name).image_prompts:
+                assert prompt.adapter == place
+                assert prompt.tokens.shape == (1, adapter.num_tokens, CROSS_DIM)
+        with pytest.raises(RequestError, match=r"adapter must be .* tiny \(base, plus\), got 'xl'"):
+            read(conditioner, references=reference, adapter="xl")
 
     def test_weights_weigh_the_tokens_of_their_reference(self, conditioner: Conditioner) -> None:
         pair = (Reference(image=picture(1)), Reference(image=picture(2), weight=0.5))

@@ -5,7 +5,6 @@ Pixels in [0, 1] may be TOLERANCE apart in float32; a grey level is 4e-3.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from ipadapter_demo.imaging import mask_from_image
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.pipeline import ImagePromptPipeline, load
+from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline import pipeline as pipeline_module
 from ipadapter_demo.request import (
     SAMPLERS,
@@ -38,7 +37,7 @@ from ipadapter_demo.request import (
     Sampler,
     Structure,
 )
-from tests.tiny import box_mask, picture, write_tiny_model
+from tests.tiny import box_mask, picture
 
 TOLERANCE = 1e-5
 STEPS, SEED, COUNT, GUIDANCE = 4, 11, 2, 3.0
@@ -79,11 +78,11 @@ def pixels_of(pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def theirs(pipeline: Any, entry: CatalogEntry, sampler: Sampler = "dpm++",
-           scale: Any = None, **arguments: Any) -> Tensor:
+           scale: Any = None, adapter: str = "base", **arguments: Any) -> Tensor:
     """What a diffusers pipeline makes of the same request; `scale` loads the adapter."""
     if scale is not None:
         pipeline.load_ip_adapter(str(entry.folder), subfolder="",
-                                 weight_name="ip-adapter.safetensors", image_encoder_folder=None)
+                                 weight_name=entry.adapters[adapter], image_encoder_folder=None)
         pipeline.set_ip_adapter_scale(scale)
     config = pipeline.scheduler.config
     pipeline.scheduler = {
@@ -212,12 +211,11 @@ def test_a_negative_reference_takes_the_empty_picture_s_place(
     assert_same(ours(request(references=pair, image_scale=0.7)), expected)
 
 
-def test_plus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = write_tiny_model(tmp_path, variant="plus")
+def test_plus(ours: Any, entry: CatalogEntry) -> None:
     oracle = loaded(StableDiffusionPipeline, entry)
-    expected = theirs(oracle, entry, scale=0.7, ip_adapter_image=reference().image)
-    generate = pixels_of(load(entry), monkeypatch)
-    assert_same(generate(request(references=(reference(),), image_scale=0.7)), expected)
+    expected = theirs(oracle, entry, scale=0.7, adapter="plus", ip_adapter_image=reference().image)
+    plus = request(references=(reference(),), image_scale=0.7, adapter="plus")
+    assert_same(ours(plus), expected)
 
 
 def test_another_shape(ours: Any, entry: CatalogEntry) -> None:

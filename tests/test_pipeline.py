@@ -140,7 +140,7 @@ def test_generating_leaves_every_weight_alone(
     pipeline: ImagePromptPipeline, model: BaseModel
 ) -> None:
     """Law 9."""
-    networks = (model.unet, model.adapter, model.text_encoder, model.image_encoder,
+    networks = (model.unet, *model.adapters.values(), model.text_encoder, model.image_encoder,
                 model.codec.vae, *(net.net for net in model.structures.values()))
     before = [[weight.clone() for weight in net.state_dict().values()] for net in networks]
     pipeline.generate(EVERYTHING)
@@ -394,7 +394,7 @@ class TestLoading:
             load(copy)
 
     def test_a_missing_adapter_is_named(self, copy: CatalogEntry) -> None:
-        (copy.folder / copy.adapter).unlink()
+        (copy.folder / copy.adapters["base"]).unlink()
         with pytest.raises(CheckpointError, match=r"ip-adapter\.safetensors: no such file in"):
             load(copy)
 
@@ -422,7 +422,7 @@ class TestLoading:
             load(copy)
 
     def test_an_adapter_for_another_base_is_refused(self, copy: CatalogEntry) -> None:
-        save_image_adapter(tiny_adapter(tiny_unet()), copy.folder / copy.adapter)
+        save_image_adapter(tiny_adapter(tiny_unet()), copy.folder / copy.adapters["base"])
         with pytest.raises(CheckpointError, match="does not fit this base model"):
             load(copy)
 

@@ -70,6 +70,7 @@ BAD_VALUES = {
     "references": [None, PICTURE, [PICTURE], Reference(image=PICTURE), "ab"],
     "image_scale": [*NOT_NUMBERS, -0.1, 2.0001, 3, math.nan, math.inf, -math.inf],
     "image_window": NOT_WINDOWS,
+    "adapter": [3, ["base"], "x" * (MAX_PROMPT + 1)],
     "guidance": [*NOT_NUMBERS, 0, 0.99, 30.1, math.nan, math.inf],
     "steps": [*NOT_WHOLE, 0, -1, 201, 10_000],
     "sampler": ["", "Euler", None, 1, ["ddim"]],

@@ -78,9 +78,9 @@ def test_every_recipe_writes_its_part_and_its_facts(trained: Path) -> None:
 
 def test_the_parts_make_an_ordinary_diffusers_folder(trained: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(trained)
-    pipe.load_ip_adapter(str(trained), subfolder="", weight_name=TABLETOP.adapter,
+    pipe.load_ip_adapter(str(trained), subfolder="", weight_name=TABLETOP.adapters["base"],
                          image_encoder_folder=None)
-    adapter = load_image_adapter(trained / TABLETOP.adapter)
+    adapter = load_image_adapter(trained / TABLETOP.adapters["base"])
     embeds = torch.ones(1, adapter.encoder_width)
     ours = adapter.float().tokens_from_embeds(embeds)
     theirs = pipe.unet.float().encoder_hid_proj.image_projection_layers[0](embeds)

@@ -156,7 +156,7 @@ def test_a_variation_is_a_png_that_restores_its_request(api: Api, watched: Any) 
     [file] = api.pngs("variation", reference=api.upload(png(picture(1))), image_scale=0.8)
     record = record_from_png(file)
     expected = GenerateRequest(
-        references=(Reference(image=picture(1)),), image_scale=0.8,
+        references=(Reference(image=picture(1)),), image_scale=0.8, adapter="base",
         guidance=3.0, steps=2, seed=7, width=64, height=64,
     )  # fmt: skip
     assert record.request == expected
@@ -466,7 +466,8 @@ def test_the_page_asks_no_other_machine_for_anything(api: Api) -> None:
 
 MADE: dict[str, GenerateRequest] = {
     "variation": GenerateRequest(
-        references=(Reference(image=picture(1), fit="pad"),), seed=3, width=64, height=64
+        references=(Reference(image=picture(1), fit="pad"),), seed=3, width=64, height=64,
+        adapter="plus",
     ),
     "image_text": GenerateRequest(
         prompt="a cube",

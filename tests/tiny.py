@@ -220,8 +220,8 @@ def tiny_t2i_adapter(unet: UNet2DConditionModel, seed: int = 6) -> T2IAdapter:
     return net.eval().requires_grad_(False)
 
 
-def write_tiny_model(folder: Path, variant: str = "base") -> CatalogEntry:
-    """A whole model folder, as `assets/tabletop` is one: diffusers' layout, the adapter file and
+def write_tiny_model(folder: Path) -> CatalogEntry:
+    """A whole model folder, as `assets/tabletop` is one: diffusers' layout, the adapter files and
     the structure networks beside it."""
     unet = tiny_tabletop_unet()
     pipeline = tiny_pipeline(unet)
@@ -235,12 +235,15 @@ def write_tiny_model(folder: Path, variant: str = "base") -> CatalogEntry:
         timestep_spacing="trailing",
     )
     pipeline.save_pretrained(folder)
-    save_image_adapter(tiny_adapter(unet, variant), folder / "ip-adapter.safetensors")
+    adapters = {"base": "ip-adapter.safetensors", "plus": "ip-adapter-plus.safetensors"}
+    for variant, file in adapters.items():
+        save_image_adapter(tiny_adapter(unet, variant), folder / file)
     tiny_controlnet(unet).save_pretrained(folder / "controlnet-canny")
     tiny_t2i_adapter(unet).save_pretrained(folder / "t2i-palette")
     return CatalogEntry(
         name="tiny",
         folder=folder,
+        adapters=adapters,
         structures={
             "canny": StructureEntry(
                 folder="controlnet-canny", network="controlnet", annotators=EDGES

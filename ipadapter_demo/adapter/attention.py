@@ -3,8 +3,8 @@
     Z_new = Attention(Q, K, V) + λ · Attention(Q, K', V')
 
 One processor per cross-attention layer adds the second term before the layer's own output
-projection. The processor holds K' and V' and nothing else: image tokens, λ and masks arrive with
-each call, so one UNet serves any number of requests at once.
+projection. The processor holds K' and V' of the attached adapters and nothing else: image tokens, λ
+and masks arrive with each call, so one UNet serves any number of requests at once.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class ImagePrompt:
     Several prompts for the same rows add up. `value_weights` weigh tokens, and so the references
     they come from, inside one shared softmax. `mask` confines the branch to a region; it is as
     large as the output, or smaller by powers of two. A `scale` of exactly 0.0 costs nothing.
+    `adapter` is the place, among the attached ones, of the adapter that made the tokens.
     """
 
     rows: slice
@@ -42,6 +43,7 @@ class ImagePrompt:
     scale: float | Tensor  # λ, a number or (rows, 1, 1)
     value_weights: Tensor | None = None  # (n,)
     mask: Tensor | None = None  # (1 or rows, 1, height, width) in [0, 1]
+    adapter: int = 0
 
 
 class ImageKeyValue(nn.Module):
@@ -74,9 +76,8 @@ class DecoupledAttnProcessor:
     the base model's.
     """
 
-    def __init__(self, to_k_ip: nn.Linear, to_v_ip: nn.Linear) -> None:
-        self.to_k_ip = to_k_ip
-        self.to_v_ip = to_v_ip
+    def __init__(self, *pairs: ImageKeyValue) -> None:
+        self.pairs = pairs  # this layer's K' and V', one pair for each attached adapter
 
     def __call__(
         self,
@@ -145,8 +146,9 @@ class DecoupledAttnProcessor:
         query = query[prompt.rows]
         assert len(query), f"{prompt.rows} selects no row of a batch of {len(attended)}"
 
-        key = _split_heads(self.to_k_ip(prompt.tokens), query.shape[1])
-        value = _split_heads(self.to_v_ip(prompt.tokens), query.shape[1])
+        pair = self.pairs[prompt.adapter]
+        key = _split_heads(pair.to_k_ip(prompt.tokens), query.shape[1])
+        value = _split_heads(pair.to_v_ip(prompt.tokens), query.shape[1])
         if prompt.value_weights is not None:
             value = value * prompt.value_weights.to(value)[:, None]
         shape = (len(query), -1, -1, -1)  # one reference may serve all the rows
@@ -233,23 +235,24 @@ def layer_mismatch(unet: UNet2DConditionModel, adapter: SupportsLayers) -> str |
     return None
 
 
-def attach(unet: UNet2DConditionModel, adapter: SupportsLayers) -> None:
+def attach(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> None:
     """Give every cross-attention layer its K' and V', once and for all. Self-attention stays.
 
-    Raises ModelError when the adapter belongs to another architecture.
+    Raises ModelError when an adapter belongs to another architecture.
     """
-    if mismatch := layer_mismatch(unet, adapter):
-        raise ModelError(f"this image adapter does not fit this UNet: {mismatch}")
-    for attn, pair in zip(cross_attention_layers(unet).values(), adapter.layers, strict=True):
-        assert isinstance(pair, ImageKeyValue)
-        attn.set_processor(DecoupledAttnProcessor(pair.to_k_ip, pair.to_v_ip))
+    for adapter in adapters:
+        if mismatch := layer_mismatch(unet, adapter):
+            raise ModelError(f"this image adapter does not fit this UNet: {mismatch}")
+    pairs = zip(*(adapter.layers for adapter in adapters), strict=True)
+    for attn, own in zip(cross_attention_layers(unet).values(), pairs, strict=True):
+        attn.set_processor(DecoupledAttnProcessor(*cast("tuple[ImageKeyValue, ...]", own)))
 
 
 @contextmanager
-def attached(unet: UNet2DConditionModel, adapter: SupportsLayers) -> Iterator[None]:
+def attached(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> Iterator[None]:
     """`attach` for the length of a `with` block; then the previous processors return."""
     before = [(attn, attn.processor) for attn in cross_attention_layers(unet).values()]
-    attach(unet, adapter)
+    attach(unet, *adapters)
     try:
         yield
     finally:
@@ -257,14 +260,15 @@ def attached(unet: UNet2DConditionModel, adapter: SupportsLayers) -> Iterator[No
             attn.set_processor(processor)
 
 
-def is_attached(unet: UNet2DConditionModel, adapter: SupportsLayers) -> bool:
-    """Whether image prompts reach every layer of `adapter`.
+def is_attached(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> bool:
+    """Whether image prompts reach every layer of just these adapters.
 
     Attention slicing or another attention back-end, when set after `attach`, replaces the
     processors, and diffusers then drops image prompts without a word.
     """
     processors = [attn.processor for attn in cross_attention_layers(unet).values()]
-    return len(processors) == len(adapter.layers) and all(
-        isinstance(processor, DecoupledAttnProcessor) and processor.to_k_ip is pair.to_k_ip
-        for processor, pair in zip(processors, adapter.layers, strict=True)
+    return all(len(adapter.layers) == len(processors) for adapter in adapters) and all(
+        isinstance(processor, DecoupledAttnProcessor)
+        and [*processor.pairs] == [adapter.layers[i] for adapter in adapters]
+        for i, processor in enumerate(processors)
     )

@@ -19,8 +19,9 @@ Arguments = argparse.Namespace
 PROGRAM = "python -m ipadapter_demo"
 # Those of training/recipes.py, which would import torch; a test compares them.
 PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small", "image-adapter-small",
-         "controlnet-small", "t2i-adapter-small", "base", "image-adapter", "controlnet",
-         "t2i-adapter", "reader")
+         "image-adapter-plus-small", "controlnet-small", "t2i-palette-small", "t2i-canny-small",
+         "base", "image-adapter", "image-adapter-plus", "controlnet", "t2i-palette", "t2i-canny",
+         "reader")
 
 GENERATE = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -89,6 +90,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="strength of the references, 0 to 2 [the model's: tabletop 1, with a prompt 0.7]")
     add("--scale-window", dest="image_window", **window,
         help="the part of the steps in which they act, in fractions [0 1]")
+    add("--adapter", metavar="NAME",
+        help="which of the model's image adapters reads the references [the model's first]")
     add("--prompt", metavar="TEXT", help="what the picture shows, in words")
     add("--negative-prompt", metavar="TEXT", help="what it should not show")
     add("--structure", type=_structure, action="append", metavar="KIND[:ANNOTATOR]=C.png",

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ModelInfo
 
 # Options named as the fields they set.
-FIELDS = ("prompt", "negative_prompt", "image_scale", "image_window", "guidance", "steps",
-          "sampler", "seed", "count", "width", "height")
+FIELDS = ("prompt", "negative_prompt", "image_scale", "image_window", "adapter", "guidance",
+          "steps", "sampler", "seed", "count", "width", "height")
 
 
 def start_of(info: ModelInfo, with_prompt: bool) -> GenerateRequest:

@@ -36,7 +36,8 @@ Part = TypeVar("Part")
 class BaseModel:
     """Everything that does not change between requests, on one device in one precision.
 
-    The adapter is attached to the UNet; without image prompts in a call that changes nothing.
+    The adapters are attached to the UNet, in their order; without image prompts in a call that
+    changes nothing.
     """
 
     entry: CatalogEntry
@@ -45,7 +46,7 @@ class BaseModel:
     image_encoder: CLIPVisionModelWithProjection
     image_processor: CLIPImageProcessor
     unet: UNet2DConditionModel
-    adapter: ImageAdapter
+    adapters: dict[str, ImageAdapter]  # by name, the one to use unless told otherwise first
     codec: Codec
     scheduler_config: dict[str, Any]
     structures: dict[str, StructureNet]
@@ -85,10 +86,12 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype) -> Bas
     tiny = "AutoencoderTiny" in _read(folder, "vae/config.json")
     unet = frozen(UNet2DConditionModel.from_pretrained, "unet")
     image_encoder = frozen(CLIPVisionModelWithProjection.from_pretrained, "image_encoder")
-    adapter = load_image_adapter(folder / entry.adapter)
-    adapter = adapter.to(device, dtype).eval().requires_grad_(False)
-    check_fits(adapter, unet, adapter.width_read_from(image_encoder), entry.adapter)
-    attach(unet, adapter)
+    adapters: dict[str, ImageAdapter] = {}
+    for name, file in entry.adapters.items():
+        adapter = load_image_adapter(folder / file)
+        check_fits(adapter, unet, adapter.width_read_from(image_encoder), file)
+        adapters[name] = adapter.to(device, dtype).eval().requires_grad_(False)
+    attach(unet, *adapters.values())
     return BaseModel(
         entry=entry,
         tokenizer=_part(CLIPTokenizer.from_pretrained, folder, "tokenizer"),
@@ -96,7 +99,7 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype) -> Bas
         image_encoder=image_encoder,
         image_processor=_part(CLIPImageProcessor.from_pretrained, folder, "feature_extractor"),
         unet=unet,
-        adapter=adapter,
+        adapters=adapters,
         codec=Codec(frozen((AutoencoderTiny if tiny else AutoencoderKL).from_pretrained, "vae")),
         scheduler_config=dict(_part(DDIMScheduler.from_pretrained, folder, "scheduler").config),
         structures=_load_structures(entry, frozen),

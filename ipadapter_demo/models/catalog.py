@@ -25,11 +25,15 @@ class StructureEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """A model in diffusers' folder layout, its image adapter and its structure networks."""
+    """A model in diffusers' folder layout, its image adapters and its structure networks.
+
+    `adapters` maps the name that a request gives to the file in the folder; the first is what a
+    request gets that names none.
+    """
 
     name: str
     folder: Path
-    adapter: str = "ip-adapter.safetensors"
+    adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
     image_scale: float = 1.0  # recommended λ for a picture alone
     text_image_scale: float = 0.6  # recommended λ beside a prompt

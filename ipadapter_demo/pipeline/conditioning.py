@@ -159,59 +159,70 @@ class Conditioner:
         The unconditional half has the same branches with the empty picture in every place, or with
         the negative references instead.
         """
+        adapter = self._adapter_named(request.adapter)
         if request.image_scale == 0.0:
             return ()
         positive = [r for r in request.references if not r.negative and r.weight > 0]
         negative = [r for r in request.references if r.negative and r.weight > 0]
         rows = slice(request.count, 2 * request.count) if guided else slice(0, request.count)
-        branches = self._branches(positive, rows, request.image_scale, size, self._tokens)
+        branches = self._branches(positive, rows, request.image_scale, size, adapter, self._tokens)
         if guided:
             against = (negative, self._tokens) if negative else (positive, self._empty_tokens)
             branches += self._branches(against[0], slice(0, request.count), request.image_scale,
-                                       size, against[1])
+                                       size, adapter, against[1])
         return tuple(branches)
 
+    def _adapter_named(self, name: str | None) -> str:
+        """Raises RequestError for one that the model does not have."""
+        known = self.model.adapters
+        if name is None:
+            return next(iter(known))
+        if name not in known:
+            raise RequestError(f"adapter must be one of those of {self.model.entry.name} "
+                               f"({', '.join(known)}), got {name!r}")
+        return name
+
     def _branches(
-        self, references: list[Reference], rows: slice, scale: float, size: Size,
-        tokens_of: Callable[[Reference], Tensor],
+        self, references: list[Reference], rows: slice, scale: float, size: Size, adapter: str,
+        tokens_of: Callable[[Reference, str], Tensor],
     ) -> list[ImagePrompt]:
+        place = list(self.model.adapters).index(adapter)
         branches = []
         shared = [r for r in references if r.mask is None]
         if shared:
-            tokens = torch.cat([tokens_of(r) for r in shared], dim=1)
+            tokens = torch.cat([tokens_of(r, adapter) for r in shared], dim=1)
             weights = torch.tensor([r.weight for r in shared]).repeat_interleave(
                 tokens.shape[1] // len(shared)
             )
             plain = all(r.weight == 1.0 for r in shared)
-            branches.append(ImagePrompt(rows=rows, tokens=tokens, scale=scale,
+            branches.append(ImagePrompt(rows=rows, tokens=tokens, scale=scale, adapter=place,
                                         value_weights=None if plain else weights))
         for reference in references:
             if reference.mask is not None:
                 branches.append(ImagePrompt(
-                    rows=rows, tokens=tokens_of(reference), scale=scale * reference.weight,
+                    rows=rows, tokens=tokens_of(reference, adapter), adapter=place,
+                    scale=scale * reference.weight,
                     mask=mask_from_image(resize_image(reference.mask, size)).to(self.model.device),
                 ))
         return branches
 
-    def _tokens(self, reference: Reference) -> Tensor:
+    def _tokens(self, reference: Reference, adapter: str) -> Tensor:
         """(1, n, cross_dim)"""
         def encode() -> Tensor:
-            model = self.model
+            encoder, own = self.model.image_encoder, self.model.adapters[adapter]
             pixels = self._clip_pixels(self.encoder_view(reference))
             with self._lane:
-                embeds = model.adapter.embeds_from_clip_pixels(pixels, model.image_encoder)
-                return model.adapter.tokens_from_embeds(embeds)
+                return own.tokens_from_embeds(own.embeds_from_clip_pixels(pixels, encoder))
 
-        return self._images.get((digest(reference.image), reference.fit), encode)
+        return self._images.get((adapter, digest(reference.image), reference.fit), encode)
 
-    def _empty_tokens(self, _: Reference) -> Tensor:
+    def _empty_tokens(self, _: Reference, adapter: str) -> Tensor:
         def encode() -> Tensor:
-            adapter = self.model.adapter
+            own = self.model.adapters[adapter]
             with self._lane:
-                empty = adapter.empty_embeds(1, self.model.image_encoder)
-                return adapter.tokens_from_embeds(empty)
+                return own.tokens_from_embeds(own.empty_embeds(1, self.model.image_encoder))
 
-        return self._images.get("empty", encode)
+        return self._images.get((adapter, "empty"), encode)
 
     def _clip_pixels(self, view: Image.Image) -> Tensor:
         """(1, 3, S, S), normalised as the encoder was trained."""

@@ -42,6 +42,7 @@ class ModelInfo:
     text_image_scale: float
     guidance: float
     steps: int
+    adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     words: tuple[str, ...]
     note: str

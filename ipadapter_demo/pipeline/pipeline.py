@@ -47,7 +47,7 @@ class ImagePromptPipeline:
     """
 
     def __init__(self, model: BaseModel) -> None:
-        assert is_attached(model.unet, model.adapter)
+        assert is_attached(model.unet, *model.adapters.values())
         self._model = model
         self._lane = Lock()
         self._conditioner = Conditioner(model, self._lane)
@@ -62,6 +62,7 @@ class ImagePromptPipeline:
             text_image_scale=entry.text_image_scale,
             guidance=entry.guidance,
             steps=entry.steps,
+            adapters=tuple(entry.adapters),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             words=entry.words,
             note=entry.note,

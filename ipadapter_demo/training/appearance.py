@@ -25,7 +25,8 @@ from ipadapter_demo.tabletop.scene import (
 )
 
 PATCHES = 8  # a side
-PATCH_LOGITS = (3, len(SHAPES), len(TEXTURES), 2)  # wall, floor or solid; shape; texture; hue
+# wall, floor or which solid; shape; texture; hue
+PATCH_LOGITS = (FIRST_SOLID + MAX_SOLIDS, len(SHAPES), len(TEXTURES), 2)
 
 
 def appearance(scenes: Scenes) -> tuple[Tensor, Tensor]:
@@ -94,23 +95,23 @@ def nearest_colour(points: Tensor) -> Tensor:
 
 
 def patch_loss(logits: Tensor, scenes: Scenes) -> Tensor:
-    """Wall, floor or solid, and its shape, texture and hue, at the middle of every patch.
+    """Wall, floor or which solid, and its shape, texture and hue, at the middle of every patch.
 
-    logits (B, patches, K); the truth comes from casting one ray a patch.
+    logits (B, patches, K); the truth comes from casting one ray a patch. A patch that knows whether
+    it belongs to the left or the right solid is what keeps two solids apart in the embedding.
     """
     _, _, ids, _ = trace(scenes, PATCHES)
     ids = ids.flatten(1)  # (B, patches)
-    surface = ids.clamp(max=FIRST_SOLID)
     slot = (ids - FIRST_SOLID).clamp(min=0)
     shape = scenes.shape.gather(1, slot)
-    is_solid, is_floor = surface == FIRST_SOLID, surface == FLOOR
+    is_solid, is_floor = ids >= FIRST_SOLID, ids == FLOOR
     texture = torch.where(is_solid, scenes.texture.gather(1, slot), scenes.floor_texture[:, None])
     hue = torch.where(is_floor, scenes.floor_hue[:, None], scenes.wall_hue[:, None])
     hue = torch.where(is_solid, scenes.hue.gather(1, slot), hue)
     where, what, how, point = logits.split(PATCH_LOGITS, dim=-1)
     patterned = is_solid | is_floor
     return (
-        F.cross_entropy(where.flatten(0, 1), surface.flatten())
+        F.cross_entropy(where.flatten(0, 1), ids.flatten().long())
         + F.cross_entropy(what[is_solid], shape[is_solid])
         + F.cross_entropy(how[patterned], texture[patterned])
         + F.smooth_l1_loss(point, circle(hue), beta=0.3)

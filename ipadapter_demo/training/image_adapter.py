@@ -2,7 +2,7 @@
 
 Only the projection and one K', V' per cross-attention layer are trained, K' and V' starting as the
 layer's own K and V. The image is dropped 5 %, the text 5 %, both 5 % of the time; a dropped image
-is a zero embedding.
+is a zero embedding, for a Plus adapter the encoder's view of a blank picture.
 
 Where the tabletop run differs from the paper: lr 1e-3 instead of 1e-4, for thousands of steps and
 not a million; and captions are poor. Tabletop captions name nearly everything, so beside them image
@@ -15,12 +15,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
 
 from ipadapter_demo.adapter import (
     ImageAdapter,
     ImagePrompt,
     LinearProjection,
+    Resampler,
+    Variant,
     attach,
     load_image_adapter,
     save_image_adapter,
@@ -39,11 +43,14 @@ from ipadapter_demo.training.latents import (
 from ipadapter_demo.training.loop import Run, fit
 
 DROP = 0.05  # image alone, text alone, both: each
+FILES: dict[Variant, str] = {"base": "ip-adapter.safetensors",
+                             "plus": "ip-adapter-plus.safetensors"}
 
 
 def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                        small: bool = False, start: Path | None = None) -> dict:
-    """Train on `out/unet` and write `out/ip-adapter.safetensors` in the published layout.
+                        variant: Variant = "base", small: bool = False,
+                        start: Path | None = None) -> dict:
+    """Train on `out/unet` and write `out/FILES[variant]` in the published layout.
 
     `small` is the stage on pictures of half the size, beside the base's own; `start` an adapter
     to go on from.
@@ -52,14 +59,14 @@ def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: P
     frozen = Frozen.load(out, run.device, with_image_encoder=True)
     assert frozen.image_encoder is not None
     unet = frozen_unet(out, run.device)
-    projection = LinearProjection(frozen.image_encoder.config.projection_dim,
-                                  unet.config.cross_attention_dim)
-    adapter = (ImageAdapter.for_unet(unet, projection) if start is None
-               else load_image_adapter(start).float()).to(run.device)
+    encoder = frozen.image_encoder
+    adapter = (ImageAdapter.for_unet(unet, new_projection(variant, unet, encoder))
+               if start is None else load_image_adapter(start).float()).to(run.device)
     attach(unet, adapter)
     latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache", 2 if small else 1)
-    embeds = image_embeds(frozen.image_encoder, pictures)
-    held_out_embeds = image_embeds(frozen.image_encoder, held_out[:16])
+    embeds = image_embeds(encoder, pictures, adapter)
+    held_out_embeds = image_embeds(encoder, held_out[:16], adapter).to(run.device).float()
+    empty = adapter.empty_embeds(1, encoder)
     noiser = Noiser(run.device)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
@@ -69,7 +76,8 @@ def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: P
         no_text = (draw >= DROP) & (draw < 2 * DROP) | (draw > 1 - DROP)
         texts = captions(pictures, indices, POOR, generator)
         texts = ["" if drop else text for text, drop in zip(texts, no_text.tolist(), strict=True)]
-        images = torch.where(no_image[:, None], 0.0, embeds[indices]).to(run.device)
+        images = embeds[indices].to(run.device).float()
+        images[no_image.to(run.device)] = empty
         prompt = ImagePrompt(rows=slice(None), tokens=adapter.tokens_from_embeds(images), scale=1.0)
         noisy, noise, timesteps = noiser.noised(latents[indices], generator)
         predicted = unet(noisy, timesteps, frozen.text_states(texts, run.device),
@@ -77,12 +85,23 @@ def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: P
         return (predicted.float() - noise).square().mean()
 
     def preview(path: Path) -> None:
-        images = held_out_embeds.to(run.device)
-        tokens = adapter.tokens_from_embeds(torch.cat([images, torch.zeros_like(images)]))
+        both = torch.cat([held_out_embeds, empty.expand_as(held_out_embeds)])
+        tokens = adapter.tokens_from_embeds(both)
         prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=1.0)
         save_samples(unet, frozen, [""] * 16, path, latents.shape[-1], above=held_out[:16],
                      cross_attention_kwargs={"ip_hidden_states": (prompt,)})
 
     outcome = fit(run, adapter, loss_of, preview)
-    save_image_adapter(adapter, out / "ip-adapter.safetensors", dtype=torch.float16)
+    save_image_adapter(adapter, out / FILES[variant], dtype=torch.float16)
     return asdict(outcome) | {"parameters": sum(p.numel() for p in adapter.parameters())}
+
+
+def new_projection(variant: Variant, unet: UNet2DConditionModel,
+                   encoder: CLIPVisionModelWithProjection) -> LinearProjection | Resampler:
+    """Base: 4 tokens from the embedding. Plus: 16 from the patches, 4 blocks deep as the published
+    ones are, with their heads of 64."""
+    cross_dim = unet.config.cross_attention_dim
+    if variant == "base":
+        return LinearProjection(encoder.config.projection_dim, cross_dim)
+    width = encoder.config.hidden_size
+    return Resampler(width, cross_dim, width=width, heads=width // 64)

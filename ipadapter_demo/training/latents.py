@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from ipadapter_demo.adapter import ImageAdapter
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
 from ipadapter_demo.training.data import Pictures
 from ipadapter_demo.training.encoders import clip_pixels, tokens_of
@@ -83,12 +84,15 @@ def scaled_latents(vae: AutoencoderTiny, pictures: Pictures, cache: Path,
 
 
 @torch.no_grad()
-def image_embeds(encoder: CLIPVisionModelWithProjection, pictures: Pictures) -> Tensor:
-    """(N, embed_dim) float32 embedding of every picture."""
+def image_embeds(encoder: CLIPVisionModelWithProjection, pictures: Pictures,
+                 adapter: ImageAdapter | None = None) -> Tensor:
+    """(N, embed_dim) embedding of every picture; or, in half precision since it is large, what
+    `adapter` reads of it."""
     parts = []
     for indices in torch.arange(len(pictures)).split(64):
         pixels = clip_pixels(pictures.pixels(indices)).to(encoder.device)
-        parts.append(encoder(pixels).image_embeds.float().cpu())
+        parts.append(encoder(pixels).image_embeds.float().cpu() if adapter is None
+                     else adapter.embeds_from_clip_pixels(pixels, encoder).half().cpu())
     return torch.cat(parts)
 
 

@@ -14,7 +14,7 @@ from ipadapter_demo.training.base import train_base
 from ipadapter_demo.training.clip import train_clip, train_image_encoder, train_text_encoder
 from ipadapter_demo.training.codec import train_codec
 from ipadapter_demo.training.data import rendered_pictures
-from ipadapter_demo.training.image_adapter import train_image_adapter
+from ipadapter_demo.training.image_adapter import FILES, train_image_adapter
 from ipadapter_demo.training.loop import Run
 from ipadapter_demo.training.reader import train_reader
 from ipadapter_demo.training.structure import train_controlnet, train_t2i_adapter
@@ -57,13 +57,21 @@ RECIPES = {
     "base-small": Recipe(train_base, 2250, 64, 1e-3, options={"small": True}),
     "image-adapter-small": Recipe(train_image_adapter, 900, 64, 1e-3, seed=6,
                                   options={"small": True}),
+    "image-adapter-plus-small": Recipe(train_image_adapter, 900, 64, 1e-3, seed=10,
+                                       options={"variant": "plus", "small": True}),
     "controlnet-small": Recipe(train_controlnet, 1000, 32, 1e-3, seed=8, options={"small": True}),
-    "t2i-adapter-small": Recipe(train_t2i_adapter, 800, 32, 1e-3, seed=9, options={"small": True}),
+    "t2i-palette-small": Recipe(train_t2i_adapter, 800, 32, 1e-3, seed=9, options={"small": True}),
+    "t2i-canny-small": Recipe(train_t2i_adapter, 800, 32, 1e-3, seed=12,
+                              options={"annotator": "canny", "small": True}),
     "base": Recipe(train_base, 2600, 32, 7e-4, seed=1, start_from="unet"),
     "image-adapter": Recipe(train_image_adapter, 900, 32, 1e-3, seed=2,
-                            start_from="ip-adapter.safetensors"),
+                            start_from=FILES["base"]),
+    "image-adapter-plus": Recipe(train_image_adapter, 900, 32, 1e-3, seed=11,
+                                 options={"variant": "plus"}, start_from=FILES["plus"]),
     "controlnet": Recipe(train_controlnet, 1500, 16, 1e-3, seed=4, start_from="controlnet-canny"),
-    "t2i-adapter": Recipe(train_t2i_adapter, 500, 16, 1e-3, seed=5, start_from="t2i-palette"),
+    "t2i-palette": Recipe(train_t2i_adapter, 500, 16, 1e-3, seed=5, start_from="t2i-palette"),
+    "t2i-canny": Recipe(train_t2i_adapter, 500, 16, 1e-3, seed=13, start_from="t2i-canny",
+                        options={"annotator": "canny"}),
     "reader": Recipe(train_reader, 2500, 64, 2e-3),
 }
 

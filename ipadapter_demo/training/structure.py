@@ -1,4 +1,4 @@
-"""Structure recipes: a ControlNet on canny edges and a T2I-Adapter on the colour palette.
+"""Structure recipes: a ControlNet on canny edges, T2I-Adapters on edges and on the colour palette.
 
 The base stays frozen. Half of the captions are empty, so that the map must speak for itself. A
 T2I-Adapter's time steps lean towards the noisy end, where structure is decided:
@@ -55,8 +55,9 @@ def train_controlnet(run: Run, pictures: Pictures, held_out: Pictures, out: Path
 
 
 def train_t2i_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                      small: bool = False, start: Path | None = None) -> dict:
-    """Write `out/t2i-palette`: features for each down block, computed once a picture."""
+                      annotator: str = "palette", small: bool = False,
+                      start: Path | None = None) -> dict:
+    """Write `out/t2i-<annotator>`: features for each down block, computed once a picture."""
 
     def new(unet: UNet2DConditionModel) -> T2IAdapter:
         if start is not None:
@@ -65,8 +66,8 @@ def train_t2i_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Pat
         return T2IAdapter(in_channels=3, channels=list(unet.config.block_out_channels),
                           num_res_blocks=2, downscale_factor=8, adapter_type="full_adapter_xl")
 
-    return _train(run, pictures, held_out, out / "t2i-palette", out, new,
-                  T2IAdapterStructure, "palette", noisy_end=True, small=small)
+    return _train(run, pictures, held_out, out / f"t2i-{annotator}", out, new,
+                  T2IAdapterStructure, annotator, noisy_end=True, small=small)
 
 
 def _train(run: Run, pictures: Pictures, held_out: Pictures, target: Path, base: Path,

@@ -12,6 +12,8 @@ from ipadapter_demo.request import MAX_SEED, SAMPLERS, SIZE_STEP, Reference
 from ipadapter_demo.ui.running import Buttons, Results, Widgets, shown_errors
 from ipadapter_demo.ui.uploads import image_from_upload
 
+# How an adapter is called where people choose one; any other appears under its own name.
+ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
 FITS = [("crop the centre", "crop"), ("pad to a square", "pad"), ("squash", "squash")]
 
 PICTURE_HEIGHT = 200
@@ -54,9 +56,22 @@ def slider(
     return gr.Slider(low, high, value=value, step=step, label=label, buttons=[], **layout)
 
 
-def image_scale_input(value: float) -> Widgets:
+def image_prompt_inputs(pipeline: ImagePromptPipeline, image_scale: float) -> Widgets:
+    """λ, and which adapter reads the picture where the model has several."""
+    adapters = pipeline.info.adapters
     meaning = "0 ignores the picture, 1 follows it; in between, the words have more say"
-    return {"image_scale": slider(0, 1.5, value, 0.05, "Image strength λ", info=meaning)}
+    with gr.Row():
+        widgets: Widgets = {
+            "image_scale": slider(0, 1.5, image_scale, 0.05, "Image strength λ", info=meaning,
+                                  scale=3, min_width=200)
+        }
+        if len(adapters) > 1:
+            choices = [(ADAPTERS.get(name, name), name) for name in adapters]
+            widgets["adapter"] = gr.Dropdown(
+                choices, value=adapters[0], label="Adapter",
+                info="closer to the picture, or freer", scale=2, min_width=140,
+            )
+    return widgets
 
 
 def prompt_input(

@@ -60,7 +60,7 @@ def build(pipeline: ImagePromptPipeline) -> Tab:
         with gr.Column():
             inputs = components.reference_input(pipeline)
             inputs |= components.prompt_input(pipeline, optional=False)
-            inputs |= components.image_scale_input(pipeline.info.text_image_scale)
+            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.text_image_scale)
             buttons = components.run_buttons()
             inputs |= components.sampling_inputs(pipeline, count=4)
             with gr.Accordion("Mix in a second picture", open=False):

@@ -77,7 +77,7 @@ def build(pipeline: ImagePromptPipeline) -> Tab:
                 inputs["mask"] = _mask_input()
                 inputs |= components.prompt_input(pipeline, scale=3)
             inputs |= components.reference_input(pipeline, optional=True)
-            inputs |= components.image_scale_input(pipeline.info.image_scale)
+            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
             buttons = components.run_buttons()
             with gr.Row():
                 inputs["strength"] = components.slider(

@@ -91,7 +91,7 @@ def build(pipeline: ImagePromptPipeline) -> Tab | None:
             _draw_map(pipeline, inputs, drawn)
             inputs |= components.prompt_input(pipeline)
             inputs |= components.reference_input(pipeline, optional=True)
-            inputs |= components.image_scale_input(pipeline.info.image_scale)
+            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
             buttons = components.run_buttons()
             with gr.Row():
                 inputs["start"] = components.slider(0, 1, 0.0, 0.05, "Structure from")

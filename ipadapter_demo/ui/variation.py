@@ -42,7 +42,7 @@ def build(pipeline: ImagePromptPipeline) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs = components.reference_input(pipeline)
-            inputs |= components.image_scale_input(pipeline.info.image_scale)
+            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
             buttons = components.run_buttons()
             inputs |= components.sampling_inputs(pipeline, count=4)
         with gr.Column():
