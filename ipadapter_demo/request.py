@@ -16,10 +16,14 @@ from ipadapter_demo.imaging import flatten_image, flatten_mask
 
 Sampler = Literal["dpm++", "ddim", "pndm", "euler"]
 Fit = Literal["crop", "pad", "squash"]
+Combine = Literal["concat", "average"]
+LayerPreset = Literal["all", "style", "layout", "style+layout"]
 Window = tuple[float, float]
 
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 FITS: tuple[Fit, ...] = get_args(Fit)
+COMBINES: tuple[Combine, ...] = get_args(Combine)
+LAYER_PRESETS: tuple[LayerPreset, ...] = get_args(LayerPreset)
 
 MAX_IMAGE_SCALE = 2.0
 MAX_WEIGHT = 2.0
@@ -31,6 +35,7 @@ MAX_PROMPT = 2000
 MAX_REFERENCES = 8
 MAX_STRUCTURES = 4
 MAX_FEATHER = 64
+MAX_LAYERS = 200
 MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 1024, 8
 
 
@@ -41,6 +46,8 @@ class Reference:
     `fit` says how a picture that is not square reaches the image encoder. `mask` (white = here)
     confines its influence to a region of the output. A `negative` reference takes the place of the
     empty image prompt in the unconditional half of guidance: results move away from it.
+    `window` is the part of the sampling steps, in fractions, during which it acts; `only_image`
+    the one image of the request, from 0, that it is for, None all of them.
     """
 
     image: Image.Image
@@ -48,12 +55,18 @@ class Reference:
     fit: Fit = "crop"
     mask: Image.Image | None = None
     negative: bool = False
+    window: Window = (0.0, 1.0)
+    only_image: int | None = None
 
     def __post_init__(self) -> None:
         _set(self, "image", flatten_image(self.image, "reference.image"))
         _set(self, "weight", _number("reference.weight", self.weight, 0.0, MAX_WEIGHT))
         _one_of("reference.fit", self.fit, FITS)
         _flag("reference.negative", self.negative)
+        _set(self, "window", _window("reference.window", self.window))
+        if self.only_image is not None:
+            only = _integer("reference.only_image", self.only_image, 0, MAX_COUNT - 1)
+            _set(self, "only_image", only)
         if self.mask is not None:
             _set(self, "mask", flatten_mask(self.mask, "reference.mask"))
 
@@ -113,9 +126,13 @@ class GenerateRequest:
     """One generation. Image i of `count` starts from seed + i.
 
     `image_scale` is the paper's λ (arXiv 2308.06721, section 3.2), `image_window` the part of the
-    steps during which it applies. `adapter` names one of the model's image adapters, None the
-    first of them. `width` and `height` of None mean the base model's own size, in
-    the proportions of the picture that is inpainted or started from, if there is one.
+    steps during which it applies, `image_layers` where: a preset, or a factor for each
+    cross-attention layer in the UNet's order. `combine` says how several references become one
+    prompt: all their tokens beside each other, or the tokens of their mean. `adapter` names one of
+    the model's image adapters, None the first of them.
+    `guidance_rescale` is the φ of arXiv 2305.08891, section 3.4, for models that guidance
+    overexposes. `width` and `height` of None mean the base model's own size, in the proportions of
+    the picture that is inpainted or started from, if there is one.
     `init_image` with `strength` starts from a noised picture instead of pure noise (SDEdit).
     """
 
@@ -124,8 +141,11 @@ class GenerateRequest:
     references: tuple[Reference, ...] = ()
     image_scale: float = 1.0
     image_window: Window = (0.0, 1.0)
+    image_layers: LayerPreset | tuple[float, ...] = "all"
+    combine: Combine = "concat"
     adapter: str | None = None
     guidance: float = 7.5
+    guidance_rescale: float = 0.0
     steps: int = 20
     sampler: Sampler = "dpm++"
     seed: int = 0
@@ -146,11 +166,19 @@ class GenerateRequest:
         _set(self, "image_window", _window("image_window", self.image_window))
         if self.adapter is not None:
             _text("adapter", self.adapter)
+        _set(self, "image_layers", _layers("image_layers", self.image_layers))
+        _one_of("combine", self.combine, COMBINES)
         _set(self, "guidance", _number("guidance", self.guidance, 1.0, MAX_GUIDANCE))
+        rescale = _number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
+        _set(self, "guidance_rescale", rescale)
         _set(self, "steps", _integer("steps", self.steps, 1, MAX_STEPS))
         _one_of("sampler", self.sampler, SAMPLERS)
         _set(self, "count", _integer("count", self.count, 1, MAX_COUNT))
         _set(self, "seed", _integer("seed", self.seed, 0, MAX_SEED - self.count + 1))
+        for reference in self.references:
+            if reference.only_image is not None and reference.only_image >= self.count:
+                raise RequestError(f"reference.only_image must lie below count, {self.count}, "
+                                   f"got {reference.only_image}")
         for name in ("width", "height"):
             if getattr(self, name) is not None:
                 _set(self, name, _side(name, getattr(self, name)))
@@ -208,6 +236,16 @@ def _side(field: str, value: object) -> int:
             f"{field} must be a multiple of {SIZE_STEP}, got {side}; nearest is {nearest}"
         )
     return side
+
+
+def _layers(field: str, value: object) -> object:
+    if isinstance(value, str):
+        _one_of(field, value, LAYER_PRESETS)
+        return value
+    if not isinstance(value, (tuple, list)) or not 0 < len(value) <= MAX_LAYERS:
+        raise RequestError(f"{field} must be one of {', '.join(LAYER_PRESETS)}, or a number for "
+                           f"each cross-attention layer, got {value!r:.80}")
+    return tuple(_number(field, factor, 0.0, MAX_IMAGE_SCALE) for factor in value)
 
 
 def _window(field: str, value: object) -> Window:

@@ -21,6 +21,7 @@ from ipadapter_demo.adapter import (
     LinearProjection,
     attach,
     attached,
+    cross_attention_layers,
     is_attached,
 )
 from ipadapter_demo.adapter.attention import _query_grid
@@ -506,6 +507,30 @@ class TestAttaching:
             list(unet.attn_processors.values())[1::2], adapter.layers, strict=True
         ):
             assert processor.pairs == (pair,)
+
+    def test_a_factor_for_each_layer(self) -> None:
+        """Factors multiply λ; a factor of 0 is the bare layer, and order is that of the layers."""
+        unet = tiny_unet()
+        attach(unet, tiny_adapter(unet))
+        prompt = prompt_for(ALL)
+        half = dataclasses.replace(prompt, layers=(0.5,) * 7)
+        halved = dataclasses.replace(prompt, scale=0.5)
+        assert torch.equal(predict(unet, half), predict(unet, halved))
+        assert torch.equal(predict(unet, dataclasses.replace(prompt, layers=(0.0,) * 7)),
+                           predict(unet))
+        spoken: list[tuple[str, Tensor]] = []
+        for name, attn in cross_attention_layers(unet).items():
+            attn.to_out[0].register_forward_pre_hook(
+                lambda _, args, name=name: spoken.append((name, args[0])))
+        predict(unet)
+        bare = list(spoken)
+        for number, name in enumerate(cross_attention_layers(unet)):
+            spoken.clear()
+            only = tuple(float(i == number) for i in range(7))
+            predict(unet, dataclasses.replace(prompt, layers=only))
+            changed = [a for (a, x), (_, y) in zip(bare, spoken, strict=True)
+                       if not torch.equal(x, y)]
+            assert changed[0] == name
 
     def test_each_of_several_adapters_reads_its_own_prompts(self) -> None:
         unet = tiny_unet()

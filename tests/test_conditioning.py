@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ipadapter_demo.adapter import ImagePrompt
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import PAD_COLOUR
 from ipadapter_demo.models.annotators import ANNOTATORS, annotate
@@ -49,6 +50,10 @@ def conditioner(model: BaseModel) -> Conditioner:
 
 def read(conditioner: Conditioner, **fields: Any) -> Conditions:
     return conditioner.condition(GenerateRequest(**fields), (64, 64))
+
+
+def prompts_of(conditions: Conditions) -> list[ImagePrompt]:
+    return [timed.prompt for timed in conditions.image_prompts]
 
 
 class TestEncoderView:
@@ -88,7 +93,7 @@ class TestImagePrompts:
         self, conditioner: Conditioner, model: BaseModel
     ) -> None:
         pair = (Reference(image=picture(1)), Reference(image=picture(2)))
-        having, without = read(conditioner, references=pair, count=3).image_prompts
+        having, without = prompts_of(read(conditioner, references=pair, count=3))
         assert (having.rows, without.rows) == (slice(3, 6), slice(0, 3))
         empty = model.adapters["base"].tokens_from_embeds(model.adapters["base"].empty_embeds(1))
         assert empty.abs().max() > 0.1, "zero tokens would be something else"
@@ -101,7 +106,7 @@ class TestImagePrompts:
         conditions = read(
             conditioner, references=(Reference(image=picture(1)),), count=3, guidance=1.0
         )
-        assert [prompt.rows for prompt in conditions.image_prompts] == [slice(0, 3)]
+        assert [prompt.rows for prompt in prompts_of(conditions)] == [slice(0, 3)]
         assert len(conditions.text_states) == 3
 
     def test_the_adapter_named_reads_the_references(
@@ -109,7 +114,7 @@ class TestImagePrompts:
     ) -> None:
         reference = (Reference(image=picture(1)),)
         for place, (name, adapter) in enumerate(model.adapters.items()):
-            for prompt in read(conditioner, references=reference, adapter=name).image_prompts:
+            for prompt in prompts_of(read(conditioner, references=reference, adapter=name)):
                 assert prompt.adapter == place
                 assert prompt.tokens.shape == (1, adapter.num_tokens, CROSS_DIM)
         with pytest.raises(RequestError, match=r"adapter must be .* tiny \(base, plus\), got 'xl'"):
@@ -117,19 +122,57 @@ class TestImagePrompts:
 
     def test_weights_weigh_the_tokens_of_their_reference(self, conditioner: Conditioner) -> None:
         pair = (Reference(image=picture(1)), Reference(image=picture(2), weight=0.5))
-        for prompt in read(conditioner, references=pair).image_prompts:
+        for prompt in prompts_of(read(conditioner, references=pair)):
             assert prompt.value_weights is not None
             assert prompt.value_weights.tolist() == [1.0] * 4 + [0.5] * 4
 
     def test_a_masked_reference_has_a_branch_of_its_own(self, conditioner: Conditioner) -> None:
         masked = Reference(image=picture(2), weight=0.5, mask=box_mask((0, 0, 32, 64)))
-        prompts = read(
+        prompts = prompts_of(read(
             conditioner, references=(Reference(image=picture(1)), masked), image_scale=0.8
-        ).image_prompts
+        ))
         assert [prompt.scale for prompt in prompts] == [0.8, 0.4, 0.8, 0.4]
         assert [prompt.mask is None for prompt in prompts] == [True, False, True, False]
         assert prompts[1].mask is not None
         assert prompts[1].mask.mean() == 0.5
+
+    def test_a_window_of_its_own_makes_a_branch_of_its_own(self, conditioner: Conditioner) -> None:
+        early = Reference(image=picture(2), window=(0.0, 0.5))
+        conditions = read(conditioner, references=(Reference(image=picture(1)), early))
+        windows = [timed.window for timed in conditions.image_prompts]
+        assert windows == [(0.0, 1.0), (0.0, 0.5)] * 2  # the empty picture leaves with it
+
+    def test_a_reference_may_be_for_one_image_of_the_request(
+        self, conditioner: Conditioner
+    ) -> None:
+        pair = tuple(Reference(image=picture(i), only_image=i) for i in range(2))
+        prompts = prompts_of(read(conditioner, references=pair, count=3))
+        assert [p.rows for p in prompts] == [slice(3, 4), slice(4, 5), slice(0, 1), slice(1, 2)]
+        assert not torch.equal(prompts[0].tokens, prompts[1].tokens)
+
+    def test_references_can_be_averaged(self, conditioner: Conditioner, model: BaseModel) -> None:
+        pair = (Reference(image=picture(1)), Reference(image=picture(2), weight=0.5))
+        adapter = model.adapters["base"]
+        embeds = [adapter.embeds_from_clip_pixels(
+            conditioner._clip_pixels(conditioner.encoder_view(r)), model.image_encoder)
+            for r in pair]
+        prompt = prompts_of(read(conditioner, references=pair, combine="average"))[0]
+        expected = adapter.tokens_from_embeds((2 * embeds[0] + embeds[1]) / 3)
+        torch.testing.assert_close(prompt.tokens, expected)
+        assert prompt.value_weights is None
+        alone = prompts_of(read(conditioner, references=pair[:1], combine="average"))[0]
+        assert torch.equal(alone.tokens, adapter.tokens_from_embeds(embeds[0]))
+
+    def test_layers_are_checked_against_the_model(self, conditioner: Conditioner) -> None:
+        reference = (Reference(image=picture(1)),)
+        factors = (0.0, 1.0, 0.5, 0.0, 0.0, 0.0, 1.0)
+        prompts = prompts_of(read(conditioner, references=reference, image_layers=factors))
+        assert [prompt.layers for prompt in prompts] == [factors] * 2
+        assert prompts_of(read(conditioner, references=reference))[0].layers is None
+        with pytest.raises(RequestError, match=r"each of the 7 .* of tiny, got 2"):
+            read(conditioner, references=reference, image_layers=(1.0, 0.5))
+        with pytest.raises(RequestError, match="'style' is known for SD 1"):
+            read(conditioner, references=reference, image_layers="style")
 
     @pytest.mark.parametrize(
         "fields",

@@ -25,6 +25,7 @@ from diffusers import (
 from PIL import Image
 from torch import Tensor
 
+from ipadapter_demo.adapter import cross_attention_layers
 from ipadapter_demo.imaging import mask_from_image
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -209,6 +210,32 @@ def test_a_negative_reference_takes_the_empty_picture_s_place(
     expected = theirs(oracle, entry, scale=0.7,
                       ip_adapter_image_embeds=[torch.stack([negative, positive])])
     assert_same(ours(request(references=pair, image_scale=0.7)), expected)
+
+
+def test_rescaled_guidance(ours: Any, entry: CatalogEntry) -> None:
+    oracle = loaded(StableDiffusionPipeline, entry)
+    expected = theirs(oracle, entry, guidance_rescale=0.7)
+    assert_same(ours(request(guidance_rescale=0.7)), expected)
+
+
+@pytest.mark.parametrize("fit", [None, 0.5])
+def test_a_factor_for_each_layer(ours: Any, entry: CatalogEntry, fit: float | None) -> None:
+    oracle = loaded(StableDiffusionPipeline, entry)
+    names = list(cross_attention_layers(oracle.unet))
+    factors = tuple(float(name.startswith("up_blocks.0")) for name in names)
+    expected = theirs(oracle, entry, scale={"up": {"block_0": [fit or 1.0] * 2}},
+                      ip_adapter_image=reference().image)
+    layered = request(references=(reference(),), image_scale=fit or 1.0, image_layers=factors)
+    assert_same(ours(layered), expected)
+
+
+def test_a_reference_for_one_image_of_the_batch(ours: Any) -> None:
+    """Each image as if it had been asked for with its own references alone."""
+    pair = (reference(1, only_image=0), reference(2, only_image=1))
+    together = ours(request(references=pair, image_scale=0.7))
+    for i in range(COUNT):
+        alone = ours(request(references=(reference(i + 1),), image_scale=0.7, count=COUNT))
+        assert_same(together[i], alone[i])
 
 
 def test_plus(ours: Any, entry: CatalogEntry) -> None:

@@ -70,6 +70,9 @@ BAD_VALUES = {
     "references": [None, PICTURE, [PICTURE], Reference(image=PICTURE), "ab"],
     "image_scale": [*NOT_NUMBERS, -0.1, 2.0001, 3, math.nan, math.inf, -math.inf],
     "image_window": NOT_WINDOWS,
+    "image_layers": [None, 3, "", "everything", (), (1.0, -0.1), (1.0, "a"), (1.0,) * 201],
+    "combine": ["", "sum", None],
+    "guidance_rescale": [*NOT_NUMBERS, -0.1, 1.1, math.nan],
     "adapter": [3, ["base"], "x" * (MAX_PROMPT + 1)],
     "guidance": [*NOT_NUMBERS, 0, 0.99, 30.1, math.nan, math.inf],
     "steps": [*NOT_WHOLE, 0, -1, 201, 10_000],
@@ -101,6 +104,8 @@ BAD_PARTS = [
     (Reference, {"fit": "stretch"}, "reference.fit must be one of crop, pad, squash, got 'stret"),
     (Reference, {"mask": "everywhere"}, "reference.mask must be a picture"),
     (Reference, {"negative": "false"}, "reference.negative must be true or false, got 'false'"),
+    (Reference, {"window": (0.5, 0.5)}, "reference.window must start before it ends"),
+    (Reference, {"only_image": -1}, r"reference.only_image must lie in \[0, 15\], got -1"),
     (Structure, {"kind": 3}, "structure.kind must be text, got 3"),
     (Structure, {"annotator": None}, "structure.annotator must be text, got None"),
     (Structure, {"image": 0}, "structure.image must be a picture"),
@@ -129,6 +134,13 @@ def test_too_many_parts_are_refused() -> None:
         GenerateRequest(references=(Reference(image=PICTURE),) * 9)
     with pytest.raises(RequestError, match="structures must have at most 4 entries, got 5"):
         GenerateRequest(structures=(Structure(kind="canny", image=PICTURE),) * 5)
+
+
+def test_a_reference_cannot_be_for_an_image_that_is_not_asked_for() -> None:
+    reference = Reference(image=PICTURE, only_image=1)
+    assert GenerateRequest(references=(reference,), count=2).references == (reference,)
+    with pytest.raises(RequestError, match="only_image must lie below count, 1, got 1"):
+        GenerateRequest(references=(reference,))
 
 
 def test_seeds_of_all_images_must_exist() -> None:

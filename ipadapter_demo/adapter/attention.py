@@ -34,8 +34,9 @@ class ImagePrompt:
 
     Several prompts for the same rows add up. `value_weights` weigh tokens, and so the references
     they come from, inside one shared softmax. `mask` confines the branch to a region; it is as
-    large as the output, or smaller by powers of two. A `scale` of exactly 0.0 costs nothing.
-    `adapter` is the place, among the attached ones, of the adapter that made the tokens.
+    large as the output, or smaller by powers of two. `layers` multiplies λ in each cross-attention
+    layer, in `cross_attention_layers` order. A λ of exactly 0.0 costs nothing. `adapter` is the
+    place, among the attached ones, of the adapter that made the tokens.
     """
 
     rows: slice
@@ -43,6 +44,7 @@ class ImagePrompt:
     scale: float | Tensor  # λ, a number or (rows, 1, 1)
     value_weights: Tensor | None = None  # (n,)
     mask: Tensor | None = None  # (1 or rows, 1, height, width) in [0, 1]
+    layers: tuple[float, ...] | None = None
     adapter: int = 0
 
 
@@ -76,8 +78,9 @@ class DecoupledAttnProcessor:
     the base model's.
     """
 
-    def __init__(self, *pairs: ImageKeyValue) -> None:
+    def __init__(self, *pairs: ImageKeyValue, number: int = 0) -> None:
         self.pairs = pairs  # this layer's K' and V', one pair for each attached adapter
+        self.number = number  # of the layer, among all cross-attention layers
 
     def __call__(
         self,
@@ -140,7 +143,10 @@ class DecoupledAttnProcessor:
 
         query is (B, heads, L, head_dim).
         """
-        if not isinstance(prompt.scale, Tensor) and prompt.scale == 0.0:
+        scale = prompt.scale
+        if prompt.layers is not None:
+            scale = scale * prompt.layers[self.number]
+        if not isinstance(scale, Tensor) and scale == 0.0:
             return attended
         start, stop, step = prompt.rows.indices(len(attended))
         query = query[prompt.rows]
@@ -159,7 +165,7 @@ class DecoupledAttnProcessor:
         if prompt.mask is not None:
             image = image * _mask_per_query(prompt.mask, image.shape[1]).to(image)
         # λ may come in float32 and from the CPU, whatever the layer works in
-        scale = prompt.scale.to(image) if isinstance(prompt.scale, Tensor) else prompt.scale
+        scale = scale.to(image) if isinstance(scale, Tensor) else scale
         # not in place: autograd may have kept `attended`, and the other rows must not change
         return torch.slice_scatter(
             attended, attended[prompt.rows] + scale * image, 0, start, stop, step
@@ -244,8 +250,11 @@ def attach(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> None:
         if mismatch := layer_mismatch(unet, adapter):
             raise ModelError(f"this image adapter does not fit this UNet: {mismatch}")
     pairs = zip(*(adapter.layers for adapter in adapters), strict=True)
-    for attn, own in zip(cross_attention_layers(unet).values(), pairs, strict=True):
-        attn.set_processor(DecoupledAttnProcessor(*cast("tuple[ImageKeyValue, ...]", own)))
+    layers = zip(cross_attention_layers(unet).values(), pairs, strict=True)
+    for number, (attn, own) in enumerate(layers):
+        attn.set_processor(
+            DecoupledAttnProcessor(*cast("tuple[ImageKeyValue, ...]", own), number=number)
+        )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ipadapter_demo.adapter import ImagePrompt
+from ipadapter_demo.adapter import ImageAdapter, ImagePrompt
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
     fit_square,
@@ -27,8 +27,9 @@ from ipadapter_demo.imaging import (
 )
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.models.structure import Guide
-from ipadapter_demo.request import GenerateRequest, Reference, Structure, Window
+from ipadapter_demo.request import Combine, GenerateRequest, Reference, Structure, Window
 
 Size = tuple[int, int]  # (width, height) in pixels
 
@@ -41,11 +42,29 @@ class StructureGuide:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TimedPrompt:
+    """An image branch and the part of the steps in which its references act."""
+
+    window: Window
+    prompt: ImagePrompt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Voice:
+    """Which adapter reads a request's references, and how loud in each layer."""
+
+    name: str
+    adapter: ImageAdapter
+    place: int  # among the attached adapters
+    layers: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Conditions:
     """One request, read. Without guidance there is no unconditional half."""
 
     text_states: Tensor  # (rows, tokens, cross_dim)
-    image_prompts: tuple[ImagePrompt, ...]
+    image_prompts: tuple[TimedPrompt, ...]
     image_window: Window
     structures: tuple[StructureGuide, ...]
     maps: tuple[Image.Image, ...]
@@ -153,76 +172,94 @@ class Conditioner:
 
     def _image_prompts(
         self, request: GenerateRequest, size: Size, guided: bool
-    ) -> tuple[ImagePrompt, ...]:
-        """References without a mask share one softmax; a masked one has its own region and branch.
+    ) -> tuple[TimedPrompt, ...]:
+        """References without a mask share one softmax; a masked one has its own region and branch,
+        and so have those with a window or an image of their own.
 
         The unconditional half has the same branches with the empty picture in every place, or with
         the negative references instead.
         """
-        adapter = self._adapter_named(request.adapter)
+        voice = self._voice(request)
         if request.image_scale == 0.0:
             return ()
         positive = [r for r in request.references if not r.negative and r.weight > 0]
         negative = [r for r in request.references if r.negative and r.weight > 0]
-        rows = slice(request.count, 2 * request.count) if guided else slice(0, request.count)
-        branches = self._branches(positive, rows, request.image_scale, size, adapter, self._tokens)
+        first = request.count if guided else 0
+        prompts = self._branches(positive, request, first, size, voice, self._embeds)
         if guided:
-            against = (negative, self._tokens) if negative else (positive, self._empty_tokens)
-            branches += self._branches(against[0], slice(0, request.count), request.image_scale,
-                                       size, adapter, against[1])
-        return tuple(branches)
+            against = (negative, self._embeds) if negative else (positive, self._empty_embeds)
+            prompts += self._branches(against[0], request, 0, size, voice, against[1])
+        return tuple(prompts)
 
-    def _adapter_named(self, name: str | None) -> str:
-        """Raises RequestError for one that the model does not have."""
-        known = self.model.adapters
+    def _voice(self, request: GenerateRequest) -> Voice:
+        """Raises RequestError for an adapter or layers that the model does not have."""
+        model, name = self.model, request.adapter
         if name is None:
-            return next(iter(known))
-        if name not in known:
-            raise RequestError(f"adapter must be one of those of {self.model.entry.name} "
-                               f"({', '.join(known)}), got {name!r}")
-        return name
+            name = next(iter(model.adapters))
+        if name not in model.adapters:
+            raise RequestError(f"adapter must be one of those of {model.entry.name} "
+                               f"({', '.join(model.adapters)}), got {name!r}")
+        adapter = model.adapters[name]
+        layers = layer_factors(request.image_layers, model.unet, model.entry.name)
+        return Voice(name, adapter, list(model.adapters).index(name), layers)
 
     def _branches(
-        self, references: list[Reference], rows: slice, scale: float, size: Size, adapter: str,
-        tokens_of: Callable[[Reference, str], Tensor],
-    ) -> list[ImagePrompt]:
-        place = list(self.model.adapters).index(adapter)
-        branches = []
-        shared = [r for r in references if r.mask is None]
-        if shared:
-            tokens = torch.cat([tokens_of(r, adapter) for r in shared], dim=1)
-            weights = torch.tensor([r.weight for r in shared]).repeat_interleave(
-                tokens.shape[1] // len(shared)
-            )
-            plain = all(r.weight == 1.0 for r in shared)
-            branches.append(ImagePrompt(rows=rows, tokens=tokens, scale=scale, adapter=place,
-                                        value_weights=None if plain else weights))
-        for reference in references:
-            if reference.mask is not None:
-                branches.append(ImagePrompt(
-                    rows=rows, tokens=tokens_of(reference, adapter), adapter=place,
-                    scale=scale * reference.weight,
-                    mask=mask_from_image(resize_image(reference.mask, size)).to(self.model.device),
-                ))
-        return branches
+        self, references: list[Reference], request: GenerateRequest, first: int, size: Size,
+        voice: Voice, embeds_of: Callable[[Reference, Voice], Tensor],
+    ) -> list[TimedPrompt]:
+        """The branches of one half of a guided batch, which begins at row `first`."""
+        shared: dict[Any, list[Reference]] = {}
+        for number, reference in enumerate(references):
+            alone = number if reference.mask is not None else None
+            key = (reference.window, reference.only_image, alone)
+            shared.setdefault(key, []).append(reference)
+        prompts = []
+        for together in shared.values():
+            tokens, weights = self._tokens(together, request.combine, voice, embeds_of)
+            one = together[0]
+            scale, mask = request.image_scale, None
+            if one.mask is not None:
+                scale, weights = scale * one.weight, None
+                mask = mask_from_image(resize_image(one.mask, size)).to(self.model.device)
+            prompts.append(TimedPrompt(one.window, ImagePrompt(
+                rows=_rows(one, first, request.count), tokens=tokens, scale=scale,
+                value_weights=weights, mask=mask, layers=voice.layers, adapter=voice.place,
+            )))
+        return prompts
 
-    def _tokens(self, reference: Reference, adapter: str) -> Tensor:
-        """(1, n, cross_dim)"""
+    def _tokens(
+        self, references: list[Reference], combine: Combine, voice: Voice,
+        embeds_of: Callable[[Reference, Voice], Tensor],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens (1, n, cross_dim) of references that share a softmax, and their weights (n,)."""
+        embeds = [embeds_of(r, voice) for r in references]
+        weights = torch.tensor([r.weight for r in references])
+        if combine == "average" and len(references) > 1:
+            shares = (weights / weights.sum()).tolist()
+            embeds = [sum(share * e for share, e in zip(shares, embeds, strict=True))]
+            weights = torch.ones(1)
+        with self._lane:
+            tokens = torch.cat([voice.adapter.tokens_from_embeds(e) for e in embeds], dim=1)
+        if bool((weights == 1.0).all()):
+            return tokens, None
+        return tokens, weights.repeat_interleave(voice.adapter.num_tokens)
+
+    def _embeds(self, reference: Reference, voice: Voice) -> Tensor:
+        """What the adapter reads of a reference, a batch of one."""
         def encode() -> Tensor:
-            encoder, own = self.model.image_encoder, self.model.adapters[adapter]
             pixels = self._clip_pixels(self.encoder_view(reference))
             with self._lane:
-                return own.tokens_from_embeds(own.embeds_from_clip_pixels(pixels, encoder))
+                return voice.adapter.embeds_from_clip_pixels(pixels, self.model.image_encoder)
 
-        return self._images.get((adapter, digest(reference.image), reference.fit), encode)
+        key = (voice.adapter.variant, digest(reference.image), reference.fit)
+        return self._images.get(key, encode)
 
-    def _empty_tokens(self, _: Reference, adapter: str) -> Tensor:
+    def _empty_embeds(self, _: Reference, voice: Voice) -> Tensor:
         def encode() -> Tensor:
-            own = self.model.adapters[adapter]
             with self._lane:
-                return own.tokens_from_embeds(own.empty_embeds(1, self.model.image_encoder))
+                return voice.adapter.empty_embeds(1, self.model.image_encoder)
 
-        return self._images.get((adapter, "empty"), encode)
+        return self._images.get((voice.name, "empty"), encode)
 
     def _clip_pixels(self, view: Image.Image) -> Tensor:
         """(1, 3, S, S), normalised as the encoder was trained."""
@@ -231,6 +268,13 @@ class Conditioner:
                      for values in (processor.image_mean, processor.image_std))
         pixels = ((pixels_from_images([view]) + 1) / 2 - mean) / std
         return pixels.to(self.model.device, self.model.dtype)
+
+
+def _rows(reference: Reference, first: int, count: int) -> slice:
+    """The rows of one half of a guided batch that a reference speaks to."""
+    if reference.only_image is None:
+        return slice(first, first + count)
+    return slice(first + reference.only_image, first + reference.only_image + 1)
 
 
 def active(window: Window, step: int, steps: int) -> bool:

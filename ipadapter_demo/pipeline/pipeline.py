@@ -28,7 +28,7 @@ from ipadapter_demo.imaging import (
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning import Conditioner, Size
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
-from ipadapter_demo.pipeline.sampler import Start, Step, denoise, new_scheduler
+from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
 from ipadapter_demo.request import (
     MAX_SIZE,
     MIN_SIZE,
@@ -86,7 +86,8 @@ class ImagePromptPipeline:
         model = self._model
         steps = denoise(
             model.unet, new_scheduler(request.sampler, model.scheduler_config), request.steps,
-            request.guidance, self._start(request, size), conditions, self._lane,
+            Guidance(request.guidance, request.guidance_rescale), self._start(request, size),
+            conditions, self._lane,
         )
         for step in steps:
             show = preview_every > 0 and step.number % preview_every == 0

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ipadapter_demo.adapter import ImagePrompt
 from ipadapter_demo.models.structure import total
 from ipadapter_demo.pipeline.conditioning import Conditions, active
 from ipadapter_demo.request import Sampler
@@ -27,6 +28,27 @@ class Start:
     origin: Tensor | None = None
     strength: float = 1.0
     mask: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Classifier-free guidance of strength `scale`, its standard deviation drawn back towards the
+    conditional prediction's by the share `rescale` (arXiv 2305.08891, section 3.4)."""
+
+    scale: float
+    rescale: float = 0.0
+
+    @property
+    def on(self) -> bool:
+        return self.scale > 1.0
+
+    def combined(self, without: Tensor, having: Tensor) -> Tensor:
+        guided = without + self.scale * (having - without)
+        if self.rescale == 0.0:
+            return guided
+        axes = list(range(1, guided.ndim))
+        matched = guided * (having.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
+        return self.rescale * matched + (1 - self.rescale) * guided
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +80,7 @@ def new_scheduler(sampler: Sampler, config: dict[str, Any]) -> Any:
 
 
 @torch.no_grad()
-def denoise(unet: Any, scheduler: Any, steps: int, guidance: float, start: Start,
+def denoise(unet: Any, scheduler: Any, steps: int, guidance: Guidance, start: Start,
             conditions: Conditions, lane: Lock) -> Iterator[Step]:
     """Classifier-free guidance over rows [unconditional..., conditional...].
 
@@ -68,13 +90,12 @@ def denoise(unet: Any, scheduler: Any, steps: int, guidance: float, start: Start
     timesteps = _remaining_timesteps(scheduler, steps, start.strength)
     latents = _first_latents(scheduler, timesteps, start)
     for i, t in enumerate(timesteps):
-        halves = torch.cat([latents] * 2) if guidance > 1.0 else latents
+        halves = torch.cat([latents] * 2) if guidance.on else latents
         noisy = scheduler.scale_model_input(halves, t)
         with lane:
             noise = _predict_noise(unet, noisy, t, i, len(timesteps), conditions)
-        if guidance > 1.0:
-            without, having = noise.chunk(2)
-            noise = without + guidance * (having - without)
+        if guidance.on:
+            noise = guidance.combined(*noise.chunk(2))
         stepped = scheduler.step(noise, t, latents)
         clean = _clean(scheduler, stepped, noise, t, latents)
         latents = _keep_origin(scheduler, timesteps, i, start, stepped.prev_sample)
@@ -89,7 +110,10 @@ def _predict_noise(unet: Any, noisy: Tensor, t: Tensor, i: int, steps: int,
         for structure in conditions.structures
         if structure.weight > 0 and active(structure.window, i, steps)
     )
-    prompts = conditions.image_prompts if active(conditions.image_window, i, steps) else ()
+    prompts: tuple[ImagePrompt, ...] = ()
+    if active(conditions.image_window, i, steps):
+        prompts = tuple(timed.prompt for timed in conditions.image_prompts
+                        if active(timed.window, i, steps))
     return unet(noisy, t, encoder_hidden_states=text,
                 cross_attention_kwargs={"ip_hidden_states": prompts} if prompts else None,
                 **residuals.unet_arguments()).sample
