@@ -197,7 +197,7 @@ class TestImagePrompts:
             references=(Reference(image=picture(1)), Reference(image=picture(2))),
         )
         net = model.structures["palette"].net
-        with recorded(model.image_encoder) as images, recorded(model.text_encoder) as texts, \
+        with recorded(model.image_encoder) as images, recorded(model.text.encoders[0]) as texts, \
                 recorded(net) as maps:
             for request in (same, same, replace(same, prompt="b", seed=9, image_scale=0.1)):
                 conditioner.condition(request, (64, 64))

@@ -1,7 +1,4 @@
-"""Law 4: whole images equal those of diffusers' own pipelines on the very same weights.
-
-Pixels in [0, 1] may be TOLERANCE apart in float32; a grey level is 4e-3.
-"""
+"""Law 4: whole images equal those of diffusers' own pipelines on the very same weights."""
 
 from __future__ import annotations
 
@@ -11,10 +8,6 @@ import pytest
 import torch
 from diffusers import (
     ControlNetModel,
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -22,91 +15,29 @@ from diffusers import (
     StableDiffusionPipeline,
     T2IAdapter,
 )
-from PIL import Image
-from torch import Tensor
 
 from ipadapter_demo.adapter import cross_attention_layers
 from ipadapter_demo.imaging import mask_from_image
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline
-from ipadapter_demo.pipeline import pipeline as pipeline_module
-from ipadapter_demo.request import (
-    SAMPLERS,
-    GenerateRequest,
-    Inpaint,
-    Reference,
-    Sampler,
-    Structure,
+from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler, Structure
+from tests.oracle import (
+    ALIGNED,
+    COUNT,
+    assert_same,
+    loaded,
+    pixels_of,
+    reference,
+    request,
+    theirs,
 )
 from tests.tiny import box_mask, picture
-
-TOLERANCE = 1e-5
-STEPS, SEED, COUNT, GUIDANCE = 4, 11, 2, 3.0
-ALIGNED = box_mask((16, 8, 48, 40))  # whole latent cells, of 4 pixels
-ENCODER_SIZE = 16  # square references of this size need no preprocessing
-
-
-def request(**changes: Any) -> GenerateRequest:
-    common = {"prompt": "a cube", "negative_prompt": "blur", "steps": STEPS, "seed": SEED}
-    return GenerateRequest(**{**common, "count": COUNT, "guidance": GUIDANCE, **changes})
-
-
-def reference(seed: int = 1, **settings: Any) -> Reference:
-    return Reference(image=picture(seed, ENCODER_SIZE, ENCODER_SIZE), **settings)
 
 
 @pytest.fixture
 def ours(pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
     """request -> float pixels (B, 3, H, W) in [0, 1], as they are before rounding and pasting."""
     return pixels_of(pipeline, monkeypatch)
-
-
-def pixels_of(pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
-    seen: list[Tensor] = []
-    to_images = pipeline_module.images_from_pixels
-
-    def spy(pixels: Tensor) -> list[Image.Image]:
-        seen.append(pixels)
-        return to_images(pixels)
-
-    monkeypatch.setattr(pipeline_module, "images_from_pixels", spy)
-
-    def generate(request: GenerateRequest) -> Tensor:
-        pipeline.generate(request)
-        return (seen[-1] / 2 + 0.5).clamp(0, 1)
-
-    return generate
-
-
-def theirs(pipeline: Any, entry: CatalogEntry, sampler: Sampler = "dpm++",
-           scale: Any = None, adapter: str = "base", **arguments: Any) -> Tensor:
-    """What a diffusers pipeline makes of the same request; `scale` loads the adapter."""
-    if scale is not None:
-        pipeline.load_ip_adapter(str(entry.folder), subfolder="",
-                                 weight_name=entry.adapters[adapter], image_encoder_folder=None)
-        pipeline.set_ip_adapter_scale(scale)
-    config = pipeline.scheduler.config
-    pipeline.scheduler = {
-        "ddim": lambda: DDIMScheduler.from_config(config),
-        "pndm": lambda: PNDMScheduler.from_config(config, skip_prk_steps=True),
-        "euler": lambda: EulerDiscreteScheduler.from_config(config),
-        "dpm++": lambda: DPMSolverMultistepScheduler.from_config(config),
-    }[sampler]()
-    pipeline.set_progress_bar_config(disable=True)
-    common = {"prompt": "a cube", "negative_prompt": "blur", "guidance_scale": GUIDANCE,
-              "num_inference_steps": STEPS, "num_images_per_prompt": COUNT, "output_type": "pt"}
-    generators = [torch.Generator().manual_seed(SEED + i) for i in range(COUNT)]
-    return pipeline(**{**common, **arguments}, generator=generators).images
-
-
-def assert_same(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:
-    assert ours.shape == theirs.shape
-    assert theirs.std() > 0.02, "a flat picture would prove nothing"
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
-
-
-def loaded(kind: Any, entry: CatalogEntry, **parts: Any) -> Any:
-    return kind.from_pretrained(entry.folder, local_files_only=True, **parts)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

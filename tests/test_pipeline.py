@@ -140,8 +140,8 @@ def test_generating_leaves_every_weight_alone(
     pipeline: ImagePromptPipeline, model: BaseModel
 ) -> None:
     """Law 9."""
-    networks = (model.unet, *model.adapters.values(), model.text_encoder, model.image_encoder,
-                model.codec.vae, *(net.net for net in model.structures.values()))
+    networks = (model.unet, *model.adapters.values(), *model.text.encoders, model.image_encoder,
+                model.codec.vae, *(net.net for net in model.structures.loaded()))
     before = [[weight.clone() for weight in net.state_dict().values()] for net in networks]
     pipeline.generate(EVERYTHING)
     for net, weights in zip(networks, before, strict=True):

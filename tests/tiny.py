@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from diffusers import (
     AutoencoderTiny,
     ControlNetModel,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     T2IAdapter,
     UNet2DConditionModel,
 )
@@ -23,6 +26,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
@@ -240,10 +244,13 @@ def write_tiny_model(folder: Path) -> CatalogEntry:
         save_image_adapter(tiny_adapter(unet, variant), folder / file)
     tiny_controlnet(unet).save_pretrained(folder / "controlnet-canny")
     tiny_t2i_adapter(unet).save_pretrained(folder / "t2i-palette")
+    return replace(tiny_entry("tiny", folder), adapters=adapters)
+
+
+def tiny_entry(name: str, folder: Path) -> CatalogEntry:
     return CatalogEntry(
-        name="tiny",
+        name=name,
         folder=folder,
-        adapters=adapters,
         structures={
             "canny": StructureEntry(
                 folder="controlnet-canny", network="controlnet", annotators=EDGES
@@ -255,3 +262,56 @@ def write_tiny_model(folder: Path) -> CatalogEntry:
         guidance=3.0,
         steps=3,
     )
+
+
+def tiny_sdxl_unet(seed: int = 20) -> UNet2DConditionModel:
+    """SDXL's topology: no attention at the finest level, two layers of transformer below; size and
+    pooled text beside the time step."""
+    return tiny_unet(
+        seed,
+        sample_size=16,
+        block_out_channels=(8, 16, 24),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(1, 2, 3),
+        transformer_layers_per_block=(1, 1, 2),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=EMBED_DIM + 6 * 8,
+    )
+
+
+def tiny_sdxl_text_encoder(seed: int, second: bool) -> CLIPTextModel:
+    """Half of the cross dim each; the second has a pooled output of EMBED_DIM."""
+    kind = CLIPTextModelWithProjection if second else CLIPTextModel
+    config = tiny_text_encoder(cross_dim=CROSS_DIM // 2).config
+    with seeded(seed):
+        return kind(config).eval().requires_grad_(False)
+
+
+def write_tiny_sdxl(folder: Path) -> CatalogEntry:
+    """A whole SDXL folder, in the layout of the published base, and what stands beside it."""
+    unet = tiny_sdxl_unet()
+    StableDiffusionXLPipeline(
+        vae=tiny_vae(),
+        text_encoder=tiny_sdxl_text_encoder(21, second=False),
+        text_encoder_2=tiny_sdxl_text_encoder(22, second=True),
+        tokenizer=tiny_tokenizer(),
+        tokenizer_2=tiny_tokenizer(),
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+            timestep_spacing="leading",
+        ),
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    ).save_pretrained(folder)
+    tiny_vision_encoder().save_pretrained(folder / "image_encoder")
+    tiny_image_processor().save_pretrained(folder / "feature_extractor")
+    adapters = {"base": "ip-adapter.safetensors", "plus": "ip-adapter-plus.safetensors"}
+    for variant, file in adapters.items():
+        save_image_adapter(tiny_adapter(unet, variant), folder / file)
+    tiny_controlnet(unet).save_pretrained(folder / "controlnet-canny")
+    tiny_t2i_adapter(unet).save_pretrained(folder / "t2i-palette")
+    return replace(tiny_entry("tiny-xl", folder), adapters=adapters)

@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ipadapter_demo.adapter import ImageAdapter, attach, check_fits, load_image_adapter
-from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
+from ipadapter_demo.models.extras import Extras, with_extras
+from ipadapter_demo.models.parts import Parts, part_of, read_parts
+from ipadapter_demo.models.sources import Hub, fetched
 from ipadapter_demo.models.structure import (
     ControlNetStructure,
     StructureNet,
     T2IAdapterStructure,
 )
+from ipadapter_demo.models.text import TextReader
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
-    from transformers import (
-        CLIPImageProcessor,
-        CLIPTextModel,
-        CLIPTokenizer,
-        CLIPVisionModelWithProjection,
-    )
-
-Part = TypeVar("Part")
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class BaseModel:
     """Everything that does not change between requests, on one device in one precision.
 
@@ -41,16 +38,15 @@ class BaseModel:
     """
 
     entry: CatalogEntry
-    tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
+    text: TextReader
     image_encoder: CLIPVisionModelWithProjection
     image_processor: CLIPImageProcessor
     unet: UNet2DConditionModel
     adapters: dict[str, ImageAdapter]  # by name, the one to use unless told otherwise first
     codec: Codec
     scheduler_config: dict[str, Any]
-    structures: dict[str, StructureNet]
-    hashes: dict[str, str]  # SHA-256 of the weight files, by path inside the folder
+    structures: Structures
+    files: tuple[Path, ...]  # the weights, as they were read
 
     @property
     def device(self) -> torch.device:
@@ -64,96 +60,99 @@ class BaseModel:
     def native_size(self) -> int:
         return self.unet.config.sample_size * self.codec.factor
 
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the weight files, by their path inside the model's folder."""
+        return {_named(path, self.entry.folder): _sha256(path) for path in self.files}
 
-def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype) -> BaseModel:
-    """Load a model folder in diffusers' layout. Raises ModelError or CheckpointError."""
-    from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-    from transformers import (
-        CLIPImageProcessor,
-        CLIPTextModel,
-        CLIPTokenizer,
-        CLIPVisionModelWithProjection,
-    )
 
-    folder = entry.folder
-    if not folder.is_dir():
-        raise ModelError(f"model {entry.name}: no folder {folder}")
+class Structures:
+    """The structure networks of a model, each loaded once: those at hand when the model is, the
+    others when they are first asked for."""
 
-    def frozen(load: Callable[..., Any], part: str) -> Any:
-        model = _network(load, folder, part, dtype)
-        return model.to(device).eval().requires_grad_(False)
+    def __init__(self, entry: CatalogEntry, load: Callable[[type, Path], Any],
+                 extras: Extras) -> None:
+        self._entries, self._load, self._extras = entry.structures, load, extras
+        self._loaded: dict[str, StructureNet] = {}
+        self._lock = Lock()
+        for kind, structure in self._entries.items():
+            if not isinstance(structure.folder, Hub):
+                self._loaded[kind] = self._read(kind, entry.folder / structure.folder)
 
-    tiny = "AutoencoderTiny" in _read(folder, "vae/config.json")
-    unet = frozen(UNet2DConditionModel.from_pretrained, "unet")
-    image_encoder = frozen(CLIPVisionModelWithProjection.from_pretrained, "image_encoder")
+    def __getitem__(self, kind: str) -> StructureNet:
+        """Raises ModelError where it is not at hand and cannot be fetched."""
+        with self._lock:
+            if kind not in self._loaded:
+                place = self._entries[kind].folder
+                assert isinstance(place, Hub)
+                folder = fetched(place, self._extras.models, self._extras.report)
+                self._loaded[kind] = self._read(kind, folder)
+            return self._loaded[kind]
+
+    def loaded(self) -> tuple[StructureNet, ...]:
+        return tuple(self._loaded.values())
+
+    def _read(self, kind: str, folder: Path) -> StructureNet:
+        from diffusers import ControlNetModel, T2IAdapter
+
+        if self._entries[kind].network == "controlnet":
+            return ControlNetStructure(self._load(ControlNetModel, folder))
+        return T2IAdapterStructure(self._load(T2IAdapter, folder))
+
+
+def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
+                    extras: Extras | None = None) -> BaseModel:
+    """Load a model at hand. Raises ModelError or CheckpointError."""
+    from transformers import CLIPVisionModelWithProjection
+
+    extras = extras or Extras()
+    files: list[Path] = []
+
+    def frozen(network: Any) -> Any:
+        return network.to(device).eval().requires_grad_(False)
+
+    def load(kind: type, folder: Path) -> Any:
+        return frozen(part_of(kind, folder, dtype, files))
+
+    parts: Parts = with_extras(read_parts(entry, dtype, files), extras)
+    unet: UNet2DConditionModel = frozen(parts.unet)
+    image_encoder = load(CLIPVisionModelWithProjection, _within(entry, entry.image_encoder))
     adapters: dict[str, ImageAdapter] = {}
     for name, file in entry.adapters.items():
-        adapter = load_image_adapter(folder / file)
-        check_fits(adapter, unet, adapter.width_read_from(image_encoder), file)
+        path = _within(entry, file)
+        adapter = load_image_adapter(path)
+        check_fits(adapter, unet, adapter.width_read_from(image_encoder), path)
         adapters[name] = adapter.to(device, dtype).eval().requires_grad_(False)
+        files.append(path)
     attach(unet, *adapters.values())
     return BaseModel(
         entry=entry,
-        tokenizer=_part(CLIPTokenizer.from_pretrained, folder, "tokenizer"),
-        text_encoder=frozen(CLIPTextModel.from_pretrained, "text_encoder"),
+        text=TextReader(parts.tokenizers, tuple(map(frozen, parts.text_encoders)),
+                        parts.zeros_for_nothing),
         image_encoder=image_encoder,
-        image_processor=_part(CLIPImageProcessor.from_pretrained, folder, "feature_extractor"),
+        image_processor=parts.image_processor,
         unet=unet,
         adapters=adapters,
-        codec=Codec(frozen((AutoencoderTiny if tiny else AutoencoderKL).from_pretrained, "vae")),
-        scheduler_config=dict(_part(DDIMScheduler.from_pretrained, folder, "scheduler").config),
-        structures=_load_structures(entry, frozen),
-        hashes=_hashes(folder),
+        codec=Codec(frozen(parts.vae)),
+        scheduler_config=parts.scheduler_config,
+        structures=Structures(entry, load, extras),
+        files=tuple(files),
     )
 
 
-def _load_structures(
-    entry: CatalogEntry, frozen: Callable[[Callable[..., Any], str], Any]
-) -> dict[str, StructureNet]:
-    from diffusers import ControlNetModel, T2IAdapter
-
-    nets: dict[str, StructureNet] = {}
-    for kind, structure in entry.structures.items():
-        if structure.network == "controlnet":
-            nets[kind] = ControlNetStructure(
-                frozen(ControlNetModel.from_pretrained, structure.folder)
-            )
-        else:
-            nets[kind] = T2IAdapterStructure(frozen(T2IAdapter.from_pretrained, structure.folder))
-    return nets
+def _within(entry: CatalogEntry, path: str) -> Path:
+    """A path without a root lies in the model's folder."""
+    return entry.folder / path
 
 
-def _network(load: Callable[..., Any], folder: Path, part: str, dtype: torch.dtype) -> Any:
-    """A part with weights. One that the file lacks would silently stay random; extra ones, such as
-    the position_ids of old CLIP files, do no harm."""
-    network, report = _part(load, folder, part, torch_dtype=dtype, output_loading_info=True)
-    if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{folder.name}: the weights of {part!r} lack {missing[:3]}")
-    return network
-
-
-def _part(load: Callable[..., Part], folder: Path, part: str, **options: Any) -> Part:
-    """One part of the folder; local only, so that a missing file never turns into a download."""
-    if not (folder / part).is_dir():
-        raise ModelError(f"{folder.name}: the part {part!r} is missing, looked in {folder / part}")
-    try:
-        return load(folder / part, local_files_only=True, **options)
-    except Exception as error:  # a damaged file raises whatever its reader likes
-        raise ModelError(f"{folder.name}: the part {part!r} cannot be loaded: {error}") from error
-
-
-def _read(folder: Path, name: str) -> str:
-    path = folder / name
-    if not path.is_file():
-        raise ModelError(f"{folder.name}: {name} is missing, looked in {path}")
-    return path.read_text()
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(folder.rglob("*.safetensors"))
-    return {str(path.relative_to(folder)): _sha256(path) for path in files}
+def _named(path: Path, folder: Path) -> str:
+    if path.is_relative_to(folder) and path != folder:
+        return str(path.relative_to(folder))
+    return "/".join(path.parts[-3:])
 
 
 def _sha256(path: Path) -> str:
+    import hashlib
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

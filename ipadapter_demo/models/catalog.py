@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.sources import Hub
 
 ASSETS = Path(__file__).parents[2] / "assets"
 
@@ -16,23 +16,27 @@ COLOURS = ("palette", "none")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructureEntry:
-    """A structure network: its folder inside the model's, its class, the detectors that suit it."""
+    """A structure network: its folder, inside the model's or on the hub, its class, and the
+    detectors that suit it. One on the hub is fetched when it is first asked for."""
 
-    folder: str
+    folder: str | Hub
     network: Literal["controlnet", "t2i-adapter"]
     annotators: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """A model in diffusers' folder layout, its image adapters and its structure networks.
+    """A model at hand, in diffusers' folder layout: its image adapters, its structure networks.
 
-    `adapters` maps the name that a request gives to the file in the folder; the first is what a
-    request gets that names none.
+    Paths without a root lie in `folder`. `adapters` maps the name that a request gives to a file;
+    the first is what a request gets that names none. `folder` may be a single checkpoint file:
+    then `configs` is a folder in diffusers' layout with configurations and tokenizers.
     """
 
     name: str
     folder: Path
+    configs: Path | None = None
+    image_encoder: str = "image_encoder"
     adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
     image_scale: float = 1.0  # recommended λ for a picture alone
@@ -61,10 +65,3 @@ TABLETOP = CatalogEntry(
 )
 
 CATALOG = {entry.name: entry for entry in (TABLETOP,)}
-
-
-def entry_named(name: str) -> CatalogEntry:
-    """Raises ModelError when the catalogue does not know the name."""
-    if name not in CATALOG:
-        raise ModelError(f"model must be one of {', '.join(CATALOG)}, got {name!r}")
-    return CATALOG[name]

@@ -62,8 +62,8 @@ class StructureNet(Protocol):
 class Guide(Protocol):
     """One map, read: gives the additions for one step."""
 
-    def __call__(self, noisy: Tensor, timestep: Tensor, text_states: Tensor,
-                 weight: float) -> Residuals: ...
+    def __call__(self, noisy: Tensor, timestep: Tensor, text_states: Tensor, weight: float,
+                 added: dict[str, Tensor] | None = None) -> Residuals: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,12 +73,12 @@ class ControlNetStructure:
     def read(self, map_pixels: Tensor) -> Guide:
         image = map_pixels.to(self.net.device, self.net.dtype)
 
-        def guide(noisy: Tensor, timestep: Tensor, text_states: Tensor,
-                  weight: float) -> Residuals:
+        def guide(noisy: Tensor, timestep: Tensor, text_states: Tensor, weight: float,
+                  added: dict[str, Tensor] | None = None) -> Residuals:
             skips, middle = self.net(
                 noisy, timestep, encoder_hidden_states=text_states,
                 controlnet_cond=image.expand(len(noisy), -1, -1, -1),
-                conditioning_scale=weight, return_dict=False,
+                conditioning_scale=weight, added_cond_kwargs=added, return_dict=False,
             )
             return Residuals(skips=tuple(skips), middle=middle)
 
@@ -92,8 +92,8 @@ class T2IAdapterStructure:
     def read(self, map_pixels: Tensor) -> Guide:
         features = self.net(map_pixels.to(self.net.device, self.net.dtype))
 
-        def guide(noisy: Tensor, timestep: Tensor, text_states: Tensor,
-                  weight: float) -> Residuals:
+        def guide(noisy: Tensor, timestep: Tensor, text_states: Tensor, weight: float,
+                  added: dict[str, Tensor] | None = None) -> Residuals:
             shape = (len(noisy), -1, -1, -1)
             return Residuals(encoder=tuple((weight * f).expand(shape) for f in features))
 

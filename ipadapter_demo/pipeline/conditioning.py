@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -29,6 +29,7 @@ from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.models.structure import Guide
+from ipadapter_demo.models.text import TextStates
 from ipadapter_demo.request import Combine, GenerateRequest, Reference, Structure, Window
 
 Size = tuple[int, int]  # (width, height) in pixels
@@ -64,6 +65,7 @@ class Conditions:
     """One request, read. Without guidance there is no unconditional half."""
 
     text_states: Tensor  # (rows, tokens, cross_dim)
+    added: dict[str, Tensor] | None  # what SDXL's UNet and ControlNets want besides
     image_prompts: tuple[TimedPrompt, ...]
     image_window: Window
     structures: tuple[StructureGuide, ...]
@@ -105,10 +107,12 @@ class Conditioner:
     def condition(self, request: GenerateRequest, size: Size) -> Conditions:
         guided = request.guidance > 1.0
         prompts = ([request.negative_prompt] if guided else []) + [request.prompt]
-        states = [self._text_states(prompt) for prompt in prompts]
+        texts = [self._text_states(request.negative_prompt, unconditional=True)] if guided else []
+        texts.append(self._text_states(request.prompt))
         maps = tuple(self.structure_map(structure, size) for structure in request.structures)
         return Conditions(
-            text_states=torch.cat([s.expand(request.count, -1, -1) for s in states]),
+            text_states=torch.cat([t.states.expand(request.count, -1, -1) for t in texts]),
+            added=self._added(texts, request.count, size),
             image_prompts=self._image_prompts(request, size, guided),
             image_window=request.image_window,
             structures=tuple(
@@ -151,21 +155,26 @@ class Conditioner:
 
         return self._features.get((kind, digest(drawn)), read)
 
-    def _text_states(self, prompt: str) -> Tensor:
-        """(1, tokens, cross_dim)"""
-        tokenizer = self.model.tokenizer
-
-        def encode() -> Tensor:
-            ids = tokenizer(prompt, padding="max_length", truncation=True,
-                            max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+    def _text_states(self, prompt: str, unconditional: bool = False) -> TextStates:
+        def encode() -> TextStates:
             with self._lane:
-                return self.model.text_encoder(ids.to(self.model.device))[0]
+                return self.model.text.read(prompt, unconditional)
 
-        return self._text.get(prompt, encode)
+        return self._text.get((prompt, unconditional and not prompt), encode)
+
+    def _added(self, texts: Sequence[TextStates], count: int,
+               size: Size) -> dict[str, Tensor] | None:
+        """SDXL's size conditioning (arXiv 2307.01952, section 2.2): original size, crop and target
+        size, for a picture that was never cropped."""
+        if texts[0].pooled is None:
+            return None
+        pooled = [t.pooled.expand(count, -1) for t in texts if t.pooled is not None]
+        sides = [float(size[1]), float(size[0])]
+        times = torch.tensor([[*sides, 0.0, 0.0, *sides]]).expand(len(texts) * count, -1)
+        return {"text_embeds": torch.cat(pooled), "time_ids": times.to(pooled[0])}
 
     def _notes(self, prompt: str) -> list[str]:
-        limit = self.model.tokenizer.model_max_length
-        used = len(self.model.tokenizer(prompt).input_ids)
+        used, limit = self.model.text.tokens_used(prompt)
         return [f"The prompt has {used} tokens; the model reads the first {limit}."] * (
             used > limit
         )

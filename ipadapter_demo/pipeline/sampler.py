@@ -106,7 +106,7 @@ def _predict_noise(unet: Any, noisy: Tensor, t: Tensor, i: int, steps: int,
                    conditions: Conditions) -> Tensor:
     text = conditions.text_states
     residuals = total(
-        structure.guide(noisy, t, text, structure.weight)
+        structure.guide(noisy, t, text, structure.weight, conditions.added)
         for structure in conditions.structures
         if structure.weight > 0 and active(structure.window, i, steps)
     )
@@ -114,7 +114,7 @@ def _predict_noise(unet: Any, noisy: Tensor, t: Tensor, i: int, steps: int,
     if active(conditions.image_window, i, steps):
         prompts = tuple(timed.prompt for timed in conditions.image_prompts
                         if active(timed.window, i, steps))
-    return unet(noisy, t, encoder_hidden_states=text,
+    return unet(noisy, t, encoder_hidden_states=text, added_cond_kwargs=conditions.added,
                 cross_attention_kwargs={"ip_hidden_states": prompts} if prompts else None,
                 **residuals.unet_arguments()).sample
 

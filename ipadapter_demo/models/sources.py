@@ -1,0 +1,118 @@
+"""Where published weights come from: a local folder, the hub's cache, or the hub itself.
+
+A local folder mirrors the hub: `<models>/<owner>/<repository>/<file>`, which is what
+`hf download <owner>/<repository> --local-dir <models>/<owner>/<repository>` makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipadapter_demo.errors import ModelError
+
+Report = Callable[[str, float], None]  # (what is being fetched, share done from 0 to 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hub:
+    """Files of one repository on the Hugging Face hub, at a pinned revision where one is known.
+
+    `folder` is the part of the repository they lie in; `megabytes` their size, about.
+    """
+
+    repo: str
+    files: tuple[str, ...]
+    folder: str = ""
+    revision: str | None = None
+    megabytes: int = 0
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Inside the repository."""
+        return tuple(f"{self.folder}/{file}" if self.folder else file for file in self.files)
+
+
+def local_folder(hub: Hub, models: Path | None) -> Path | None:
+    """The folder that already holds all the files: below `models`, or in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if models is not None:
+        for root in (models / hub.repo, models / hub.repo.replace("/", "--")):
+            if all((root / path).is_file() for path in hub.paths):
+                return root / hub.folder
+    root = None
+    for path in hub.paths:
+        cached = try_to_load_from_cache(hub.repo, path, revision=hub.revision)
+        if not isinstance(cached, str):
+            return None
+        root = _root(Path(cached), path)
+    return None if root is None else root / hub.folder
+
+
+def fetched(hub: Hub, models: Path | None = None,
+            report: Report = lambda text, share: None) -> Path:
+    """The local folder of the files, fetched from the hub where they are missing.
+
+    Raises ModelError that names the missing files, where they go, and how to point elsewhere.
+    """
+    if (found := local_folder(hub, models)) is not None:
+        return found
+    from huggingface_hub import hf_hub_download
+
+    for number, path in enumerate(hub.paths):
+        label = f"{hub.repo}: {path}"
+        report(label, number / len(hub.paths))
+        try:
+            got = hf_hub_download(hub.repo, path, revision=hub.revision,
+                                  tqdm_class=_reporting(label, number, len(hub.paths), report))
+        except Exception as error:  # the hub's client raises errors of many libraries
+            raise ModelError(_how_to_get(hub, models, error)) from error
+    return _root(Path(got), hub.paths[-1]) / hub.folder
+
+
+def _how_to_get(hub: Hub, models: Path | None, error: Exception) -> str:
+    missing = ", ".join(hub.paths[:4]) + (" ..." if len(hub.paths) > 4 else "")
+    size = f" ({hub.megabytes:,} MB)" if hub.megabytes else ""
+    place = models or Path("models")
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+    return (
+        f"missing{size}: {missing} of {hub.repo}; they could not be fetched "
+        f"({type(error).__name__}: {reason}). Put them below {place / hub.repo} and give "
+        f"--models-dir {place}, or connect to https://huggingface.co"
+    )
+
+
+def _root(file: Path, path: str) -> Path:
+    """The repository's root, from one of its files."""
+    return file.parents[path.count("/")]
+
+
+def _reporting(label: str, number: int, total: int, report: Report) -> type:
+    """A progress bar for the hub's client that tells `report` instead of the terminal."""
+    from huggingface_hub.utils import tqdm
+
+    class Reporting(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.pop("name", None)
+            super().__init__(*args, **options | {"disable": False, "file": _Silence()})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            if self.total:
+                report(label, (number + min(1.0, self.n / self.total)) / total)
+            return shown
+
+    return Reporting
+
+
+class _Silence:
+    def write(self, _: str) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+def megabytes_of(places: Iterable[Hub]) -> int:
+    return sum(place.megabytes for place in places)
