@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -15,10 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter import ImagePrompt
-from ipadapter_demo.errors import RequestError
+from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.imaging import PAD_COLOUR
-from ipadapter_demo.models.annotators import ANNOTATORS, annotate
+from ipadapter_demo.models.annotators import DETECTORS, annotate
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.conditioning import Conditioner, Conditions, ContentCache, active
 from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
@@ -297,13 +299,38 @@ def test_every_step_belongs_to_one_of_two_windows_that_share_a_step_s_border() -
                 assert active((0.0, border), step, steps) is not active((border, 1.0), step, steps)
 
 
+DRAWING = ["palette", *(name for name, detector in DETECTORS.items() if not detector.weights)]
+NETWORKS = [name for name in DETECTORS if name not in DRAWING]
+
+
 class TestStructureMaps:
-    @pytest.mark.parametrize("annotator", ANNOTATORS)
+    @pytest.mark.parametrize("annotator", DRAWING)
     @pytest.mark.parametrize("size", [(64, 64), (72, 88), (128, 64), (200, 104), (97, 65)])
     def test_annotators_keep_the_size(self, annotator: str, size: tuple[int, int]) -> None:
         drawn = annotate(annotator, picture(1, *size))
         assert (drawn.size, drawn.mode) == (size, "RGB")
         assert len(drawn.getcolors(maxcolors=2**16) or ()) > 1
+
+    @pytest.mark.parametrize("annotator", DRAWING)
+    def test_the_same_picture_gives_the_same_map(self, annotator: str) -> None:
+        first, second = (annotate(annotator, picture(1)) for _ in range(2))
+        assert first == second
+
+    @pytest.mark.parametrize("annotator", NETWORKS)
+    def test_a_detector_without_its_weights_says_what_it_needs(
+        self, annotator: str, tmp_path: Path
+    ) -> None:
+        hub = DETECTORS[annotator].weights
+        assert hub is not None
+        asked: list[Hub] = []
+
+        def locate(wanted: Hub) -> Path:
+            asked.append(wanted)
+            return tmp_path
+
+        with pytest.raises(ModelError, match=f"the detector {annotator} cannot be loaded from"):
+            annotate(annotator, picture(1), locate)
+        assert asked == [hub]
 
     def test_a_map_is_drawn_at_the_size_of_the_output(
         self, pipeline: ImagePromptPipeline

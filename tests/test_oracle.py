@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import (
     ControlNetModel,
+    DDIMScheduler,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -19,7 +23,7 @@ from diffusers import (
 from ipadapter_demo.adapter import cross_attention_layers
 from ipadapter_demo.imaging import mask_from_image
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler, Structure
 from tests.oracle import (
     ALIGNED,
@@ -31,7 +35,7 @@ from tests.oracle import (
     request,
     theirs,
 )
-from tests.tiny import box_mask, picture
+from tests.tiny import box_mask, picture, tiny_tabletop_unet
 
 
 @pytest.fixture
@@ -141,6 +145,46 @@ def test_a_negative_reference_takes_the_empty_picture_s_place(
     expected = theirs(oracle, entry, scale=0.7,
                       ip_adapter_image_embeds=[torch.stack([negative, positive])])
     assert_same(ours(request(references=pair, image_scale=0.7)), expected)
+
+
+@pytest.fixture(scope="module")
+def nine(entry: CatalogEntry, tmp_path_factory: pytest.TempPathFactory) -> CatalogEntry:
+    """The same model with a UNet trained for inpainting: it sees the mask and what is left."""
+    folder = tmp_path_factory.mktemp("models") / "nine"
+    shutil.copytree(entry.folder, folder)
+    tiny_tabletop_unet(in_channels=9).save_pretrained(folder / "unet")
+    return replace(entry, folder=folder)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.6])
+def test_a_unet_trained_for_inpainting(nine: CatalogEntry, strength: float,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = loaded(StableDiffusionInpaintPipeline, nine)
+    expected = theirs(
+        oracle, nine, scale=0.7, ip_adapter_image=reference().image, image=picture(4),
+        mask_image=ALIGNED, height=64, width=64, strength=strength,
+    )
+    inpaint = Inpaint(image=picture(4), mask=ALIGNED, strength=strength)
+    asked = request(references=(reference(),), image_scale=0.7, inpaint=inpaint)
+    ours = pixels_of(load(nine), monkeypatch)
+    assert_same(ours(asked), expected)
+    assert ours(request()).shape == expected.shape  # and it draws without a mask
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_base_that_predicts_velocity(entry: CatalogEntry, sampler: Sampler, tmp_path: Path,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(entry.folder, tmp_path / "v")
+    DDIMScheduler.from_pretrained(
+        tmp_path / "v" / "scheduler", prediction_type="v_prediction"
+    ).save_pretrained(tmp_path / "v" / "scheduler")
+    velocity = replace(entry, folder=tmp_path / "v")
+    oracle = loaded(StableDiffusionPipeline, velocity)
+    expected = theirs(oracle, velocity, sampler, guidance_rescale=0.7)
+    ours = pixels_of(load(velocity), monkeypatch)
+    assert_same(ours(request(sampler=sampler, guidance_rescale=0.7)), expected)
+    told = pixels_of(load(entry, prediction_type="v_prediction"), monkeypatch)
+    assert_same(told(request(sampler=sampler, guidance_rescale=0.7)), expected, 0)
 
 
 def test_rescaled_guidance(ours: Any, entry: CatalogEntry) -> None:

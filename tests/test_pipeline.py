@@ -19,10 +19,11 @@ from torch import nn
 
 from ipadapter_demo.adapter import save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError
-from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
+from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
 from ipadapter_demo.pipeline.sampler import _clean, new_scheduler
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
@@ -360,6 +361,28 @@ class TestLoading:
         off = np.abs(generated(half, EVERYTHING) - generated(pipeline, EVERYTHING))
         assert off.mean() < 5
         assert generated(half, WITH_IMAGE).shape == (1, 64, 64, 3)
+
+    def test_a_decoder_that_overflows_decodes_again_and_says_so(
+        self, entry: CatalogEntry, model: BaseModel
+    ) -> None:
+        """In float32 the two factors cancel; in half precision the first is too much."""
+        overflowing = load_base_model(entry, "cpu", torch.float16)
+        [first, *_] = [layer.conv for layer in overflowing.codec.vae.decoder.layers
+                       if hasattr(layer, "conv")]
+        with torch.no_grad():
+            first[0].weight.mul_(3e5)
+            first[0].bias.mul_(3e5)
+            first[2].weight.div_(3e5)
+        codec = overflowing.codec
+        latents = 50 * noise(1, 1, 4, 8, 8).half()
+        assert not codec.pixels_from_latents(latents).isfinite().all()
+        assert codec.pixels_in_float32(latents).isfinite().all()
+        assert codec.vae.dtype == torch.float16
+        pipeline = ImagePromptPipeline(overflowing)
+        images, notes = pipeline._finished(GenerateRequest(), latents)
+        assert notes == (DECODED_AGAIN,)
+        assert images[0].getextrema() != ((0, 0),) * 3
+        assert not ImagePromptPipeline(model)._finished(GenerateRequest(), latents)[1]
 
     def test_an_ordinary_autoencoder(self) -> None:
         """Its latents are the mode of a distribution, and scaled."""

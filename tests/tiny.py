@@ -193,10 +193,11 @@ def tiny_pipeline(unet: UNet2DConditionModel | None = None) -> StableDiffusionPi
     return pipeline
 
 
-def tiny_tabletop_unet(seed: int = 0) -> UNet2DConditionModel:
+def tiny_tabletop_unet(seed: int = 0, in_channels: int = 4) -> UNet2DConditionModel:
     """The tabletop UNet's topology, SDXL's: no attention at the finest level. Draws 64 pixels."""
     return tiny_unet(
         seed,
+        in_channels=in_channels,
         sample_size=16,
         block_out_channels=(8, 16, 24),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),

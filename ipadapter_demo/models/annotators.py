@@ -1,35 +1,85 @@
-"""Detectors that draw a structure map from a picture, by name."""
+"""Detectors that draw a structure map from a picture, by name.
+
+Some are networks: their weights are fetched when such a map is first asked for.
+"""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
 
+import numpy as np
 from PIL import Image
+
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.sources import Hub, Locate, fetched
 
 PALETTE_CELLS = 8  # cells along the shorter side, as in T2I-Adapter's colour palette: 512 / 64
 
 
-def annotate(annotator: str, image: Image.Image) -> Image.Image:
-    """The map `annotator` draws from an RGB image, RGB and of the same size."""
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A class of controlnet-aux, its weights if it is a network, and how it is called."""
+
+    name: str
+    weights: Hub | None = None
+    load: dict[str, Any] = field(default_factory=dict)
+    call: dict[str, Any] = field(default_factory=dict)
+
+
+def _weights(megabytes: int, *files: str) -> Hub:
+    return Hub(repo="lllyasviel/Annotators", files=files, megabytes=megabytes)
+
+
+_HED = _weights(29, "ControlNetHED.pth")
+DETECTORS = {
+    "canny": Detector("CannyDetector", call={"low_threshold": 100, "high_threshold": 200}),
+    "lineart": Detector("LineartStandardDetector"),
+    "lineart-fine": Detector("LineartDetector", _weights(34, "sk_model.pth", "sk_model2.pth")),
+    "softedge": Detector("HEDdetector", _HED, call={"safe": True}),
+    "scribble": Detector("HEDdetector", _HED, call={"scribble": True}),
+    "depth": Detector("MidasDetector", _weights(493, "dpt_hybrid-midas-501f0c75.pt")),
+    "normal": Detector("NormalBaeDetector", _weights(291, "scannet.pt")),
+    "openpose": Detector(
+        "OpenposeDetector",
+        _weights(510, "body_pose_model.pth", "hand_pose_model.pth", "facenet.pth"),
+        call={"include_hand": True, "include_face": True},
+    ),
+    "segmentation": Detector(
+        "SamDetector",
+        Hub(repo="ybelkada/segment-anything", folder="checkpoints",
+            files=("sam_vit_b_01ec64.pth",), megabytes=375),
+        load={"model_type": "vit_b", "filename": "sam_vit_b_01ec64.pth"},
+    ),
+    "shuffle": Detector("ContentShuffleDetector"),
+}
+
+
+def annotate(annotator: str, image: Image.Image, locate: Locate = fetched) -> Image.Image:
+    """The map `annotator` draws from an RGB image, RGB and of the same size.
+
+    Raises ModelError where a detector's weights are not at hand and `locate` cannot fetch them.
+    """
     if annotator == "none":
         return image
-    drawn = ANNOTATORS[annotator](image).convert("RGB")
+    if annotator == "palette":
+        return _palette(image)
+    detector, side = DETECTORS[annotator], min(image.size)
+    sizes = {"detect_resolution": side}
+    if detector.name != "LineartStandardDetector":  # it returns the size it was given
+        sizes["image_resolution"] = side
+    folder = None if detector.weights is None else locate(detector.weights)
+    with _numpy_seeded():  # shuffling draws from numpy's global generator
+        drawn = _loaded(annotator, folder)(image, **sizes, **detector.call).convert("RGB")
     if drawn.size != image.size:  # the detectors round sides to multiples of 64
         drawn = drawn.resize(image.size, Image.Resampling.BILINEAR)
     return drawn
-
-
-def _canny(image: Image.Image) -> Image.Image:
-    side = min(image.size)
-    return _detector("CannyDetector")(image, low_threshold=100, high_threshold=200,
-                                      detect_resolution=side, image_resolution=side)
-
-
-def _lineart(image: Image.Image) -> Image.Image:
-    # It returns the size it was given, whatever resolution it works at.
-    return _detector("LineartStandardDetector")(image, detect_resolution=min(image.size))
 
 
 def _palette(image: Image.Image) -> Image.Image:
@@ -40,17 +90,33 @@ def _palette(image: Image.Image) -> Image.Image:
     return coarse.resize(image.size, Image.Resampling.NEAREST)
 
 
+_seeding = Lock()
+
+
+@contextmanager
+def _numpy_seeded() -> Iterator[None]:
+    """The same picture always gives the same map, and nobody else's numbers change."""
+    with _seeding:
+        state = np.random.get_state()
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            np.random.set_state(state)
+
+
 @cache
-def _detector(name: str) -> Callable[..., Image.Image]:
+def _loaded(annotator: str, folder: Path | None) -> Callable[..., Image.Image]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about detectors that are not used here
         import controlnet_aux  # seconds to import, and only structure needs it
 
-    return getattr(controlnet_aux, name)()
-
-
-ANNOTATORS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "canny": _canny,
-    "lineart": _lineart,
-    "palette": _palette,
-}
+    detector = DETECTORS[annotator]
+    kind = getattr(controlnet_aux, detector.name)
+    if folder is None:
+        return kind()
+    try:
+        return kind.from_pretrained(str(folder), **detector.load)
+    except Exception as error:  # a damaged file raises whatever its reader likes
+        raise ModelError(f"the detector {annotator} cannot be loaded from {folder}: "
+                         f"{error}") from error

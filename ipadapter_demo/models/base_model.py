@@ -16,7 +16,7 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.models.extras import Extras, with_extras
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
-from ipadapter_demo.models.sources import Hub, fetched
+from ipadapter_demo.models.sources import Hub, Locate, fetched
 from ipadapter_demo.models.structure import (
     ControlNetStructure,
     StructureNet,
@@ -47,6 +47,7 @@ class BaseModel:
     scheduler_config: dict[str, Any]
     structures: Structures
     files: tuple[Path, ...]  # the weights, as they were read
+    locate: Locate  # finds what is fetched only when it is asked for
 
     @property
     def device(self) -> torch.device:
@@ -71,8 +72,8 @@ class Structures:
     others when they are first asked for."""
 
     def __init__(self, entry: CatalogEntry, load: Callable[[type, Path], Any],
-                 extras: Extras) -> None:
-        self._entries, self._load, self._extras = entry.structures, load, extras
+                 locate: Locate) -> None:
+        self._entries, self._load, self._locate = entry.structures, load, locate
         self._loaded: dict[str, StructureNet] = {}
         self._lock = Lock()
         for kind, structure in self._entries.items():
@@ -85,8 +86,7 @@ class Structures:
             if kind not in self._loaded:
                 place = self._entries[kind].folder
                 assert isinstance(place, Hub)
-                folder = fetched(place, self._extras.models, self._extras.report)
-                self._loaded[kind] = self._read(kind, folder)
+                self._loaded[kind] = self._read(kind, self._locate(place))
             return self._loaded[kind]
 
     def loaded(self) -> tuple[StructureNet, ...]:
@@ -114,6 +114,9 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
     def load(kind: type, folder: Path) -> Any:
         return frozen(part_of(kind, folder, dtype, files))
 
+    def locate(hub: Hub) -> Path:
+        return fetched(hub, extras.models, extras.report)
+
     parts: Parts = with_extras(read_parts(entry, dtype, files), extras)
     unet: UNet2DConditionModel = frozen(parts.unet)
     image_encoder = load(CLIPVisionModelWithProjection, _within(entry, entry.image_encoder))
@@ -135,8 +138,9 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         adapters=adapters,
         codec=Codec(frozen(parts.vae)),
         scheduler_config=parts.scheduler_config,
-        structures=Structures(entry, load, extras),
+        structures=Structures(entry, load, locate),
         files=tuple(files),
+        locate=locate,
     )
 
 

@@ -23,6 +23,10 @@ class Codec:
         """How many pixels a latent cell is wide."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
+    @property
+    def channels(self) -> int:
+        return self.vae.config.latent_channels
+
     @torch.no_grad()
     def latents_from_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H / factor, W / factor); the mode, never a sample."""
@@ -35,3 +39,16 @@ class Codec:
         """(B, C, h, w) -> (B, 3, h · factor, w · factor), about [-1, 1]."""
         unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
         return self.vae.decode(unscaled).sample
+
+    @torch.no_grad()
+    def pixels_in_float32(self, latents: Tensor) -> Tensor:
+        """The same, decoded in full precision: SDXL's decoder overflows in half precision.
+
+        Only while nobody else decodes: the weights are converted there and back.
+        """
+        dtype = self.vae.dtype
+        self.vae.to(torch.float32)
+        try:
+            return self.pixels_from_latents(latents)
+        finally:
+            self.vae.to(dtype)

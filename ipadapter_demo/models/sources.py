@@ -14,6 +14,7 @@ from typing import Any
 from ipadapter_demo.errors import ModelError
 
 Report = Callable[[str, float], None]  # (what is being fetched, share done from 0 to 1)
+Locate = Callable[["Hub"], Path]  # the local folder of files on the hub, fetched if need be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +44,13 @@ def local_folder(hub: Hub, models: Path | None) -> Path | None:
         for root in (models / hub.repo, models / hub.repo.replace("/", "--")):
             if all((root / path).is_file() for path in hub.paths):
                 return root / hub.folder
-    root = None
+    found: Path | None = None
     for path in hub.paths:
         cached = try_to_load_from_cache(hub.repo, path, revision=hub.revision)
         if not isinstance(cached, str):
             return None
-        root = _root(Path(cached), path)
-    return None if root is None else root / hub.folder
+        found = _root(Path(cached), path) / hub.folder
+    return found
 
 
 def fetched(hub: Hub, models: Path | None = None,

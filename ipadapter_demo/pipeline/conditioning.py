@@ -145,7 +145,8 @@ class Conditioner:
                                f"{', '.join(annotators)}, got {structure.annotator!r}")
         key = (structure.annotator, digest(structure.image), size)
         return self._maps.get(
-            key, lambda: annotate(structure.annotator, resize_image(structure.image, size))
+            key, lambda: annotate(structure.annotator, resize_image(structure.image, size),
+                                  self.model.locate)
         )
 
     def _guide(self, kind: str, drawn: Image.Image) -> Guide:

@@ -38,6 +38,9 @@ from ipadapter_demo.request import (
     Structure,
 )
 
+DECODED_AGAIN = ("The autoencoder gave no finite pixels in half precision; the picture was decoded "
+                 "again in float32.")
+
 
 class ImagePromptPipeline:
     """Frozen models and caches; nothing a request says is ever stored on it.
@@ -93,9 +96,9 @@ class ImagePromptPipeline:
             show = preview_every > 0 and step.number % preview_every == 0
             show = show and step.number < step.steps
             yield Preview(step.number, step.steps, self._preview(step) if show else ())
-        images = self._finished(request, step.latents)
+        images, notes = self._finished(request, step.latents)
         yield Result(images, request.seeds, request, conditions.maps,
-                     time.monotonic() - began, self.facts, conditions.notes)
+                     time.monotonic() - began, self.facts, conditions.notes + notes)
 
     def encoder_view(self, reference: Reference) -> Image.Image:
         """Exactly what the image encoder sees of a reference."""
@@ -132,21 +135,33 @@ class ImagePromptPipeline:
     def _start(self, request: GenerateRequest, size: Size) -> Start:
         model = self._model
         factor = model.codec.factor
-        shape = (model.unet.config.in_channels, size[1] // factor, size[0] // factor)
+        shape = (model.codec.channels, size[1] // factor, size[0] // factor)
         noise = torch.stack([_noise(seed, shape) for seed in request.seeds])
         noise = noise.to(model.device, model.dtype)
+        sees_mask = model.unet.config.in_channels > model.codec.channels
         if request.inpaint is not None:
+            pixels = pixels_from_images([resize_image(request.inpaint.image, size)])
             # A cell touched by the mask is replaced as a whole: thin strokes must not vanish.
             mask = F.adaptive_max_pool2d(mask_from_image(request.inpaint.mask), shape[1:])
             mask = mask.to(noise)
-            return Start(noise, self._latents(request.inpaint.image, size),
-                         request.inpaint.strength, mask)
+            origin, strength = self._latents(pixels), request.inpaint.strength
+            if not sees_mask:
+                return Start(noise, origin, strength, mask)
+            hole = mask_from_image(resize_image(request.inpaint.mask, size)) >= 0.5
+            left = self._latents(pixels.masked_fill(hole, 0.0))
+            return Start(noise, origin, strength, seen=torch.cat([mask, left], dim=1))
+        seen = self._nothing_left(noise, size) if sees_mask else None
         if request.init_image is not None:
-            return Start(noise, self._latents(request.init_image, size), request.strength)
-        return Start(noise)
+            pixels = pixels_from_images([resize_image(request.init_image, size)])
+            return Start(noise, self._latents(pixels), request.strength, seen=seen)
+        return Start(noise, seen=seen)
 
-    def _latents(self, image: Image.Image, size: Size) -> Tensor:
-        pixels = pixels_from_images([resize_image(image, size)])
+    def _nothing_left(self, noise: Tensor, size: Size) -> Tensor:
+        """To a UNet trained for inpainting: everything is to be replaced."""
+        grey = self._latents(torch.zeros(1, 3, size[1], size[0]))
+        return torch.cat([torch.ones_like(noise[:1, :1]), grey], dim=1)
+
+    def _latents(self, pixels: Tensor) -> Tensor:
         with self._lane:
             return self._model.codec.latents_from_pixels(pixels)
 
@@ -155,9 +170,16 @@ class ImagePromptPipeline:
             pixels = self._model.codec.pixels_from_latents(step.clean)
         return tuple(images_from_pixels(pixels.nan_to_num()))
 
-    def _finished(self, request: GenerateRequest, latents: Tensor) -> tuple[Image.Image, ...]:
+    def _finished(
+        self, request: GenerateRequest, latents: Tensor
+    ) -> tuple[tuple[Image.Image, ...], tuple[str, ...]]:
+        """The pictures, and what a person should know of how they were decoded."""
+        codec = self._model.codec
+        notes: tuple[str, ...] = ()
         with self._lane:
-            pixels = self._model.codec.pixels_from_latents(latents)
+            pixels = codec.pixels_from_latents(latents)
+            if not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
+                pixels, notes = codec.pixels_in_float32(latents), (DECODED_AGAIN,)
         if not torch.isfinite(pixels).all():
             raise ModelError(f"{self._model.entry.name} in {self._model.dtype} gave pixels that "
                              "are not finite: load it in float32")
@@ -169,7 +191,7 @@ class ImagePromptPipeline:
                              given.feather)
                 for image in images
             ]
-        return tuple(images)
+        return tuple(images), notes
 
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:

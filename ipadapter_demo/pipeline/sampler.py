@@ -21,13 +21,15 @@ class Start:
     """Where sampling begins and what it must keep.
 
     noise (B, C, h, w) is each image's own; `origin` (1, C, h, w) the latents of a given picture,
-    `mask` (1, 1, h, w) is 1 where the picture is to be replaced.
+    `mask` (1, 1, h, w) is 1 where the picture is to be replaced. `seen` (1, 5, h, w) is what a
+    UNet trained for inpainting sees besides: the mask, and the latents of what is left.
     """
 
     noise: Tensor
     origin: Tensor | None = None
     strength: float = 1.0
     mask: Tensor | None = None
+    seen: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def denoise(unet: Any, scheduler: Any, steps: int, guidance: Guidance, start: St
         halves = torch.cat([latents] * 2) if guidance.on else latents
         noisy = scheduler.scale_model_input(halves, t)
         with lane:
-            noise = _predict_noise(unet, noisy, t, i, len(timesteps), conditions)
+            noise = _predict_noise(unet, noisy, start.seen, t, i, len(timesteps), conditions)
         if guidance.on:
             noise = guidance.combined(*noise.chunk(2))
         stepped = scheduler.step(noise, t, latents)
@@ -102,7 +104,7 @@ def denoise(unet: Any, scheduler: Any, steps: int, guidance: Guidance, start: St
         yield Step(i + 1, len(timesteps), latents, clean)
 
 
-def _predict_noise(unet: Any, noisy: Tensor, t: Tensor, i: int, steps: int,
+def _predict_noise(unet: Any, noisy: Tensor, seen: Tensor | None, t: Tensor, i: int, steps: int,
                    conditions: Conditions) -> Tensor:
     text = conditions.text_states
     residuals = total(
@@ -114,6 +116,8 @@ def _predict_noise(unet: Any, noisy: Tensor, t: Tensor, i: int, steps: int,
     if active(conditions.image_window, i, steps):
         prompts = tuple(timed.prompt for timed in conditions.image_prompts
                         if active(timed.window, i, steps))
+    if seen is not None:  # the UNet's alone: a ControlNet reads the noisy latents
+        noisy = torch.cat([noisy, seen.expand(len(noisy), -1, -1, -1)], dim=1)
     return unet(noisy, t, encoder_hidden_states=text, added_cond_kwargs=conditions.added,
                 cross_attention_kwargs={"ip_hidden_states": prompts} if prompts else None,
                 **residuals.unet_arguments()).sample
