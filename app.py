@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from ipadapter_demo.settings import settings_from_args
+from ipadapter_demo.settings import load_options, settings_from_args
+
+if TYPE_CHECKING:
+    from ipadapter_demo.models.sources import Report
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
@@ -18,14 +23,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = settings_from_args(argv)  # before the heavy imports: --help answers at once
 
     from ipadapter_demo.errors import CheckpointError, ModelError
-    from ipadapter_demo.pipeline import load
+    from ipadapter_demo.models.published import labels
+    from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, prepare
     from ipadapter_demo.ui import build_ui, launch_options
 
+    def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
+        # what an operator adds belongs to the model the page begins with
+        options = load_options(settings if model == settings.model else plain)
+        return prepare(model, **options, report=report)
+
+    plain = replace(settings, base=None, lora="", embedding="", prediction_type=None)
     try:
-        pipeline = load(settings.model, device=settings.device, dtype=settings.dtype)
+        pipeline = prepared(settings.model, lambda text, share: None)()
     except (CheckpointError, ModelError) as error:
         sys.exit(f"app.py: {error}")
-    build_ui(pipeline, settings).launch(**launch_options(settings))
+    studio = Studio(pipeline, prepared, labels(settings.models_dir))
+    build_ui(studio, settings).launch(**launch_options(settings))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -26,11 +27,21 @@ _SWITCH |= {"0": False, "false": False, "no": False, "off": False}
 class Settings:
     """What an operator decides; whatever belongs to one picture is in the request.
 
-    `model` is a name from the catalogue. `device` None takes "cuda" where there is
-    one, else "cpu"; `dtype` "auto" is float32 on a CPU and half precision on a GPU.
+    `model` is a name from the catalogue, `base` puts its adapter on another base model.
+    `models_dir` is a local folder that mirrors the hub. `device` None takes "cuda" where there is
+    one, else "cpu"; `dtype` "auto" is half precision where the hardware has it, and float32 for a
+    tiny model. `lora` and `embedding` are files, separated by commas, a LoRA's with its weight
+    behind a colon. `offload` keeps on a GPU only what is at work, `tiling` decodes in parts.
     """
 
     model: str = "tabletop"
+    base: str | None = None
+    models_dir: str | None = None
+    lora: str = ""
+    embedding: str = ""
+    prediction_type: str | None = None
+    offload: bool = False
+    tiling: bool = False
     device: str | None = None
     dtype: Dtype = "auto"
     host: str = "127.0.0.1"
@@ -42,6 +53,10 @@ class Settings:
     def __post_init__(self) -> None:
         """Raises ValueError that names the setting, what it takes and its value."""
         _check(bool(self.model.strip()), "model", "a name", self.model)
+        loras(self.lora)
+        kinds = (None, "epsilon", "v_prediction")
+        _check(self.prediction_type in kinds, "prediction_type", "epsilon or v_prediction",
+               self.prediction_type)
         known = self.device is None or re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", self.device)
         _check(bool(known), "device", "cpu, mps, cuda, cuda:1, ... or nothing", self.device)
         _check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
@@ -50,6 +65,40 @@ class Settings:
         size = re.fullmatch(r"[1-9]\d*(kb|mb|gb)", self.max_file_size)
         _check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
         _check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
+
+
+def load_options(settings: Settings) -> dict[str, Any]:
+    """What `ipadapter_demo.load` takes, for a program that has settings."""
+    return {
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "base": settings.base,
+        "models": settings.models_dir,
+        "loras": loras(settings.lora),
+        "embeddings": tuple(Path(file) for file in _listed(settings.embedding)),
+        "prediction_type": settings.prediction_type,
+        "offload": settings.offload,
+        "tiling": settings.tiling,
+    }
+
+
+def loras(text: str) -> tuple[tuple[Path, float], ...]:
+    """Files and weights of "style.safetensors:0.8, other.safetensors". Raises ValueError."""
+    found = []
+    for item in _listed(text):
+        file, colon, weight = item.rpartition(":")
+        if colon and re.fullmatch(r"-?\d+(\.\d+)?", weight):
+            found.append((Path(file), float(weight)))
+        else:
+            found.append((Path(item), 1.0))
+    for path, _ in found:
+        _check(path.suffix == ".safetensors", "lora",
+               "FILE.safetensors or FILE.safetensors:WEIGHT", str(path))
+    return tuple(found)
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def resolved_device(device: str | None) -> str:
@@ -86,6 +135,20 @@ def settings_parser() -> argparse.ArgumentParser:
     )
     default = Settings()
     parser.add_argument("--model", help=f"name from the catalogue [{default.model}]")
+    parser.add_argument("--base", metavar="FOLDER_OR_ID",
+                        help="another base model for a published adapter: a folder in diffusers' "
+                        "layout, a .safetensors checkpoint, or a repository on the hub")
+    parser.add_argument("--models-dir", metavar="DIR",
+                        help="folder that mirrors the hub, DIR/owner/repository/file")
+    parser.add_argument("--lora", metavar="FILE[:WEIGHT],...", help="LoRAs to merge into the model")
+    parser.add_argument("--embedding", metavar="FILE,...",
+                        help="textual inversions; a prompt calls them by the name of the file")
+    parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"),
+                        help="of a checkpoint that does not say its own")
+    parser.add_argument("--offload", action=argparse.BooleanOptionalAction,
+                        help="for small GPUs: keep there only what is at work [no]")
+    parser.add_argument("--tiling", action=argparse.BooleanOptionalAction,
+                        help="decode large pictures in parts [no]")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps [cuda if there is one, else cpu]")
     parser.add_argument("--dtype", choices=DTYPES, help=f"of the weights [{default.dtype}]")
     parser.add_argument("--host", help=f"address to listen on [{default.host}]")

@@ -19,10 +19,11 @@ TIERS = [
     {"models"},
     {"pipeline"},
     {"compare", "evaluation", "training"},
+    {"claims"},
     {"ui", "cli", "__main__", "app"},
 ]
 # The world stands aside: it needs no model, and no model knows about it.
-WORLD, WORLD_USERS = "tabletop", {"training", "evaluation", "cli", "tabletop"}
+WORLD, WORLD_USERS = "tabletop", {"training", "evaluation", "claims", "cli", "tabletop"}
 
 SOURCES = sorted((ROOT / PACKAGE).rglob("*.py")) + sorted(ROOT.glob("app.py"))
 # The package's own __init__ only names where public things live.

@@ -18,10 +18,12 @@ from ipadapter_demo.cli import main
 from ipadapter_demo.cli.options import PARTS, command_parser
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline import load as load_pipeline
 from ipadapter_demo.record import record_from_png, request_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
+from tests.published import write_published
 from tests.tiny import box_mask, picture
 
 Run = Callable[..., list[dict[str, Any]]]
@@ -94,6 +96,9 @@ class TestGenerate:
             *("--sampler", "ddim", "--seed", "3", "--count", "1", "--width", "72"),
             *("--height", "64", "--fit", "pad", "--reference", "R.png", "--reference", "S.png"),
             *("--reference-weight", "1", "--reference-weight", "0.5"),
+            *("--reference-mask", "M.png", "--reference-mask", "-", "--combine", "average"),
+            *("--reference-window", "0", "0.5", "--reference-only", "0"),
+            *("--layers", "1,1,0.5,0,0,1,1", "--guidance-rescale", "0.3"),
             *("--negative-reference", "C.png", "--structure", "canny=C.png"),
             *("--structure", "palette:none=S.png", "--structure-weight", "0.7"),
             *("--structure-window", "0", "0.5", "--inpaint", "I.png", "--mask", "M.png"),
@@ -103,7 +108,13 @@ class TestGenerate:
         assert Path(line["path"]).parent == Path("there/and/here")
         assert (request.prompt, request.negative_prompt) == ("a cube", "blur")
         assert (request.image_scale, request.image_window) == (0.9, (0.1, 0.9))
-        assert request.adapter == "plus"
+        assert (request.adapter, request.combine) == ("plus", "average")
+        assert request.image_layers == (1, 1, 0.5, 0, 0, 1, 1)
+        assert request.guidance_rescale == 0.3
+        first, second, _ = request.references
+        assert first.mask is not None
+        assert (second.mask, first.window, second.window) == (None, (0, 0.5), (0, 0.5))
+        assert (first.only_image, second.only_image) == (0, 0)
         assert (request.guidance, request.steps, request.sampler) == (2.5, 4, "ddim")
         assert (request.seed, request.count, request.width, request.height) == (3, 1, 72, 64)
         assert [(r.image, r.weight, r.fit, r.negative) for r in request.references] == [
@@ -149,7 +160,9 @@ class TestGenerate:
         monkeypatch.setenv("IPADAPTER_DTYPE", "float32")
         run("generate")
         run("generate", "--model", "yours", "--device", "cuda:1")
-        assert asked_for == [
+        asked = [(model, {name: options[name] for name in ("device", "dtype")})
+                 for model, options in asked_for]
+        assert asked == [
             ("tabletop", {"device": None, "dtype": "auto"}),
             ("mine", {"device": None, "dtype": "float32"}),
             ("yours", {"device": "cuda:1", "dtype": "float32"}),
@@ -227,6 +240,7 @@ class TestRefusals:
             "generate --sampler magic",
             "generate --structure C.png",
             "generate --structure =C.png",
+            "generate --layers some",
             "generate --unknown 1",
             "render",
             "render --out there --count 0",
@@ -288,8 +302,10 @@ def stub(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
 def test_evaluate_writes_what_the_report_says(
     run: Run, pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def evaluate(given: ImagePromptPipeline, scenes: int, seed: int, progress: Any) -> dict:
+    def evaluate(given: ImagePromptPipeline, scenes: int, seed: int, progress: Any,
+                 draw: Any) -> dict:
         assert given is pipeline
+        assert len(draw([GenerateRequest(steps=1)])) == 1
         progress("variation")
         return {"scenes": scenes, "seed": seed}
 
@@ -299,6 +315,30 @@ def test_evaluate_writes_what_the_report_says(
     ]
     report = json.loads(Path("new/report.json").read_text())
     assert report == {"scenes": 5, "seed": 900_001}
+
+
+def test_models_are_listed_with_what_is_at_hand(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_published(tmp_path, "sd15")
+    built_in, *published = run("models", "--models-dir", str(tmp_path))
+    assert built_in["name"] == "tabletop"
+    assert {row["name"]: row["present"] for row in published} == {
+        name: name == "sd15" for name in PUBLISHED
+    }
+    by_name = {row["name"]: row for row in published}
+    assert by_name["sd15-plus"]["missing_megabytes"] == 98  # base and encoder are at hand
+    assert by_name["sdxl"]["missing_megabytes"] == by_name["sdxl"]["megabytes"] > 11_000
+    monkeypatch.setenv("IPADAPTER_MODELS_DIR", str(tmp_path))
+    assert run("models")[1]["present"] is True
+
+
+def test_sheets_are_drawn_where_asked(
+    run: Run, pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(monkeypatch, "ipadapter_demo.evaluation.sheets",
+         draw_sheets=lambda given, out: [out / "overview.png"] * (given is pipeline))
+    assert run("sheets", "--out", "there") == [{"path": "there/overview.png"}]
 
 
 def test_train_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,7 +368,10 @@ def _help(command: str) -> str:
                           check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("command", ["generate", "render", "evaluate", "train"])
+@pytest.mark.parametrize(
+    "command", ["generate", "render", "evaluate", "models", "sheets", "claims",
+                "train"]
+)
 def test_help_explains_every_option(command: str) -> None:
     parser = command_parser()._subparsers._group_actions[0].choices[command]  # type: ignore
     assert all(action.help for action in parser._actions)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from ipadapter_demo.evaluation import experiments
+from ipadapter_demo.evaluation.bench import Bench
+from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers
+from ipadapter_demo.evaluation.experiments import edge_f1
 from ipadapter_demo.evaluation.reader import (
     ATTRIBUTES,
+    HUES,
+    PLACES,
     AttributeReader,
+    degrees,
+    hue_error,
     load_reader,
+    measures_of_scenes,
     truth_of_scenes,
 )
-from ipadapter_demo.evaluation.report import edge_f1, evaluate
+from ipadapter_demo.evaluation.report import evaluate
 from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline import load
+from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import sample_scenes
 
@@ -37,12 +49,32 @@ def test_the_reader_reads_held_out_renders(reader: AttributeReader, name: str,
     assert right >= 0.98
 
 
+@pytest.mark.parametrize("name", HUES)
+def test_the_reader_measures_hues(name: str, held_out_reading: dict[str, torch.Tensor]) -> None:
+    truth, exists = measures_of_scenes(sample_scenes(320, HELD_OUT))
+    assert hue_error(held_out_reading[name], truth[name])[exists[name]].median() < 4  # degrees
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_reader_measures_places(name: str, held_out_reading: dict[str, torch.Tensor]) -> None:
+    truth, exists = measures_of_scenes(sample_scenes(320, HELD_OUT))
+    off = (held_out_reading[name] - truth[name]).norm(dim=1)[exists[name]] / 2
+    assert off.median() < 0.02  # widths of the picture, half of what counts as a copy
+
+
+def test_hues_are_compared_round_the_circle() -> None:
+    ours, theirs = torch.tensor([359.0, 10.0, 90.0]), torch.tensor([1.0, 350.0, 270.0])
+    assert hue_error(ours, theirs).tolist() == [2.0, 20.0, 180.0]
+    points = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, -1.0]])
+    torch.testing.assert_close(degrees(points), torch.tensor([0.0, 90.0, 270.0]))
+
+
 @pytest.fixture(scope="module")
 def held_out_reading(reader: AttributeReader) -> dict[str, torch.Tensor]:
     scenes = sample_scenes(320, HELD_OUT)
     parts = [reader.read(images_from_pixels(render(scenes[i : i + 32]).pixels * 2 - 1))
              for i in range(0, 320, 32)]
-    return {name: torch.cat([part[name] for part in parts]) for name in ATTRIBUTES}
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def box(left: int) -> Image.Image:
@@ -79,3 +111,38 @@ def test_the_report_covers_every_claim_on_the_built_in_model() -> None:
     assert report["inpainting"]["mean_change_inside"] > 0
     assert report["structure"]["edge_f1_of_rendered_source"] == 1.0
     assert report["structure"]["edge_f1"] > report["structure"]["edge_f1_without_map"]
+    assert report["palette"]["cell_error"] < report["palette"]["cell_error_without_map"]
+    assert 0 <= report["variation"]["median_hue_error_degrees"] <= 180
+    assert report["layout"]["references"] == 1
+    assert report["layout"]["spread_over_seeds"]["x"] > 0
+    assert report["codec"]["psnr_db"] > 25
+
+
+class Stamped:
+    """Draws nothing new: every request gets the picture of its first reference back."""
+
+    def __call__(self, requests: Sequence[GenerateRequest]) -> list[Image.Image]:
+        return [r.references[0].image if r.references else Image.new("RGB", (128, 128))
+                for r in requests]
+
+
+def test_pictures_that_are_the_reference_count_as_copies_and_keep_everything() -> None:
+    bench = Bench(load("tabletop", device="cpu").info, Stamped(), sample_scenes(16, HELD_OUT))
+    kept = experiments.variation(bench)
+    assert kept["mean"] > 0.95
+    assert kept["median_hue_error_degrees"] < 4
+    found = experiments.layout(bench)
+    assert found["copies"] == 1.0
+    assert found["copies_by_chance"] < 0.2
+    assert found["spread_over_seeds"]["x"] == 0
+    assert found["spread_over_scenes"]["x"] > 0.02
+
+
+def test_processes_draw_what_this_one_draws() -> None:
+    requests = [GenerateRequest(prompt="a red cube", steps=2, seed=seed) for seed in range(3)]
+    pipeline = load("tabletop", device="cpu")
+    with drawn_by_workers(2, model="tabletop", device="cpu") as draw:
+        theirs = draw(requests)
+    for ours, other in zip(drawn_by(pipeline)(requests), theirs, strict=True):
+        off = np.abs(np.asarray(ours, dtype=int) - np.asarray(other, dtype=int))
+        assert off.max() <= 1  # law 3: the number of threads may move the last digit

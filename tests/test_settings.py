@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ipadapter_demo.settings import Settings, resolved_device, settings_from_args
+from ipadapter_demo.settings import Settings, load_options, resolved_device, settings_from_args
 
 
 def test_defaults() -> None:
@@ -70,6 +71,20 @@ def test_a_bad_variable_ends_the_program_with_its_name(
 def test_a_bad_flag_ends_the_program(flags: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         settings_from_args(flags, {})
+
+
+def test_files_that_go_with_a_model() -> None:
+    settings = settings_from_args(
+        ["--lora", "a/style.safetensors:0.8, other.safetensors", "--embedding", "cat.safetensors",
+         "--models-dir", "models", "--base", "community.safetensors", "--offload"], {})
+    options = load_options(settings)
+    assert options["loras"] == ((Path("a/style.safetensors"), 0.8), (Path("other.safetensors"), 1))
+    assert options["embeddings"] == (Path("cat.safetensors"),)
+    assert (options["models"], options["base"]) == ("models", "community.safetensors")
+    assert options["offload"] is True
+    assert load_options(Settings())["loras"] == ()
+    with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors .* got 'style\.ckpt'"):
+        Settings(lora="style.ckpt:0.5")
 
 
 def test_settings_built_in_python_are_checked() -> None:

@@ -18,7 +18,15 @@ from ipadapter_demo.tabletop.caption import (
     vocabulary,
     with_one_word_wrong,
 )
-from ipadapter_demo.tabletop.render import FIRST_SOLID, FLOOR, WALL, Render, render, rgb_from_hue
+from ipadapter_demo.tabletop.render import (
+    FIRST_SOLID,
+    FLOOR,
+    WALL,
+    Render,
+    places_of_solids,
+    render,
+    rgb_from_hue,
+)
 from ipadapter_demo.tabletop.scene import (
     COLOURS,
     HUE_JITTER,
@@ -173,3 +181,12 @@ def test_scenes_can_be_sliced_and_moved() -> None:
     assert isinstance(part, Scenes)
     assert len(part) == 2
     assert part.truth(0) == SCENES.truth(2)
+
+
+def test_a_solid_is_seen_at_its_place(drawn: Render) -> None:
+    """Unless another stands before it."""
+    places = ((places_of_solids(SCENES) + 1) / 2 * 64).long().clamp(0, 63)
+    for slot in range(2):
+        there = torch.nonzero(SCENES.present[:, slot])[:, 0]
+        x, y = places[there, slot].unbind(dim=1)
+        assert (drawn.ids[there, y, x] == FIRST_SOLID + slot).float().mean() > 0.95

@@ -24,11 +24,12 @@ from PIL import Image, ImageChops
 import app
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import TABS, build_ui, launch_options, restore, running
+from ipadapter_demo.ui.models import model_input
 from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE, MAX_SIDE
 from tests.tiny import box_mask, picture
 
@@ -178,14 +179,42 @@ def test_several_pictures_have_following_seeds(api: Api) -> None:
     assert [record_from_png(file).seed for file in files] == [7, 8, 9]
 
 
-def test_image_and_text_mixes_a_second_picture(api: Api) -> None:
+def test_image_and_text_takes_several_pictures(api: Api) -> None:
     [file] = api.pngs(
-        "image_text", reference=api.upload(png(picture(1))), prompt="a cube",
-        second_reference=api.upload(png(picture(2))), second_weight=0.5, fit="pad",
+        "image_text", reference=api.upload(png(picture(1))), prompt="a cube", fit="pad",
+        reference_2=api.upload(png(picture(2))), weight_2=0.5, until_2=0.5, combine="average",
+        mask_2=api.upload(png(box_mask((0, 0, 30, 64)))), only_2=1,
+        reference_4=api.upload(png(picture(3))), negative_4=True,
     )  # fmt: skip
     request = record_from_png(file).request
-    assert request.prompt == "a cube"
-    assert [(r.weight, r.fit) for r in request.references] == [(1.0, "pad"), (0.5, "pad")]
+    assert (request.prompt, request.combine) == ("a cube", "average")
+    assert [(r.weight, r.fit) for r in request.references] == [
+        (1.0, "pad"), (0.5, "pad"), (1.0, "pad"),
+    ]
+    _, second, third = request.references
+    assert (second.window, second.only_image, second.negative) == ((0.0, 0.5), 0, False)
+    assert second.mask == box_mask((0, 0, 30, 64))
+    assert (third.negative, third.mask, third.only_image) == (True, None, None)
+
+
+def test_structures_references_text_and_a_mask_together(api: Api) -> None:
+    image, mask = picture(4), box_mask((8, 8, 40, 40))
+    values = {
+        "control": api.upload(png(picture(3))), "kind": "canny/canny", "prompt": "a cube",
+        "reference": api.upload(png(picture(1))), "changed": api.upload(png(image)),
+        "control_2": api.upload(png(picture(5))), "kind_2": "palette/palette", "end_2": 0.5,
+        "strictness_2": 0.7,
+    }  # fmt: skip
+    [file] = api.pngs("structure", **values, changed_mask=api.upload(png(mask)))
+    request = record_from_png(file).request
+    assert [(s.kind, s.weight, s.window) for s in request.structures] == [
+        ("canny", 1.0, (0.0, 1.0)), ("palette", 0.7, (0.0, 0.5)),
+    ]
+    assert request.inpaint is not None
+    result, outside = np.asarray(Image.open(io.BytesIO(file))), np.asarray(mask) == 0
+    assert np.array_equal(result[outside], np.asarray(image)[outside])
+    with pytest.raises(Failed, match="changed and changed_mask go together"):
+        api.call("structure", **values)
 
 
 def test_structure_needs_no_reference(api: Api) -> None:
@@ -472,13 +501,21 @@ MADE: dict[str, GenerateRequest] = {
     "image_text": GenerateRequest(
         prompt="a cube",
         negative_prompt="a cone",
-        references=(Reference(image=picture(1)), Reference(image=picture(2), weight=0.5)),
+        references=(
+            Reference(image=picture(1)),
+            Reference(image=picture(2), weight=0.5, window=(0.2, 0.8), only_image=0),
+            Reference(image=picture(3), negative=True, mask=box_mask((8, 8, 40, 40))),
+        ),
+        combine="average",
         image_scale=0.6,
         width=64,
         height=72,
     ),
     "structure": GenerateRequest(
-        structures=(Structure(kind="canny", image=picture(3), weight=0.7, window=(0.1, 0.9)),),
+        structures=(
+            Structure(kind="canny", image=picture(3), weight=0.7, window=(0.1, 0.9)),
+            Structure(kind="palette", image=picture(5), annotator="palette"),
+        ),
         width=64,
         height=64,
     ),
@@ -502,9 +539,9 @@ def test_a_request_comes_back_whole(pipeline: Any, name: str, warnings: list[str
     request = MADE[name]
     assert restore.tab_of_request(request) == name
     with gr.Blocks():
-        tab = TABS[name][1](pipeline)
+        tab = TABS[name][1](Studio(pipeline), model_input(Studio(pipeline)))
     values = restore.values_from_request(tab, request)
-    assert set(values) == set(tab.inputs)
+    assert set(values) == set(tab.inputs) - {"model"}
     assert values.pop("random_seed") is False
     assert tab.translate(**values) == request
     restore.shown(tab, request)
@@ -516,14 +553,14 @@ def test_what_the_page_has_no_widget_for_is_named(pipeline: Any, warnings: list[
         references=(Reference(image=picture(1)),), image_window=(0.0, 0.5), width=64, height=64
     )
     with gr.Blocks():
-        tab = TABS["variation"][1](pipeline)
+        tab = TABS["variation"][1](Studio(pipeline), model_input(Studio(pipeline)))
     restore.shown(tab, request)
     assert warnings == ["The page has no widget for all of this result's image_window."]
 
 
 def test_a_side_that_was_left_open_shows_the_models_own(pipeline: Any, warnings: list[str]) -> None:
     with gr.Blocks():
-        tab = TABS["variation"][1](pipeline)
+        tab = TABS["variation"][1](Studio(pipeline), model_input(Studio(pipeline)))
     request = GenerateRequest(references=(Reference(image=picture(1)),))
     assert restore.shown(tab, request)[tab.inputs["width"]] == 64
     assert not warnings

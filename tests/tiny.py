@@ -206,10 +206,15 @@ def tiny_tabletop_unet(seed: int = 0, in_channels: int = 4) -> UNet2DConditionMo
     )
 
 
-def tiny_controlnet(unet: UNet2DConditionModel, seed: int = 5) -> ControlNetModel:
-    """A map of factor 4, and zero convolutions that are not zero."""
+def tiny_controlnet(
+    unet: UNet2DConditionModel, seed: int = 5, factor: int = 4
+) -> ControlNetModel:
+    """Zero convolutions that are not zero; `factor` is the autoencoder's."""
+    halvings = factor.bit_length() - 1
     with seeded(seed):
-        net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 8))
+        net = ControlNetModel.from_unet(
+            unet, conditioning_embedding_out_channels=(8,) * (halvings + 1)
+        )
         randomise(net)
     return net.eval().requires_grad_(False)
 
@@ -262,6 +267,7 @@ def tiny_entry(name: str, folder: Path) -> CatalogEntry:
         },
         guidance=3.0,
         steps=3,
+        small=True,
     )
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipadapter_demo.cli.options import PROGRAM, Arguments, command_parser
+from ipadapter_demo.cli.options import MODEL_OPTIONS, PROGRAM, Arguments, command_parser
 from ipadapter_demo.errors import DemoError, ModelError
-from ipadapter_demo.settings import resolved_device, settings_from_args
+from ipadapter_demo.settings import load_options, resolved_device, settings_from_args
 
 if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -72,17 +74,55 @@ def evaluate(arguments: Arguments, load: Load) -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pipeline = _loaded(arguments, load)
 
+    from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers
     from ipadapter_demo.evaluation.report import evaluate as report_on
 
-    report = report_on(pipeline, arguments.scenes, arguments.seed,
-                       progress=lambda text: print(text, file=sys.stderr))
+    same = {name: pipeline.facts[name] for name in ("model", "device", "dtype")}
+    several = arguments.workers > 1
+    with (drawn_by_workers(arguments.workers, **same) if several
+          else nullcontext(drawn_by(pipeline))) as draw:
+        report = report_on(pipeline, arguments.scenes, arguments.seed, draw=draw,
+                           progress=lambda text: print(text, file=sys.stderr))
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     _print(path=str(arguments.out))
-    if arguments.sheets is not None:
-        from ipadapter_demo.evaluation.sheets import draw_sheets
 
-        for path in draw_sheets(pipeline, arguments.sheets):
-            _print(path=str(path))
+
+def models(arguments: Arguments, _: Load) -> None:
+    from ipadapter_demo.models.catalog import TABLETOP
+    from ipadapter_demo.models.published import listing
+
+    _print(name=TABLETOP.name, note=TABLETOP.note, present=True, licence="Apache-2.0")
+    settings = settings_from_args([])
+    where = arguments.models_dir or settings.models_dir
+    for row in listing(None if where is None else Path(where)):
+        _print(**row)
+
+
+def sheets(arguments: Arguments, load: Load) -> None:
+    from ipadapter_demo.evaluation.sheets import draw_sheets
+
+    for path in draw_sheets(_loaded(arguments, load), arguments.out):
+        _print(path=str(path))
+
+
+def claims(arguments: Arguments, load: Load) -> None:
+    from ipadapter_demo.claims import page, shipped, studies
+
+    def progress(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    if arguments.study in studies.STUDIES:
+        from ipadapter_demo.claims.lab import open_lab
+
+        record = studies.STUDIES[arguments.study](open_lab(arguments.runs), progress)
+    else:
+        from ipadapter_demo.evaluation.drawing import drawn_by_workers
+
+        info = load("tabletop").info
+        with drawn_by_workers(arguments.workers, model="tabletop") as draw:
+            record = shipped.SHIPPED[arguments.study](info, draw, progress)
+    for path in page.publish(arguments.study, record, arguments.docs):
+        _print(path=str(path))
 
 
 def train(arguments: Arguments, _: Load) -> None:
@@ -102,7 +142,8 @@ def train(arguments: Arguments, _: Load) -> None:
 
 
 COMMANDS: dict[str, Callable[[Arguments, Load], None]] = {
-    "generate": generate, "render": render, "evaluate": evaluate, "train": train,
+    "generate": generate, "models": models, "render": render, "evaluate": evaluate,
+    "sheets": sheets, "claims": claims, "train": train,
 }
 
 
@@ -118,13 +159,13 @@ def _failed(arguments: Arguments, message: str) -> int:
 def _loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImagePromptPipeline:
     """The model asked for, or the one that made a recorded picture, or the environment's."""
     made_with = recorded if isinstance(recorded, str) else None
-    flags = {"model": arguments.model or made_with, "device": arguments.device,
-             "dtype": arguments.dtype}
+    flags = {name: getattr(arguments, name) for name in MODEL_OPTIONS}
+    flags["model"] = arguments.model or made_with
     try:
         settings = replace(settings_from_args([]), **{k: v for k, v in flags.items() if v})
     except ValueError as error:
         raise ModelError(str(error)) from error
-    return load(settings.model, device=settings.device, dtype=settings.dtype)
+    return load(settings.model, **load_options(settings))
 
 
 def _load_quietly(model: str, **options: Any) -> ImagePromptPipeline:

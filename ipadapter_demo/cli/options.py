@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ipadapter_demo.request import FITS, SAMPLERS
+from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS
 from ipadapter_demo.settings import DTYPES
 
 Arguments = argparse.Namespace
@@ -22,6 +22,13 @@ PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small", "image-
          "image-adapter-plus-small", "controlnet-small", "t2i-palette-small", "t2i-canny-small",
          "base", "image-adapter", "image-adapter-plus", "controlnet", "t2i-palette", "t2i-canny",
          "reader")
+
+# Those of claims/, likewise.
+STUDIES = ("data", "methods", "scale", "transfer", "structure", "plus")
+
+# Options of a model, named as the settings they set.
+MODEL_OPTIONS = ("model", "base", "models_dir", "lora", "embedding", "prediction_type", "device",
+                 "dtype")
 
 GENERATE = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -43,6 +50,10 @@ examples:
     {PROGRAM} generate --from-png outputs/7.png
     {PROGRAM} generate --from-png outputs/7.png --seed 8
 """
+MODELS = """\
+List the catalogue: a JSON line for each model, with its licence, its size, the files it is made of
+and whether they are at hand. Missing ones are fetched when a model is first used.
+"""
 RENDER = """\
 Draw scenes of the tabletop world: NNNN.png, and scene.json with the caption and every attribute of
 each. Equal seeds give equal scenes.
@@ -50,6 +61,20 @@ each. Equal seeds give equal scenes.
 EVALUATE = """\
 Measure a tabletop model on held-out scenes: how often what the text names, what a reference
 carries and what a map fixes comes out right. Takes minutes.
+"""
+SHEETS = """\
+Draw sheets of unselected held-out scenes with the tabletop model: the overview at the top of the
+README, and one sheet for each thing the demo does.
+"""
+CLAIMS = """\
+Measure what the paper claims, in miniature: its figures go into docs/claims.md, docs/claims/*.json
+and *.png. The first four train methods on pictures of half the size, for hours, and resume.
+  data       fidelity against steps, for 1 %, 10 % and all of the pictures
+  methods    the image adapter beside four other ways to give a picture to a model
+  scale      λ from 0 to 1.5: the picture against the words
+  transfer   the same adapter on a base fine-tuned to another look
+  structure  with ControlNet and T2I-Adapters, alone and together
+  plus       16 tokens against 4: fidelity against freedom
 """
 TRAIN = """\
 Train one part of the tabletop model, or go on where an interrupted run stopped. Each needs those
@@ -70,8 +95,11 @@ def command_parser() -> argparse.ArgumentParser:
         )
 
     _add_generate(add("generate", "make pictures", GENERATE, EXAMPLES))
+    _add_models(add("models", "list the models there are", MODELS))
     _add_render(add("render", "draw scenes of the tabletop world, with their truth", RENDER))
     _add_evaluate(add("evaluate", "measure a tabletop model", EVALUATE))
+    _add_sheets(add("sheets", "draw sheets of examples", SHEETS))
+    _add_claims(add("claims", "measure what the paper claims", CLAIMS))
     _add_train(add("train", "train a part of the tabletop model", TRAIN))
     return parser
 
@@ -83,6 +111,14 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="a picture as a prompt; repeat it to mix several")
     add("--reference-weight", type=float, action="append", metavar="W",
         help="once for all references, or once for each, 0 to 2 [1]")
+    add("--reference-mask", type=_optional_path, action="append", metavar="M.png",
+        help="white where a reference has a say; once for each, - for everywhere")
+    add("--reference-window", **window, action="append",
+        help="the part of the steps in which a reference acts; once for all, or once for each")
+    add("--reference-only", type=int, action="append", metavar="N",
+        help="the one picture of --count, from 0, that a reference is for; once for each")
+    add("--combine", choices=COMBINES,
+        help="several references side by side, or as their mean [concat]")
     add("--negative-reference", type=Path, action="append", metavar="R.png",
         help="a picture to move away from")
     add("--fit", choices=FITS, help="how a reference that is not square is made so [crop]")
@@ -90,6 +126,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="strength of the references, 0 to 2 [the model's: tabletop 1, with a prompt 0.7]")
     add("--scale-window", dest="image_window", **window,
         help="the part of the steps in which they act, in fractions [0 1]")
+    add("--layers", dest="image_layers", type=_layers, metavar="LAYERS",
+        help="where the references act: all, style, layout, style+layout, or a factor for each "
+        "cross-attention layer, as 1,0.5,... [all]")
     add("--adapter", metavar="NAME",
         help="which of the model's image adapters reads the references [the model's first]")
     add("--prompt", metavar="TEXT", help="what the picture shows, in words")
@@ -113,6 +152,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how").add_argument
     add("--guidance", type=float, metavar="G",
         help="how closely to follow all this, 1 to 30 [the model's: tabletop 4]")
+    add("--guidance-rescale", type=float, metavar="R",
+        help="0 to 1, against overexposure by guidance; 0.7 suits v-prediction [0]")
     add("--steps", type=int, metavar="N", help="denoising steps [the model's: tabletop 20]")
     add("--sampler", choices=SAMPLERS, help="[dpm++]")
     add("--seed", type=int, metavar="N", help="where the noise comes from [0]")
@@ -122,6 +163,11 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, default=Path("outputs"), metavar="DIR",
         help="folder for the PNGs, named by seed; nothing is overwritten [outputs]")
     _add_model(parser)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models-dir", metavar="DIR",
+                        help="folder that mirrors the hub [$IPADAPTER_MODELS_DIR]")
 
 
 def _add_render(parser: argparse.ArgumentParser) -> None:
@@ -141,8 +187,27 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--scenes", type=_positive, default=200, metavar="N", help="more are surer [200]")
     add("--seed", type=int, default=900_001, metavar="N",
         help="which scenes; recipes learn from none of those from 900001 on [900001]")
-    add("--sheets", type=Path, metavar="DIR", help="also draw sheets of examples there")
+    add("--workers", type=_positive, default=1, metavar="N",
+        help="processes that draw, with one thread each if there are several [1]")
     _add_model(parser)
+
+
+def _add_sheets(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("assets/figures"), metavar="DIR",
+        help="folder for the PNGs [assets/figures]")
+    _add_model(parser)
+
+
+def _add_claims(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("study", choices=STUDIES, metavar="STUDY", help="one of the above")
+    add("--runs", type=Path, default=Path("runs/claims"), metavar="DIR",
+        help="folder for rendered pictures and trainings [runs/claims]")
+    add("--docs", type=Path, default=Path("docs"), metavar="DIR",
+        help="where claims.md is [docs]")
+    add("--workers", type=_positive, default=1, metavar="N",
+        help="processes that draw with the shipped model [1]")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -162,9 +227,32 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
     add("--model", metavar="NAME",
         help="of the catalogue [what made --from-png, else $IPADAPTER_MODEL, else tabletop]")
+    add("--base", metavar="FOLDER_OR_ID", help="another base for a published model's adapter: a "
+        "folder, a .safetensors checkpoint or a repository on the hub [$IPADAPTER_BASE]")
+    add("--models-dir", metavar="DIR",
+        help="folder that mirrors the hub [$IPADAPTER_MODELS_DIR]")
+    add("--lora", metavar="FILE[:WEIGHT],...", help="LoRAs to merge [$IPADAPTER_LORA]")
+    add("--embedding", metavar="FILE,...", help="textual inversions [$IPADAPTER_EMBEDDING]")
+    add("--prediction-type", choices=("epsilon", "v_prediction"),
+        help="of a checkpoint that does not say its own [$IPADAPTER_PREDICTION_TYPE]")
     add("--device", help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one]")
-    add("--dtype", choices=DTYPES, help="of the weights [$IPADAPTER_DTYPE, else auto: float32 on "
-        "a CPU, half precision on a GPU]")
+    add("--dtype", choices=DTYPES, help="of the weights [$IPADAPTER_DTYPE, else auto: half "
+        "precision where the hardware has it and the model is not tiny]")
+
+
+def _optional_path(text: str) -> Path | None:
+    return None if text == "-" else Path(text)
+
+
+def _layers(text: str) -> str | tuple[float, ...]:
+    if text in LAYER_PRESETS:
+        return text
+    try:
+        return tuple(float(factor) for factor in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(LAYER_PRESETS)}, or numbers with commas, got {text!r}"
+        ) from None
 
 
 def _structure(text: str) -> tuple[str, str, Path]:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ModelInfo
 
 # Options named as the fields they set.
-FIELDS = ("prompt", "negative_prompt", "image_scale", "image_window", "adapter", "guidance",
-          "steps", "sampler", "seed", "count", "width", "height")
+FIELDS = ("prompt", "negative_prompt", "image_scale", "image_window", "image_layers", "combine",
+          "adapter", "guidance", "guidance_rescale", "steps", "sampler", "seed", "count", "width",
+          "height")
 
 
 def start_of(info: ModelInfo, with_prompt: bool) -> GenerateRequest:
@@ -65,11 +66,18 @@ def free_path(folder: Path, name: str) -> Path:
 
 def _references(arguments: Arguments) -> tuple[Reference, ...] | None:
     paths = arguments.reference or []
-    weights = _one_each("--reference", paths, arguments.reference_weight)
+    weights = _one_each("--reference", "weight", paths, arguments.reference_weight, 1.0)
+    windows = _one_each("--reference", "window", paths, arguments.reference_window, (0.0, 1.0))
+    masks = _one_each("--reference", "mask", paths, arguments.reference_mask, None)
+    only = _one_each("--reference", "only", paths, arguments.reference_only, None)
     fit: Fit = arguments.fit or "crop"
     positive = [
-        Reference(image=_picture("--reference", path), weight=weight, fit=fit)
-        for path, weight in zip(paths, weights, strict=True)
+        Reference(
+            image=_picture("--reference", path), weight=weight, fit=fit, window=tuple(window),
+            mask=None if mask is None else _picture("--reference-mask", mask), only_image=number,
+        )
+        for path, weight, window, mask, number in zip(paths, weights, windows, masks, only,
+                                                      strict=True)
     ]
     negative = [
         Reference(image=_picture("--negative-reference", path), fit=fit, negative=True)
@@ -83,7 +91,7 @@ def _references(arguments: Arguments) -> tuple[Reference, ...] | None:
 def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:
     """With "" as the annotator where none is named; see `with_annotators`."""
     parts = arguments.structure or []
-    weights = _one_each("--structure", parts, arguments.structure_weight)
+    weights = _one_each("--structure", "weight", parts, arguments.structure_weight, 1.0)
     if arguments.structure_window and not parts:
         raise RequestError("--structure-window needs a --structure")
     return tuple(
@@ -114,11 +122,12 @@ def _picture(option: str, path: Path) -> Image.Image:
     return read_image(path, f"{option} {path}")
 
 
-def _one_each(option: str, items: Sequence[object], weights: list[float] | None) -> list[float]:
-    """A weight for each item, from none, one for all of them, or just as many."""
-    if weights is None:
-        return [1.0] * len(items)
-    if not items or len(weights) not in (1, len(items)):
-        raise RequestError(f"{option}-weight must be given once, or once for each {option}: "
-                           f"got {len(weights)} for {len(items)}")
-    return weights * (len(items) // len(weights))
+def _one_each(option: str, what: str, items: Sequence[object], given: list[Any] | None,
+              default: Any) -> list[Any]:
+    """A value for each item, from none, one for all of them, or just as many."""
+    if given is None:
+        return [default] * len(items)
+    if not items or len(given) not in (1, len(items)):
+        raise RequestError(f"{option}-{what} must be given once, or once for each {option}: "
+                           f"got {len(given)} for {len(items)}")
+    return given * (len(items) // len(given))

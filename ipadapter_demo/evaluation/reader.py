@@ -1,4 +1,4 @@
-"""The attribute reader: a small classifier that says what is on a tabletop picture.
+"""The attribute reader: a small network that says what is on a tabletop picture, and where.
 
 It is trained on rendered truth only (see training/reader.py) and never sees a generated picture
 before evaluation. Solids are read by slot, from left to right.
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ipadapter_demo.imaging import pixels_from_images, resize_image
+from ipadapter_demo.tabletop.render import places_of_solids
 from ipadapter_demo.tabletop.scene import COLOURS, LIGHT_SIDES, SHAPES, TEXTURES, Scenes
 
 READER_SIZE = 128
@@ -36,8 +37,14 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 
 
+HUES = ("solid_hue", "second_hue", "floor_hue", "wall_hue")
+PLACES = ("solid_place", "second_place")
+MEASURES = (*HUES, *PLACES)  # two numbers each: a point on the colour circle, or on the picture
+
+
 class AttributeReader(nn.Module):
-    """pixels (B, 3, 128, 128) in [-1, 1] -> logits by attribute, each (B, classes)."""
+    """pixels (B, 3, 128, 128) in [-1, 1] -> logits by attribute, each (B, classes), and every
+    measure, each (B, 2)."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -48,20 +55,29 @@ class AttributeReader(nn.Module):
             layers += [_Block(before, after)]
             before = after
         self.features = nn.Sequential(*layers)  # (B, 4 width, 4, 4): the grid tells left from right
-        classes = sum(len(names) for names in ATTRIBUTES.values())
+        self.widths = [len(names) for names in ATTRIBUTES.values()] + [2] * len(MEASURES)
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(before * 16, 256), nn.SiLU(),
-                                  nn.Linear(256, classes))
+                                  nn.Linear(256, sum(self.widths)))
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        logits = self.head(self.features(pixels))
-        split = logits.split([len(names) for names in ATTRIBUTES.values()], dim=1)
-        return dict(zip(ATTRIBUTES, split, strict=True))
+        outputs = self.head(self.features(pixels)).split(self.widths, dim=1)
+        return dict(zip((*ATTRIBUTES, *MEASURES), outputs, strict=True))
 
     @torch.no_grad()
     def read(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """The most likely class of each attribute, (B,) each."""
-        sized = [resize_image(image, (READER_SIZE, READER_SIZE)) for image in images]
-        return {name: logits.argmax(1) for name, logits in self(pixels_from_images(sized)).items()}
+        """The most likely class of each attribute, (B,) each; hues in degrees, (B,) each; places
+        (B, 2), x and y from -1 to 1 across the picture."""
+        parts = []
+        for start in range(0, len(images), 64):
+            sized = [resize_image(image, (READER_SIZE, READER_SIZE))
+                     for image in images[start : start + 64]]
+            parts.append(self(pixels_from_images(sized)))
+        outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {
+            **{name: outputs[name].argmax(1) for name in ATTRIBUTES},
+            **{name: degrees(outputs[name]) for name in HUES},
+            **{name: outputs[name] for name in PLACES},
+        }
 
 
 class _Block(nn.Module):
@@ -98,6 +114,32 @@ def truth_of_scenes(scenes: Scenes) -> tuple[dict[str, Tensor], dict[str, Tensor
         "light_side": scenes.light_side,
     }
     return truth, {name: two if name.startswith("second") else everywhere for name in truth}
+
+
+def measures_of_scenes(scenes: Scenes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Every hue in degrees (N,), the place of every solid (N, 2), and where each exists (N,)."""
+    two = scenes.present[:, 1]
+    everywhere = torch.ones_like(two)
+    places = places_of_solids(scenes)
+    truth = {
+        "solid_hue": scenes.hue[:, 0],
+        "second_hue": scenes.hue[:, 1],
+        "floor_hue": scenes.floor_hue,
+        "wall_hue": scenes.wall_hue,
+        "solid_place": places[:, 0],
+        "second_place": places[:, 1],
+    }
+    return truth, {name: two if name.startswith("second") else everywhere for name in truth}
+
+
+def degrees(points: Tensor) -> Tensor:
+    """(..., 2) points on the colour circle -> (...) hues from 0 to 360."""
+    return torch.rad2deg(torch.atan2(points[..., 1], points[..., 0])) % 360
+
+
+def hue_error(one: Tensor, other: Tensor) -> Tensor:
+    """Degrees between two hues, at most 180."""
+    return ((one - other + 180) % 360 - 180).abs()
 
 
 def load_reader(path: Path) -> AttributeReader:

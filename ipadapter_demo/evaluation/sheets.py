@@ -20,22 +20,36 @@ SHEET_SEED = 910_001  # held out, and apart from the scenes of the report
 CELL, GAP, HEAD = 128, 4, 18
 SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 ROWS = 6
+VARIED = 8  # references of the sheet of variations, and pictures of each
+OVERVIEW_COLUMNS = 6
 
 Row = list[Image.Image]
 
 
 def draw_sheets(pipeline: ImagePromptPipeline, out: Path, seed: int = SHEET_SEED) -> list[Path]:
-    """Write every sheet as a PNG into `out` and return the paths."""
+    """Write every sheet as a PNG into `out`, and an overview with a row of each; the paths."""
     scenes = sample_scenes(2 * ROWS, seed)
     given = images_from_pixels(render(scenes).pixels * 2 - 1)
-    drawn: list[Path] = []
-    for name, sheet in SHEETS.items():
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = [out / "overview.png"]
+    tops = []
+    for number, (name, sheet) in enumerate(SHEETS.items()):
         heads, rows = sheet(pipeline, scenes, given)
-        out.mkdir(parents=True, exist_ok=True)
-        path = out / f"{name}.png"
-        grid(heads, rows).save(path)
-        drawn.append(path)
+        tops.append(grid(heads[:OVERVIEW_COLUMNS], [rows[number]]))  # another scene each time
+        drawn.append(out / f"{name}.png")
+        grid(heads, rows).save(drawn[-1])
+    stacked(tops).save(drawn[0])
     return drawn
+
+
+def stacked(parts: Sequence[Image.Image]) -> Image.Image:
+    """One above the other."""
+    whole = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
+    top = 0
+    for part in parts:
+        whole.paste(part, (0, top))
+        top += part.height
+    return whole
 
 
 def grid(heads: Sequence[str], rows: Sequence[Row]) -> Image.Image:
@@ -60,9 +74,9 @@ def _generate(pipeline: ImagePromptPipeline, **parts: Any) -> Row:
 
 def variations(pipeline: ImagePromptPipeline, scenes: Scenes,
                given: Row) -> tuple[list[str], list[Row]]:
-    rows = [[image, *_generate(pipeline, references=(Reference(image=image),), count=5)]
-            for image in given[:ROWS]]
-    return ["reference", *(f"seed {seed}" for seed in range(1, 6))], rows
+    rows = [[image, *_generate(pipeline, references=(Reference(image=image),), count=VARIED)]
+            for image in given[:VARIED]]
+    return ["reference", *(f"seed {seed}" for seed in range(1, VARIED + 1))], rows
 
 
 def image_scale(pipeline: ImagePromptPipeline, scenes: Scenes,

@@ -15,6 +15,7 @@ from ipadapter_demo.adapter import ImageAdapter, attach, check_fits, load_image_
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.models.extras import Extras, with_extras
+from ipadapter_demo.models.memory import take_turns
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
 from ipadapter_demo.models.sources import Hub, Locate, fetched
 from ipadapter_demo.models.structure import (
@@ -48,10 +49,7 @@ class BaseModel:
     structures: Structures
     files: tuple[Path, ...]  # the weights, as they were read
     locate: Locate  # finds what is fetched only when it is asked for
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
+    device: torch.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -109,17 +107,19 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
     files: list[Path] = []
 
     def frozen(network: Any) -> Any:
-        return network.to(device).eval().requires_grad_(False)
+        where = "cpu" if extras.offload else device
+        return network.to(where).eval().requires_grad_(False)
 
     def load(kind: type, folder: Path) -> Any:
-        return frozen(part_of(kind, folder, dtype, files))
+        return part_of(kind, folder, dtype, files).to(device).eval().requires_grad_(False)
 
     def locate(hub: Hub) -> Path:
         return fetched(hub, extras.models, extras.report)
 
     parts: Parts = with_extras(read_parts(entry, dtype, files), extras)
     unet: UNet2DConditionModel = frozen(parts.unet)
-    image_encoder = load(CLIPVisionModelWithProjection, _within(entry, entry.image_encoder))
+    encoder_folder = _within(entry, entry.image_encoder)
+    image_encoder = frozen(part_of(CLIPVisionModelWithProjection, encoder_folder, dtype, files))
     adapters: dict[str, ImageAdapter] = {}
     for name, file in entry.adapters.items():
         path = _within(entry, file)
@@ -128,19 +128,25 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         adapters[name] = adapter.to(device, dtype).eval().requires_grad_(False)
         files.append(path)
     attach(unet, *adapters.values())
+    text_encoders, vae = tuple(map(frozen, parts.text_encoders)), frozen(parts.vae)
+    if extras.offload:
+        take_turns([*text_encoders, image_encoder, unet, vae], device)
+    if extras.tiling and hasattr(vae, "enable_tiling"):
+        vae.enable_tiling()
     return BaseModel(
         entry=entry,
-        text=TextReader(parts.tokenizers, tuple(map(frozen, parts.text_encoders)),
-                        parts.zeros_for_nothing),
+        text=TextReader(parts.tokenizers, text_encoders, parts.zeros_for_nothing,
+                        torch.device(device)),
         image_encoder=image_encoder,
         image_processor=parts.image_processor,
         unet=unet,
         adapters=adapters,
-        codec=Codec(frozen(parts.vae)),
+        codec=Codec(vae, torch.device(device)),
         scheduler_config=parts.scheduler_config,
         structures=Structures(entry, load, locate),
         files=tuple(files),
         locate=locate,
+        device=torch.device(device),
     )
 
 

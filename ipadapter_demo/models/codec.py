@@ -17,6 +17,7 @@ class Codec:
     """A frozen autoencoder. `latents` here are always scaled: about unit variance."""
 
     vae: AutoencoderTiny | AutoencoderKL
+    device: torch.device | str = "cpu"  # where it works, wherever its weights rest
 
     @property
     def factor(self) -> int:
@@ -30,7 +31,7 @@ class Codec:
     @torch.no_grad()
     def latents_from_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H / factor, W / factor); the mode, never a sample."""
-        encoded = self.vae.encode(pixels.to(self.vae.device, self.vae.dtype))
+        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         return latents * self.vae.config.scaling_factor
 

@@ -16,7 +16,8 @@ class Extras:
     """`models` is a local folder that mirrors the hub, `report` hears of downloads.
 
     `loras` are files with their weights; `embeddings` files of textual inversions, each called by
-    the name of its file. `prediction_type` is for checkpoints that do not say theirs.
+    the name of its file. `prediction_type` is for checkpoints that do not say theirs. `offload`
+    keeps on the device only what is at work; `tiling` decodes large pictures in parts.
     """
 
     models: Path | None = None
@@ -24,6 +25,8 @@ class Extras:
     loras: tuple[tuple[Path, float], ...] = ()
     embeddings: tuple[Path, ...] = ()
     prediction_type: str | None = None
+    offload: bool = False
+    tiling: bool = False
 
 
 def with_extras(parts: Parts, extras: Extras) -> Parts:

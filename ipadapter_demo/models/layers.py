@@ -24,6 +24,10 @@ _LAYOUT: dict[int, tuple[str, ...]] = {
 }
 
 
+def has_presets(unet: UNet2DConditionModel) -> bool:
+    return len(cross_attention_layers(unet)) in _STYLE
+
+
 def layer_factors(
     wanted: LayerPreset | tuple[float, ...], unet: UNet2DConditionModel, model: str
 ) -> tuple[float, ...] | None:

@@ -47,7 +47,7 @@ def read_parts(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]) -> Pa
 
 
 def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path]) -> Parts:
-    from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     two = (folder / "text_encoder_2").is_dir()
@@ -63,7 +63,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path]) -> Parts:
         text_encoders=tuple(encoders),
         unet=part_of(UNet2DConditionModel, folder / "unet", dtype, files),
         vae=part_of(AutoencoderTiny if tiny else AutoencoderKL, folder / "vae", dtype, files),
-        scheduler_config=dict(part_of(DDIMScheduler, folder / "scheduler").config),
+        scheduler_config=_scheduler_config(folder),
         image_processor=_image_processor(folder, needed=not two),
         zeros_for_nothing=two and _zeros_for_nothing(folder),
     )
@@ -93,9 +93,15 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
     files.append(path)
     encoders = [pipe.text_encoder, pipe.text_encoder_2] if xl else [pipe.text_encoder]
     tokenizers = [pipe.tokenizer, pipe.tokenizer_2] if xl else [pipe.tokenizer]
-    return Parts(tuple(tokenizers), tuple(encoders), pipe.unet, pipe.vae,
-                 dict(pipe.scheduler.config), _image_processor(configs, needed=False),
-                 xl and _zeros_for_nothing(configs))
+    return Parts(
+        tokenizers=tuple(tokenizers),
+        text_encoders=tuple(encoders),
+        unet=pipe.unet,
+        vae=pipe.vae,
+        scheduler_config={"clip_sample": False} | dict(pipe.scheduler.config),
+        image_processor=_image_processor(configs, needed=False),
+        zeros_for_nothing=xl and _zeros_for_nothing(configs),
+    )
 
 
 def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
@@ -135,6 +141,17 @@ def _weights(folder: Path) -> tuple[str | None, list[Path]]:
     chosen = plain or half
     safe = [path for path in chosen if path.suffix == ".safetensors"]
     return ("fp16" if half and not plain else None), safe or chosen
+
+
+def _scheduler_config(folder: Path) -> dict[str, Any]:
+    """With what its own class fills in. Latents are never clipped, though DDIM's default is to."""
+    import diffusers
+
+    name = "scheduler/scheduler_config.json"
+    kind = getattr(diffusers, str(json.loads(_read(folder, name)).get("_class_name")), None)
+    if kind is None:
+        raise ModelError(f"{folder.name}: {name} names no scheduler that diffusers has")
+    return {"clip_sample": False} | dict(part_of(kind, folder / "scheduler").config)
 
 
 def _image_processor(folder: Path, needed: bool) -> Any:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
-from ipadapter_demo.models.sources import Hub, Report, fetched
+from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry, StructureEntry
+from ipadapter_demo.models.sources import Hub, Report, fetched, local_folder, megabytes_of
 
 _ADAPTERS = "018e402774aeeddd60609b4ecdb7e298259dc729"  # of h94/IP-Adapter, Apache-2.0
 _HALF = "diffusion_pytorch_model.fp16.safetensors"
@@ -147,6 +147,44 @@ PUBLISHED = {
         ),
     )
 }
+
+
+def listing(models: Path | None) -> list[dict[str, object]]:
+    """The catalogue, a row for each published model: what it is, and what of it is at hand."""
+    rows: list[dict[str, object]] = []
+    for model in PUBLISHED.values():
+        missing = [hub for hub in model.needed if local_folder(hub, models) is None]
+        rows.append({
+            "name": model.name,
+            "note": model.note,
+            "licence": model.licence,
+            "base": model.base.repo,
+            "adapter": f"{model.adapter.repo}/{model.adapter.paths[0]}",
+            "image_encoder": f"{model.image_encoder.repo}/{model.image_encoder.folder}",
+            "megabytes": megabytes_of(model.needed),
+            "missing_megabytes": megabytes_of(missing),
+            "present": not missing,
+            "image_scale": model.image_scale,
+            "text_image_scale": model.text_image_scale,
+            "guidance": model.guidance,
+            "steps": model.steps,
+            "structures": {
+                kind: local_folder(s.folder, models) is not None
+                for kind, s in model.structures.items() if isinstance(s.folder, Hub)
+            },
+        })
+    return rows
+
+
+def labels(models: str | None) -> dict[str, str]:
+    """What to call every model where people choose one: its name, and what it still takes."""
+    found = {TABLETOP.name: f"{TABLETOP.name} (built in)"}
+    for row in listing(None if models is None else Path(models)):
+        missing = row["missing_megabytes"]
+        assert isinstance(missing, int)
+        to_fetch = f" (fetches {missing / 1000:.1f} GB)" if missing else ""
+        found[str(row["name"])] = f"{row['name']}{to_fetch}"
+    return found
 
 
 def local_entry(model: Published, base: str | None, models: Path | None,

@@ -31,11 +31,12 @@ class TextReader:
     tokenizers: tuple[CLIPTokenizer, ...]
     encoders: tuple[CLIPTextModel | CLIPTextModelWithProjection, ...]
     zeros_for_nothing: bool = False
+    device: torch.device | str = "cpu"
 
     @torch.no_grad()
     def read(self, prompt: str, unconditional: bool = False) -> TextStates:
         outputs = [
-            encoder(self._ids(tokenizer, prompt).to(encoder.device),
+            encoder(self._ids(tokenizer, prompt).to(self.device),
                     output_hidden_states=len(self.encoders) > 1)
             for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.base_model import load_base_model
 from ipadapter_demo.models.catalog import CATALOG, CatalogEntry
 from ipadapter_demo.models.extras import Extras
+from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.studio import Studio
 from ipadapter_demo.settings import DTYPES, Dtype, resolved_device
 
-__all__ = ["ImagePromptPipeline", "ModelInfo", "Preview", "Result", "load"]
+__all__ = ["ImagePromptPipeline", "ModelInfo", "Preview", "Result", "Studio", "load", "prepare"]
 
 
 def load(model: str | CatalogEntry = "tabletop", device: str | None = None, dtype: Dtype = "auto",
@@ -26,21 +29,29 @@ def load(model: str | CatalogEntry = "tabletop", device: str | None = None, dtyp
 
     `base` puts a published model's adapter on another base of its family: a folder in diffusers'
     layout, a .safetensors checkpoint or a repository on the hub. `models` is a folder that mirrors
-    the hub; `extras` are the other fields of `models.extras.Extras`. `dtype` "auto" is float16 on a
-    GPU and float32 elsewhere. Raises ModelError or CheckpointError.
+    the hub; `extras` are the other fields of `models.extras.Extras`. `dtype` "auto" is half
+    precision where the hardware has it and the model is not tiny.
+
+    Raises ModelError or CheckpointError.
     """
+    return prepare(model, device, dtype, base, models, **extras)()
+
+
+def prepare(model: str | CatalogEntry, device: str | None = None, dtype: Dtype = "auto",
+            base: str | None = None, models: str | Path | None = None,
+            **extras: Any) -> Callable[[], ImagePromptPipeline]:
+    """`load` in two halves: this one fetches what is missing, what it returns reads it."""
     more = Extras(models=None if models is None else Path(models), **extras)
     entry = model if isinstance(model, CatalogEntry) else _entry_named(model, base, more)
     if dtype not in DTYPES:
         raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     where = resolved_device(device)
-    if dtype == "auto":
-        dtype = "float16" if where.startswith("cuda") else "float32"
     try:
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
         raise ModelError(f"device {where} cannot be used here: {error}") from error
-    return ImagePromptPipeline(load_base_model(entry, where, getattr(torch, dtype), more))
+    precision = best_dtype(where, entry.small) if dtype == "auto" else getattr(torch, dtype)
+    return lambda: ImagePromptPipeline(load_base_model(entry, where, precision, more))
 
 
 def _entry_named(name: str, base: str | None, extras: Extras) -> CatalogEntry:

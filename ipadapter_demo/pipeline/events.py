@@ -44,5 +44,6 @@ class ModelInfo:
     steps: int
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
+    layer_presets: bool  # whether its layers are known by what they do
     words: tuple[str, ...]
     note: str

@@ -26,6 +26,7 @@ from ipadapter_demo.imaging import (
     resize_image,
 )
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.layers import has_presets
 from ipadapter_demo.pipeline.conditioning import Conditioner, Size
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
@@ -67,6 +68,7 @@ class ImagePromptPipeline:
             steps=entry.steps,
             adapters=tuple(entry.adapters),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
+            layer_presets=has_presets(self._model.unet),
             words=entry.words,
             note=entry.note,
         )

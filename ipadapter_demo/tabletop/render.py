@@ -80,6 +80,17 @@ def trace(scenes: Scenes, grid: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             torch.stack(normal, dim=1).view(batch, 3, grid, grid))
 
 
+def places_of_solids(scenes: Scenes) -> Tensor:
+    """(B, 2, 2): x and y on the picture, from -1 (left, top) to 1, of the middle of every solid."""
+    drop = scenes.camera_y - _TARGET_Y
+    length = torch.sqrt(drop**2 + _CAMERA_Z**2)
+    sin, cos = (drop / length)[:, None], (_CAMERA_Z / length)[:, None]
+    y, z = scenes.radius - scenes.camera_y[:, None], scenes.z - _CAMERA_Z
+    depth = -(y * sin) - z * cos
+    places = torch.stack([scenes.x, z * sin - y * cos], dim=-1)
+    return places / (depth * math.tan(_FOV / 2))[..., None]
+
+
 def _camera_rays(camera_y: Tensor, grid: int, device: torch.device) -> tuple[Tensor, ...]:
     """Unit ray directions 3 x (B, G²) of a camera pitched down to look at (0, _TARGET_Y, 0)."""
     steps = (torch.arange(grid, device=device) + 0.5) / grid * 2 - 1

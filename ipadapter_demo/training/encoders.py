@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -74,8 +75,11 @@ def tokens_of(tokenizer: CLIPTokenizer, texts: list[str], device: str) -> dict[s
 
 
 def save_text_encoder(text: CLIPTextModelWithProjection, out: Path) -> None:
-    """As a base model has it: without the projection into the shared space."""
+    """As a base model has it, and apart from it the projection into the space shared with pictures:
+    for evaluation, which compares words with pictures."""
     text.text_model.half().save_pretrained(out / "text_encoder")
+    save_file({"weight": text.text_projection.weight.detach().half().cpu().contiguous()},
+              out / "text_projection.safetensors")
 
 
 def save_image_encoder(vision: CLIPVisionModelWithProjection, out: Path) -> None:

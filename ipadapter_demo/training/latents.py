@@ -27,6 +27,8 @@ SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_l
             "num_train_timesteps": 1000}
 MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556
 
+UnetArguments = Callable[[Tensor, Tensor], dict[str, Any]]
+
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
@@ -53,6 +55,11 @@ class Frozen:
     @torch.no_grad()
     def text_states(self, texts: list[str], device: str) -> Tensor:
         return self.text_encoder(**tokens_of(self.tokenizer, texts, device))[0]
+
+    @torch.no_grad()
+    def pixels(self, latents: Tensor) -> Tensor:
+        """(B, 4, h, w) scaled latents -> (B, 3, 4 h, 4 w) in [-1, 1]."""
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
 
 
 def frozen_unet(folder: Path, device: str) -> UNet2DConditionModel:
@@ -127,26 +134,43 @@ class Noiser:
 
 
 @torch.no_grad()
-def save_samples(unet: UNet2DConditionModel, frozen: Frozen, texts: list[str], path: Path,
-                 side: int, above: Pictures | None = None, guidance: float = 4.0, steps: int = 20,
-                 residuals: Callable[..., dict] | None = None, **extra: Any) -> None:
-    """A quick sheet straight from the weights in training, without the pipeline; the pictures
-    `above` go over the samples made from them. Rows are [conditional..., unconditional...]."""
-    device = str(frozen.text_encoder.device)
-    states = frozen.text_states(texts + [""] * len(texts), device)
+def sample_latents(unet: UNet2DConditionModel, noise: Tensor, arguments: UnetArguments,
+                   guidance: float = 4.0, steps: int = 20) -> Tensor:
+    """Guided DDIM samples (B, C, h, w) from noise of that shape, straight from weights in training.
+
+    `arguments(noisy, t)` gives all that the UNet wants beside them, for 2 B rows: conditional,
+    then unconditional.
+    """
+    device = noise.device.type
     scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False, timestep_spacing="trailing")
     scheduler.set_timesteps(steps)
-    shape = (len(texts), 4, side, side)
-    sample = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    sample = noise
     for t in scheduler.timesteps:
         noisy = torch.cat([sample, sample])
         with torch.autocast(device, torch.bfloat16):
-            more = residuals(noisy, t, states) if residuals else {}
-            noise = unet(noisy, t, states, **more, **extra).sample.float()
-        with_condition, without = noise.chunk(2)
-        noise = without + guidance * (with_condition - without)
-        sample = scheduler.step(noise, t, sample).prev_sample
-    pixels = frozen.vae.decode(sample / frozen.vae.config.scaling_factor).sample.clamp(-1, 1)
+            predicted = unet(noisy, t, **arguments(noisy, t)).sample.float()
+        with_condition, without = predicted.chunk(2)
+        predicted = without + guidance * (with_condition - without)
+        sample = scheduler.step(predicted, t, sample).prev_sample
+    return sample
+
+
+@torch.no_grad()
+def save_samples(unet: UNet2DConditionModel, frozen: Frozen, texts: list[str], path: Path,
+                 side: int, above: Pictures | None = None,
+                 residuals: Callable[..., dict] | None = None, **extra: Any) -> None:
+    """A quick sheet; the pictures `above` go over the samples made from them. `residuals` and
+    `extra` are for rows [conditional..., unconditional...]."""
+    device = str(frozen.text_encoder.device)
+    states = frozen.text_states(texts + [""] * len(texts), device)
+    shape = (len(texts), 4, side, side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+
+    def arguments(noisy: Tensor, t: Tensor) -> dict[str, Any]:
+        more = residuals(noisy, t, states) if residuals else {}
+        return {"encoder_hidden_states": states} | more | extra
+
+    pixels = frozen.pixels(sample_latents(unet, noise, arguments))
     if above is not None:
         given = above.pixels(torch.arange(len(texts))).to(device)
         given = F.interpolate(given, size=pixels.shape[-2:], mode="area")

@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Studio
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import image_text, inpaint, structure, variation
+from ipadapter_demo.ui.models import model_input, on_switch
 from ipadapter_demo.ui.restore import restore_button
 
 __all__ = ["build_ui", "launch_options"]
@@ -26,17 +27,15 @@ TABS = {
 }
 
 
-def build_ui(pipeline: ImagePromptPipeline, settings: Settings) -> gr.Blocks:
-    """The page over one pipeline, its queue set up: `.launch(**launch_options(settings))`."""
-    info = pipeline.info
+def build_ui(pipeline: ImagePromptPipeline | Studio, settings: Settings) -> gr.Blocks:
+    """The page over one pipeline, or over a studio that changes models, its queue set up:
+    `.launch(**launch_options(settings))`."""
+    studio = pipeline if isinstance(pipeline, Studio) else Studio(pipeline)
     page = gr.Blocks(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(HOUR, DAY))
     with page:
         with gr.Row(elem_classes="header"):
-            gr.HTML(
-                "<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
-                f"Model: <b>{html.escape(info.name)}</b>. {html.escape(info.note)}</p>",
-                scale=1,
-            )
+            title = gr.HTML(header(studio.info), scale=1)
+            model = model_input(studio)
             restored = gr.UploadButton(
                 "Restore from a PNG", file_types=[".png"], size="sm", scale=0, min_width=170
             )
@@ -44,10 +43,15 @@ def build_ui(pipeline: ImagePromptPipeline, settings: Settings) -> gr.Blocks:
             built = {}
             for name, (label, build) in TABS.items():
                 with gr.Tab(label, id=name):
-                    if tab := build(pipeline):
-                        built[name] = tab
-        restore_button(restored, tabs, built)
+                    built[name] = build(studio, model)
+        on_switch(studio, model, title, header, built)
+        restore_button(studio, restored, tabs, model, built)
     return page.queue(max_size=settings.queue_size, api_open=False)
+
+
+def header(info: ModelInfo) -> str:
+    return ("<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
+            f"Model: <b>{html.escape(info.name)}</b>. {html.escape(info.note)}</p>")
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline import ModelInfo, Studio
 from ipadapter_demo.request import MAX_SEED, SAMPLERS, SIZE_STEP, Reference
 from ipadapter_demo.ui.running import Buttons, Results, Widgets, shown_errors
 from ipadapter_demo.ui.uploads import image_from_upload
@@ -31,7 +31,7 @@ def picture(label: str, placeholder: str = "Drop a picture here", **options: Any
     )
 
 
-def reference_input(pipeline: ImagePromptPipeline, *, optional: bool = False) -> Widgets:
+def reference_input(pipeline: Studio, *, optional: bool = False) -> Widgets:
     """A picture as a prompt, and beside it what of it reaches the encoder."""
     with gr.Row(equal_height=True):
         hint = "Drop a picture here\n(optional)" if optional else "Drop a picture here"
@@ -56,33 +56,40 @@ def slider(
     return gr.Slider(low, high, value=value, step=step, label=label, buttons=[], **layout)
 
 
-def image_prompt_inputs(pipeline: ImagePromptPipeline, image_scale: float) -> Widgets:
+def image_prompt_inputs(pipeline: Studio, image_scale: float) -> Widgets:
     """λ, and which adapter reads the picture where the model has several."""
     adapters = pipeline.info.adapters
+    choices = adapter_choices(pipeline.info)
     meaning = "0 ignores the picture, 1 follows it; in between, the words have more say"
     with gr.Row():
         widgets: Widgets = {
             "image_scale": slider(0, 1.5, image_scale, 0.05, "Image strength λ", info=meaning,
                                   scale=3, min_width=200)
         }
-        if len(adapters) > 1:
-            choices = [(ADAPTERS.get(name, name), name) for name in adapters]
-            widgets["adapter"] = gr.Dropdown(
-                choices, value=adapters[0], label="Adapter",
-                info="closer to the picture, or freer", scale=2, min_width=140,
-            )
+        widgets["adapter"] = gr.Dropdown(
+            choices, value=adapters[0], label="Adapter", info="closer to the picture, or freer",
+            scale=2, min_width=140, visible=len(adapters) > 1,
+        )
     return widgets
 
 
+def adapter_choices(info: ModelInfo) -> list[tuple[str, str]]:
+    return [(ADAPTERS.get(name, name), name) for name in info.adapters]
+
+
+def words_known(info: ModelInfo) -> str | None:
+    """What to say below a prompt, of a model with a small world."""
+    return f"This model knows: {', '.join(info.words)}" if info.words else None
+
+
 def prompt_input(
-    pipeline: ImagePromptPipeline, *, optional: bool = True, **layout: Any
+    pipeline: Studio, *, optional: bool = True, **layout: Any
 ) -> Widgets:
     """The words, and which of them a model with a small world knows."""
-    known = pipeline.info.words
     prompt = gr.Textbox(
         "",
         label="Prompt",
-        info=f"This model knows: {', '.join(known)}" if known else None,
+        info=words_known(pipeline.info),
         placeholder="what to draw" + " (optional)" * optional,
         lines=2,
         max_lines=4,
@@ -91,7 +98,7 @@ def prompt_input(
     return {"prompt": prompt}
 
 
-def sampling_inputs(pipeline: ImagePromptPipeline, *, count: int, sized: bool = True) -> Widgets:
+def sampling_inputs(pipeline: Studio, *, count: int, sized: bool = True) -> Widgets:
     """How the picture is drawn. `sized` False: the size is given by a picture."""
     info = pipeline.info
     widgets: Widgets = {}
@@ -150,7 +157,7 @@ def results_column(*, comparison: bool = False) -> Results:
 
 
 def _keep_encoder_view(
-    pipeline: ImagePromptPipeline, reference: gr.Image, fit: gr.Dropdown, view: gr.Image
+    pipeline: Studio, reference: gr.Image, fit: gr.Dropdown, view: gr.Image
 ) -> None:
     """Keep `view` at what the image encoder sees of `reference`."""
 

@@ -8,11 +8,17 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import ImagePromptPipeline
-from ipadapter_demo.request import MAX_WEIGHT, GenerateRequest, Reference
+from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.running import Tab, connect
+from ipadapter_demo.ui.slots import (
+    layers_input,
+    reference_slots,
+    references_from_slots,
+    slots_from_references,
+)
 
 
 def image_text(
@@ -21,53 +27,47 @@ def image_text(
     fit: Any,
     prompt: str,
     image_scale: float,
-    second_reference: Image.Image | None = None,
-    second_weight: float,
-    **sampling: Any,
+    **more: Any,
 ) -> GenerateRequest:
     """Pictures from a picture and a text.
 
     reference: the picture. prompt: the text. image_scale: λ, 0 follows only the text, 1 the
-    picture as well, in between they share. second_reference: another picture, mixed in with
-    second_weight. seed counts where random_seed is false. Returns PNG files that hold their whole
-    request, a status line and the seed of the first picture.
+    picture as well, in between they share. reference_2 to reference_4: further pictures, each with
+    its weight_2, a mask_2 that is white where it has a say, the part of the steps from_2 until_2,
+    negative_2 to move away from it, and only_2, the number of the one result that it is for, 0 for
+    all. combine: concat or average. image_layers: all, style, layout or style+layout. seed counts
+    where random_seed is false. Returns PNG files that hold their whole request, a status line and
+    the seed of the first picture.
     """
     if reference is None:
         raise RequestError("reference is missing: upload a picture first")
-    references = [Reference(image=reference, fit=fit)]
-    if second_reference is not None:
-        references.append(Reference(image=second_reference, fit=fit, weight=second_weight))
+    references = [Reference(image=reference, fit=fit), *references_from_slots(more, fit)]
     return GenerateRequest(
-        prompt=prompt, references=tuple(references), image_scale=image_scale, **sampling
+        prompt=prompt, references=tuple(references), image_scale=image_scale, **more
     )
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     """What the widgets of this tab, the sampling ones aside, show for a request."""
     first, *others = request.references
-    second = others[0] if others else None
     return {
         "reference": first.image,
         "fit": first.fit,
         "prompt": request.prompt,
-        "second_reference": second and second.image,
-        "second_weight": second.weight if second else 1.0,
+        **slots_from_references(others),
     }
 
 
-def build(pipeline: ImagePromptPipeline) -> Tab:
+def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs = components.reference_input(pipeline)
             inputs |= components.prompt_input(pipeline, optional=False)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.text_image_scale)
             buttons = components.run_buttons()
+            inputs |= layers_input(pipeline)
             inputs |= components.sampling_inputs(pipeline, count=4)
-            with gr.Accordion("Mix in a second picture", open=False):
-                inputs["second_reference"] = components.picture("Second picture")
-                inputs["second_weight"] = components.slider(
-                    0, MAX_WEIGHT, 1.0, 0.05, "Its weight beside the first picture's 1"
-                )
+            inputs |= reference_slots()
         with gr.Column():
             results = components.results_column()
             examples(
@@ -78,6 +78,6 @@ def build(pipeline: ImagePromptPipeline) -> Tab:
                     ["dotted-cone.png", "with a yellow wall"],
                 ],
             )
-    tab = Tab(image_text, inputs, widgets_from_request)
+    tab = Tab(image_text, inputs | {"model": model}, widgets_from_request)
     connect(pipeline, tab, results, buttons)
     return tab

@@ -8,7 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import MAX_FEATHER, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
@@ -69,7 +69,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     }
 
 
-def build(pipeline: ImagePromptPipeline) -> Tab:
+def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs: Widgets = {"painting": _editor()}
@@ -96,7 +96,7 @@ def build(pipeline: ImagePromptPipeline) -> Tab:
                     ["two-solids.png", "two-solids-mask.png", None, "a green cube"],
                 ],
             )
-    tab = Tab(inpaint, inputs, widgets_from_request)
+    tab = Tab(inpaint, inputs | {"model": model}, widgets_from_request)
     connect(pipeline, tab, results, buttons)
     return tab
 

@@ -9,33 +9,47 @@ from typing import Any
 import gradio as gr
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.record import request_from_png
+from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
-from ipadapter_demo.ui.running import AT_ONCE, Tab, shown_errors
+from ipadapter_demo.ui.models import FIELDS, depending
+from ipadapter_demo.ui.running import LANE, Tab, shown_errors
 from ipadapter_demo.ui.uploads import Painting, editor_value_from_image, path_of_upload
 
 
-def restore_button(button: gr.UploadButton, tabs: gr.Tabs, built: Mapping[str, Tab]) -> None:
+def restore_button(studio: Studio, button: gr.UploadButton, tabs: gr.Tabs, model: gr.Dropdown,
+                   built: Mapping[str, Tab]) -> None:
     """Make `button` show the tab that a PNG came from, its widgets filled."""
 
     def restore(upload: Any) -> dict[gr.Component, Any]:
         with shown_errors():
-            request = request_from_png(path_of_upload(upload, "PNG"))
-            name = tab_of_request(request)
-            if name not in built:
-                raise RequestError(f"PNG needs the tab {name}, which this model does not have")
-            return shown(built[name], request) | {tabs: gr.Tabs(selected=name)}
+            record = record_from_png(path_of_upload(upload, "PNG"))
+            name = tab_of_request(record.request)
+            made_with = record.facts.get("model")
+            if made_with not in studio.models:
+                gr.Warning(f"It was made with the model {made_with}, which is not offered here.")
+                made_with = studio.info.name
+            studio.with_model(made_with)
+            offered = {widget: FIELDS[field](studio.info, tab)
+                       for widget, field, tab in depending(built)}
+            values = shown(built[name], record.request)
+            for widget, update in offered.items():
+                if widget in values and isinstance(update, gr.Dropdown):
+                    values[widget] = gr.Dropdown(update.choices, value=values[widget],
+                                                 visible=update.visible)
+            return offered | values | {tabs: gr.Tabs(selected=name), model: made_with}
 
-    widgets = [widget for tab in built.values() for widget in tab.inputs.values()]
-    button.upload(restore, inputs=button, outputs=[tabs, *widgets], preprocess=False, **AT_ONCE)
+    widgets = {widget for tab in built.values() for widget in tab.inputs.values()} | {model}
+    button.upload(restore, inputs=button, outputs=[tabs, *widgets], preprocess=False,
+                  show_progress="hidden", api_visibility="private", **LANE)
 
 
 def tab_of_request(request: GenerateRequest) -> str:
     """The name of the tab that makes such requests. Raises RequestError where none does."""
-    if request.inpaint is not None:
-        return "inpaint"
     if request.structures:
         return "structure"
+    if request.inpaint is not None:
+        return "inpaint"
     if not request.references:
         raise RequestError("PNG was made without any picture, and the page has no tab for that")
     return "image_text" if request.prompt or len(request.references) > 1 else "variation"

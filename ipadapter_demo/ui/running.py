@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import logging
 import math
 import random
@@ -18,8 +19,8 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
+from ipadapter_demo.errors import DemoError
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, Studio
 from ipadapter_demo.record import save_png
 from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
 from ipadapter_demo.ui.uploads import value_from_widget
@@ -76,7 +77,7 @@ def shown_errors() -> Iterator[None]:
     """What a person can act on is shown as it is; anything else goes to the log."""
     try:
         yield
-    except RequestError as error:
+    except DemoError as error:
         # The page renders messages as HTML, and this one may quote what somebody typed.
         text = html.escape(str(error), quote=False)
         raise gr.Error(text, print_exception=False) from error
@@ -90,7 +91,7 @@ def shown_errors() -> Iterator[None]:
         ) from error
 
 
-def connect(pipeline: ImagePromptPipeline, tab: Tab, results: Results, buttons: Buttons) -> None:
+def connect(studio: Studio, tab: Tab, results: Results, buttons: Buttons) -> None:
     """Make Generate and Stop work, and `/<name of translate>` do the same over HTTP."""
     outputs = [results.gallery, results.status, tab.inputs["seed"]]
     if results.comparison is not None:
@@ -100,11 +101,14 @@ def connect(pipeline: ImagePromptPipeline, tab: Tab, results: Results, buttons: 
     @wraps(tab.translate)  # the endpoint has its name, documentation and defaults
     def run(**values: Any) -> Iterator[tuple[Any, ...]]:
         with shown_errors():
+            model = value_from_widget(tab.inputs["model"], values.pop("model"), "model")
             request = request_from_values(tab, values)
+            pipeline = studio.with_model(model)
             warn_about_words(pipeline, request)
             for update in updates(pipeline, request):
                 yield update[: len(outputs)]
 
+    run.__signature__ = _signature(tab)  # type: ignore[attr-defined]
     triggers = [buttons.generate.click]
     if "prompt" in tab.inputs:
         triggers.append(tab.inputs["prompt"].submit)
@@ -126,6 +130,17 @@ def connect(pipeline: ImagePromptPipeline, tab: Tab, results: Results, buttons: 
     said = "() => 'Stopping after this step.'"
     buttons.stop.click(None, js=said, outputs=results.status, **AT_ONCE)
     buttons.stop.click(None, cancels=[running])
+
+
+def _signature(tab: Tab) -> inspect.Signature:
+    """The endpoint's: a parameter for each widget, and a picture of a slot need not be given."""
+    known = inspect.signature(tab.translate).parameters
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature([
+        known.get(name) or inspect.Parameter(
+            name, keyword, default=None if isinstance(widget, gr.Image) else inspect._empty)
+        for name, widget in tab.inputs.items()
+    ])
 
 
 def request_from_values(tab: Tab, values: Mapping[str, Any]) -> GenerateRequest:

@@ -8,21 +8,19 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import ImagePromptPipeline
-from ipadapter_demo.request import MAX_WEIGHT, GenerateRequest, Reference, Structure
+from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.request import MAX_WEIGHT, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.running import LANE, Tab, Widgets, connect, shown_errors
+from ipadapter_demo.ui.slots import (
+    slots_from_structures,
+    structure_choices,
+    structure_of,
+    structure_slots,
+    structures_from_slots,
+)
 from ipadapter_demo.ui.uploads import image_from_upload
-
-# How a detector is called where people choose one; any other appears under its own name.
-LABELS = {
-    "canny/canny": "edges",
-    "canny/lineart": "edges, as line art",
-    "canny/none": "edges; the picture is the map",
-    "palette/palette": "colours, as a coarse palette",
-    "palette/none": "colours; the picture is the palette",
-}
 
 
 def structure(
@@ -36,32 +34,46 @@ def structure(
     fit: Any,
     prompt: str,
     image_scale: float,
-    **sampling: Any,
+    changed: Image.Image | None = None,
+    changed_mask: Image.Image | None = None,
+    **more: Any,
 ) -> GenerateRequest:
     """Pictures that keep the structure of a picture.
 
     control: the picture that says where things are. kind: what is kept of it and which detector
     finds it, as kind/detector; the detector "none" takes the picture as the map itself.
     structure_weight: how strictly. start, end: the part of the steps, in fractions, during which
-    it acts. reference: a picture for the looks, with image_scale, its λ. seed counts where
+    it acts. control_2, control_3: further pictures, each with its own kind_2, strictness_2,
+    start_2 and end_2. reference: a picture for the looks, with image_scale, its λ. changed and
+    changed_mask: a picture of which only the white part of the mask is drawn. seed counts where
     random_seed is false. Returns PNG files that hold their whole request, a status line and the
     seed of the first picture.
     """
-    kept = _structure(control, kind, weight=structure_weight, window=(start, end))
+    kept = structure_of(control, kind, weight=structure_weight, window=(start, end))
     if kept is None:
         raise RequestError("control is missing: upload the picture whose structure is to be kept")
     return GenerateRequest(
         prompt=prompt,
         references=(Reference(image=reference, fit=fit),) if reference else (),
         image_scale=image_scale,
-        structures=(kept,),
-        **sampling,
+        structures=(kept, *structures_from_slots(more)),
+        inpaint=_inpaint(changed, changed_mask),
+        **more,
     )
+
+
+def _inpaint(changed: Image.Image | None, mask: Image.Image | None) -> Inpaint | None:
+    if changed is None and mask is None:
+        return None
+    if changed is None or mask is None:
+        raise RequestError("changed and changed_mask go together: upload both, or neither")
+    return Inpaint(image=changed, mask=mask)
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     """What the widgets of this tab, the sampling ones aside, show for a request."""
-    kept = request.structures[0]
+    kept, *others = request.structures
+    given = request.inpaint
     reference = request.references[0] if request.references else None
     return {
         "control": kept.image,
@@ -72,22 +84,16 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "reference": reference and reference.image,
         "fit": reference.fit if reference else "crop",
         "prompt": request.prompt,
+        "changed": given and given.image,
+        "changed_mask": given and given.mask,
+        **slots_from_structures(others, f"{kept.kind}/{kept.annotator}"),
     }
 
 
-def build(pipeline: ImagePromptPipeline) -> Tab | None:
-    """None for a model without structure networks."""
-    choices = [
-        (_label(kind, annotator), f"{kind}/{annotator}")
-        for kind, annotators in pipeline.info.structures.items()
-        for annotator in annotators
-    ]
-    if not choices:
-        gr.Markdown(f"The model {pipeline.info.name} has no network that reads structure.")
-        return None
+def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
     with gr.Row():
         with gr.Column():
-            inputs, drawn = _control_inputs(choices)
+            inputs, drawn = _control_inputs(structure_choices(pipeline.info))
             _draw_map(pipeline, inputs, drawn)
             inputs |= components.prompt_input(pipeline)
             inputs |= components.reference_input(pipeline, optional=True)
@@ -97,6 +103,13 @@ def build(pipeline: ImagePromptPipeline) -> Tab | None:
                 inputs["start"] = components.slider(0, 1, 0.0, 0.05, "Structure from")
                 inputs["end"] = components.slider(0, 1, 1.0, 0.05, "until")
             inputs |= components.sampling_inputs(pipeline, count=1)
+            inputs |= structure_slots(pipeline.info)
+            with gr.Accordion("Only a part of a picture", open=False), gr.Row():
+                inputs["changed"] = components.picture("Picture to change", height=150)
+                inputs["changed_mask"] = components.picture(
+                    "Mask", "white where it\nis drawn anew", image_mode="L", sources=["upload"],
+                    height=150,
+                )
         with gr.Column():
             results = components.results_column()
             examples(
@@ -108,7 +121,7 @@ def build(pipeline: ImagePromptPipeline) -> Tab | None:
                     ["blue-cone.png", None, "a sphere", "palette/palette"],
                 ],
             )
-    tab = Tab(structure, inputs, widgets_from_request)
+    tab = Tab(structure, inputs | {"model": model}, widgets_from_request)
     connect(pipeline, tab, results, buttons)
     return tab
 
@@ -127,20 +140,21 @@ def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:
             min_width=140,
         )
     with gr.Row():
-        inputs["kind"] = gr.Dropdown(choices, value=choices[0][1], label="Keep")
+        first = choices[0][1] if choices else None
+        inputs["kind"] = gr.Dropdown(choices, value=first, label="Keep")
         inputs["structure_weight"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "How strictly")
     return inputs, drawn
 
 
 def _draw_map(
-    pipeline: ImagePromptPipeline, inputs: Widgets, drawn: gr.Image
+    pipeline: Studio, inputs: Widgets, drawn: gr.Image
 ) -> None:
     """Keep `drawn` at the map that the chosen detector makes of the picture."""
 
     def structure_map(control: Any, kind: str) -> Image.Image | None:
         """The map that a detector draws of a picture. kind: as for /structure."""
         with shown_errors():
-            kept = _structure(image_from_upload(control, "control"), kind)
+            kept = structure_of(image_from_upload(control, "control"), kind)
             return None if kept is None else pipeline.structure_map(kept)
 
     gr.on(
@@ -154,20 +168,3 @@ def _draw_map(
         api_name="structure_map",
         **LANE,
     )
-
-
-def _structure(control: Image.Image | None, choice: object, **how: Any) -> Structure | None:
-    if control is None:
-        return None
-    if not isinstance(choice, str) or choice.count("/") != 1:
-        raise RequestError(f"kind must be kind/detector, such as canny/none, got {choice!r:.80}")
-    kind, annotator = choice.split("/")
-    return Structure(image=control, kind=kind, annotator=annotator, **how)
-
-
-def _label(kind: str, annotator: str) -> str:
-    if annotator == "none":
-        plain = f"{kind}; the picture is the map"
-    else:
-        plain = kind if kind == annotator else f"{kind}, by {annotator}"
-    return LABELS.get(f"{kind}/{annotator}", plain)

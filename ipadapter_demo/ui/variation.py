@@ -8,7 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
@@ -38,7 +38,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     return {"reference": reference.image, "fit": reference.fit}
 
 
-def build(pipeline: ImagePromptPipeline) -> Tab:
+def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs = components.reference_input(pipeline)
@@ -49,6 +49,6 @@ def build(pipeline: ImagePromptPipeline) -> Tab:
             results = components.results_column()
             pictures = ("red-sphere", "blue-cone", "checker-cube", "two-solids")
             examples([inputs["reference"]], [[f"{name}.png"] for name in pictures])
-    tab = Tab(variation, inputs, widgets_from_request)
+    tab = Tab(variation, inputs | {"model": model}, widgets_from_request)
     connect(pipeline, tab, results, buttons)
     return tab

@@ -1,0 +1,118 @@
+"""A figure for every study: matplotlib, light, with error bars of one standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Record = dict[str, Any]
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(4.2 * columns, 3.2), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # without the software's version: the same record gives the same bytes
+    figure.savefig(path, dpi=160, metadata={"Software": None})
+
+
+def methods(record: Record, path: Path) -> None:
+    figure, panels = _figure(2)
+    for panel, mark, label in zip(panels, ("attributes", "clip_i"),
+                                  ("attributes kept", "CLIP-I"), strict=True):
+        for colour, row in zip(COLOURS, record["rows"], strict=False):
+            found = row["marks"][mark]
+            panel.errorbar(row["parameters"], found["mean"], found["std"], fmt="o", capsize=3,
+                           color=colour, label=row["method"])
+        panel.set(xscale="log", xlabel="trained parameters", ylabel=label)
+    panels[0].legend(frameon=False, fontsize=7)
+    _save(figure, path)
+
+
+def scale(record: Record, path: Path) -> None:
+    figure, [panel] = _figure()
+    for colour, curve in zip(COLOURS, record["curves"], strict=False):
+        points = curve["points"]
+        panel.errorbar(
+            [p["text"]["mean"] for p in points], [p["image"]["mean"] for p in points],
+            [p["image"]["std"] for p in points], [p["text"]["std"] for p in points],
+            fmt="o-", ms=3, lw=1, elinewidth=0.6, color=colour, label=curve["method"])
+    panel.set(xlabel="floor that the text names", ylabel="solid that the picture shows")
+    panel.legend(frameon=False, fontsize=7)
+    _save(figure, path)
+
+
+def data(record: Record, path: Path) -> None:
+    figure, [panel] = _figure()
+    for colour, curve in zip(COLOURS, record["curves"], strict=False):
+        marks = [mark["attributes"] for mark in curve["marks"]]
+        panel.errorbar(curve["steps"], [m["mean"] for m in marks], [m["std"] for m in marks],
+                       fmt="o-", ms=3, capsize=3, color=colour,
+                       label=f"{curve['pictures']:,} pictures")
+    panel.set(xlabel="training steps", ylabel="attributes kept")
+    panel.legend(frameon=False)
+    _save(figure, path)
+
+
+def transfer(record: Record, path: Path) -> None:
+    figure, panels = _figure(2)
+    names = [row["what"] for row in record["rows"]]
+    for panel, mark, label in zip(panels, ("attributes", "ink"),
+                                  ("attributes kept", "share of ink"), strict=True):
+        found = [row["marks"][mark] for row in record["rows"]]
+        panel.barh(names, [m["mean"] for m in found], xerr=[m["std"] for m in found], capsize=3,
+                   color=COLOURS[: len(names)])
+        for style, row in zip((":", "--"), record["rendered"], strict=True):
+            panel.axvline(row["marks"][mark], color="grey", ls=style, lw=1, label=row["what"])
+        panel.invert_yaxis()
+        panel.set(xlabel=label)
+    panels[1].set_yticks([])
+    panels[1].legend(frameon=False, fontsize=7)
+    _save(figure, path)
+
+
+def structure(record: Record, path: Path) -> None:
+    figure, panels = _figure(2)
+    both = (("edge_f1", "edge F1", True), ("cell_error", "error of a palette cell", False))
+    for panel, (mark, label, referenced) in zip(panels, both, strict=True):
+        found = [row for row in record["rows"] if row["reference"] == referenced]
+        panel.barh([row["structure"] for row in found], [r["marks"][mark]["mean"] for r in found],
+                   xerr=[r["marks"][mark]["std"] for r in found], capsize=3, color=COLOURS[0])
+        panel.invert_yaxis()
+        panel.set(xlabel=f"{label}, {'with' if referenced else 'without'} a reference")
+    panels[1].set_yticks([])
+    _save(figure, path)
+
+
+def plus(record: Record, path: Path) -> None:
+    figure, [panel] = _figure()
+    for colour, curve in zip(COLOURS, record["curves"], strict=False):
+        points = curve["points"]
+        panel.errorbar([p["spread"] for p in points], [p["attributes"] for p in points],
+                       xerr=[p["spread_error"] for p in points], fmt="o-", ms=3, lw=1,
+                       elinewidth=0.6, color=colour, label=curve["adapter"])
+        for point in points:
+            panel.annotate(f"{point['scale']:g}", (point["spread"], point["attributes"]),
+                           textcoords="offset points", xytext=(4, -9), fontsize=6, color=colour)
+    panel.axvline(record["spread_over_scenes"], color="grey", ls=":", lw=1,
+                  label="spread over scenes")
+    panel.set(xlabel="spread of places over seeds (widths of the picture)",
+              ylabel="attributes kept")
+    panel.legend(frameon=False)
+    _save(figure, path)
+
+
+FIGURES: dict[str, Callable[[Record, Path], None]] = {
+    "methods": methods, "scale": scale, "transfer": transfer, "structure": structure,
+    "data": data, "plus": plus,
+}

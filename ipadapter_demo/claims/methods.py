@@ -1,0 +1,128 @@
+"""Five ways to give a picture to a text-to-image model, under one interface.
+
+Each is built on a copy of the lab's base, trained on the same pictures for the same steps, and says
+what the UNet is to be given at one step. λ is what each has for it: the weight of the image branch,
+of the image tokens in the softmax, or of a ControlNet's residuals.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+
+from ipadapter_demo.adapter import ImageAdapter, ImagePrompt, LinearProjection, Resampler, attach
+from ipadapter_demo.claims.lab import Lab, Reads
+from ipadapter_demo.models.structure import ControlNetStructure
+
+# (what was read of the pictures, text states, noisy latents, timestep, λ) -> the UNet's arguments
+Arguments = Callable[[Tensor, Tensor, Tensor, Tensor, float], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Method:
+    name: str
+    unet: UNet2DConditionModel
+    trained: nn.Module  # all that learns, and nothing else
+    reads: Reads
+    lr: float
+    arguments: Arguments
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.trained.parameters())
+
+
+def image_adapter(lab: Lab) -> Method:
+    """The paper's: an attention of its own for image tokens in every cross-attention layer."""
+    unet = copy.deepcopy(lab.unet)
+    adapter = ImageAdapter.for_unet(unet, _four_tokens(lab))
+    attach(unet, adapter)
+
+    def arguments(given: Tensor, text: Tensor, noisy: Tensor, t: Tensor,
+                  scale: float) -> dict[str, Any]:
+        tokens = adapter.tokens_from_embeds(given)
+        prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=scale)
+        return {"encoder_hidden_states": text,
+                "cross_attention_kwargs": {"ip_hidden_states": (prompt,)}}
+
+    return Method("image adapter", unet, adapter, "embeds", 1e-3, arguments)
+
+
+def simple_adapter(lab: Lab) -> Method:
+    """The ablation of section 4.4.1: the same tokens beside the text's, in one softmax."""
+    projection = _four_tokens(lab)
+    return Method("simple adapter", copy.deepcopy(lab.unet), projection, "embeds", 1e-3,
+                  _joined(projection))
+
+
+def full_fine_tuning(lab: Lab) -> Method:
+    """The same as the simple adapter, with every weight of the UNet free to follow."""
+    unet = copy.deepcopy(lab.unet).requires_grad_(True)
+    projection = _four_tokens(lab)
+    both = nn.ModuleDict({"unet": unet, "projection": projection})
+    return Method("full fine-tuning", unet, both, "embeds", 3e-4, _joined(projection))
+
+
+def style_adapter(lab: Lab) -> Method:
+    """In the manner of T2I-Adapter's style adapter: 8 tokens that a small transformer makes of the
+    encoder's patches join the text tokens
+    (https://github.com/TencentARC/T2I-Adapter/blob/SD/ldm/modules/encoders/adapter.py)."""
+    width = lab.encoder.config.hidden_size
+    tokens = Resampler(width, lab.unet.config.cross_attention_dim, 8, width=width, depth=3,
+                       heads=width // 64)
+    return Method("T2I-Adapter, style", copy.deepcopy(lab.unet), tokens, "patches", 1e-3,
+                  _joined(tokens))
+
+
+def shuffle_controlnet(lab: Lab) -> Method:
+    """A ControlNet that reads the picture with its content shuffled."""
+    unet = copy.deepcopy(lab.unet)
+    net = ControlNetModel.from_unet(unet, conditioning_channels=3,
+                                    conditioning_embedding_out_channels=(16, 32, 64))
+    net.set_attn_processor(AttnProcessor())
+    net.requires_grad_(True).to(memory_format=torch.channels_last)
+    structure = ControlNetStructure(net)
+
+    def arguments(given: Tensor, text: Tensor, noisy: Tensor, t: Tensor,
+                  scale: float) -> dict[str, Any]:
+        residuals = structure.read(given)(noisy, t, text, scale)
+        return {"encoder_hidden_states": text} | residuals.unet_arguments()
+
+    return Method("ControlNet, shuffle", unet, net, "shuffled", 1e-3, arguments)
+
+
+METHODS: tuple[Callable[[Lab], Method], ...] = (
+    image_adapter, simple_adapter, full_fine_tuning, style_adapter, shuffle_controlnet,
+)
+
+
+def _four_tokens(lab: Lab) -> LinearProjection:
+    return LinearProjection(lab.encoder.config.projection_dim, lab.unet.config.cross_attention_dim)
+
+
+def _joined(tokens_of: nn.Module) -> Arguments:
+    """Image tokens after the text's. λ multiplies their share before the softmax divides: its
+    logarithm is added to their logits, so 0 leaves the text alone."""
+
+    def arguments(given: Tensor, text: Tensor, noisy: Tensor, t: Tensor,
+                  scale: float) -> dict[str, Any]:
+        if scale == 0.0:
+            return {"encoder_hidden_states": text}
+        tokens = tokens_of(given)
+        joined: dict[str, Any] = {"encoder_hidden_states": torch.cat([text, tokens], dim=1)}
+        if scale != 1.0:
+            # diffusers turns this mask m into the bias (1 - m) · -10000, in the latents' precision
+            keep = torch.ones(len(text), text.shape[1] + tokens.shape[1])
+            keep[:, text.shape[1] :] += math.log(scale) / 10_000
+            joined["encoder_attention_mask"] = keep
+        return joined
+
+    return arguments

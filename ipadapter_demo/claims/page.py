@@ -1,0 +1,110 @@
+"""From a study's record to docs/claims.md: a table between two marks, and a figure beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ipadapter_demo.claims.figures import FIGURES
+from ipadapter_demo.errors import DemoError
+
+Record = dict[str, Any]
+
+
+def publish(study: str, record: Record, docs: Path) -> list[Path]:
+    """Write docs/claims/<study>.json and .png, and the table in docs/claims.md."""
+    folder = docs / "claims"
+    folder.mkdir(parents=True, exist_ok=True)
+    data, figure, page = folder / f"{study}.json", folder / f"{study}.png", docs / "claims.md"
+    data.write_text(json.dumps(record, indent=1) + "\n")
+    FIGURES[study](record, figure)
+    page.write_text(with_table(page.read_text(), study, TABLES[study](record)))
+    return [data, figure, page]
+
+
+def with_table(text: str, study: str, table: str) -> str:
+    """The page with what stands between the marks of `study` replaced."""
+    start, end = f"<!-- {study} -->\n", f"<!-- /{study} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise DemoError(f"docs/claims.md must have the marks {start.strip()} and {end} once each")
+    before, rest = text.split(start)
+    return f"{before}{start}{table}{end}{rest.split(end)[1]}"
+
+
+def rows(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ["---"] * len(heads), *lines))
+
+
+def spread(mark: dict[str, float], digits: int = 3, percent: bool = False) -> str:
+    """0.812 ± 0.004, or in per cent."""
+    if percent:
+        return f"{100 * mark['mean']:.1f} ± {100 * mark['std']:.1f} %"
+    return f"{mark['mean']:.{digits}f} ± {mark['std']:.{digits}f}"
+
+
+def methods(record: Record) -> str:
+    lines = [
+        [row["method"], f"{row['parameters']:,}",
+         f"{100 * row['parameters'] / record['base_parameters']:.1f} %",
+         spread(row["marks"]["clip_i"]), spread(row["marks"]["clip_t"]),
+         spread(row["marks"]["attributes"], percent=True)]
+        for row in record["rows"]
+    ]
+    truth = record["of_the_references_themselves"]
+    lines.append(["the references themselves", "", "", f"{truth['clip_i']:.3f}",
+                  f"{truth['clip_t']:.3f}", f"{100 * truth['attributes']:.1f} %"])
+    return rows(["Method", "Trained parameters", "of the UNet's", "CLIP-I", "CLIP-T",
+                 "Attributes kept"], lines)
+
+
+def scale(record: Record) -> str:
+    lines = [
+        [curve["method"], *(f"{100 * p['image']['mean']:.0f} / {100 * p['text']['mean']:.0f}"
+                            for p in curve["points"])]
+        for curve in record["curves"]
+    ]
+    return rows(["picture's solid / text's floor, %",
+                 *(f"λ {value:g}" for value in record["scales"])], lines)
+
+
+def data(record: Record) -> str:
+    steps = record["curves"][0]["steps"]
+    lines = [[f"{curve['pictures']:,}", *(spread(mark["attributes"], percent=True)
+                                          for mark in curve["marks"])]
+             for curve in record["curves"]]
+    return rows(["Pictures", *(f"{step} steps" for step in steps)], lines)
+
+
+def transfer(record: Record) -> str:
+    lines = [[row["what"], spread(row["marks"]["attributes"], percent=True),
+              spread(row["marks"]["clip_i"]), spread(row["marks"]["ink"], percent=True)]
+             for row in record["rows"]]
+    lines += [[row["what"], f"{100 * row['marks']['attributes']:.1f} %",
+               f"{row['marks']['clip_i']:.3f}", f"{100 * row['marks']['ink']:.1f} %"]
+              for row in record["rendered"]]
+    return rows(["", "Attributes kept", "CLIP-I", "Ink"], lines)
+
+
+def structure(record: Record) -> str:
+    lines = [[row["structure"], "yes" if row["reference"] else "no",
+              spread(row["marks"]["edge_f1"]), spread(row["marks"]["cell_error"], 1),
+              spread(row["marks"]["colours_of_reference"], percent=True)]
+             for row in record["rows"]]
+    return rows(["Structure", "Reference", "Edge F1", "Error of a palette cell (of 255)",
+                 "Colours of the reference"], lines)
+
+
+def plus(record: Record) -> str:
+    lines = [[curve["adapter"], f"{point['scale']:g}", f"{100 * point['attributes']:.1f} %",
+              f"{point['spread']:.3f} ± {point['spread_error']:.3f}"]
+             for curve in record["curves"] for point in curve["points"]]
+    return rows(["Adapter", "λ", "Attributes kept", "Spread of places over seeds"], lines)
+
+
+TABLES: dict[str, Callable[[Record], str]] = {
+    "methods": methods, "scale": scale, "transfer": transfer, "structure": structure,
+    "data": data, "plus": plus,
+}

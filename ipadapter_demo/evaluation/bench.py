@@ -1,0 +1,107 @@
+"""Held-out scenes to draw and to judge by: their pictures, their truth, and how a picture scores.
+
+Chance is measured, not assumed: the same pictures compared with the truth of other scenes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ipadapter_demo.evaluation.drawing import Draw
+from ipadapter_demo.evaluation.reader import (
+    AttributeReader,
+    load_reader,
+    measures_of_scenes,
+    truth_of_scenes,
+)
+from ipadapter_demo.imaging import images_from_pixels
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.tabletop.render import render
+from ipadapter_demo.tabletop.scene import Scenes
+
+
+class Judge:
+    """Scenes, their pictures and truth, and the reader that holds other pictures against them."""
+
+    def __init__(self, scenes: Scenes) -> None:
+        self.scenes = scenes
+        self.reader: AttributeReader = load_reader(TABLETOP.folder / "reader.safetensors")
+        rendered = [render(scenes[i : i + 32]) for i in range(0, len(scenes), 32)]
+        self.images = images_from_pixels(torch.cat([r.pixels for r in rendered]) * 2 - 1)
+        self.ids = torch.cat([r.ids for r in rendered])
+        self.truth, self.exists = truth_of_scenes(scenes)
+        self.measures, there = measures_of_scenes(scenes)
+        self.exists |= there
+
+    def ahead(self, by: int) -> Tensor:
+        """For every scene the one `by` places on."""
+        return (torch.arange(len(self.scenes)) + by) % len(self.scenes)
+
+    def score(self, images: Sequence[Image.Image], names: Sequence[str] | None = None,
+              of: Tensor | None = None) -> dict[str, Any]:
+        """Share read right per attribute, chance beside it, and the mean over attributes.
+
+        Picture i is held against scene of[i], by default scene i.
+        """
+        of = self.ahead(0) if of is None else of
+        read = self.reader.read(images)
+        names = [name for name in names or self.truth if self.exists[name].any()]
+        right = {name: self._share(read, name, of) for name in names}
+        # the truth of ten scenes that had no part in it
+        others = [(of + k) % len(self.scenes) for k in range(2, 12)]
+        chance = {n: float(np.mean([self._share(read, n, o) for o in others])) for n in names}
+        return {
+            "mean": round(float(np.mean(list(right.values()))), 4),
+            "chance_mean": round(float(np.mean(list(chance.values()))), 4),
+            "by_attribute": {
+                n: {"right": round(right[n], 4), "chance": round(chance[n], 4)} for n in names
+            },
+        }
+
+    def _share(self, read: dict[str, Tensor], name: str, of: Tensor) -> float:
+        """A second solid's attributes count as right only in a picture with two solids."""
+        truth, exists = self.truth[name][of], self.exists[name][of]
+        hit = read[name] == truth
+        if name.startswith("second"):
+            hit &= read["count"] == 1
+        return hit[exists].float().mean().item()
+
+
+class Bench(Judge):
+    """A judge that draws: a picture for each of its scenes."""
+
+    def __init__(self, info: ModelInfo, draw: Draw, scenes: Scenes) -> None:
+        super().__init__(scenes)
+        self.info, self.draw = info, draw
+
+    def reference(self, index: int) -> tuple[Reference, ...]:
+        """The picture of a scene as the one image prompt."""
+        return (Reference(image=self.images[index]),)
+
+    def request(self, **parts: Any) -> GenerateRequest:
+        """At the model's default settings."""
+        defaults = {"guidance": self.info.guidance, "steps": self.info.steps}
+        return GenerateRequest(**defaults | parts)
+
+    def each(self, parts_of: Callable[[int], dict[str, Any]]) -> list[Image.Image]:
+        """A picture for every scene; scene i starts from seed i."""
+        return self.draw([self.request(seed=i, **parts_of(i)) for i in range(len(self.scenes))])
+
+    @cached_property
+    def variations(self) -> list[Image.Image]:
+        """Empty prompt, λ = 1, the scene's own picture as reference; two experiments look at it."""
+        return self.each(lambda i: {"references": self.reference(i)})
+
+    @cached_property
+    def unprompted(self) -> list[Image.Image]:
+        """The same at λ = 0: what the base model makes of nothing. Two experiments look at it."""
+        return self.each(lambda i: {"references": self.reference(i), "image_scale": 0.0})

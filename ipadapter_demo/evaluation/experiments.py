@@ -1,0 +1,214 @@
+"""What the report measures, an experiment each: a bench in, figures out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from ipadapter_demo.evaluation.bench import Bench
+from ipadapter_demo.evaluation.reader import HUES, PLACES, hue_error
+from ipadapter_demo.imaging import pixels_from_images
+from ipadapter_demo.models.annotators import annotate
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.codec import Codec
+from ipadapter_demo.request import Inpaint, Structure
+from ipadapter_demo.tabletop.caption import FULL, caption, floor_caption
+from ipadapter_demo.tabletop.render import FIRST_SOLID
+
+EDGE_TOLERANCE = 2  # pixels
+LAYOUT_SEEDS = 8  # pictures of one reference, for one reference in LAYOUT_SEEDS
+COPY = 0.04  # widths of the picture: solids all as close to the reference's are called a copy
+SOLID_NAMES = ("solid_shape", "solid_colour", "solid_texture")
+FLOOR_NAMES = ("floor_colour", "floor_texture")
+COLOUR_NAMES = ("solid_colour", "floor_colour", "wall_colour")
+
+
+def codec(bench: Bench) -> dict[str, Any]:
+    """Peak signal-to-noise ratio of encoding and decoding, mean over pictures."""
+    vae = AutoencoderTiny.from_pretrained(TABLETOP.folder / "vae", local_files_only=True)
+    codec = Codec(vae.float().eval())
+    ratios = []
+    for start in range(0, len(bench.images), 32):
+        pixels = pixels_from_images(bench.images[start : start + 32])
+        decoded = codec.pixels_from_latents(codec.latents_from_pixels(pixels)).clamp(-1, 1)
+        ratios.append(10 * torch.log10(4 / (decoded - pixels).square().mean(dim=(1, 2, 3))))
+    return {"psnr_db": round(torch.cat(ratios).mean().item(), 2)}
+
+
+def text_alone(bench: Bench) -> dict[str, Any]:
+    """A full caption, no reference: everything it names. Captions are silent about light."""
+    rng = random.Random(0)
+    images = bench.each(lambda i: {"prompt": caption(bench.scenes, i, FULL, rng)})
+    return bench.score(images, [name for name in bench.truth if name != "light_side"])
+
+
+def variation(bench: Bench) -> dict[str, Any]:
+    """Empty prompt, λ = 1: what the reference carries over; exact hues too, which no caption
+    names."""
+    read = bench.reader.read(bench.variations)
+    errors = {name: hue_error(read[name], bench.measures[name])[bench.exists[name]]
+              for name in HUES}
+    medians = {name: round(error.median().item(), 2)
+               for name, error in errors.items() if len(error)}
+    whole = torch.cat(list(errors.values())).median().item()
+    return bench.score(bench.variations) | {
+        "median_hue_error_degrees": round(whole, 2),
+        "median_hue_error_by_surface": medians,
+    }
+
+
+def layout(bench: Bench) -> dict[str, Any]:
+    """Whether the seed decides where things stand: an image prompt must not fix the layout."""
+    indices = range(0, len(bench.scenes), LAYOUT_SEEDS)
+    images = bench.draw([
+        bench.request(references=bench.reference(i), seed=10_000 + k)
+        for i in indices for k in range(LAYOUT_SEEDS)
+    ])
+    read = bench.reader.read(images)
+    places = torch.stack([read[name] for name in PLACES], dim=1) / 2  # widths of the picture
+    given = torch.stack([bench.measures[name] for name in PLACES], dim=1) / 2
+    of = torch.tensor([i for i in indices for _ in range(LAYOUT_SEEDS)])
+    first = places[:, 0].unflatten(0, (-1, LAYOUT_SEEDS))
+    return {
+        "references": len(indices),
+        "pictures_each": LAYOUT_SEEDS,
+        "spread_over_seeds": _rounded(first.std(dim=1).mean(dim=0)),
+        "spread_over_scenes": _rounded(given[:, 0].std(dim=0)) if len(given) > 1 else None,
+        "copies": _copies(bench, places, read["count"], given, of),
+        "copies_by_chance": round(float(np.mean([
+            _copies(bench, places, read["count"], given, (of + k) % len(given))
+            for k in range(2, 12)
+        ])), 4),
+    }
+
+
+def _copies(bench: Bench, places: Tensor, count: Tensor, given: Tensor, of: Tensor) -> float:
+    """Share of pictures whose every solid stands where the reference's stands."""
+    there = torch.stack([bench.exists[name][of] for name in PLACES], dim=1)
+    near = ((places - given[of]).norm(dim=2) <= COPY) | ~there
+    same = near.all(dim=1) & (count == bench.truth["count"][of])
+    return round(same.float().mean().item(), 4)
+
+
+def _rounded(xy: Tensor) -> dict[str, float]:
+    return {axis: round(value, 4) for axis, value in zip("xy", xy.tolist(), strict=True)}
+
+
+def no_image(bench: Bench) -> dict[str, Any]:
+    """The same at λ = 0: nothing may carry over."""
+    return bench.score(bench.unprompted)
+
+
+def image_and_text(bench: Bench) -> dict[str, Any]:
+    """The text names another scene's floor, the reference brings the solid."""
+    count = len(bench.scenes)
+    images = bench.each(lambda i: {
+        "prompt": floor_caption(bench.scenes, (i + 1) % count),
+        "references": bench.reference(i),
+        "image_scale": bench.info.text_image_scale,
+    })
+    return {
+        "image_scale": bench.info.text_image_scale,
+        "floor_named_by_text": bench.score(images, FLOOR_NAMES, of=bench.ahead(1)),
+        "solid_of_reference": bench.score(images, SOLID_NAMES),
+    }
+
+
+def structure(bench: Bench) -> dict[str, Any]:
+    """Edges of one scene, appearance of another: F1 of the edges, colours of the reference."""
+    count = len(bench.scenes)
+    sources = [bench.images[(i + 1) % count] for i in range(count)]
+    maps = [annotate("canny", source) for source in sources]
+    images = bench.each(lambda i: {
+        "references": bench.reference(i),
+        "structures": (Structure(kind="canny", image=maps[i]),),
+    })
+    colours = bench.score(images, COLOUR_NAMES)
+    return {
+        "edge_f1": mean_edge_f1(images, maps),
+        "edge_f1_without_map": mean_edge_f1(bench.variations, maps),
+        "edge_f1_of_rendered_source": mean_edge_f1(sources, maps),
+        "colours_of_reference": colours,
+    }
+
+
+def palette(bench: Bench) -> dict[str, Any]:
+    """The colours of one scene, coarse, and nothing else: mean error of a cell's channel."""
+    maps = [annotate("palette", bench.images[i]) for i in bench.ahead(1).tolist()]
+    images = bench.each(lambda i: {
+        "structures": (Structure(kind="palette", image=maps[i]),),
+    })
+    return {"cell_error": mean_cell_error(images, maps),
+            "cell_error_without_map": mean_cell_error(bench.unprompted, maps)}
+
+
+def inpainting(bench: Bench) -> dict[str, Any]:
+    """Replace the first solid by that of a reference with one solid: it stands in the mask, and
+    nothing outside changes."""
+    masks = [_solid_mask(bench, i) for i in range(len(bench.scenes))]
+    partners = _partners_with_one_solid(bench)
+    images = bench.each(lambda i: {
+        "references": bench.reference(int(partners[i])),
+        "inpaint": Inpaint(image=bench.images[i], mask=masks[i]),
+    })
+    outside, inside = 0, []
+    for image, given, mask in zip(images, bench.images, masks, strict=True):
+        change = np.abs(np.asarray(image, dtype=int) - np.asarray(given, dtype=int)).max(axis=2)
+        painted = np.asarray(mask) > 0
+        outside = max(outside, int(change[~painted].max()))
+        inside.append(float(change[painted].mean()))
+    return {
+        "largest_change_outside": outside,
+        "mean_change_inside": round(float(np.mean(inside)), 2),
+        "solid_of_reference": bench.score(images, SOLID_NAMES, of=partners),
+    }
+
+
+def _partners_with_one_solid(bench: Bench) -> Tensor:
+    """For every scene the next one, going round, that has a single solid."""
+    singles = torch.nonzero(~bench.scenes.present[:, 1])[:, 0]
+    if not len(singles):
+        return bench.ahead(1)
+    after = torch.searchsorted(singles, torch.arange(len(bench.scenes)), right=True)
+    return singles[after % len(singles)]
+
+
+def edge_f1(image: Image.Image, drawn: Image.Image, tolerance: int = EDGE_TOLERANCE) -> float:
+    """F1 of the canny edges of `image` against a map, matches within `tolerance` pixels."""
+    ours = np.asarray(annotate("canny", image).convert("L")) > 127
+    theirs = np.asarray(drawn.convert("L")) > 127
+    if not ours.any() or not theirs.any():
+        return float(ours.any() == theirs.any())
+    precision = (distance_transform_edt(~theirs)[ours] <= tolerance).mean()
+    recall = (distance_transform_edt(~ours)[theirs] <= tolerance).mean()
+    return float(2 * precision * recall / max(precision + recall, 1e-9))
+
+
+def mean_edge_f1(images: Sequence[Image.Image], maps: Sequence[Image.Image]) -> float:
+    """Of pictures against their maps."""
+    return round(float(np.mean([edge_f1(i, m) for i, m in zip(images, maps, strict=True)])), 4)
+
+
+def mean_cell_error(images: Sequence[Image.Image], palettes: Sequence[Image.Image]) -> float:
+    """Grey levels by which a channel of a palette cell is off, mean over cells and pictures."""
+    off = [np.abs(np.asarray(annotate("palette", ours), dtype=int)
+                  - np.asarray(drawn, dtype=int)).mean()
+           for ours, drawn in zip(images, palettes, strict=True)]
+    return round(float(np.mean(off)), 2)
+
+
+def _solid_mask(bench: Bench, index: int) -> Image.Image:
+    """The box around the first solid, a little larger than it."""
+    rows, columns = torch.nonzero(bench.ids[index] == FIRST_SOLID, as_tuple=True)
+    mask = np.zeros(bench.ids[index].shape, dtype=np.uint8)
+    top, left = max(int(rows.min()) - 6, 0), max(int(columns.min()) - 6, 0)
+    mask[top : int(rows.max()) + 7, left : int(columns.max()) + 7] = 255
+    return Image.fromarray(mask)

@@ -1,0 +1,29 @@
+"""Precision by hardware, and how a large model fits into a small memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def best_dtype(device: str, small: bool) -> torch.dtype:
+    """Half precision where the hardware has it; float32 elsewhere, and for models so small that
+    half precision gains nothing."""
+    if device.startswith("cuda"):
+        return torch.float16
+    if device == "cpu" and not small and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def take_turns(networks: Sequence[Any], device: str) -> None:
+    """Keep networks in the machine's memory; each moves to `device` when it is called, and the one
+    before it in the sequence moves back. accelerate's hooks, in the order of diffusers' pipelines.
+    """
+    from accelerate import cpu_offload_with_hook
+
+    hook = None
+    for network in networks:
+        _, hook = cpu_offload_with_hook(network, device, hook)

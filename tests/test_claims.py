@@ -1,0 +1,146 @@
+"""The studies behind docs/claims.md: every method trains and draws, in miniature, and the page says
+what the records say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ipadapter_demo.claims import lab as lab_module
+from ipadapter_demo.claims import look, page, study
+from ipadapter_demo.claims.lab import Exam, Lab, open_lab, shuffled
+from ipadapter_demo.claims.methods import METHODS, simple_adapter
+from ipadapter_demo.claims.studies import STUDIES, by_name
+from ipadapter_demo.cli.options import STUDIES as NAMES
+from ipadapter_demo.errors import DemoError
+from ipadapter_demo.tabletop.scene import sample_scenes
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lab_module, "PICTURES", 64)
+        patch.setattr(lab_module, "BASE_STEPS", 1)
+        patch.setattr(lab_module, "BASE_BATCH", 2)
+        return open_lab(tmp_path_factory.mktemp("claims"))
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "STEPS", 2)
+    monkeypatch.setattr(study, "MARKS_EVERY", 1)
+    monkeypatch.setattr(study, "BATCH", 2)
+    monkeypatch.setattr(study, "MARKS_SCENES", 2)
+
+
+def read(lab: Lab, reads: str, count: int = 2) -> torch.Tensor:
+    pixels = lab.pictures.pixels(torch.arange(count))
+    return lab.read(reads, pixels, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("build", METHODS)
+def test_a_method_learns_from_pictures_and_leaves_the_base_alone(
+    lab: Lab, build: object, short: None
+) -> None:
+    before = {name: weight.clone() for name, weight in lab.unet.state_dict().items()}
+    fresh = build(lab)  # type: ignore[operator]
+    method = study.trained(lab, build, 0)  # type: ignore[arg-type]
+    assert all(torch.equal(weight, before[name]) for name, weight in lab.unet.state_dict().items())
+    moved = [not torch.equal(ours, theirs) for ours, theirs in
+             zip(method.trained.parameters(), fresh.trained.parameters(), strict=True)]
+    assert all(p.requires_grad for p in method.trained.parameters())
+    assert any(moved)
+    marks = study.marks_of(study.run_folder(lab, method, 0, len(lab.pictures)))
+    assert list(marks) == [1, 2]
+    assert set(marks[2]) == {"clip_i", "clip_t", "attributes"}
+
+
+@pytest.mark.parametrize("build", METHODS)
+def test_at_scale_zero_a_method_s_picture_has_no_say(lab: Lab, build: object) -> None:
+    method = build(lab)  # type: ignore[operator]
+    noisy, text = torch.randn(2, 4, 16, 16), lab.frozen.text_states(["a cube", ""], "cpu")
+    first, second = read(lab, method.reads), read(lab, method.reads).flip(0)
+
+    def predicted(given: torch.Tensor, scale: float) -> torch.Tensor:
+        with torch.no_grad():
+            t = torch.tensor(500)
+            return method.unet(noisy, t, **method.arguments(given, text, noisy, t, scale)).sample
+
+    assert torch.equal(predicted(first, 0.0), predicted(second, 0.0))
+    if method.name != "ControlNet, shuffle":  # whose zero convolutions have not woken yet
+        assert not torch.allclose(predicted(first, 1.0), predicted(second, 1.0))
+
+
+def test_scale_two_is_as_if_every_image_token_came_twice(lab: Lab) -> None:
+    """The meaning of λ in one softmax, exactly."""
+    method = simple_adapter(lab)
+    noisy, text = torch.randn(2, 4, 16, 16), lab.frozen.text_states(["a cube", ""], "cpu")
+    given, t = read(lab, "embeds"), torch.tensor(500)
+    doubled = method.arguments(given, text, noisy, t, 1.0)
+    states = doubled["encoder_hidden_states"]
+    doubled["encoder_hidden_states"] = torch.cat([states, states[:, text.shape[1] :]], dim=1)
+    with torch.no_grad():
+        expected = method.unet(noisy, t, **doubled).sample
+        ours = method.unet(noisy, t, **method.arguments(given, text, noisy, t, 2.0)).sample
+        once = method.unet(noisy, t, **method.arguments(given, text, noisy, t, 1.0)).sample
+    torch.testing.assert_close(ours, expected, atol=2e-4, rtol=0)
+    assert (once - expected).abs().max() > 1e-3
+
+
+def test_shuffling_keeps_colours_and_loses_the_layout() -> None:
+    pixels = torch.full((1, 3, 64, 64), -1.0)
+    pixels[:, 0, :, :32] = 1.0
+    moved = shuffled(pixels, torch.Generator().manual_seed(1))
+    assert moved.shape == pixels.shape
+    assert (moved - pixels).abs().mean() > 0.2
+    assert 0.2 < (moved[:, 0] > 0).float().mean() < 0.8
+    torch.testing.assert_close(moved[:, 1:], torch.full_like(moved[:, 1:], -1.0))
+
+
+def test_the_exam_gives_the_references_themselves_full_marks(lab: Lab) -> None:
+    exam = Exam.of(lab, 16)
+    marks = exam.marks(lab, exam.references)
+    assert marks["clip_i"] == pytest.approx(1, abs=1e-3)
+    assert marks["attributes"] > 0.95
+    turned = exam.marks(lab, exam.references.roll(1, 0))
+    assert turned["clip_i"] < 0.8
+    assert turned["attributes"] < 0.6
+
+
+def test_the_other_look_has_ink_along_its_edges() -> None:
+    scenes = replace(sample_scenes(8, 5), second=torch.zeros(8, 2, dtype=torch.long))
+    plain = look.render(scenes).pixels * 2 - 1
+    assert look.ink(look.cel_pictures(scenes)) > look.ink(plain) + 0.02
+
+
+def test_figures_over_seeds_have_a_mean_and_a_spread() -> None:
+    assert by_name([{"a": 1.0}, {"a": 2.0}, {"a": 3.0}]) == {"a": {"mean": 2.0, "std": 1.0}}
+
+
+def test_a_table_goes_between_its_marks_and_nowhere_else() -> None:
+    text = "one\n<!-- data -->\nold\n<!-- /data -->\ntwo\n"
+    expected = "one\n<!-- data -->\nnew\n<!-- /data -->\ntwo\n"
+    assert page.with_table(text, "data", "new\n") == expected
+    with pytest.raises(DemoError, match="must have the marks <!-- data -->"):
+        page.with_table("nothing", "data", "new\n")
+
+
+def test_the_page_says_what_the_records_say(tmp_path: Path) -> None:
+    text = (DOCS / "claims.md").read_text()
+    for path in sorted(DOCS.glob("claims/*.json")):
+        record = json.loads(path.read_text())
+        assert page.TABLES[path.stem](record) in text
+        page.FIGURES[path.stem](record, tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert all(f"claims {name}" in text for name in NAMES)
+
+
+def test_every_study_has_a_table_and_a_figure() -> None:
+    assert set(page.TABLES) == set(page.FIGURES) == set(NAMES)
+    assert set(STUDIES) < set(NAMES)

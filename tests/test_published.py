@@ -1,0 +1,251 @@
+"""Published models load from the very layout of the hub, and every wrong file has its own error."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.models.published import PUBLISHED, local_entry
+from ipadapter_demo.models.sources import Hub, fetched, local_folder
+from ipadapter_demo.pipeline import ImagePromptPipeline, load
+from ipadapter_demo.request import GenerateRequest, Reference, Structure
+from tests.ldm_layout import write_checkpoint
+from tests.oracle import assert_same, loaded, pixels_of, request, theirs
+from tests.published import tiny_kl, tiny_sd15_unet, write_published, write_structure
+from tests.tiny import CROSS_DIM, picture, tiny_text_encoder, tiny_vision_encoder
+
+REQUEST = GenerateRequest(prompt="a cube", references=(Reference(image=picture(1)),), steps=2,
+                          guidance=3.0)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All published models, below one folder."""
+    models = tmp_path_factory.mktemp("models")
+    for name in ("sdxl", "sdxl-plus", "sd15-plus", "sd15-plus-face", "sd15"):
+        write_published(models, name)
+    return models
+
+
+@pytest.fixture
+def models(shelf: Path, tmp_path: Path) -> Path:
+    """The same, to be damaged."""
+    shutil.copytree(shelf, tmp_path / "models")
+    return tmp_path / "models"
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may reach for the network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def drawn(pipeline: ImagePromptPipeline, request: GenerateRequest = REQUEST) -> np.ndarray:
+    return np.asarray(pipeline.generate(request).images[0], dtype=int)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_entry_loads_from_the_published_layout_and_generates(name: str, shelf: Path) -> None:
+    pipeline = load(name, device="cpu", dtype="float32", models=shelf)
+    result = pipeline.generate(REQUEST)
+    size = pipeline.info.native_size
+    assert result.images[0].size == (size, size) == (128, 128) if "sd15" in name else (128, 128)
+    assert result.facts["model"] == name
+    assert any("ip-adapter" in file for file in result.facts["weights"])
+    without = GenerateRequest(prompt="a cube", steps=2, guidance=3.0)
+    assert np.abs(drawn(pipeline) - drawn(pipeline, without)).max() > 0
+
+
+@pytest.mark.parametrize("preset", ["style", "layout", "style+layout"])
+def test_layer_presets_are_known_for_sd15(shelf: Path, preset: Any) -> None:
+    pipeline = load("sd15", device="cpu", dtype="float32", models=shelf)
+    some = drawn(pipeline, replace(REQUEST, image_layers=preset))
+    assert np.abs(some - drawn(pipeline)).max() > 0
+    assert np.abs(some - drawn(pipeline, replace(REQUEST, image_scale=0.0))).max() > 0
+
+
+def test_structure_networks_are_read_when_they_are_asked_for(models: Path) -> None:
+    entries = PUBLISHED["sd15"].structures
+    pipeline = load("sd15", device="cpu", dtype="float32", models=models)
+    for kind in ("canny", "palette"):
+        asked = GenerateRequest(steps=1, structures=(Structure(kind=kind, image=picture(3)),))
+        hub = entries[kind].folder
+        assert isinstance(hub, Hub)
+        with pytest.raises(ModelError, match=rf"missing \(\d+ MB\): config.json, .* of {hub.repo}"):
+            pipeline.generate(asked)
+        write_structure(models, hub, tiny_sd15_unet(), entries[kind].network)
+        assert pipeline.generate(asked).images  # the running model stayed usable
+
+
+def test_a_missing_model_says_what_is_missing_and_where_it_would_go(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as refused:
+        load("sd15", device="cpu", models=tmp_path)
+    said = str(refused.value)
+    assert "missing (2,133 MB): model_index.json, feature_extractor" in said
+    assert f"Put them below {tmp_path}/stable-diffusion-v1-5/stable-diffusion-v1-5" in said
+    assert f"--models-dir {tmp_path}" in said
+
+
+def test_another_base_of_the_family(models: Path, tmp_path: Path) -> None:
+    base = models / PUBLISHED["sd15"].base.repo
+    elsewhere = tmp_path / "community"
+    shutil.copytree(base, elsewhere)
+    tensors = load_file(next((elsewhere / "unet").glob("*.safetensors")))
+    save_file({k: 1.1 * t for k, t in tensors.items()},
+              next((elsewhere / "unet").glob("*.safetensors")), metadata={"format": "pt"})
+    ours = load("sd15", device="cpu", dtype="float32", models=models, base=str(elsewhere))
+    theirs = load("sd15", device="cpu", dtype="float32", models=models)
+    assert np.abs(drawn(ours) - drawn(theirs)).max() > 0
+
+
+def test_a_single_checkpoint_file_as_a_base(shelf: Path, tmp_path: Path) -> None:
+    """Weights under the names of the first code; the rest comes from the family's base."""
+    path = tmp_path / "community.safetensors"
+    write_checkpoint(path, tiny_sd15_unet(), tiny_kl(), tiny_text_encoder())
+    ours = load("sd15", device="cpu", dtype="float32", models=shelf, base=str(path))
+    theirs = load("sd15", device="cpu", dtype="float32", models=shelf)
+    assert np.array_equal(drawn(ours), drawn(theirs))
+    assert any("community" in file for file in ours.facts["weights"])
+
+
+@pytest.fixture(scope="module")
+def lora(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA for the tiny SD 1.5, as diffusers' own training script writes one."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    unet = tiny_sd15_unet()
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    folder = tmp_path_factory.mktemp("lora")
+    StableDiffusionPipeline.save_lora_weights(
+        folder, unet_lora_layers=get_peft_model_state_dict(unet), weight_name="style.safetensors")
+    return folder / "style.safetensors"
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+def test_a_lora_is_what_diffusers_makes_of_it(shelf: Path, lora: Path, weight: float,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = local_entry(PUBLISHED["sd15"], None, shelf)
+    oracle = loaded(StableDiffusionPipeline, entry, variant="fp16", dtype=torch.float32)
+    plain = pixels_of(load("sd15", "cpu", "float32", models=shelf), monkeypatch)(request())
+    oracle.load_lora_weights(str(lora.parent), weight_name=lora.name)
+    expected = theirs(oracle, entry, cross_attention_kwargs={"scale": weight})
+    ours = pixels_of(load("sd15", "cpu", "float32", models=shelf, loras=((lora, weight),)),
+                     monkeypatch)
+    assert_same(ours(request()), expected, 1e-4)
+    assert not torch.allclose(expected, plain, atol=1e-3)
+
+
+def test_a_textual_inversion_is_called_by_the_name_of_its_file(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "zorb.safetensors"
+    save_file({"zorb": torch.randn(2, CROSS_DIM)}, path)  # two vectors: two tokens
+    entry = local_entry(PUBLISHED["sd15"], None, shelf)
+    oracle = loaded(StableDiffusionPipeline, entry, variant="fp16", dtype=torch.float32)
+    oracle.load_textual_inversion(str(path), token="zorb")
+    expected = theirs(oracle, entry, prompt="a zorb")
+    pipeline = load("sd15", "cpu", "float32", models=shelf, embeddings=(path,))
+    ours = pixels_of(pipeline, monkeypatch)
+    assert_same(ours(request(prompt="a zorb")), expected, 1e-4)
+    assert not torch.allclose(ours(request(prompt="a cube")), expected, atol=1e-4)
+
+
+def test_networks_that_take_turns_draw_the_same(shelf: Path) -> None:
+    """Moving weights away and back changes nothing; on this machine they have nowhere to go."""
+    inturns = load("sd15", "cpu", "float32", models=shelf, offload=True)
+    assert np.array_equal(drawn(inturns), drawn(load("sd15", "cpu", "float32", models=shelf)))
+
+
+def test_decoding_in_parts(shelf: Path) -> None:
+    tiled = load("sd15", "cpu", "float32", models=shelf, tiling=True)
+    assert tiled._model.codec.vae.use_tiling
+    assert drawn(tiled).shape == (128, 128, 3)
+
+
+class TestWrongFiles:
+    def test_an_sdxl_adapter_on_sd15(self, models: Path) -> None:
+        wrong = models / "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors"
+        shutil.copy(wrong, models / "h94/IP-Adapter/models/ip-adapter_sd15.safetensors")
+        with pytest.raises(CheckpointError, match=r"ip-adapter_sd15\.safetensors does not fit "
+                                                  r"this base model: the adapter has .* layers"):
+            load("sd15", device="cpu", models=models)
+
+    def test_an_sdxl_base_under_sd15(self, models: Path) -> None:
+        with pytest.raises(CheckpointError, match="does not fit this base model"):
+            load("sd15", device="cpu", models=models,
+                 base=str(models / PUBLISHED["sdxl"].base.repo))
+
+    def test_the_wrong_encoder(self, models: Path) -> None:
+        tiny_vision_encoder(projection_dim=28).save_pretrained(
+            models / "h94/IP-Adapter/models/image_encoder")
+        with pytest.raises(CheckpointError, match="does not fit this image encoder: it reads 20"):
+            load("sd15", device="cpu", models=models)
+
+    def test_a_file_cut_short(self, models: Path) -> None:
+        path = models / "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
+        path.write_bytes(path.read_bytes()[:2000])
+        with pytest.raises(CheckpointError, match=r"ip-adapter_sd15\.safetensors"):
+            load("sd15", device="cpu", models=models)
+
+    def test_a_pickle_with_code_is_not_run(self, models: Path, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> Any:
+                return (Path.touch, (tmp_path / "ran",))
+
+        hub = PUBLISHED["sd15"].structures["palette"].folder
+        assert isinstance(hub, Hub)
+        write_structure(models, hub, tiny_sd15_unet(), "t2i-adapter")
+        torch.save(Evil(), models / hub.repo / hub.files[-1])
+        pipeline = load("sd15", device="cpu", dtype="float32", models=models)
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            pipeline.generate(GenerateRequest(
+                steps=1, structures=(Structure(kind="palette", image=picture(3)),)))
+        assert not (tmp_path / "ran").exists()
+        assert pipeline.generate(REQUEST).images
+
+    def test_a_base_that_is_no_safetensors_file(self, models: Path, tmp_path: Path) -> None:
+        path = tmp_path / "community.ckpt"
+        torch.save({"a": torch.ones(1)}, path)
+        with pytest.raises(ModelError, match=r"community\.ckpt must be a \.safetensors file"):
+            load("sd15", device="cpu", models=models, base=str(path))
+
+    def test_a_checkpoint_of_something_else(self, models: Path, tmp_path: Path) -> None:
+        path = tmp_path / "community.safetensors"
+        save_file({"a": torch.ones(1)}, path)
+        with pytest.raises(ModelError, match=r"community\.safetensors cannot be read as a check"):
+            load("sd15", device="cpu", models=models, base=str(path))
+
+    def test_a_lora_of_another_model(self, shelf: Path, lora: Path, tmp_path: Path) -> None:
+        with pytest.raises(ModelError, match=r"style\.safetensors does not fit this model"):
+            load("sdxl", device="cpu", models=shelf, loras=((lora, 1.0),))
+        with pytest.raises(ModelError, match=r"nowhere\.safetensors: no such file"):
+            load("sd15", device="cpu", models=shelf, loras=((tmp_path / "nowhere.safetensors", 1),))
+        (tmp_path / "style.pt").touch()
+        with pytest.raises(ModelError, match=r"style\.pt must be a \.safetensors file"):
+            load("sd15", device="cpu", models=shelf, embeddings=(tmp_path / "style.pt",))
+
+    def test_a_base_goes_with_published_models_only(self) -> None:
+        with pytest.raises(ModelError, match="base goes with a published model, not with tabletop"):
+            load("tabletop", base="elsewhere")
+
+
+def test_a_local_folder_mirrors_the_hub(tmp_path: Path) -> None:
+    hub = Hub(repo="someone/something", files=("a.json", "b/c.bin"), folder="part")
+    for root in (tmp_path / "someone" / "something", tmp_path / "someone--something"):
+        assert local_folder(hub, tmp_path) is None
+        (root / "part" / "b").mkdir(parents=True)
+        (root / "part" / "a.json").touch()
+        assert local_folder(hub, tmp_path) is None
+        (root / "part" / "b" / "c.bin").touch()
+        assert local_folder(hub, tmp_path) == fetched(hub, tmp_path) == root / "part"
+        shutil.rmtree(root)
