@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     ControlNetModel,
     DDIMScheduler,
+    MultiControlNetModel,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -95,6 +96,20 @@ class TestEverySampler:
         asked = request(sampler=sampler, references=(reference(),), image_scale=0.7,
                         init_image=picture(4), strength=0.6)
         assert_same(ours(asked), expected)
+
+
+def test_edges_twice(ours: Any, entry: CatalogEntry) -> None:
+    net = ControlNetModel.from_pretrained(entry.folder / "controlnet-canny")
+    oracle = loaded(StableDiffusionControlNetPipeline, entry,
+                    controlnet=MultiControlNetModel([net, net]))
+    expected = theirs(
+        oracle, entry, scale=0.7, ip_adapter_image=reference().image,
+        image=[picture(3), picture(6)], controlnet_conditioning_scale=[0.8, 0.3],
+    )
+    structures = (Structure(kind="canny", image=picture(3), weight=0.8),
+                  Structure(kind="canny", image=picture(6), weight=0.3))
+    asked = request(references=(reference(),), image_scale=0.7, structures=structures)
+    assert_same(ours(asked), expected)
 
 
 def test_palette(ours: Any, entry: CatalogEntry) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.models.sources import Hub, fetched, local_folder
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
-from ipadapter_demo.request import GenerateRequest, Reference, Structure
+from ipadapter_demo.request import LAYER_PRESETS, GenerateRequest, Reference, Structure
 from tests.ldm_layout import write_checkpoint
 from tests.oracle import assert_same, loaded, pixels_of, request, theirs
 from tests.published import tiny_kl, tiny_sd15_unet, write_published, write_structure
@@ -71,6 +72,34 @@ def test_layer_presets_are_known_for_sd15(shelf: Path, preset: Any) -> None:
     some = drawn(pipeline, replace(REQUEST, image_layers=preset))
     assert np.abs(some - drawn(pipeline)).max() > 0
     assert np.abs(some - drawn(pipeline, replace(REQUEST, image_scale=0.0))).max() > 0
+
+
+SDXL_UNET = {
+    "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+    "block_out_channels": (320, 640, 1280), "use_linear_projection": True,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "style", "layout"),
+    [({"cross_attention_dim": 768, "attention_head_dim": 8}, 16, 3, 3), (SDXL_UNET, 70, 10, 10)],
+    ids=["sd15", "sdxl"],
+)
+def test_layer_presets_on_the_full_architectures(config: dict, layers: int, style: int,
+                                                 layout: int) -> None:
+    """As many layers as the published adapters have, and of SDXL one transformer of ten each."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+    factors = {preset: layer_factors(preset, unet, "full") for preset in LAYER_PRESETS}
+    assert factors.pop("all") is None
+    assert {len(found) for found in factors.values()} == {layers}
+    assert {preset: sum(found) for preset, found in factors.items()} == {
+        "style": style, "layout": layout, "style+layout": style + layout,
+    }
 
 
 def test_structure_networks_are_read_when_they_are_asked_for(models: Path) -> None:

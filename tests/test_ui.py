@@ -10,6 +10,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from gradio_client import Client, handle_file
 from PIL import Image, ImageChops
 
 import app
-from ipadapter_demo.errors import RequestError
+from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
 from ipadapter_demo.record import record_from_png, save_png
@@ -106,11 +107,18 @@ def watched(model: BaseModel) -> WatchedPipeline:
 
 
 @pytest.fixture(scope="module")
-def api(watched: WatchedPipeline) -> Iterator[Api]:
+def api(watched: WatchedPipeline, model: BaseModel) -> Iterator[Api]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         settings = Settings(port=free.getsockname()[1], max_file_size="2mb")
-    page = build_ui(watched, settings)
+    def prepared(name: str, _: Any) -> Callable[[], ImagePromptPipeline]:
+        if name == "absent":
+            raise ModelError("missing (9 MB): model_index.json of someone/something")
+        return lambda: (watched if name == "tiny" else
+                        ImagePromptPipeline(replace(model, entry=replace(model.entry, name=name))))
+
+    studio = Studio(watched, prepared, {"other": "other", "absent": "absent (fetches 9 MB)"})
+    page = build_ui(studio, settings)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     api = Api(url)
     yield api
@@ -164,6 +172,18 @@ def test_a_variation_is_a_png_that_restores_its_request(api: Api, watched: Any) 
     assert (record.seed, record.index) == (7, 0)
     [again] = watched.generate(expected).images
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), np.asarray(again))
+
+
+def test_a_request_runs_on_the_model_its_page_shows(api: Api) -> None:
+    reference = api.upload(png(picture(1)))
+    for name in ("other", "tiny", "other", "tiny"):
+        [file] = api.pngs("variation", reference=reference, model=name)
+        assert record_from_png(file).facts["model"] == name
+    with pytest.raises(Failed, match="model must be one of tiny, other, absent, got 'sd0'"):
+        api.call("variation", reference=reference, model="sd0")
+    with pytest.raises(Failed, match=r"missing \(9 MB\): model_index\.json of someone/something"):
+        api.call("variation", reference=reference, model="absent")
+    assert api.pngs("variation", reference=reference, model="tiny")  # it stayed usable
 
 
 def test_a_random_seed_is_returned_and_differs(api: Api) -> None:

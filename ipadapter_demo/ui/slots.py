@@ -166,7 +166,7 @@ def structure_choices(info: ModelInfo) -> list[tuple[str, str]]:
 
 def layers_input(studio: Studio) -> Widgets:
     """Where λ acts. Only SD 1.5's and SDXL's layers are known by what they do."""
-    presets = [("everywhere", "all"), ("style only", "style"), ("layout only", "layout"),
+    presets = [("everything", "all"), ("style only", "style"), ("layout only", "layout"),
                ("style and layout", "style+layout")]
     return {"image_layers": gr.Dropdown(
         presets, value="all", label="The picture gives", visible=studio.info.layer_presets,
