@@ -14,7 +14,9 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.models import memory
 from ipadapter_demo.models.layers import layer_factors
+from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.models.sources import Hub, fetched, local_folder
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
@@ -193,6 +195,17 @@ def test_networks_that_take_turns_draw_the_same(shelf: Path) -> None:
     """Moving weights away and back changes nothing; on this machine they have nowhere to go."""
     inturns = load("sd15", "cpu", "float32", models=shelf, offload=True)
     assert np.array_equal(drawn(inturns), drawn(load("sd15", "cpu", "float32", models=shelf)))
+
+
+def test_precision_follows_the_hardware_and_the_size_of_the_model(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert best_dtype("cuda:1", small=False) == torch.float16
+    assert best_dtype("cpu", small=True) == best_dtype("mps", small=False) == torch.float32
+    for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(memory, "_has_bfloat16", lambda has=has: has)
+        assert best_dtype("cpu", small=False) == expected
+        assert load("sd15", "cpu", models=shelf)._model.dtype == expected
 
 
 def test_decoding_in_parts(shelf: Path) -> None:

@@ -13,9 +13,14 @@ def best_dtype(device: str, small: bool) -> torch.dtype:
     half precision gains nothing."""
     if device.startswith("cuda"):
         return torch.float16
-    if device == "cpu" and not small and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if device == "cpu" and not small and _has_bfloat16():
         return torch.bfloat16
     return torch.float32
+
+
+def _has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16 rather than emulating it."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def take_turns(networks: Sequence[Any], device: str) -> None:

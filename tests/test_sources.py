@@ -1,0 +1,86 @@
+"""Files come from the hub for real: from a server that answers as the hub does."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.sources import Hub, fetched, local_folder
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+FILES = {"part/config.json": b"{}", "part/weights.safetensors": bytes(300_000)}
+HUB = Hub(repo="someone/something", folder="part", revision=REVISION, megabytes=1,
+          files=("config.json", "weights.safetensors"))
+
+
+class Answer(BaseHTTPRequestHandler):
+    """HEAD tells what a file is, GET sends it; anything else is not there."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool = False) -> None:
+        start = f"/someone/something/resolve/{REVISION}/"
+        content = FILES.get(self.path.removeprefix(start))
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", REVISION)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    yield url
+    server.shutdown()
+    server.server_close()
+
+
+def test_missing_files_are_fetched_with_progress_and_then_at_hand(hub: str) -> None:
+    assert local_folder(HUB, None) is None
+    heard: list[tuple[str, float]] = []
+    folder = fetched(HUB, report=lambda text, share: heard.append((text, share)))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name.removeprefix("part/"): content for name, content in FILES.items()
+    }
+    shares = [share for _, share in heard]
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1.0)
+    assert heard[-1][0] == "someone/something: part/weights.safetensors"
+    assert local_folder(HUB, None) == folder
+    assert fetched(HUB) == folder
+
+
+def test_a_file_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:
+    absent = Hub(repo="someone/something", files=("absent.json",), revision=REVISION)
+    with pytest.raises(ModelError) as refused:
+        fetched(absent, tmp_path / "models")
+    said = str(refused.value)
+    assert said.startswith("missing: absent.json of someone/something; they could not be fetched")
+    assert f"Put them below {tmp_path}/models/someone/something" in said
