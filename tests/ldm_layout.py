@@ -6,26 +6,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 UNET_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0",
                "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1",
                "conv_shortcut": "skip_connection"}
 UNET_ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+             "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
              "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+OPEN_CLIP_LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
+                   "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj"}
+OPEN_CLIP_ENDS = {"embeddings.token_embedding": "token_embedding",
+                  "embeddings.position_embedding.weight": "positional_embedding",
+                  "final_layer_norm": "ln_final"}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
                  "to_out.0": "proj_out"}
 
 
 def write_checkpoint(path: Path, unet: UNet2DConditionModel, vae: AutoencoderKL,
-                     text: CLIPTextModel) -> None:
+                     text: CLIPTextModel, second: CLIPTextModelWithProjection | None = None
+                     ) -> None:
+    """`second` is SDXL's second text encoder, which comes from another code base."""
     tensors = {f"model.diffusion_model.{k}": t for k, t in _unet(unet)}
     tensors |= {f"first_stage_model.{k}": t for k, t in _vae(vae)}
-    tensors |= {f"cond_stage_model.transformer.text_model.{k.removeprefix('text_model.')}": t
+    place = "cond_stage_model" if second is None else "conditioner.embedders.0"
+    tensors |= {f"{place}.transformer.text_model.{k.removeprefix('text_model.')}": t
                 for k, t in text.state_dict().items()}
+    if second is not None:
+        tensors |= {f"conditioner.embedders.1.model.{k}": t for k, t in _open_clip(second)}
     save_file({k: t.half().contiguous() for k, t in tensors.items()}, path)
 
 
@@ -37,7 +49,7 @@ def _renamed(key: str, names: dict[str, str]) -> str:
 
 
 def _unet(unet: UNet2DConditionModel) -> Iterator[tuple[str, Tensor]]:
-    levels = len(unet.down_blocks)
+    each = unet.config.layers_per_block + 1  # blocks of a level, its sampler among them
     for key, tensor in unet.state_dict().items():
         part, _, rest = key.partition(".")
         if part == "mid_block":
@@ -46,7 +58,7 @@ def _unet(unet: UNet2DConditionModel) -> Iterator[tuple[str, Tensor]]:
             yield f"middle_block.{place}.{_renamed(inner, UNET_RESNET)}", tensor
         elif part in ("down_blocks", "up_blocks"):
             level, kind, number, inner = rest.split(".", 3)
-            first = 3 * int(level) + int(number)
+            first = each * int(level) + int(number)
             down = part == "down_blocks"
             blocks, first = ("input_blocks", first + 1) if down else ("output_blocks", first)
             if kind == "resnets":
@@ -54,13 +66,33 @@ def _unet(unet: UNet2DConditionModel) -> Iterator[tuple[str, Tensor]]:
             elif kind == "attentions":
                 yield f"{blocks}.{first}.1.{inner}", tensor
             elif kind == "downsamplers":
-                yield f"input_blocks.{3 * int(level) + 3}.0.op.{inner.split('.')[-1]}", tensor
+                yield f"input_blocks.{each * int(level) + each}.0.op.{inner[5:]}", tensor
             else:
                 after = 2 if hasattr(unet.up_blocks[int(level)], "attentions") else 1
-                yield f"output_blocks.{3 * int(level) + 2}.{after}.{inner}", tensor
+                yield f"output_blocks.{each * int(level) + each - 1}.{after}.{inner}", tensor
         else:
             yield _renamed(key, UNET_ENDS), tensor
-    assert levels == 4
+
+
+def _open_clip(text: CLIPTextModelWithProjection) -> Iterator[tuple[str, Tensor]]:
+    """OpenCLIP's names: query, key and value in one matrix, the projection the other way round."""
+    state = text.state_dict()
+    for key, tensor in state.items():
+        key = key.removeprefix("text_model.")
+        if key == "text_projection.weight":
+            yield "text_projection", tensor.T
+        elif key.startswith("encoder.layers."):
+            number, rest = key.removeprefix("encoder.layers.").split(".", 1)
+            place = f"transformer.resblocks.{number}"
+            if rest.startswith("self_attn.q_proj."):
+                kind = rest.rsplit(".", 1)[1]
+                three = [state[f"text_model.encoder.layers.{number}.self_attn.{x}_proj.{kind}"]
+                         for x in "qkv"]
+                yield f"{place}.attn.in_proj_{kind}", torch.cat(three)
+            elif not rest.startswith(("self_attn.k_proj.", "self_attn.v_proj.")):
+                yield f"{place}.{_renamed(rest, OPEN_CLIP_LAYER)}", tensor
+        elif "position_ids" not in key:
+            yield OPEN_CLIP_ENDS.get(key) or _renamed(key, OPEN_CLIP_ENDS), tensor
 
 
 def _vae(vae: AutoencoderKL) -> Iterator[tuple[str, Tensor]]:

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    StableDiffusionAdapterPipeline,
+    StableDiffusionPipeline,
+    T2IAdapter,
+    UNet2DConditionModel,
+)
 from safetensors.torch import load_file, save_file
 
 from ipadapter_demo.errors import CheckpointError, ModelError
@@ -24,7 +29,14 @@ from ipadapter_demo.request import LAYER_PRESETS, GenerateRequest, Reference, St
 from tests.ldm_layout import write_checkpoint
 from tests.oracle import assert_same, loaded, pixels_of, request, theirs
 from tests.published import tiny_kl, tiny_sd15_unet, write_published, write_structure
-from tests.tiny import CROSS_DIM, picture, tiny_text_encoder, tiny_vision_encoder
+from tests.tiny import (
+    CROSS_DIM,
+    picture,
+    tiny_sdxl_text_encoder,
+    tiny_sdxl_unet,
+    tiny_text_encoder,
+    tiny_vision_encoder,
+)
 
 REQUEST = GenerateRequest(prompt="a cube", references=(Reference(image=picture(1)),), steps=2,
                           guidance=3.0)
@@ -146,6 +158,32 @@ def test_a_single_checkpoint_file_as_a_base(shelf: Path, tmp_path: Path) -> None
     theirs = load("sd15", device="cpu", dtype="float32", models=shelf)
     assert np.array_equal(drawn(ours), drawn(theirs))
     assert any("community" in file for file in ours.facts["weights"])
+
+
+def test_a_single_sdxl_checkpoint_file(shelf: Path, tmp_path: Path) -> None:
+    path = tmp_path / "community-xl.safetensors"
+    write_checkpoint(path, tiny_sdxl_unet(), tiny_kl(), tiny_sdxl_text_encoder(21, second=False),
+                     tiny_sdxl_text_encoder(22, second=True))
+    ours = load("sdxl", device="cpu", dtype="float32", models=shelf, base=str(path))
+    theirs = load("sdxl", device="cpu", dtype="float32", models=shelf)
+    assert np.array_equal(drawn(ours), drawn(theirs))
+
+
+def test_a_t2i_adapter_on_sd15_s_own_topology(models: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = PUBLISHED["sd15"].structures["palette"].folder
+    assert isinstance(hub, Hub)
+    write_structure(models, hub, tiny_sd15_unet(), "t2i-adapter")
+    entry = local_entry(PUBLISHED["sd15"], None, models)
+    net = T2IAdapter.from_pretrained(models / hub.repo, dtype=torch.float32)
+    oracle = loaded(StableDiffusionAdapterPipeline, entry, adapter=net, variant="fp16",
+                    dtype=torch.float32)
+    latents = theirs(oracle, entry, image=picture(5, 128, 128), adapter_conditioning_scale=0.9,
+                     output_type="latent")
+    expected = oracle.vae.decode(latents / oracle.vae.config.scaling_factor).sample
+    ours = pixels_of(load("sd15", "cpu", "float32", models=models), monkeypatch)
+    structure = Structure(kind="palette", image=picture(5, 128, 128), weight=0.9)
+    assert_same(ours(request(structures=(structure,))), (expected / 2 + 0.5).clamp(0, 1), 1e-4)
 
 
 @pytest.fixture(scope="module")

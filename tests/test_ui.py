@@ -202,16 +202,19 @@ def test_several_pictures_have_following_seeds(api: Api) -> None:
 def test_image_and_text_takes_several_pictures(api: Api) -> None:
     [file] = api.pngs(
         "image_text", reference=api.upload(png(picture(1))), prompt="a cube", fit="pad",
+        weight_1=0.7, from_1=0.1, guidance_rescale=0.3, fit_2="squash",
         reference_2=api.upload(png(picture(2))), weight_2=0.5, until_2=0.5, combine="average",
         mask_2=api.upload(png(box_mask((0, 0, 30, 64)))), only_2=1,
         reference_4=api.upload(png(picture(3))), negative_4=True,
     )  # fmt: skip
     request = record_from_png(file).request
     assert (request.prompt, request.combine) == ("a cube", "average")
+    assert request.guidance_rescale == 0.3
     assert [(r.weight, r.fit) for r in request.references] == [
-        (1.0, "pad"), (0.5, "pad"), (1.0, "pad"),
+        (0.7, "pad"), (0.5, "squash"), (1.0, "crop"),
     ]
-    _, second, third = request.references
+    first, second, third = request.references
+    assert first.window == (0.1, 1.0)
     assert (second.window, second.only_image, second.negative) == ((0.0, 0.5), 0, False)
     assert second.mask == box_mask((0, 0, 30, 64))
     assert (third.negative, third.mask, third.only_image) == (True, None, None)
@@ -522,8 +525,8 @@ MADE: dict[str, GenerateRequest] = {
         prompt="a cube",
         negative_prompt="a cone",
         references=(
-            Reference(image=picture(1)),
-            Reference(image=picture(2), weight=0.5, window=(0.2, 0.8), only_image=0),
+            Reference(image=picture(1), mask=box_mask((0, 0, 30, 64)), window=(0.0, 0.5)),
+            Reference(image=picture(2), fit="squash", weight=0.5, window=(0.2, 0.8), only_image=0),
             Reference(image=picture(3), negative=True, mask=box_mask((8, 8, 40, 40))),
         ),
         combine="average",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 from collections.abc import Callable, Mapping
 from threading import RLock
@@ -90,3 +92,5 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed, unless told
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

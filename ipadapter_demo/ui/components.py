@@ -116,6 +116,9 @@ def sampling_inputs(pipeline: Studio, *, count: int, sized: bool = True) -> Widg
             widgets["random_seed"] = gr.Checkbox(
                 True, label="New seed every time", info="shown here afterwards"
             )
+        widgets["guidance_rescale"] = slider(
+            0, 1, 0.0, 0.05, "Guidance rescale", info="against overexposure; v-prediction likes 0.7"
+        )
         if sized:
             with gr.Row():
                 for side in ("width", "height"):

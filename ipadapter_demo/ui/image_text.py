@@ -9,7 +9,7 @@ from PIL import Image
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline import Studio
-from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.running import Tab, connect
@@ -33,28 +33,29 @@ def image_text(
 
     reference: the picture. prompt: the text. image_scale: λ, 0 follows only the text, 1 the
     picture as well, in between they share. reference_2 to reference_4: further pictures, each with
-    its weight_2, a mask_2 that is white where it has a say, the part of the steps from_2 until_2,
-    negative_2 to move away from it, and only_2, the number of the one result that it is for, 0 for
-    all. combine: concat or average. image_layers: all, style, layout or style+layout. seed counts
-    where random_seed is false. Returns PNG files that hold their whole request, a status line and
-    the seed of the first picture.
+    its fit_2, its weight_2, a mask_2 that is white where it has a say, the part of the steps from_2
+    until_2, negative_2 to move away from it, and only_2, the number of the one result that it is
+    for, 0 for all; weight_1 and so on are the first picture's. combine: concat or average.
+    image_layers: all, style, layout or style+layout. seed counts where random_seed is false.
+    Returns PNG files that hold their whole request, a status line and the seed of the first
+    picture.
     """
     if reference is None:
         raise RequestError("reference is missing: upload a picture first")
-    references = [Reference(image=reference, fit=fit), *references_from_slots(more, fit)]
+    references = references_from_slots(reference, fit, more)
     return GenerateRequest(
-        prompt=prompt, references=tuple(references), image_scale=image_scale, **more
+        prompt=prompt, references=references, image_scale=image_scale, **more
     )
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     """What the widgets of this tab, the sampling ones aside, show for a request."""
-    first, *others = request.references
+    first = request.references[0]
     return {
         "reference": first.image,
         "fit": first.fit,
         "prompt": request.prompt,
-        **slots_from_references(others),
+        **slots_from_references(request.references),
     }
 
 

@@ -1,8 +1,8 @@
 """Several references and several structures: numbered slots of widgets, and what they ask for.
 
-Slot k of a reference has the widgets reference_k, weight_k, mask_k, from_k, until_k, negative_k and
-only_k; slot k of a structure control_k, kind_k, strictness_k, start_k and end_k. An empty picture
-is an empty slot.
+Slot k of a reference has the widgets reference_k, fit_k, weight_k, mask_k, from_k, until_k,
+negative_k and only_k; slot k of a structure control_k, kind_k, strictness_k, start_k and end_k. An
+empty picture is an empty slot. The tab's own picture is reference 1, without fit and negative.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 import gradio as gr
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.pipeline import ModelInfo, Studio
 from ipadapter_demo.request import MAX_WEIGHT, Reference, Structure
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.running import Widgets
 
 REFERENCES = (2, 3, 4)  # beside the tab's own, which is the first
+FIELDS = ("reference", "fit", "weight", "mask", "from", "until", "negative", "only")
 STRUCTURES = (2, 3)
 
 # How a detector is called where people choose one; any other appears under its own name.
@@ -39,20 +41,31 @@ def reference_slots() -> Widgets:
             [("side by side", "concat"), ("as their mean", "average")], value="concat",
             label="Several pictures count",
         )
-        for k in REFERENCES:
-            with gr.Row():
-                widgets[f"reference_{k}"] = components.picture(f"Picture {k}", height=150)
-                widgets[f"mask_{k}"] = components.picture(
-                    "Only here", "white where it\nhas a say", image_mode="L",
-                    sources=["upload"], height=150,
-                )
-            with gr.Row():
-                widgets[f"weight_{k}"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "Weight")
-                widgets[f"from_{k}"] = components.slider(0, 1, 0.0, 0.05, "Acts from")
-                widgets[f"until_{k}"] = components.slider(0, 1, 1.0, 0.05, "until")
-            with gr.Row():
-                widgets[f"only_{k}"] = gr.Number(
-                    0, label="Only for result number", info="0: for all of them", minimum=0)
+        for k in (1, *REFERENCES):
+            with gr.Accordion("The first picture" if k == 1 else f"Picture {k}", open=k == 2):
+                widgets |= _reference_slot(k)
+    return widgets
+
+
+def _reference_slot(k: int) -> Widgets:
+    widgets: Widgets = {}
+    with gr.Row():
+        if k > 1:
+            widgets[f"reference_{k}"] = components.picture(f"Picture {k}", height=150)
+        widgets[f"mask_{k}"] = components.picture(
+            "Only here", "white where it\nhas a say", image_mode="L", sources=["upload"],
+            height=150,
+        )
+    with gr.Row():
+        widgets[f"weight_{k}"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "Weight")
+        widgets[f"from_{k}"] = components.slider(0, 1, 0.0, 0.05, "Acts from")
+        widgets[f"until_{k}"] = components.slider(0, 1, 1.0, 0.05, "until")
+    with gr.Row():
+        widgets[f"only_{k}"] = gr.Number(
+            0, label="Only for result number", info="0: for all of them", minimum=0)
+        if k > 1:
+            with gr.Column():
+                widgets[f"fit_{k}"] = gr.Dropdown(components.FITS, value="crop", label="Fit")
                 widgets[f"negative_{k}"] = gr.Checkbox(False, label="Move away from it")
     return widgets
 
@@ -82,35 +95,39 @@ def take(values: dict[str, Any], names: Iterable[str], slots: Sequence[int]) -> 
             for name in names for k in slots if f"{name}_{k}" in values}
 
 
-def references_from_slots(values: dict[str, Any], fit: Any) -> list[Reference]:
-    """The references of the slots; their values are taken out of `values`."""
-    taken = take(values, ("reference", "weight", "mask", "from", "until", "negative", "only"),
-                 REFERENCES)
+def references_from_slots(first: Any, fit: Any, values: dict[str, Any]) -> tuple[Reference, ...]:
+    """The tab's own picture and those of the slots, whose values are taken out of `values`."""
+    slots = (1, *REFERENCES)
+    taken = take(values, FIELDS, slots) | {"reference_1": first, "fit_1": fit}
     found = []
-    for k in REFERENCES:
+    for k in slots:
         if (image := taken.get(f"reference_{k}")) is not None:
             only = taken.get(f"only_{k}", 0)
             found.append(Reference(
-                image=image, fit=fit, weight=taken.get(f"weight_{k}", 1.0),
+                image=image, fit=taken.get(f"fit_{k}", fit), weight=taken.get(f"weight_{k}", 1.0),
                 mask=taken.get(f"mask_{k}"), negative=taken.get(f"negative_{k}", False),
                 window=(taken.get(f"from_{k}", 0.0), taken.get(f"until_{k}", 1.0)),
                 only_image=only - 1 if only else None,
             ))
-    return found
+    return tuple(found)
 
 
 def slots_from_references(references: Sequence[Reference]) -> dict[str, Any]:
-    """The values of the slots for references beside the first."""
+    """What the slots show for the references of a request."""
     values: dict[str, Any] = {}
-    for place, k in enumerate(REFERENCES):
+    for place, k in enumerate((1, *REFERENCES)):
         given = references[place] if place < len(references) else None
+        if k > 1:
+            values |= {
+                f"reference_{k}": given and given.image,
+                f"fit_{k}": given.fit if given else "crop",
+                f"negative_{k}": given.negative if given else False,
+            }
         values |= {
-            f"reference_{k}": given and given.image,
             f"mask_{k}": given and given.mask,
             f"weight_{k}": given.weight if given else 1.0,
             f"from_{k}": given.window[0] if given else 0.0,
             f"until_{k}": given.window[1] if given else 1.0,
-            f"negative_{k}": given.negative if given else False,
             f"only_{k}": given.only_image + 1 if given and given.only_image is not None else 0,
         }
     return values
@@ -174,8 +191,11 @@ def layers_input(studio: Studio) -> Widgets:
 
 
 def _label(kind: str, annotator: str) -> str:
+    """A detector that is a network says what it fetches when it is first used."""
     if annotator == "none":
         plain = f"{kind}; the picture is the map"
     else:
         plain = kind if kind == annotator else f"{kind}, by {annotator}"
-    return LABELS.get(f"{kind}/{annotator}", plain)
+    network = DETECTORS[annotator].weights if annotator in DETECTORS else None
+    fetches = f" (fetches {network.megabytes} MB, once)" if network else ""
+    return LABELS.get(f"{kind}/{annotator}", plain) + fetches
