@@ -12,6 +12,8 @@ from ipadapter_demo.ui import components
 from ipadapter_demo.ui.running import AT_ONCE, LANE, Tab, shown_errors
 from ipadapter_demo.ui.slots import STRUCTURES, structure_choices
 
+Properties = dict[str, Any]  # of a widget
+
 
 def model_input(studio: Studio) -> gr.Dropdown:
     """Every request goes with the model that its page shows."""
@@ -31,7 +33,8 @@ def on_switch(studio: Studio, model: gr.Dropdown, title: gr.HTML,
         with shown_errors():
             studio.with_model(name, lambda text, share: progress(share, desc=text))
         info = studio.info
-        return [header(info), *(FIELDS[field](info, tab) for _, field, tab in depending(built))]
+        return [header(info), *(gr.update(**FIELDS[field](info, tab))
+                                for _, field, tab in depending(built))]
 
     # What a person chooses; a PNG that is restored brings its own values along with the model.
     switching = model.input(switch, inputs=model, outputs=[title, *widgets],
@@ -45,27 +48,30 @@ def depending(built: Mapping[str, Tab]) -> list[tuple[gr.Component, str, str]]:
             for field in FIELDS if field in tab.inputs]
 
 
-def _adapter(info: ModelInfo, tab: str) -> Any:
-    return gr.Dropdown(components.adapter_choices(info), value=info.adapters[0],
-                       visible=len(info.adapters) > 1)
+def _image_scale(info: ModelInfo, tab: str) -> Properties:
+    return {"value": info.text_image_scale if tab == "image_text" else info.image_scale}
 
 
-def _kind(info: ModelInfo, tab: str) -> Any:
+def _adapter(info: ModelInfo, tab: str) -> Properties:
+    return {"choices": components.adapter_choices(info), "value": info.adapters[0],
+            "visible": len(info.adapters) > 1}
+
+
+def _kind(info: ModelInfo, tab: str) -> Properties:
     choices = structure_choices(info)
-    return gr.Dropdown(choices, value=choices[0][1] if choices else None)
+    return {"choices": choices, "value": choices[0][1] if choices else None}
 
 
-# What each widget shows for a model, where it depends on one. (info, name of the tab) -> update
-FIELDS: dict[str, Callable[[ModelInfo, str], Any]] = {
-    "steps": lambda info, tab: info.steps,
-    "guidance": lambda info, tab: info.guidance,
-    "image_scale": lambda info, tab: (info.text_image_scale if tab == "image_text"
-                                      else info.image_scale),
-    "width": lambda info, tab: info.native_size,
-    "height": lambda info, tab: info.native_size,
-    "prompt": lambda info, tab: gr.Textbox(info=components.words_known(info)),
+# What each widget shows for a model, where it depends on one.
+FIELDS: dict[str, Callable[[ModelInfo, str], Properties]] = {
+    "steps": lambda info, tab: {"value": info.steps},
+    "guidance": lambda info, tab: {"value": info.guidance},
+    "image_scale": _image_scale,
+    "width": lambda info, tab: {"value": info.native_size},
+    "height": lambda info, tab: {"value": info.native_size},
+    "prompt": lambda info, tab: {"info": components.words_known(info)},
     "adapter": _adapter,
     "kind": _kind,
     **{f"kind_{k}": _kind for k in STRUCTURES},
-    "image_layers": lambda info, tab: gr.Dropdown(value="all", visible=info.layer_presets),
+    "image_layers": lambda info, tab: {"value": "all", "visible": info.layer_presets},
 }

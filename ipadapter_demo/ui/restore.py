@@ -30,14 +30,14 @@ def restore_button(studio: Studio, button: gr.UploadButton, tabs: gr.Tabs, model
                 gr.Warning(f"It was made with the model {made_with}, which is not offered here.")
                 made_with = studio.info.name
             studio.with_model(made_with)
-            offered = {widget: FIELDS[field](studio.info, tab)
-                       for widget, field, tab in depending(built)}
             values = shown(built[name], record.request)
-            for widget, update in offered.items():
-                if widget in values and isinstance(update, gr.Dropdown):
-                    values[widget] = gr.Dropdown(update.choices, value=values[widget],
-                                                 visible=update.visible)
-            return offered | values | {tabs: gr.Tabs(selected=name), model: made_with}
+            updates = {}
+            for widget, field, tab in depending(built):
+                properties = FIELDS[field](studio.info, tab)
+                if widget in values:
+                    properties |= {"value": values.pop(widget)}
+                updates[widget] = gr.update(**properties)
+            return values | updates | {tabs: gr.Tabs(selected=name), model: made_with}
 
     widgets = {widget for tab in built.values() for widget in tab.inputs.values()} | {model}
     button.upload(restore, inputs=button, outputs=[tabs, *widgets], preprocess=False,
