@@ -1,10 +1,11 @@
-"""Full-size SD 1.5 with an image prompt, 512 x 512: seconds a step and peak memory, this pipeline
-against diffusers' own on the same weights.
+"""Full-size SD 1.5 or SDXL with an image prompt, 512 x 512: seconds a step and peak memory, this
+pipeline against diffusers' own on the same weights.
 
-    python benchmarks/full_size.py [--folder DIR] [--device cpu] [--dtype bfloat16] [--steps 4]
+    python benchmarks/full_size.py [--model sdxl] [--folder DIR] [--dtype bfloat16] [--steps 4]
 
-The weights are random and written once, in the published layout, below --folder: 5 GB. Each side
-runs in a process of its own; they take turns, and the ratio is of the faster of two rounds.
+The weights are random and written once, in the published layout, below --folder: 3 GB, 11 GB for
+SDXL. Each side runs in a process of its own; they take turns, and the ratio is of the faster of two
+rounds.
 """
 
 from __future__ import annotations
@@ -24,15 +25,27 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ipadapter_demo.models.published import PUBLISHED
+from ipadapter_demo.models.published import PUBLISHED, Published
 
-MODEL = PUBLISHED["sd15"]
-GUIDANCE = 7.5
+SIDE, GUIDANCE = 512, 7.5
+
+
+SD15_UNET: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
+SDXL_UNET: dict[str, Any] = {
+    "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+    "block_out_channels": (320, 640, 1280), "use_linear_projection": True,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "random-sd15")
+    parser.add_argument("--model", default="sd15", choices=("sd15", "sdxl"))
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "random")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--steps", type=int, default=4)
@@ -42,15 +55,17 @@ def main() -> None:
     if arguments.side is not None:
         print(json.dumps(_measured(arguments)))
         return
-    if not (arguments.folder / "done").exists():
-        _write(arguments.folder)
-        (arguments.folder / "done").touch()
+    done = arguments.folder / f"{arguments.model}-done"
+    if not done.exists():
+        _write(arguments.folder, PUBLISHED[arguments.model])
+        done.touch()
     rounds = [{side: _elsewhere(side, arguments) for side in ("ours", "diffusers")}
-              for _ in range(2)]
+              for _ in range(arguments.rounds)]
     best = {side: {name: min(r[side][name] for r in rounds) for name in rounds[0][side]}
             for side in rounds[0]}
     print(json.dumps({
-        "device": arguments.device, "dtype": arguments.dtype, "threads": torch.get_num_threads(),
+        "model": arguments.model, "device": arguments.device, "dtype": arguments.dtype,
+        "threads": torch.get_num_threads(),
         **best,
         "ratio_seconds": round(best["ours"]["seconds_a_step"]
                                / best["diffusers"]["seconds_a_step"], 3),
@@ -60,7 +75,7 @@ def main() -> None:
 
 def _elsewhere(side: str, arguments: argparse.Namespace) -> dict[str, float]:
     words = [sys.executable, __file__, "--side", side, "--folder", str(arguments.folder),
-             "--device", arguments.device, "--dtype", arguments.dtype,
+             "--model", arguments.model, "--device", arguments.device, "--dtype", arguments.dtype,
              "--steps", str(arguments.steps)]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -86,50 +101,53 @@ def _measured(arguments: argparse.Namespace) -> dict[str, float]:
 def _ours(arguments: argparse.Namespace) -> Callable[[int], object]:
     import ipadapter_demo as ip
 
-    pipeline = ip.load("sd15", device=arguments.device, dtype=arguments.dtype,
+    pipeline = ip.load(arguments.model, device=arguments.device, dtype=arguments.dtype,
                        models=arguments.folder)
     reference = ip.Reference(image=_picture())
     return lambda steps: pipeline.generate(ip.GenerateRequest(
-        prompt="a cat", references=(reference,), guidance=GUIDANCE, steps=steps, sampler="ddim"))
+        prompt="a cat", references=(reference,), guidance=GUIDANCE, steps=steps, sampler="ddim",
+        width=SIDE, height=SIDE))
 
 
 def _diffusers(arguments: argparse.Namespace) -> Callable[[int], object]:
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-    from transformers import CLIPVisionModelWithProjection
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
-    dtype = getattr(torch, arguments.dtype)
-    folder = arguments.folder
+    dtype, folder = getattr(torch, arguments.dtype), arguments.folder
+    model = PUBLISHED[arguments.model]
     encoder = CLIPVisionModelWithProjection.from_pretrained(
-        folder / MODEL.image_encoder.repo / MODEL.image_encoder.folder, dtype=dtype)
-    pipe = StableDiffusionPipeline.from_pretrained(
-        folder / MODEL.base.repo, image_encoder=encoder, variant="fp16", dtype=dtype,
-        safety_checker=None, requires_safety_checker=False)
-    pipe.load_ip_adapter(str(folder / MODEL.adapter.repo), subfolder="models",
-                         weight_name=MODEL.adapter.files[0])
+        folder / model.image_encoder.repo / model.image_encoder.folder, dtype=dtype)
+    kind = StableDiffusionXLPipeline if arguments.model == "sdxl" else StableDiffusionPipeline
+    pipe = kind.from_pretrained(
+        folder / model.base.repo, image_encoder=encoder, feature_extractor=CLIPImageProcessor(),
+        variant="fp16", dtype=dtype)
+    pipe.load_ip_adapter(str(folder / model.adapter.repo), subfolder=model.adapter.folder,
+                         weight_name=model.adapter.files[0])
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.to(arguments.device)
     pipe.set_progress_bar_config(disable=True)
     return lambda steps: pipe("a cat", ip_adapter_image=_picture(), guidance_scale=GUIDANCE,
-                              num_inference_steps=steps)
+                              num_inference_steps=steps, width=SIDE, height=SIDE)
 
 
 def _picture() -> Image.Image:
-    return Image.effect_noise((512, 512), 80).convert("RGB")
+    return Image.effect_noise((SIDE, SIDE), 80).convert("RGB")
 
 
-def _write(folder: Path) -> None:
+def _write(folder: Path, model: Published) -> None:
     """Random weights of the published sizes, under the published names."""
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,
         StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
         UNet2DConditionModel,
     )
     from transformers import (
         CLIPImageProcessor,
         CLIPTextConfig,
         CLIPTextModel,
-        CLIPTokenizer,
+        CLIPTextModelWithProjection,
         CLIPVisionConfig,
         CLIPVisionModelWithProjection,
     )
@@ -138,35 +156,56 @@ def _write(folder: Path) -> None:
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
+    xl = model.name == "sdxl"
+    tokenizer = _tokenizer()
+    ends = {"vocab_size": 49408, "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id}
+    unet = UNet2DConditionModel(**(SDXL_UNET if xl else SD15_UNET))
+    parts: dict[str, Any] = {
+        "unet": unet,
+        "vae": AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4, sample_size=512, scaling_factor=0.18215),
+        "scheduler": DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+            set_alpha_to_one=False, steps_offset=1),
+        "tokenizer": tokenizer,
+        "text_encoder": CLIPTextModel(CLIPTextConfig(
+            **ends, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+            num_attention_heads=12, projection_dim=768)),
+    }
+    if xl:
+        parts["tokenizer_2"] = _tokenizer()
+        parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(
+            **ends, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32,
+            num_attention_heads=20, projection_dim=1280))
+        pipe = StableDiffusionXLPipeline(**parts, add_watermarker=False)
+    else:
+        pipe = StableDiffusionPipeline(**parts, safety_checker=None,
+                                       feature_extractor=CLIPImageProcessor(),
+                                       requires_safety_checker=False)
+    base = folder / model.base.repo
+    pipe.save_pretrained(base, variant="fp16")
+    for tokens in base.glob("tokenizer*"):
+        _write_tokenizer(tokenizer, tokens)
+    width, layers, projected = (1664, 48, 1280) if xl else (1280, 32, 1024)
+    CLIPVisionModelWithProjection(CLIPVisionConfig(
+        hidden_size=width, intermediate_size=8192 if xl else 5120, num_hidden_layers=layers,
+        num_attention_heads=16, patch_size=14, projection_dim=projected,
+    )).save_pretrained(folder / model.image_encoder.repo / model.image_encoder.folder)
+    adapter = ImageAdapter.for_unet(unet, LinearProjection(projected, 2048 if xl else 768))
+    save_image_adapter(adapter, folder / model.adapter.repo / model.adapter.paths[0])
+
+
+def _tokenizer() -> Any:
+    from transformers import CLIPTokenizer
+
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>",
               "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={p: i for i, p in enumerate(pieces)}, merges=[],
-                              model_max_length=77)
-    text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
-        num_attention_heads=12, projection_dim=768,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
-    unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8, sample_size=64)
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        sample_size=512, scaling_factor=0.18215)
-    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-                              clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    base = folder / MODEL.base.repo
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
-        safety_checker=None, feature_extractor=CLIPImageProcessor(),
-        requires_safety_checker=False,
-    ).save_pretrained(base, variant="fp16")
-    _write_tokenizer(tokenizer, base / "tokenizer")
-    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(
-        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16,
-        patch_size=14, projection_dim=1024))
-    encoder.save_pretrained(folder / MODEL.image_encoder.repo / MODEL.image_encoder.folder)
-    adapter = ImageAdapter.for_unet(unet, LinearProjection(1024, 768))
-    save_image_adapter(adapter, folder / MODEL.adapter.repo / MODEL.adapter.paths[0])
+    return CLIPTokenizer(vocab={p: i for i, p in enumerate(pieces)}, merges=[],
+                         model_max_length=77)
 
 
 def _write_tokenizer(tokenizer: Any, folder: Path) -> None:

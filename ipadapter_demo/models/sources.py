@@ -71,6 +71,7 @@ def fetched(hub: Hub, models: Path | None = None,
                                   tqdm_class=_reporting(label, number, len(hub.paths), report))
         except Exception as error:  # the hub's client raises errors of many libraries
             raise ModelError(_how_to_get(hub, models, error)) from error
+        report(label, (number + 1) / len(hub.paths))
     return _root(Path(got), hub.paths[-1]) / hub.folder
 
 
@@ -93,7 +94,7 @@ def _root(file: Path, path: str) -> Path:
 
 def _reporting(label: str, number: int, total: int, report: Report) -> type:
     """A progress bar for the hub's client that tells `report` instead of the terminal."""
-    from huggingface_hub.utils import tqdm
+    from tqdm.std import tqdm  # not the hub's own, which somebody may have switched off
 
     class Reporting(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
