@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from ipadapter_demo.errors import CheckpointError, ModelError
     from ipadapter_demo.models.published import labels
+    from ipadapter_demo.models.sources import announced
     from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, prepare
     from ipadapter_demo.ui import build_ui, launch_options
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     plain = replace(settings, base=None, lora="", embedding="", prediction_type=None)
     try:
-        pipeline = prepared(settings.model, lambda text, share: None)()
+        pipeline = prepared(settings.model, announced(print))()
     except (CheckpointError, ModelError) as error:
         sys.exit(f"app.py: {error}")
     studio = Studio(pipeline, prepared, labels(settings.models_dir))

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub.utils import disable_progress_bars
 
 from ipadapter_demo.errors import ModelError
-from ipadapter_demo.models.sources import Hub, fetched, local_folder
+from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"part/config.json": b"{}", "part/weights.safetensors": bytes(30_000_000)}
@@ -78,6 +78,12 @@ def test_missing_files_are_fetched_with_progress_and_then_at_hand(hub: str) -> N
     assert heard[-1][0] == "someone/something: part/weights.safetensors"
     assert local_folder(HUB, None) == folder
     assert fetched(HUB) == folder
+
+
+def test_a_terminal_hears_of_every_file_once(hub: str) -> None:
+    said: list[str] = []
+    fetched(HUB, report=announced(said.append))
+    assert said == [f"fetching someone/something: {name}" for name in FILES]
 
 
 def test_a_file_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:

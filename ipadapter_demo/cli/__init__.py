@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ipadapter_demo.cli.options import MODEL_OPTIONS, PROGRAM, Arguments, command_parser
 from ipadapter_demo.errors import DemoError, ModelError
+from ipadapter_demo.models.sources import announced
 from ipadapter_demo.settings import load_options, resolved_device, settings_from_args
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def evaluate(arguments: Arguments, load: Load) -> None:
     with (drawn_by_workers(arguments.workers, **same) if several
           else nullcontext(drawn_by(pipeline))) as draw:
         report = report_on(pipeline, arguments.scenes, arguments.seed, draw=draw,
-                           progress=lambda text: print(text, file=sys.stderr))
+                           progress=_progress)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     _print(path=str(arguments.out))
 
@@ -108,19 +109,16 @@ def sheets(arguments: Arguments, load: Load) -> None:
 def claims(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.claims import page, shipped, studies
 
-    def progress(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
     if arguments.study in studies.STUDIES:
         from ipadapter_demo.claims.lab import open_lab
 
-        record = studies.STUDIES[arguments.study](open_lab(arguments.runs), progress)
+        record = studies.STUDIES[arguments.study](open_lab(arguments.runs), _progress)
     else:
         from ipadapter_demo.evaluation.drawing import drawn_by_workers
 
         info = load("tabletop").info
         with drawn_by_workers(arguments.workers, model="tabletop") as draw:
-            record = shipped.SHIPPED[arguments.study](info, draw, progress)
+            record = shipped.SHIPPED[arguments.study](info, draw, _progress)
     for path in page.publish(arguments.study, record, arguments.docs):
         _print(path=str(path))
 
@@ -151,6 +149,10 @@ def _print(**fields: Any) -> None:
     print(json.dumps(fields), flush=True)
 
 
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _failed(arguments: Arguments, message: str) -> int:
     print(f"{PROGRAM} {arguments.command}: {message}", file=sys.stderr)
     return 2
@@ -165,7 +167,7 @@ def _loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImageP
         settings = replace(settings_from_args([]), **{k: v for k, v in flags.items() if v})
     except ValueError as error:
         raise ModelError(str(error)) from error
-    return load(settings.model, **load_options(settings))
+    return load(settings.model, **load_options(settings), report=announced(_progress))
 
 
 def _load_quietly(model: str, **options: Any) -> ImagePromptPipeline:

@@ -75,6 +75,18 @@ def fetched(hub: Hub, models: Path | None = None,
     return _root(Path(got), hub.paths[-1]) / hub.folder
 
 
+def announced(write: Callable[[str], object]) -> Report:
+    """For a terminal: every file once, as its fetching begins."""
+    said: set[str] = set()
+
+    def report(text: str, share: float) -> None:
+        if text not in said:
+            said.add(text)
+            write(f"fetching {text}")
+
+    return report
+
+
 def _how_to_get(hub: Hub, models: Path | None, error: Exception) -> str:
     missing = ", ".join(hub.paths[:4]) + (" ..." if len(hub.paths) > 4 else "")
     size = f" ({hub.megabytes:,} MB)" if hub.megabytes else ""
