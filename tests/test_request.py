@@ -132,8 +132,8 @@ def test_a_bad_part_is_refused_by_name(kind: type, values: dict, message: str) -
 def test_too_many_parts_are_refused() -> None:
     with pytest.raises(RequestError, match="references must have at most 8 entries, got 9"):
         GenerateRequest(references=(Reference(image=PICTURE),) * 9)
-    with pytest.raises(RequestError, match="structures must have at most 4 entries, got 5"):
-        GenerateRequest(structures=(Structure(kind="canny", image=PICTURE),) * 5)
+    with pytest.raises(RequestError, match="structures must have at most 8 entries, got 9"):
+        GenerateRequest(structures=(Structure(kind="canny", image=PICTURE),) * 9)
 
 
 def test_a_reference_cannot_be_for_an_image_that_is_not_asked_for() -> None:
