@@ -147,14 +147,15 @@ def structures_from_slots(values: dict[str, Any]) -> list[Structure]:
     return found
 
 
-def slots_from_structures(structures: Sequence[Structure], studio_kind: str) -> dict[str, Any]:
-    """The values of the slots for structures beside the first."""
+def slots_from_structures(structures: Sequence[Structure], unused: str) -> dict[str, Any]:
+    """The values of the slots for structures beside the first; empty ones show the kind
+    `unused`."""
     values: dict[str, Any] = {}
     for place, k in enumerate(STRUCTURES):
         given = structures[place] if place < len(structures) else None
         values |= {
             f"control_{k}": given and given.image,
-            f"kind_{k}": f"{given.kind}/{given.annotator}" if given else studio_kind,
+            f"kind_{k}": f"{given.kind}/{given.annotator}" if given else unused,
             f"strictness_{k}": given.weight if given else 1.0,
             f"start_{k}": given.window[0] if given else 0.0,
             f"end_{k}": given.window[1] if given else 1.0,
