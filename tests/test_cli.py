@@ -129,6 +129,12 @@ class TestGenerate:
         assert request.inpaint is not None
         assert (request.inpaint.strength, request.inpaint.feather) == (0.9, 4)
 
+    def test_every_reference_has_its_own_fit(self, run: Run) -> None:
+        (line,) = run("generate", "--reference", "R.png", "--reference", "S.png", "--fit", "pad",
+                      "--fit", "squash")
+        request = request_from_png(line["path"])
+        assert [reference.fit for reference in request.references] == ["pad", "squash"]
+
     def test_a_start_picture(self, run: Run) -> None:
         (line,) = run("generate", "--init", "I.png", "--strength", "0.4")
         request = request_from_png(line["path"])

@@ -121,7 +121,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         help="several references side by side, or as their mean [concat]")
     add("--negative-reference", type=Path, action="append", metavar="R.png",
         help="a picture to move away from")
-    add("--fit", choices=FITS, help="how a reference that is not square is made so [crop]")
+    add("--fit", choices=FITS, action="append",
+        help="how a reference that is not square is made so; once for all, or once for each [crop]")
     add("--scale", dest="image_scale", type=float, metavar="λ",
         help="strength of the references, 0 to 2 [the model's: tabletop 1, with a prompt 0.7]")
     add("--scale-window", dest="image_window", **window,

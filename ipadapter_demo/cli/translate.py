@@ -12,7 +12,7 @@ from PIL import Image
 from ipadapter_demo.cli.options import Arguments
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
-from ipadapter_demo.request import Fit, GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
 if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ModelInfo
@@ -70,21 +70,25 @@ def _references(arguments: Arguments) -> tuple[Reference, ...] | None:
     windows = _one_each("--reference", "window", paths, arguments.reference_window, (0.0, 1.0))
     masks = _one_each("--reference", "mask", paths, arguments.reference_mask, None)
     only = _one_each("--reference", "only", paths, arguments.reference_only, None)
-    fit: Fit = arguments.fit or "crop"
+    against = arguments.negative_reference or []
+    if arguments.fit and not paths and not against:
+        raise RequestError("--fit needs a --reference")
+    shared = arguments.fit if len(arguments.fit or []) == 1 else None
+    fits = shared * len(paths) if shared else _one_each("--reference", "fit", paths, arguments.fit,
+                                                        "crop")
     positive = [
         Reference(
             image=_picture("--reference", path), weight=weight, fit=fit, window=tuple(window),
             mask=None if mask is None else _picture("--reference-mask", mask), only_image=number,
         )
-        for path, weight, window, mask, number in zip(paths, weights, windows, masks, only,
-                                                      strict=True)
+        for path, weight, fit, window, mask, number in zip(paths, weights, fits, windows, masks,
+                                                           only, strict=True)
     ]
     negative = [
-        Reference(image=_picture("--negative-reference", path), fit=fit, negative=True)
-        for path in arguments.negative_reference or []
+        Reference(image=_picture("--negative-reference", path), negative=True,
+                  fit=shared[0] if shared else "crop")
+        for path in against
     ]
-    if arguments.fit and not positive + negative:
-        raise RequestError("--fit needs a --reference")
     return tuple(positive + negative) or None
 
 
