@@ -61,8 +61,13 @@ def fetched(hub: Hub, models: Path | None = None,
     """
     if (found := local_folder(hub, models)) is not None:
         return found
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.utils import get_session
 
+    try:  # downloads retry for half a minute; whoever has no network is told at once
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception as error:  # as below
+        raise ModelError(_how_to_get(hub, models, error)) from error
     for number, path in enumerate(hub.paths):
         label = f"{hub.repo}: {path}"
         report(label, number / len(hub.paths))
