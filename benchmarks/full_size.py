@@ -188,7 +188,7 @@ def _write(folder: Path, model: Published) -> None:
     base = folder / model.base.repo
     pipe.save_pretrained(base, variant="fp16")
     for tokens in base.glob("tokenizer*"):
-        _write_tokenizer(tokenizer, tokens)
+        write_tokenizer(tokenizer, tokens)
     width, layers, projected = (1664, 48, 1280) if xl else (1280, 32, 1024)
     CLIPVisionModelWithProjection(CLIPVisionConfig(
         hidden_size=width, intermediate_size=8192 if xl else 5120, num_hidden_layers=layers,
@@ -208,7 +208,8 @@ def _tokenizer() -> Any:
                          model_max_length=77)
 
 
-def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
+def write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """As the published ones are: a vocabulary, merges and two small files, no tokenizer.json."""
     for path in folder.iterdir():
         path.unlink()
     start, end = "<|startoftext|>", "<|endoftext|>"
@@ -217,7 +218,8 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (folder / "special_tokens_map.json").write_text(json.dumps(specials))
     (folder / "tokenizer_config.json").write_text(json.dumps(
-        specials | {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}))
+        specials | {"tokenizer_class": "CLIPTokenizer",
+                    "model_max_length": tokenizer.model_max_length}))
 
 
 if __name__ == "__main__":

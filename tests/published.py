@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -15,14 +14,12 @@ from diffusers import (
     T2IAdapter,
     UNet2DConditionModel,
 )
-from transformers import CLIPTokenizer
 
+from benchmarks.full_size import write_tokenizer
 from ipadapter_demo.adapter import save_image_adapter
 from ipadapter_demo.models.published import PUBLISHED, Published
 from ipadapter_demo.models.sources import Hub
 from tests.tiny import (
-    EMBED_DIM,
-    VISION_WIDTH,
     seeded,
     tiny_adapter,
     tiny_controlnet,
@@ -105,20 +102,4 @@ def _write_base(folder: Path, unet: UNet2DConditionModel, xl: bool) -> None:
         )
     pipeline.to(torch.float16).save_pretrained(folder, variant="fp16")
     for tokens in folder.glob("tokenizer*"):
-        _write_tokenizer(tiny_tokenizer(), tokens)
-
-
-def _write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """As the published ones are: a vocabulary, merges and two small files, no tokenizer.json."""
-    for path in folder.iterdir():
-        path.unlink()
-    start, end = "<|startoftext|>", "<|endoftext|>"
-    (folder / "vocab.json").write_text(json.dumps(tokenizer.get_vocab()))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    specials = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
-    (folder / "special_tokens_map.json").write_text(json.dumps(specials))
-    (folder / "tokenizer_config.json").write_text(json.dumps(
-        specials | {"tokenizer_class": "CLIPTokenizer", "model_max_length": 16}))
-
-
-ENCODER_WIDTHS = {"base": EMBED_DIM, "plus": VISION_WIDTH}
+        write_tokenizer(tiny_tokenizer(), tokens)

@@ -18,6 +18,7 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 
+from benchmarks.full_size import SD15_UNET, SDXL_UNET
 from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.models import memory
 from ipadapter_demo.models.layers import layer_factors
@@ -88,19 +89,9 @@ def test_layer_presets_are_known_for_sd15(shelf: Path, preset: Any) -> None:
     assert np.abs(some - drawn(pipeline, replace(REQUEST, image_scale=0.0))).max() > 0
 
 
-SDXL_UNET = {
-    "sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
-    "block_out_channels": (320, 640, 1280), "use_linear_projection": True,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
-}
-
-
 @pytest.mark.parametrize(
     ("config", "layers", "style", "layout"),
-    [({"cross_attention_dim": 768, "attention_head_dim": 8}, 16, 3, 3), (SDXL_UNET, 70, 10, 10)],
+    [(SD15_UNET, 16, 3, 3), (SDXL_UNET, 70, 10, 10)],
     ids=["sd15", "sdxl"],
 )
 def test_layer_presets_on_the_full_architectures(config: dict, layers: int, style: int,
