@@ -139,6 +139,11 @@ def test_another_base_of_the_family(models: Path, tmp_path: Path) -> None:
     ours = load("sd15", device="cpu", dtype="float32", models=models, base=str(elsewhere))
     theirs = load("sd15", device="cpu", dtype="float32", models=models)
     assert np.abs(drawn(ours) - drawn(theirs)).max() > 0
+    shutil.copytree(elsewhere, models / "someone" / "community")  # as a repository, plain names
+    for path in (models / "someone" / "community").rglob("*.fp16.safetensors"):
+        path.rename(path.with_name(path.name.replace(".fp16.", ".")))
+    named = load("sd15", device="cpu", dtype="float32", models=models, base="someone/community")
+    assert np.array_equal(drawn(named), drawn(ours))
 
 
 def test_a_single_checkpoint_file_as_a_base(shelf: Path, tmp_path: Path) -> None:

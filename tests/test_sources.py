@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ import pytest
 from huggingface_hub.utils import disable_progress_bars
 
 from ipadapter_demo.errors import ModelError
-from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
+from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder, of_repository
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"part/config.json": b"{}", "part/weights.safetensors": bytes(30_000_000)}
@@ -32,6 +33,9 @@ class Answer(BaseHTTPRequestHandler):
     def _answer(self, body: bool = False) -> None:
         start = f"/someone/something/resolve/{REVISION}/"
         content = FILES.get(self.path.removeprefix(start))
+        if self.path.startswith("/api/models/someone/something/tree/main"):
+            content = json.dumps([{"type": "file", "path": path, "size": len(FILES[path]),
+                                   "oid": REVISION} for path in FILES]).encode()
         if content is None:
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound")
@@ -84,6 +88,25 @@ def test_a_terminal_hears_of_every_file_once(hub: str) -> None:
     said: list[str] = []
     fetched(HUB, report=announced(said.append))
     assert said == [f"fetching someone/something: {name}" for name in FILES]
+
+
+def test_another_repository_gives_what_it_has(hub: str, tmp_path: Path) -> None:
+    """Plain weights where it has no others; a small file it lacks is left out, weights are not."""
+    like = Hub(repo="first/first", revision=REVISION, files=(
+        "part/config.json", "part/weights.fp16.safetensors", "part/absent.json",
+        "other/weights.fp16.safetensors",
+    ))
+    found = of_repository("someone/something", like, tmp_path)
+    assert (found.repo, found.revision) == ("someone/something", None)
+    assert found.files == ("part/config.json", "part/weights.safetensors",
+                           "other/weights.safetensors")
+    mirror = tmp_path / "someone" / "something"
+    for file in like.files:
+        (mirror / file).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / file).touch()
+    assert of_repository("someone/something", like, tmp_path).files == like.files
+    with pytest.raises(ModelError, match="of nobody/nothing; they could not be fetched"):
+        of_repository("nobody/nothing", like, tmp_path)
 
 
 def test_a_file_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:

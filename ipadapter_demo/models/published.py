@@ -9,7 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry, StructureEntry
-from ipadapter_demo.models.sources import Hub, Report, fetched, local_folder, megabytes_of
+from ipadapter_demo.models.sources import (
+    Hub,
+    Report,
+    fetched,
+    local_folder,
+    megabytes_of,
+    of_repository,
+)
 
 _ADAPTERS = "018e402774aeeddd60609b4ecdb7e298259dc729"  # of h94/IP-Adapter, Apache-2.0
 _HALF = "diffusion_pytorch_model.fp16.safetensors"
@@ -198,7 +205,7 @@ def local_entry(model: Published, base: str | None, models: Path | None,
     if base is None:
         place = fetched(model.base, models, report)
     elif place is None:
-        place = fetched(replace(model.base, repo=base, revision=None, megabytes=0), models, report)
+        place = fetched(of_repository(base, model.base, models), models, report)
     configs = None
     if place.is_file():  # a checkpoint of weights alone: configuration and tokenizer are the base's
         light = tuple(f for f in model.base.files if not f.endswith(".safetensors"))

@@ -7,7 +7,7 @@ A local folder mirrors the hub: `<models>/<owner>/<repository>/<file>`, which is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,30 @@ def local_folder(hub: Hub, models: Path | None) -> Path | None:
             return None
         found = _root(Path(cached), path) / hub.folder
     return found
+
+
+def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
+    """The files of another repository that do what those of `like` do: half precision where it has
+    them, else the plain ones. What neither it nor its mirror has is asked for and so missed by
+    name if it is weights, and left out if it is not: whoever reads the parts needs few of those.
+
+    Raises ModelError where the repository cannot be looked at.
+    """
+    from huggingface_hub import HfApi, constants
+
+    plain = tuple(file.replace(".fp16.", ".") for file in like.files)
+    other = replace(like, repo=repo, revision=None, megabytes=0)
+    for hub in (other, replace(other, files=plain)):
+        if local_folder(hub, models) is not None:
+            return hub
+    try:
+        there = set(HfApi(endpoint=constants.ENDPOINT).list_repo_files(repo))
+    except Exception as error:  # the hub's client raises errors of many libraries
+        raise ModelError(_how_to_get(other, models, error)) from error
+    chosen = [file if file in there else substitute
+              for file, substitute in zip(like.files, plain, strict=True)]
+    return replace(other, files=tuple(file for file in chosen
+                                      if file in there or file.endswith(".safetensors")))
 
 
 def fetched(hub: Hub, models: Path | None = None,
