@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ipadapter_demo.compare import draw_comparison
     from ipadapter_demo.errors import CheckpointError, DemoError, ModelError, RequestError
     from ipadapter_demo.pipeline import load
     from ipadapter_demo.record import (
@@ -37,6 +38,7 @@ __all__ = [
     "Reference",
     "RequestError",
     "Structure",
+    "draw_comparison",
     "load",
     "record_from_png",
     "request_from_json",
@@ -46,6 +48,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "compare": ("draw_comparison",),
     "errors": ("CheckpointError", "DemoError", "ModelError", "RequestError"),
     "pipeline": ("load",),
     "record": (

@@ -191,6 +191,15 @@ def paste_inside(
     return Image.composite(generated, original, soft_mask(mask, feather))
 
 
+def tinted(image: Image.Image, amount: Image.Image) -> Image.Image:
+    """`image` in colour where `amount` ("L", of any size) is highest, fading to dark grey where it
+    is lowest, whatever its values are."""
+    low, high = amount.getextrema()
+    stretched = amount.point(lambda v: round((v - low) * 255 / max(1, high - low)))  # type: ignore[operator]
+    alpha = stretched.resize(image.size, Image.Resampling.BICUBIC)
+    return Image.composite(image, image.convert("L").point(lambda v: v // 3).convert("RGB"), alpha)
+
+
 def _check_size(image: Image.Image, field: str) -> None:
     if not image.width * image.height:
         raise RequestError(f"{field} has no pixels: it is {image.width}x{image.height}")

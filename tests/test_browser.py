@@ -251,11 +251,11 @@ def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
 
 def test_a_mistake_is_explained_and_costs_nothing(page: Page) -> None:
     panel = open_tab(page, "Image + text")
-    panel.get_by_placeholder("what to draw").fill("a red cube")
+    panel.get_by_label("Negative prompt").fill("a red cube")
     panel.get_by_role("button", name="Generate").click()
     expect(page.get_by_text("upload a picture first")).to_be_visible()
     expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
-    expect(panel.get_by_placeholder("what to draw")).to_have_value("a red cube")
+    expect(panel.get_by_label("Negative prompt")).to_have_value("a red cube")
 
 
 def test_the_page_fits_a_phone(page: Page) -> None:

@@ -51,12 +51,12 @@ class WatchedPipeline(ImagePromptPipeline):
         self.now, self.most, self.ended = 0, 0, []
         self.changed = threading.Condition()
 
-    def stream(self, request: GenerateRequest, preview_every: int = 0) -> Iterator[Any]:
+    def stream(self, request: GenerateRequest, *how: Any, **more: Any) -> Iterator[Any]:
         self.now += 1
         self.most = max(self.most, self.now)
         events = 0
         try:
-            for event in super().stream(request, preview_every):
+            for event in super().stream(request, *how, **more):
                 events += 1
                 yield event
         finally:
@@ -189,7 +189,7 @@ def test_a_request_runs_on_the_model_its_page_shows(api: Api) -> None:
 def test_a_random_seed_is_returned_and_differs(api: Api) -> None:
     reference = api.upload(png(picture(1)))
     calls = [api.call("variation", reference=reference, random_seed=True) for _ in range(2)]
-    seeds = [seed for _, _, seed in calls]
+    seeds = [seed for _, _, seed, _ in calls]
     assert seeds[0] != seeds[1]
     assert f"seed {seeds[0]}" in calls[0][1]
 
@@ -564,7 +564,7 @@ def test_a_request_comes_back_whole(pipeline: Any, name: str, warnings: list[str
     with gr.Blocks():
         tab = TABS[name][1](Studio(pipeline), model_input(Studio(pipeline)))
     values = restore.values_from_request(tab, request)
-    assert set(values) == set(tab.inputs) - {"model"}
+    assert set(values) == set(tab.inputs) - {"model", "attention"}
     assert values.pop("random_seed") is False
     assert tab.translate(**values) == request
     restore.shown(tab, request)
@@ -589,9 +589,10 @@ def test_a_side_that_was_left_open_shows_the_models_own(pipeline: Any, warnings:
     assert not warnings
 
 
-def test_a_result_of_words_alone_has_no_tab() -> None:
-    with pytest.raises(RequestError, match="without any picture"):
-        restore.tab_of_request(GenerateRequest(prompt="a cube"))
+def test_a_result_of_nothing_has_no_tab() -> None:
+    assert restore.tab_of_request(GenerateRequest(prompt="a cube")) == "image_text"
+    with pytest.raises(RequestError, match="made from nothing"):
+        restore.tab_of_request(GenerateRequest())
 
 
 def test_only_our_own_pngs_are_restored(tmp_path: Path) -> None:

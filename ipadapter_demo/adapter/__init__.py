@@ -16,6 +16,7 @@ from ipadapter_demo.adapter.checkpoint import (
     save_image_adapter,
 )
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
+from ipadapter_demo.adapter.overlay import Watch
 from ipadapter_demo.adapter.projection import LinearProjection, Resampler, Variant
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "LinearProjection",
     "Resampler",
     "Variant",
+    "Watch",
     "attach",
     "attached",
     "check_fits",

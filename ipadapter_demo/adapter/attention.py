@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ipadapter_demo.adapter.overlay import Watch
 from ipadapter_demo.errors import ModelError
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class ImagePrompt:
     mask: Tensor | None = None  # (1 or rows, 1, height, width) in [0, 1]
     layers: tuple[float, ...] | None = None
     adapter: int = 0
+    watch: Watch | None = None  # looks on; without one nothing is computed for it
 
 
 class ImageKeyValue(nn.Module):
@@ -165,10 +167,14 @@ class DecoupledAttnProcessor:
         if prompt.mask is not None:
             image = image * _mask_per_query(prompt.mask, image.shape[1]).to(image)
         # λ may come in float32 and from the CPU, whatever the layer works in
-        scale = scale.to(image) if isinstance(scale, Tensor) else scale
+        image = (scale.to(image) if isinstance(scale, Tensor) else scale) * image
+        if prompt.watch is not None:
+            width, height = prompt.watch.size
+            grid = _query_grid(height, width, image.shape[1])
+            prompt.watch(query, key, attended[prompt.rows], image, grid)
         # not in place: autograd may have kept `attended`, and the other rows must not change
         return torch.slice_scatter(
-            attended, attended[prompt.rows] + scale * image, 0, start, stop, step
+            attended, attended[prompt.rows] + image, 0, start, stop, step
         )
 
 

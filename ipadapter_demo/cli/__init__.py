@@ -1,4 +1,4 @@
-"""The command line: generate, render, evaluate, train.
+"""The command line: generate, compare, render, evaluate, train.
 
 Results go to stdout as JSON, one line each; everything else goes to stderr. Nothing heavy is
 imported before a command runs, so help answers at once.
@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING, Any
 from ipadapter_demo.cli.options import MODEL_OPTIONS, PROGRAM, Arguments, command_parser
 from ipadapter_demo.errors import DemoError, ModelError
 from ipadapter_demo.models.sources import announced
-from ipadapter_demo.settings import load_options, resolved_device, settings_from_args
+from ipadapter_demo.settings import (
+    Settings,
+    load_options,
+    resolved_device,
+    settings_from_args,
+)
 
 if TYPE_CHECKING:
-    from ipadapter_demo.pipeline import ImagePromptPipeline
+    from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
 
 Load = Callable[..., "ImagePromptPipeline"]
 
@@ -59,6 +64,20 @@ def generate(arguments: Arguments, load: Load) -> None:
         path = free_path(arguments.out, str(seed))
         save_png(path, image, result.request, seed, index, result.facts)
         _print(path=str(path), seed=seed, seconds=round(result.seconds, 3))
+
+
+def compare(arguments: Arguments, load: Load) -> None:
+    from ipadapter_demo.cli import comparison
+
+    if arguments.schema:
+        comparison.print_schema()
+    elif arguments.verify is not None:
+        bundle = comparison.bundle_of(arguments)
+        comparison.verify(bundle, _studio(arguments, load, **comparison.made_with(bundle)))
+    else:
+        spec = comparison.spec_of(arguments)
+        studio = _studio(arguments, load, model=spec.document.get("model"))
+        comparison.draw(arguments, spec, studio)
 
 
 def render(arguments: Arguments, _: Load) -> None:
@@ -140,8 +159,8 @@ def train(arguments: Arguments, _: Load) -> None:
 
 
 COMMANDS: dict[str, Callable[[Arguments, Load], None]] = {
-    "generate": generate, "models": models, "render": render, "evaluate": evaluate,
-    "sheets": sheets, "claims": claims, "train": train,
+    "generate": generate, "compare": compare, "models": models, "render": render,
+    "evaluate": evaluate, "sheets": sheets, "claims": claims, "train": train,
 }
 
 
@@ -160,14 +179,33 @@ def _failed(arguments: Arguments, message: str) -> int:
 
 def _loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImagePromptPipeline:
     """The model asked for, or the one that made a recorded picture, or the environment's."""
-    made_with = recorded if isinstance(recorded, str) else None
-    flags = {name: getattr(arguments, name) for name in MODEL_OPTIONS}
-    flags["model"] = arguments.model or made_with
+    settings = _settings(arguments, model=recorded)
+    return load(settings.model, **load_options(settings), report=announced(_progress))
+
+
+def _studio(arguments: Arguments, load: Load, **recorded: object) -> Studio:
+    """The same, and every other model of the catalogue as well."""
+    from ipadapter_demo.models.published import labels
+    from ipadapter_demo.pipeline import Studio, prepare
+
+    settings = _settings(arguments, **recorded)
+    others = replace(settings, base=None, lora="", embedding="", prediction_type=None)
+    return Studio(
+        load(settings.model, **load_options(settings), report=announced(_progress)),
+        lambda name, report: prepare(
+            name, **load_options(settings if name == settings.model else others), report=report),
+        labels(settings.models_dir),
+    )
+
+
+def _settings(arguments: Arguments, **recorded: object) -> Settings:
+    """Flags, then what made a recorded picture, then the environment."""
+    flags: dict[str, Any] = {n: value for n, value in recorded.items() if isinstance(value, str)}
+    flags |= {name: getattr(arguments, name) for name in MODEL_OPTIONS if getattr(arguments, name)}
     try:
-        settings = replace(settings_from_args([]), **{k: v for k, v in flags.items() if v})
+        return replace(settings_from_args([]), **flags)
     except ValueError as error:
         raise ModelError(str(error)) from error
-    return load(settings.model, **load_options(settings), report=announced(_progress))
 
 
 def _load_quietly(model: str, **options: Any) -> ImagePromptPipeline:

@@ -50,6 +50,28 @@ examples:
     {PROGRAM} generate --from-png outputs/7.png
     {PROGRAM} generate --from-png outputs/7.png --seed 8
 """
+COMPARE = """\
+Draw a comparison: rows, columns and pages of pictures that differ in what the spec names and in
+nothing else. Writes them into a folder as they finish, then figures, numbers and bundle.zip.
+A comparison that was stopped goes on where it was when the same command is given again.
+
+--verify draws the cells of a bundle again and prints, for each, how far it is from the one in the
+bundle, in grey levels: 0 on the same machine and versions, at most 1 in float32 on others.
+"""
+COMPARE_EXAMPLES = f"""\
+a spec, in YAML or JSON; --schema prints all that it may hold:
+  title: Three references and the strength of the image prompt
+  request: {{prompt: on a green striped floor, steps: 20}}
+  rows: {{reference: [red-sphere.png, blue-cone.png, checker-cube.png]}}
+  columns: {{image_scale: 0:1:0.2}}
+  pages: {{seed: [1, 2]}}
+  beside: [reference]
+
+examples:
+  {PROGRAM} compare spec.yaml --out comparison
+  {PROGRAM} compare spec.yaml --cost
+  {PROGRAM} compare --verify comparison/bundle.zip
+"""
 MODELS = """\
 List the catalogue: a JSON line for each model, with its licence, its size, the files it is made of
 and whether they are at hand. Missing ones are fetched when a model is first used.
@@ -95,6 +117,7 @@ def command_parser() -> argparse.ArgumentParser:
         )
 
     _add_generate(add("generate", "make pictures", GENERATE, EXAMPLES))
+    _add_compare(add("compare", "draw a comparison", COMPARE, COMPARE_EXAMPLES))
     _add_models(add("models", "list the models there are", MODELS))
     _add_render(add("render", "draw scenes of the tabletop world, with their truth", RENDER))
     _add_evaluate(add("evaluate", "measure a tabletop model", EVALUATE))
@@ -163,6 +186,22 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--height", type=int, metavar="H", help="in pixels [the model's own, or as I.png]")
     add("--out", type=Path, default=Path("outputs"), metavar="DIR",
         help="folder for the PNGs, named by seed; nothing is overwritten [outputs]")
+    _add_model(parser)
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("spec", type=Path, nargs="?", metavar="SPEC",
+        help="a spec, .yaml or .json; the files that it names lie beside it")
+    add("--out", type=Path, default=Path("comparison"), metavar="DIR",
+        help="folder for all of it [comparison]")
+    add("--batch", type=_positive, metavar="N", help="cells drawn at once, at most [4]")
+    add("--clip", type=Path, metavar="FOLDER",
+        help="a CLIP model in transformers' layout to score with [the model's own]")
+    add("--cost", action="store_true", help="only say what it would cost")
+    add("--schema", action="store_true", help="only print the JSON schema of a spec")
+    add("--verify", type=Path, metavar="BUNDLE",
+        help="a bundle to draw again, the zip or its unpacked folder")
     _add_model(parser)
 
 

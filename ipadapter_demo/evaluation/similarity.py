@@ -10,17 +10,64 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     CLIPImageProcessor,
+    CLIPModel,
     CLIPTextModel,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
 )
+
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.imaging import fit_square, pixels_from_images
+
+
+class Clip(Protocol):
+    """A pair of encoders into one space, or only the half of it that sees."""
+
+    def of_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit embeddings (B, K)."""
+        ...
+
+    def of_texts(self, texts: Sequence[str]) -> Tensor | None:
+        """Unit embeddings (B, K); None where there is no encoder of texts."""
+        ...
+
+
+class NamedClip:
+    """A CLIP model in transformers' layout, openai/clip-vit-large-patch14 say, on the CPU in
+    float32."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises ModelError."""
+        try:
+            self.model = CLIPModel.from_pretrained(folder).float().eval()
+            self.processor = CLIPImageProcessor.from_pretrained(folder)
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"clip: {folder} holds no CLIP model: {error!s:.200}") from error
+
+    @torch.no_grad()
+    def of_images(self, images: Sequence[Image.Image]) -> Tensor:
+        found = []
+        for image in images:  # one at a time: a picture's number never depends on the others
+            pixels = self.processor(image, return_tensors="pt").pixel_values
+            pooled = self.model.vision_model(pixels).pooler_output
+            found.append(self.model.visual_projection(pooled))
+        return F.normalize(torch.cat(found), dim=-1)
+
+    @torch.no_grad()
+    def of_texts(self, texts: Sequence[str]) -> Tensor:
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        pooled = self.model.text_model(**tokens).pooler_output
+        return F.normalize(self.model.text_projection(pooled), dim=-1)
 
 
 class Similarity:
@@ -44,6 +91,11 @@ class Similarity:
                      for v in (self.processor.image_mean, self.processor.image_std))
         seen = ((pixels.clamp(-1, 1) + 1) / 2 - mean) / std
         return F.normalize(self.vision(seen).image_embeds, dim=-1)
+
+    def of_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Of any size: the centre of each is seen. Unit embeddings (B, K)."""
+        side = self.processor.crop_size["height"]
+        return self.of_pictures(pixels_from_images([fit_square(i, side, "crop") for i in images]))
 
     @torch.no_grad()
     def of_texts(self, texts: Sequence[str]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ipadapter_demo.adapter import ImageAdapter, ImagePrompt
+from ipadapter_demo.adapter import ImageAdapter, ImagePrompt, Watch
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
     fit_square,
@@ -104,7 +104,8 @@ class Conditioner:
         self._maps, self._features = ContentCache(16), ContentCache(8)
 
     @torch.no_grad()
-    def condition(self, request: GenerateRequest, size: Size) -> Conditions:
+    def condition(self, request: GenerateRequest, size: Size, watched: bool = False) -> Conditions:
+        """`watched`: with somebody who looks on where each reference is heard."""
         guided = request.guidance > 1.0
         prompts = ([request.negative_prompt] if guided else []) + [request.prompt]
         texts = [self._text_states(request.negative_prompt, unconditional=True)] if guided else []
@@ -113,7 +114,7 @@ class Conditioner:
         return Conditions(
             text_states=torch.cat([t.states.expand(request.count, -1, -1) for t in texts]),
             added=self._added(texts, request.count, size),
-            image_prompts=self._image_prompts(request, size, guided),
+            image_prompts=self._image_prompts(request, size, guided, watched),
             image_window=request.image_window,
             structures=tuple(
                 StructureGuide(self._guide(structure.kind, drawn), structure.weight,
@@ -128,6 +129,17 @@ class Conditioner:
         """What the image encoder sees of a reference, before normalisation."""
         size = self.model.image_encoder.config.image_size
         return fit_square(reference.image, size, reference.fit)
+
+    @torch.no_grad()
+    def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit embeddings (B, K) of the centres of pictures, in float32."""
+        size, encoder = self.model.image_encoder.config.image_size, self.model.image_encoder
+        found = []
+        for image in images:
+            pixels = self._clip_pixels(fit_square(image, size, "crop"))
+            with self._lane:
+                found.append(encoder(pixels).image_embeds.float().cpu())
+        return torch.nn.functional.normalize(torch.cat(found), dim=-1)
 
     def structure_map(self, structure: Structure, size: Size) -> Image.Image:
         """The map of a structure at the size of the output. Raises RequestError for a kind or an
@@ -181,7 +193,7 @@ class Conditioner:
         )
 
     def _image_prompts(
-        self, request: GenerateRequest, size: Size, guided: bool
+        self, request: GenerateRequest, size: Size, guided: bool, watched: bool
     ) -> tuple[TimedPrompt, ...]:
         """References without a mask share one softmax; a masked one has its own region and branch,
         and so have those with a window or an image of their own.
@@ -196,6 +208,10 @@ class Conditioner:
         negative = [r for r in request.references if r.negative and r.weight > 0]
         first = request.count if guided else 0
         prompts = self._branches(positive, request, first, size, voice, self._embeds)
+        if watched:
+            prompts = [replace(timed, prompt=replace(timed.prompt, watch=Watch(
+                timed.prompt.tokens.shape[1] // voice.adapter.num_tokens, size)))
+                for timed in prompts]
         if guided:
             against = (negative, self._embeds) if negative else (positive, self._empty_embeds)
             prompts += self._branches(against[0], request, 0, size, voice, against[1])
@@ -285,6 +301,53 @@ def _rows(reference: Reference, first: int, count: int) -> slice:
     if reference.only_image is None:
         return slice(first, first + count)
     return slice(first + reference.only_image, first + reference.only_image + 1)
+
+
+def together(each: Sequence[Conditions], counts: Sequence[int]) -> Conditions:
+    """The conditions of requests in one batch: rows [all unconditional..., all conditional...].
+
+    `counts` are their numbers of images. Windows and structures must be the same in all of them.
+    """
+    if len(each) == 1:
+        return each[0]
+    images = sum(counts)
+    prompts, before = [], 0
+    for own, count in zip(each, counts, strict=True):
+        for timed in own.image_prompts:
+            # a branch lies in one half, and each half is longer by the other requests' rows
+            half, first = divmod(timed.prompt.rows.start, count)
+            start = half * images + before + first
+            length = timed.prompt.rows.stop - timed.prompt.rows.start
+            moved = replace(timed.prompt, rows=slice(start, start + length))
+            prompts.append(replace(timed, prompt=moved))
+        before += count
+    added = [own.added for own in each if own.added is not None]
+    return replace(
+        each[0],
+        text_states=_by_half([own.text_states for own in each], counts),
+        added={name: _by_half([own[name] for own in added], counts) for name in added[0]}
+        if added else None,
+        image_prompts=tuple(prompts),
+        notes=tuple(note for own in each for note in own.notes),
+    )
+
+
+def heard(prompts: Sequence[TimedPrompt], count: int) -> tuple[tuple[Image.Image, ...], ...]:
+    """For each image how much every watched reference was heard where, branch by branch, as "L"
+    pictures; nothing where nobody watched."""
+    found: list[list[Image.Image]] = [[] for _ in range(count)]
+    for timed in prompts:
+        watch, rows = timed.prompt.watch, timed.prompt.rows
+        if watch is not None and not watch.is_empty:
+            for row, maps in enumerate(watch.maps(), rows.start % count):
+                found[row] += [Image.fromarray((m * 255).round().byte().numpy()) for m in maps]
+    return tuple(map(tuple, found)) if any(found) else ()
+
+
+def _by_half(rows: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Batches [unconditional, conditional], or without guidance [conditional], as one of these."""
+    halves = zip(*(own.split(count) for own, count in zip(rows, counts, strict=True)), strict=True)
+    return torch.cat([rows for half in halves for rows in half])
 
 
 def active(window: Window, step: int, steps: int) -> bool:

@@ -30,6 +30,8 @@ class Result:
     seconds: float
     facts: dict[str, Any]  # model, weights and versions, for the PNG record
     notes: tuple[str, ...] = ()  # what the person should know, e.g. that the prompt was cut
+    # If watched: for image i, how much each reference was heard where, as "L" pictures
+    heard: tuple[tuple[Image.Image, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from threading import Lock
@@ -27,7 +28,7 @@ from ipadapter_demo.imaging import (
 )
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import has_presets
-from ipadapter_demo.pipeline.conditioning import Conditioner, Size
+from ipadapter_demo.pipeline.conditioning import Conditioner, Size, heard, together
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
 from ipadapter_demo.request import (
@@ -41,6 +42,11 @@ from ipadapter_demo.request import (
 
 DECODED_AGAIN = ("The autoencoder gave no finite pixels in half precision; the picture was decoded "
                  "again in float32.")
+
+
+# The fields in which the requests of one batch may differ.
+OF_ITS_OWN = ("prompt", "negative_prompt", "references", "image_scale", "image_layers", "combine",
+              "adapter", "seed", "count")
 
 
 class ImagePromptPipeline:
@@ -79,32 +85,51 @@ class ImagePromptPipeline:
         assert isinstance(result, Result)
         return result
 
-    def stream(self, request: GenerateRequest,
-               preview_every: int = 0) -> Generator[Preview | Result, None, None]:
+    def stream(self, request: GenerateRequest, preview_every: int = 0,
+               watched: bool = False) -> Generator[Preview | Result, None, None]:
         """One Preview a step, with pictures on every `preview_every`-th, then the Result.
 
-        Closing the generator cancels: no further step runs.
+        Closing the generator cancels: no further step runs. `watched` also says where each
+        reference was heard, and changes no pixel.
         """
+        return self.stream_together([request], preview_every, watched)
+
+    def stream_together(self, requests: Sequence[GenerateRequest], preview_every: int = 0,
+                        watched: bool = False) -> Generator[Preview | Result, None, None]:
+        """Several requests in one batch: the Previews of all, then a Result each, in order.
+
+        They may differ in `OF_ITS_OWN` and in nothing else. Each picture is what its request gives
+        alone, to within one grey level in float32.
+        """
+        assert all(may_share_a_batch(requests[0], other) for other in requests)
         began = time.monotonic()
-        size = self.working_size(request)
-        conditions = self._conditioner.condition(request, size)
-        model = self._model
+        shared, model = requests[0], self._model
+        size = self.working_size(shared)
+        conditions = [self._conditioner.condition(r, size, watched) for r in requests]
+        seeds = [seed for request in requests for seed in request.seeds]
         steps = denoise(
-            model.unet, new_scheduler(request.sampler, model.scheduler_config), request.steps,
-            Guidance(request.guidance, request.guidance_rescale), self._start(request, size),
-            conditions, self._lane,
+            model.unet, new_scheduler(shared.sampler, model.scheduler_config), shared.steps,
+            Guidance(shared.guidance, shared.guidance_rescale), self._start(shared, seeds, size),
+            together(conditions, [request.count for request in requests]), self._lane,
         )
         for step in steps:
             show = preview_every > 0 and step.number % preview_every == 0
             show = show and step.number < step.steps
             yield Preview(step.number, step.steps, self._preview(step) if show else ())
-        images, notes = self._finished(request, step.latents)
-        yield Result(images, request.seeds, request, conditions.maps,
-                     time.monotonic() - began, self.facts, conditions.notes + notes)
+        images, notes = self._finished(shared, step.latents)
+        seconds = (time.monotonic() - began) / len(requests)
+        for request, own in zip(requests, conditions, strict=True):
+            yield Result(images[: request.count], request.seeds, request, own.maps, seconds,
+                         self.facts, own.notes + notes, heard(own.image_prompts, request.count))
+            images = images[request.count :]
 
     def encoder_view(self, reference: Reference) -> Image.Image:
         """Exactly what the image encoder sees of a reference."""
         return self._conditioner.encoder_view(reference)
+
+    def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
+        """What the model's own image encoder says of pictures: unit embeddings (B, K)."""
+        return self._conditioner.image_embeds(images)
 
     def structure_map(self, structure: Structure, size: Size | None = None) -> Image.Image:
         """The map a structure stands for, by default as drawn for an output of native size."""
@@ -131,14 +156,15 @@ class ImagePromptPipeline:
             "weights": self._model.hashes,
             "device": str(self._model.device),
             "dtype": str(self._model.dtype).removeprefix("torch."),
+            "scheduler": dict(self._model.scheduler_config),
             "versions": {name: _version(name) for name in libraries},
         }
 
-    def _start(self, request: GenerateRequest, size: Size) -> Start:
+    def _start(self, request: GenerateRequest, seeds: Sequence[int], size: Size) -> Start:
         model = self._model
         factor = model.codec.factor
         shape = (model.codec.channels, size[1] // factor, size[0] // factor)
-        noise = torch.stack([_noise(seed, shape) for seed in request.seeds])
+        noise = torch.stack([_noise(seed, shape) for seed in seeds])
         noise = noise.to(model.device, model.dtype)
         sees_mask = model.unet.config.in_channels > model.codec.channels
         if request.inpaint is not None:
@@ -194,6 +220,11 @@ class ImagePromptPipeline:
                 for image in images
             ]
         return tuple(images), notes
+
+
+def may_share_a_batch(one: GenerateRequest, other: GenerateRequest) -> bool:
+    """Whether two requests can be drawn in one batch."""
+    return replace(other, **{name: getattr(one, name) for name in OF_ITS_OWN}) == one
 
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-from collections.abc import Callable, Mapping
-from threading import RLock
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from threading import Condition, RLock
 from typing import Any
 
 import torch
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.sources import Report
-from ipadapter_demo.pipeline.events import ModelInfo
+from ipadapter_demo.pipeline.events import ModelInfo, Result
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
+from ipadapter_demo.request import GenerateRequest
 
 # (name, report) -> fetches what is missing, and returns what loads it
 Prepare = Callable[[str, Report], Callable[[], ImagePromptPipeline]]
@@ -27,7 +29,8 @@ class Studio:
     """Stands for the current model's pipeline wherever a page looks at one.
 
     A page says with every request which model it shows, so visitors with different models get
-    their own, one after the other.
+    their own, one after the other. A comparison of many pictures waits, between two steps, for
+    everybody who wants a single one.
     """
 
     def __init__(self, pipeline: ImagePromptPipeline, prepare: Prepare | None = None,
@@ -39,6 +42,9 @@ class Studio:
         own = {pipeline.info.name: pipeline.info.name}
         self.models = own | dict(models or {}) if prepare is not None else own
         self._lock = RLock()
+        self._at_work = RLock()  # held by a comparison's batch, and while the model changes
+        self._visitors: list[str] = []  # the models of those who want a single picture
+        self._change = Condition()
 
     @property
     def info(self) -> ModelInfo:
@@ -65,9 +71,51 @@ class Studio:
         if name not in self.models:
             raise RequestError(f"model must be one of {', '.join(self.models)}, got {name!r:.80}")
         with self._lock:
-            if name != self._info.name:
+            if name == self._info.name:
+                return self.pipeline
+        with self._at_work, self._lock:
+            if name != self._info.name:  # nobody else changed it meanwhile
                 self._switch(name, report)
             return self.pipeline
+
+    @contextmanager
+    def visit(self, name: str, report: Report = _unheard) -> Iterator[ImagePromptPipeline]:
+        """`with_model` for somebody who wants a single picture: comparisons wait until the end."""
+        with self._change:
+            self._visitors.append(name)
+            self._change.notify_all()
+        try:
+            yield self.with_model(name, report)
+        finally:
+            with self._change:
+                self._visitors.remove(name)
+                self._change.notify_all()
+
+    def draw_between(self, name: str, requests: Sequence[GenerateRequest]) -> list[Result]:
+        """One batch of a comparison, drawn while nobody wants a single picture.
+
+        It pauses between two steps for a visitor with the same model, and for one with another,
+        who needs the memory, it gives up and begins again. Raises what `with_model` and
+        `stream_together` do.
+        """
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: not self._visitors)
+            with self._at_work, closing(self.with_model(name).stream_together(requests)) as events:
+                results = []
+                for event in events:
+                    if isinstance(event, Result):
+                        results.append(event)
+                    elif self._another_is_wanted(name):
+                        break
+                else:
+                    return results
+
+    def _another_is_wanted(self, name: str) -> bool:
+        """Waits while visitors are content with the model `name`."""
+        with self._change:
+            self._change.wait_for(lambda: set(self._visitors) != {name})
+            return bool(self._visitors)
 
     def _switch(self, name: str, report: Report) -> None:
         """Two large models may not fit: the old one goes before the new one is read, though not

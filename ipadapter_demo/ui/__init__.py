@@ -10,7 +10,7 @@ import gradio as gr
 
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Studio
 from ipadapter_demo.settings import Settings
-from ipadapter_demo.ui import image_text, inpaint, structure, variation
+from ipadapter_demo.ui import compare, image_text, inpaint, structure, variation
 from ipadapter_demo.ui.models import model_input, on_switch
 from ipadapter_demo.ui.restore import restore_button
 
@@ -37,15 +37,18 @@ def build_ui(pipeline: ImagePromptPipeline | Studio, settings: Settings) -> gr.B
             title = gr.HTML(header(studio.info), scale=1)
             model = model_input(studio)
             restored = gr.UploadButton(
-                "Restore from a PNG", file_types=[".png"], size="sm", scale=0, min_width=170
+                "Restore from a file", size="sm", scale=0, min_width=170,
+                file_types=[".png", ".json", ".zip"],  # an output, or a comparison's manifest
             )
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             built = {}
             for name, (label, build) in TABS.items():
                 with gr.Tab(label, id=name):
                     built[name] = build(studio, model)
+            with gr.Tab("Compare", id="compare"):
+                comparison = compare.build(studio, model)
         on_switch(studio, model, title, header, built)
-        restore_button(studio, restored, tabs, model, built)
+        restore_button(studio, restored, tabs, model, built, comparison)
     return page.queue(max_size=settings.queue_size, api_open=False)
 
 

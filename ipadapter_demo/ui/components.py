@@ -128,14 +128,18 @@ def sampling_inputs(pipeline: Studio, *, count: int, sized: bool = True) -> Widg
         widgets["negative_prompt"] = gr.Textbox(
             "", label="Negative prompt", placeholder="what to keep out", max_lines=3
         )
+        widgets["attention"] = gr.Checkbox(
+            False, label="Show where the picture is heard", info="takes a little longer"
+        )
     return widgets
 
 
-def run_buttons() -> Buttons:
+def run_buttons(*, strip: bool = False) -> Buttons:
     with gr.Row():
         generate = gr.Button("Generate", variant="primary", scale=3)
+        several = gr.Button("λ filmstrip", scale=1, min_width=110) if strip else None
         stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
-    return Buttons(generate, stop)
+    return Buttons(generate, stop, several)
 
 
 def results_column(*, comparison: bool = False) -> Results:
@@ -151,12 +155,21 @@ def results_column(*, comparison: bool = False) -> Results:
         elem_classes="results",
     )
     status = gr.HTML("", label="Status", elem_classes="status")
+    heard = gr.Gallery(
+        label="Bright where the picture was heard (λ and attention, over all layers and steps)",
+        format="png", columns=4, height="auto", object_fit="contain", interactive=False,
+        visible=False, buttons=["download", "fullscreen"], elem_classes="results",
+    )
     slider = None
     if comparison:
         slider = gr.ImageSlider(
             label="Before and after", format="png", interactive=False, buttons=["fullscreen"]
         )
-    return Results(gallery, status, slider)
+    with gr.Accordion("Make it again elsewhere", open=False):
+        hint = "with the PNG of the result, which holds its pictures; click a result to choose it"
+        lines = (gr.Code(language="shell", label=f"Command: {hint}", interactive=False),
+                 gr.Code(language="python", label="Python", interactive=False))
+    return Results(gallery, status, heard, lines, slider)
 
 
 def _keep_encoder_view(

@@ -31,8 +31,8 @@ def image_text(
 ) -> GenerateRequest:
     """Pictures from a picture and a text.
 
-    reference: the picture. prompt: the text. image_scale: λ, 0 follows only the text, 1 the
-    picture as well, in between they share. reference_2 to reference_4: further pictures, each with
+    reference: the picture; without one the text draws alone. prompt: the text. image_scale: λ, 0
+    follows only the text, 1 the picture as well, in between they share. reference_2 to reference_4: further pictures, each with
     its fit_2, its weight_2, a mask_2 that is white where it has a say, the part of the steps from_2
     until_2, negative_2 to move away from it, and only_2, the number of the one result that it is
     for, 0 for all; weight_1 and so on are the first picture's. combine: concat or average.
@@ -40,8 +40,8 @@ def image_text(
     Returns PNG files that hold their whole request, a status line and the seed of the first
     picture.
     """
-    if reference is None:
-        raise RequestError("reference is missing: upload a picture first")
+    if reference is None and not prompt:
+        raise RequestError("reference is missing: upload a picture first, or write a prompt")
     references = references_from_slots(reference, fit, more)
     return GenerateRequest(
         prompt=prompt, references=references, image_scale=image_scale, **more
@@ -50,10 +50,10 @@ def image_text(
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     """What the widgets of this tab, the sampling ones aside, show for a request."""
-    first = request.references[0]
+    first = request.references[0] if request.references else None
     return {
-        "reference": first.image,
-        "fit": first.fit,
+        "reference": first and first.image,
+        "fit": first.fit if first else "crop",
         "prompt": request.prompt,
         **slots_from_references(request.references),
     }
@@ -65,7 +65,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
             inputs = components.reference_input(pipeline)
             inputs |= components.prompt_input(pipeline, optional=False)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.text_image_scale)
-            buttons = components.run_buttons()
+            buttons = components.run_buttons(strip=True)
             inputs |= layers_input(pipeline)
             inputs |= components.sampling_inputs(pipeline, count=4)
             inputs |= reference_slots()

@@ -31,8 +31,9 @@ def on_switch(studio: Studio, model: gr.Dropdown, title: gr.HTML,
 
     def switch(name: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         with shown_errors():
-            studio.with_model(name, lambda text, share: progress(share, desc=text))
-        info = studio.info
+            heard = lambda text, share: progress(share, desc=text)  # noqa: E731
+            with studio.visit(name, heard) as pipeline:
+                info = pipeline.info
         return [header(info), *(gr.update(**FIELDS[field](info, tab))
                                 for _, field, tab in depending(built))]
 

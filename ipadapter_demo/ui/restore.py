@@ -1,4 +1,4 @@
-"""From a result's PNG back to the widgets that made it."""
+"""From a result's PNG, or a comparison's manifest, back to the widgets that made it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,31 @@ from typing import Any
 
 import gradio as gr
 
+from ipadapter_demo.compare import Bundle, spec_from_manifest
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.ui.compare import CompareTab
 from ipadapter_demo.ui.models import FIELDS, depending
 from ipadapter_demo.ui.running import LANE, Tab, shown_errors
 from ipadapter_demo.ui.uploads import Painting, editor_value_from_image, path_of_upload
 
 
 def restore_button(studio: Studio, button: gr.UploadButton, tabs: gr.Tabs, model: gr.Dropdown,
-                   built: Mapping[str, Tab]) -> None:
-    """Make `button` show the tab that a PNG came from, its widgets filled."""
+                   built: Mapping[str, Tab], comparison: CompareTab) -> None:
+    """Make `button` show the tab that a file came from, its widgets filled."""
 
     def restore(upload: Any) -> dict[gr.Component, Any]:
         with shown_errors():
-            record = record_from_png(path_of_upload(upload, "PNG"))
+            path = path_of_upload(upload, "file")
+            if path.suffix.lower() in (".json", ".zip"):
+                manifest = path.suffix.lower() == ".json"
+                spec = (spec_from_manifest(read_bytes(path, "manifest")) if manifest
+                        else Bundle(path).spec)
+                return comparison.shown(spec) | {tabs: gr.Tabs(selected="compare")}
+            record = record_from_png(path)
             name = tab_of_request(record.request)
             made_with = record.facts.get("model")
             if made_with not in studio.models:
@@ -40,6 +49,7 @@ def restore_button(studio: Studio, button: gr.UploadButton, tabs: gr.Tabs, model
             return values | updates | {tabs: gr.Tabs(selected=name), model: made_with}
 
     widgets = {widget for tab in built.values() for widget in tab.inputs.values()} | {model}
+    widgets |= {comparison.pictures, comparison.written}
     button.upload(restore, inputs=button, outputs=[tabs, *widgets], preprocess=False,
                   show_progress="hidden", api_visibility="private", **LANE)
 
@@ -50,8 +60,8 @@ def tab_of_request(request: GenerateRequest) -> str:
         return "structure"
     if request.inpaint is not None:
         return "inpaint"
-    if not request.references:
-        raise RequestError("PNG was made without any picture, and the page has no tab for that")
+    if not request.references and not request.prompt:
+        raise RequestError("PNG was made from nothing, and the page has no tab for that")
     return "image_text" if request.prompt or len(request.references) > 1 else "variation"
 
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import html
 import inspect
 import logging
-import math
 import random
 import re
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from ipadapter_demo.errors import DemoError
-from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, Studio
-from ipadapter_demo.record import save_png
+from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
 from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
+from ipadapter_demo.ui.updates import lines_of, strip_updates, updates
 from ipadapter_demo.ui.uploads import value_from_widget
 
 # Every listener that runs the model waits in this one line; gradio's default is a line for each.
@@ -35,7 +31,6 @@ SHOW_RESULTS = """() => {
     shown?.scrollIntoView({ behavior: "smooth", block: "nearest" });
     return [];
 }"""
-PREVIEWS = 6  # a run shows at most as many; each costs a decoding
 
 Widgets = dict[str, gr.Component]
 
@@ -53,10 +48,13 @@ class Tab:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The right column: what came out, and how far it is."""
+    """The right column: what came out, and how far it is. `heard` is where every reference had its
+    say, for those who ask; `lines` make a result again elsewhere, as a command and in Python."""
 
     gallery: gr.Gallery
     status: gr.HTML
+    heard: gr.Gallery
+    lines: tuple[gr.Code, gr.Code]
     comparison: gr.ImageSlider | None
 
 
@@ -64,6 +62,11 @@ class Results:
 class Buttons:
     generate: gr.Button
     stop: gr.Button
+    strip: gr.Button | None = None  # the same at several λ
+
+    @property
+    def both(self) -> list[gr.Button]:
+        return [self.generate, self.stop]
 
     def busy(self) -> tuple[gr.Button, gr.Button]:
         return gr.Button(interactive=False), gr.Button(interactive=True)
@@ -92,54 +95,69 @@ def shown_errors() -> Iterator[None]:
 
 
 def connect(studio: Studio, tab: Tab, results: Results, buttons: Buttons) -> None:
-    """Make Generate and Stop work, and `/<name of translate>` do the same over HTTP."""
-    outputs = [results.gallery, results.status, tab.inputs["seed"]]
+    """Make the buttons work, and `/<name of translate>` do over HTTP what Generate does."""
+    outputs = [results.gallery, results.status, tab.inputs["seed"], results.heard]
     if results.comparison is not None:
         outputs.append(results.comparison)
-    both = [buttons.generate, buttons.stop]
 
-    @wraps(tab.translate)  # the endpoint has its name, documentation and defaults
-    def run(**values: Any) -> Iterator[tuple[Any, ...]]:
-        with shown_errors():
-            model = value_from_widget(tab.inputs["model"], values.pop("model"), "model")
-            request = request_from_values(tab, values)
-            pipeline = studio.with_model(model)
-            warn_about_words(pipeline, request)
-            for update in updates(pipeline, request):
-                yield update[: len(outputs)]
+    def handler(updates_of: Callable[..., Iterator[tuple[Any, ...]]]) -> Callable[..., Any]:
+        @wraps(tab.translate)  # the endpoint has its name, documentation and defaults
+        def run(**values: Any) -> Iterator[tuple[Any, ...]]:
+            with shown_errors():
+                model = value_from_widget(tab.inputs["model"], values.pop("model"), "model")
+                watched = values.pop("attention", False) is True
+                request = request_from_values(tab, values)
+                with studio.visit(model) as pipeline:
+                    warn_about_words(pipeline, request)
+                    for update in updates_of(pipeline, request, watched):
+                        yield update[: len(outputs)]
 
-    run.__signature__ = _signature(tab)  # type: ignore[attr-defined]
+        run.__signature__ = _signature(tab)  # type: ignore[attr-defined]
+        return run
+
     triggers = [buttons.generate.click]
     if "prompt" in tab.inputs:
         triggers.append(tab.inputs["prompt"].submit)
-    running = gr.on(triggers, buttons.busy, outputs=both, js=SHOW_RESULTS, **AT_ONCE).then(
-        run,
-        inputs_kwargs=tab.inputs,
-        outputs=outputs,
-        preprocess=False,
-        show_progress="minimal",
-        show_progress_on=results.status,
-        api_name=tab.translate.__name__,
-        **LANE,
-    )
-    running.then(buttons.idle, outputs=both, **AT_ONCE)
-    # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
-    running.failure(
-        lambda: (*buttons.idle(), "Stopped."), outputs=[*both, results.status], **AT_ONCE
-    )
+    name = tab.translate.__name__
+    started = [(gr.on(triggers, buttons.busy, outputs=buttons.both, js=SHOW_RESULTS, **AT_ONCE),
+                updates, {"api_name": name})]
+    if buttons.strip is not None:
+        clicked = buttons.strip.click(buttons.busy, outputs=buttons.both, js=SHOW_RESULTS,
+                                      **AT_ONCE)
+        started.append((clicked, strip_updates, {"api_visibility": "private"}))
+    runs = []
+    for event, updates_of, api in started:
+        running = event.then(
+            handler(updates_of), inputs_kwargs=tab.inputs, outputs=outputs, preprocess=False,
+            show_progress="minimal", show_progress_on=results.status, **api, **LANE,
+        )
+        running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
+        running.success(lines_of, inputs=results.gallery, outputs=list(results.lines),
+                        preprocess=False, **AT_ONCE)
+        # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
+        running.failure(lambda: (*buttons.idle(), "Stopped."),
+                        outputs=[*buttons.both, results.status], **AT_ONCE)
+        runs.append(running)
+    results.gallery.select(lines_of, inputs=results.gallery, outputs=list(results.lines),
+                           preprocess=False, **AT_ONCE)
     said = "() => 'Stopping after this step.'"
     buttons.stop.click(None, js=said, outputs=results.status, **AT_ONCE)
-    buttons.stop.click(None, cancels=[running])
+    buttons.stop.click(None, cancels=runs)
 
 
 def _signature(tab: Tab) -> inspect.Signature:
     """The endpoint's: a parameter for each widget, and a picture of a slot need not be given."""
     known = inspect.signature(tab.translate).parameters
     keyword = inspect.Parameter.KEYWORD_ONLY
+
+    def default(name: str) -> Any:
+        if name == "attention":
+            return False
+        return None if isinstance(tab.inputs[name], gr.Image) else inspect._empty
+
     return inspect.Signature([
-        known.get(name) or inspect.Parameter(
-            name, keyword, default=None if isinstance(widget, gr.Image) else inspect._empty)
-        for name, widget in tab.inputs.items()
+        known.get(name) or inspect.Parameter(name, keyword, default=default(name))
+        for name in tab.inputs
     ])
 
 
@@ -156,51 +174,3 @@ def warn_about_words(pipeline: ImagePromptPipeline, request: GenerateRequest) ->
     words = re.findall(r"\w+", request.prompt.lower())
     if known and words and not any(word in known for word in words):
         gr.Warning(f"This model knows no word of the prompt. It knows: {', '.join(known)}")
-
-
-def updates(pipeline: ImagePromptPipeline, request: GenerateRequest) -> Iterator[tuple[Any, ...]]:
-    """Values for gallery, status, seed and comparison."""
-    same = gr.skip()
-    yield same, progress(0, request.steps), request.seed, same
-    events = pipeline.stream(request, preview_every=math.ceil(request.steps / PREVIEWS))
-    try:
-        for event in events:
-            if isinstance(event, Preview):
-                yield list(event.images) or same, progress(event.step, event.steps), same, same
-            else:
-                for note in event.notes:
-                    gr.Info(html.escape(note))
-                yield saved(event), summary(event), event.seeds[0], compared(event)
-    finally:
-        events.close()  # Stop closes this generator, and with it the model stops between two steps
-
-
-def saved(result: Result) -> list[str]:
-    """Paths. gradio's cache serves the files as they are and deletes them in time."""
-    folder = Path(get_upload_folder()) / secrets.token_hex(16)
-    folder.mkdir(parents=True)
-    paths = []
-    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
-        path = folder / f"ip-adapter-{seed}.png"
-        save_png(path, image, result.request, seed, index, result.facts)
-        paths.append(str(path))
-    return paths
-
-
-def compared(result: Result) -> Any:
-    given = result.request.inpaint
-    return (given.image, result.images[0]) if given else None
-
-
-def summary(result: Result) -> str:
-    first, last = result.seeds[0], result.seeds[-1]
-    if first == last:
-        made = f"1 picture in {result.seconds:.1f} s, seed {first}."
-    else:
-        made = f"{len(result.seeds)} pictures in {result.seconds:.1f} s, seeds {first} to {last}."
-    return f"{made} Each PNG holds its request."
-
-
-def progress(step: int, steps: int) -> str:
-    words = f"step {step} of {steps}" if step else "starting"
-    return f'<progress value="{step}" max="{steps}"></progress> {words}'

@@ -43,7 +43,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
         with gr.Column():
             inputs = components.reference_input(pipeline)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
-            buttons = components.run_buttons()
+            buttons = components.run_buttons(strip=True)
             inputs |= components.sampling_inputs(pipeline, count=4)
         with gr.Column():
             results = components.results_column()

@@ -1,0 +1,60 @@
+"""Where on the picture the image prompt is heard: for looking, never for drawing.
+
+The attention weights of the image branch, softmax(Q K'ᵀ / √d), say how a place divides its
+attention between the references; with one reference they sum to 1 everywhere and say nothing. So
+they are weighed by how loud the branch is beside the text: |λ Z_image| / (|Z_text| + |λ Z_image|).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CELLS = 64  # of the longer side: finer than any layer, coarser than pixels
+
+
+class Watch:
+    """Given to one `ImagePrompt`; adds up what its branch does in every layer and step.
+
+    `references` share the branch's tokens evenly, in their order. `size` is (width, height) of the
+    output.
+    """
+
+    def __init__(self, references: int, size: tuple[int, int]) -> None:
+        self.references, self.size = references, size
+        longest = max(size)
+        self._grid = tuple(max(1, round(CELLS * side / longest)) for side in reversed(size))
+        self._sum: Tensor | None = None
+        self._seen = 0
+
+    def __call__(self, query: Tensor, key: Tensor, text: Tensor, image: Tensor,
+                 grid: tuple[int, int]) -> None:
+        """query (rows, heads, L, d), key (1 or rows, heads, n, d); text and image (rows, L, width)
+        are what both branches add; `grid` the (rows, columns) that the L queries lie in."""
+        weights = attention_weights(query.float(), key.float()).mean(1)  # (rows, L, n)
+        shares = weights.unflatten(2, (self.references, -1)).sum(3)
+        loud, quiet = image.float().norm(dim=-1), text.float().norm(dim=-1)
+        heard = shares * (loud / (loud + quiet).clamp(min=1e-9)).unsqueeze(-1)
+        maps = heard.transpose(1, 2).unflatten(2, grid)  # (rows, references, height, width)
+        maps = F.interpolate(maps, self._grid, mode="bilinear", align_corners=False).cpu()
+        self._sum = maps if self._sum is None else self._sum + maps
+        self._seen += 1
+
+    def maps(self) -> Tensor:
+        """(rows, references, height, width) in [0, 1], the mean over layers and steps."""
+        assert self._sum is not None, "the branch was never active"
+        return (self._sum / self._seen).clamp(0, 1)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._sum is None
+
+
+def attention_weights(query: Tensor, key: Tensor) -> Tensor:
+    """softmax(Q Kᵀ / √d) over the keys: (B, heads, L, d), (1 or B, heads, n, d) ->
+    (B, heads, L, n). The softmax is of the product: taken of the keys alone, as in some published
+    code, rows would not even sum to 1."""
+    return torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)

@@ -1,0 +1,89 @@
+"""The `compare` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from ipadapter_demo.cli.options import Arguments
+from ipadapter_demo.compare import (
+    BATCH,
+    Bundle,
+    Done,
+    Failed,
+    Pace,
+    Plan,
+    Spec,
+    draw_comparison,
+    spec_from_file,
+)
+from ipadapter_demo.compare.bundle import MAX_GREY_LEVELS
+from ipadapter_demo.compare.spec import schema
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline import Studio
+
+
+def print_schema() -> None:
+    print(json.dumps(schema("spec"), indent=1))
+
+
+def spec_of(arguments: Arguments) -> Spec:
+    if arguments.spec is None:
+        raise RequestError("a spec is missing: compare SPEC, or compare --verify BUNDLE")
+    return spec_from_file(arguments.spec)
+
+
+def bundle_of(arguments: Arguments) -> Bundle:
+    if arguments.spec is not None:
+        raise RequestError(f"--verify takes a bundle and no spec, got {arguments.spec}")
+    return Bundle(arguments.verify)
+
+
+def made_with(bundle: Bundle) -> dict[str, Any]:
+    """Model, device and precision of a bundle's cells, as settings name them."""
+    first = bundle.spec.document.get("model")
+    facts = bundle.manifest["models"].get(first, {})
+    return {"model": first, "device": facts.get("device"), "dtype": facts.get("dtype")}
+
+
+def draw(arguments: Arguments, spec: Spec, studio: Studio) -> None:
+    batch = arguments.batch or BATCH
+    cost = Pace().cost(Plan(spec, studio, batch))
+    print(cost, file=sys.stderr)
+    if arguments.cost:
+        _print(cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1))
+        return
+    failed = []
+
+    def report(event: Done | Failed) -> None:
+        if isinstance(event, Failed):
+            failed.append(event.cell.name)
+            _print(cell=event.cell.name, error=event.message)
+        else:
+            _print(cell=event.cell.name, path=str(event.path), seed=event.cell.request.seed,
+                   seconds=round(event.seconds, 3))
+
+    bundle = draw_comparison(spec, arguments.out, studio, batch, arguments.clip, report)
+    _print(path=str(bundle))
+    if failed:
+        raise RequestError(f"{len(failed)} of {cost.cells} cells could not be drawn "
+                           f"({', '.join(failed):.80}): their errors are above")
+
+
+def verify(bundle: Bundle, studio: Studio) -> None:
+    """Raises RequestError where a cell is further away than precision explains."""
+    for change in bundle.changes(studio):
+        print(change, file=sys.stderr)
+    far = []
+    for found in bundle.verified(studio):
+        if found.difference is None or found.difference > MAX_GREY_LEVELS:
+            far.append(found.cell.name)
+        _print(cell=found.cell.name, difference=found.difference,
+               **({"error": found.message} if found.message else {}))
+    if far:
+        raise RequestError(f"{len(far)} cells are not those of the bundle: {', '.join(far):.80}")
+
+
+def _print(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)

@@ -1,0 +1,197 @@
+"""A comparison in one file that can be published, and drawn again by whoever doubts it.
+
+    figure-p1.pdf .svg .png, figure.tex   to print
+    cells/, given/, inputs/               pictures without loss; cells hold their whole request
+    scores.csv                            numbers beside them
+    spec.json, manifest.json, rerun.sh    to make it again
+
+Equal comparisons on one machine give equal bundles, byte for byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ipadapter_demo.compare.figure import write_figures
+from ipadapter_demo.compare.grid import Cell
+from ipadapter_demo.compare.job import SPEC, Job, write
+from ipadapter_demo.compare.latex import snippet
+from ipadapter_demo.compare.plan import Plan
+from ipadapter_demo.compare.scores import Score, scores_csv
+from ipadapter_demo.compare.spec import Spec, spec_from_document, validate
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import MAX_FILE_BYTES, read_bytes, read_image
+from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.record import record_from_png, request_to_json
+
+MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
+MAX_GREY_LEVELS = 1  # between two drawings of one cell in float32, whatever the batch
+_DAY = (1980, 1, 1, 0, 0, 0)  # the first that a zip knows
+
+RERUN = """\
+#!/bin/sh
+# Draws every cell again and says how far it is from the one here, in grey levels.
+cd "$(dirname "$0")" || exit 1
+exec python -m ipadapter_demo compare --verify . "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The largest difference of any channel of any pixel, in grey levels, or why there is none."""
+
+    cell: Cell
+    difference: int | None
+    message: str = ""
+
+
+def write_bundle(job: Job, scored: Sequence[Score]) -> Path:
+    """Everything that is finished, as DIR/bundle.zip and beside it in DIR; its path."""
+    folder = job.folder
+    figures = write_figures(job, folder)
+    write(folder / "figure.tex", snippet(job.plan.spec, job.plan.grid).encode())
+    write(folder / "scores.csv", scores_csv(job, scored).encode())
+    write(folder / MANIFEST, (json.dumps(manifest(job), indent=1) + "\n").encode())
+    write(folder / "rerun.sh", RERUN.encode())
+    panels = [panel for page in job.plan.grid.pages for row in page.panels for panel in row]
+    pictures = [job.path(panel) for panel in panels if panel and job.path(panel).exists()]
+    texts = [folder / name for name in ("figure.tex", "scores.csv", SPEC, MANIFEST, "rerun.sh")]
+    inputs = [folder / name for name in sorted(job.plan.spec.files)]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for path in (*figures, *texts, *dict.fromkeys(pictures), *inputs):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _DAY)
+            entry.external_attr = (0o755 if path.suffix == ".sh" else 0o644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            bundle.writestr(entry, path.read_bytes())
+    write(folder / BUNDLE, content.getvalue())
+    return folder / BUNDLE
+
+
+def manifest(job: Job) -> dict[str, Any]:
+    """What was made, of what, and with what; see manifest.schema.json."""
+    cells, models = [], {}
+    for cell in job.plan.grid.cells:
+        row: dict[str, Any] = {
+            "name": cell.name, "heads": list(job.plan.grid.heads(cell)), "model": cell.model,
+            "request": request_to_json(cell.request)["request"],
+        }
+        if job.path(cell).exists():
+            content = job.path(cell).read_bytes()
+            models[cell.model] = record_from_png(content).facts
+            row |= {"file": f"cells/{cell.name}.png", "sha256": _sum(content)}
+        elif message := job.message(cell):
+            row["error"] = message
+        cells.append(row)
+    inputs = [{"file": name, "sha256": _sum(content), "bytes": len(content),
+               "content": base64.b64encode(content).decode()}
+              for name, content in sorted(job.plan.spec.files.items())]
+    return {"schema": 1, "spec": job.plan.spec.document, "inputs": inputs,
+            "batch": job.plan.batch, "models": models, "cells": cells}
+
+
+def spec_from_manifest(text: str | bytes) -> Spec:
+    """The comparison of an untrusted manifest, with its pictures. Raises RequestError."""
+    return _spec(_manifest(text))
+
+
+class Bundle:
+    """An untrusted bundle: a zip file, or the folder that it was unpacked to."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises RequestError."""
+        self.path = path
+        self.manifest = _manifest(self.read(MANIFEST))
+        self.spec = _spec(self.manifest)
+
+    def read(self, name: str) -> bytes:
+        if self.path.is_dir():
+            return read_bytes(self.path / name, name)
+        try:
+            with zipfile.ZipFile(self.path) as bundle:
+                if bundle.getinfo(name).file_size > MAX_FILE_BYTES:
+                    raise RequestError(f"{name} must have at most {MAX_FILE_BYTES:,} bytes")
+                return bundle.read(name)
+        except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise RequestError(f"{self.path.name} is no bundle: {error}") from error
+
+    def verified(self, studio: Studio) -> Iterator[Verified]:
+        """Every cell drawn again, in the batches of the first time."""
+        plan = Plan(self.spec, studio, self.manifest["batch"])
+        there = {row["name"]: row for row in self.manifest["cells"] if "file" in row}
+        for batch in plan.batches:
+            if any(cell.name in there for cell in batch.wanted):
+                for cell, outcome in plan.drawn(batch):
+                    if cell.name in there:
+                        yield self._compared(cell, outcome, there[cell.name])
+
+    def changes(self, studio: Studio) -> list[str]:
+        """What is not as it was when the bundle was made, named as in the manifest."""
+        found = []
+        for model, facts in self.manifest["models"].items():
+            now = studio.with_model(model).facts
+            found += [f"{model}: {name} was {facts.get(name)!r:.200}, is {now.get(name)!r:.200}"
+                      for name in now if facts.get(name) != now[name]]
+        return found
+
+    def _compared(self, cell: Cell, outcome: Any, row: dict[str, Any]) -> Verified:
+        if isinstance(outcome, Exception):
+            return Verified(cell, None, str(outcome))
+        content = self.read(f"cells/{cell.name}.png")
+        if _sum(content) != row["sha256"]:
+            return Verified(cell, None, "its file is not the one that the manifest names")
+        if record_from_png(content).request != cell.request:
+            return Verified(cell, None, "its request is not the one that the spec asks for")
+        return Verified(cell, difference(read_image(content), outcome.images[0]))
+
+
+def difference(one: Image.Image, other: Image.Image) -> int | None:
+    """The largest, over pixels and channels, in grey levels; None for different sizes."""
+    if one.size != other.size:
+        return None
+    levels = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (one, other))
+    return int(np.abs(np.subtract(*levels)).max())
+
+
+def _manifest(text: str | bytes) -> dict[str, Any]:
+    if len(text) > MAX_FILE_BYTES:
+        raise RequestError(f"manifest must have at most {MAX_FILE_BYTES:,} bytes")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"manifest is not JSON: {error}") from error
+    validate(document, "manifest")
+    return document
+
+
+def _spec(document: dict[str, Any]) -> Spec:
+    files = {}
+    for row in document["inputs"]:
+        try:
+            files[row["file"]] = base64.b64decode(row["content"], validate=True)
+        except ValueError as error:
+            raise RequestError(f"manifest.inputs: {row['file']:.80} is not base64") from error
+        if _sum(files[row["file"]]) != row["sha256"]:
+            raise RequestError(f"manifest.inputs: {row['file']:.80} is damaged")
+
+    def read(name: str) -> bytes:
+        if name not in files:
+            raise RequestError(f"manifest.inputs: {name:.80} is missing")
+        return files[name]
+
+    return spec_from_document(document["spec"], read)
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

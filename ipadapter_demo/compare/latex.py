@@ -1,0 +1,51 @@
+"""The lines that put a comparison's figure into a paper."""
+
+from __future__ import annotations
+
+from ipadapter_demo.compare.grid import Grid
+from ipadapter_demo.compare.spec import Spec
+from ipadapter_demo.compare.text import latex, listed
+
+
+def snippet(spec: Spec, grid: Grid) -> str:
+    """A LaTeX `figure` for every page, with a caption written from the spec."""
+    wide = spec.document.get("figure", {}).get("width", "double") == "double"
+    kind, width = ("figure*", r"\textwidth") if wide else ("figure", r"\columnwidth")
+    return "\n".join(
+        f"\\begin{{{kind}}}[t]\n"
+        "  \\centering\n"
+        f"  \\includegraphics[width={width}]{{figure-p{number}.pdf}}\n"
+        f"  \\caption{{{caption(spec, grid, number)}}}\n"
+        f"  \\label{{fig:comparison-p{number}}}\n"
+        f"\\end{{{kind}}}\n"
+        for number in range(1, len(grid.pages) + 1)
+    )
+
+
+def caption(spec: Spec, grid: Grid, number: int) -> str:
+    """What is shown, and what all of it shares, in LaTeX."""
+    page, document = grid.pages[number - 1], spec.document
+    said = [document["title"], page.label]
+    if any(page.row_heads):
+        said.append(f"Rows: {listed(page.row_heads)}")
+    said.append(f"Columns: {listed(page.column_heads)}")
+    if document.get("figure", {}).get("zoom"):
+        said.append("The marked part of each picture is shown larger in its corner")
+    first = next(cell for cell in grid.cells if cell.page == number)
+    differs = {name for side in ("pages", "rows", "columns") for name in document.get(side, {})}
+    shared = {
+        "model": first.model,
+        "steps": "1 step" if first.planned.steps == 1 else f"{first.planned.steps} steps",
+        "sampler": first.planned.sampler,
+        "guidance": f"guidance {first.planned.guidance:g}",
+        "image_scale": f"λ = {first.planned.image_scale:g}" if not document.get("beside") else "",
+        "seed": f"seed {first.planned.seed}",
+        "prompt": f"the prompt “{first.planned.prompt}”" if first.planned.prompt else "",
+    }
+    told = [text for name, text in shared.items() if text and name not in differs]
+    if told:
+        said.append(f"All by {', '.join(told)}")
+    if "seed" not in differs:
+        said.append("Every picture starts from the same noise"
+                    if not document.get("redraw") else "Redrawn cells have seeds of their own")
+    return " ".join(f"{latex(text).rstrip('.')}." for text in said if text)

@@ -1,0 +1,98 @@
+"""How a comparison is drawn: its cells in batches, model by model.
+
+Batches depend on the spec alone, so that drawing them again, all or some, gives the same pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from PIL import Image
+
+from ipadapter_demo.compare.grid import Cell, Given, completed, grid_from_spec
+from ipadapter_demo.compare.spec import Spec
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline import Result, Studio, may_share_a_batch
+from ipadapter_demo.request import GenerateRequest
+
+BATCH = 4  # 15 % faster than one by one on a CPU; more gains nothing there
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Cells that are drawn together: as planned, or one again from another seed.
+
+    A cell that is drawn again keeps its place beside the others, whose pixels depend on it."""
+
+    model: str
+    cells: tuple[Cell, ...]
+    redrawn: bool = False
+
+    @property
+    def requests(self) -> list[GenerateRequest]:
+        return [cell.request if self.redrawn else cell.planned for cell in self.cells]
+
+    @property
+    def wanted(self) -> list[Cell]:
+        return [cell for cell in self.cells if self.redrawn or cell.redrawn is None]
+
+
+class Plan:
+    """A completed spec, its grid, and the models to draw it with."""
+
+    def __init__(self, spec: Spec, studio: Studio, batch: int = BATCH) -> None:
+        """Raises RequestError for a comparison that cannot be drawn, before anything is."""
+        info = studio.with_model(spec.document.get("model", studio.info.name)).info
+        self.spec = completed(spec, info)
+        self.grid = grid_from_spec(self.spec, info)
+        self.studio, self.batch = studio, batch
+        for model in {cell.model for cell in self.grid.cells} - set(studio.models):
+            known = ", ".join(studio.models)
+            raise RequestError(f"model must be one of {known}, got {model!r:.80}")
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """Model by model, in the order in which they come, so that each is loaded once."""
+        cells, found = self.grid.cells, []
+        for model in dict.fromkeys(cell.model for cell in cells):
+            begun: list[list[Cell]] = []
+            for cell in (cell for cell in cells if cell.model == model):
+                mine = next((b for b in begun if len(b) < self.batch and may_share_a_batch(
+                    b[0].planned, cell.planned)), None)
+                if mine is None:
+                    begun.append([cell])
+                else:
+                    mine.append(cell)
+            found += [Batch(model, tuple(batch)) for batch in begun]
+            found += [Batch(model, (cell,), redrawn=True) for cell in cells
+                      if cell.model == model and cell.redrawn is not None]
+        return found
+
+    def drawn(self, batch: Batch) -> Iterator[tuple[Cell, Result | Exception]]:
+        """The wanted cells of a batch. Where it fails each comes by itself: then what can be drawn
+        is."""
+        try:
+            results = self.studio.draw_between(batch.model, batch.requests)
+        except Exception as error:
+            if len(batch.cells) == 1:
+                yield batch.cells[0], error
+                return
+            log.info("a batch of %d failed, its cells come one by one: %s", len(batch.cells), error)
+            for cell in batch.wanted:
+                yield from self.drawn(Batch(batch.model, (cell,)))
+            return
+        found = zip(batch.cells, results, strict=True)
+        yield from ((cell, result) for cell, result in found if cell in batch.wanted)
+
+    def picture(self, given: Given) -> Image.Image:
+        """What is shown beside the cells: a reference, or a map as the network reads it."""
+        if given.kind == "reference":
+            return given.request.references[0].image
+        pipeline = self.studio.with_model(given.model)
+        size = pipeline.working_size(given.request)
+        return pipeline.structure_map(given.request.structures[0], size)

@@ -1,0 +1,188 @@
+"""What a comparison is: a JSON or YAML document, checked against `spec.schema.json`, and its files.
+
+The document names pictures by file. A `Spec` holds the exact bytes of each, so it can travel: the
+page, the command line, Python and a bundle all start from the same object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+from PIL import Image
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import flatten_image, flatten_mask, read_bytes, read_image, shrink_image
+
+MAX_TEXT = 1_000_000  # characters of a document
+MAX_BYTES = 200 * 2**20  # of all its files
+MAX_VALUES = 100  # along one axis
+# The encoder sees 224 pixels or so, and the pictures of a cell travel inside it.
+MAX_SIDE = 1024
+
+Document = dict[str, Any]
+Files = Mapping[str, bytes]
+
+_STRUCTURE = re.compile(r"([^:=]+)(?::([^:=]+))?=(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A document that fits the schema, and the bytes of every file that it names."""
+
+    document: Document
+    files: Files
+
+    def picture(self, name: str) -> Image.Image:
+        """RGB, at most MAX_SIDE long. Raises RequestError."""
+        return shrink_image(flatten_image(self.decoded(name), name), MAX_SIDE)
+
+    def whole_picture(self, name: str) -> Image.Image:
+        """RGB in its own size: a picture that is inpainted keeps every pixel."""
+        return flatten_image(self.decoded(name), name)
+
+    def mask(self, name: str) -> Image.Image:
+        return flatten_mask(self.decoded(name), name)
+
+    def decoded(self, name: str) -> Image.Image:
+        return read_image(self.files[name], shortened(name))
+
+
+def spec_from_file(path: Path) -> Spec:
+    """A spec whose files lie beside it, or where it says."""
+    text = read_bytes(path, str(path))
+    return spec_from_text(text, lambda name: read_bytes(path.parent / name, shortened(name)))
+
+
+def spec_from_text(text: str | bytes, read: Callable[[str], bytes]) -> Spec:
+    """`read` gives the bytes of a file by its name. Raises RequestError that names the field."""
+    if len(text) > MAX_TEXT:
+        raise RequestError(f"spec must have at most {MAX_TEXT:,} characters, got {len(text):,}")
+    try:
+        document = yaml.load(text, _Loader)  # which is a safe one
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise RequestError(f"spec is neither JSON nor YAML: {said:.200}") from error
+    return spec_from_document(document, read)
+
+
+def spec_from_document(document: object, read: Callable[[str], bytes]) -> Spec:
+    """As `spec_from_text`, from what the text says."""
+    validate(document, "spec")
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestError("spec has half a character in it, which no file can hold") from error
+    assert isinstance(document, dict)
+    files: dict[str, bytes] = {}
+    for name in file_names(document):
+        if name not in files:
+            files[name] = read(name)
+        if sum(map(len, files.values())) > MAX_BYTES:
+            raise RequestError(f"the files of a spec may take {MAX_BYTES:,} bytes, got more")
+    return Spec(document, files)
+
+
+def validate(document: object, kind: str) -> None:
+    """Raises RequestError unless the document fits `kind`.schema.json."""
+    error = jsonschema.exceptions.best_match(_validator(kind).iter_errors(document))
+    if error is not None:
+        place = error.json_path.replace("$", kind, 1)
+        raise RequestError(f"{place:.200}: {error.message:.200}")
+
+
+@cache
+def _validator(kind: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema(kind))
+
+
+@cache
+def schema(kind: str) -> dict[str, Any]:
+    return json.loads((Path(__file__).parent / f"{kind}.schema.json").read_text(encoding="utf-8"))
+
+
+def axes(document: Document, side: str) -> dict[str, list[Any]]:
+    """What differs along a side ("pages", "rows" or "columns"), and its values."""
+    return {name: expanded(f"{side}.{name}", values)
+            for name, values in document.get(side, {}).items()}
+
+
+def expanded(field: str, values: Any) -> list[Any]:
+    """A list as it is, and first:last:step as the numbers that it means, both ends included."""
+    if isinstance(values, list):
+        return values
+    first, last, *more = (float(part) for part in values.split(":"))
+    step = more[0] if more else 1.0
+    if step <= 0 or last < first:
+        raise RequestError(f"{field} must be written first:last:step, rising, got {values!r}")
+    count = math.floor((last - first) / step + 1e-6) + 1
+    if count > MAX_VALUES:
+        raise RequestError(f"{field} must have at most {MAX_VALUES} values, got {count:,}")
+    numbers = [round(first + i * step, 10) for i in range(count)]
+    return [int(n) if n.is_integer() else n for n in numbers]
+
+
+def file_names(document: Document) -> Iterator[str]:
+    """Of all files that a document names, in its order, some of them perhaps twice."""
+    for holder, key, start in _file_places(document):
+        yield holder[key][start:]
+
+
+def with_files_named(document: Document, renamed: Callable[[str], str]) -> Document:
+    """The same document under other file names."""
+    copied: Document = json.loads(json.dumps(document))
+    for holder, key, start in _file_places(copied):
+        holder[key] = holder[key][:start] + renamed(holder[key][start:])
+    return copied
+
+
+def _file_places(document: Document) -> Iterator[tuple[Any, Any, int]]:
+    """Where a document names a file: in holder[key], from a character on."""
+    request = document.get("request", {})
+    for part in (*request.get("references", ()), *request.get("structures", ()),
+                 *([request["inpaint"]] if "inpaint" in request else ())):
+        yield from ((part, key, 0) for key in ("image", "mask") if key in part)
+    if "init_image" in request:
+        yield request, "init_image", 0
+    for side in ("pages", "rows", "columns"):
+        names, maps = (document.get(side, {}).get(axis, ()) for axis in ("reference", "structure"))
+        yield from ((names, i, 0) for i, name in enumerate(names) if name is not None)
+        yield from ((maps, i, len(value) - len(structure_parts(value)[2]))
+                    for i, value in enumerate(maps) if value is not None)
+
+
+def structure_parts(value: str) -> tuple[str, str | None, str]:
+    """(kind, annotator, file) of KIND[:ANNOTATOR]=FILE. Raises RequestError."""
+    match = _STRUCTURE.fullmatch(value)
+    if match is None:
+        raise RequestError(f"structure must be KIND=FILE or KIND:ANNOTATOR=FILE, got {value!r:.80}")
+    return match[1], match[2], match[3]
+
+
+def shortened(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as JSON means it: 1:20:5 is text, not a number to the base of 60."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known
+            if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float",
+                           "tag:yaml.org,2002:timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_DIGITS = list("-+0123456789.")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9]\d*)$"), _DIGITS)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"),
+    _DIGITS)

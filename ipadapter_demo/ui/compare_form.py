@@ -1,0 +1,100 @@
+"""What the Compare tab asks for, as the document of a spec."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ipadapter_demo.compare import Spec, spec_from_document, spec_from_text
+from ipadapter_demo.compare.spec import Document
+from ipadapter_demo.errors import RequestError
+
+NUMBERS = ("image_scale", "guidance", "guidance_rescale", "steps", "seed", "structure_weight")
+# What a side may differ in, as people call it.
+AXES = {
+    "": "nothing",
+    "reference": "reference: the pictures above",
+    "prompt": "prompt: one a line",
+    "negative_prompt": "negative prompt: one a line",
+    "image_scale": "image strength λ",
+    "guidance": "guidance",
+    "guidance_rescale": "guidance rescale",
+    "steps": "steps",
+    "sampler": "sampler: one a line",
+    "seed": "seed",
+    "fit": "fit: crop, pad, squash",
+    "combine": "several references: concat, average",
+    "image_layers": "layers: all, style, layout, …",
+    "adapter": "adapter: one a line",
+    "model": "model: one a line",
+    "structure": "structure: canny=picture.png, one a line",
+    "structure_weight": "strictness of the structure",
+    "method": "method: as it is, image only, text only, image to image",
+}
+SHARED = ("prompt", "negative_prompt", "image_scale", "adapter", "guidance", "steps", "sampler",
+          "seed")
+
+Read = Callable[[str], bytes]
+
+
+def spec_from_form(written: str, form: Mapping[str, Any], pictures: Sequence[str],
+                   read: Read) -> Spec:
+    """The spec that is `written`, or else what the form asks for; `pictures` are the names of the
+    files that `read` knows. Raises RequestError."""
+    if written.strip():
+        return spec_from_text(written, read)
+    return spec_from_document(document_from_form(form, pictures), read)
+
+
+def document_from_form(form: Mapping[str, Any], pictures: Sequence[str]) -> Document:
+    """Only what differs from a request's defaults, as somebody would write it."""
+    document: Document = {"title": form["title"]} if form["title"] else {}
+    document["model"] = form["model"]
+    request = {name: form[name] for name in SHARED if form[name] not in ("", None)}
+    for side in ("columns", "rows", "pages"):
+        axis = form[f"{side}_axis"]
+        if axis:
+            document[side] = {axis: values(side, axis, form[f"{side}_values"], pictures)}
+            request.pop(axis, None)
+    if "columns" not in document:
+        raise RequestError("columns: choose what differs from column to column")
+    differs = {name for side in ("columns", "rows", "pages") for name in document.get(side, {})}
+    if "reference" not in differs and pictures:
+        request["references"] = [{"image": name} for name in pictures]
+    if form["structure"] and "structure" not in differs:
+        kind, annotator = form["kind"].split("/")
+        request["structures"] = [{"kind": kind, "annotator": annotator, "image": form["structure"],
+                                  "weight": form["structure_weight"]}]
+    document["request"] = request
+    if form["beside"]:
+        document["beside"] = list(form["beside"])
+    document["figure"] = {"width": form["width"], "dpi": form["dpi"]}
+    if form["zoom"].strip():
+        document["figure"]["zoom"] = _numbers("zoom", form["zoom"])
+    return document
+
+
+def values(side: str, axis: str, text: str, pictures: Sequence[str]) -> Any:
+    """A range as it is written; numbers with commas between them; texts, one a line."""
+    text = text.strip()
+    if axis == "reference" and not text:
+        if not pictures:
+            raise RequestError(f"{side}: upload the pictures to compare first")
+        return list(pictures)
+    if not text:
+        raise RequestError(f"{side}: say which values of {axis} to compare")
+    if axis in NUMBERS:
+        return text if ":" in text else _numbers(side, text)
+    if axis in ("fit", "combine", "method", "image_layers"):
+        return [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def _numbers(field: str, text: str) -> list[float]:
+    try:
+        found = [float(part) for part in re.split(r"[,;\s]+", text) if part]
+    except ValueError:
+        raise RequestError(f"{field} must be numbers with commas, or first:last:step, "
+                           f"got {text!r:.80}") from None
+    return [int(n) if n.is_integer() else n for n in found]

@@ -1,0 +1,110 @@
+"""What the page shows of a run: pictures as they come, how far it is, and how to make it again."""
+
+from __future__ import annotations
+
+import html
+import math
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder
+
+from ipadapter_demo.compare.strip import filmstrip
+from ipadapter_demo.imaging import tinted
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
+from ipadapter_demo.record import record_from_png, save_png
+from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.ui import reuse
+from ipadapter_demo.ui.uploads import path_of_upload
+
+PREVIEWS = 6  # a run shows at most as many; each costs a decoding
+
+
+def updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
+            watched: bool) -> Iterator[tuple[Any, ...]]:
+    """Values for gallery, status, seed, what was heard where, and comparison."""
+    same = gr.skip()
+    yield same, progress(0, request.steps), request.seed, same, same
+    every = math.ceil(request.steps / PREVIEWS)
+    # Stop closes this generator, and with it the stream, so that the model stops between two steps
+    with closing(pipeline.stream(request, preview_every=every, watched=watched)) as events:
+        for event in events:
+            if isinstance(event, Preview):
+                yield (list(event.images) or same, progress(event.step, event.steps), same, same,
+                       same)
+            else:
+                for note in event.notes:
+                    gr.Info(html.escape(note))
+                yield saved(event), summary(event), event.seeds[0], heard(event), compared(event)
+
+
+def strip_updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
+                  watched: bool) -> Iterator[tuple[Any, ...]]:
+    """The same request at several λ, each result as it comes."""
+    same = gr.skip()
+    shown: list[tuple[str, str]] = []
+    seen: list[tuple[Any, str]] = []
+    requests = filmstrip(request)
+    for number, one in enumerate(requests):
+        yield list(shown) or same, progress(number, len(requests), "picture"), one.seed, same, same
+        with closing(pipeline.stream(one, watched=watched)) as events:
+            *_, result = events
+        assert isinstance(result, Result)
+        label = f"λ = {one.image_scale:g}"
+        shown += [(path, label) for path in saved(result)]
+        seen += [(tinted(result.images[0], amount), label)
+                 for amount in (result.heard[0] if result.heard else ())]
+    said = f"λ from {requests[0].image_scale:g} to {requests[-1].image_scale:g}, seed {one.seed}."
+    yield shown, said, one.seed, gr.Gallery(seen, visible=bool(seen)), None
+
+
+def heard(result: Result) -> Any:
+    """Every picture once for each reference, bright where that was heard."""
+    shown = [(tinted(image, amount), f"picture {number}, seed {seed}")
+             for image, seed, amounts in zip(result.images, result.seeds, result.heard,
+                                             strict=False)
+             for number, amount in enumerate(amounts, 1)]
+    return gr.Gallery(shown, visible=bool(shown))
+
+
+def saved(result: Result) -> list[str]:
+    """Paths. gradio's cache serves the files as they are and deletes them in time."""
+    folder = Path(get_upload_folder()) / secrets.token_hex(16)
+    folder.mkdir(parents=True)
+    paths = []
+    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+        path = folder / f"ip-adapter-{seed}.png"
+        save_png(path, image, result.request, seed, index, result.facts)
+        paths.append(str(path))
+    return paths
+
+
+def compared(result: Result) -> Any:
+    given = result.request.inpaint
+    return (given.image, result.images[0]) if given else None
+
+
+def summary(result: Result) -> str:
+    first, last = result.seeds[0], result.seeds[-1]
+    if first == last:
+        made = f"1 picture in {result.seconds:.1f} s, seed {first}."
+    else:
+        made = f"{len(result.seeds)} pictures in {result.seconds:.1f} s, seeds {first} to {last}."
+    return f"{made} Each PNG holds its request."
+
+
+def progress(step: int, steps: int, what: str = "step") -> str:
+    words = f"{what} {step} of {steps}" if step else "starting"
+    return f'<progress value="{step}" max="{steps}"></progress> {words}'
+
+
+def lines_of(gallery: Any, event: gr.EventData) -> tuple[str, str]:
+    """Command and Python of the result that was clicked, or of the first."""
+    number = event._data.get("index") if isinstance(event._data, Mapping) else None
+    path = path_of_upload(gallery[number if isinstance(number, int) else 0]["image"], "result")
+    facts = record_from_png(path).facts
+    return reuse.command(path.name, facts), reuse.python(path.name, facts)

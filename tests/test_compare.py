@@ -1,0 +1,708 @@
+"""Comparisons: what a spec means, what is drawn, what is left after a stop, what is published."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+from pypdf import PdfReader
+
+from ipadapter_demo.compare import (
+    Bundle,
+    Done,
+    Failed,
+    Job,
+    Pace,
+    Plan,
+    Spec,
+    draw_comparison,
+    scores,
+    spec_from_document,
+    spec_from_file,
+    spec_from_manifest,
+    spec_from_text,
+    write_bundle,
+)
+from ipadapter_demo.compare.grid import Cell, Given, completed, count_cells, head_of
+from ipadapter_demo.compare.scores import by_row, scores_csv
+from ipadapter_demo.compare.spec import expanded, schema
+from ipadapter_demo.compare.strip import SCALES, filmstrip
+from ipadapter_demo.compare.text import csv_cell, latex, listed, printable, text_width, wrapped
+from ipadapter_demo.compare.votes import ballot, tally, votes_csv
+from ipadapter_demo.errors import ModelError, RequestError
+from ipadapter_demo.imaging import MAX_PIXELS
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, load, may_share_a_batch, prepare
+from ipadapter_demo.record import record_from_png
+from ipadapter_demo.request import GenerateRequest, Reference, Structure
+from tests.tiny import box_mask, picture
+
+HOSTILE = ["<script>alert(1)</script>", r"\input{/etc/passwd} $x^2$ 50% #1_~", "../../x",
+           "λ " * 250, "😀🎉 party", "שלום مرحبا", "=1+1", "\x00\u202e a\nb"]
+
+
+def files(*names: str) -> Callable[[str], bytes]:
+    """A picture for every name, another for each."""
+    def read(name: str) -> bytes:
+        assert name in names, name
+        content = io.BytesIO()
+        picture(names.index(name)).save(content, "PNG")
+        return content.getvalue()
+
+    return read
+
+
+def spec(document: dict[str, Any]) -> Spec:
+    return spec_from_document(document, files("a.png", "b.png", "c.png", "m.png"))
+
+
+SMALL: dict[str, Any] = {
+    "title": "Two references",
+    "request": {"steps": 2, "guidance": 3.0, "prompt": "a cube"},
+    "rows": {"reference": ["a.png", "b.png"]},
+    "columns": {"image_scale": "0.5:1:0.5"},
+    "beside": ["reference", "no_image"],
+}
+
+
+@pytest.fixture
+def studio(entry: CatalogEntry, pipeline: ImagePromptPipeline) -> Studio:
+    """With a second model, the same under another name."""
+    return Studio(pipeline, lambda name, report: prepare(replace(entry, name=name)),
+                  {"other": "other"})
+
+
+def plan(document: dict[str, Any], studio: Studio, batch: int = 4) -> Plan:
+    return Plan(spec(document), studio, batch)
+
+
+def drawn(plan: Plan, folder: Path) -> Job:
+    job = Job(plan, folder)
+    job.save_given()
+    for event in job.run():
+        assert isinstance(event, Done), event
+    return job
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.int16)
+
+
+class TestSpec:
+    def test_yaml_and_json_say_the_same(self) -> None:
+        text = """
+            rows: {seed: 1:3}
+            columns: {image_scale: 0:1.2:0.2, reference: [a.png, ~]}
+        """
+        document = {"rows": {"seed": "1:3"},
+                    "columns": {"image_scale": "0:1.2:0.2", "reference": ["a.png", None]}}
+        read = files("a.png")
+        assert spec_from_text(text, read) == spec_from_text(json.dumps(document), read)
+
+    @pytest.mark.parametrize(("text", "values"), [
+        ("0:1.2:0.2", [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2]), ("1:4", [1, 2, 3, 4]),
+        ("10:30:10", [10, 20, 30]), ("0.1:0.3:0.1", [0.1, 0.2, 0.3]), ("5:5", [5]),
+    ])
+    def test_a_range_includes_both_ends(self, text: str, values: list[float]) -> None:
+        assert expanded("columns.x", text) == values
+        assert [type(v) for v in expanded("columns.x", text)] == [type(v) for v in values]
+
+    @pytest.mark.parametrize(("change", "message"), [
+        ({"columns": {"image_scale": "1:0"}}, r"columns.image_scale must be .* rising, got '1:0'"),
+        ({"columns": {"image_scale": "0:1:0.001"}}, "must have at most 100 values, got 1,001"),
+        ({"columns": {"sharpness": [1]}}, r"spec.columns.*'sharpness'"),
+        ({"columns": {}}, r"spec.columns"),
+        ({"rows": {"image_scale": [1]}}, "columns.image_scale: image_scale is already on another"),
+        ({"rows": {"seed": "1:100"}, "pages": {"steps": [1, 2]}}, "at most 400 cells, got 600"),
+        ({"request": {"prompt": 7}}, r"spec.request.prompt: 7 is not of type 'string'"),
+        ({"request": {"image_scale": 3.0}, "columns": {"seed": [1]}},
+         r"cell p1-r1: image_scale must lie in \[0, 2\], got 3.0"),
+        ({"columns": {"steps": [0]}}, r"cell p1-r1: steps must lie in \[1, 200\], got 0"),
+        ({"labels": {"columns": ["one"]}}, "labels.columns must be 2, one for each, got 1"),
+        ({"redraw": {"p9-r9-c9": 1}}, "redraw: there is no cell p9-r9-c9"),
+        ({"columns": {"structure": ["a.png"]}}, "structure must be KIND=FILE"),
+        ({"model": "sd99"}, "model must be one of tiny, other, got 'sd99'"),
+        ({"columns": {"model": ["tiny", "sd99"]}}, "model must be one of tiny, other, got 'sd99'"),
+        ({"columns": {"method": ["image to image"]}, "rows": {"seed": [1]}},
+         "image to image needs a reference"),
+    ])
+    def test_what_cannot_be_drawn_is_refused_before_it_starts(
+        self, studio: Studio, tmp_path: Path, change: dict[str, Any], message: str
+    ) -> None:
+        with pytest.raises(RequestError, match=message):
+            Job(plan(SMALL | change, studio), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("text", [b"\xff\xfe", "{", "a: [", "- 1", "'", "columns: &a [*a]",
+                                      "!!python/object/apply:os.system [true]", "9" * 5000,
+                                      '{"columns": {"prompt": ["\\ud800"]}}'])
+    def test_what_is_no_spec_is_a_request_error(self, text: Any) -> None:
+        with pytest.raises(RequestError):
+            spec_from_text(text, files())
+
+    def test_missing_files_are_named(self, tmp_path: Path) -> None:
+        (tmp_path / "spec.yaml").write_text("columns: {reference: [nowhere.png]}")
+        with pytest.raises(RequestError, match=r"nowhere.png cannot be read: No such file"):
+            spec_from_file(tmp_path / "spec.yaml")
+
+    @pytest.mark.parametrize("kind", ["spec", "manifest"])
+    def test_the_schemas_are_schemas(self, kind: str) -> None:
+        jsonschema.Draft202012Validator.check_schema(schema(kind))
+
+    def test_everything_said_once_more_is_the_same(self, studio: Studio) -> None:
+        once = completed(spec(SMALL), studio.info)
+        assert completed(once, studio.info).document == once.document
+        assert once.document["request"]["image_scale"] == studio.info.text_image_scale
+        assert set(once.files) == {n for n in once.files if re.fullmatch(r"inputs/\w{16}\.png", n)}
+
+    def test_the_order_of_fields_does_not_matter(self, studio: Studio) -> None:
+        turned = dict(reversed(SMALL.items()))
+        texts = [json.dumps(completed(spec(d), studio.info).document) for d in (SMALL, turned)]
+        assert texts[0] == texts[1]
+
+
+class TestGrid:
+    def test_rows_and_columns_differ_in_what_is_named_and_nothing_else(
+        self, studio: Studio
+    ) -> None:
+        [page] = plan(SMALL, studio).grid.pages
+        assert page.column_heads == ("reference", "λ = 0", "λ = 0.5", "λ = 1")
+        assert page.row_heads == ("a", "b")
+        for number, row in enumerate(page.panels):
+            given, silent, *cells = row
+            assert isinstance(given, Given)
+            assert isinstance(silent, Cell)
+            assert silent.request.image_scale == 0.0
+            for cell, scale in zip(cells, (0.5, 1.0), strict=True):
+                assert isinstance(cell, Cell)
+                assert cell.request == GenerateRequest(
+                    prompt="a cube", steps=2, guidance=3.0, image_scale=scale,
+                    references=(Reference(image=picture(number)),))
+
+    def test_every_axis_reaches_its_field(self, studio: Studio) -> None:
+        axes: dict[str, tuple[list[Any], Callable[[Cell], Any], list[Any]]] = {
+            "prompt": (["x", ""], lambda c: c.request.prompt, ["x", ""]),
+            "negative_prompt": (["x"], lambda c: c.request.negative_prompt, ["x"]),
+            "guidance": ([2, 3], lambda c: c.request.guidance, [2, 3]),
+            "guidance_rescale": ([0.7], lambda c: c.request.guidance_rescale, [0.7]),
+            "steps": ([3], lambda c: c.request.steps, [3]),
+            "sampler": (["ddim"], lambda c: c.request.sampler, ["ddim"]),
+            "seed": ([4, 5], lambda c: c.request.seed, [4, 5]),
+            "fit": (["pad"], lambda c: c.request.references[0].fit, ["pad"]),
+            "combine": (["average"], lambda c: c.request.combine, ["average"]),
+            "image_layers": (["all", [1, 0]], lambda c: c.request.image_layers,
+                             ["all", (1.0, 0.0)]),
+            "adapter": (["base"], lambda c: c.request.adapter, ["base"]),
+            "model": (["tiny", "other"], lambda c: c.model, ["tiny", "other"]),
+            "structure": (["canny:none=c.png", "palette=c.png", None],
+                          lambda c: [(s.kind, s.annotator) for s in c.request.structures],
+                          [[("canny", "none")], [("palette", "palette")], []]),
+            "structure_weight": ([0.5], lambda c: c.request.structures[0].weight, [0.5]),
+            "method": (["as it is", "image only", "text only", "image to image"],
+                       lambda c: (c.request.prompt, c.request.image_scale,
+                                  c.request.init_image is not None),
+                       [("a cube", 0.9, False), ("", 0.9, False), ("a cube", 0.0, False),
+                        ("a cube", 0.0, True)]),
+        }
+        known = set(schema("spec")["$defs"]["axes"]["properties"])
+        assert known == set(axes) | {"reference", "image_scale"}
+        for name, (values, field, expected) in axes.items():
+            request = {"prompt": "a cube", "image_scale": 0.9,
+                       "references": [{"image": "a.png", "mask": "m.png"}],
+                       "structures": [{"kind": "canny", "image": "b.png"}]}
+            cells = plan({"columns": {name: values}, "request": request}, studio).grid.cells
+            assert [field(cell) for cell in cells] == expected, name
+
+    def test_a_reference_that_differs_by_column_is_shown_above(self, studio: Studio) -> None:
+        document = {"columns": {"reference": ["a.png", None]}, "rows": {"seed": [1, 2]},
+                    "beside": ["reference", "text_only"]}
+        [page] = plan(document, studio).grid.pages
+        assert page.row_heads == ("reference", "seed 1", "seed 2")
+        assert page.column_heads == ("text only", "a", "no reference")
+        above = page.panels[0]
+        assert [panel.name if panel else None for panel in above] == [
+            None, "p1-c1-reference", None]
+
+    def test_the_text_alone_has_no_structure_and_hears_no_picture(self, studio: Studio) -> None:
+        document = SMALL | {"beside": ["structure", "text_only"], "request": {
+            "prompt": "x", "structures": [{"kind": "canny", "image": "c.png"}]}}
+        cells = plan(document, studio).grid.cells
+        assert (cells[0].request.structures, cells[0].request.image_scale) == ((), 0.0)
+        assert len(cells[1].request.structures) == 1
+
+    def test_names_become_heads(self) -> None:
+        assert head_of("reference", "../x/red sphere.png") == "red sphere"
+        assert head_of("reference", "C:\\pictures\\a.png") == "a"
+        assert head_of("structure", "canny:lineart=b/c.png") == "lineart of c"
+        assert head_of("prompt", "") == "no prompt"
+        assert head_of("seed", 4_000_000_000) == "seed 4000000000"
+        assert len(head_of("reference", "x" * 500 + ".png")) == 80
+
+    def test_cells_are_counted_before_any_is_built(self) -> None:
+        assert count_cells({"columns": {"seed": "1:10"}, "rows": {"steps": [1, 2]},
+                            "pages": {"guidance": [1, 2]}, "beside": ["no_image"]}) == 44
+
+
+class TestTogether:
+    """Requests of one batch; law 3."""
+
+    @pytest.mark.parametrize("guidance", [1.0, 3.0])
+    def test_a_batch_gives_what_each_gives_alone(
+        self, pipeline: ImagePromptPipeline, guidance: float
+    ) -> None:
+        shared = GenerateRequest(
+            guidance=guidance, steps=3, structures=(
+                Structure(kind="canny", image=picture(3), annotator="canny"),
+                Structure(kind="palette", image=picture(4), annotator="palette")))
+        references = (
+            (), (Reference(image=picture(1)),),
+            (Reference(image=picture(2), mask=box_mask((0, 0, 32, 64))),
+             Reference(image=picture(5), weight=0.5), Reference(image=picture(6), negative=True)),
+            (Reference(image=picture(1), only_image=1), Reference(image=picture(2))),
+        )
+        requests = [
+            replace(shared, references=given, prompt="abcd"[i], image_scale=0.3 * (i + 1), seed=i,
+                    count=2 if i == 3 else 1, combine="average" if i == 2 else "concat")
+            for i, given in enumerate(references)
+        ]
+        *_, a, b, c, d = pipeline.stream_together(requests)
+        for result, request in zip((a, b, c, d), requests, strict=True):
+            alone = pipeline.generate(request)
+            assert result.request is request
+            assert result.seeds == alone.seeds
+            assert result.maps == alone.maps
+            for one, other in zip(result.images, alone.images, strict=True):
+                levels = np.asarray(one, dtype=np.int16) - np.asarray(other, dtype=np.int16)
+                assert np.abs(levels).max() <= 1
+        assert np.abs(np.asarray(a.images[0], dtype=int)
+                      - np.asarray(b.images[0], dtype=int)).max() > 10
+
+    def test_only_what_is_the_same_for_all_is_shared(self) -> None:
+        one = GenerateRequest(references=(Reference(image=picture(1)),), seed=1)
+        assert may_share_a_batch(one, replace(one, references=(), prompt="x", seed=7, count=3))
+        for change in ({"steps": 3}, {"guidance": 2.0}, {"sampler": "ddim"}, {"width": 64},
+                       {"image_window": (0.0, 0.5)}, {"negative_prompt": "x"},
+                       {"init_image": picture(2)}):
+            assert may_share_a_batch(one, replace(one, **change)) is ("negative_prompt" in change)
+
+
+class TestJob:
+    def test_cells_are_pngs_that_hold_their_request(self, studio: Studio, tmp_path: Path) -> None:
+        job = drawn(plan(SMALL, studio), tmp_path / "out")
+        assert len(job.finished()) == 6
+        for cell in job.plan.grid.cells:
+            record = record_from_png(job.path(cell))
+            assert record.request == cell.request
+            assert record.facts == studio.pipeline.facts
+            [alone] = studio.pipeline.generate(cell.request).images
+            assert np.abs(pixels(job.path(cell)) - np.asarray(alone, dtype=np.int16)).max() <= 1
+
+    def test_models_come_one_after_the_other(self, studio: Studio, tmp_path: Path) -> None:
+        document = {"columns": {"model": ["tiny", "other"]}, "rows": {"seed": "1:3"},
+                    "request": {"steps": 1}}
+        job = Job(plan(document, studio), tmp_path)
+        assert [event.cell.model for event in job.run()] == ["tiny"] * 3 + ["other"] * 3
+
+    def test_a_stopped_job_goes_on_and_ends_like_any_other(
+        self, studio: Studio, tmp_path: Path
+    ) -> None:
+        whole = drawn(plan(SMALL, studio), tmp_path / "whole")
+        part = Job(plan(SMALL, studio), tmp_path / "part")
+        events = part.run()
+        first = next(events)
+        events.close()
+        before = first.path.stat().st_mtime_ns  # type: ignore[union-attr]
+        assert 0 < len(part.finished()) < 6
+        part = drawn(plan(SMALL, studio), tmp_path / "part")
+        assert part.path(first.cell).stat().st_mtime_ns == before, "what is there stays"
+        for cell in whole.plan.grid.cells:
+            assert part.path(cell).read_bytes() == whole.path(cell).read_bytes()
+        bundles = [write_bundle(job, scores(job)).read_bytes() for job in (whole, part)]
+        assert bundles[0] == bundles[1]
+
+    def test_a_finished_job_draws_nothing(self, studio: Studio, tmp_path: Path) -> None:
+        drawn(plan(SMALL, studio), tmp_path)
+        assert list(Job(plan(SMALL, studio), tmp_path).run()) == []
+
+    def test_what_another_model_drew_is_drawn_again(self, studio: Studio, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+        job = drawn(plan(SMALL, studio), tmp_path)
+        monkeypatch.setitem(studio.pipeline.facts, "weights", {"unet": "retrained"})
+        for path in tmp_path.glob("cells/*.png"):
+            path.write_bytes(path.read_bytes())
+        assert len(list(Job(job.plan, tmp_path).run())) == 6
+
+    def test_another_comparison_is_not_mixed_in(self, studio: Studio, tmp_path: Path) -> None:
+        drawn(plan(SMALL, studio), tmp_path)
+        with pytest.raises(RequestError, match="holds another comparison"):
+            Job(plan(SMALL | {"title": "?"}, studio), tmp_path)
+
+    def test_one_bad_cell_does_not_blank_the_rest(self, studio: Studio, tmp_path: Path) -> None:
+        document = SMALL | {"columns": {"adapter": ["base", "nonesuch"]}, "beside": []}
+        job = Job(plan(document, studio), tmp_path)
+        events = list(job.run())
+        failed = [event for event in events if isinstance(event, Failed)]
+        assert [event.cell.column for event in failed] == [2, 2]
+        assert "adapter must be one of those of tiny (base" in failed[0].message
+        assert job.message(failed[0].cell) == failed[0].message
+        assert len(job.finished()) == 2
+        bundle = Bundle(write_bundle(job, scores(job)))
+        errors = [row["error"] for row in bundle.manifest["cells"] if "error" in row]
+        assert errors == [failed[0].message] * 2
+        text = " ".join(PdfReader(tmp_path / "figure-p1.pdf").pages[0].extract_text().split())
+        assert "adapter must be" in text
+
+    def test_a_batch_that_does_not_fit_comes_one_by_one(
+        self, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = studio.draw_between
+
+        def narrow(name: str, requests: Any) -> Any:
+            if len(requests) > 1:
+                raise RuntimeError("out of memory")
+            return whole(name, requests)
+
+        monkeypatch.setattr(studio, "draw_between", narrow)
+        assert len(drawn(plan(SMALL, studio), tmp_path).finished()) == 6
+
+    def test_a_cell_can_be_drawn_again_from_another_seed(
+        self, studio: Studio, tmp_path: Path
+    ) -> None:
+        before = drawn(plan(SMALL, studio), tmp_path)
+        contents = {c.name: before.path(c).read_bytes() for c in before.plan.grid.cells}
+        after = drawn(plan(SMALL | {"redraw": {"p1-r1-c2": 9}}, studio), tmp_path)
+        changed = [c.name for c in after.plan.grid.cells
+                   if after.path(c).read_bytes() != contents[c.name]]
+        assert changed == ["p1-r1-c2"]
+        assert record_from_png(tmp_path / "cells/p1-r1-c2.png").request.seed == 9
+        afresh = drawn(plan(SMALL | {"redraw": {"p1-r1-c2": 9}}, studio), tmp_path / "afresh")
+        for cell in after.plan.grid.cells:
+            assert after.path(cell).read_bytes() == afresh.path(cell).read_bytes()
+
+    def test_the_cost_is_known_before(self, studio: Studio) -> None:
+        cost = Pace().cost(plan(SMALL, studio))
+        assert (cost.cells, cost.steps) == (6, 12)
+        assert 0 < cost.seconds < 60
+        assert re.fullmatch(r"6 cells, 12 steps: about \d+ s", str(cost))
+
+
+class TestCourtesy:
+    """A comparison never holds up a single picture."""
+
+    def test_it_waits_between_two_steps(self, studio: Studio) -> None:
+        long = GenerateRequest(steps=40, references=(Reference(image=picture(1)),))
+        short = replace(long, steps=2)
+        order = []
+
+        def compare() -> None:
+            studio.draw_between("tiny", [long] * 2)
+            order.append("comparison")
+
+        thread = threading.Thread(target=compare)
+        thread.start()
+        while studio.pipeline._conditioner._text._entries == {}:
+            time.sleep(0.001)
+        for _ in range(5):
+            with studio.visit("tiny") as pipeline:
+                pipeline.generate(short)
+                order.append("picture")
+        thread.join()
+        assert order == ["picture"] * 5 + ["comparison"]
+
+    def test_it_gives_up_its_model_and_comes_back(self, studio: Studio) -> None:
+        long = GenerateRequest(steps=60)
+        results: list[Any] = []
+        thread = threading.Thread(
+            target=lambda: results.extend(studio.draw_between("tiny", [long])))
+        thread.start()
+        while studio.pipeline._conditioner._text._entries == {}:
+            time.sleep(0.001)
+        with studio.visit("other") as pipeline:
+            assert studio.info.name == "other"
+            assert not results
+            pipeline.generate(GenerateRequest(steps=1))
+        thread.join()
+        assert studio.info.name == "tiny"
+        expected = studio.pipeline.generate(long)
+        assert np.array_equal(np.asarray(results[0].images[0]), np.asarray(expected.images[0]))
+
+
+class TestBundle:
+    @pytest.fixture
+    def bundle(self, studio: Studio, tmp_path: Path) -> Path:
+        document = SMALL | {
+            "request": SMALL["request"] | {"structures": [{"kind": "canny", "image": "c.png"}]},
+            "beside": ["reference", "structure", "no_image"], "pages": {"seed": [1, 2]},
+            "figure": {"width": "single", "zoom": [0.4, 0.4, 0.2, 0.2]},
+        }
+        return draw_comparison(spec(document), tmp_path / "out", studio)
+
+    def test_it_holds_all_that_was_promised(self, bundle: Path) -> None:
+        with zipfile.ZipFile(bundle) as content:
+            names = set(content.namelist())
+            figures = {f"figure-p{p}.{kind}" for p in (1, 2) for kind in ("pdf", "svg", "png")}
+            assert figures | {"figure.tex", "scores.csv", "spec.json", "manifest.json",
+                              "rerun.sh"} <= names
+            assert len([n for n in names if n.startswith("cells/")]) == 12
+            assert "given/p1-r1-structure.png" in names
+            manifest = json.loads(content.read("manifest.json"))
+            for row in manifest["inputs"]:
+                assert content.read(row["file"]) in {files("a.png", "b.png", "c.png")(n)
+                                                     for n in ("a.png", "b.png", "c.png")}
+        assert not any(n.startswith("/") or ".." in n for n in names)
+        assert manifest["models"]["tiny"].keys() >= {"weights", "scheduler", "dtype", "device",
+                                                     "versions"}
+
+    def test_drawn_again_it_is_the_same(self, bundle: Path, studio: Studio) -> None:
+        found = Bundle(bundle)
+        assert found.changes(studio) == []
+        assert [v.difference for v in found.verified(studio)] == [0] * 12
+
+    def test_unpacked_it_is_a_spec_like_any_other(
+        self, bundle: Path, studio: Studio, tmp_path: Path
+    ) -> None:
+        with zipfile.ZipFile(bundle) as content:
+            content.extractall(tmp_path / "unpacked")
+        assert [v.difference for v in Bundle(tmp_path / "unpacked").verified(studio)] == [0] * 12
+        again = draw_comparison(tmp_path / "unpacked" / "spec.json", tmp_path / "again", studio)
+        assert again.read_bytes() == bundle.read_bytes()
+
+    def test_a_changed_cell_and_another_model_are_noticed(
+        self, bundle: Path, studio: Studio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        with zipfile.ZipFile(bundle) as content:
+            content.extractall(tmp_path / "unpacked")
+        cell = tmp_path / "unpacked/cells/p1-r1-c1.png"
+        cell.write_bytes((tmp_path / "unpacked/cells/p1-r1-c2.png").read_bytes())
+        monkeypatch.setitem(studio.pipeline.facts, "dtype", "float16")
+        found = Bundle(tmp_path / "unpacked")
+        assert found.changes(studio) == ["tiny: dtype was 'float32', is 'float16'"]
+        [changed] = [v for v in found.verified(studio) if v.difference != 0]
+        assert (changed.cell.name, changed.difference) == ("p1-r1-c1", None)
+        assert "not the one that the manifest names" in changed.message
+
+    def test_a_manifest_restores_everything(self, bundle: Path, studio: Studio) -> None:
+        with zipfile.ZipFile(bundle) as content:
+            restored = spec_from_manifest(content.read("manifest.json"))
+        assert Plan(restored, studio).grid == Plan(Bundle(bundle).spec, studio).grid
+        assert len(restored.files) == 3
+
+    @pytest.mark.parametrize("change", [
+        {"schema": 2}, {"inputs": []}, {"spec": {}}, {"cells": [{}]}, {"more": 1},
+        {"inputs": [{"file": "../../x", "sha256": "0" * 64, "bytes": 1, "content": "!"}]},
+    ])
+    def test_a_manifest_is_not_trusted(self, bundle: Path, change: dict[str, Any]) -> None:
+        with zipfile.ZipFile(bundle) as content:
+            document = json.loads(content.read("manifest.json"))
+        with pytest.raises(RequestError, match=r"manifest|spec"):
+            spec_from_manifest(json.dumps(document | change))
+
+    def test_what_is_no_bundle_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "x.zip").write_bytes(b"PK")
+        for path in (tmp_path / "x.zip", tmp_path / "none.zip", tmp_path):
+            with pytest.raises(RequestError):
+                Bundle(path)
+        with pytest.raises(RequestError, match="not JSON"):
+            spec_from_manifest(b"\xff")
+
+    def test_scores_are_numbers_beside_cells(self, bundle: Path) -> None:
+        rows = table(bundle.parent / "scores.csv")
+        assert len(rows) == 12 + 2 * 4
+        cells = rows[:12]
+        assert all(-1 <= float(row["clip_i"]) <= 1 for row in cells)
+        assert all(row["clip_t"] == row["attributes"] == "" for row in cells), "tiny has no words"
+        first = [float(row["clip_i"]) for row in cells if (row["page"], row["row"]) ==
+                 ("seed 1", "a")]
+        mean = next(row for row in rows if row["cell"] == "mean of the row")
+        assert float(mean["clip_i"]) == pytest.approx(np.mean(first), abs=2e-4)
+
+    def test_the_figure_has_real_text(self, bundle: Path) -> None:
+        text = PdfReader(bundle.parent / "figure-p2.pdf").pages[0].extract_text()
+        svg = (bundle.parent / "figure-p2.svg").read_text(encoding="utf-8")
+        for head in ("λ = 0.5", "reference", "structure", "seed 2"):
+            assert head in text
+            assert head in svg
+        width = float(PdfReader(bundle.parent / "figure-p1.pdf").pages[0].mediabox.width)
+        assert width == pytest.approx(3.25 * 72)
+        with Image.open(bundle.parent / "figure-p1.png") as figure:
+            assert figure.width == 975  # 3.25 inches of 300 dots
+
+
+class TestText:
+    @pytest.mark.parametrize("text", HOSTILE)
+    def test_hostile_labels_come_out_as_plain_text(
+        self, studio: Studio, tmp_path: Path, text: str
+    ) -> None:
+        document = {"request": {"steps": 1}, "columns": {"seed": [1]}, "title": text[:500],
+                    "labels": {"columns": [text[:500]]}}
+        bundle = draw_comparison(spec(document), tmp_path / "out", studio)
+        with zipfile.ZipFile(bundle) as content:
+            assert not any(".." in name or "<" in name for name in content.namelist())
+        shown = PdfReader(tmp_path / "out/figure-p1.pdf").pages[0].extract_text()
+        svg = (tmp_path / "out/figure-p1.svg").read_text(encoding="utf-8")
+        assert "<script>" not in svg
+        for word in ("alert", "passwd", "../x", "party", "1+1"):
+            if word in text:
+                assert word in shown.replace("\n", "")
+        tex = (tmp_path / "out/figure.tex").read_text(encoding="utf-8")
+        assert r"\input" not in tex
+        assert not re.search(r"(?<!\\)[$#%&_^]", tex.replace(r"$\lambda$", ""))
+        assert not table(tmp_path / "out/scores.csv")[0]["column"].startswith("=")
+
+    def test_latex_takes_nothing_for_a_command(self) -> None:
+        assert latex(r"\a{b}$c_d^e&f#g%h~") == (
+            r"\textbackslash{}a\{b\}\$c\_d\textasciicircum{}e\&f\#g\%h\textasciitilde{}")
+        assert latex("λ = 1\n2") == r"$\lambda$ = 1 2"
+
+    def test_what_the_font_lacks_is_named(self) -> None:
+        assert printable("a 🎉\ufe0f b") == "a [party popper] b"
+        assert printable("\u202eevil\u0000") == "evil"
+        assert printable("שלום") == "שלום"
+        assert printable("\ue000") == "[u+e000]"
+
+    def test_lines_are_no_wider_than_asked(self) -> None:
+        for text in ("a few words that go on", "x" * 300, "", "one"):
+            lines = wrapped(text, 50, 7)
+            assert text_width(lines, 7) <= 50
+            assert lines.count("\n") < 6
+        assert wrapped("x" * 300, 50, 7).endswith("…")
+
+    def test_spreadsheets_see_no_formula(self) -> None:
+        assert [csv_cell(t) for t in ("=1+1", "-2", "@x", "+3", "a=1")] == [
+            "'=1+1", "'-2", "'@x", "'+3", "a=1"]
+
+    def test_long_lists_are_told_shortly(self) -> None:
+        scales = [f"λ = {i / 5:g}" for i in range(7)]
+        assert listed(scales) == "λ = 0, 0.2, …, 1.2"
+        assert listed(["a", "b"]) == "a, b"
+
+
+class TestVotes:
+    @pytest.fixture
+    def job(self, studio: Studio, tmp_path: Path) -> Job:
+        return drawn(plan(SMALL | {"beside": [], "pages": {"seed": "1:4"}}, studio), tmp_path)
+
+    def test_every_row_once_on_shuffled_sides(self, job: Job) -> None:
+        found = ballot(job, 1, 2, seed=3)
+        places = [(p.left.page, p.left.row) for p in found.pairs]
+        assert sorted(places) == [(page, row) for page in (1, 2, 3, 4) for row in (1, 2)]
+        assert places != sorted(places)
+        assert {p.left.column for p in found.pairs} == {1, 2}
+        assert all({p.left.column, p.right.column} == {1, 2} for p in found.pairs)
+        assert ballot(job, 1, 2, seed=3) == found
+
+    def test_votes_count_for_what_was_shown(self, job: Job) -> None:
+        found = ballot(job, 1, 2, seed=3)
+        for pair in found.pairs[:-1]:  # always for λ = 1
+            found = found.answered("left" if pair.left.column == 2 else "right")
+        assert found.next == found.pairs[-1]
+        found = found.answered("neither")
+        assert found.next is None
+        assert found.answered("left") == found
+        assert tally(job, found) == {"1. λ = 0.5": 0, "2. λ = 1": 7, "neither": 1}
+        rows = list(csv.DictReader(io.StringIO(votes_csv(job, found))))
+        assert len(rows) == 8
+        assert {rows[0]["left"], rows[0]["right"]} == {"1. λ = 0.5", "2. λ = 1"}
+
+    def test_a_column_is_not_compared_with_itself(self, job: Job) -> None:
+        with pytest.raises(RequestError, match="must differ, got 1 twice"):
+            ballot(job, 1, 1, 0)
+        with pytest.raises(RequestError, match="no row has a finished picture in both"):
+            ballot(job, 1, 7, 0)
+
+
+def test_a_filmstrip_is_one_request_at_several_scales() -> None:
+    request = GenerateRequest(seed=5, count=3, references=(
+        Reference(image=picture(1)), Reference(image=picture(2), only_image=1),
+        Reference(image=picture(3), only_image=0)))
+    strip = filmstrip(request)
+    assert [one.image_scale for one in strip] == list(SCALES)
+    assert {one.seed for one in strip} == {5}
+    assert [r.image for r in strip[0].references] == [picture(1), picture(3)]
+    assert strip[0].count == 1
+
+
+def test_tabletop_cells_are_read_as_well(tmp_path: Path) -> None:
+    """CLIP-T and attributes, which only a model with words and a reader has."""
+    pipeline = load("tabletop")
+    assets = Path(__file__).parent.parent / "assets" / "examples"
+    document = {"request": {"steps": 8, "prompt": "a red sphere"}, "beside": ["no_image"],
+                "columns": {"image_scale": [1]}, "rows": {"reference": ["red-sphere.png"]}}
+    known = spec_from_document(document, lambda name: (assets / name).read_bytes())
+    job = drawn(Plan(known, Studio(pipeline)), tmp_path)
+    without, having = scores(job)
+    assert having.clip_i > without.clip_i  # type: ignore[operator]
+    assert having.attributes > without.attributes  # type: ignore[operator]
+    assert -1 <= having.clip_t <= 1  # type: ignore[operator]
+    [(_, spread)] = by_row([without, having])
+    assert spread["clip_i"][0] == pytest.approx((without.clip_i + having.clip_i) / 2)  # type: ignore[operator]
+    assert "red-sphere" in scores_csv(job, [without, having])
+    with pytest.raises(ModelError, match="holds no CLIP model"):
+        scores(job, tmp_path)
+
+
+def test_killed_and_begun_again_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """The command, in a process that is killed half-way."""
+    for name in ("red-sphere", "blue-cone"):
+        source = Path(__file__).parent.parent / "assets" / "examples" / f"{name}.png"
+        (tmp_path / f"{name}.png").write_bytes(source.read_bytes())
+    (tmp_path / "spec.yaml").write_text(
+        "request: {steps: 4}\nrows: {reference: [red-sphere.png, blue-cone.png]}\n"
+        "columns: {image_scale: 0:1.2:0.2}\n")
+    command = [sys.executable, "-m", "ipadapter_demo", "compare", "spec.yaml", "--device", "cpu"]
+    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "",
+                   "OMP_NUM_THREADS": "1"}
+
+    def run(out: str, until: int | None = None) -> None:
+        cells = 0
+        with subprocess.Popen([*command, "--out", out], cwd=tmp_path, env=environment, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                cells += "cell" in json.loads(line)
+                if cells == until:
+                    process.kill()
+                    return
+            assert process.stderr is not None
+            said = process.stderr.read()
+        assert process.returncode == 0, said
+
+    run("whole")
+    run("killed", until=5)
+    left = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "killed/cells").glob("*.png")}
+    assert 5 <= len(left) < 14
+    run("killed")
+    for name, when in left.items():
+        assert (tmp_path / "killed/cells" / name).stat().st_mtime_ns == when
+    whole, killed = (tmp_path / n / "bundle.zip" for n in ("whole", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
+
+
+def test_pictures_are_limited(studio: Studio) -> None:
+    wide = io.BytesIO()
+    Image.new("RGB", (3000, 10)).save(wide, "PNG")
+    known = spec_from_document({"columns": {"reference": ["w.png"]}}, lambda _: wide.getvalue())
+    [cell] = Plan(known, studio).grid.cells
+    assert cell.request.references[0].image.size == (1024, 3)
+    assert MAX_PIXELS > 1024**2
