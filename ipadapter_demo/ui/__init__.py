@@ -45,8 +45,8 @@ def build_ui(pipeline: ImagePromptPipeline | Studio, settings: Settings) -> gr.B
             for name, (label, build) in TABS.items():
                 with gr.Tab(label, id=name):
                     built[name] = build(studio, model)
-            with gr.Tab("Compare", id="compare"):
-                comparison = compare.build(studio, model)
+            with gr.Tab("Compare", id="compare") as tab:
+                comparison = compare.build(studio, model, tab)
         on_switch(studio, model, title, header, built)
         restore_button(studio, restored, tabs, model, built, comparison)
     return page.queue(max_size=settings.queue_size, api_open=False)

@@ -156,9 +156,9 @@ def results_column(*, comparison: bool = False) -> Results:
     )
     status = gr.HTML("", label="Status", elem_classes="status")
     heard = gr.Gallery(
-        label="Bright where the picture was heard (λ and attention, over all layers and steps)",
-        format="png", columns=4, height="auto", object_fit="contain", interactive=False,
-        visible=False, buttons=["download", "fullscreen"], elem_classes="results",
+        label="Bright where the picture was heard",
+        format="png", columns=4, height=190, object_fit="contain", interactive=False,
+        visible=False, buttons=["download", "fullscreen"],
     )
     slider = None
     if comparison:
@@ -166,8 +166,10 @@ def results_column(*, comparison: bool = False) -> Results:
             label="Before and after", format="png", interactive=False, buttons=["fullscreen"]
         )
     with gr.Accordion("Make it again elsewhere", open=False):
-        hint = "with the PNG of the result, which holds its pictures; click a result to choose it"
-        lines = (gr.Code(language="shell", label=f"Command: {hint}", interactive=False),
+        gr.HTML("From the PNG of a result, which holds its pictures too. Click a result to choose "
+                "another.", elem_classes="status")
+        lines = (gr.Code(language="shell", label="Command", interactive=False, wrap_lines=True,
+                         lines=2),
                  gr.Code(language="python", label="Python", interactive=False))
     return Results(gallery, status, heard, lines, slider)
 

@@ -31,6 +31,7 @@ def restore_button(studio: Studio, button: gr.UploadButton, tabs: gr.Tabs, model
                 manifest = path.suffix.lower() == ".json"
                 spec = (spec_from_manifest(read_bytes(path, "manifest")) if manifest
                         else Bundle(path).spec)
+                gr.Info("The whole comparison is in the spec, and that is what Compare draws.")
                 return comparison.shown(spec) | {tabs: gr.Tabs(selected="compare")}
             record = record_from_png(path)
             name = tab_of_request(record.request)
@@ -48,8 +49,8 @@ def restore_button(studio: Studio, button: gr.UploadButton, tabs: gr.Tabs, model
                 updates[widget] = gr.update(**properties)
             return values | updates | {tabs: gr.Tabs(selected=name), model: made_with}
 
-    widgets = {widget for tab in built.values() for widget in tab.inputs.values()} | {model}
-    widgets |= {comparison.pictures, comparison.written}
+    widgets: set[Any] = {widget for tab in built.values() for widget in tab.inputs.values()}
+    widgets |= {model, comparison.pictures, comparison.written, comparison.accordion}
     button.upload(restore, inputs=button, outputs=[tabs, *widgets], preprocess=False,
                   show_progress="hidden", api_visibility="private", **LANE)
 

@@ -28,7 +28,7 @@ def updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
             watched: bool) -> Iterator[tuple[Any, ...]]:
     """Values for gallery, status, seed, what was heard where, and comparison."""
     same = gr.skip()
-    yield same, progress(0, request.steps), request.seed, same, same
+    yield gr.Gallery(columns=2), progress(0, request.steps), request.seed, same, same
     every = math.ceil(request.steps / PREVIEWS)
     # Stop closes this generator, and with it the stream, so that the model stops between two steps
     with closing(pipeline.stream(request, preview_every=every, watched=watched)) as events:
@@ -50,7 +50,8 @@ def strip_updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
     seen: list[tuple[Any, str]] = []
     requests = filmstrip(request)
     for number, one in enumerate(requests):
-        yield list(shown) or same, progress(number, len(requests), "picture"), one.seed, same, same
+        row = gr.Gallery(list(shown), columns=len(requests) // 2 + 1)
+        yield row, progress(number, len(requests), "picture"), one.seed, same, same
         with closing(pipeline.stream(one, watched=watched)) as events:
             *_, result = events
         assert isinstance(result, Result)

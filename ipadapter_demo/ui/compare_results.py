@@ -1,0 +1,129 @@
+"""The right column of the Compare tab: the grid as it fills, and two of its cells side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.compare import Job, scores, write_bundle
+from ipadapter_demo.compare.bundle import BUNDLE
+from ipadapter_demo.request import MAX_SEED
+from ipadapter_demo.ui import compare_votes
+from ipadapter_demo.ui.compare_view import ON_LOAD, cell_choices, flicker_html, grid_html
+from ipadapter_demo.ui.running import AT_ONCE
+from ipadapter_demo.ui.updates import progress
+
+DAY = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The right column."""
+
+    job: gr.State
+    status: gr.HTML
+    grid: gr.HTML
+    after: gr.Column
+    table: gr.Dataframe
+    files: gr.File
+    one: gr.Dropdown
+    other: gr.Dropdown
+
+
+def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
+    """What is shown, and another seed for the first of the two pictures that are looked at."""
+    job = gr.State(None, time_to_live=DAY)
+    status = gr.HTML("", elem_classes="status")
+    grid = gr.HTML("", elem_classes="comparison", js_on_load=ON_LOAD)
+    with gr.Column(visible=False) as after:
+        gr.HTML("Scroll over a picture to look closer at that place in all of them, double-click "
+                "to go back. Click two to hold them against each other.", elem_classes="status")
+        with gr.Row():
+            one = gr.Dropdown([], label="First picture", allow_custom_value=True, min_width=160)
+            other = gr.Dropdown([], label="Second picture", allow_custom_value=True, min_width=160)
+        with gr.Row():
+            slider = gr.ImageSlider(label="Slide", format="png", interactive=False, height=300,
+                                    buttons=["fullscreen"], min_width=200, elem_classes="filled")
+            flicker = gr.HTML("", min_width=200)
+        with gr.Row(equal_height=True):
+            seed = gr.Number(1, label="Another seed for the first picture", precision=0,
+                             minimum=0, maximum=MAX_SEED)
+            redraw = gr.Button("Draw it again", size="md")
+        files = gr.File(label="Bundle, figures, numbers", file_count="multiple",
+                        interactive=False)
+        with gr.Accordion("Numbers: an aid, not a verdict", open=False):
+            table = gr.Dataframe(
+                headers=["page", "row", "CLIP-I", "CLIP-T", "attributes kept"], interactive=False,
+                label="Means of the rows, ± their standard deviations")
+        compare_votes.build(job)
+    shown = Shown(job, status, grid, after, table, files, one, other)
+    _look_at_two(shown, slider, flicker)
+    return shown, seed, redraw
+
+
+def _look_at_two(shown: Shown, slider: gr.ImageSlider, flicker: gr.HTML) -> None:
+    """Slider and flicker between the two chosen cells."""
+
+    def choose(job: Job | None, one: str, other: str, event: gr.EventData) -> tuple[Any, ...]:
+        cell = event._data.get("cell") if isinstance(event._data, Mapping) else None
+        if job is None or cell not in {cell.name for cell in job.finished()}:
+            return gr.skip(), gr.skip()
+        return cell, one if one != cell else other  # the two that were clicked last
+
+    def look(job: Job | None, one: str, other: str) -> tuple[Any, ...]:
+        paths = _paths(job, one, other)
+        chosen = tuple(name for name in (one, other) if name)
+        grid = grid_html(job, chosen) if job is not None else gr.skip()
+        if len(paths) < 2:
+            return None, "", grid
+        return (str(paths[0]), str(paths[1])), flicker_html(*paths), grid
+
+    both = [shown.one, shown.other]
+    shown.grid.click(choose, inputs=[shown.job, *both], outputs=both, **AT_ONCE)
+    gr.on([shown.one.change, shown.other.change], look, inputs=[shown.job, *both],
+          outputs=[slider, flicker, shown.grid], show_progress="hidden",
+          api_visibility="private", queue=False)
+
+
+def _paths(job: Job | None, *names: str) -> list[Path]:
+    if job is None:
+        return []
+    cells = {cell.name: cell for cell in job.finished()}
+    return [job.path(cells[name]) for name in names if name in cells]
+
+
+def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[dict[gr.Component, Any]]:
+    """The grid as it fills; then what can be taken home. `chosen` is the cell to look at first."""
+    job.save_given()
+    total = len(job.plan.grid.cells)
+    yield {shown.job: job, shown.grid: grid_html(job),
+           shown.status: progress(len(job.finished()), total, "cell")}
+    for _ in job.run():
+        yield {shown.grid: grid_html(job),
+               shown.status: progress(len(job.finished()), total, "cell")}
+    yield finished(shown, job, chosen)
+
+
+def finished(shown: Shown, job: Job, chosen: str = "") -> dict[gr.Component, Any]:
+    """What there is so far, ready to be looked at and taken home."""
+    found = scores(job)
+    write_bundle(job, found)
+    choices = cell_choices(job)
+    names = [name for _, name in choices]
+    two = [chosen if chosen in names else (names or [""])[0], (names or [""])[-1]]
+    total = len(job.plan.grid.cells)
+    missing = "" if len(names) == total else " Compare goes on from here."
+    return {
+        shown.status: f"{len(names)} of {total} cells.{missing}",
+        shown.grid: grid_html(job, tuple(two)),
+        shown.after: gr.Column(visible=bool(names)),
+        shown.table: compare_votes.score_rows(job, found),
+        shown.files: [str(path) for path in sorted(job.folder.glob("*.*"))
+                      if path.name == BUNDLE or path.stem.startswith(("figure", "scores"))],
+        shown.one: gr.Dropdown(choices, value=two[0]),
+        shown.other: gr.Dropdown(choices, value=two[1]),
+    }
