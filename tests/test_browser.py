@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,9 +13,11 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 import httpx
 import numpy as np
@@ -109,7 +112,8 @@ def local(address: str, url: str) -> bool:
 def open_tab(page: Page, name: str) -> Locator:
     page.get_by_role("tab", name=name, exact=True).click()
     panel = page.get_by_role("tabpanel").filter(visible=True)
-    expect(panel.get_by_role("button", name="Generate")).to_be_visible()
+    start = "Compare" if name == "Compare" else "Generate"
+    expect(panel.get_by_role("button", name=start, exact=True)).to_be_visible()
     return panel
 
 
@@ -233,6 +237,95 @@ def test_painting_adds_to_an_examples_mask(page: Page) -> None:
     assert (second & ~first).any()
 
 
+def test_a_filmstrip_shows_what_the_strength_does(page: Page) -> None:
+    panel = open_tab(page, "Variation")
+    click_example(panel, 0)
+    set_number(panel, "Steps", 1)
+    panel.get_by_role("button", name="Advanced").click()
+    panel.get_by_label("Show where the picture is heard").check()
+    panel.get_by_role("button", name="λ filmstrip").click()
+    expect(panel.get_by_text(re.compile("λ from 0 to 1.2"))).to_be_visible()
+    expect(panel.locator(".results img")).to_have_count(7)
+    expect(panel.get_by_text("Bright where the picture was heard")).to_be_visible()
+    panel.get_by_role("button", name="Make it again elsewhere").click()
+    expect(panel.get_by_text("--from-png")).to_be_visible()
+    scales = [record_from_png(httpx.get(image.get_attribute("src") or "").content)
+              .request.image_scale for image in panel.locator(".results img").all()]
+    assert scales == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
+
+
+def test_a_comparison_from_the_page_and_from_the_command_line(
+    page: Page, tmp_path: Path
+) -> None:
+    """Three references, six strengths, two seeds: the same bundle, byte for byte."""
+    panel = open_tab(page, "Compare")
+    set_number(panel, "Steps", 2)
+    for number, text in ((0, "0:1:0.2"), (2, "3, 4")):
+        panel.get_by_label("Values").nth(number).fill(text)
+    panel.get_by_label("Pages").click()
+    page.get_by_role("option", name="seed").click()
+    expect(panel.get_by_text("36 cells, 72 steps")).to_be_visible()
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    expect(panel.get_by_text("36 of 36 cells.")).to_be_visible()
+    for image in panel.locator("[data-cell] img").all():
+        expect(image).to_have_js_property("complete", True)
+        assert image.evaluate("image => image.naturalWidth") == 128
+
+    panel.locator("[data-cell=p1-r1-c2]").click()
+    panel.locator("[data-cell=p2-r3-c6]").click()
+    expect(panel.locator(".chosen-0")).to_have_attribute("data-cell", "p2-r3-c6")
+    expect(panel.locator(".chosen-1")).to_have_attribute("data-cell", "p1-r1-c2")
+    expect(panel.locator(".flicker img")).to_have_count(2)
+
+    bundle = tmp_path / "page.zip"
+    with page.expect_download() as download:
+        panel.locator("a[download='bundle.zip']").click()
+    download.value.save_as(bundle)
+    with zipfile.ZipFile(bundle) as content:
+        content.extractall(tmp_path / "unpacked")
+
+    def compare(*words: str) -> list[dict[str, Any]]:
+        said = subprocess.run([sys.executable, "-m", "ipadapter_demo", "compare", *words,
+                               "--device", "cpu"], cwd=ROOT, check=True, capture_output=True)
+        return [json.loads(line) for line in said.stdout.splitlines()]
+
+    compare(str(tmp_path / "unpacked/spec.json"), "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out/bundle.zip").read_bytes() == bundle.read_bytes()
+    assert [line["difference"] for line in compare("--verify", str(bundle))] == [0] * 36
+
+    page.reload()
+    page.locator(".header input[type=file]").set_input_files(
+        tmp_path / "unpacked" / "manifest.json")
+    panel = open_tab(page, "Compare")
+    expect(panel.get_by_text("36 cells, 72 steps")).to_be_visible()
+    expect(panel.get_by_label("YAML or JSON")).to_have_value(re.compile('"seed"'))
+
+
+def test_a_comparison_stops_and_goes_on(page: Page) -> None:
+    panel = open_tab(page, "Compare")
+    set_number(panel, "Steps", 10)
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    expect(panel.locator("[data-cell] img").first).to_be_visible()
+    panel.get_by_role("button", name="Stop").click()
+    expect(panel.get_by_text(re.compile(r"^\d+ of 21 cells. Compare goes on"))).to_be_visible()
+    expect(panel.get_by_role("button", name="Compare", exact=True)).to_be_enabled()
+    first = panel.locator("[data-cell] img").first
+    before = first.get_attribute("src")
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    expect(panel.get_by_text("21 of 21 cells.")).to_be_visible()
+    assert first.get_attribute("src") == before, "what was finished is untouched"
+
+
+def test_a_mistake_in_a_comparison_is_shown_as_text(page: Page) -> None:
+    panel = open_tab(page, "Compare")
+    panel.get_by_text("Spec", exact=True).click()
+    panel.get_by_label("YAML or JSON").fill('columns: {"<img src=x onerror=alert(1)>": [1]}')
+    expect(panel.get_by_text("<img src=x onerror=alert(1)>").first).to_be_visible()
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    expect(page.get_by_role("alert").or_(page.get_by_test_id("toast-body")).first).to_be_visible()
+    expect(panel.get_by_role("button", name="Compare", exact=True)).to_be_enabled()
+
+
 def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
     panel = open_tab(page, "Variation")
     click_example(panel, 1)
@@ -251,6 +344,7 @@ def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
 
 def test_a_mistake_is_explained_and_costs_nothing(page: Page) -> None:
     panel = open_tab(page, "Image + text")
+    panel.get_by_text("Advanced", exact=True).click()
     panel.get_by_label("Negative prompt").fill("a red cube")
     panel.get_by_role("button", name="Generate").click()
     expect(page.get_by_text("upload a picture first")).to_be_visible()
@@ -260,6 +354,6 @@ def test_a_mistake_is_explained_and_costs_nothing(page: Page) -> None:
 
 def test_the_page_fits_a_phone(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 800})
-    for name in ("Variation", "Image + text", "Structure", "Inpaint"):
+    for name in ("Variation", "Image + text", "Structure", "Inpaint", "Compare"):
         open_tab(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ipadapter_demo.cli import main
@@ -375,7 +377,7 @@ def _help(command: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "command", ["generate", "render", "evaluate", "models", "sheets", "claims",
+    "command", ["generate", "compare", "render", "evaluate", "models", "sheets", "claims",
                 "train"]
 )
 def test_help_explains_every_option(command: str) -> None:
@@ -398,3 +400,67 @@ def test_an_old_record_may_name_any_model(load: Any, tmp_path: Path, asked_for: 
     save_png(path, picture(1), GenerateRequest(steps=1), 0, 0, {"model": ["not", "a", "name"]})
     assert main(["generate", "--from-png", str(path), "--out", str(tmp_path)], load) == 0
     assert asked_for[0][0] == "tabletop"
+
+
+class TestCompare:
+    SPEC = "columns: {image_scale: [0, 1]}\nrows: {reference: [R.png, S.png]}\n" \
+        "request: {steps: 1}\nmodel: tabletop\n"
+
+    @pytest.fixture
+    def compare(self, run: Run, pipeline: ImagePromptPipeline,
+                monkeypatch: pytest.MonkeyPatch) -> Run:
+        """The tiny model stands for tabletop, under its name."""
+        monkeypatch.setitem(pipeline.__dict__, "info", replace(pipeline.info, name="tabletop"))
+        Path("spec.yaml").write_text(self.SPEC)
+        return lambda *words: run("compare", *words)
+
+    def test_cells_then_a_bundle_that_holds_when_drawn_again(self, compare: Run) -> None:
+        *cells, bundle = compare("spec.yaml", "--out", "out")
+        assert [line["cell"] for line in cells] == ["p1-r1-c1", "p1-r1-c2", "p1-r2-c1", "p1-r2-c2"]
+        assert all(Path(line["path"]).is_file() for line in cells)
+        assert bundle == {"path": str(Path("out/bundle.zip"))}
+        assert compare("spec.yaml", "--out", "out") == [bundle], "nothing is left to draw"
+        assert [line["difference"] for line in compare("--verify", "out/bundle.zip")] == [0] * 4
+
+    def test_the_cost_and_the_schema_draw_nothing(self, compare: Run, load: Any,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+        [cost] = compare("spec.yaml", "--cost")
+        assert (cost["cells"], cost["steps"]) == (4, 4)
+        assert main(["compare", "--schema"], load) == 0
+        assert json.loads(capsys.readouterr().out)["title"] == "A comparison"
+        assert not Path("comparison").exists()
+
+    def test_a_cell_that_fails_is_named_and_the_status_says_so(
+        self, compare: Run, load: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Path("spec.yaml").write_text(self.SPEC.replace("image_scale: [0, 1]",
+                                                       "adapter: [base, nonesuch]"))
+        assert main(["compare", "spec.yaml"], load) == 2
+        out, err = capsys.readouterr()
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert sum("error" in line for line in lines) == 2
+        assert "2 of 4 cells could not be drawn (p1-r1-c2, p1-r2-c2)" in err
+        assert Path("comparison/bundle.zip").is_file()
+
+    def test_another_weight_is_noticed(self, compare: Run, pipeline: ImagePromptPipeline,
+                                       load: Any, capsys: pytest.CaptureFixture[str],
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
+        compare("spec.yaml", "--out", "out")
+        with torch.no_grad():
+            pipeline._model.adapters["base"].layers[0].to_v_ip.weight.mul_(5.0)
+        try:
+            pipeline._conditioner._images._entries.clear()
+            assert main(["compare", "--verify", "out/bundle.zip"], load) == 2
+        finally:
+            with torch.no_grad():
+                pipeline._model.adapters["base"].layers[0].to_v_ip.weight.div_(5.0)
+        assert "2 cells are not those of the bundle: p1-r1-c2, p1-r2-c2" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(("words", "message"), [
+        ([], "a spec is missing"), (["nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["spec.yaml", "--verify", "x.zip"], "--verify takes a bundle and no spec"),
+        (["--verify", "x.zip"], "x.zip is no bundle"),
+    ])
+    def test_mistakes_are_named(self, compare: Run, load: Any, words: list[str], message: str,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+        assert message in refused(capsys, load, "compare", *words)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
+import shlex
 import socket
 import struct
 import threading
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import gradio as gr
 import httpx
@@ -23,13 +26,24 @@ from gradio_client import Client, handle_file
 from PIL import Image, ImageChops
 
 import app
+from ipadapter_demo import cli
+from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.settings import Settings
-from ipadapter_demo.ui import TABS, build_ui, launch_options, restore, running
+from ipadapter_demo.ui import (
+    TABS,
+    build_ui,
+    compare_form,
+    compare_view,
+    launch_options,
+    restore,
+    reuse,
+    running,
+)
 from ipadapter_demo.ui.models import model_input
 from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE, MAX_SIDE
 from tests.tiny import box_mask, picture
@@ -614,3 +628,93 @@ def test_a_prompt_of_unknown_words_is_remarked_on(
     assert not warnings
     running.warn_about_words(pipeline, GenerateRequest(prompt="a dog"))
     assert "red, cube" in warnings[0]
+
+
+# The Compare tab
+
+FORM: dict[str, Any] = {
+    "title": "", "model": "tiny", "columns_axis": "image_scale", "columns_values": "0:1:0.5",
+    "rows_axis": "reference", "rows_values": "", "pages_axis": "", "pages_values": "",
+    "beside": ["reference"], "prompt": "a cube", "negative_prompt": "", "image_scale": 1.0,
+    "adapter": "base", "guidance": 3, "steps": 2, "sampler": "dpm++", "seed": 0, "structure": "",
+    "kind": "canny/canny", "structure_weight": 1.0, "width": "double", "dpi": 300, "zoom": "",
+}
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    ({}, {"columns": {"image_scale": "0:1:0.5"}, "rows": {"reference": ["a.png", "b.png"]}}),
+    ({"columns_axis": "seed", "columns_values": "1, 2  3"}, {"columns": {"seed": [1, 2, 3]}}),
+    ({"rows_axis": "prompt", "rows_values": "a, b\n c "}, {"rows": {"prompt": ["a, b", "c"]}}),
+    ({"rows_axis": "method", "rows_values": "as it is, image only"},
+     {"rows": {"method": ["as it is", "image only"]}}),
+    ({"rows_axis": "reference", "rows_values": "b.png"}, {"rows": {"reference": ["b.png"]}}),
+    ({"zoom": "0.1, 0.2, .3 0.4"},
+     {"figure": {"width": "double", "dpi": 300, "zoom": [0.1, 0.2, 0.3, 0.4]}}),
+])
+def test_the_form_is_a_spec(change: dict[str, Any], expected: dict[str, Any]) -> None:
+    document = compare_form.document_from_form(FORM | change, ["a.png", "b.png"])
+    assert {name: document[name] for name in expected} == expected
+    spec_from_document(document, lambda name: b"")
+
+
+def test_what_is_not_compared_is_shared() -> None:
+    form = FORM | {"rows_axis": "", "structure": "b.png", "kind": "canny/none"}
+    document = compare_form.document_from_form(form, ["a.png", "b.png"])
+    assert "image_scale" not in document["request"]
+    assert document["request"]["prompt"] == "a cube"
+    assert document["request"]["structures"] == [
+        {"kind": "canny", "annotator": "none", "image": "b.png", "weight": 1.0}]
+    assert document["request"]["references"] == [{"image": "a.png"}]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"columns_axis": ""}, "columns: choose what differs"),
+    ({"columns_values": ""}, "columns: say which values of image_scale"),
+    ({"columns_values": "much"}, "columns must be numbers with commas"),
+    ({"zoom": "here"}, "zoom must be numbers"),
+])
+def test_a_form_that_says_too_little(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        compare_form.document_from_form(FORM | change, ["a.png"])
+
+
+def test_what_is_written_rules() -> None:
+    spec = compare_form.spec_from_form("columns: {seed: 1:2}", FORM, [], lambda name: b"")
+    assert spec.document == {"columns": {"seed": "1:2"}}
+
+
+def test_heads_are_text_in_the_grid(pipeline: Any, tmp_path: Path) -> None:
+    label = '<img src=x onerror="alert(1)">'
+    document = {"columns": {"seed": [1]}, "labels": {"columns": [label]},
+                "rows": {"adapter": [label[:40]]}, "request": {"steps": 1}}
+    job = Job(Plan(spec_from_document(document, lambda name: b""), Studio(pipeline)), tmp_path)
+    list(job.run())
+    shown = compare_view.grid_html(job)
+    assert "<img" not in shown
+    assert shown.count("&lt;img") == 3, "two heads, and the error of the cell"
+
+
+def test_lines_make_the_same_picture_again(api: Api, tmp_path: Path, watched: Any) -> None:
+    """What the page offers to copy, run as it is."""
+    [file] = api.pngs("variation", reference=api.upload(png(picture(1))), count=1)
+    name = "it's mine.png"
+    (tmp_path / name).write_bytes(file)
+    facts = record_from_png(file).facts
+    words = shlex.split(reuse.command(name, facts))
+    assert words[:3] == ["python", "-m", "ipadapter_demo"]
+    loaded: dict[str, Any] = {}
+
+    def load(model: str, **options: Any) -> Any:
+        loaded.update(options, model=model)
+        return watched
+
+    with contextlib.chdir(tmp_path):
+        assert cli.main(words[3:], load) == 0
+        [again] = (tmp_path / "outputs").glob("*.png")
+        expected = np.asarray(Image.open(io.BytesIO(file)))
+        assert np.array_equal(np.asarray(Image.open(again)), expected)
+        assert (loaded["model"], loaded["device"], loaded["dtype"]) == ("tiny", "cpu", "float32")
+        scope: dict[str, Any] = {}
+        with mock.patch("ipadapter_demo.pipeline.load", load):
+            exec(reuse.python(name, facts), scope)
+        assert np.array_equal(np.asarray(scope["result"].images[0]), expected)

@@ -52,6 +52,7 @@ def document_from_form(form: Mapping[str, Any], pictures: Sequence[str]) -> Docu
     document: Document = {"title": form["title"]} if form["title"] else {}
     document["model"] = form["model"]
     request = {name: form[name] for name in SHARED if form[name] not in ("", None)}
+    pictures = [name for name in pictures if name != form["structure"]]
     for side in ("columns", "rows", "pages"):
         axis = form[f"{side}_axis"]
         if axis:

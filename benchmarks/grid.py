@@ -1,0 +1,69 @@
+"""What a comparison costs beside its cells: the whole job against each cell alone, in one run.
+
+    python benchmarks/grid.py [--cells 100] [--steps 20] [--batch 4]
+
+The job draws, saves, scores, and writes figures and bundle; cells alone are only drawn. λ from 0.01
+to 1, one reference, guidance 4, float32. Both take turns in rows of ten; the ratio of the sums is
+printed as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import ipadapter_demo as ip
+from ipadapter_demo.compare import BATCH, Job, Plan, scores, spec_from_document, write_bundle
+from ipadapter_demo.pipeline import Studio
+
+EXAMPLE = Path(__file__).parents[1] / "assets" / "examples" / "red-sphere.png"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cells", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    pipeline = ip.load("tabletop", device="cpu", dtype="float32")
+    document = {
+        "request": {"steps": arguments.steps, "guidance": 4.0},
+        "rows": {"reference": ["red-sphere.png"]},
+        "columns": {"image_scale": [(i + 1) / arguments.cells for i in range(arguments.cells)]},
+    }
+    spec = spec_from_document(document, lambda _: EXAMPLE.read_bytes())
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(Plan(spec, Studio(pipeline), arguments.batch), Path(folder))
+        cells = job.plan.grid.cells
+        pipeline.generate(cells[0].request)  # warm up
+        drawn, alone = 0.0, 0.0
+        events, waiting = job.run(), list(cells)
+        while waiting:
+            now, waiting = waiting[:10], waiting[10:]
+            drawn += _seconds(lambda now=now: [next(events) for _ in now])
+            alone += _seconds(lambda now=now: [pipeline.generate(c.request) for c in now])
+        finished = _seconds(lambda: (list(events), write_bundle(job, scores(job))))
+    print(json.dumps({
+        "cells": len(cells), "steps": arguments.steps, "batch": arguments.batch,
+        "threads": torch.get_num_threads(),
+        "seconds": round(drawn + finished, 1), "of_which_figures_and_bundle": round(finished, 1),
+        "cells_alone_seconds": round(alone, 1), "ratio": round((drawn + finished) / alone, 3),
+    }))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
