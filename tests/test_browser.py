@@ -301,6 +301,24 @@ def test_a_comparison_from_the_page_and_from_the_command_line(
     expect(panel.get_by_label("YAML or JSON")).to_have_value(re.compile('"seed"'))
 
 
+def test_a_result_dropped_on_the_page_is_restored(page: Page) -> None:
+    panel = open_tab(page, "Variation")
+    click_example(panel, 1)
+    set_number(panel, "Steps", 3)
+    address = panel.page.url
+    [file, *_] = generate(panel)
+    page.goto(address)
+    expect(panel.get_by_label("number input for Steps").first).not_to_have_value("3")
+    page.evaluate("""content => {
+        const dropped = new DataTransfer();
+        dropped.items.add(new File([Uint8Array.from(content)], "r.png", { type: "image/png" }));
+        document.querySelector("h1").dispatchEvent(
+            new DragEvent("drop", { dataTransfer: dropped, bubbles: true }));
+    }""", list(file))
+    expect(panel.get_by_label("number input for Steps")).to_have_value("3")
+    expect(panel.locator(".filled img")).to_be_visible()
+
+
 def test_a_comparison_stops_and_goes_on(page: Page) -> None:
     panel = open_tab(page, "Compare")
     set_number(panel, "Steps", 10)

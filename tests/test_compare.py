@@ -19,8 +19,16 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pypdf import PdfReader
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+)
 
 from ipadapter_demo.compare import (
     Bundle,
@@ -466,10 +474,12 @@ class TestBundle:
                               "rerun.sh"} <= names
             assert len([n for n in names if n.startswith("cells/")]) == 12
             assert "given/p1-r1-structure.png" in names
+            assert len([n for n in names if n.startswith("maps/")]) == 1
             manifest = json.loads(content.read("manifest.json"))
             for row in manifest["inputs"]:
                 assert content.read(row["file"]) in {files("a.png", "b.png", "c.png")(n)
                                                      for n in ("a.png", "b.png", "c.png")}
+        assert all(row["maps"] and row["maps"][0] in names for row in manifest["cells"])
         assert not any(n.startswith("/") or ".." in n for n in names)
         assert manifest["models"]["tiny"].keys() >= {"weights", "scheduler", "dtype", "device",
                                                      "versions"}
@@ -660,6 +670,33 @@ def test_tabletop_cells_are_read_as_well(tmp_path: Path) -> None:
     assert "red-sphere" in scores_csv(job, [without, having])
     with pytest.raises(ModelError, match="holds no CLIP model"):
         scores(job, tmp_path)
+
+
+def test_cells_can_be_scored_by_another_clip(studio: Studio, tmp_path: Path) -> None:
+    """A CLIP of transformers' own class, whose cosines transformers computes as well."""
+    pipe = studio.pipeline._model
+    torch.manual_seed(0)
+    text = CLIPTextConfig(vocab_size=len(pipe.text.tokenizers[0]), hidden_size=16,
+                          intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                          max_position_embeddings=77, eos_token_id=49407)
+    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                              num_attention_heads=2, image_size=32, patch_size=8)
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).eval()
+    clip.save_pretrained(tmp_path / "clip")
+    processor = CLIPImageProcessor(size={"shortest_edge": 32},
+                                   crop_size={"height": 32, "width": 32})
+    processor.save_pretrained(tmp_path / "clip")
+    tokenizer = pipe.text.tokenizers[0]
+    tokenizer.save_pretrained(tmp_path / "clip")
+    job = drawn(plan(SMALL, studio), tmp_path / "out")
+    [score, *_] = scores(job, tmp_path / "clip")
+    pictures = [Image.open(job.path(score.cell)).convert("RGB"), picture(0)]
+    with torch.no_grad():
+        out = clip(**tokenizer(["a cube"], return_tensors="pt"),
+                   **processor(pictures, return_tensors="pt"))
+    seen, said = out.image_embeds, out.text_embeds
+    assert score.clip_i == pytest.approx(float(seen[0] @ seen[1]), abs=1e-5)
+    assert score.clip_t == pytest.approx(float(seen[0] @ said[0]), abs=1e-5)
 
 
 def test_killed_and_begun_again_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:

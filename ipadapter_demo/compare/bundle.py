@@ -1,7 +1,7 @@
 """A comparison in one file that can be published, and drawn again by whoever doubts it.
 
     figure-p1.pdf .svg .png, figure.tex   to print
-    cells/, given/, inputs/               pictures without loss; cells hold their whole request
+    cells/, given/, maps/, inputs/        pictures without loss; cells hold their whole request
     scores.csv                            numbers beside them
     spec.json, manifest.json, rerun.sh    to make it again
 
@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,25 +62,29 @@ def write_bundle(job: Job, scored: Sequence[Score]) -> Path:
     figures = write_figures(job, folder)
     write(folder / "figure.tex", snippet(job.plan.spec, job.plan.grid).encode())
     write(folder / "scores.csv", scores_csv(job, scored).encode())
-    write(folder / MANIFEST, (json.dumps(manifest(job), indent=1) + "\n").encode())
+    maps = _maps(job)
+    for name, content in (item for own in maps.values() for item in own.items()):
+        write(folder / name, content)
+    write(folder / MANIFEST, (json.dumps(manifest(job, maps), indent=1) + "\n").encode())
     write(folder / "rerun.sh", RERUN.encode())
     panels = [panel for page in job.plan.grid.pages for row in page.panels for panel in row]
     pictures = [job.path(panel) for panel in panels if panel and job.path(panel).exists()]
     texts = [folder / name for name in ("figure.tex", "scores.csv", SPEC, MANIFEST, "rerun.sh")]
+    pictures += [folder / name for own in maps.values() for name in own]
     inputs = [folder / name for name in sorted(job.plan.spec.files)]
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as bundle:
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as bundle:
         for path in (*figures, *texts, *dict.fromkeys(pictures), *inputs):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _DAY)
             entry.external_attr = (0o755 if path.suffix == ".sh" else 0o644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             bundle.writestr(entry, path.read_bytes())
-    write(folder / BUNDLE, content.getvalue())
+    write(folder / BUNDLE, zipped.getvalue())
     return folder / BUNDLE
 
 
-def manifest(job: Job) -> dict[str, Any]:
-    """What was made, of what, and with what; see manifest.schema.json."""
+def manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> dict[str, Any]:
+    """What was made, of what, and with what; see manifest.schema.json. `maps` are files by cell."""
     cells, models = [], {}
     for cell in job.plan.grid.cells:
         row: dict[str, Any] = {
@@ -91,6 +95,7 @@ def manifest(job: Job) -> dict[str, Any]:
             content = job.path(cell).read_bytes()
             models[cell.model] = record_from_png(content).facts
             row |= {"file": f"cells/{cell.name}.png", "sha256": _sum(content)}
+            row |= {"maps": list(maps[cell.name])} if maps.get(cell.name) else {}
         elif message := job.message(cell):
             row["error"] = message
         cells.append(row)
@@ -99,6 +104,19 @@ def manifest(job: Job) -> dict[str, Any]:
               for name, content in sorted(job.plan.spec.files.items())]
     return {"schema": 1, "spec": job.plan.spec.document, "inputs": inputs,
             "batch": job.plan.batch, "models": models, "cells": cells}
+
+
+def _maps(job: Job) -> dict[str, dict[str, bytes]]:
+    """What the structure networks read for each finished cell, as files named by their content."""
+    found = {}
+    for cell in job.finished():
+        contents = []
+        for image in job.plan.maps(cell.model, cell.request):
+            content = io.BytesIO()
+            image.save(content, "PNG")
+            contents.append(content.getvalue())
+        found[cell.name] = {f"maps/{_sum(content)[:16]}.png": content for content in contents}
+    return found
 
 
 def spec_from_manifest(text: str | bytes) -> Spec:

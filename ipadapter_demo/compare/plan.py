@@ -89,10 +89,14 @@ class Plan:
         found = zip(batch.cells, results, strict=True)
         yield from ((cell, result) for cell, result in found if cell in batch.wanted)
 
+    def maps(self, model: str, request: GenerateRequest) -> list[Image.Image]:
+        """What the structure networks read of a request."""
+        pipeline = self.studio.with_model(model)
+        size = pipeline.working_size(request)
+        return [pipeline.structure_map(structure, size) for structure in request.structures]
+
     def picture(self, given: Given) -> Image.Image:
         """What is shown beside the cells: a reference, or a map as the network reads it."""
         if given.kind == "reference":
             return given.request.references[0].image
-        pipeline = self.studio.with_model(given.model)
-        size = pipeline.working_size(given.request)
-        return pipeline.structure_map(given.request.structures[0], size)
+        return self.maps(given.model, given.request)[0]

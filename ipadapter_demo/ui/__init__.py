@@ -19,6 +19,21 @@ __all__ = ["build_ui", "launch_options"]
 STYLE = Path(__file__).parents[2] / "assets" / "style.css"
 HOUR, DAY = 3600, 86_400
 
+# A file that is dropped beside all widgets is restored from, as if the button had been used.
+DROP = """() => {
+    const elsewhere = (event) => !event.target.closest(".tabitem .block");
+    document.addEventListener("dragover", (event) => {
+        if (elsewhere(event)) event.preventDefault();
+    });
+    document.addEventListener("drop", (event) => {
+        const input = document.querySelector(".header input[type=file]");
+        if (!elsewhere(event) || !event.dataTransfer.files.length || !input) return;
+        event.preventDefault();
+        input.files = event.dataTransfer.files;
+        input.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+}"""
+
 TABS = {
     "variation": ("Variation", variation.build),
     "image_text": ("Image + text", image_text.build),
@@ -81,4 +96,5 @@ def launch_options(settings: Settings) -> dict[str, Any]:
             font_mono=("ui-monospace", "monospace"),
         ),
         "css_paths": [STYLE],
+        "js": DROP,
     }
