@@ -24,7 +24,7 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
-from ipadapter_demo.pipeline.sampler import _clean, new_scheduler
+from ipadapter_demo.pipeline.sampler import Start, _clean, _stepped_back, new_scheduler
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from tests.tiny import (
@@ -94,6 +94,49 @@ class TestWithoutAnImage:
             assert np.array_equal(generated(pipeline, silent), expected)
         heard = replace(base, references=(REFERENCE,))
         assert not np.array_equal(generated(pipeline, heard), expected)
+
+
+class TestPasses:
+    """Every step several times, for the seam."""
+
+    REQUEST = replace(WITH_IMAGE, inpaint=Inpaint(
+        image=picture(7), mask=box_mask((10, 10, 50, 45)), passes=3, feather=0))
+
+    def test_they_change_the_inside_and_nothing_else(self, pipeline: ImagePromptPipeline) -> None:
+        once = replace(self.REQUEST, inpaint=replace(self.REQUEST.inpaint, passes=1))
+        one, other = (generated(pipeline, r)[0] for r in (once, self.REQUEST))
+        inside = np.asarray(box_mask((10, 10, 50, 45))) > 0
+        assert np.array_equal(one[~inside], other[~inside])
+        assert np.abs(one - other)[inside].max() > 10
+
+    def test_each_costs_its_steps_except_in_the_last(self, pipeline: ImagePromptPipeline) -> None:
+        with counted(pipeline._model.unet) as calls:
+            *previews, _ = pipeline.stream(self.REQUEST)
+        assert len(calls) == 2 * 3 + 1
+        assert [preview.step for preview in previews] == [1, 2, 3]
+
+    def test_the_sampler_is_ddim(self, pipeline: ImagePromptPipeline) -> None:
+        results = [generated(pipeline, replace(self.REQUEST, sampler=sampler))
+                   for sampler in SAMPLERS]
+        assert all(np.array_equal(result, results[0]) for result in results)
+
+    def test_they_do_not_depend_on_the_batch(self, pipeline: ImagePromptPipeline) -> None:
+        batch = generated(pipeline, replace(self.REQUEST, count=3))
+        alone = [generated(pipeline, replace(self.REQUEST, seed=seed)) for seed in (5, 6, 7)]
+        assert np.abs(batch - np.concatenate(alone)).max() <= 1
+
+    def test_noise_put_back_is_that_of_the_forward_process(self) -> None:
+        """Latents of unit variance at one level have it at the other."""
+        scheduler = new_scheduler("ddim", {})
+        start = Start(noise(0, 4, 4, 32, 32), generators=tuple(
+            torch.Generator().manual_seed(i) for i in range(10, 14)))
+        for t, after in ((900, 800), (300, 100)):
+            t_, after_ = torch.tensor(t), torch.tensor(after)
+            clean, eps = torch.zeros(4, 4, 32, 32), noise(1, 4, 4, 32, 32)
+            before = scheduler.add_noise(clean, eps, after_.expand(4))
+            back = _stepped_back(scheduler, t_, after_, start, before)
+            expected = (1 - scheduler.alphas_cumprod[t]).sqrt()
+            assert back.std() == pytest.approx(float(expected), rel=0.02)
 
 
 class TestSamePixels:

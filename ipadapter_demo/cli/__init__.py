@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
 
 
 def generate(arguments: Arguments, load: Load) -> None:
-    from ipadapter_demo.cli.translate import free_path, given_fields, start_of, with_annotators
+    from ipadapter_demo.cli.translate import completed, free_path, given_fields, start_of
     from ipadapter_demo.record import record_from_png, save_png
 
     record = record_from_png(arguments.from_png) if arguments.from_png else None
@@ -57,7 +57,8 @@ def generate(arguments: Arguments, load: Load) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipeline = _loaded(arguments, load, record.facts.get("model") if record else None)
     start = record.request if record else start_of(pipeline.info, bool(given.get("prompt")))
-    result = pipeline.generate(with_annotators(replace(start, **given), pipeline.info))
+    request = completed(replace(start, **given), pipeline.info, arguments)
+    result = pipeline.generate(request)
     for note in result.notes:
         print(note, file=sys.stderr)
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):

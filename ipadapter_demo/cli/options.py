@@ -167,6 +167,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--inpaint", type=Path, metavar="I.png", help="a picture to replace a part of")
     add("--mask", type=Path, metavar="M.png", help="which part: the white one, as large as I.png")
     add("--feather", type=int, metavar="PIXELS", help="softens the seam, inwards [2]")
+    add("--passes", type=int, metavar="N",
+        help="how often every step is taken, 1 to 10, for a seam that does not show "
+        "[the model's: tabletop 4]")
     add("--init", type=Path, metavar="I.png", help="a picture to start from instead of noise")
     add("--strength", type=float, metavar="S",
         help="how much of I.png to forget, up to 1 [with --inpaint 1, with --init 0.6]")

@@ -45,15 +45,19 @@ def given_fields(arguments: Arguments) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def with_annotators(request: GenerateRequest, info: ModelInfo) -> GenerateRequest:
-    """Where no annotator was named, the first that the model offers for the kind."""
+def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -> GenerateRequest:
+    """Where no annotator was named, the first that the model offers for the kind; where a part of
+    a picture is replaced, the passes that it recommends."""
 
     def named(structure: Structure) -> Structure:
         if structure.annotator:
             return structure
         return replace(structure, annotator=info.structures.get(structure.kind, ("none",))[0])
 
-    return replace(request, structures=tuple(map(named, request.structures)))
+    request = replace(request, structures=tuple(map(named, request.structures)))
+    if arguments.inpaint is None or arguments.passes is not None or request.inpaint is None:
+        return request
+    return replace(request, inpaint=replace(request.inpaint, passes=info.passes))
 
 
 def free_path(folder: Path, name: str) -> Path:
@@ -93,7 +97,7 @@ def _references(arguments: Arguments) -> tuple[Reference, ...] | None:
 
 
 def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:
-    """With "" as the annotator where none is named; see `with_annotators`."""
+    """With "" as the annotator where none is named; see `completed`."""
     parts = arguments.structure or []
     weights = _one_each("--structure", "weight", parts, arguments.structure_weight, 1.0)
     if arguments.structure_window and not parts:
@@ -111,10 +115,11 @@ def _inpaint(arguments: Arguments) -> Inpaint | None:
     if arguments.inpaint is None:
         if arguments.strength is not None and arguments.init is None:
             raise RequestError("--strength needs --inpaint or --init")
-        if arguments.feather is not None:
-            raise RequestError("--feather needs --inpaint")
+        for option in ("feather", "passes"):
+            if getattr(arguments, option) is not None:
+                raise RequestError(f"--{option} needs --inpaint")
         return None
-    options = {"strength": arguments.strength, "feather": arguments.feather}
+    options = {name: getattr(arguments, name) for name in ("strength", "feather", "passes")}
     return Inpaint(
         image=_picture("--inpaint", arguments.inpaint),
         mask=_picture("--mask", arguments.mask),

@@ -125,7 +125,7 @@ def inpainting(pipeline: ImagePromptPipeline, scenes: Scenes,
         ImageDraw.Draw(mask).ellipse((34, 24, 94, 100), fill=255)
         shown = image.copy()
         shown.paste((255, 255, 255), mask=mask)
-        inpaint = Inpaint(image=image, mask=mask)
+        inpaint = Inpaint(image=image, mask=mask, passes=pipeline.info.passes)
         rows.append([image, shown, looks, *_generate(
             pipeline, references=(Reference(image=looks),), inpaint=inpaint, count=3)])
     return ["picture", "mask", "reference", "seed 1", "seed 2", "seed 3"], rows

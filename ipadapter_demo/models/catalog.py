@@ -43,6 +43,7 @@ class CatalogEntry:
     text_image_scale: float = 0.6  # recommended λ beside a prompt
     guidance: float = 7.5
     steps: int = 30
+    passes: int = 1  # of a step, where a part of a picture is replaced
     small: bool = False  # so that half precision gains nothing
     words: tuple[str, ...] = ()  # all that a small model knows
     note: str = ""
@@ -58,6 +59,7 @@ TABLETOP = CatalogEntry(
     text_image_scale=0.7,  # at 0.6 the text wins, at 0.8 the picture
     guidance=4.0,
     steps=20,
+    passes=4,
     small=True,
     words=(
         "sphere", "cube", "cylinder", "cone", "plain", "striped", "checkered", "dotted",

@@ -44,6 +44,7 @@ class ModelInfo:
     text_image_scale: float
     guidance: float
     steps: int
+    passes: int  # recommended where a part of a picture is replaced
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     layer_presets: bool  # whether its layers are known by what they do

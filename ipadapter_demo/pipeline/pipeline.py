@@ -37,6 +37,7 @@ from ipadapter_demo.request import (
     SIZE_STEP,
     GenerateRequest,
     Reference,
+    Sampler,
     Structure,
 )
 
@@ -75,6 +76,7 @@ class ImagePromptPipeline:
             adapters=tuple(entry.adapters),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             layer_presets=has_presets(self._model.unet),
+            passes=entry.passes,
             words=entry.words,
             note=entry.note,
         )
@@ -108,7 +110,7 @@ class ImagePromptPipeline:
         conditions = [self._conditioner.condition(r, size, watched) for r in requests]
         seeds = [seed for request in requests for seed in request.seeds]
         steps = denoise(
-            model.unet, new_scheduler(shared.sampler, model.scheduler_config), shared.steps,
+            model.unet, new_scheduler(_sampler(shared), model.scheduler_config), shared.steps,
             Guidance(shared.guidance, shared.guidance_rescale), self._start(shared, seeds, size),
             together(conditions, [request.count for request in requests]), self._lane,
         )
@@ -173,11 +175,14 @@ class ImagePromptPipeline:
             mask = F.adaptive_max_pool2d(mask_from_image(request.inpaint.mask), shape[1:])
             mask = mask.to(noise)
             origin, strength = self._latents(pixels), request.inpaint.strength
+            passes = request.inpaint.passes
+            again = tuple(_noise_and_more(seed, shape)[1] for seed in seeds)
             if not sees_mask:
-                return Start(noise, origin, strength, mask)
+                return Start(noise, origin, strength, mask, passes=passes, generators=again)
             hole = mask_from_image(resize_image(request.inpaint.mask, size)) >= 0.5
             left = self._latents(pixels.masked_fill(hole, 0.0))
-            return Start(noise, origin, strength, seen=torch.cat([mask, left], dim=1))
+            return Start(noise, origin, strength, seen=torch.cat([mask, left], dim=1),
+                         passes=passes, generators=again)
         seen = self._nothing_left(noise, size) if sees_mask else None
         if request.init_image is not None:
             pixels = pixels_from_images([resize_image(request.init_image, size)])
@@ -229,7 +234,19 @@ def may_share_a_batch(one: GenerateRequest, other: GenerateRequest) -> bool:
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:
     """Drawn on the CPU in float32: the same whatever the device, precision or batch."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return _noise_and_more(seed, shape)[0]
+
+
+def _noise_and_more(seed: int, shape: tuple[int, ...]) -> tuple[Tensor, torch.Generator]:
+    """The noise that an image starts from, and its generator, for all noise that is still to come.
+    Another seed would not do: torch's generator knows only the lower 32 bits."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator), generator
+
+
+def _sampler(request: GenerateRequest) -> Sampler:
+    """Only DDIM takes a step twice as if it were the first time: others remember."""
+    return "ddim" if request.inpaint and request.inpaint.passes > 1 else request.sampler
 
 
 def _side(length: float) -> int:

@@ -22,7 +22,8 @@ class Start:
 
     noise (B, C, h, w) is each image's own; `origin` (1, C, h, w) the latents of a given picture,
     `mask` (1, 1, h, w) is 1 where the picture is to be replaced. `seen` (1, 5, h, w) is what a
-    UNet trained for inpainting sees besides: the mask, and the latents of what is left.
+    UNet trained for inpainting sees besides: the mask, and the latents of what is left. Every
+    step is taken `passes` times, with noise from each image's own of `generators` in between.
     """
 
     noise: Tensor
@@ -30,6 +31,8 @@ class Start:
     strength: float = 1.0
     mask: Tensor | None = None
     seen: Tensor | None = None
+    passes: int = 1
+    generators: tuple[torch.Generator, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +95,18 @@ def denoise(unet: Any, scheduler: Any, steps: int, guidance: Guidance, start: St
     timesteps = _remaining_timesteps(scheduler, steps, start.strength)
     latents = _first_latents(scheduler, timesteps, start)
     for i, t in enumerate(timesteps):
-        halves = torch.cat([latents] * 2) if guidance.on else latents
-        noisy = scheduler.scale_model_input(halves, t)
-        with lane:
-            noise = _predict_noise(unet, noisy, start.seen, t, i, len(timesteps), conditions)
-        if guidance.on:
-            noise = guidance.combined(*noise.chunk(2))
-        stepped = scheduler.step(noise, t, latents)
-        clean = _clean(scheduler, stepped, noise, t, latents)
-        latents = _keep_origin(scheduler, timesteps, i, start, stepped.prev_sample)
+        for again in reversed(range(start.passes if i + 1 < len(timesteps) else 1)):
+            halves = torch.cat([latents] * 2) if guidance.on else latents
+            noisy = scheduler.scale_model_input(halves, t)
+            with lane:
+                noise = _predict_noise(unet, noisy, start.seen, t, i, len(timesteps), conditions)
+            if guidance.on:
+                noise = guidance.combined(*noise.chunk(2))
+            stepped = scheduler.step(noise, t, latents)
+            clean = _clean(scheduler, stepped, noise, t, latents)
+            latents = _keep_origin(scheduler, timesteps, i, start, stepped.prev_sample)
+            if again:
+                latents = _stepped_back(scheduler, t, timesteps[i + 1], start, latents)
         yield Step(i + 1, len(timesteps), latents, clean)
 
 
@@ -147,6 +153,17 @@ def _keep_origin(scheduler: Any, timesteps: Tensor, i: int, start: Start,
     if i + 1 < len(timesteps):
         origin = _noised(scheduler, start, timesteps[i + 1])
     return (1 - start.mask) * origin + start.mask * latents
+
+
+def _stepped_back(scheduler: Any, t: Tensor, after: Tensor, start: Start,
+                  latents: Tensor) -> Tensor:
+    """From the noise level of the timestep `after` up to that of t, by the forward process
+    (RePaint, arXiv 2201.09865, equation 1)."""
+    ratio = scheduler.alphas_cumprod[int(t)] / scheduler.alphas_cumprod[int(after)]
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=own)
+                         for own in start.generators]).to(latents)
+    ratio = ratio.to(latents)
+    return ratio.sqrt() * latents + (1 - ratio).sqrt() * noise
 
 
 def _noised(scheduler: Any, start: Start, t: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.pipeline import ModelInfo, Studio
-from ipadapter_demo.request import MAX_SEED, SAMPLERS, SIZE_STEP, Reference
+from ipadapter_demo.request import MAX_PASSES, MAX_SEED, SAMPLERS, SIZE_STEP, Reference
 from ipadapter_demo.ui.running import Buttons, Results, Widgets, shown_errors
 from ipadapter_demo.ui.uploads import image_from_upload
 
@@ -132,6 +132,12 @@ def sampling_inputs(pipeline: Studio, *, count: int, sized: bool = True) -> Widg
             False, label="Show where the picture is heard", info="takes a little longer"
         )
     return widgets
+
+
+def passes_input(pipeline: Studio) -> Widgets:
+    """How much care a seam gets."""
+    return {"passes": slider(1, MAX_PASSES, pipeline.info.passes, 1, "Passes",
+                             info="more care for the seam, and as much slower")}
 
 
 def run_buttons(*, strip: bool = False) -> Buttons:

@@ -26,6 +26,7 @@ def inpaint(
     image_scale: float,
     strength: float,
     feather: int,
+    passes: int = 1,
     **sampling: Any,
 ) -> GenerateRequest:
     """A picture with its painted part drawn anew; every other pixel stays as it is.
@@ -33,9 +34,9 @@ def inpaint(
     painting: background is the picture, layers may hold what was painted over it, in their alpha.
     mask: a picture of the same size, white where the new part goes; it adds to the layers.
     reference: a picture for the looks of the new part, with image_scale, its λ. strength: 1 forgets
-    what was there. feather: pixels over which the seam fades. seed counts where random_seed is
-    false. Returns PNG files that hold their whole request, a status line, the seed of the first
-    picture, and that picture before and after.
+    what was there. feather: pixels over which the seam fades. passes: how often every step is
+    taken, for the seam. seed counts where random_seed is false. Returns PNG files that hold their
+    whole request, a status line, the seed of the first picture, and that picture before and after.
     """
     if painting is None:
         raise RequestError("painting has no picture: upload one, then paint over a part of it")
@@ -48,6 +49,7 @@ def inpaint(
             mask=painting.mask_with(mask),
             strength=strength,
             feather=feather,
+            passes=passes,
         ),
         **sampling,
     )
@@ -66,6 +68,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "prompt": request.prompt,
         "strength": given.strength,
         "feather": given.feather,
+        "passes": given.passes,
     }
 
 
@@ -83,6 +86,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                 inputs["strength"] = components.slider(
                     0.05, 1, 1.0, 0.05, "Strength", info="1 forgets what was there"
                 )
+                inputs |= components.passes_input(pipeline)
                 inputs["feather"] = components.slider(
                     0, MAX_FEATHER, 2, 1, "Soft seam", info="in pixels, inwards"
                 )

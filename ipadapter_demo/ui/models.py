@@ -67,6 +67,7 @@ def _kind(info: ModelInfo, tab: str) -> Properties:
 FIELDS: dict[str, Callable[[ModelInfo, str], Properties]] = {
     "steps": lambda info, tab: {"value": info.steps},
     "guidance": lambda info, tab: {"value": info.guidance},
+    "passes": lambda info, tab: {"value": info.passes},
     "image_scale": _image_scale,
     "width": lambda info, tab: {"value": info.native_size},
     "height": lambda info, tab: {"value": info.native_size},

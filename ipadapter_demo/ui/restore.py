@@ -86,6 +86,6 @@ def values_from_request(tab: Tab, request: GenerateRequest) -> dict[str, Any]:
 def _displayed(widget: gr.Component, value: Any) -> Any:
     if isinstance(value, Painting):
         return editor_value_from_image(value.image)
-    if value is None and isinstance(widget, (gr.Number, gr.Dropdown)):
+    if value is None and isinstance(widget, (gr.Number, gr.Dropdown, gr.Slider)):
         return widget.value  # what a request leaves open is the model's own, as the page begins
     return value

@@ -36,18 +36,19 @@ def structure(
     image_scale: float,
     changed: Image.Image | None = None,
     changed_mask: Image.Image | None = None,
+    passes: int = 1,
     **more: Any,
 ) -> GenerateRequest:
     """Pictures that keep the structure of a picture.
 
     control: the picture that says where things are. kind: what is kept of it and which detector
     finds it, as kind/detector; the detector "none" takes the picture as the map itself.
-    structure_weight: how strictly. start, end: the part of the steps, in fractions, during which
-    it acts. control_2, control_3: further pictures, each with its own kind_2, strictness_2,
-    start_2 and end_2. reference: a picture for the looks, with image_scale, its λ. changed and
-    changed_mask: a picture of which only the white part of the mask is drawn. seed counts where
-    random_seed is false. Returns PNG files that hold their whole request, a status line and the
-    seed of the first picture.
+    structure_weight: how strictly. start, end: the part of the steps, in fractions, during which it
+    acts. control_2, control_3: further pictures, each with its own kind_2, strictness_2, start_2
+    and end_2. reference: a picture for the looks, with image_scale, its λ. changed and
+    changed_mask: a picture of which only the white part of the mask is drawn, with passes, how
+    often every step is taken for its seam. seed counts where random_seed is false. Returns PNG
+    files that hold their whole request, a status line and the seed of the first picture.
     """
     kept = structure_of(control, kind, weight=structure_weight, window=(start, end))
     if kept is None:
@@ -57,17 +58,18 @@ def structure(
         references=(Reference(image=reference, fit=fit),) if reference else (),
         image_scale=image_scale,
         structures=(kept, *structures_from_slots(more)),
-        inpaint=_inpaint(changed, changed_mask),
+        inpaint=_inpaint(changed, changed_mask, passes),
         **more,
     )
 
 
-def _inpaint(changed: Image.Image | None, mask: Image.Image | None) -> Inpaint | None:
+def _inpaint(changed: Image.Image | None, mask: Image.Image | None,
+             passes: int) -> Inpaint | None:
     if changed is None and mask is None:
         return None
     if changed is None or mask is None:
         raise RequestError("changed and changed_mask go together: upload both, or neither")
-    return Inpaint(image=changed, mask=mask)
+    return Inpaint(image=changed, mask=mask, passes=passes)
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "prompt": request.prompt,
         "changed": given and given.image,
         "changed_mask": given and given.mask,
+        "passes": given and given.passes,
         **slots_from_structures(others, f"{kept.kind}/{kept.annotator}"),
     }
 
@@ -104,12 +107,14 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                 inputs["end"] = components.slider(0, 1, 1.0, 0.05, "until")
             inputs |= components.sampling_inputs(pipeline, count=1)
             inputs |= structure_slots(pipeline.info)
-            with gr.Accordion("Only a part of a picture", open=False), gr.Row():
-                inputs["changed"] = components.picture("Picture to change", height=150)
-                inputs["changed_mask"] = components.picture(
-                    "Mask", "white where it\nis drawn anew", image_mode="L", sources=["upload"],
-                    height=150,
-                )
+            with gr.Accordion("Only a part of a picture", open=False):
+                with gr.Row():
+                    inputs["changed"] = components.picture("Picture to change", height=150)
+                    inputs["changed_mask"] = components.picture(
+                        "Mask", "white where it\nis drawn anew", image_mode="L",
+                        sources=["upload"], height=150,
+                    )
+                inputs |= components.passes_input(pipeline)
         with gr.Column():
             results = components.results_column()
             examples(
