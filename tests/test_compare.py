@@ -143,6 +143,9 @@ class TestSpec:
         ({"columns": {}}, r"spec.columns"),
         ({"rows": {"image_scale": [1]}}, "columns.image_scale: image_scale is already on another"),
         ({"rows": {"seed": "1:100"}, "pages": {"steps": [1, 2]}}, "at most 400 cells, got 600"),
+        ({"columns": {n: [1] * 100 for n in ("seed", "steps", "guidance", "guidance_rescale",
+                                             "structure_weight")}},
+         "at most 400 cells, got"),
         ({"request": {"prompt": 7}}, r"spec.request.prompt: 7 is not of type 'string'"),
         ({"request": {"image_scale": 3.0}, "columns": {"seed": [1]}},
          r"cell p1-r1: image_scale must lie in \[0, 2\], got 3.0"),
@@ -266,6 +269,11 @@ class TestGrid:
         assert head_of("prompt", "") == "no prompt"
         assert head_of("seed", 4_000_000_000) == "seed 4000000000"
         assert len(head_of("reference", "x" * 500 + ".png")) == 80
+
+    def test_a_long_prompt_is_a_head_that_can_be_read_again(self, studio: Studio) -> None:
+        once = completed(spec({"columns": {"prompt": ["x " * 900]}}), studio.info)
+        assert [len(head) for head in once.document["labels"]["columns"]] == [500]
+        spec_from_document(once.document, once.files.__getitem__)
 
     def test_cells_are_counted_before_any_is_built(self) -> None:
         assert count_cells({"columns": {"seed": "1:10"}, "rows": {"steps": [1, 2]},

@@ -38,6 +38,7 @@ from ipadapter_demo.ui import (
     TABS,
     build_ui,
     compare_form,
+    compare_results,
     compare_view,
     launch_options,
     restore,
@@ -718,3 +719,11 @@ def test_lines_make_the_same_picture_again(api: Api, tmp_path: Path, watched: An
         with mock.patch("ipadapter_demo.pipeline.load", load):
             exec(reuse.python(name, facts), scope)
         assert np.array_equal(np.asarray(scope["result"].images[0]), expected)
+
+
+def test_a_comparison_that_is_left_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "job" / "cells").mkdir(parents=True)
+    (tmp_path / "job" / "cells" / "p1-r1-c1.png").write_bytes(b"")
+    compare_results.forget(None)
+    compare_results.forget(mock.Mock(folder=tmp_path / "job"))
+    assert list(tmp_path.iterdir()) == []

@@ -24,6 +24,7 @@ from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
 MAX_CELLS = 400
+MAX_HEAD = 500  # characters, as in spec.schema.json
 
 Side = Literal["pages", "rows", "columns"]
 SIDES: tuple[Side, ...] = ("pages", "rows", "columns")
@@ -98,6 +99,7 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     """The same comparison with everything said: the model, what it recommends, the heads, and
     files by their content. Equal comparisons are equal documents, wherever they come from."""
     document, files = spec.document, {}
+    count_cells(document)  # before anything is written out that many times
     recommended: Fields = {"steps": info.steps, "guidance": info.guidance, "seed": 0}
     words = [*axes_of(document).get("prompt", ()), document.get("request", {}).get("prompt", "")]
     recommended["image_scale"] = info.text_image_scale if any(words) else info.image_scale
@@ -149,8 +151,6 @@ def count_cells(document: Document) -> int:
 
 def grid_from_spec(spec: Spec, info: ModelInfo) -> Grid:
     """Every cell of a `completed` spec built, and so every value checked. Raises RequestError."""
-    axes_of(spec.document)
-    count_cells(spec.document)
     build = _Builder(spec, info)
     sides = [list(_values(spec.document, side)) for side in SIDES]
     grid = Grid(tuple(build.page(number, head, chosen, sides[1], sides[2])
@@ -301,8 +301,8 @@ def _values(document: Document, side: Side) -> Iterator[tuple[str, Fields]]:
                            f"got {len(heads)}")
     for number, values in enumerate(combinations):
         chosen = dict(zip(along, values, strict=True))
-        yield (", ".join(head_of(n, v) for n, v in chosen.items()) if heads is None
-               else heads[number]), chosen
+        written = ", ".join(head_of(name, value) for name, value in chosen.items())
+        yield (shortened(written, MAX_HEAD) if heads is None else heads[number]), chosen
 
 
 def head_of(axis: str, value: Any) -> str:

@@ -21,7 +21,7 @@ from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.ui.compare_form import spec_from_form
 from ipadapter_demo.ui.compare_inputs import compare_inputs
-from ipadapter_demo.ui.compare_results import Shown, compare_results, finished, run
+from ipadapter_demo.ui.compare_results import Shown, compare_results, finished, forget, run
 from ipadapter_demo.ui.running import AT_ONCE, Buttons, shown_errors
 from ipadapter_demo.ui.uploads import path_of_upload
 
@@ -62,22 +62,25 @@ def build(studio: Studio, model: gr.Dropdown, tab: gr.Tab) -> CompareTab:
             shown, seed, redraw = compare_results()
     inputs |= {"model": model, "written": written}
 
-    def plan_of(values: Mapping[str, Any]) -> Plan:
+    def spec_of(values: Mapping[str, Any]) -> Spec:
         form = dict(values)
         files = _files(form.pop("pictures"))
-        spec = spec_from_form(form.pop("written"), form, list(files), _reader(files))
-        return Plan(spec, studio)
+        return spec_from_form(form.pop("written"), form, list(files), _reader(files))
 
     def estimate(**values: Any) -> str:
         with shown_errors():
             try:
-                return str(pace.cost(plan_of(values)))
+                spec = spec_of(values)
+                wanted = spec.document.get("model", studio.info.name)
+                if wanted != studio.info.name:  # not loaded only to look
+                    return html.escape(f"{wanted} is loaded when Compare is clicked.")
+                return str(pace.cost(Plan(spec, studio)))
             except RequestError as error:  # said when Compare is clicked; this is only a hint
                 return html.escape(f"Not ready: {error}")
 
     def compare(job: Job | None, **values: Any) -> Iterator[dict[gr.Component, Any]]:
         with shown_errors():
-            yield from run(shown, _job(plan_of(values), job))
+            yield from run(shown, _job(Plan(spec_of(values), studio), job))
 
     def redrawn(job: Job | None, cell: str, seed: float) -> Iterator[dict[gr.Component, Any]]:
         with shown_errors():
@@ -90,10 +93,11 @@ def build(studio: Studio, model: gr.Dropdown, tab: gr.Tab) -> CompareTab:
 
     every = {"job": shown.job} | inputs
     outputs = [getattr(shown, name) for name in Shown.__slots__]
-    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", **LANE}
+    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    private = hidden | LANE
     gr.on([tab.select, *(widget.change for widget in inputs.values())], _named(estimate, inputs),
           inputs_kwargs=inputs, outputs=cost, preprocess=False, trigger_mode="always_last",
-          **private)
+          **hidden)
     buttons = Buttons(start, stop)
     began = start.click(buttons.busy, outputs=buttons.both, **AT_ONCE)
     running = began.then(_named(compare, every), inputs_kwargs=every, outputs=outputs,
@@ -135,9 +139,10 @@ def _reader(files: Mapping[str, Path]) -> Callable[[str], bytes]:
 
 
 def _job(plan: Plan, before: Job | None) -> Job:
-    """The one before, if it is the same comparison: what is finished stays."""
+    """The one before, if it is the same comparison: what is finished stays. Else that goes."""
     if before is not None:
         known = before.plan.spec.document | {"redraw": 0}
         if plan.spec.document | {"redraw": 0} == known:
             return Job(Plan(before.plan.spec, plan.studio, plan.batch), before.folder)
+        forget(before)
     return Job(plan, Path(get_upload_folder()) / secrets.token_hex(16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Shown:
 
 def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
     """What is shown, and another seed for the first of the two pictures that are looked at."""
-    job = gr.State(None, time_to_live=DAY)
+    job = gr.State(None, time_to_live=DAY, delete_callback=forget)
     status = gr.HTML("", elem_classes="status")
     grid = gr.HTML("", elem_classes="comparison", js_on_load=ON_LOAD)
     with gr.Column(visible=False) as after:
@@ -87,6 +88,12 @@ def _look_at_two(shown: Shown, slider: gr.ImageSlider, flicker: gr.HTML) -> None
     gr.on([shown.one.change, shown.other.change], look, inputs=[shown.job, *both],
           outputs=[slider, flicker, shown.grid], show_progress="hidden",
           api_visibility="private", queue=False)
+
+
+def forget(job: Job | None) -> None:
+    """A visitor's pictures do not outlast the visit."""
+    if job is not None:
+        shutil.rmtree(job.folder, ignore_errors=True)
 
 
 def _paths(job: Job | None, *names: str) -> list[Path]:
