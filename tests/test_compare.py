@@ -592,6 +592,7 @@ class TestText:
         assert latex(r"\a{b}$c_d^e&f#g%h~") == (
             r"\textbackslash{}a\{b\}\$c\_d\textasciicircum{}e\&f\#g\%h\textasciitilde{}")
         assert latex("λ = 1\n2") == r"$\lambda$ = 1 2"
+        assert latex("a 🎉") == "a [party popper]"
 
     def test_what_the_font_lacks_is_named(self) -> None:
         assert printable("a 🎉\ufe0f b") == "a [party popper] b"

@@ -147,7 +147,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--fit", choices=FITS, action="append",
         help="how a reference that is not square is made so; once for all, or once for each [crop]")
     add("--scale", dest="image_scale", type=float, metavar="λ",
-        help="strength of the references, 0 to 2 [the model's: tabletop 1, with a prompt 0.7]")
+        help="strength of the references, 0 to 2 [the model's: tabletop 1, with a prompt 0.6]")
     add("--scale-window", dest="image_window", **window,
         help="the part of the steps in which they act, in fractions [0 1]")
     add("--layers", dest="image_layers", type=_layers, metavar="LAYERS",
@@ -178,7 +178,7 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument_group("how").add_argument
     add("--guidance", type=float, metavar="G",
-        help="how closely to follow all this, 1 to 30 [the model's: tabletop 4]")
+        help="how closely to follow all this, 1 to 30 [the model's: tabletop 6]")
     add("--guidance-rescale", type=float, metavar="R",
         help="0 to 1, against overexposure by guidance; 0.7 suits v-prediction [0]")
     add("--steps", type=int, metavar="N", help="denoising steps [the model's: tabletop 20]")

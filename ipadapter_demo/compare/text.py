@@ -39,14 +39,14 @@ def printable(text: str) -> str:
         elif ord(character) in _drawable():
             shown.append(character)
         else:
-            name = unicodedata.name(character, f"U+{ord(character):04X}")
-            shown.append(f"[{name.lower()}]")
+            shown.append(_named(character))
     return " ".join("".join(shown).split())
 
 
 def latex(text: str) -> str:
-    """For a LaTeX document: nothing in it is a command."""
-    return "".join(_LATEX.get(c, c) for c in _visible(text))
+    """For a LaTeX document: nothing in it is a command; symbols that its fonts lack are named."""
+    named = (_named(c) if unicodedata.category(c) == "So" else c for c in _visible(text))
+    return "".join(_LATEX.get(c, c) for part in named for c in part)
 
 
 def csv_cell(text: str) -> str:
@@ -87,6 +87,10 @@ def listed(heads: Sequence[str]) -> str:
             start = len(next(iter(starts)))
             return f"{heads[0]}, {heads[1][start:]}, …, {heads[-1][start:]}"
     return ", ".join(heads) if len(heads) <= 8 else f"{', '.join(heads[:7])}, …"
+
+
+def _named(character: str) -> str:
+    return f"[{unicodedata.name(character, f'U+{ord(character):04X}').lower()}]"
 
 
 def _visible(text: str) -> str:
