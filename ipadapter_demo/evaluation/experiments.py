@@ -153,7 +153,7 @@ def palette(bench: Bench) -> dict[str, Any]:
 def inpainting(bench: Bench) -> dict[str, Any]:
     """Replace the first solid by that of a reference with one solid: it stands in the mask, and
     nothing outside changes."""
-    masks = [_solid_mask(bench, i) for i in range(len(bench.scenes))]
+    masks = [solid_mask(ids) for ids in bench.ids]
     partners = _partners_with_one_solid(bench)
     images = bench.each(lambda i: {
         "references": bench.reference(int(partners[i])),
@@ -205,10 +205,10 @@ def mean_cell_error(images: Sequence[Image.Image], palettes: Sequence[Image.Imag
     return round(float(np.mean(off)), 2)
 
 
-def _solid_mask(bench: Bench, index: int) -> Image.Image:
-    """The box around the first solid, a little larger than it."""
-    rows, columns = torch.nonzero(bench.ids[index] == FIRST_SOLID, as_tuple=True)
-    mask = np.zeros(bench.ids[index].shape, dtype=np.uint8)
+def solid_mask(ids: Tensor) -> Image.Image:
+    """The box around the first solid, a little larger than it. ids (H, W) say what is where."""
+    rows, columns = torch.nonzero(ids == FIRST_SOLID, as_tuple=True)
+    mask = np.zeros(ids.shape, dtype=np.uint8)
     top, left = max(int(rows.min()) - 6, 0), max(int(columns.min()) - 6, 0)
     mask[top : int(rows.max()) + 7, left : int(columns.max()) + 7] = 255
     return Image.fromarray(mask)

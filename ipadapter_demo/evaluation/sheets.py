@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ipadapter_demo.evaluation.experiments import solid_mask
 from ipadapter_demo.imaging import images_from_pixels, resize_image
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -118,11 +119,10 @@ def structure(pipeline: ImagePromptPipeline, scenes: Scenes,
 
 def inpainting(pipeline: ImagePromptPipeline, scenes: Scenes,
                given: Row) -> tuple[list[str], list[Row]]:
-    rows = []
+    rows, ids = [], render(scenes).ids
     for index in range(ROWS):
         looks, image = given[ROWS + index], given[index]
-        mask = Image.new("L", image.size)
-        ImageDraw.Draw(mask).ellipse((34, 24, 94, 100), fill=255)
+        mask = solid_mask(ids[index])
         shown = image.copy()
         shown.paste((255, 255, 255), mask=mask)
         inpaint = Inpaint(image=image, mask=mask, passes=pipeline.info.passes)
