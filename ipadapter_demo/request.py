@@ -6,6 +6,7 @@ pictures as flattened RGB PIL images (masks as "L") and never a tensor.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -198,6 +199,14 @@ class GenerateRequest:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.count))
+
+
+def structure_parts(text: str) -> tuple[str, str | None, str]:
+    """(kind, annotator, file) of KIND=FILE or KIND:ANNOTATOR=FILE. Raises RequestError."""
+    match = re.fullmatch(r"([^:=]+)(?::([^:=]+))?=(.+)", text, re.DOTALL)
+    if match is None:
+        raise RequestError(f"structure must be KIND=FILE or KIND:ANNOTATOR=FILE, got {text!r:.80}")
+    return match[1], match[2], match[3]
 
 
 def _set(target: object, field: str, value: object) -> None:

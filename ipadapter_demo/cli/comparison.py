@@ -15,7 +15,7 @@ from ipadapter_demo.compare import (
     Pace,
     Plan,
     Spec,
-    draw_comparison,
+    carry_out,
     spec_from_file,
 )
 from ipadapter_demo.compare.bundle import MAX_GREY_LEVELS
@@ -48,8 +48,8 @@ def made_with(bundle: Bundle) -> dict[str, Any]:
 
 
 def draw(arguments: Arguments, spec: Spec, studio: Studio) -> None:
-    batch = arguments.batch or BATCH
-    cost = Pace().cost(Plan(spec, studio, batch))
+    plan = Plan(spec, studio, arguments.batch or BATCH)
+    cost = Pace().cost(plan)
     print(cost, file=sys.stderr)
     if arguments.cost:
         _print(cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1))
@@ -64,7 +64,7 @@ def draw(arguments: Arguments, spec: Spec, studio: Studio) -> None:
             _print(cell=event.cell.name, path=str(event.path), seed=event.cell.request.seed,
                    seconds=round(event.seconds, 3))
 
-    bundle = draw_comparison(spec, arguments.out, studio, batch, arguments.clip, report)
+    bundle = carry_out(plan, arguments.out, arguments.clip, report)
     _print(path=str(bundle))
     if failed:
         raise RequestError(f"{len(failed)} of {cost.cells} cells could not be drawn "

@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS, structure_parts
 from ipadapter_demo.settings import DTYPES
 
 Arguments = argparse.Namespace
@@ -299,10 +300,11 @@ def _layers(text: str) -> str | tuple[float, ...]:
 
 
 def _structure(text: str) -> tuple[str, str, Path]:
-    match = re.fullmatch(r"([^:=]+)(?::([^:=]+))?=(.+)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"must be KIND=FILE or KIND:ANNOTATOR=FILE, got {text!r}")
-    return match[1], match[2] or "", Path(match[3])
+    try:
+        kind, annotator, file = structure_parts(text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("structure ")) from None
+    return kind, annotator or "", Path(file)
 
 
 def _positive(text: str) -> int:

@@ -28,7 +28,7 @@ def start_of(info: ModelInfo, with_prompt: bool) -> GenerateRequest:
     return GenerateRequest(
         guidance=info.guidance,
         steps=info.steps,
-        image_scale=info.text_image_scale if with_prompt else info.image_scale,
+        image_scale=info.recommended_scale(with_prompt),
     )
 
 
@@ -52,7 +52,7 @@ def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -
     def named(structure: Structure) -> Structure:
         if structure.annotator:
             return structure
-        return replace(structure, annotator=info.structures.get(structure.kind, ("none",))[0])
+        return replace(structure, annotator=info.usual_annotator(structure.kind))
 
     request = replace(request, structures=tuple(map(named, request.structures)))
     if arguments.inpaint is None or arguments.passes is not None or request.inpaint is None:

@@ -14,7 +14,7 @@ from ipadapter_demo.compare.spec import Spec, spec_from_document, spec_from_file
 from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
 
 __all__ = ["BATCH", "Bundle", "Cost", "Done", "Failed", "Job", "Pace", "Plan", "Spec",
-           "draw_comparison", "scores", "spec_from_document", "spec_from_file",
+           "carry_out", "draw_comparison", "scores", "spec_from_document", "spec_from_file",
            "spec_from_manifest", "spec_from_text", "write_bundle"]
 
 
@@ -30,7 +30,13 @@ def draw_comparison(spec: Spec | Path | str, out: Path | str,
     """
     studio = pipeline if isinstance(pipeline, Studio) else Studio(pipeline)
     known = spec if isinstance(spec, Spec) else spec_from_file(Path(spec))
-    job = Job(Plan(known, studio, batch), Path(out))
+    return carry_out(Plan(known, studio, batch), Path(out), clip, report)
+
+
+def carry_out(plan: Plan, out: Path, clip: Path | None,
+              report: Callable[[Done | Failed], None]) -> Path:
+    """`draw_comparison`, of a plan that was made before."""
+    job = Job(plan, out)
     job.save_given()
     for event in job.run():
         report(event)

@@ -63,18 +63,19 @@ def write_bundle(job: Job, scored: Sequence[Score]) -> Path:
     write(folder / "figure.tex", snippet(job.plan.spec, job.plan.grid).encode())
     write(folder / "scores.csv", scores_csv(job, scored).encode())
     maps = _maps(job)
-    for name, content in (item for own in maps.values() for item in own.items()):
+    read = {name: content for own in maps.values() for name, content in own.items()}
+    for name, content in read.items():
         write(folder / name, content)
     write(folder / MANIFEST, (json.dumps(manifest(job, maps), indent=1) + "\n").encode())
     write(folder / "rerun.sh", RERUN.encode())
     panels = [panel for page in job.plan.grid.pages for row in page.panels for panel in row]
     pictures = [job.path(panel) for panel in panels if panel and job.path(panel).exists()]
     texts = [folder / name for name in ("figure.tex", "scores.csv", SPEC, MANIFEST, "rerun.sh")]
-    pictures += [folder / name for own in maps.values() for name in own]
+    pictures += [folder / name for name in read]
     inputs = [folder / name for name in sorted(job.plan.spec.files)]
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for path in (*figures, *texts, *dict.fromkeys(pictures), *inputs):
+        for path in (*figures, *texts, *pictures, *inputs):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _DAY)
             entry.external_attr = (0o755 if path.suffix == ".sh" else 0o644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
@@ -93,7 +94,8 @@ def manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> dict[str, Any
         }
         if job.path(cell).exists():
             content = job.path(cell).read_bytes()
-            models[cell.model] = record_from_png(content).facts
+            if cell.model not in models:  # the same for all cells of a finished job
+                models[cell.model] = record_from_png(content).facts
             row |= {"file": f"cells/{cell.name}.png", "sha256": _sum(content)}
             row |= {"maps": list(maps[cell.name])} if maps.get(cell.name) else {}
         elif message := job.message(cell):

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from ipadapter_demo.compare.plan import Plan
-from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest
 
 PROBE_STEPS = 3  # the first also encodes and warms up, and does not count
@@ -28,7 +28,10 @@ class Cost:
 
 
 class Pace:
-    """Seconds that a step takes, measured once for every kind of request by drawing a little."""
+    """Seconds that a step takes, measured once for every kind of request by drawing a little.
+
+    Always on the model that is loaded: another is not loaded only to look.
+    """
 
     def __init__(self) -> None:
         self._known: dict[Hashable, float] = {}
@@ -36,16 +39,13 @@ class Pace:
     def cost(self, plan: Plan) -> Cost:
         cells = plan.grid.cells
         steps = sum(cell.planned.steps for cell in cells)
-        seconds = sum(cell.planned.steps * self._seconds(plan.studio, cell.model, cell.planned)
+        seconds = sum(cell.planned.steps * self._seconds(plan.studio.pipeline, cell.planned)
                       for cell in cells)
         return Cost(len(cells), steps, seconds)
 
-    def _seconds(self, studio: Studio, model: str, request: GenerateRequest) -> float:
-        if model != studio.info.name:  # not loaded only to look
-            model = studio.info.name
-        pipeline = studio.with_model(model)
+    def _seconds(self, pipeline: ImagePromptPipeline, request: GenerateRequest) -> float:
         kinds = tuple(structure.kind for structure in request.structures)
-        key = (model, pipeline.working_size(request), request.guidance > 1.0, kinds)
+        key = (pipeline.info.name, pipeline.working_size(request), request.guidance > 1.0, kinds)
         if key not in self._known:
             probe = replace(request, steps=PROBE_STEPS, strength=1.0)
             with closing(pipeline.stream(probe)) as events:

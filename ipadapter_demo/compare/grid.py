@@ -16,12 +16,17 @@ from ipadapter_demo.compare.spec import (
     axes,
     schema,
     shortened,
-    structure_parts,
     with_files_named,
 )
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline import ModelInfo
-from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.request import (
+    GenerateRequest,
+    Inpaint,
+    Reference,
+    Structure,
+    structure_parts,
+)
 
 MAX_CELLS = 400
 MAX_HEAD = 500  # characters, as in spec.schema.json
@@ -32,7 +37,7 @@ SIDES: tuple[Side, ...] = ("pages", "rows", "columns")
 ORDER = ("model", "reference", "structure", "prompt", "negative_prompt", "image_scale",
          "image_layers", "adapter", "combine", "guidance", "guidance_rescale", "steps", "sampler",
          "seed", "fit", "structure_weight", "method")
-GIVEN_HEADS = {"reference": "reference", "structure": "structure"}
+GIVEN = ("reference", "structure")  # their heads as well
 DRAWN_HEADS = {"no_image": "λ = 0", "text_only": "text only"}
 
 Fields = dict[str, Any]  # of a request, and "model"
@@ -102,7 +107,7 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     count_cells(document)  # before anything is written out that many times
     recommended: Fields = {"steps": info.steps, "guidance": info.guidance, "seed": 0}
     words = [*axes_of(document).get("prompt", ()), document.get("request", {}).get("prompt", "")]
-    recommended["image_scale"] = info.text_image_scale if any(words) else info.image_scale
+    recommended["image_scale"] = info.recommended_scale(any(words))
     labels = {side: [head for head, _ in _values(document, side)] for side in SIDES}
 
     def by_content(name: str) -> str:
@@ -169,8 +174,8 @@ class _Builder:
         self.shared = self._shared(spec.document)
         columns = axes(spec.document, "columns")
         # what differs from column to column is shown above them, all else to their left
-        self.above = [k for k in GIVEN_HEADS if k in self.beside and k in columns]
-        self.left = [k for k in GIVEN_HEADS if k in self.beside and k not in columns]
+        self.above = [k for k in GIVEN if k in self.beside and k in columns]
+        self.left = [k for k in GIVEN if k in self.beside and k not in columns]
 
     def page(self, number: int, head: str, chosen: Fields, rows: list[tuple[str, Fields]],
              columns: list[tuple[str, Fields]]) -> Page:
@@ -189,8 +194,8 @@ class _Builder:
                            *(self._cell(number, r, c, f) for c, f in enumerate(drawn, 1))))
         return Page(
             head,
-            (*(GIVEN_HEADS[k] for k in self.above), *(head for head, _ in rows)),
-            (*(GIVEN_HEADS[k] for k in self.left), *(DRAWN_HEADS[k] for k in extra),
+            (*self.above, *(head for head, _ in rows)),
+            (*self.left, *(DRAWN_HEADS[k] for k in extra),
              *(head for head, _ in columns)),
             tuple(panels),
         )
@@ -276,7 +281,7 @@ class _Builder:
 
     def _detected(self, values: Fields) -> Fields:
         """With the first detector that the model offers for the kind, where none is named."""
-        return {"annotator": self.info.structures.get(values["kind"], ("none",))[0]} | values
+        return {"annotator": self.info.usual_annotator(values["kind"])} | values
 
     def _picture(self, name: str) -> Any:
         if name not in self.pictures:

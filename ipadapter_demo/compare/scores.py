@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-import torch
 from PIL import Image
+from torch import Tensor
 
 from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.job import Job
@@ -47,8 +47,11 @@ def scores(job: Job, clip: Path | None = None) -> list[Score]:
         images = [read_image(job.path(cell)).convert("RGB") for cell in cells]
         eye = _clip(job, model, clip)
         kept = _attributes_kept(cells, images) if model == TABLETOP.name else [None] * len(cells)
-        found += [Score(*row) for row in zip(cells, _clip_i(eye, cells, images),
-                                             _clip_t(eye, cells, images), kept, strict=True)]
+        shown = [reference.image for cell in cells for reference in cell.request.references[:1]]
+        seen = eye.of_images([*images, *shown])
+        own, theirs = seen[: len(cells)], seen[len(cells) :]
+        found += [Score(*row) for row in zip(cells, _clip_i(cells, own, theirs),
+                                             _clip_t(eye, cells, own), kept, strict=True)]
     order = {cell.name: number for number, cell in enumerate(job.plan.grid.cells)}
     return sorted(found, key=lambda score: order[score.cell.name])
 
@@ -97,20 +100,17 @@ def _clip(job: Job, model: str, named: Path | None) -> Clip:
     return _ModelsEye(job.plan.studio.with_model(model))
 
 
-def _clip_i(eye: Clip, cells: Sequence[Cell], images: Sequence[Image.Image]) -> list[float | None]:
-    shown = [cell.request.references[:1] for cell in cells]
-    references = [given[0].image for given in shown if given]
-    seen = eye.of_images([*images, *references])
-    theirs = iter(seen[len(images):])
-    return [_cosine(own, next(theirs)) if given else None
-            for own, given in zip(seen, shown, strict=False)]
+def _clip_i(cells: Sequence[Cell], seen: Tensor, references: Tensor) -> list[float | None]:
+    """`references` (R, K): the first of every cell that has one."""
+    theirs = iter(references)
+    return [_cosine(own, next(theirs)) if cell.request.references else None
+            for cell, own in zip(cells, seen, strict=True)]
 
 
-def _clip_t(eye: Clip, cells: Sequence[Cell], images: Sequence[Image.Image]) -> list[float | None]:
+def _clip_t(eye: Clip, cells: Sequence[Cell], seen: Tensor) -> list[float | None]:
     texts = eye.of_texts([cell.request.prompt for cell in cells])
     if texts is None:
         return [None] * len(cells)
-    seen = eye.of_images(images)
     return [_cosine(own, text) if cell.request.prompt else None
             for cell, own, text in zip(cells, seen, texts, strict=True)]
 
@@ -140,7 +140,7 @@ def _spread(values: Sequence[float]) -> tuple[float, float]:
     return mean(values), stdev(values) if len(values) > 1 else 0.0
 
 
-def _cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+def _cosine(one: Tensor, other: Tensor) -> float:
     return float((one.double() * other.double()).sum())
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image, flatten_mask, read_bytes, read_image, shrink_image
+from ipadapter_demo.request import structure_parts
 
 MAX_TEXT = 1_000_000  # characters of a document
 MAX_BYTES = 200 * 2**20  # of all its files
@@ -30,8 +31,6 @@ MAX_SIDE = 1024
 
 Document = dict[str, Any]
 Files = Mapping[str, bytes]
-
-_STRUCTURE = re.compile(r"([^:=]+)(?::([^:=]+))?=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +156,6 @@ def _file_places(document: Document) -> Iterator[tuple[Any, Any, int]]:
         yield from ((names, i, 0) for i, name in enumerate(names) if name is not None)
         yield from ((maps, i, len(value) - len(structure_parts(value)[2]))
                     for i, value in enumerate(maps) if value is not None)
-
-
-def structure_parts(value: str) -> tuple[str, str | None, str]:
-    """(kind, annotator, file) of KIND[:ANNOTATOR]=FILE. Raises RequestError."""
-    match = _STRUCTURE.fullmatch(value)
-    if match is None:
-        raise RequestError(f"structure must be KIND=FILE or KIND:ANNOTATOR=FILE, got {value!r:.80}")
-    return match[1], match[2], match[3]
 
 
 def shortened(text: str, most: int = 80) -> str:

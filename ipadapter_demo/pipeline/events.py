@@ -50,3 +50,11 @@ class ModelInfo:
     layer_presets: bool  # whether its layers are known by what they do
     words: tuple[str, ...]
     note: str
+
+    def recommended_scale(self, beside_words: bool) -> float:
+        """λ for a picture alone, or for one that shares with a prompt."""
+        return self.text_image_scale if beside_words else self.image_scale
+
+    def usual_annotator(self, kind: str) -> str:
+        """The first detector that is offered for a kind of structure."""
+        return self.structures.get(kind, ("none",))[0]

@@ -14,7 +14,13 @@ from ipadapter_demo.compare import Job, scores, write_bundle
 from ipadapter_demo.compare.bundle import BUNDLE
 from ipadapter_demo.request import MAX_SEED
 from ipadapter_demo.ui import compare_votes
-from ipadapter_demo.ui.compare_view import ON_LOAD, cell_choices, flicker_html, grid_html
+from ipadapter_demo.ui.compare_view import (
+    ON_LOAD,
+    cell_choices,
+    flicker_html,
+    grid_html,
+    score_rows,
+)
 from ipadapter_demo.ui.running import AT_ONCE
 from ipadapter_demo.ui.updates import progress
 
@@ -128,7 +134,7 @@ def finished(shown: Shown, job: Job, chosen: str = "") -> dict[gr.Component, Any
         shown.status: f"{len(names)} of {total} cells.{missing}",
         shown.grid: grid_html(job, tuple(two)),
         shown.after: gr.Column(visible=bool(names)),
-        shown.table: compare_votes.score_rows(job, found),
+        shown.table: score_rows(job, found),
         shown.files: [str(path) for path in sorted(job.folder.glob("*.*"))
                       if path.name == BUNDLE or path.stem.startswith(("figure", "scores"))],
         shown.one: gr.Dropdown(choices, value=two[0]),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 
 from ipadapter_demo.compare import Job
 from ipadapter_demo.compare.grid import Cell, Page
-from ipadapter_demo.compare.text import printable
+from ipadapter_demo.compare.scores import MEASURES, Score, by_row
+from ipadapter_demo.compare.text import csv_cell, printable
 
 # Zooms into all pictures at once, at one point; tells which picture was clicked.
 ON_LOAD = """
@@ -52,6 +54,16 @@ def cell_choices(job: Job) -> list[tuple[str, str]]:
     """(what to call it, name) of every cell that is drawn."""
     return [(" · ".join(printable(head)[:40] for head in job.plan.grid.heads(cell) if head)
              or cell.name, cell.name) for cell in job.finished()]
+
+
+def score_rows(job: Job, found: Sequence[Score]) -> list[list[str]]:
+    """For a table: page, row, and every measure's mean and standard deviation."""
+    rows = []
+    for cell, spread in by_row(found):
+        page, row, _ = map(csv_cell, job.plan.grid.heads(cell))
+        rows.append([page, row, *(f"{spread[m][0]:.3f} ± {spread[m][1]:.3f}" if m in spread else "–"
+                                  for m in MEASURES)])
+    return rows
 
 
 def _page(job: Job, page: Page, chosen: tuple[str, ...]) -> str:

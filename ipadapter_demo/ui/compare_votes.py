@@ -1,11 +1,11 @@
-"""A blind vote over a comparison, and its numbers."""
+"""A blind vote over a comparison."""
 
 from __future__ import annotations
 
 import html
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +13,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ipadapter_demo.compare import Job
-from ipadapter_demo.compare.scores import MEASURES, Score, by_row
-from ipadapter_demo.compare.text import csv_cell, printable
+from ipadapter_demo.compare.text import printable
 from ipadapter_demo.compare.votes import Answer, Ballot, ballot, tally, votes_csv
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
@@ -73,13 +72,3 @@ def _shown(job: Job, found: Ballot) -> list[Any]:
     counts = ", ".join(f"{printable(head)[:60]}: {n}" for head, n in tally(job, found).items())
     return [found, None, None, *[gr.Button(interactive=False)] * 3, f"Done. {html.escape(counts)}.",
             str(path)]
-
-
-def score_rows(job: Job, found: Sequence[Score]) -> list[list[str]]:
-    """For a table: page, row, and every measure's mean and standard deviation."""
-    rows = []
-    for cell, spread in by_row(found):
-        page, row, _ = map(csv_cell, job.plan.grid.heads(cell))
-        rows.append([page, row, *(f"{spread[m][0]:.3f} ± {spread[m][1]:.3f}" if m in spread else "–"
-                                  for m in MEASURES)])
-    return rows
