@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = load_options(settings if model == settings.model else plain)
         return prepare(model, **options, report=report)
 
-    plain = replace(settings, base=None, lora="", embedding="", prediction_type=None)
+    plain = replace(settings, base=None, model_adapter=None, lora="", embedding="",
+                    prediction_type=None)
     try:
         pipeline = prepared(settings.model, announced(print))()
     except (CheckpointError, ModelError) as error:

@@ -55,10 +55,7 @@ def main() -> None:
     if arguments.side is not None:
         print(json.dumps(_measured(arguments)))
         return
-    done = arguments.folder / f"{arguments.model}-done"
-    if not done.exists():
-        _write(arguments.folder, PUBLISHED[arguments.model])
-        done.touch()
+    write_if_missing(arguments.folder, arguments.model)
     rounds = [{side: _elsewhere(side, arguments) for side in ("ours", "diffusers")}
               for _ in range(arguments.rounds)]
     best = {side: {name: min(r[side][name] for r in rounds) for name in rounds[0][side]}
@@ -71,6 +68,14 @@ def main() -> None:
                                / best["diffusers"]["seconds_a_step"], 3),
         "ratio_memory": round(best["ours"]["peak_gib"] / best["diffusers"]["peak_gib"], 3),
     }))
+
+
+def write_if_missing(folder: Path, model: str) -> None:
+    """Random weights of a published model below `folder`."""
+    done = folder / f"{model}-done"
+    if not done.exists():
+        _write(folder, PUBLISHED[model])
+        done.touch()
 
 
 def _elsewhere(side: str, arguments: argparse.Namespace) -> dict[str, float]:

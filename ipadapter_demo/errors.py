@@ -1,7 +1,8 @@
 """What can go wrong, sorted by who has to act on it.
 
 `RequestError` is for the person who asked and is shown to them as it is. `CheckpointError` and
-`ModelError` are for whoever runs the program. A programmer's mistake is a plain `AssertionError`.
+`ModelError` are for whoever runs the program, `TrainingError` for whoever trains. A programmer's
+mistake is a plain `AssertionError`.
 """
 
 
@@ -19,3 +20,7 @@ class CheckpointError(DemoError, ValueError):
 
 class ModelError(DemoError, RuntimeError):
     """A model that cannot be loaded or lacks a part. Names the part and where it was looked for."""
+
+
+class TrainingError(DemoError, RuntimeError):
+    """A training that cannot begin or go on. Names the field or the step, and what is left."""

@@ -27,7 +27,8 @@ _SWITCH |= {"0": False, "false": False, "no": False, "off": False}
 class Settings:
     """What an operator decides; whatever belongs to one picture is in the request.
 
-    `model` is a name from the catalogue, `base` puts its adapter on another base model.
+    `model` is a name from the catalogue, `base` puts its adapter on another base model, and
+    `model_adapter` is the file of an adapter of your own for it.
     `models_dir` is a local folder that mirrors the hub. `device` None takes "cuda" where there is
     one, else "cpu"; `dtype` "auto" is half precision where the hardware has it, and float32 for a
     tiny model. `lora` and `embedding` are files, separated by commas, a LoRA's with its weight
@@ -36,6 +37,7 @@ class Settings:
 
     model: str = "tabletop"
     base: str | None = None
+    model_adapter: str | None = None
     models_dir: str | None = None
     lora: str = ""
     embedding: str = ""
@@ -73,6 +75,7 @@ def load_options(settings: Settings) -> dict[str, Any]:
         "device": settings.device,
         "dtype": settings.dtype,
         "base": settings.base,
+        "model_adapter": settings.model_adapter,
         "models": settings.models_dir,
         "loras": loras(settings.lora),
         "embeddings": tuple(Path(file) for file in _listed(settings.embedding)),
@@ -138,6 +141,8 @@ def settings_parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", metavar="FOLDER_OR_ID",
                         help="another base model for a published adapter: a folder in diffusers' "
                         "layout, a .safetensors checkpoint, or a repository on the hub")
+    parser.add_argument("--model-adapter", metavar="FILE",
+                        help="an image adapter of your own for the model, .safetensors or .bin")
     parser.add_argument("--models-dir", metavar="DIR",
                         help="folder that mirrors the hub, DIR/owner/repository/file")
     parser.add_argument("--lora", metavar="FILE[:WEIGHT],...", help="LoRAs to merge into the model")

@@ -356,7 +356,8 @@ def test_train_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -
         calls.append((part, runs, out, options))
         return {"loss": 0.5}
 
-    stub(monkeypatch, "ipadapter_demo.training.recipes", train=train, PICTURES=32768)
+    stub(monkeypatch, "ipadapter_demo.training.recipes", train=train, PICTURES=32768,
+         OUT=Path("shipped"))
     assert run("train", "codec", "--steps", "3", "--device", "cpu", "--runs", "r", "--out", "o",
                "--threads", "1") == [{"part": "codec", "loss": 0.5}]
     assert calls == [("codec", Path("r"), Path("o"),
@@ -368,20 +369,22 @@ def test_the_parts_are_those_of_the_recipes() -> None:
     from ipadapter_demo.training.recipes import PICTURES, RECIPES
 
     assert tuple(RECIPES) == PARTS
-    assert f"[{PICTURES}]" in command_parser().format_help() + _help("train")
+    assert f"[{PICTURES}]" in _help("train", "codec")
 
 
-def _help(command: str) -> str:
-    return subprocess.run([sys.executable, "-m", "ipadapter_demo", command, "--help"],
+def _help(*command: str) -> str:
+    return subprocess.run([sys.executable, "-m", "ipadapter_demo", *command, "--help"],
                           check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.parametrize(
     "command", ["generate", "compare", "render", "evaluate", "models", "sheets", "claims",
-                "train"]
+                "train codec", "train image-adapter", "train structure"]
 )
 def test_help_explains_every_option(command: str) -> None:
-    parser = command_parser()._subparsers._group_actions[0].choices[command]  # type: ignore
+    parser = command_parser()
+    for name in command.split():
+        parser = parser._subparsers._group_actions[0].choices[name]  # type: ignore
     assert all(action.help for action in parser._actions)
     assert parser.description
 
@@ -464,3 +467,29 @@ class TestCompare:
     def test_mistakes_are_named(self, compare: Run, load: Any, words: list[str], message: str,
                                 capsys: pytest.CaptureFixture[str]) -> None:
         assert message in refused(capsys, load, "compare", *words)
+
+
+@pytest.mark.parametrize("missing", ["images", "captions", "clip"])
+def test_evaluate_coco_says_what_it_needs(
+    missing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"images": "i", "captions": "c", "clip": "m"}
+    given = [w for name, value in words.items() if name != missing for w in (f"--{name}", value)]
+    assert main(["evaluate", "coco", "--out", str(tmp_path), *given]) == 2
+    assert f"evaluate coco needs --{missing}" in capsys.readouterr().err
+
+
+def test_train_on_pictures_is_asked_for_by_data_or_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["--run", str(tmp_path), "--out", str(tmp_path), "--base", "tabletop"]
+    for part in ("image-adapter", "structure"):
+        assert main(["train", part, "--data", "nowhere.tar", "--device", "cpu", *place]) == 2
+        assert "data: nowhere.tar is neither a .tar file" in capsys.readouterr().err
+    assert main(["train", "image-adapter", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_render_writes_shards(run: Run, tmp_path: Path) -> None:
+    rows = run("render", "--shards", "--count", "3", "--size", "32", "--out", str(tmp_path))
+    assert rows == [{"path": str(tmp_path / "00000.tar")}]

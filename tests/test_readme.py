@@ -4,10 +4,12 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.launch import launch_command_parser
 
 import ipadapter_demo
 from ipadapter_demo.settings import settings_from_args
@@ -20,11 +22,14 @@ PINS = dict(
 )
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
+GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+COMMANDS = list(dict.fromkeys(
+    line for block in [*blocks("bash"), *blocks("bash", GUIDE)] for line in block.splitlines()
+    if line.strip()))
 
 
 def test_the_readme_shows_commands_and_python() -> None:
@@ -44,6 +49,16 @@ def test_commands_are_understood(command: str) -> None:
     elif words[:3] == [".venv/bin/python", "-m", "ipadapter_demo"]:
         help_ = [*(word for word in words[3:] if word != "--help"), "--help"]
         subprocess.run([sys.executable, "-m", "ipadapter_demo", *help_], cwd=ROOT, check=True)
+    elif words[0] == ".venv/bin/pip":
+        assert words[1:3] == ["install", "-r"]
+        assert (ROOT / words[3]).is_file()
+    elif words[:2] == [".venv/bin/accelerate", "launch"]:
+        assert launch_command_parser().parse_args(words[2:])
+        asked = dict(pairwise(words))
+        assert (ROOT / asked["--config"]).is_file()
+        assert (ROOT / asked.get("--config_file", "configs")).exists()
+        module = (ROOT / asked["-m"].replace(".", "/")).with_suffix(".py")
+        assert '__name__ == "__main__"' in module.read_text()
     else:
         assert words[:2] == [".venv/bin/python", "app.py"]
         settings_from_args(words[2:], env)

@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter import load_image_adapter
+from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.training.loop import Run, fit
 from ipadapter_demo.training.recipes import RECIPES, train
@@ -48,7 +49,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     model = nn.Linear(1, 1)
     run = Run(folder=tmp_path, steps=3, batch=1, lr=0.1, preview_every=0)
-    with pytest.raises(FloatingPointError, match="at step 0"):
+    with pytest.raises(TrainingError, match="loss is nan at step 0"):
         fit(run, model, lambda generator, batch: model.weight.sum() * float("nan"),
             preview=lambda path: None)
 

@@ -255,12 +255,9 @@ def attach(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> None:
     for adapter in adapters:
         if mismatch := layer_mismatch(unet, adapter):
             raise ModelError(f"this image adapter does not fit this UNet: {mismatch}")
-    pairs = zip(*(adapter.layers for adapter in adapters), strict=True)
-    layers = zip(cross_attention_layers(unet).values(), pairs, strict=True)
-    for number, (attn, own) in enumerate(layers):
-        attn.set_processor(
-            DecoupledAttnProcessor(*cast("tuple[ImageKeyValue, ...]", own), number=number)
-        )
+    for number, attn in enumerate(cross_attention_layers(unet).values()):
+        own = [cast(ImageKeyValue, adapter.layers[number]) for adapter in adapters]
+        attn.set_processor(DecoupledAttnProcessor(*own, number=number))
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from ipadapter_demo.tabletop.scene import sample_scenes
 from ipadapter_demo.training.base import train_base
 from ipadapter_demo.training.data import Pictures, rendered_pictures
 from ipadapter_demo.training.encoders import clip_pixels
-from ipadapter_demo.training.latents import Frozen, frozen_unet, scaled_latents
+from ipadapter_demo.training.latents import Frozen, frozen_unet
 from ipadapter_demo.training.loop import Run
 
 PICTURES = 32768
@@ -46,7 +46,6 @@ class Lab:
     frozen: Frozen
     unet: UNet2DConditionModel
     pictures: Pictures
-    latents: Tensor  # (N, 4, SIDE, SIDE)
     similarity: Similarity
 
     @property
@@ -60,10 +59,14 @@ class Lab:
         if reads == "shuffled":
             small = F.interpolate(pixels, (4 * SIDE, 4 * SIDE), mode="area")
             return (shuffled(small, generator) + 1) / 2
+        return self.read_by_encoder(reads, clip_pixels(pixels))
+
+    @torch.no_grad()
+    def read_by_encoder(self, reads: Reads, seen: Tensor) -> Tensor:
+        """Of pixels as the encoder wants them, all but a shuffle."""
         if reads == "embeds":
-            return self.encoder(clip_pixels(pixels)).image_embeds.float()
-        seen = self.encoder(clip_pixels(pixels), output_hidden_states=True)
-        return seen.hidden_states[-2].float()
+            return self.encoder(seen).image_embeds.float()
+        return self.encoder(seen, output_hidden_states=True).hidden_states[-2].float()
 
     def nothing(self, reads: Reads, count: int) -> Tensor:
         """What stands for no picture: zeros, as in the paper; to patches, a blank picture."""
@@ -83,7 +86,8 @@ def open_lab(runs: Path) -> Lab:
     pictures = rendered_pictures(runs / "data", PICTURES)
     base = runs / "base-at-half-size"
     if not (base / "unet" / "config.json").exists():
-        for part in ("vae", "tokenizer", "text_encoder", "image_encoder"):
+        for part in ("vae", "tokenizer", "text_encoder", "image_encoder", "feature_extractor",
+                     "scheduler"):
             shutil.copytree(TABLETOP.folder / part, base / part, dirs_exist_ok=True)
         run = Run(folder=runs / "half-size", steps=BASE_STEPS, batch=BASE_BATCH, lr=5e-4, seed=31,
                   preview_every=BASE_STEPS)
@@ -91,7 +95,6 @@ def open_lab(runs: Path) -> Lab:
     frozen = Frozen.load(base, "cpu", with_image_encoder=True)
     return Lab(
         runs=runs, base=base, frozen=frozen, unet=frozen_unet(base, "cpu"), pictures=pictures,
-        latents=scaled_latents(frozen.vae, pictures, runs / "cache", shrink=2),
         similarity=Similarity(TABLETOP.folder),
     )
 

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.claims.lab import SIDE, Exam, Lab
 from ipadapter_demo.claims.methods import Method
-from ipadapter_demo.tabletop.caption import POOR
-from ipadapter_demo.training.image_adapter import DROP
-from ipadapter_demo.training.latents import Noiser, captions, sample_latents
-from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.training.config import ImageAdapterConfig
+from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.feed import Batch
+from ipadapter_demo.training.frozen import Given, train
+from ipadapter_demo.training.image_adapter import lost
+from ipadapter_demo.training.latents import sample_latents
+from ipadapter_demo.training.tabletop import config_of
 
 BATCH, STEPS, MARKS_EVERY = 32, 800, 200
 MARKS_SCENES = 96  # of the exams on the way
@@ -26,46 +34,81 @@ def run_folder(lab: Lab, method: Method, seed: int, pictures: int) -> Path:
     return lab.runs / f"{name}-{pictures}-{seed}"
 
 
+class MethodTask:
+    """A method as the trainer wants it: like the image adapter's task, but for what is read of the
+    picture and how the UNet is told."""
+
+    def __init__(self, config: ImageAdapterConfig, lab: Lab, method: Method,
+                 base: BaseModel) -> None:
+        self.config, self.lab, self.method = config, lab, method
+        self.trained = method.trained
+        self.drawing = replace(base, unet=method.unet)
+        self.preparer = Preparer(config.size, base.image_processor)
+
+    def embeds(self, examples: Sequence[Example]) -> Tensor:
+        seen = torch.stack([e.clip_pixels for e in examples if e.clip_pixels is not None])
+        return self.lab.read_by_encoder(self.method.reads, seen)
+
+    def given(self, batch: Batch) -> Given:
+        method, lab = self.method, self.lab
+        no_image, no_text = lost(self.config, batch.draws.drop)
+        if method.reads == "shuffled":
+            pixels = batch.stacked("pixels") / 127.5 - 1
+            # a shuffle of its own for every sample, as everything else by chance
+            read = torch.cat([
+                lab.read("shuffled", pixels[i : i + 1], torch.Generator().manual_seed(int(key)))
+                for i, key in enumerate((batch.draws.drop.double() * 2**24).long())])
+        else:
+            read = batch.stacked("embeds")
+        read[no_image] = lab.nothing(method.reads, 1)
+        texts = ["" if drop else text
+                 for text, drop in zip(batch.captions, no_text.tolist(), strict=True)]
+
+        def arguments(noisy: Tensor, timesteps: Tensor, text: Tensor,
+                      added: dict[str, Tensor] | None) -> dict[str, Any]:
+            return method.arguments(read, text, noisy, timesteps, 1.0)
+
+        return Given(texts, [False] * len(texts), arguments)
+
+    def request(self, image: Image.Image, caption: str) -> GenerateRequest:
+        raise NotImplementedError("a study looks at its methods by exams of its own")
+
+    def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
+        return []  # the checkpoint is all that a study needs
+
+
 def trained(lab: Lab, build: Callable[[Lab], Method], seed: int,
             pictures: int | None = None) -> Method:
     """A method after STEPS of BATCH on the first `pictures`, resuming where it was interrupted.
 
-    The recipe is the image adapter's: poor captions, the image dropped 5 %, the text 5 %, both
-    5 % of the time. Every MARKS_EVERY steps the averaged weights sit an exam; see `marks_of`.
+    By the trainer and with the settings of the image adapter's own recipe. Every MARKS_EVERY steps
+    the averaged weights sit an exam; see `marks_of`.
     """
     torch.manual_seed(seed)
     method = build(lab)
     count = pictures or len(lab.pictures)
-    noiser = Noiser("cpu")
-
-    def loss_of(generator: torch.Generator, batch: int) -> Tensor:
-        indices = torch.randint(count, (batch,), generator=generator)
-        draw = torch.rand(batch, generator=generator)
-        no_image = (draw < DROP) | (draw > 1 - DROP)
-        no_text = (draw >= DROP) & (draw < 2 * DROP) | (draw > 1 - DROP)
-        texts = captions(lab.pictures, indices, POOR, generator)
-        texts = ["" if drop else text for text, drop in zip(texts, no_text.tolist(), strict=True)]
-        given = lab.read(method.reads, lab.pictures.pixels(indices), generator)
-        given[no_image] = lab.nothing(method.reads, 1)
-        noisy, noise, timesteps = noiser.noised(lab.latents[indices], generator)
-        states = lab.frozen.text_states(texts, "cpu")
-        predicted = method.unet(noisy, timesteps,
-                                **method.arguments(given, states, noisy, timesteps, 1.0)).sample
-        return (predicted.float() - noise).square().mean()
-
     folder = run_folder(lab, method, seed, count)
-    run = Run(folder=folder, steps=STEPS, batch=BATCH, lr=method.lr, seed=100 + seed,
-              preview_every=MARKS_EVERY)
+    config = recipe(lab, method, folder, seed, count)
 
-    def preview(path: Path) -> None:
+    def look(path: Path) -> dict[str, float]:
         exam = Exam.of(lab, MARKS_SCENES)
         marks = exam.marks(lab, variations(lab, method, exam, seed))
         step = int(path.stem.removeprefix("preview-"))
         (folder / f"marks-{step:06d}.json").write_text(json.dumps(marks))
+        return marks
 
-    fit(run, method.trained, loss_of, preview)
+    train(config, lambda base: MethodTask(config, lab, method, base), look)
     method.trained.eval()
     return method
+
+
+def recipe(lab: Lab, method: Method, folder: Path, seed: int, count: int) -> ImageAdapterConfig:
+    """The tabletop adapter's, at half size. What a shuffle reads cannot be kept beforehand."""
+    more = {"cache": None} if method.reads == "shuffled" else {}
+    return config_of(
+        ImageAdapterConfig, folder, lab.pictures[:count], base=str(lab.base), size=4 * SIDE,
+        batch=BATCH, steps=STEPS, lr=method.lr, seed=100 + seed, preview_every=MARKS_EVERY,
+        variant="plus" if method.reads == "patches" else "base", device="cpu", **more)
 
 
 def marks_of(folder: Path) -> dict[int, dict[str, float]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipadapter_demo.cli.options import MODEL_OPTIONS, PROGRAM, Arguments, command_parser
-from ipadapter_demo.errors import DemoError, ModelError
+from ipadapter_demo.errors import DemoError, ModelError, RequestError
 from ipadapter_demo.models.sources import announced
 from ipadapter_demo.settings import (
     Settings,
@@ -82,30 +82,60 @@ def compare(arguments: Arguments, load: Load) -> None:
 
 
 def render(arguments: Arguments, _: Load) -> None:
-    from ipadapter_demo.tabletop.files import write_scenes
+    from ipadapter_demo.tabletop.files import pictures_of, write_scenes, write_shards
 
-    scenes = write_scenes(arguments.out, arguments.count, arguments.seed, arguments.size,
+    if arguments.shards:
+        from ipadapter_demo.tabletop.scene import sample_scenes
+
+        scenes = sample_scenes(arguments.count, arguments.seed)
+        drawn = pictures_of(scenes, arguments.size)
+        for path in write_shards(arguments.out, scenes, drawn, arguments.seed):
+            _print(path=str(path))
+        return
+    entries = write_scenes(arguments.out, arguments.count, arguments.seed, arguments.size,
                           arguments.maps)
     path = arguments.out / "scene.json"
-    path.write_text(json.dumps(scenes, indent=1) + "\n")
-    _print(path=str(path), scenes=len(scenes))
+    path.write_text(json.dumps(entries, indent=1) + "\n")
+    _print(path=str(path), scenes=len(entries))
 
 
 def evaluate(arguments: Arguments, load: Load) -> None:
+    if arguments.protocol == "coco":
+        _evaluate_coco(arguments)
+        return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pipeline = _loaded(arguments, load)
 
     from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers
     from ipadapter_demo.evaluation.report import evaluate as report_on
+    from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 
-    same = {name: pipeline.facts[name] for name in ("model", "device", "dtype")}
+    same = load_options(_settings(arguments))
+    same |= {name: pipeline.facts[name] for name in ("model", "device", "dtype")}
     several = arguments.workers > 1
+    seed = HELD_OUT_SEED if arguments.seed is None else arguments.seed
     with (drawn_by_workers(arguments.workers, **same) if several
           else nullcontext(drawn_by(pipeline))) as draw:
-        report = report_on(pipeline, arguments.scenes, arguments.seed, draw=draw,
-                           progress=_progress)
+        report = report_on(pipeline, arguments.scenes, seed, draw=draw, progress=_progress)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     _print(path=str(arguments.out))
+
+
+def _evaluate_coco(arguments: Arguments) -> None:
+    from ipadapter_demo.evaluation.coco import Protocol, evaluate_coco, items_of
+
+    for name in ("images", "captions", "clip"):
+        if getattr(arguments, name) is None:
+            raise RequestError(f"evaluate coco needs --{name}")
+    options = load_options(_settings(arguments))
+    protocol = Protocol(samples=arguments.samples, steps=arguments.steps,
+                        guidance=arguments.guidance, sampler=arguments.sampler,
+                        seed=arguments.seed or 0)
+    items = items_of(arguments.images, arguments.captions, arguments.limit)
+    report = evaluate_coco(items, {"model": _settings(arguments).model, **options}, arguments.clip,
+                           protocol, arguments.out, arguments.workers, arguments.gpus, _progress)
+    _print(path=str(arguments.out / "report.json"), clip_i=report["clip_i"],
+           clip_t=report["clip_t"])
 
 
 def models(arguments: Arguments, _: Load) -> None:
@@ -148,15 +178,48 @@ def train(arguments: Arguments, _: Load) -> None:
 
     import torch
 
-    from ipadapter_demo.training import recipes
-
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    facts = recipes.train(arguments.part, arguments.runs, arguments.out, steps=arguments.steps,
-                          device=resolved_device(arguments.device),
-                          pictures=arguments.pictures or recipes.PICTURES)
+    if arguments.part == "structure" or getattr(arguments, "config", None) or \
+            getattr(arguments, "data", None):
+        _print(part=arguments.part, **_train_on_pictures(arguments))
+        return
+    from ipadapter_demo.training import recipes
+
+    steps = None if arguments.steps is None else int(arguments.steps)
+    facts = recipes.train(arguments.part, arguments.runs, Path(arguments.out or recipes.OUT),
+                          steps=steps, device=resolved_device(arguments.device or None),
+                          pictures=arguments.pictures or recipes.PICTURES,
+                          **_given_fields(arguments))
     _print(part=arguments.part, **facts)
+
+
+def _given_fields(arguments: Arguments) -> dict[str, Any]:
+    """What flags say of a recipe's config, besides what every recipe takes."""
+    if arguments.part != "image-adapter":
+        return {}
+    from dataclasses import fields
+
+    from ipadapter_demo.training.config import ImageAdapterConfig
+
+    taken = ("steps", "out", "device", "data", "resume")
+    return {f.name: value for f in fields(ImageAdapterConfig) if f.name not in taken
+            and (value := getattr(arguments, f.name)) is not None}
+
+
+def _train_on_pictures(arguments: Arguments) -> dict[str, Any]:
+    from ipadapter_demo.training import image_adapter, structure
+    from ipadapter_demo.training.config import (
+        ImageAdapterConfig,
+        StructureConfig,
+        config_from_arguments,
+    )
+
+    if arguments.part == "structure":
+        return structure.train_structure(config_from_arguments(StructureConfig, arguments))
+    return image_adapter.train_image_adapter(config_from_arguments(ImageAdapterConfig, arguments))
 
 
 COMMANDS: dict[str, Callable[[Arguments, Load], None]] = {
@@ -190,7 +253,8 @@ def _studio(arguments: Arguments, load: Load, **recorded: object) -> Studio:
     from ipadapter_demo.pipeline import Studio, prepare
 
     settings = _settings(arguments, **recorded)
-    others = replace(settings, base=None, lora="", embedding="", prediction_type=None)
+    others = replace(settings, base=None, model_adapter=None, lora="", embedding="",
+                     prediction_type=None)
     return Studio(
         load(settings.model, **load_options(settings), report=announced(_progress)),
         lambda name, report: prepare(

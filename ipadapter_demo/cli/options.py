@@ -28,8 +28,8 @@ PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small", "image-
 STUDIES = ("data", "methods", "scale", "transfer", "structure", "plus")
 
 # Options of a model, named as the settings they set.
-MODEL_OPTIONS = ("model", "base", "models_dir", "lora", "embedding", "prediction_type", "device",
-                 "dtype")
+MODEL_OPTIONS = ("model", "base", "model_adapter", "models_dir", "lora", "embedding",
+                 "prediction_type", "device", "dtype")
 
 GENERATE = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -82,8 +82,20 @@ Draw scenes of the tabletop world: NNNN.png, and scene.json with the caption and
 each. Equal seeds give equal scenes.
 """
 EVALUATE = """\
-Measure a tabletop model on held-out scenes: how often what the text names, what a reference
-carries and what a map fixes comes out right. Takes minutes.
+Measure a model.
+
+`evaluate` by itself takes the tabletop model and held-out scenes: how often what the text names,
+what a reference carries and what a map fixes comes out right. Takes minutes.
+
+`evaluate coco` takes any model and the paper's protocol: CLIP-I and CLIP-T of four samples for
+every picture of a COCO captions file, shared among workers on this machine, or on the Ray cluster
+that RAY_ADDRESS names. Stopped, it goes on where it was.
+"""
+EVALUATE_EXAMPLES = f"""\
+examples:
+  {PROGRAM} evaluate --out report.json --workers 2
+  {PROGRAM} evaluate coco --model sd15 --images val2017 --captions captions_val2017.json \\
+    --clip clip-vit-large-patch14 --out coco --workers 8 --gpus 1
 """
 SHEETS = """\
 Draw sheets of unselected held-out scenes with the tabletop model: the overview at the top of the
@@ -100,9 +112,22 @@ and *.png. The first four train methods on pictures of half the size, for hours,
   plus       16 tokens against 4: fidelity against freedom
 """
 TRAIN = """\
-Train one part of the tabletop model, or go on where an interrupted run stopped. Each needs those
-before it, except that nothing needs the last:
-""" + "".join(f"  {part}\n" for part in PARTS)
+Train on your pictures: `image-adapter` or `structure` (a ControlNet or a T2I-Adapter) with --config
+or --data; --help behind either lists all that a config may say.
+
+Or train one part of the tabletop model, going on where an interrupted run stopped. Each needs those
+before it, except that nothing needs the last.
+"""
+ABOUT = {
+    "image-adapter": "of the tabletop model; with --config or --data, on your pictures",
+    "structure": "a ControlNet or a T2I-Adapter, on your pictures",
+}
+TRAIN_EXAMPLES = f"""\
+examples:
+  {PROGRAM} train image-adapter --config configs/sd15.yaml --data shards/*.tar
+  {PROGRAM} train structure --config configs/sd15-canny.yaml --resume
+  {PROGRAM} train image-adapter
+"""
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -121,10 +146,11 @@ def command_parser() -> argparse.ArgumentParser:
     _add_compare(add("compare", "draw a comparison", COMPARE, COMPARE_EXAMPLES))
     _add_models(add("models", "list the models there are", MODELS))
     _add_render(add("render", "draw scenes of the tabletop world, with their truth", RENDER))
-    _add_evaluate(add("evaluate", "measure a tabletop model", EVALUATE))
+    _add_evaluate(add("evaluate", "measure a model", EVALUATE, EVALUATE_EXAMPLES))
     _add_sheets(add("sheets", "draw sheets of examples", SHEETS))
     _add_claims(add("claims", "measure what the paper claims", CLAIMS))
-    _add_train(add("train", "train a part of the tabletop model", TRAIN))
+    _add_train(add("train", "train on your pictures, or the tabletop model", TRAIN,
+                    TRAIN_EXAMPLES))
     return parser
 
 
@@ -222,17 +248,34 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
     add("--maps", action="store_true",
         help="also NNNN-edges.png, NNNN-depth.png (16 bits, thousandths of a world unit from the "
         "camera) and NNNN-mask-1.png, -2.png: a solid each, from left to right")
+    add("--shards", action="store_true",
+        help="webdataset shards to train on instead, NNNNN.tar: 1,024 pictures each, with captions "
+        "as poor as those of the web")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for all of it")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="report.json", help="the report to write")
-    add("--scenes", type=_positive, default=200, metavar="N", help="more are surer [200]")
-    add("--seed", type=int, default=900_001, metavar="N",
-        help="which scenes; recipes learn from none of those from 900001 on [900001]")
+    add("protocol", nargs="?", choices=("tabletop", "coco"), default="tabletop",
+        metavar="tabletop|coco", help="which of the two [tabletop]")
+    add("--out", type=Path, required=True, metavar="PATH",
+        help="the report.json to write; for coco a folder for it and for what is finished")
+    add("--seed", type=int, metavar="N", help="which scenes, of which recipes learn from none from "
+        "900001 on [900001]; for coco of the first sample [0]")
     add("--workers", type=_positive, default=1, metavar="N",
         help="processes that draw, with one thread each if there are several [1]")
+    add("--scenes", type=_positive, default=200, metavar="N", help="more are surer [200]")
+    add = parser.add_argument_group("coco").add_argument
+    add("--images", type=Path, metavar="DIR", help="folder of the pictures")
+    add("--captions", type=Path, metavar="FILE", help="their captions, in COCO's JSON")
+    add("--clip", type=Path, metavar="FOLDER", help="a CLIP model in transformers' layout; the "
+        "paper's is ViT-L/14")
+    add("--limit", type=_positive, default=5000, metavar="N", help="the first pictures [5000]")
+    add("--samples", type=_positive, default=4, metavar="N", help="of each picture [4]")
+    add("--steps", type=_positive, default=50, metavar="N", help="of the sampler [50]")
+    add("--guidance", type=float, default=7.5, metavar="W", help="[7.5]")
+    add("--sampler", choices=SAMPLERS, default="ddim", help="[ddim]")
+    add("--gpus", type=float, default=0.0, metavar="X", help="a worker's share of them [0]")
     _add_model(parser)
 
 
@@ -255,16 +298,26 @@ def _add_claims(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("part", choices=PARTS, metavar="PART", help="one of the above")
-    add("--runs", type=Path, default=Path("runs"), metavar="DIR",
-        help="folder for checkpoints, previews and rendered pictures [runs]")
-    add("--out", type=Path, default=Path("assets/tabletop"), metavar="DIR",
-        help="the model's folder [assets/tabletop]")
-    add("--steps", type=_positive, metavar="N", help="[the recipe's own]")
-    add("--pictures", type=_positive, metavar="N", help="to render and train on [32768]")
-    add("--device", help="cpu, cuda, ... [cuda if there is one, else cpu]")
-    add("--threads", type=_positive, metavar="N", help="of the CPU [torch's default]")
+    from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig, add_fields
+
+    parts = parser.add_subparsers(dest="part", required=True, metavar="PART",
+                                  help="what to train; PART --help says more")
+    configs = {"image-adapter": ImageAdapterConfig, "structure": StructureConfig}
+    for part in (*PARTS, "structure"):
+        about = ABOUT.get(part, "of the tabletop model")
+        own = parts.add_parser(part, help=about, description=about)
+        add = own.add_argument
+        add("--threads", type=_positive, metavar="N", help="of the CPU [torch's default]")
+        if part != "structure":
+            add("--runs", type=Path, default=Path("runs"), metavar="DIR",
+                help="folder for checkpoints, previews and rendered pictures [runs]")
+            add("--pictures", type=_positive, metavar="N", help="to render and train on [32768]")
+        if part in configs:
+            add_fields(own, configs[part])
+        else:
+            add("--out", type=Path, metavar="DIR", help="the model's folder [assets/tabletop]")
+            add("--steps", type=_positive, metavar="N", help="[the recipe's own]")
+            add("--device", help="cpu, cuda, ... [cuda if there is one, else cpu]")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -273,6 +326,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="of the catalogue [what made --from-png, else $IPADAPTER_MODEL, else tabletop]")
     add("--base", metavar="FOLDER_OR_ID", help="another base for a published model's adapter: a "
         "folder, a .safetensors checkpoint or a repository on the hub [$IPADAPTER_BASE]")
+    add("--model-adapter", metavar="FILE", help="an image adapter of your own for the model "
+        "[$IPADAPTER_MODEL_ADAPTER]")
     add("--models-dir", metavar="DIR",
         help="folder that mirrors the hub [$IPADAPTER_MODELS_DIR]")
     add("--lora", metavar="FILE[:WEIGHT],...", help="LoRAs to merge [$IPADAPTER_LORA]")

@@ -42,13 +42,13 @@ class Clip(Protocol):
 
 
 class NamedClip:
-    """A CLIP model in transformers' layout, openai/clip-vit-large-patch14 say, on the CPU in
-    float32."""
+    """A CLIP model in transformers' layout, openai/clip-vit-large-patch14 say, in float32."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Raises ModelError."""
+        self.device = device
         try:
-            self.model = CLIPModel.from_pretrained(folder).float().eval()
+            self.model = CLIPModel.from_pretrained(folder).float().to(device).eval()
             self.processor = CLIPImageProcessor.from_pretrained(folder)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
@@ -58,16 +58,16 @@ class NamedClip:
     def of_images(self, images: Sequence[Image.Image]) -> Tensor:
         found = []
         for image in images:  # one at a time: a picture's number never depends on the others
-            pixels = self.processor(image, return_tensors="pt").pixel_values
+            pixels = self.processor(image, return_tensors="pt").pixel_values.to(self.device)
             pooled = self.model.vision_model(pixels).pooler_output
             found.append(self.model.visual_projection(pooled))
-        return F.normalize(torch.cat(found), dim=-1)
+        return F.normalize(torch.cat(found), dim=-1).cpu()
 
     @torch.no_grad()
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        pooled = self.model.text_model(**tokens).pooler_output
-        return F.normalize(self.model.text_projection(pooled), dim=-1)
+        pooled = self.model.text_model(**tokens.to(self.device)).pooler_output
+        return F.normalize(self.model.text_projection(pooled), dim=-1).cpu()
 
 
 class Similarity:

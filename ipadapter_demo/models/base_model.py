@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ipadapter_demo.adapter import ImageAdapter, attach, check_fits, load_image_adapter
+from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.models.extras import Extras, with_extras
@@ -40,7 +41,7 @@ class BaseModel:
 
     entry: CatalogEntry
     text: TextReader
-    image_encoder: CLIPVisionModelWithProjection
+    vision: CLIPVisionModelWithProjection | None
     image_processor: CLIPImageProcessor
     unet: UNet2DConditionModel
     adapters: dict[str, ImageAdapter]  # by name, the one to use unless told otherwise first
@@ -50,6 +51,13 @@ class BaseModel:
     files: tuple[Path, ...]  # the weights, as they were read
     locate: Locate  # finds what is fetched only when it is asked for
     device: torch.device
+
+    @property
+    def image_encoder(self) -> CLIPVisionModelWithProjection:
+        """Raises ModelError for a model that was loaded without one."""
+        if self.vision is None:
+            raise ModelError(f"model {self.entry.name}: no image encoder, so no image prompts")
+        return self.vision
 
     @property
     def dtype(self) -> torch.dtype:
@@ -77,6 +85,13 @@ class Structures:
         for kind, structure in self._entries.items():
             if not isinstance(structure.folder, Hub):
                 self._loaded[kind] = self._read(kind, entry.folder / structure.folder)
+
+    @classmethod
+    def of(cls, entry: CatalogEntry, locate: Locate, nets: dict[str, StructureNet]) -> Structures:
+        """Networks at hand, such as one in training."""
+        found = cls(replace(entry, structures={}), lambda kind, folder: None, locate)
+        found._loaded = nets
+        return found
 
     def __getitem__(self, kind: str) -> StructureNet:
         """Raises ModelError where it is not at hand and cannot be fetched."""
@@ -118,26 +133,29 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
 
     parts: Parts = with_extras(read_parts(entry, dtype, files), extras)
     unet: UNet2DConditionModel = frozen(parts.unet)
-    encoder_folder = _within(entry, entry.image_encoder)
-    image_encoder = frozen(part_of(CLIPVisionModelWithProjection, encoder_folder, dtype, files))
+    vision = None
+    if entry.image_encoder is not None:
+        vision = frozen(part_of(CLIPVisionModelWithProjection, _within(entry, entry.image_encoder),
+                                dtype, files))
     adapters: dict[str, ImageAdapter] = {}
     for name, file in entry.adapters.items():
+        assert vision is not None, "an adapter reads what an image encoder saw"
         path = _within(entry, file)
         adapter = load_image_adapter(path)
-        check_fits(adapter, unet, adapter.width_read_from(image_encoder), path)
+        check_fits(adapter, unet, adapter.width_read_from(vision), path)
         adapters[name] = adapter.to(device, dtype).eval().requires_grad_(False)
         files.append(path)
     attach(unet, *adapters.values())
     text_encoders, vae = tuple(map(frozen, parts.text_encoders)), frozen(parts.vae)
     if extras.offload:
-        take_turns([*text_encoders, image_encoder, unet, vae], device)
+        take_turns([*text_encoders, *([vision] if vision else []), unet, vae], device)
     if extras.tiling and hasattr(vae, "enable_tiling"):
         vae.enable_tiling()
     return BaseModel(
         entry=entry,
         text=TextReader(parts.tokenizers, text_encoders, parts.zeros_for_nothing,
                         torch.device(device)),
-        image_encoder=image_encoder,
+        vision=vision,
         image_processor=parts.image_processor,
         unet=unet,
         adapters=adapters,

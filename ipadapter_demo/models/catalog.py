@@ -36,7 +36,7 @@ class CatalogEntry:
     name: str
     folder: Path
     configs: Path | None = None
-    image_encoder: str = "image_encoder"
+    image_encoder: str | None = "image_encoder"  # None: no image prompts
     adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
     image_scale: float = 1.0  # recommended λ for a picture alone

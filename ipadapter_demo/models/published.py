@@ -183,6 +183,21 @@ def listing(models: Path | None) -> list[dict[str, object]]:
     return rows
 
 
+def base_place(model: Published, base: str | None, models: Path | None,
+               report: Report = lambda text, share: None) -> tuple[Path, Path | None]:
+    """Where the base of a published model is, or another `base` of its family; and a folder with
+    configurations and tokenizers, where that is a checkpoint of weights alone."""
+    place = Path(base) if base is not None and Path(base).exists() else None
+    if base is None:
+        place = fetched(model.base, models, report)
+    elif place is None:
+        place = fetched(of_repository(base, model.base, models), models, report)
+    if not place.is_file():
+        return place, None
+    light = tuple(f for f in model.base.files if not f.endswith(".safetensors"))
+    return place, fetched(replace(model.base, files=light, megabytes=2), models, report)
+
+
 def labels(models: str | None) -> dict[str, str]:
     """What to call every model where people choose one: its name, and what it still takes."""
     found = {TABLETOP.name: f"{TABLETOP.name} (built in)"}
@@ -195,28 +210,21 @@ def labels(models: str | None) -> dict[str, str]:
 
 
 def local_entry(model: Published, base: str | None, models: Path | None,
-                report: Report = lambda text, share: None) -> CatalogEntry:
+                report: Report = lambda text, share: None,
+                own_adapter: Path | None = None) -> CatalogEntry:
     """The entry with everything that a first picture takes at hand, fetched if need be.
 
     `base` replaces the base model: a folder in diffusers' layout, a single .safetensors file, or a
-    repository on the hub. Raises ModelError.
+    repository on the hub. `own_adapter` replaces the adapter. Raises ModelError.
     """
-    place = Path(base) if base is not None and Path(base).exists() else None
-    if base is None:
-        place = fetched(model.base, models, report)
-    elif place is None:
-        place = fetched(of_repository(base, model.base, models), models, report)
-    configs = None
-    if place.is_file():  # a checkpoint of weights alone: configuration and tokenizer are the base's
-        light = tuple(f for f in model.base.files if not f.endswith(".safetensors"))
-        configs = fetched(replace(model.base, files=light, megabytes=2), models, report)
-    adapter = fetched(model.adapter, models, report) / model.adapter.files[0]
+    place, configs = base_place(model, base, models, report)
+    adapter = own_adapter or (fetched(model.adapter, models, report) / model.adapter.files[0])
     return CatalogEntry(
         name=model.name,
         folder=place,
         configs=configs,
         image_encoder=str(fetched(model.image_encoder, models, report)),
-        adapters={"base": str(adapter)},
+        adapters={own_adapter.stem if own_adapter else "base": str(adapter)},
         structures=model.structures,
         image_scale=model.image_scale,
         text_image_scale=model.text_image_scale,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextStates:
-    """A prompt, read: (1, tokens, cross_dim), and for SDXL the pooled embedding (1, width)."""
+    """Prompts, read: (B, tokens, cross_dim), and for SDXL the pooled embeddings (B, width)."""
 
     states: Tensor
     pooled: Tensor | None = None
@@ -33,29 +34,37 @@ class TextReader:
     zeros_for_nothing: bool = False
     device: torch.device | str = "cpu"
 
-    @torch.no_grad()
     def read(self, prompt: str, unconditional: bool = False) -> TextStates:
+        return self.read_all([prompt], [unconditional])
+
+    @torch.no_grad()
+    def read_all(self, prompts: Sequence[str], unconditional: Sequence[bool]) -> TextStates:
+        """Prompts in one batch (B, tokens, cross_dim); which of them are in the unconditional half
+        matters to the empty ones only."""
         outputs = [
-            encoder(self._ids(tokenizer, prompt).to(self.device),
+            encoder(self._ids(tokenizer, prompts).to(self.device),
                     output_hidden_states=len(self.encoders) > 1)
             for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True)
         ]
         if len(outputs) == 1:
             return TextStates(outputs[0][0])
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        read = TextStates(states, outputs[-1].text_embeds)
-        if unconditional and not prompt and self.zeros_for_nothing:
-            assert read.pooled is not None
-            return TextStates(torch.zeros_like(read.states), torch.zeros_like(read.pooled))
-        return read
+        pooled = outputs[-1].text_embeds
+        if self.zeros_for_nothing:
+            said = torch.tensor([bool(p) or not u for p, u in
+                                 zip(prompts, unconditional, strict=True)]).to(states)
+            # assigned, not multiplied: nothing is nothing, whatever the encoder says
+            states = torch.where(said[:, None, None] > 0, states, torch.zeros_like(states))
+            pooled = torch.where(said[:, None] > 0, pooled, torch.zeros_like(pooled))
+        return TextStates(states, pooled)
 
     def tokens_used(self, prompt: str) -> tuple[int, int]:
         """How many tokens a prompt has, and how many are read."""
         first = self.tokenizers[0]
         return len(first(self._worded(prompt)).input_ids), first.model_max_length
 
-    def _ids(self, tokenizer: CLIPTokenizer, prompt: str) -> Tensor:
-        return tokenizer(self._worded(prompt), padding="max_length", truncation=True,
+    def _ids(self, tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
+        return tokenizer([self._worded(p) for p in prompts], padding="max_length", truncation=True,
                          max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
     def _worded(self, prompt: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +26,28 @@ __all__ = ["ImagePromptPipeline", "ModelInfo", "Preview", "Result", "Studio", "l
 
 def load(model: str | CatalogEntry = "tabletop", device: str | None = None, dtype: Dtype = "auto",
          base: str | None = None, models: str | Path | None = None,
-         **extras: Any) -> ImagePromptPipeline:
+         model_adapter: str | Path | None = None, **extras: Any) -> ImagePromptPipeline:
     """A pipeline on a model of the catalogue, or on an entry of your own.
 
     `base` puts a published model's adapter on another base of its family: a folder in diffusers'
     layout, a .safetensors checkpoint or a repository on the hub. `models` is a folder that mirrors
-    the hub; `extras` are the other fields of `models.extras.Extras`. `dtype` "auto" is half
-    precision where the hardware has it and the model is not tiny.
+    the hub; `model_adapter` is the file of an adapter of your own, beside the built-in model's and
+    in place of a published one; `extras` are the other fields of `models.extras.Extras`. `dtype`
+    "auto" is half precision where the hardware has it and the model is not tiny.
 
     Raises ModelError or CheckpointError.
     """
-    return prepare(model, device, dtype, base, models, **extras)()
+    return prepare(model, device, dtype, base, models, model_adapter, **extras)()
 
 
 def prepare(model: str | CatalogEntry, device: str | None = None, dtype: Dtype = "auto",
             base: str | None = None, models: str | Path | None = None,
+            model_adapter: str | Path | None = None,
             **extras: Any) -> Callable[[], ImagePromptPipeline]:
     """`load` in two halves: this one fetches what is missing, what it returns reads it."""
     more = Extras(models=None if models is None else Path(models), **extras)
-    entry = model if isinstance(model, CatalogEntry) else _entry_named(model, base, more)
+    own = None if model_adapter is None else Path(model_adapter).absolute()
+    entry = model if isinstance(model, CatalogEntry) else _entry_named(model, base, own, more)
     if dtype not in DTYPES:
         raise ModelError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     where = resolved_device(device)
@@ -55,13 +59,17 @@ def prepare(model: str | CatalogEntry, device: str | None = None, dtype: Dtype =
     return lambda: ImagePromptPipeline(load_base_model(entry, where, precision, more))
 
 
-def _entry_named(name: str, base: str | None, extras: Extras) -> CatalogEntry:
+def _entry_named(name: str, base: str | None, adapter: Path | None,
+                 extras: Extras) -> CatalogEntry:
     if name in PUBLISHED:
-        return local_entry(PUBLISHED[name], base, extras.models, extras.report)
+        return local_entry(PUBLISHED[name], base, extras.models, extras.report, adapter)
     if name not in CATALOG:
         known = ", ".join([*CATALOG, *PUBLISHED])
         raise ModelError(f"model must be one of {known}, got {name!r}")
     if base is not None:
         raise ModelError(f"base goes with a published model, not with {name}: its adapter fits no "
                          "other base")
-    return CATALOG[name]
+    entry = CATALOG[name]
+    if adapter is None:
+        return entry
+    return replace(entry, adapters={adapter.stem: str(adapter)} | entry.adapters)

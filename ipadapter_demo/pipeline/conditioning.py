@@ -201,6 +201,8 @@ class Conditioner:
         The unconditional half has the same branches with the empty picture in every place, or with
         the negative references instead.
         """
+        if not (self.model.adapters or request.references):
+            return ()  # a base with a structure network in training
         voice = self._voice(request)
         if request.image_scale == 0.0:
             return ()
@@ -221,7 +223,7 @@ class Conditioner:
         """Raises RequestError for an adapter or layers that the model does not have."""
         model, name = self.model, request.adapter
         if name is None:
-            name = next(iter(model.adapters))
+            name = next(iter(model.adapters), "none")
         if name not in model.adapters:
             raise RequestError(f"adapter must be one of those of {model.entry.name} "
                                f"({', '.join(model.adapters)}), got {name!r}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
 import random
+import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.imaging import images_from_pixels
-from ipadapter_demo.tabletop.caption import FULL, caption
+from ipadapter_demo.tabletop.caption import FULL, POOR, caption
 from ipadapter_demo.tabletop.render import FIRST_SOLID, Render
 from ipadapter_demo.tabletop.render import render as draw
 from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
@@ -33,6 +37,51 @@ def write_scenes(folder: Path, count: int, seed: int, size: int = 128,
         for start in range(0, count, _CHUNK)
         for entry in _write_chunk(folder, scenes[start : start + _CHUNK], start, size, maps)
     ]
+
+
+def write_shards(folder: Path, scenes: Scenes, pictures: Iterable[Image.Image], seed: int,
+                 rows: int = 1024) -> list[Path]:
+    """Write the pictures of scenes as webdataset shards NNNNN.tar, in img2dataset's layout: a PNG,
+    a caption and the truth of each. Shards that are there already stay.
+
+    Captions are poor, as those of the web are: beside one that names everything an image prompt
+    would have nothing left to say.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    images = iter(pictures)
+    for number, start in enumerate(range(0, len(scenes), rows)):
+        path = folder / f"{number:05d}.tar"
+        indices = range(start, min(start + rows, len(scenes)))
+        own = [next(images) for _ in indices]
+        if not path.exists():
+            _write_shard(path, scenes, indices, own, seed)
+        paths.append(path)
+    return paths
+
+
+def _write_shard(path: Path, scenes: Scenes, indices: range, images: list[Image.Image],
+                 seed: int) -> None:
+    temporary = path.with_suffix(".tmp")
+    with tarfile.open(temporary, "w") as tar:
+        for index, image in zip(indices, images, strict=True):
+            words = caption(scenes, index, POOR, random.Random(f"{seed}/{index}"))
+            png = io.BytesIO()
+            image.save(png, "PNG", compress_level=1)
+            record = {"key": f"{index:09d}", "caption": words, "truth": scenes.truth(index)}
+            for ending, content in (("png", png.getvalue()), ("txt", words.encode()),
+                                    ("json", json.dumps(record).encode())):
+                member = tarfile.TarInfo(f"{index:09d}.{ending}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    temporary.replace(path)
+
+
+def pictures_of(scenes: Scenes, size: int) -> Iterator[Image.Image]:
+    """Drawn as they are asked for."""
+    for start in range(0, len(scenes), _CHUNK):
+        drawn = draw(scenes[start : start + _CHUNK], size)
+        yield from images_from_pixels(drawn.pixels * 2 - 1)
 
 
 def _write_chunk(folder: Path, scenes: Scenes, start: int, size: int,

@@ -20,13 +20,14 @@ from ipadapter_demo.training.data import Pictures
 from ipadapter_demo.training.latents import (
     SCHEDULE,
     Frozen,
-    Noiser,
     captions,
     save_samples,
     scaled_latents,
 )
 from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.training.noise import Diffusion
 
+MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556
 TEXT_DROP = 0.1  # empty captions, for classifier-free guidance
 
 
@@ -55,7 +56,7 @@ def train_base(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
     unet = unet.to(run.device, memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())  # faster on CPU than the fused kernel at this size
     latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache", 2 if small else 1)
-    noiser = Noiser(run.device)
+    diffusion = Diffusion(SCHEDULE, run.device)
     # Fusing is a fourth faster on CPU and takes minutes: it pays for the long stage at full size.
     fuse = not small and run.steps >= 500 and shutil.which("g++") is not None
     fused = torch.compile(unet, dynamic=False) if fuse else unet
@@ -65,9 +66,12 @@ def train_base(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
         texts = captions(pictures, indices, RICH, generator)
         empty = torch.rand(batch, generator=generator) < TEXT_DROP
         texts = ["" if drop else text for text, drop in zip(texts, empty.tolist(), strict=True)]
-        noisy, noise, timesteps = noiser.noised(latents[indices], generator)
+        clean = latents[indices].float().to(run.device)
+        noise = torch.randn(clean.shape, generator=generator).to(run.device)
+        timesteps = diffusion.timesteps(torch.rand(batch, generator=generator), "uniform")
+        noisy = diffusion.noisy(clean, noise, timesteps).to(memory_format=torch.channels_last)
         predicted = fused(noisy, timesteps, frozen.text_states(texts, run.device)).sample
-        return (noiser.min_snr_weights(timesteps) * (predicted.float() - noise).square()).mean()
+        return diffusion.loss(predicted, noise, timesteps, gamma=MIN_SNR_GAMMA)
 
     def preview(path: Path) -> None:
         texts = captions(held_out, torch.arange(16), FULL, torch.Generator().manual_seed(0))

@@ -1,107 +1,135 @@
-"""Image adapter recipe (arXiv 2308.06721, section 4.1): frozen base, ε loss, AdamW.
+"""Train an image adapter (arXiv 2308.06721, section 4.1) on any SD 1.5 or SDXL base.
 
-Only the projection and one K', V' per cross-attention layer are trained, K' and V' starting as the
-layer's own K and V. The image is dropped 5 %, the text 5 %, both 5 % of the time; a dropped image
-is a zero embedding, for a Plus adapter the encoder's view of a blank picture.
+    accelerate launch -m ipadapter_demo.training.image_adapter --config run.yaml
+    python -m ipadapter_demo train image-adapter --config run.yaml
 
-Where the tabletop run differs from the paper: lr 1e-3 instead of 1e-4, for thousands of steps and
-not a million; and captions are poor. Tabletop captions name nearly everything, so beside them image
-tokens would have nothing left to say; web captions leave most of a picture unsaid.
+Only the projection and one K', V' per cross-attention layer learn, K' and V' starting as the
+layer's own K and V. Image, text or both are dropped, 5 % of the time each.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from PIL import Image
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection
 
 from ipadapter_demo.adapter import (
     ImageAdapter,
     ImagePrompt,
     LinearProjection,
     Resampler,
-    Variant,
     attach,
+    check_fits,
     load_image_adapter,
     save_image_adapter,
 )
-from ipadapter_demo.tabletop.caption import POOR
-from ipadapter_demo.training.data import Pictures
-from ipadapter_demo.training.latents import (
-    Frozen,
-    Noiser,
-    captions,
-    frozen_unet,
-    image_embeds,
-    save_samples,
-    scaled_latents,
-)
-from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.training.card import write_card
+from ipadapter_demo.training.config import ImageAdapterConfig
+from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.feed import Batch
+from ipadapter_demo.training.frozen import Given, train
 
-DROP = 0.05  # image alone, text alone, both: each
-FILES: dict[Variant, str] = {"base": "ip-adapter.safetensors",
-                             "plus": "ip-adapter-plus.safetensors"}
+NAME = "ip-adapter"
+TOKENS = {"base": 4, "plus": 16}
 
 
-def train_image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                        variant: Variant = "base", small: bool = False,
-                        start: Path | None = None) -> dict:
-    """Train on `out/unet` and write `out/FILES[variant]` in the published layout.
+class ImageAdapterTask:
+    """An adapter attached to a frozen base, told of pictures by the base's image encoder."""
 
-    `small` is the stage on pictures of half the size, beside the base's own; `start` an adapter
-    to go on from.
+    def __init__(self, config: ImageAdapterConfig, base: BaseModel) -> None:
+        self.config, self.base = config, base
+        self.trained = (new_adapter(config, base) if config.start is None
+                        else _loaded(config.start, base))
+        self.trained.to(base.device)
+        attach(base.unet, self.trained)
+        self.drawing = replace(base, adapters={"trained": self.trained})
+        self.preparer = Preparer(config.size, base.image_processor)
+        with torch.no_grad():
+            self._empty = self.trained.empty_embeds(1, base.image_encoder)
+
+    @torch.no_grad()
+    def embeds(self, examples: Sequence[Example]) -> Tensor:
+        encoder = self.base.image_encoder
+        seen = torch.stack([e.clip_pixels for e in examples if e.clip_pixels is not None])
+        return self.trained.embeds_from_clip_pixels(seen.to(encoder.device, encoder.dtype), encoder)
+
+    def given(self, batch: Batch) -> Given:
+        no_image, no_text = lost(self.config, batch.draws.drop)
+        embeds = self.embeds(batch.examples) if not batch.has("embeds") else batch.stacked("embeds")
+        embeds = embeds.float().to(self.base.device)
+        blank = no_image.to(embeds.device).view(-1, *[1] * (embeds.ndim - 1))
+        embeds = torch.where(blank, self._empty.to(embeds), embeds)
+        texts = ["" if drop else text
+                 for text, drop in zip(batch.captions, no_text.tolist(), strict=True)]
+
+        def arguments(noisy: Tensor, timesteps: Tensor, text: Tensor,
+                      added: dict[str, Tensor] | None) -> dict[str, Any]:
+            tokens = self.trained.tokens_from_embeds(embeds)
+            prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=1.0)
+            return {"encoder_hidden_states": text,
+                    "cross_attention_kwargs": {"ip_hidden_states": (prompt,)}}
+
+        return Given(texts, (no_image & no_text).tolist(), arguments)
+
+    def request(self, image: Image.Image, caption: str) -> GenerateRequest:
+        """A variation: no words, λ = 1."""
+        return GenerateRequest(references=(Reference(image=image),), steps=20,
+                               guidance=self.base.entry.guidance)
+
+    def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
+        """Both published layouts, in half precision as the published files are."""
+        paths = [folder / f"{NAME}.safetensors", folder / f"{NAME}.bin"]
+        for path in paths:
+            save_image_adapter(self.trained, path, dtype=torch.float16)
+        return [*paths, write_card(folder / "README.md", card)]
+
+
+def lost(config: ImageAdapterConfig, drop: Tensor) -> tuple[Tensor, Tensor]:
+    """From uniform numbers (B,): which samples lose their picture, and which their caption."""
+    image, text = config.drop_image, config.drop_image + config.drop_text
+    both = (drop >= text) & (drop < text + config.drop_both)
+    return (drop < image) | both, (drop >= image) & (drop < text) | both
+
+
+def new_adapter(config: ImageAdapterConfig, base: BaseModel) -> ImageAdapter:
+    """Base: a linear projection of the embedding. Plus: a resampler of the patches, 4 blocks deep
+    and as wide as the published ones: https://huggingface.co/h94/IP-Adapter."""
+    encoder, cross_dim = base.image_encoder, base.unet.config.cross_attention_dim
+    tokens = config.tokens or TOKENS[config.variant]
+    if config.variant == "base":
+        projection: LinearProjection | Resampler = LinearProjection(
+            encoder.config.projection_dim, cross_dim, tokens)
+    else:
+        # 768 for SD 1.5 and 1280 for SDXL, but never wider than what it reads
+        width = min(1280 if cross_dim == 2048 else cross_dim, encoder.config.hidden_size)
+        projection = Resampler(encoder.config.hidden_size, cross_dim, tokens, width=width,
+                               heads=max(1, width // 64))
+    unet = base.unet
+    return ImageAdapter.for_unet(unet, projection.to(unet.device, torch.float32))
+
+
+def _loaded(path: Path, base: BaseModel) -> ImageAdapter:
+    adapter = load_image_adapter(path).float()
+    check_fits(adapter, base.unet, adapter.width_read_from(base.image_encoder), path)
+    return adapter
+
+
+def train_image_adapter(config: ImageAdapterConfig) -> dict[str, Any]:
+    """Train and write `ip-adapter.safetensors`, `.bin` and a model card into `config.out`.
+
+    Raises TrainingError, ModelError or CheckpointError.
     """
-    torch.manual_seed(run.seed)
-    frozen = Frozen.load(out, run.device, with_image_encoder=True)
-    assert frozen.image_encoder is not None
-    unet = frozen_unet(out, run.device)
-    encoder = frozen.image_encoder
-    adapter = (ImageAdapter.for_unet(unet, new_projection(variant, unet, encoder))
-               if start is None else load_image_adapter(start).float()).to(run.device)
-    attach(unet, adapter)
-    latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache", 2 if small else 1)
-    embeds = image_embeds(encoder, pictures, adapter)
-    held_out_embeds = image_embeds(encoder, held_out[:16], adapter).to(run.device).float()
-    empty = adapter.empty_embeds(1, encoder)
-    noiser = Noiser(run.device)
-
-    def loss_of(generator: torch.Generator, batch: int) -> Tensor:
-        indices = torch.randint(len(latents), (batch,), generator=generator)
-        draw = torch.rand(batch, generator=generator)
-        no_image = (draw < DROP) | (draw > 1 - DROP)
-        no_text = (draw >= DROP) & (draw < 2 * DROP) | (draw > 1 - DROP)
-        texts = captions(pictures, indices, POOR, generator)
-        texts = ["" if drop else text for text, drop in zip(texts, no_text.tolist(), strict=True)]
-        images = embeds[indices].to(run.device).float()
-        images[no_image.to(run.device)] = empty
-        prompt = ImagePrompt(rows=slice(None), tokens=adapter.tokens_from_embeds(images), scale=1.0)
-        noisy, noise, timesteps = noiser.noised(latents[indices], generator)
-        predicted = unet(noisy, timesteps, frozen.text_states(texts, run.device),
-                         cross_attention_kwargs={"ip_hidden_states": (prompt,)}).sample
-        return (predicted.float() - noise).square().mean()
-
-    def preview(path: Path) -> None:
-        both = torch.cat([held_out_embeds, empty.expand_as(held_out_embeds)])
-        tokens = adapter.tokens_from_embeds(both)
-        prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=1.0)
-        save_samples(unet, frozen, [""] * 16, path, latents.shape[-1], above=held_out[:16],
-                     cross_attention_kwargs={"ip_hidden_states": (prompt,)})
-
-    outcome = fit(run, adapter, loss_of, preview)
-    save_image_adapter(adapter, out / FILES[variant], dtype=torch.float16)
-    return asdict(outcome) | {"parameters": sum(p.numel() for p in adapter.parameters())}
+    return train(config, lambda base: ImageAdapterTask(config, base))
 
 
-def new_projection(variant: Variant, unet: UNet2DConditionModel,
-                   encoder: CLIPVisionModelWithProjection) -> LinearProjection | Resampler:
-    """Base: 4 tokens from the embedding. Plus: 16 from the patches, 4 blocks deep as the published
-    ones are, with their heads of 64."""
-    cross_dim = unet.config.cross_attention_dim
-    if variant == "base":
-        return LinearProjection(encoder.config.projection_dim, cross_dim)
-    width = encoder.config.hidden_size
-    return Resampler(width, cross_dim, width=width, heads=width // 64)
+if __name__ == "__main__":
+    from ipadapter_demo.training.launched import main
+
+    main(__doc__, ImageAdapterConfig, train_image_adapter)

@@ -1,4 +1,4 @@
-"""What the frozen parts make of the training pictures, and the noise recipes put on it."""
+"""What the frozen parts make of the training pictures, and pictures from weights in training."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torchvision.utils import save_image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from ipadapter_demo.adapter import ImageAdapter
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
 from ipadapter_demo.training.data import Pictures
 from ipadapter_demo.training.encoders import clip_pixels, tokens_of
@@ -25,7 +24,6 @@ from ipadapter_demo.training.encoders import clip_pixels, tokens_of
 # steps need (arXiv 2305.08891, section 3.3).
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
             "num_train_timesteps": 1000}
-MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556
 
 UnetArguments = Callable[[Tensor, Tensor], dict[str, Any]]
 
@@ -91,46 +89,18 @@ def scaled_latents(vae: AutoencoderTiny, pictures: Pictures, cache: Path,
 
 
 @torch.no_grad()
-def image_embeds(encoder: CLIPVisionModelWithProjection, pictures: Pictures,
-                 adapter: ImageAdapter | None = None) -> Tensor:
-    """(N, embed_dim) embedding of every picture; or, in half precision since it is large, what
-    `adapter` reads of it."""
-    parts = []
-    for indices in torch.arange(len(pictures)).split(64):
-        pixels = clip_pixels(pictures.pixels(indices)).to(encoder.device)
-        parts.append(encoder(pixels).image_embeds.float().cpu() if adapter is None
-                     else adapter.embeds_from_clip_pixels(pixels, encoder).half().cpu())
-    return torch.cat(parts)
+def image_embeds(encoder: CLIPVisionModelWithProjection, pictures: Pictures) -> Tensor:
+    """(N, embed_dim) embedding of every picture."""
+    return torch.cat([
+        encoder(clip_pixels(pictures.pixels(indices)).to(encoder.device)).image_embeds.float().cpu()
+        for indices in torch.arange(len(pictures)).split(64)
+    ])
 
 
 def captions(pictures: Pictures, indices: Tensor, style: CaptionStyle,
              generator: torch.Generator) -> list[str]:
     rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
     return [caption(pictures.scenes, i, style, rng) for i in indices.tolist()]
-
-
-class Noiser:
-    """x_t and the weight of its loss for the ε objective."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.alphas = DDPMScheduler(**SCHEDULE).alphas_cumprod.to(device)
-
-    def noised(self, latents: Tensor, generator: torch.Generator,
-               timesteps: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """(noisy latents, noise, timesteps (B,)) on the device, channels last."""
-        batch = len(latents)
-        if timesteps is None:
-            timesteps = torch.randint(len(self.alphas), (batch,), generator=generator)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        timesteps = timesteps.to(self.device)
-        alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * latents.float().to(self.device) + (1 - alpha).sqrt() * noise
-        return noisy.contiguous(memory_format=torch.channels_last), noise, timesteps
-
-    def min_snr_weights(self, timesteps: Tensor) -> Tensor:
-        snr = self.alphas[timesteps] / (1 - self.alphas[timesteps])
-        return (snr.clamp(max=MIN_SNR_GAMMA) / snr).view(-1, 1, 1, 1)
 
 
 @torch.no_grad()
@@ -157,24 +127,12 @@ def sample_latents(unet: UNet2DConditionModel, noise: Tensor, arguments: UnetArg
 
 @torch.no_grad()
 def save_samples(unet: UNet2DConditionModel, frozen: Frozen, texts: list[str], path: Path,
-                 side: int, above: Pictures | None = None,
-                 residuals: Callable[..., dict] | None = None, **extra: Any) -> None:
-    """A quick sheet; the pictures `above` go over the samples made from them. `residuals` and
-    `extra` are for rows [conditional..., unconditional...]."""
+                 side: int) -> None:
+    """A quick sheet of captions, which are written down beside it."""
     device = str(frozen.text_encoder.device)
     states = frozen.text_states(texts + [""] * len(texts), device)
-    shape = (len(texts), 4, side, side)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
-
-    def arguments(noisy: Tensor, t: Tensor) -> dict[str, Any]:
-        more = residuals(noisy, t, states) if residuals else {}
-        return {"encoder_hidden_states": states} | more | extra
-
-    pixels = frozen.pixels(sample_latents(unet, noise, arguments))
-    if above is not None:
-        given = above.pixels(torch.arange(len(texts))).to(device)
-        given = F.interpolate(given, size=pixels.shape[-2:], mode="area")
-        pixels = torch.cat([row for pair in zip(given.split(8), pixels.split(8), strict=True)
-                            for row in pair])
+    noise = torch.randn(len(texts), 4, side, side, generator=torch.Generator().manual_seed(0))
+    pixels = frozen.pixels(sample_latents(unet, noise.to(device), lambda noisy, t: {
+        "encoder_hidden_states": states}))
     save_image(pixels, path, nrow=8, normalize=True, value_range=(-1, 1))
     path.with_suffix(".txt").write_text("\n".join(texts))

@@ -1,39 +1,53 @@
-"""The one training loop: AdamW, EMA, bf16 autocast, resumable at any step, logged, previewed.
+"""The one training loop: AdamW on one device or many, resumable at any step, logged, previewed.
 
-A step is a pure function of (weights, step number): the samples and the noise of step n come from a
-generator seeded with n, so an interrupted run continues with the samples it would have seen.
+Scale-out is accelerate's: one process or several, DeepSpeed or not, is decided by what launched the
+program. A step is a pure function of the weights and its number, since what a step sees follows
+from that number; so an interrupted run goes on as if nothing had happened.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
-log = logging.getLogger(__name__)
+from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.training.checkpoints import Average, Checkpoints, Progress
 
-EMA_DECAY = 0.999
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Where a run lives and how long it lasts."""
+    """Where a run lives, how long it lasts, how it learns. Defaults are the tabletop recipes'."""
 
     folder: Path
     steps: int
-    batch: int
+    batch: int  # pictures a step, process and round of `accumulate`
     lr: float
+    accumulate: int = 1
     weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
     warmup: int = 100
-    final_lr: float = 0.05  # cosine decay to this fraction of lr
+    final_lr: float = 0.05  # cosine decay to this fraction of lr; 1 is constant
+    ema: float = 0.999  # 0: the weights as they are
+    clip_grad: float = 1.0  # 0: off
+    adam_8bit: bool = False
+    precision: str = "bf16"  # "": what accelerate was launched with
     seed: int = 0
     device: str = "cpu"
     log_every: int = 50
@@ -41,14 +55,14 @@ class Run:
     preview_every: int = 1000  # 0: never
 
     def lr_at(self, step: int) -> float:
-        rise = min(1.0, (step + 1) / self.warmup)
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
         return self.lr * rise * (self.final_lr + (1 - self.final_lr) * fall)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Facts of a finished run, for the provenance file."""
+    """Facts of a finished run, for the provenance file and the model card."""
 
     steps: int
     samples: int
@@ -56,113 +70,205 @@ class Outcome:
     loss: float
 
 
-LossOf = Callable[[torch.Generator, int], Tensor]
+class Feed(Protocol):
+    """What the steps of a run see."""
+
+    def take(self, step: int) -> list[tuple[Any, ...]]:
+        """The arguments of `loss_of` for this process, one tuple a round of `accumulate`."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where the feed stands, as JSON has it, for a run to go on from; of all processes."""
+        ...
 
 
-def fit(run: Run, model: nn.Module, loss_of: LossOf, preview: Callable[[Path], None]) -> Outcome:
+LossOf = Callable[..., Tensor]
+Look = Callable[[Path], dict[str, float] | None]
+
+
+class Seeded:
+    """The feed of the recipes: a generator seeded with the step, and how many samples to draw."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def take(self, step: int) -> list[tuple[torch.Generator, int]]:
+        generator = torch.Generator().manual_seed(self.run.seed * 1_000_003 + step)
+        return [(generator, self.run.batch)] * self.run.accumulate
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+
+def accelerator_of(run: Run) -> Accelerator:
+    """Of this process. Its state is global and outlives a run, so another precision starts anew."""
+    if AcceleratorState._shared_state and run.precision not in (
+            "", AcceleratorState().mixed_precision):
+        AcceleratorState._reset_state(reset_partial_state=False)
+    trackers = [name for name in ("tensorboard", "wandb") if find_spec(name)]
+    return Accelerator(
+        mixed_precision=run.precision or None, cpu=run.device == "cpu",
+        gradient_accumulation_steps=run.accumulate, log_with=trackers, project_dir=run.folder,
+    )
+
+
+def fit(run: Run, model: nn.Module, loss_of: LossOf, preview: Look,
+        feed: Callable[[dict[str, Any]], Feed] | None = None,
+        accelerator: Accelerator | None = None) -> Outcome:
     """Train `model` (its parameters that require gradients) and leave it with the averaged weights.
 
-    `loss_of(generator, batch)` draws its samples and noise from `generator` and returns a scalar.
-    `preview(path)` draws a sheet with the model as it is.
+    `loss_of(*arguments)` takes what the feed gives and returns a scalar. `feed(state)` opens it
+    where the run stands. `preview(path)` draws a sheet with the model as it is, at `path`, and may
+    return figures to log. An `accelerator` that is given is for its owner to end.
+
+    Raises TrainingError; the last checkpoint is then usable.
     """
+    own = accelerator is None
+    accelerator = accelerator or accelerator_of(run)
     run.folder.mkdir(parents=True, exist_ok=True)
     parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(
-        parameters.values(), lr=run.lr, weight_decay=run.weight_decay, betas=(0.9, 0.99)
-    )
-    average = {n: p.detach().clone() for n, p in parameters.items()}
-    step, seconds, smooth = _resume(run, parameters, average, optimiser)
-    started = time.monotonic() - seconds
-    while step < run.steps:
-        for group in optimiser.param_groups:
-            group["lr"] = run.lr_at(step)
-        generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-        with torch.autocast(run.device, torch.bfloat16):
-            loss = loss_of(generator, run.batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"{run.folder.name}: loss is {loss.item()} at step {step}")
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-        optimiser.step()
-        step += 1
-        _average(average, parameters, step)
-        smooth = loss.item() if step == 1 else 0.98 * smooth + 0.02 * loss.item()
-        if step % run.log_every == 0:
-            seconds = time.monotonic() - started
-            _log(run, step, smooth, seconds)
-        if step % run.save_every == 0 or step == run.steps:
-            seconds = time.monotonic() - started
-            _save(run, step, seconds, smooth, parameters, average, optimiser)
-        if run.preview_every and (step % run.preview_every == 0 or step == run.steps):
-            with _averaged(parameters, average), torch.no_grad():
-                preview(run.folder / f"preview-{step:06d}.png")
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(average[name])
-    return Outcome(step, step * run.batch, round(seconds / 3600, 3), round(smooth, 5))
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # there is no loader to ask
+        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": run.batch,
+            "gradient_accumulation_steps": run.accumulate,
+            "gradient_clipping": run.clip_grad,
+            "train_batch_size": run.batch * run.accumulate * accelerator.num_processes,
+        }
+    prepared, optimiser = accelerator.prepare(_Loss(model, loss_of), _optimiser(run, parameters))
+    average = Average(run.ema, parameters)
+    checkpoints = Checkpoints(run.folder, accelerator, average)
+    progress = checkpoints.restored()
+    source = feed(progress.feed) if feed else Seeded(run)
+    clock = _Clock(progress.seconds)
+    accelerator.init_trackers("log")
+    while progress.step < run.steps:
+        with _explained(run, progress.step, checkpoints):
+            _step(run, accelerator, prepared, optimiser, source, progress)
+            average.follow(progress.step)
+            if progress.step % run.log_every == 0:
+                _log(run, accelerator, progress, clock.seconds())
+            if progress.step % run.save_every == 0 or progress.step == run.steps:
+                progress.seconds, progress.feed = clock.seconds(), source.state()
+                checkpoints.save(progress)
+            if run.preview_every and (progress.step % run.preview_every == 0
+                                      or progress.step == run.steps):
+                _preview(run, accelerator, progress, average, preview)
+    average.wear()
+    if own:
+        accelerator.end_training()
+    samples = progress.step * run.batch * run.accumulate * accelerator.num_processes
+    return Outcome(progress.step, samples, round(clock.seconds() / 3600, 3),
+                   round(progress.loss, 5))
 
 
-def _average(average: dict[str, Tensor], parameters: dict[str, nn.Parameter], step: int) -> None:
-    decay = min(EMA_DECAY, (1 + step) / (10 + step))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(average.values()), [p.detach() for p in parameters.values()],
-                             1 - decay)
+class _Loss(nn.Module):
+    """What is trained, and how its loss comes about: one module, so that whoever wraps it for
+    several processes sees every gradient."""
+
+    def __init__(self, model: nn.Module, loss_of: LossOf) -> None:
+        super().__init__()
+        self.model, self._loss_of = model, loss_of
+
+    def forward(self, *arguments: Any) -> Tensor:
+        return self._loss_of(*arguments)
 
 
-class _averaged:
-    """The model wears its averaged weights inside the block."""
-
-    def __init__(self, parameters: dict[str, nn.Parameter], average: dict[str, Tensor]) -> None:
-        self.parameters, self.average = parameters, average
-
-    def __enter__(self) -> None:
-        self.kept = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self._load(self.average)
-
-    def __exit__(self, *_: object) -> None:
-        self._load(self.kept)
-
-    def _load(self, weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, p in self.parameters.items():
-                p.copy_(weights[name])
+def _optimiser(run: Run, parameters: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    kind: type = torch.optim.AdamW
+    if run.adam_8bit:
+        if not find_spec("bitsandbytes"):
+            raise TrainingError("adam_8bit needs bitsandbytes, which is not installed")
+        kind = __import__("bitsandbytes").optim.AdamW8bit
+    return kind(parameters.values(), lr=run.lr, weight_decay=run.weight_decay, betas=run.betas)
 
 
-def _log(run: Run, step: int, loss: float, seconds: float) -> None:
-    rate = step * run.batch / max(seconds, 1e-9)
-    left = (run.steps - step) * run.batch / rate / 60
-    row = {"step": step, "loss": round(loss, 5), "lr": run.lr_at(step), "seconds": round(seconds),
+def _step(run: Run, accelerator: Accelerator, prepared: nn.Module, optimiser: Any, source: Feed,
+          progress: Progress) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = run.lr_at(progress.step)
+    total = 0.0
+    for arguments in source.take(progress.step):
+        with accelerator.accumulate(prepared):
+            loss = prepared(*arguments)
+            # of all processes, so that all of them stop where one has to
+            mean = float(accelerator.reduce(loss.detach().float(), "mean"))
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"the loss is {mean}")
+            accelerator.backward(loss)
+            if run.clip_grad and accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(prepared.parameters(), run.clip_grad)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        total += mean / run.accumulate
+    progress.step += 1
+    progress.last = total
+    progress.loss = total if progress.step == 1 else 0.98 * progress.loss + 0.02 * total
+
+
+def _log(run: Run, accelerator: Accelerator, progress: Progress, seconds: float) -> None:
+    if not accelerator.is_main_process:
+        return
+    size = run.batch * run.accumulate * accelerator.num_processes
+    rate = progress.step * size / max(seconds, 1e-9)
+    left = (run.steps - progress.step) * size / rate / 60
+    row = {"step": progress.step, "loss": round(progress.loss, 5), "step_loss": progress.last,
+           "lr": run.lr_at(progress.step), "seconds": round(seconds),
            "samples_per_second": round(rate, 1)}
     with (run.folder / "log.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
-    log.info("%s %d/%d loss %.4f %.1f/s %.1f min left",
-             run.folder.name, step, run.steps, loss, rate, left)
+    accelerator.log({k: v for k, v in row.items() if k != "step"}, step=progress.step)
+    log.info("%s %d/%d loss %.4f %.1f/s %.1f min left", run.folder.name, progress.step, run.steps,
+             progress.loss, rate, left)
 
 
-def _save(run: Run, step: int, seconds: float, smooth: float, parameters: dict[str, nn.Parameter],
-          average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> None:
-    state = {
-        "step": step, "seconds": seconds, "smooth": smooth,
-        "run": {k: str(v) for k, v in asdict(run).items()},
-        "parameters": {n: p.detach() for n, p in parameters.items()},
-        "average": average, "optimiser": optimiser.state_dict(),
-    }
-    temporary = run.folder / "last.pt.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, run.folder / "last.pt")  # a kill leaves the old or the new, never half
+def _preview(run: Run, accelerator: Accelerator, progress: Progress, average: Average,
+             preview: Look) -> None:
+    """By one process, the others wait."""
+    if accelerator.is_main_process:
+        with average.worn(), torch.no_grad():
+            figures = preview(run.folder / f"preview-{progress.step:06d}.png")
+        if figures:
+            with (run.folder / "held-out.jsonl").open("a") as file:
+                file.write(json.dumps({"step": progress.step} | figures) + "\n")
+            accelerator.log(figures, step=progress.step)
+            log.info("%s %d %s", run.folder.name, progress.step,
+                     " ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    accelerator.wait_for_everyone()
 
 
-def _resume(run: Run, parameters: dict[str, nn.Parameter], average: dict[str, Tensor],
-            optimiser: torch.optim.Optimizer) -> tuple[int, float, float]:
-    path = run.folder / "last.pt"
-    if not path.exists():
-        return 0, 0.0, 0.0
-    state = torch.load(path, map_location=run.device, weights_only=True)
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(state["parameters"][name])
-            average[name].copy_(state["average"][name])
-    optimiser.load_state_dict(state["optimiser"])
-    log.info("%s resumes at step %d", run.folder.name, state["step"])
-    return state["step"], state["seconds"], state["smooth"]
+class _Clock:
+    """Seconds of this run, over all its interruptions."""
+
+    def __init__(self, before: float) -> None:
+        self._began = time.monotonic() - before
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+@contextmanager
+def _explained(run: Run, step: int, checkpoints: Checkpoints) -> Iterator[None]:
+    """Failures that a long run meets, in words that say what to do."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise TrainingError(f"{run.folder.name}: {error} at step {step}; lower lr (now {run.lr:g}) "
+                            f"or set clip_grad. {checkpoints.usable()}") from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(run, step, checkpoints) from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = "the disk is full" if full else str(error)
+        raise TrainingError(f"{run.folder.name}: step {step} could not be written down: {why}. "
+                            f"{checkpoints.usable()}") from error
+    except RuntimeError as error:  # the CPU's allocator raises nothing finer
+        if "can't allocate memory" in str(error):
+            raise _out_of_memory(run, step, checkpoints) from error
+        raise
+
+
+def _out_of_memory(run: Run, step: int, checkpoints: Checkpoints) -> TrainingError:
+    return TrainingError(
+        f"{run.folder.name}: out of memory at step {step}, with batch {run.batch}. Lower batch and "
+        "raise accumulate by as much, or set gradient_checkpointing, precision bf16 or adam_8bit. "
+        f"{checkpoints.usable()}")

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 from ipadapter_demo.training.base import train_base
 from ipadapter_demo.training.clip import train_clip, train_image_encoder, train_text_encoder
 from ipadapter_demo.training.codec import train_codec
 from ipadapter_demo.training.data import rendered_pictures
-from ipadapter_demo.training.image_adapter import FILES, train_image_adapter
 from ipadapter_demo.training.loop import Run
 from ipadapter_demo.training.reader import train_reader
-from ipadapter_demo.training.structure import train_controlnet, train_t2i_adapter
+from ipadapter_demo.training.tabletop import image_adapter, structure
 
 PICTURES, HELD_OUT = 32768, 2048
+OUT = TABLETOP.folder
 
 # Makes the folder an ordinary diffusers pipeline: StableDiffusionPipeline.from_pretrained reads it.
 MODEL_INDEX = {
@@ -49,37 +50,47 @@ class Recipe:
     start_from: str | None = None  # a part of `out` to go on from
 
 
+CONTROLNET = {"network": "controlnet", "annotator": "canny"}
+T2I_CANNY = {"network": "t2i-adapter", "annotator": "canny"}
+T2I_PALETTE = {"network": "t2i-adapter", "annotator": "palette"}
+
 RECIPES = {
     "codec": Recipe(train_codec, 6100, 16, 1.2e-3),
     "clip": Recipe(train_clip, 1000, 64, 1e-3),
     "image-encoder": Recipe(train_image_encoder, 10_100, 64, 8e-4, seed=23),
     "text-encoder": Recipe(train_text_encoder, 900, 128, 1e-3, seed=7),
     "base-small": Recipe(train_base, 2250, 64, 1e-3, options={"small": True}),
-    "image-adapter-small": Recipe(train_image_adapter, 900, 64, 1e-3, seed=6,
+    "image-adapter-small": Recipe(image_adapter, 900, 64, 1e-3, seed=6,
                                   options={"small": True}),
-    "image-adapter-plus-small": Recipe(train_image_adapter, 700, 64, 7e-4, seed=10,
+    "image-adapter-plus-small": Recipe(image_adapter, 700, 64, 7e-4, seed=10,
                                        options={"variant": "plus", "small": True}),
-    "controlnet-small": Recipe(train_controlnet, 1000, 32, 1e-3, seed=8, options={"small": True}),
-    "t2i-palette-small": Recipe(train_t2i_adapter, 600, 32, 1e-3, seed=9, options={"small": True}),
-    "t2i-canny-small": Recipe(train_t2i_adapter, 800, 32, 1e-3, seed=12,
-                              options={"annotator": "canny", "small": True}),
+    "controlnet-small": Recipe(structure, 1000, 32, 1e-3, seed=8,
+                               options=CONTROLNET | {"small": True}),
+    "t2i-palette-small": Recipe(structure, 2100, 32, 1e-3, seed=9,
+                                options=T2I_PALETTE | {"small": True}),
+    "t2i-canny-small": Recipe(structure, 800, 32, 1e-3, seed=12,
+                              options=T2I_CANNY | {"small": True}),
     "base": Recipe(train_base, 8200, 32, 7e-4, seed=14, start_from="unet"),
-    "image-adapter": Recipe(train_image_adapter, 1400, 32, 1e-3, seed=2,
-                            start_from=FILES["base"]),
-    "image-adapter-plus": Recipe(train_image_adapter, 1000, 32, 7e-4, seed=11,
-                                 options={"variant": "plus"}, start_from=FILES["plus"]),
-    "controlnet": Recipe(train_controlnet, 1600, 16, 1e-3, seed=4, start_from="controlnet-canny"),
-    "t2i-palette": Recipe(train_t2i_adapter, 900, 16, 1e-3, seed=5, start_from="t2i-palette"),
-    "t2i-canny": Recipe(train_t2i_adapter, 700, 16, 1e-3, seed=13, start_from="t2i-canny",
-                        options={"annotator": "canny"}),
+    "image-adapter": Recipe(image_adapter, 1400, 32, 1e-3, seed=2,
+                            start_from=TABLETOP.adapters["base"]),
+    "image-adapter-plus": Recipe(image_adapter, 1000, 32, 7e-4, seed=11,
+                                 options={"variant": "plus"}, start_from=TABLETOP.adapters["plus"]),
+    "controlnet": Recipe(structure, 1600, 16, 1e-3, seed=4, options=CONTROLNET,
+                         start_from="controlnet-canny"),
+    "t2i-palette": Recipe(structure, 1200, 16, 1e-3, seed=5, options=T2I_PALETTE,
+                          start_from="t2i-palette"),
+    "t2i-canny": Recipe(structure, 700, 16, 1e-3, seed=13, options=T2I_CANNY,
+                        start_from="t2i-canny"),
     "reader": Recipe(train_reader, 2500, 64, 2e-3),
 }
 
 
 def train(part: str, runs: Path, out: Path, *, steps: int | None = None, batch: int | None = None,
-          device: str = "cpu", pictures: int = PICTURES, preview_every: int = 1000) -> dict:
+          device: str = "cpu", pictures: int = PICTURES, preview_every: int = 1000,
+          **given: Any) -> dict:
     """Train one part, resuming `runs/part` if it was interrupted; write its weights under `out`
-    and its facts into `out/provenance.json`."""
+    and its facts into `out/provenance.json`. `given` are fields of a config, for parts that are
+    trained beside a frozen base."""
     recipe = RECIPES[part]
     out.mkdir(parents=True, exist_ok=True)
     run = Run(folder=runs / part, steps=steps or recipe.steps, batch=batch or recipe.batch,
@@ -89,7 +100,7 @@ def train(part: str, runs: Path, out: Path, *, steps: int | None = None, batch: 
     options = dict(recipe.options or {})
     if recipe.start_from is not None:
         options["start"] = out / recipe.start_from
-    facts = recipe.train(run, training, held_out, out, **options)
+    facts = recipe.train(run, training, held_out, out, **options, **given)
     (out / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
     command = f"python -m ipadapter_demo train {part} --steps {run.steps}"
     record(out, part, {"command": command, "batch": run.batch, "lr": run.lr, "seed": run.seed,

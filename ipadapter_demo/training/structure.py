@@ -1,118 +1,112 @@
-"""Structure recipes: a ControlNet on canny edges, T2I-Adapters on edges and on the colour palette.
+"""Train a T2I-Adapter or a ControlNet beside any SD 1.5 or SDXL base, for any detector's maps.
 
-The base stays frozen. Half of the captions are empty, so that the map must speak for itself. A
-T2I-Adapter's time steps lean towards the noisy end, where structure is decided:
-t = (1 - u³)·T (arXiv 2302.08453, section 3.4). Like the base, both networks learn on pictures of
-half the size first (`small`), where a step costs a quarter, and go on (`start`) at full size.
+    accelerate launch -m ipadapter_demo.training.structure --config run.yaml
+    python -m ipadapter_demo train structure --config run.yaml
+
+Maps are drawn from the pictures by the detector that the demo offers. A T2I-Adapter's time steps
+lean towards the noisy end, where structure is decided (arXiv 2302.08453, section 3.4); half of the
+captions are empty, so that the map must speak for itself (arXiv 2302.05543, section 3.4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers import ControlNetModel, T2IAdapter
 from PIL import Image
 from torch import Tensor
 
-from ipadapter_demo.models.annotators import annotate
-from ipadapter_demo.models.structure import (
-    ControlNetStructure,
-    StructureNet,
-    T2IAdapterStructure,
-)
-from ipadapter_demo.tabletop.caption import POOR
-from ipadapter_demo.training.data import Pictures
-from ipadapter_demo.training.latents import (
-    Frozen,
-    Noiser,
-    captions,
-    frozen_unet,
-    save_samples,
-    scaled_latents,
-)
-from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.models.base_model import BaseModel, Structures
+from ipadapter_demo.models.catalog import StructureEntry
+from ipadapter_demo.models.structure import ControlNetStructure, T2IAdapterStructure
+from ipadapter_demo.request import GenerateRequest, Structure
+from ipadapter_demo.training.card import write_card
+from ipadapter_demo.training.config import StructureConfig
+from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.feed import Batch
+from ipadapter_demo.training.frozen import Given, train
+
+_KIND = "trained"  # what a preview's request calls the network
 
 
-def train_controlnet(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                     small: bool = False, start: Path | None = None) -> dict:
-    """Write `out/controlnet-canny`: a copy of the UNet's encoder with zero convolutions."""
+class StructureTask:
+    """A network beside a frozen base that reads a map of the picture."""
 
-    def new(unet: UNet2DConditionModel) -> ControlNetModel:
-        net = (ControlNetModel.from_unet(unet, conditioning_channels=3,
-                                         conditioning_embedding_out_channels=(16, 32, 64))
-               if start is None else ControlNetModel.from_pretrained(start).float())
-        net.set_attn_processor(AttnProcessor())
-        return net
+    def __init__(self, config: StructureConfig, base: BaseModel) -> None:
+        self.config, self.base = config, base
+        self.trained = _network(config, base).float().to(base.device)
+        self.structure = (ControlNetStructure(self.trained) if config.network == "controlnet"
+                          else T2IAdapterStructure(self.trained))
+        entry = StructureEntry(folder="", network=config.network, annotators=(config.annotator,))
+        entries = replace(base.entry, structures={_KIND: entry})
+        self.drawing = replace(base, entry=entries, structures=Structures.of(
+            entries, base.locate, {_KIND: self.structure}))
+        self.preparer = Preparer(config.size, annotator=config.annotator)
 
-    return _train(run, pictures, held_out, out / "controlnet-canny", out, new,
-                  ControlNetStructure, "canny", noisy_end=False, small=small)
+    def embeds(self, examples: Sequence[Example]) -> None:
+        return None
 
+    def given(self, batch: Batch) -> Given:
+        empty = (batch.draws.drop < self.config.drop_text).tolist()
+        texts = ["" if drop else text for text, drop in zip(batch.captions, empty, strict=True)]
+        maps = batch.stacked("map").to(self.base.device) / 255
 
-def train_t2i_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                      annotator: str = "palette", small: bool = False,
-                      start: Path | None = None) -> dict:
-    """Write `out/t2i-<annotator>`: features for each down block, computed once a picture."""
+        def arguments(noisy: Tensor, timesteps: Tensor, text: Tensor,
+                      added: dict[str, Tensor] | None) -> dict[str, Any]:
+            residuals = self.structure.read(maps)(noisy, timesteps, text, 1.0, added)
+            return {"encoder_hidden_states": text} | residuals.unet_arguments()
 
-    def new(unet: UNet2DConditionModel) -> T2IAdapter:
-        if start is not None:
-            return T2IAdapter.from_pretrained(start).float()
-        # The UNet's first block has no attention and halves the grid, as SDXL's: so "xl".
-        return T2IAdapter(in_channels=3, channels=list(unet.config.block_out_channels),
-                          num_res_blocks=2, downscale_factor=8, adapter_type="full_adapter_xl")
+        return Given(texts, [False] * len(texts), arguments)
 
-    return _train(run, pictures, held_out, out / f"t2i-{annotator}", out, new,
-                  T2IAdapterStructure, annotator, noisy_end=True, small=small)
+    def request(self, image: Image.Image, caption: str) -> GenerateRequest:
+        """The map alone, without words."""
+        structure = Structure(kind=_KIND, image=image, annotator=self.config.annotator)
+        return GenerateRequest(structures=(structure,), steps=20,
+                               guidance=self.base.entry.guidance)
 
-
-def _train(run: Run, pictures: Pictures, held_out: Pictures, target: Path, base: Path,
-           new: Callable[[UNet2DConditionModel], ModelMixin],
-           structure: Callable[..., StructureNet], annotator: str, noisy_end: bool,
-           small: bool) -> dict:
-    torch.manual_seed(run.seed)
-    frozen = Frozen.load(base, run.device, with_image_encoder=False)
-    unet = frozen_unet(base, run.device)
-    net = new(unet).requires_grad_(True).to(run.device)
-    net.to(memory_format=torch.channels_last)
-    shrink = 2 if small else 1
-    latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache", shrink)
-    noiser = Noiser(run.device)
-
-    def residuals(noisy: Tensor, timesteps: Tensor, states: Tensor, maps: Tensor) -> dict:
-        guide = structure(net).read(maps.to(run.device))
-        return guide(noisy, timesteps, states, 1.0).unet_arguments()
-
-    def loss_of(generator: torch.Generator, batch: int) -> Tensor:
-        indices = torch.randint(len(latents), (batch,), generator=generator)
-        u = torch.rand(batch, generator=generator)
-        timesteps = ((1 - u**3 if noisy_end else u) * len(noiser.alphas)).long().clamp(max=999)
-        noisy, noise, timesteps = noiser.noised(latents[indices], generator, timesteps)
-        states = frozen.text_states(captions(pictures, indices, POOR, generator), run.device)
-        extra = residuals(noisy, timesteps, states, maps_of(pictures, indices, annotator, shrink))
-        predicted = unet(noisy, timesteps, states, **extra).sample
-        return (predicted.float() - noise).square().mean()
-
-    def preview(path: Path) -> None:
-        maps = maps_of(held_out, torch.arange(16), annotator, shrink)
-        guide = structure(net).read(torch.cat([maps, maps]).to(run.device))
-        save_samples(unet, frozen, [""] * 16, path, latents.shape[-1], above=held_out[:16],
-                     residuals=lambda noisy, t, states: guide(noisy, t, states, 1.0)
-                     .unet_arguments())
-
-    outcome = fit(run, net, loss_of, preview)
-    net.half().save_pretrained(target)
-    return asdict(outcome) | {"parameters": sum(p.numel() for p in net.parameters())}
+    def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
+        """A folder that diffusers' own class loads."""
+        self.trained.half().save_pretrained(folder)
+        return [folder / "config.json", folder / "diffusion_pytorch_model.safetensors",
+                write_card(folder / "README.md", card)]
 
 
-def maps_of(pictures: Pictures, indices: Tensor, annotator: str, shrink: int) -> Tensor:
-    """(B, 3, S, S) in [0, 1] of the pictures reduced `shrink` times, drawn by the same detector
-    that the demo offers."""
-    images = pictures.images[indices.numpy()].transpose(0, 2, 3, 1)
-    maps = [np.asarray(annotate(annotator, Image.fromarray(np.ascontiguousarray(i)).reduce(shrink)))
-            for i in images]
-    return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).float() / 255
+def _network(config: StructureConfig, base: BaseModel) -> Any:
+    """A ControlNet is a copy of the UNet's encoder with zero convolutions; a T2I-Adapter has
+    features for each down block."""
+    unet, factor = base.unet, base.codec.factor
+    if config.start is not None:
+        kind = ControlNetModel if config.network == "controlnet" else T2IAdapter
+        try:
+            return kind.from_pretrained(config.start)
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"start: {config.start} holds no {config.network}: "
+                                f"{error!s:.200}") from error
+    if config.network == "controlnet":
+        halvings = factor.bit_length() - 1
+        widths = (16, 32, 96, 256) if halvings == 3 else (16, 32, 64)  # diffusers' own, for 8
+        return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=widths)
+    channels = list(unet.config.block_out_channels)
+    # Where the UNet's first block has no attention it halves the grid before features are added.
+    late = not unet.config.down_block_types[0].startswith("CrossAttn")
+    return T2IAdapter(in_channels=3, channels=channels, num_res_blocks=2,
+                      downscale_factor=factor * (2 if late else 1),
+                      adapter_type="full_adapter_xl" if late else "full_adapter")
+
+
+def train_structure(config: StructureConfig) -> dict[str, Any]:
+    """Train and write a network's folder at `config.out`, with a model card.
+
+    Raises TrainingError or ModelError.
+    """
+    return train(config, lambda base: StructureTask(config, base))
+
+
+if __name__ == "__main__":
+    from ipadapter_demo.training.launched import main
+
+    main(__doc__, StructureConfig, train_structure)

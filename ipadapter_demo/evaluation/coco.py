@@ -1,0 +1,187 @@
+"""The paper's protocol (arXiv 2308.06721, section 4.2): pictures of COCO as image prompts, four
+samples of each, CLIP ViT-L/14 cosines with the picture and with its caption.
+
+    python -m ipadapter_demo evaluate coco --images val2017 --captions captions_val2017.json ...
+
+Ray actors share the work, on this machine or on all of a cluster; each has a pipeline and a CLIP of
+its own. What is finished is written down row by row, so a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.evaluation.similarity import NamedClip
+from ipadapter_demo.imaging import flatten_image, read_image
+from ipadapter_demo.pipeline import load
+from ipadapter_demo.request import GenerateRequest, Reference, Sampler
+
+CLIP_SCORE = 2.5  # w of CLIPScore = w · max(cos, 0): arXiv 2104.08718, section 3
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """What is drawn and how; the defaults are the paper's. Image n's sample k has the seed
+    seed + n · samples + k."""
+
+    samples: int = 4
+    steps: int = 50
+    guidance: float = 7.5
+    sampler: Sampler = "ddim"
+    image_scale: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture of the collection and its first caption."""
+
+    number: int
+    path: str
+    caption: str
+
+
+def items_of(images: Path, captions: Path, limit: int | None = None) -> list[Item]:
+    """From a COCO captions file: {"images": [{"id", "file_name"}], "annotations": [{"image_id",
+    "caption"}]}, in the order of the pictures' ids. Raises RequestError."""
+    try:
+        content = json.loads(captions.read_text(encoding="utf-8"))
+        names = {entry["id"]: entry["file_name"] for entry in content["images"]}
+        words: dict[int, str] = {}
+        for entry in content["annotations"]:
+            words.setdefault(entry["image_id"], entry["caption"].strip())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"captions: {captions} is no COCO captions file: {error!r}") from error
+    ids = sorted(i for i in names if i in words)[:limit]
+    found = [Item(n, str(images / names[i]), words[i]) for n, i in enumerate(ids)]
+    if not found:
+        raise RequestError(f"captions: {captions} has no picture with a caption")
+    missing = [item.path for item in found if not Path(item.path).is_file()]
+    if missing:
+        raise RequestError(f"images: {len(missing)} of {len(found)} pictures are not in {images}, "
+                           f"such as {Path(missing[0]).name}")
+    return found
+
+
+class Judge:
+    """What an actor does: draw an item's samples and score them."""
+
+    def __init__(self, model: dict[str, Any], clip: Path, protocol: Protocol,
+                 threads: int | None = None) -> None:
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.pipeline, self.protocol = load(**model), protocol
+        self.clip = NamedClip(clip, str(self.pipeline.facts["device"]))
+
+    def facts(self) -> dict[str, Any]:
+        return self.pipeline.facts
+
+    def row(self, item: Item) -> dict[str, Any]:
+        """The cosines of every sample with the picture and with its caption."""
+        wanted = asdict(self.protocol)
+        count = wanted.pop("samples")
+        picture = flatten_image(read_image(Path(item.path)))
+        request = GenerateRequest(**wanted | {
+            "references": (Reference(image=picture),), "count": count,
+            "seed": self.protocol.seed + item.number * count})
+        made = self.clip.of_images(self.pipeline.generate(request).images)
+        seen, said = self.clip.of_images([picture]), self.clip.of_texts([item.caption])
+        return {"number": item.number, "file": Path(item.path).name,
+                "clip_i": (made @ seen[0]).tolist(), "clip_t": (made @ said[0]).tolist()}
+
+
+def evaluate_coco(items: Sequence[Item], model: dict[str, Any], clip: Path, protocol: Protocol,
+                  out: Path, workers: int = 1, gpus: float = 0.0,
+                  progress: Progress = lambda _: None) -> dict[str, Any]:
+    """Draw and score what `out`/rows.jsonl lacks, then write `out`/report.json and return it.
+
+    `model` are the arguments of `load`, `gpus` a worker's share of them. Raises RequestError where
+    `out` holds rows of another protocol, ModelError or CheckpointError.
+    """
+    settings = {"protocol": asdict(protocol), "clip": clip.name, "items": len(items),
+                "model": {name: str(value) for name, value in model.items() if value}}
+    out.mkdir(parents=True, exist_ok=True)
+    rows, facts = _rows_there(out, settings), _facts_there(out)
+    todo = [item for item in items if item.number not in rows]
+    if todo:
+        with (out / "rows.jsonl").open("a") as file:
+            for row in _drawn(todo, model, clip, protocol, workers, gpus, facts):
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                rows[row["number"]] = row
+                progress(f"{len(rows)} of {len(items)}")
+    (out / "facts.json").write_text(json.dumps(facts))
+    report = settings | {"facts": facts} | _summary(list(rows.values()))
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def _drawn(todo: Sequence[Item], model: dict[str, Any], clip: Path, protocol: Protocol,
+           workers: int, gpus: float, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows as they are finished, in whatever order."""
+    try:
+        import ray
+        from ray.util import ActorPool
+    except ImportError as error:
+        raise RequestError("evaluate coco needs ray: pip install -r requirements-train.txt"
+                           ) from error
+    options = {"log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
+    if "RAY_ADDRESS" not in os.environ:  # a cluster that is there is joined
+        options |= {"num_cpus": max(workers, os.cpu_count() or 1)}
+    ray.init(**options)
+    try:
+        actor = ray.remote(num_cpus=1, num_gpus=gpus)(Judge)
+        threads = None if gpus or workers == 1 else 1
+        actors = [actor.remote(model, clip, protocol, threads) for _ in range(workers)]
+        facts.update(ray.get(actors[0].facts.remote()))
+        pool = ActorPool(actors)
+        yield from pool.map_unordered(lambda judge, item: judge.row.remote(item), todo)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.ActorDiedError as error:
+        raise RequestError(f"workers: one of {workers} died: {error!s:.300}") from error
+    finally:
+        ray.shutdown()
+
+
+def _rows_there(out: Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """What an earlier run of the same settings finished. A line that was cut off does not count."""
+    known = out / "settings.json"
+    if known.exists() and json.loads(known.read_text()) != settings:
+        raise RequestError(f"out: {out} holds an evaluation with other settings; name another")
+    known.write_text(json.dumps(settings, indent=1) + "\n")
+    rows: dict[int, dict[str, Any]] = {}
+    path = out / "rows.jsonl"
+    if path.exists():
+        whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
+        path.write_text("".join(whole))
+        rows = {row["number"]: row for row in map(json.loads, whole)}
+    return rows
+
+
+def _facts_there(out: Path) -> dict[str, Any]:
+    path = out / "facts.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over all samples; the spread is that of pictures' means."""
+    figures: dict[str, Any] = {"pictures": len(rows)}
+    for name in ("clip_i", "clip_t"):
+        per_picture = [fmean(row[name]) for row in rows]
+        figures[name] = {"cosine": round(fmean(per_picture), 4),
+                         "std_over_pictures": round(stdev(per_picture), 4)
+                         if len(rows) > 1 else None}
+    scores = [CLIP_SCORE * max(value, 0.0) for row in rows for value in row["clip_t"]]
+    figures["clip_t"]["clip_score"] = round(fmean(scores), 4)
+    return figures

@@ -1,0 +1,106 @@
+"""The frozen model that a training stands on: any base the demo can draw with, without adapters."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+
+from ipadapter_demo.adapter import attach
+from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.models.base_model import BaseModel, load_base_model
+from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
+from ipadapter_demo.models.extras import Extras
+from ipadapter_demo.models.published import PUBLISHED, VIT_BIGG, VIT_H, base_place
+from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
+from ipadapter_demo.training.config import ImageAdapterConfig, TrainingConfig
+
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_XL_KEY = re.compile(r"conditioner\.").match
+_ENCODER_FILES = ("config.json", "model.safetensors")
+
+
+def frozen_base(config: TrainingConfig, device: str, precision: str) -> BaseModel:
+    """The base of a config, nothing of it learning. On a GPU in the training's precision, but the
+    autoencoder in float32 under fp16, in which SDXL's overflows. Raises ModelError."""
+    half = torch.float32 if device == "cpu" else _DTYPES[precision]
+    model = load_base_model(_entry(config), device, half,
+                            Extras(models=config.models_dir, report=announced(print)))
+    if half == torch.float16:
+        model.codec.vae.float()
+    if device == "cpu":  # both are faster to train there, at the size that a CPU can train
+        for network in (model.unet, model.codec.vae):
+            network.to(memory_format=torch.channels_last)
+        model.unet.set_attn_processor(AttnProcessor())
+        attach(model.unet)
+    if config.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+        model.unet.train()  # which switches it on, and in a UNet without dropout nothing else
+    if config.compile:
+        model.unet.compile(dynamic=False)
+    return model
+
+
+def _entry(config: TrainingConfig) -> CatalogEntry:
+    base, models, report = config.base, config.models_dir, announced(print)
+    place: Path | None = TABLETOP.folder if base == TABLETOP.name else Path(base)
+    assert place is not None
+    configs, xl = None, (place / "text_encoder_2").is_dir()
+    if not place.is_dir():
+        xl = _is_xl(base, models)
+        family = PUBLISHED["sdxl" if xl else "sd15"]
+        place, configs = base_place(family, None if base in PUBLISHED else base, models, report)
+    encoder = None
+    if isinstance(config, ImageAdapterConfig):
+        default = VIT_BIGG if xl and config.variant == "base" else VIT_H
+        encoder = str(_encoder(config, place, default))
+    return CatalogEntry(
+        name=base, folder=place, configs=configs, image_encoder=encoder, adapters={},
+        guidance=5.0 if xl else 7.5, small=base == TABLETOP.name,
+    )
+
+
+def _encoder(config: ImageAdapterConfig, base: Path, default: Hub) -> Path:
+    """The one named, the base's own, or the one the published adapters read."""
+    named = config.image_encoder
+    if not named:
+        own = base / "image_encoder"
+        if own.is_dir():
+            return own.resolve()
+        return fetched(default, config.models_dir, announced(print))
+    if Path(named).is_dir():
+        return Path(named).resolve()
+    if named.count("/") < 1:
+        raise TrainingError("image_encoder must be a folder, or owner/name or owner/name/folder on "
+                            f"the hub, got {named!r}")
+    owner, name, *folder = named.split("/")
+    hub = Hub(repo=f"{owner}/{name}", folder="/".join(folder), files=_ENCODER_FILES)
+    return fetched(hub, config.models_dir, announced(print))
+
+
+def _is_xl(base: str, models: Path | None) -> bool:
+    """Whether a catalogue name, a checkpoint file or a repository is of SDXL's family."""
+    if base in PUBLISHED:
+        return PUBLISHED[base].base == PUBLISHED["sdxl"].base
+    if Path(base).is_file():
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(base, "pt") as file:
+                return any(map(_XL_KEY, file.keys()))
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(f"base: {base} cannot be read: {error}") from error
+    second = Hub(repo=base, files=("text_encoder_2/config.json",))
+    if local_folder(second, models) is not None:
+        return True
+    if local_folder(Hub(repo=base, files=("model_index.json",)), models) is not None:
+        return False
+    from huggingface_hub import HfApi
+
+    try:
+        return "text_encoder_2/config.json" in HfApi().list_repo_files(base)
+    except Exception as error:  # the hub's client raises errors of many libraries
+        raise TrainingError(f"base: {base} is no folder, no file, and cannot be looked at on the "
+                            f"hub ({type(error).__name__})") from error

@@ -1,0 +1,150 @@
+"""What a run needs to go on, on disk: whole or not at all.
+
+A checkpoint is a folder that accelerate writes, under a name that counts only once it is complete.
+The last two are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+KEPT = 2
+_PREFIX = "step-"
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    seconds: float = 0.0
+    loss: float = 0.0  # smooth
+    last: float = 0.0  # of the last step
+    feed: dict[str, Any] = field(default_factory=dict)
+
+
+class Average:
+    """Exponential moving average of parameters, slower as a run gets longer; with decay 0 the
+    parameters themselves."""
+
+    def __init__(self, decay: float, parameters: dict[str, nn.Parameter]) -> None:
+        self._decay, self._parameters = decay, parameters
+        self._average = {n: p.detach().clone() for n, p in parameters.items()} if decay else {}
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        if self._average:
+            decay = min(self._decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(self._average.values()),
+                                 [p.detach() for p in self._parameters.values()], 1 - decay)
+
+    @torch.no_grad()
+    def wear(self) -> None:
+        for name, value in self._average.items():
+            self._parameters[name].copy_(value)
+
+    @contextmanager
+    def worn(self) -> Iterator[None]:
+        """The parameters are the average inside the block."""
+        kept = {n: self._parameters[n].detach().clone() for n in self._average}
+        self.wear()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in kept.items():
+                    self._parameters[name].copy_(value)
+
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self._parameters.values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self._average
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in state.items():
+                self._average[name].copy_(value)
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete one of a run."""
+    found = sorted(p for p in folder.glob(f"checkpoints/{_PREFIX}*") if p.suffix != ".tmp")
+    return found[-1] if found else None
+
+
+class Checkpoints:
+    """Of one run: the model, the optimiser, the average and how far it got."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, average: Average) -> None:
+        self._folder, self._accelerator, self._average = folder, accelerator, average
+        accelerator.register_for_checkpointing(average)
+
+    def restored(self) -> Progress:
+        """Load the newest checkpoint, if there is one."""
+        path = last_checkpoint(self._folder)
+        if path is None:
+            return Progress()
+        self._accelerator.load_state(str(path))
+        return Progress(**json.loads((path / "progress.json").read_text()))
+
+    def save(self, progress: Progress) -> None:
+        """Raises OSError where it cannot be written, FloatingPointError where it would be of no
+        use; the one before it is then still there."""
+        if not self._average.finite():
+            raise FloatingPointError("a weight is not finite")
+        accelerator = self._accelerator
+        final = self._folder / "checkpoints" / f"{_PREFIX}{progress.step:08d}"
+        temporary = final.with_suffix(".tmp")
+        if accelerator.is_main_process:
+            for left in self._folder.glob(f"checkpoints/{_PREFIX}*.tmp"):
+                shutil.rmtree(left)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        try:
+            accelerator.save_state(str(temporary))
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                (temporary / "progress.json").write_text(json.dumps(asdict(progress)))
+                os.replace(temporary, final)
+                self._forget_all_but(final)
+        except Exception as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise _as_os_error(error) from error
+        accelerator.wait_for_everyone()
+
+    def usable(self) -> str:
+        """For a message: what is left."""
+        path = last_checkpoint(self._folder)
+        if path is None:
+            return "No checkpoint had been written."
+        return f"The last usable checkpoint is {path.name}; --resume goes on from it."
+
+    def _forget_all_but(self, newest: Path) -> None:
+        older = sorted(p for p in newest.parent.iterdir() if p != newest)
+        for path in older[: max(0, len(older) - KEPT + 1)]:
+            shutil.rmtree(path)
+
+
+def _as_os_error(error: Exception) -> Exception:
+    """torch and safetensors wrap what the system said, or only repeat its words."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    text = str(error)
+    if "os error" in text.lower() or "PytorchStreamWriter" in text or "iostream" in text:
+        return OSError(text)
+    return error

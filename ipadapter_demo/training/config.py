@@ -1,0 +1,237 @@
+"""What a training on pictures with captions is told. Defaults are the papers', with their sources.
+
+IP-Adapter, arXiv 2308.06721, section 4.1.2, unless another source is named. A run is described by a
+YAML file of these fields, by flags of the same names, or by both: flags win.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ipadapter_demo.errors import TrainingError
+
+Precision = Literal["", "no", "bf16", "fp16"]
+Timesteps = Literal["uniform", "cubic"]
+LrSchedule = Literal["constant", "cosine"]
+Network = Literal["controlnet", "t2i-adapter"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """What every training on pictures with captions has in common."""
+
+    data: Annotated[tuple[str, ...], (
+        "where the pictures are: shards.tar, {000..099}.tar, https://.../{000..099}.tar, a "
+        "folder with metadata.jsonl, or datasets:NAME_OR_FOLDER[:split]")]
+    held_out: Annotated[tuple[str, ...], (
+        "pictures for previews, held-out loss and scores [none]")] = ()
+    run: Annotated[Path, "folder for checkpoints, previews and logs"]
+    out: Annotated[Path, "folder for what was trained"]
+    base: Annotated[str, (
+        "sd15, sdxl or tabletop, a folder, a .safetensors checkpoint, or a repository on the "
+        "hub")] = "sd15"
+    models_dir: Annotated[Path | None, "folder that mirrors the hub"] = None
+    start: Annotated[Path | None, "what an earlier training made, to go on from"] = None
+    size: Annotated[int, "pixels: the short side, then the centre crop"] = 512
+    batch: Annotated[int, "pictures a step and process"] = 8
+    accumulate: Annotated[int, "batches a step"] = 1
+    steps: Annotated[int, "of the optimiser"] = 1_000_000
+    lr: Annotated[float, "of AdamW"] = 1e-4
+    lr_schedule: Annotated[LrSchedule, "constant, or cosine down to a twentieth"] = "constant"
+    warmup: Annotated[int, "steps of linear lr warm-up"] = 0
+    weight_decay: Annotated[float, "of AdamW"] = 0.01
+    drop_text: Annotated[float, "share of pictures that lose their caption alone"] = 0.05
+    timesteps: Annotated[Timesteps, (
+        "uniform, or cubic: t = (1 - u³)·T, towards noise (arXiv 2302.08453, section 3.4)"
+    )] = "uniform"
+    min_snr: Annotated[float, "γ of min-SNR weights, 5 in arXiv 2303.09556; 0: off"] = 0.0
+    truncated_snr: Annotated[float, (
+        "weights max(1, 1/SNR), which dwell on noisy steps (arXiv 2202.00512, section 4), but "
+        "at most this; 0: off")] = 0.0
+    noise_offset: Annotated[float, (
+        "of https://www.crosslabs.org/blog/diffusion-with-offset-noise, 0.1 there; 0: off")] = 0.0
+    ema: Annotated[float, "decay of averaged weights, such as 0.999; 0: off"] = 0.0
+    clip_grad: Annotated[float, "largest norm of the gradient; 0: off"] = 0.0
+    gradient_checkpointing: Annotated[bool, "less memory, a third more time"] = False
+    adam_8bit: Annotated[bool, "optimiser states in 8 bits, by bitsandbytes"] = False
+    compile: Annotated[bool, "fuse the UNet with torch.compile"] = False
+    precision: Annotated[Precision, "no, bf16 or fp16 [what accelerate was launched with]"] = ""
+    device: Annotated[Literal["", "cpu"], "cpu: no accelerator [the best there is]"] = ""
+    seed: Annotated[int, "of order, noise and initial weights"] = 0
+    workers: Annotated[int, "processes that read and decode, for each that trains"] = 2
+    cache: Annotated[Path | None, "folder to keep latents and image embeddings in"] = None
+    log_every: Annotated[int, "steps"] = 50
+    save_every: Annotated[int, "steps"] = 1000
+    preview_every: Annotated[int, "steps between previews and held-out figures; 0: never"] = 1000
+    held_out_count: Annotated[int, "held-out pictures to look at"] = 16
+    clip: Annotated[Path | None, (
+        "CLIP model to score previews with, in transformers' layout")] = None
+    resume: Annotated[bool, "go on with the run in the run folder"] = False
+
+    def __post_init__(self) -> None:
+        """Raises TrainingError that names the field, its limit and the value."""
+        self._check("data", bool(self.data), "at least one place")
+        for name in ("size", "batch", "accumulate", "steps", "log_every", "save_every",
+                     "held_out_count"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup", "weight_decay", "min_snr", "truncated_snr", "noise_offset",
+                     "clip_grad", "workers", "preview_every", "seed"):
+            self._check(name, getattr(self, name) >= 0, "at least 0")
+        self._check("size", self.size % 8 == 0, "a multiple of 8")
+        self._check("lr", 0 < self.lr < 1, "between 0 and 1")
+        self._check("ema", 0 <= self.ema < 1, "from 0 to below 1")
+        self._check("drop_text", 0 <= self.drop_text <= 1, "from 0 to 1")
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal:
+                known = get_args(kind)
+                self._check(name, getattr(self, name) in known,
+                            f"one of {', '.join(k or 'nothing' for k in known)}")
+
+    def _check(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise TrainingError(f"{name} must be {expected}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageAdapterConfig(TrainingConfig):
+    """A dropped picture is a zero embedding, for a Plus adapter the encoder's view of a blank one:
+    https://github.com/tencent-ailab/IP-Adapter/blob/62e4af9/tutorial_train_plus.py"""
+
+    variant: Annotated[Literal["base", "plus"], (
+        "base: 4 tokens from the embedding; plus: 16 from the patches")] = "base"
+    tokens: Annotated[int, "that stand for a picture; 0: 4, or 16 for plus"] = 0
+    image_encoder: Annotated[str, (
+        "a folder, or a repository and its folder, owner/name/folder [ViT-H/14; for an SDXL "
+        "base adapter ViT-bigG/14]")] = ""
+    drop_image: Annotated[float, "share that lose the picture alone"] = 0.05
+    drop_both: Annotated[float, "share that lose both"] = 0.05
+
+    def __post_init__(self) -> None:
+        # the zero-argument super() does not find the class that slots=True makes anew
+        super(ImageAdapterConfig, self).__post_init__()
+        self._check("tokens", self.tokens >= 0, "at least 0")
+        for name in ("drop_image", "drop_both"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        total = self.drop_text + self.drop_image + self.drop_both
+        if total > 1:
+            raise TrainingError("drop_text + drop_image + drop_both must be at most 1, "
+                                f"got {total:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StructureConfig(TrainingConfig):
+    """Half of the captions empty: arXiv 2302.05543, section 3.4. T2I-Adapters take lr 1e-5 and
+    cubic time steps: arXiv 2302.08453, sections 3.4 and 4.1."""
+
+    network: Annotated[Network, "which of the two"] = "t2i-adapter"
+    annotator: Annotated[str, "what draws the maps: canny, palette, depth, ..."] = "canny"
+    lr: Annotated[float, "of AdamW"] = 1e-5
+    timesteps: Annotated[Timesteps, (
+        "as for the adapter; cubic is the T2I-Adapter paper's")] = "cubic"
+    drop_text: Annotated[float, "share of captions left empty"] = 0.5
+
+
+Config = TypeVar("Config", bound=TrainingConfig)
+
+
+def config_from(kind: type[Config], given: Mapping[str, Any], where: str = "config") -> Config:
+    """A config of plain values, as YAML has them. Raises TrainingError that names the field."""
+    hints = get_type_hints(kind)
+    if unknown := [name for name in given if name not in hints]:
+        raise TrainingError(f"{where}: {unknown[0]!r} is no field; there are {', '.join(hints)}")
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in given]
+    if missing:
+        raise TrainingError(f"{where}: {missing[0]} is missing")
+    return kind(**{name: _value(name, hints[name], value, where)
+                   for name, value in given.items()})
+
+
+def values_from_file(path: Path) -> dict[str, Any]:
+    """The fields of a YAML file. Raises TrainingError."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path} must hold fields and their values")
+    return {str(name): value for name, value in values.items()}
+
+
+def add_fields(parser: argparse.ArgumentParser, kind: type[TrainingConfig]) -> None:
+    """--config, and a flag for every field."""
+    parser.add_argument("--config", type=Path, metavar="run.yaml", help="fields and their values")
+    hints = get_type_hints(kind, include_extras=True)
+    for entry in fields(kind):
+        flag = f"--{entry.name.replace('_', '-')}"
+        hint, words = get_args(hints[entry.name])
+        if entry.default not in (MISSING, None, "", (), False):
+            words += f" [{entry.default}]"
+        words = words.replace("%", "%%")
+        if hint is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=words)
+        else:
+            many = "+" if get_origin(hint) is tuple else None
+            parser.add_argument(flag, nargs=many, help=words, metavar=_metavar(hint))
+
+
+def config_from_arguments(kind: type[Config], arguments: argparse.Namespace,
+                          defaults: Mapping[str, Any] | None = None) -> Config:
+    """Flags, then --config, then `defaults`."""
+    path: Path | None = arguments.config
+    values = dict(defaults or {}) | (values_from_file(path) if path else {})
+    flags = {f.name: getattr(arguments, f.name) for f in fields(kind)}
+    given = {name: value for name, value in flags.items() if value is not None}
+    return config_from(kind, values | given, str(path) if path else "flags")
+
+
+def plain(config: TrainingConfig) -> dict[str, Any]:
+    """The config as JSON or YAML has it."""
+    def simple(value: Any) -> Any:
+        if isinstance(value, Path):
+            return value.as_posix()
+        return list(value) if isinstance(value, tuple) else value
+
+    return {f.name: simple(getattr(config, f.name)) for f in fields(config)}
+
+
+def _value(name: str, hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) in (Union, UnionType):  # only ever "or None"
+        if value is None:
+            return None
+        hint = get_args(hint)[0]
+    if get_origin(hint) is tuple:
+        parts = [value] if isinstance(value, str) else value
+        if not isinstance(parts, Sequence) or not all(isinstance(p, str) for p in parts):
+            raise TrainingError(f"{where}: {name} must be a list of texts, got {value!r}")
+        return tuple(parts)
+    if get_origin(hint) is Literal or hint is str:
+        if value is False and "no" in get_args(hint):  # YAML's word for it
+            return "no"
+        hint = str
+    try:
+        if hint is bool and not isinstance(value, bool):
+            raise ValueError
+        if hint is int and isinstance(value, float):
+            raise ValueError
+        return hint(value)  # "1e-4" is a text to YAML: float() reads it all the same
+    except (TypeError, ValueError):
+        wanted = {int: "a whole number", float: "a number", bool: "true or false"}
+        raise TrainingError(f"{where}: {name} must be {wanted.get(hint, 'a text')}, "
+                            f"got {value!r}") from None
+
+
+def _metavar(hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        return "SOURCE"
+    if get_origin(hint) is Literal:
+        return "|".join(get_args(hint)).strip("|")
+    if get_origin(hint) in (Union, UnionType):
+        hint = get_args(hint)[0]
+    return {int: "N", float: "X", Path: "PATH"}.get(hint, "TEXT")

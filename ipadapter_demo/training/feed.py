@@ -1,0 +1,78 @@
+"""Batches from shards: which examples a step sees, and the chance drawn for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.training.config import TrainingConfig
+from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.noise import Draws
+from ipadapter_demo.training.shards import Shard
+from ipadapter_demo.training.stream import Slots, Stream
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """B examples and all the chance there is about them."""
+
+    examples: Sequence[Example]
+    draws: Draws
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def captions(self) -> list[str]:
+        return [example.caption for example in self.examples]
+
+    def stacked(self, name: str) -> Tensor:
+        """A field of the examples that all of them have, (B, ...) in float32."""
+        return torch.stack([getattr(e, name).float() for e in self.examples])
+
+    def has(self, name: str) -> bool:
+        return getattr(self.examples[0], name) is not None
+
+
+class ShardFeed:
+    """What the steps of a run see, from shards; equal for one process and for many."""
+
+    def __init__(self, config: TrainingConfig, accelerator: Accelerator, shards: Sequence[Shard],
+                 preparer: Preparer, latent_shape: Sequence[int],
+                 state: dict[str, Any]) -> None:
+        """Raises TrainingError where `state` is of a run on other data or another global batch."""
+        self._accelerator, self._config, self._shape = accelerator, config, tuple(latent_shape)
+        self._slots = Slots.of(config.batch * config.accumulate, accelerator.process_index,
+                               accelerator.num_processes)
+        self._is = {"shards": len(shards), "global_batch": self._slots.total, "seed": config.seed}
+        for name, value in self._is.items():
+            if state and state[name] != value:
+                raise TrainingError(f"the run to resume has {name} {state[name]}, not {value}")
+        places = {int(lane): tuple(place) for lane, place in state.get("places", {}).items()}
+        self._stream = Stream(shards, self._slots, config.seed, preparer, config.workers, places)
+        self._broken_before = state.get("broken", 0)
+
+    def take(self, step: int) -> list[tuple[Batch]]:
+        """A batch for each round of `accumulate`."""
+        rows = next(self._stream)
+        batches = []
+        for start in range(0, len(rows), self._config.batch):
+            part = rows[start : start + self._config.batch]
+            places = [step * self._slots.total + slot for slot, _ in part]
+            draws = Draws.at(self._config.seed, places, self._shape)
+            batches.append((Batch([example for _, example in part], draws),))
+        return batches
+
+    def state(self) -> dict[str, Any]:
+        """Of all processes: every lane's place, and how many broken rows were met."""
+        every = gather_object([(self._stream.places, self._stream.broken)])
+        places = {lane: place for own, _ in every for lane, place in own.items()}
+        return self._is | {"places": {str(lane): places[lane] for lane in sorted(places)},
+                           "broken": self._broken_before + sum(broken for _, broken in every)}

@@ -1,0 +1,118 @@
+"""Pictures that no step sees: what the training makes of them, its loss there, and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.evaluation.similarity import Clip, NamedClip
+from ipadapter_demo.imaging import fit_square
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.training.config import TrainingConfig
+from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.feed import Batch
+from ipadapter_demo.training.noise import Draws
+from ipadapter_demo.training.shards import Pair, shards_of
+
+if TYPE_CHECKING:
+    from ipadapter_demo.training.frozen import Objective, Task
+
+SEED = 2**20  # draws of held-out losses, apart from those of training
+ROUNDS = 4  # of noise for each picture
+COLUMNS = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """The first readable pictures of the held-out shards."""
+
+    config: TrainingConfig
+    pairs: Sequence[Pair]
+    examples: Sequence[Example]
+    clip: Clip | None
+
+    @classmethod
+    def of(cls, config: TrainingConfig, preparer: Preparer) -> HeldOut:
+        """Raises TrainingError where there are fewer than asked for."""
+        pairs: list[Pair] = []
+        for shard in shards_of(config.held_out, "held_out"):
+            rows = shard.open()
+            for index in range(len(rows)):
+                try:
+                    pairs.append(rows[index])
+                except Exception:  # broken, as in stream.py
+                    continue
+                if len(pairs) == config.held_out_count:
+                    clip = None if config.clip is None else NamedClip(config.clip)
+                    return cls(config, pairs, [preparer(pair) for pair in pairs], clip)
+        raise TrainingError(f"held_out_count is {config.held_out_count}, but held_out has only "
+                            f"{len(pairs)} readable pictures")
+
+    def look(self, path: Path, task: Task, objective: Objective) -> dict[str, float]:
+        """Draw a sheet at `path`, sources over what was made of them, and return the figures."""
+        base = task.drawing
+        half = base.dtype if base.dtype != torch.float32 else None
+        # what learns is in float32 beside a base in half precision
+        with torch.autocast(base.device.type, half, enabled=half is not None):
+            return self._look(path, task, objective)
+
+    def _look(self, path: Path, task: Task, objective: Objective) -> dict[str, float]:
+        task.trained.eval()
+        pipeline = ImagePromptPipeline(task.drawing)
+        shown = [fit_square(pair.image, self.config.size, "crop") for pair in self.pairs]
+        size = self.config.size
+        made = [
+            pipeline.generate(replace(task.request(image, pair.caption), seed=number, width=size,
+                                      height=size)).images[0]
+            for number, (image, pair) in enumerate(zip(shown, self.pairs, strict=True))
+        ]
+        _sheet(shown, made, size).save(path)
+        figures = {"held_out_loss": self._loss(objective),
+                   **self._scores(task, pipeline, shown, made)}
+        task.trained.train()
+        return figures
+
+    def _loss(self, objective: Objective) -> float:
+        """The same noise every time: differences are the weights' alone."""
+        latents = objective.latents(self.examples[:1])
+        losses = []
+        for round_ in range(ROUNDS):
+            for start in range(0, len(self.examples), self.config.batch):
+                part = self.examples[start : start + self.config.batch]
+                places = [round_ * len(self.examples) + start + i for i in range(len(part))]
+                batch = Batch(part, Draws.at(SEED, places, latents.shape[1:]))
+                losses += [float(objective.loss(batch))] * len(part)
+        return sum(losses) / len(losses)
+
+    def _scores(self, task: Task, pipeline: ImagePromptPipeline, shown: Sequence[Image.Image],
+                made: Sequence[Image.Image]) -> dict[str, float]:
+        """CLIP-I and CLIP-T as cosines; CLIP-T only where a CLIP model is named."""
+        if self.clip is not None:
+            ours, theirs = self.clip.of_images(made), self.clip.of_images(shown)
+        elif task.drawing.vision is not None:
+            ours, theirs = pipeline.image_embeds(made), pipeline.image_embeds(shown)
+        else:
+            return {}
+        figures = {"clip_i": float((ours * theirs).sum(1).mean())}
+        words = self.clip.of_texts([p.caption for p in self.pairs]) if self.clip else None
+        told = torch.tensor([bool(pair.caption) for pair in self.pairs])
+        if words is not None and told.any():
+            figures["clip_t"] = float((ours * words).sum(1)[told].mean())
+        return figures
+
+
+def _sheet(above: Sequence[Image.Image], below: Sequence[Image.Image], side: int) -> Image.Image:
+    columns = min(COLUMNS, len(above))
+    rows = -(-len(above) // columns)
+    sheet = Image.new("RGB", (columns * side, 2 * rows * side), "white")
+    for number, pair in enumerate(zip(above, below, strict=True)):
+        row, column = divmod(number, columns)
+        for line, image in enumerate(pair):
+            sheet.paste(image.resize((side, side)), (column * side, (2 * row + line) * side))
+    return sheet

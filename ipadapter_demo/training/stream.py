@@ -1,0 +1,205 @@
+"""Rows in a shuffled order that depends on the seed alone: not on how many read it, nor on where a
+run was interrupted.
+
+The global batch of a step has slots, and the shards are dealt to lanes that feed them: lane l of L
+feeds the l-th L-th of the slots. Processes own slots, their workers own lanes; so each opens only
+shards that it needs, and two processes see the very samples that one would have seen. In each round
+through its shards a lane opens them in a new order and reads the rows of each in a new order.
+
+A broken row is counted, and the next readable one of its shard stands in for it, so the place of
+every other row stays what it was.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.training.shards import Rows, Shard
+
+log = logging.getLogger(__name__)
+
+Place = tuple[int, int, int]  # of a lane: round, shard, row; each the next to be read
+_LOGGED = 10  # broken rows that are named, for each worker
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """The slots of a global batch, and which of them are this process's."""
+
+    total: int
+    first: int
+    count: int
+
+    @classmethod
+    def of(cls, batch: int, process: int = 0, processes: int = 1) -> Slots:
+        """`batch` slots for each process."""
+        return cls(batch * processes, batch * process, batch)
+
+    def lanes(self, shards: int) -> int:
+        """As many as there are shards for, and every lane with as many slots as any other."""
+        return next(n for n in range(min(self.total, shards), 0, -1) if self.total % n == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What one worker read for a step: (slot, row as `prepare` made it), in order."""
+
+    rows: list[tuple[int, Any]]
+    places: dict[int, Place]  # of the worker's lanes, after this step
+    broken: int
+
+
+class Stream:
+    """An endless iterator over this process's rows of each step: [(slot, row), ...].
+
+    `prepare(row)` runs in the workers. `places` says where every lane of this process is after the
+    last step that was taken; given back as `start`, the stream goes on there.
+    """
+
+    def __init__(self, shards: Sequence[Shard], slots: Slots, seed: int,
+                 prepare: Callable[[Any], Any], workers: int = 0,
+                 start: dict[int, Place] | None = None) -> None:
+        lanes = slots.lanes(len(shards))
+        per_lane = slots.total // lanes
+        first, last = slots.first // per_lane, (slots.first + slots.count - 1) // per_lane
+        mine = list(range(first, last + 1))
+        self._readers = max(1, min(workers, len(mine)))
+        source = _Lanes(shards, slots, lanes, mine, seed, prepare, start or {})
+        # batches are made here, so a loader only carries them; ten minutes of a stalled download
+        # are somebody's to know of
+        self._parts = iter(DataLoader(source, batch_size=None,
+                                      num_workers=self._readers if workers else 0,
+                                      prefetch_factor=2 if workers else None,
+                                      timeout=600 if workers else 0))
+        self.places: dict[int, Place] = dict(start or {})
+        self.broken = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
+        return self
+
+    def __next__(self) -> list[tuple[int, Any]]:
+        # a loader asks its workers in turn: one part of each makes a step
+        parts: list[Drawn] = [next(self._parts) for _ in range(self._readers)]
+        for part in parts:
+            self.places |= part.places
+            self.broken += part.broken
+        return sorted((row for part in parts for row in part.rows), key=lambda row: row[0])
+
+
+class _Lanes(IterableDataset):
+    """What a worker does: all its lanes, step by step."""
+
+    def __init__(self, shards: Sequence[Shard], slots: Slots, lanes: int, mine: list[int],
+                 seed: int, prepare: Callable[[Any], Any], start: dict[int, Place]) -> None:
+        self.shards, self.slots, self.lanes, self.mine = shards, slots, lanes, mine
+        self.seed, self.prepare, self.start = seed, prepare, start
+
+    def __iter__(self) -> Iterator[Drawn]:
+        worker = get_worker_info()
+        if worker is None:
+            readers, mine = 1, self.mine
+        else:
+            torch.set_num_threads(1)
+            readers = worker.num_workers
+            mine = self.mine[worker.id :: readers]
+        walks = {lane: _Lane(self, lane) for lane in mine}
+        per_lane = self.slots.total // self.lanes
+        wanted = range(self.slots.first, self.slots.first + self.slots.count)
+        while True:
+            rows, broken = [], 0
+            for lane, walk in walks.items():
+                for slot in range(lane * per_lane, (lane + 1) * per_lane):
+                    here = slot in wanted  # of another process: passed over, not decoded
+                    row, failed = walk.next_row(here)
+                    broken += failed
+                    if here:
+                        rows.append((slot, row))
+            yield Drawn(rows, {lane: walk.place for lane, walk in walks.items()}, broken)
+
+
+class _Lane:
+    """One lane's walk through its shards."""
+
+    def __init__(self, source: _Lanes, lane: int) -> None:
+        self.source, self.lane = source, lane
+        self.shards = [source.shards[i] for i in _permuted(len(source.shards), source.seed)
+                       ][lane :: source.lanes]
+        self.place = source.start.get(lane, (0, 0, 0))
+        self.rows: Rows | None = None
+        self.readable = True  # whether the open shard has a single row that is
+        self.last: Any = None  # stands in where it has none
+        self.named = 0
+
+    def next_row(self, wanted: bool) -> tuple[Any, int]:
+        """The next row, prepared, and how many broken ones were met. Moves on by one place."""
+        rows, order = self._open()
+        round_, shard, row = self.place
+        self.place = (round_, shard, row + 1)
+        return self._readable(rows, order, row) if wanted else (None, 0)
+
+    def _open(self) -> tuple[Rows, list[int]]:
+        """The shard of this place, or the next that has rows left."""
+        fruitless = 0
+        while True:
+            round_, shard, row = self.place
+            if shard == len(self.shards):
+                self.place = (round_ + 1, 0, 0)
+                continue
+            if self.rows is None:
+                self._read_shard(round_, shard)
+            assert self.rows is not None
+            if row < len(self.rows):
+                return self.rows, self.order
+            fruitless = fruitless + 1 if len(self.rows) == 0 else 0
+            if fruitless > len(self.shards):
+                raise TrainingError(f"data: none of {len(self.shards)} shards can be read, "
+                                    f"{self.shards[0].name} among them")
+            self.rows, self.place = None, (round_, shard + 1, 0)
+
+    def _read_shard(self, round_: int, number: int) -> None:
+        order = _permuted(len(self.shards), self.source.seed, self.lane, round_)
+        shard = self.shards[order[number]]
+        try:
+            self.rows = shard.open()
+        except (OSError, ValueError, EOFError) as error:
+            self._name(f"{shard.name}: {error}")
+            self.rows = []
+        except Exception as error:  # tarfile's, and those of libraries behind a shard
+            self._name(f"{shard.name}: {error!r}")
+            self.rows = []
+        self.order = _permuted(len(self.rows), self.source.seed, self.lane, round_, number)
+        self.readable = True
+
+    def _readable(self, rows: Rows, order: list[int], row: int) -> tuple[Any, int]:
+        """Row `row`, or the first after it, going round, that can be read; in a shard without one
+        the last that the lane has read."""
+        for failed in range(len(order) if self.readable else 0):
+            index = order[(row + failed) % len(order)]
+            try:
+                self.last = self.source.prepare(rows[index])
+                return self.last, failed
+            except Exception as error:  # decoders raise whatever they like
+                self._name(f"row {index}: {error}")
+        if self.last is None:
+            raise TrainingError(f"data: no row of a shard with {len(order)} can be read")
+        failed, self.readable = len(order) if self.readable else 1, False
+        return self.last, failed
+
+    def _name(self, text: str) -> None:
+        self.named += 1
+        if self.named <= _LOGGED:
+            log.warning("skipped: %s", text)
+
+
+def _permuted(count: int, *seed: int) -> list[int]:
+    key = 0
+    for part in seed:
+        key = (key * 1_000_003 + part + 1) % 2**63
+    return torch.randperm(count, generator=torch.Generator().manual_seed(key)).tolist()

@@ -1,0 +1,100 @@
+"""The tabletop model's adapters: the trainings that anybody's pictures get, on rendered shards."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.tabletop.files import write_shards
+from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
+from ipadapter_demo.training.config import (
+    ImageAdapterConfig,
+    StructureConfig,
+    TrainingConfig,
+    config_from,
+    values_from_file,
+)
+from ipadapter_demo.training.data import SIZE, TRAIN_SEED, Pictures
+from ipadapter_demo.training.image_adapter import NAME, train_image_adapter
+from ipadapter_demo.training.loop import Run
+from ipadapter_demo.training.structure import train_structure
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+HELD_OUT_COUNT = 16
+
+Kind = TypeVar("Kind", bound=TrainingConfig)
+
+
+def image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
+                  variant: str = "base", small: bool = False, start: Path | None = None,
+                  **given: Any) -> dict[str, Any]:
+    """Train on `out/unet` and write the adapter's file into `out`. `small` is the stage on pictures
+    of half the size; `start` an adapter to go on from."""
+    config = config_of(ImageAdapterConfig, run.folder, pictures, held_out,
+                       **_of_recipe(run, out, small)
+                       | {"variant": variant, "start": start} | given)
+    facts = train_image_adapter(config)
+    shutil.copyfile(config.out / f"{NAME}.safetensors", out / TABLETOP.adapters[variant])
+    return _facts(facts)
+
+
+def structure(run: Run, pictures: Pictures, held_out: Pictures, out: Path, network: str,
+              annotator: str, small: bool = False, start: Path | None = None) -> dict[str, Any]:
+    """Likewise a ControlNet or a T2I-Adapter: `out/controlnet-canny`, `out/t2i-palette`, ..."""
+    config = config_of(StructureConfig, run.folder, pictures, held_out,
+                       **_of_recipe(run, out, small), network=network, annotator=annotator,
+                       start=start, timesteps="cubic" if network == "t2i-adapter" else "uniform")
+    facts = train_structure(config)
+    folder = out / f"{network.removesuffix('-adapter')}-{annotator}"
+    folder.mkdir(exist_ok=True)
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        shutil.copyfile(config.out / name, folder / name)
+    return _facts(facts)
+
+
+def config_of(kind: type[Kind], folder: Path, pictures: Pictures, held_out: Pictures | None = None,
+              **given: Any) -> Kind:
+    """configs/tabletop.yaml for a run in `folder`, on these pictures; data and cache beside it."""
+    data = folder.parent / "data"
+    own: dict[str, Any] = {
+        "data": str(_shards(data, pictures, TRAIN_SEED) / "*.tar"), "held_out": (),
+        "run": folder, "out": folder / "result", "cache": folder.parent / "cache", "resume": True,
+    }
+    if held_out is not None:
+        own["held_out"] = str(_shards(data, held_out, HELD_OUT_SEED) / "*.tar")
+        own["held_out_count"] = min(HELD_OUT_COUNT, len(held_out))
+    return config_from(kind, values_from_file(CONFIGS / "tabletop.yaml") | own | given)
+
+
+def _of_recipe(run: Run, out: Path, small: bool) -> dict[str, Any]:
+    same = ("batch", "steps", "lr", "seed", "save_every", "preview_every", "log_every")
+    return {name: getattr(run, name) for name in same} | {
+        "base": str(out), "size": SIZE // 2 if small else SIZE,
+        "device": "cpu" if run.device == "cpu" else "",
+    }
+
+
+def _shards(data: Path, pictures: Pictures, seed: int) -> Path:
+    """The folder of shards of pictures that were rendered."""
+    folder = data / f"shards-{seed}-{len(pictures)}"
+    done = folder / "done"
+    if not done.exists():
+        write_shards(folder, pictures.scenes, _images(pictures), seed)
+        done.touch()
+    return folder
+
+
+def _images(pictures: Pictures) -> Iterator[Image.Image]:
+    for pixels in pictures.images:
+        yield Image.fromarray(pixels.transpose(1, 2, 0))
+
+
+def _facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """What provenance keeps: the config says the rest of a run, but folders are its own."""
+    kept = ("steps", "samples", "hours", "loss", "parameters")
+    return {name: facts[name] for name in kept}

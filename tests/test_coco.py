@@ -1,0 +1,164 @@
+"""The paper's protocol on a few pictures: shared by two workers, resumed, and equal to what one
+process computes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tiny import picture, tiny_image_processor, tiny_tokenizer, write_tiny_model
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+import ipadapter_demo as ip
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.evaluation import coco
+from ipadapter_demo.evaluation.coco import Item, Judge, Protocol, evaluate_coco, items_of
+from ipadapter_demo.evaluation.similarity import NamedClip
+from ipadapter_demo.imaging import flatten_image, read_image
+
+SHORT = Protocol(samples=2, steps=2)
+
+
+def write_clip(folder: Path) -> Path:
+    """A random CLIP of the published class and layout."""
+    tokenizer = tiny_tokenizer()
+    text = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=24, intermediate_size=32,
+                          num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=16,
+                          bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+                          pad_token_id=tokenizer.pad_token_id)
+    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                              num_attention_heads=2, image_size=16, patch_size=8)
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(),
+                         projection_dim=12)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tiny_image_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a CLIP, five pictures and their captions in COCO's layout."""
+    place = tmp_path_factory.mktemp("coco")
+    write_tiny_model(place / "model")
+    write_clip(place / "clip")
+    (place / "images").mkdir()
+    for number in range(5):
+        picture(number, 48, 40).save(place / "images" / f"{number:012d}.jpg")
+    content = {
+        "images": [{"id": 10 * n, "file_name": f"{n:012d}.jpg"} for n in reversed(range(5))],
+        "annotations": [{"image_id": 10 * n, "caption": f"caption {k} of {n} "}
+                        for k in range(2) for n in range(5)],
+    }
+    (place / "captions.json").write_text(json.dumps(content))
+    return place
+
+
+def items(place: Path, limit: int | None = None) -> list[Item]:
+    return items_of(place / "images", place / "captions.json", limit)
+
+
+@pytest.fixture(scope="module")
+def model(place: Path) -> dict[str, Any]:
+    from tiny import tiny_entry
+
+    return {"model": tiny_entry("tiny", place / "model")}
+
+
+def test_the_first_caption_of_each_picture_in_the_order_of_ids(place: Path) -> None:
+    found = items(place)
+    assert [item.caption for item in found] == [f"caption 0 of {n}" for n in range(5)]
+    assert [Path(item.path).name for item in found] == [f"{n:012d}.jpg" for n in range(5)]
+    assert len(items(place, 2)) == 2
+
+
+def shown_of(place: Path) -> Image.Image:
+    return flatten_image(read_image(Path(items(place)[3].path)))
+
+
+def test_a_row_holds_the_cosines_of_every_sample(place: Path, model: dict[str, Any]) -> None:
+    judge = Judge(model, place / "clip", SHORT)
+    row = judge.row(items(place)[3])
+    made = ip.load(**model).generate(ip.GenerateRequest(
+        references=(ip.Reference(image=shown_of(place)),), count=2,
+        seed=6, steps=2, guidance=7.5, sampler="ddim")).images
+    clip = NamedClip(place / "clip")
+    shown = clip.of_images([shown_of(place)])
+    torch.testing.assert_close(torch.tensor(row["clip_i"]), (clip.of_images(made) @ shown[0]))
+    said = clip.of_texts(["caption 0 of 3"])
+    torch.testing.assert_close(torch.tensor(row["clip_t"]), (clip.of_images(made) @ said[0]))
+
+
+@pytest.mark.slow
+def test_two_workers_a_stop_and_the_report(
+    place: Path, model: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    everything = items(place)
+    report = evaluate_coco(everything, model, place / "clip", SHORT, tmp_path / "whole", workers=2)
+    rows = [json.loads(line) for line in
+            (tmp_path / "whole" / "rows.jsonl").read_text().splitlines()]
+    assert sorted(row["number"] for row in rows) == list(range(5))
+    alone = Judge(model, place / "clip", SHORT)
+    for row in rows:
+        expected = alone.row(everything[row["number"]])
+        assert row["clip_i"] == pytest.approx(expected["clip_i"], abs=1e-5)
+        assert row["clip_t"] == pytest.approx(expected["clip_t"], abs=1e-5)
+    values = [v for row in rows for v in row["clip_t"]]
+    assert report["clip_t"]["cosine"] == pytest.approx(sum(values) / 10, abs=1e-4)
+    assert report["clip_t"]["clip_score"] == pytest.approx(
+        sum(2.5 * max(v, 0) for v in values) / 10, abs=1e-4)
+    assert report["protocol"]["seed"] == 0
+    assert report["facts"]["weights"]
+
+    # stopped in the middle of a line, after two rows
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
+    (stopped / "settings.json").write_bytes((tmp_path / "whole" / "settings.json").read_bytes())
+    lines = (tmp_path / "whole" / "rows.jsonl").read_text().splitlines(True)
+    (stopped / "rows.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
+    again = evaluate_coco(everything, model, place / "clip", SHORT, stopped, workers=1)
+    assert again["clip_i"] == pytest.approx(report["clip_i"])
+    kept = (stopped / "rows.jsonl").read_text().splitlines(True)
+    assert kept[:2] == lines[:2]
+    assert len(kept) == 5
+
+    other = Protocol(samples=2, steps=3)
+    with pytest.raises(RequestError, match="holds an evaluation with other settings"):
+        evaluate_coco(everything, model, place / "clip", other, stopped)
+
+
+@pytest.mark.slow
+def test_what_a_worker_cannot_do_is_said_as_it_is(
+    place: Path, model: dict[str, Any], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(RequestError, match="image is not a picture"):
+        evaluate_coco([Item(0, str(broken), "words")], model, place / "clip", SHORT,
+                      tmp_path / "out")
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ("no json", "captions: .* is no COCO captions file"),
+    ('{"images": []}', "captions: .* is no COCO captions file: KeyError"),
+    ('{"images": [], "annotations": []}', "has no picture with a caption"),
+    ('{"images": [{"id": 1, "file_name": "x.jpg"}], '
+     '"annotations": [{"image_id": 1, "caption": "a"}]}',
+     "images: 1 of 1 pictures are not in .*, such as x.jpg"),
+])
+def test_a_collection_that_is_none(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "captions.json"
+    path.write_text(content)
+    with pytest.raises(RequestError, match=said):
+        items_of(tmp_path, path)
+
+
+def test_the_defaults_are_the_papers() -> None:
+    assert Protocol() == Protocol(samples=4, steps=50, guidance=7.5, sampler="ddim",
+                                  image_scale=1.0, seed=0)
+    assert coco.CLIP_SCORE == 2.5
