@@ -1,7 +1,7 @@
 """Full-size SD 1.5 or SDXL with an image prompt, 512 x 512: seconds a step and peak memory, this
 pipeline against diffusers' own on the same weights.
 
-    python benchmarks/full_size.py [--model sdxl] [--folder DIR] [--dtype bfloat16] [--steps 4]
+    python -m benchmarks.full_size [--model sdxl] [--folder DIR] [--dtype bfloat16] [--steps 4]
 
 The weights are random and written once, in the published layout, below --folder: 3 GB, 11 GB for
 SDXL. Each side runs in a process of its own; they take turns, and the ratio is of the faster of two
@@ -79,8 +79,8 @@ def write_if_missing(folder: Path, model: str) -> None:
 
 
 def _elsewhere(side: str, arguments: argparse.Namespace) -> dict[str, float]:
-    words = [sys.executable, __file__, "--side", side, "--folder", str(arguments.folder),
-             "--model", arguments.model, "--device", arguments.device, "--dtype", arguments.dtype,
+    words = [sys.executable, "-m", "benchmarks.full_size", "--side", side,
+             "--folder", str(arguments.folder), "--model", arguments.model, "--device", arguments.device, "--dtype", arguments.dtype,
              "--steps", str(arguments.steps)]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,6 +1,6 @@
 """What a comparison costs beside its cells: the whole job against each cell alone, in one run.
 
-    python benchmarks/grid.py [--cells 100] [--steps 20] [--batch 4]
+    python -m benchmarks.grid [--cells 100] [--steps 20] [--batch 4]
 
 The job draws, saves, scores, and writes figures and bundle; cells alone are only drawn. λ from 0.01
 to 1, one reference, guidance 4, float32. Both take turns in rows of ten; the ratio of the sums is

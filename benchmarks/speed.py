@@ -1,6 +1,6 @@
 """Seconds for one picture: this pipeline against diffusers' own on the same weights, in one run.
 
-    python benchmarks/speed.py [--repeats 5]
+    python -m benchmarks.speed [--repeats 5]
 
 The two take turns; medians and their ratio are printed as JSON. λ = 1, guidance 4, 20 steps, the
 same sampler, float32.

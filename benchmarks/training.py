@@ -1,9 +1,9 @@
 """One step of training an image adapter on SD 1.5 at 512 pixels: seconds and peak memory, this
 project's trainer beside a plain loop in the manner of the reference's, on the same weights.
 
-    python benchmarks/training.py [--folder DIR] [--batch 1] [--steps 3] [--device cuda]
+    python -m benchmarks.training [--folder DIR] [--batch 1] [--steps 3] [--device cuda]
 
-The weights are random and of the published sizes, below --folder as benchmarks/full_size.py writes
+The weights are random and of the published sizes, below --folder as benchmarks.full_size writes
 them. Each side runs in a process of its own; they take turns, and the ratio is of the faster of two
 rounds. The plain loop does what tutorial_train.py of the reference does in a step: encode, noise,
 UNet with image tokens joined to the text's and split again in every layer, loss, backward, AdamW
@@ -24,9 +24,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from full_size import write_if_missing
 from PIL import Image
 from torch import Tensor, nn
+
+from benchmarks.full_size import write_if_missing
 
 SIDE = 512
 
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def _elsewhere(side: str, arguments: argparse.Namespace) -> dict[str, float]:
-    words = [sys.executable, __file__, "--side", side]
+    words = [sys.executable, "-m", "benchmarks.training", "--side", side]
     for name in ("folder", "batch", "steps", "device", "precision"):
         words += [f"--{name}", str(getattr(arguments, name))]
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
