@@ -80,7 +80,8 @@ def write_if_missing(folder: Path, model: str) -> None:
 
 def _elsewhere(side: str, arguments: argparse.Namespace) -> dict[str, float]:
     words = [sys.executable, "-m", "benchmarks.full_size", "--side", side,
-             "--folder", str(arguments.folder), "--model", arguments.model, "--device", arguments.device, "--dtype", arguments.dtype,
+             "--folder", str(arguments.folder), "--model", arguments.model,
+             "--device", arguments.device, "--dtype", arguments.dtype,
              "--steps", str(arguments.steps)]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])

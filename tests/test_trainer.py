@@ -395,6 +395,14 @@ def test_every_option_trains(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> 
     assert len(losses(tmp_path)) == 4
 
 
+def test_broken_pictures_are_counted(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
+    """Rows 2 and 23 of 33 are broken: every round meets each of them once."""
+    config = adapter_config(tiny, tars, tmp_path, batch=3, steps=22)
+    assert train_image_adapter(config)["broken_rows"] == 4
+    cached = replace(config, run=tmp_path / "cached", cache=tmp_path / "cache")
+    assert train_image_adapter(cached)["broken_rows"] == 2
+
+
 def test_gradient_checkpointing_changes_no_gradient(
     tiny: CatalogEntry, tars: Path, tmp_path: Path
 ) -> None:

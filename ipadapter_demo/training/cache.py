@@ -70,13 +70,23 @@ def encoded(shards: Sequence[Shard], folder: Path, identity: str, preparer: Prep
     (place / "made-with.json").write_text(identity + "\n")
     found = [EncodedShard(shard.name, place / f"{number:05d}-{_short(shard.name)}.safetensors")
              for number, shard in enumerate(shards)]
-    todo = [pair for pair in zip(shards, found, strict=True) if not pair[1].path.exists()]
-    for number, (shard, target) in enumerate(todo):
-        if number % accelerator.num_processes == accelerator.process_index:
-            log.info("encoding %s, %d of %d", shard.name, number + 1, len(todo))
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    for shard, target in list(zip(shards, found, strict=True))[mine]:
+        if not target.path.exists():
+            log.info("encoding %s, of %d shards", shard.name, len(shards))
             _write(shard, target.path, preparer, encode)
     accelerator.wait_for_everyone()
     return list(found)
+
+
+def broken_in(shards: Sequence[Shard]) -> int:
+    """How many rows were left out when shards were encoded."""
+    found = 0
+    for shard in shards:
+        if isinstance(shard, EncodedShard):
+            with safe_open(shard.path, "pt") as file:
+                found += int(file.metadata()["broken"])
+    return found
 
 
 def _write(shard: Shard, path: Path, preparer: Preparer, encode: Encode) -> None:
@@ -85,6 +95,7 @@ def _write(shard: Shard, path: Path, preparer: Preparer, encode: Encode) -> None
     try:
         rows = shard.open()
     except Exception as error:  # as in stream.py: an unreadable shard is an empty one
+        broken += 1
         log.warning("skipped: %s: %s", shard.name, error)
     for index in range(len(rows)):
         try:

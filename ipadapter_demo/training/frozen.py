@@ -23,7 +23,7 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.text import TextStates
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.training.bases import frozen_base
-from ipadapter_demo.training.cache import encoded, without_pictures
+from ipadapter_demo.training.cache import broken_in, encoded, without_pictures
 from ipadapter_demo.training.checkpoints import last_checkpoint
 from ipadapter_demo.training.config import TrainingConfig, plain
 from ipadapter_demo.training.examples import Example, Preparer
@@ -119,6 +119,7 @@ def train(config: TrainingConfig, task_on: Callable[[BaseModel], Task],
     if accelerator.is_main_process:
         config.out.mkdir(parents=True, exist_ok=True)
         task.trained.eval()
+        facts["broken_rows"] = broken_in(shards) + _broken(config.run)
         facts["files"] = [path.name for path in task.save(config.out, facts)]
         (config.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     accelerator.wait_for_everyone()
@@ -160,7 +161,11 @@ class Objective:
             return torch.stack(kept).to(self.base.device)
         pixels = torch.stack([e.pixels for e in examples if e.pixels is not None]) / 127.5 - 1
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return self.base.codec.latents_from_pixels(pixels).float()
+        kind = self.base.device.type
+        half = torch.get_autocast_dtype(kind)  # never fp16, in which SDXL's overflows
+        with torch.autocast(kind, half, enabled=torch.is_autocast_enabled(kind)
+                            and half != torch.float16):
+            return self.base.codec.latents_from_pixels(pixels).float()
 
     def encoded(self, examples: Sequence[Example]) -> list[Example]:
         """What a cache keeps of them."""
@@ -185,6 +190,13 @@ def _sizes(examples: Sequence[Example], text: TextStates,
         return None
     times = torch.tensor([[*e.original, *e.crop, size, size] for e in examples])
     return {"text_embeds": text.pooled, "time_ids": times.to(text.pooled)}
+
+
+def _broken(run: Path) -> int:
+    """How many broken rows a run met."""
+    path = last_checkpoint(run)
+    assert path is not None, "a run ends with a checkpoint"
+    return json.loads((path / "progress.json").read_text())["feed"]["broken"]
 
 
 def _identity(config: TrainingConfig, base: BaseModel, task: Task) -> str:

@@ -86,7 +86,13 @@ class Stream:
 
     def __next__(self) -> list[tuple[int, Any]]:
         # a loader asks its workers in turn: one part of each makes a step
-        parts: list[Drawn] = [next(self._parts) for _ in range(self._readers)]
+        try:
+            parts: list[Drawn] = [next(self._parts) for _ in range(self._readers)]
+        except TrainingError as error:  # a worker's comes with its traceback, and says it last
+            said = str(error).strip().splitlines()[-1]
+            raise TrainingError(said.rpartition("TrainingError: ")[2]) from error
+        except RuntimeError as error:  # a loader's own: a worker that died, or is stuck
+            raise TrainingError(f"data: a reading process failed: {error}") from error
         for part in parts:
             self.places |= part.places
             self.broken += part.broken
@@ -135,14 +141,19 @@ class _Lane:
         self.rows: Rows | None = None
         self.readable = True  # whether the open shard has a single row that is
         self.last: Any = None  # stands in where it has none
-        self.named = 0
+        self.named = self.unopened = 0
 
     def next_row(self, wanted: bool) -> tuple[Any, int]:
-        """The next row, prepared, and how many broken ones were met. Moves on by one place."""
+        """The next row, prepared, and how many broken ones were met, a shard that cannot be opened
+        counting as one. Moves on by one place."""
         rows, order = self._open()
         round_, shard, row = self.place
         self.place = (round_, shard, row + 1)
-        return self._readable(rows, order, row) if wanted else (None, 0)
+        if not wanted:
+            return None, 0
+        found, failed = self._readable(rows, order, row)
+        failed, self.unopened = failed + self.unopened, 0
+        return found, failed
 
     def _open(self) -> tuple[Rows, list[int]]:
         """The shard of this place, or the next that has rows left."""
@@ -168,12 +179,9 @@ class _Lane:
         shard = self.shards[order[number]]
         try:
             self.rows = shard.open()
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # those of every library behind a shard
             self._name(f"{shard.name}: {error}")
-            self.rows = []
-        except Exception as error:  # tarfile's, and those of libraries behind a shard
-            self._name(f"{shard.name}: {error!r}")
-            self.rows = []
+            self.rows, self.unopened = [], self.unopened + 1
         self.order = _permuted(len(self.rows), self.source.seed, self.lane, round_, number)
         self.readable = True
 
