@@ -19,6 +19,7 @@ from ipadapter_demo.training.config import ImageAdapterConfig, TrainingConfig
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _XL_KEY = re.compile(r"conditioner\.").match
+_SMALL = 32  # latent cells a side
 _ENCODER_FILES = ("config.json", "model.safetensors")
 
 
@@ -30,11 +31,12 @@ def frozen_base(config: TrainingConfig, device: str, precision: str) -> BaseMode
                             Extras(models=config.models_dir, report=announced(print)))
     if half == torch.float16:
         model.codec.vae.float()
-    if device == "cpu":  # both are faster to train there, at the size that a CPU can train
+    if device == "cpu":
         for network in (model.unet, model.codec.vae):
             network.to(memory_format=torch.channels_last)
-        model.unet.set_attn_processor(AttnProcessor())
-        attach(model.unet)
+        if config.size // model.codec.factor <= _SMALL:  # where the fused kernel is the slower one
+            model.unet.set_attn_processor(AttnProcessor())
+            attach(model.unet)
     if config.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
         model.unet.train()  # which switches it on, and in a UNet without dropout nothing else
