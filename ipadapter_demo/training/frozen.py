@@ -97,9 +97,8 @@ def train(config: TrainingConfig, task_on: Callable[[BaseModel], Task],
     objective = Objective(config, base, task)
     shards = shards_of(config.data)
     if config.cache is not None:
-        with accelerator.autocast():
-            shards = encoded(shards, config.cache, _identity(config, base, task), task.preparer,
-                             objective.encoded, accelerator)
+        shards = encoded(shards, config.cache, _identity(config, base, task), task.preparer,
+                         accelerator.autocast()(objective.encoded), accelerator)
     side = config.size // base.codec.factor
     held_out = HeldOut.of(config, task.preparer) if config.held_out else None
 
