@@ -213,8 +213,9 @@ def launched(config: dict[str, Any], path: Path, processes: int = 1) -> list[str
     path.write_text(json.dumps(config))  # JSON is YAML
     launch = [sys.executable, "-m"]
     if processes > 1:
-        launch += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-                   "-m"]
+        launch += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
+                   "--num_machines", "1", "--mixed_precision", "no", "--main_process_port", "0",
+                   "--dynamo_backend", "no", "-m"]
     return [*launch, "ipadapter_demo.training.image_adapter", "--config", str(path)]
 
 
