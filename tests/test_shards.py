@@ -21,7 +21,8 @@ from tiny import picture
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.tabletop.files import pictures_of, write_shards
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.shards import Pair, Shard, shards_of
+from ipadapter_demo.training.rows import Pair, Shard
+from ipadapter_demo.training.shards import shards_of
 from ipadapter_demo.training.stream import Slots, Stream
 
 

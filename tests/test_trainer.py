@@ -38,6 +38,7 @@ from ipadapter_demo.training.config import (
     config_from,
     values_from_file,
 )
+from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.noise import Diffusion, Draws
 from ipadapter_demo.training.structure import train_structure
@@ -174,7 +175,7 @@ def test_the_base_stays_as_it_is(tiny: CatalogEntry, tars: Path, tmp_path: Path)
         kept.append(base.unet)
         return image_adapter.ImageAdapterTask(config, base)
 
-    frozen.train(config, task_on)
+    frozen.train(config, task_on, held_out_look(config))
     after = kept[0].state_dict()
     own = {k: v for k, v in after.items() if "processor" not in k}
     assert all(torch.equal(v, before[k]) for k, v in own.items())
@@ -349,6 +350,7 @@ def small(self, progress):
 checkpoints.Checkpoints.save = small
 sys.argv = ["train", "--config", sys.argv[1]]
 from ipadapter_demo.training.config import ImageAdapterConfig
+from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.launched import main
 main("", ImageAdapterConfig, train_image_adapter)

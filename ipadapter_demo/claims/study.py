@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.claims.lab import SIDE, Exam, Lab
 from ipadapter_demo.claims.methods import Method
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.examples import Example, Preparer
 from ipadapter_demo.training.feed import Batch
-from ipadapter_demo.training.frozen import Given, train
+from ipadapter_demo.training.frozen import train
 from ipadapter_demo.training.image_adapter import lost
 from ipadapter_demo.training.latents import sample_latents
+from ipadapter_demo.training.objective import Given
 from ipadapter_demo.training.tabletop import config_of
 
 BATCH, STEPS, MARKS_EVERY = 32, 800, 200
@@ -70,9 +69,6 @@ class MethodTask:
 
         return Given(texts, [False] * len(texts), arguments)
 
-    def request(self, image: Image.Image, caption: str) -> GenerateRequest:
-        raise NotImplementedError("a study looks at its methods by exams of its own")
-
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
         return []  # the checkpoint is all that a study needs
 
@@ -97,7 +93,7 @@ def trained(lab: Lab, build: Callable[[Lab], Method], seed: int,
         (folder / f"marks-{step:06d}.json").write_text(json.dumps(marks))
         return marks
 
-    train(config, lambda base: MethodTask(config, lab, method, base), look)
+    train(config, lambda base: MethodTask(config, lab, method, base), lambda *_: look)
     method.trained.eval()
     return method
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.shards import Shard
+from ipadapter_demo.training.rows import Shard
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.examples import Example, Preparer
 from ipadapter_demo.training.noise import Draws
-from ipadapter_demo.training.shards import Shard
+from ipadapter_demo.training.rows import Shard
 from ipadapter_demo.training.stream import Slots, Stream
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -14,18 +14,39 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.evaluation.similarity import Clip, NamedClip
 from ipadapter_demo.imaging import fit_square
 from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.examples import Example, Preparer
 from ipadapter_demo.training.feed import Batch
+from ipadapter_demo.training.loop import Look
 from ipadapter_demo.training.noise import Draws
-from ipadapter_demo.training.shards import Pair, shards_of
-
-if TYPE_CHECKING:
-    from ipadapter_demo.training.frozen import Objective, Task
+from ipadapter_demo.training.objective import Objective, Task
+from ipadapter_demo.training.rows import Pair
+from ipadapter_demo.training.shards import shards_of
 
 SEED = 2**20  # draws of held-out losses, apart from those of training
 ROUNDS = 4  # of noise for each picture
 COLUMNS = 8
+
+
+class Shown(Task, Protocol):
+    """A task that can be looked at."""
+
+    def request(self, image: Image.Image, caption: str) -> GenerateRequest:
+        """What a preview asks for, with a held-out picture in hand."""
+        ...
+
+
+def held_out_look(config: TrainingConfig) -> Callable[[Shown, Objective], Look]:
+    """A look at the held-out pictures of a config; at nothing where it has none."""
+
+    def look_at(task: Shown, objective: Objective) -> Look:
+        if not config.held_out:
+            return lambda path: None
+        held_out = HeldOut.of(config, task.preparer)
+        return lambda path: held_out.look(path, task, objective)
+
+    return look_at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +75,7 @@ class HeldOut:
         raise TrainingError(f"held_out_count is {config.held_out_count}, but held_out has only "
                             f"{len(pairs)} readable pictures")
 
-    def look(self, path: Path, task: Task, objective: Objective) -> dict[str, float]:
+    def look(self, path: Path, task: Shown, objective: Objective) -> dict[str, float]:
         """Draw a sheet at `path`, sources over what was made of them, and return the figures."""
         base = task.drawing
         half = base.dtype if base.dtype != torch.float32 else None
@@ -62,7 +83,7 @@ class HeldOut:
         with torch.autocast(base.device.type, half, enabled=half is not None):
             return self._look(path, task, objective)
 
-    def _look(self, path: Path, task: Task, objective: Objective) -> dict[str, float]:
+    def _look(self, path: Path, task: Shown, objective: Objective) -> dict[str, float]:
         task.trained.eval()
         pipeline = ImagePromptPipeline(task.drawing)
         shown = [fit_square(pair.image, self.config.size, "crop") for pair in self.pairs]
@@ -90,7 +111,7 @@ class HeldOut:
                 losses += [float(objective.loss(batch))] * len(part)
         return sum(losses) / len(losses)
 
-    def _scores(self, task: Task, pipeline: ImagePromptPipeline, shown: Sequence[Image.Image],
+    def _scores(self, task: Shown, pipeline: ImagePromptPipeline, shown: Sequence[Image.Image],
                 made: Sequence[Image.Image]) -> dict[str, float]:
         """CLIP-I and CLIP-T as cosines; CLIP-T only where a CLIP model is named."""
         if self.clip is not None:

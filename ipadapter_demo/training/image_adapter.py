@@ -34,7 +34,9 @@ from ipadapter_demo.training.card import write_card
 from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.examples import Example, Preparer
 from ipadapter_demo.training.feed import Batch
-from ipadapter_demo.training.frozen import Given, train
+from ipadapter_demo.training.frozen import train
+from ipadapter_demo.training.held_out import held_out_look
+from ipadapter_demo.training.objective import Given
 
 NAME = "ip-adapter"
 TOKENS = {"base": 4, "plus": 16}
@@ -126,7 +128,7 @@ def train_image_adapter(config: ImageAdapterConfig) -> dict[str, Any]:
 
     Raises TrainingError, ModelError or CheckpointError.
     """
-    return train(config, lambda base: ImageAdapterTask(config, base))
+    return train(config, lambda base: ImageAdapterTask(config, base), held_out_look(config))
 
 
 if __name__ == "__main__":

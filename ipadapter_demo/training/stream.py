@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ipadapter_demo.errors import TrainingError
-from ipadapter_demo.training.shards import Rows, Shard
+from ipadapter_demo.training.rows import Rows, Shard
 
 log = logging.getLogger(__name__)
 

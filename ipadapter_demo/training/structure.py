@@ -28,7 +28,9 @@ from ipadapter_demo.training.card import write_card
 from ipadapter_demo.training.config import StructureConfig
 from ipadapter_demo.training.examples import Example, Preparer
 from ipadapter_demo.training.feed import Batch
-from ipadapter_demo.training.frozen import Given, train
+from ipadapter_demo.training.frozen import train
+from ipadapter_demo.training.held_out import held_out_look
+from ipadapter_demo.training.objective import Given
 
 _KIND = "trained"  # what a preview's request calls the network
 
@@ -103,7 +105,7 @@ def train_structure(config: StructureConfig) -> dict[str, Any]:
 
     Raises TrainingError or ModelError.
     """
-    return train(config, lambda base: StructureTask(config, base))
+    return train(config, lambda base: StructureTask(config, base), held_out_look(config))
 
 
 if __name__ == "__main__":

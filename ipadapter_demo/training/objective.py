@@ -1,0 +1,118 @@
+"""The loss of a training beside a frozen base: the base's own objective, told what a task tells it.
+
+A `Task` is what differs from one such training to another: what learns, what it gives to the UNet
+and what is written at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.text import TextStates
+from ipadapter_demo.training.cache import without_pictures
+from ipadapter_demo.training.config import TrainingConfig
+from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.feed import Batch
+from ipadapter_demo.training.noise import Diffusion
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """What a batch tells the UNet."""
+
+    texts: Sequence[str]
+    unconditional: Sequence[bool]  # samples that lost everything, as the half without guidance
+    # (noisy latents, time steps, text states, what SDXL wants besides) -> what the UNet takes
+    # besides the first two and the last
+    arguments: Callable[[Tensor, Tensor, Tensor, dict[str, Tensor] | None], dict[str, Any]]
+
+
+class Task(Protocol):
+    """What a training beside a frozen base is about."""
+
+    @property
+    def trained(self) -> nn.Module:
+        """All that learns."""
+        ...
+
+    @property
+    def preparer(self) -> Preparer: ...
+
+    @property
+    def drawing(self) -> BaseModel:
+        """The base with `trained` in its place."""
+        ...
+
+    def embeds(self, examples: Sequence[Example]) -> Tensor | None:
+        """What the image encoder says of them, if it is asked."""
+        ...
+
+    def given(self, batch: Batch) -> Given: ...
+
+    def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
+        """Write what was learnt, with its facts beside it."""
+        ...
+
+
+class Objective:
+    """The loss of a batch: the base's own objective, given what the task gives."""
+
+    def __init__(self, config: TrainingConfig, base: BaseModel, task: Task) -> None:
+        self.config, self.base, self.task = config, base, task
+        self.diffusion = Diffusion(base.scheduler_config, base.device)
+
+    def loss(self, batch: Batch) -> Tensor:
+        config, base = self.config, self.base
+        latents = self.latents(batch.examples)
+        noise = batch.draws.noise.to(latents)
+        if config.noise_offset:
+            noise = noise + config.noise_offset * batch.draws.offset.to(latents)
+        timesteps = self.diffusion.timesteps(batch.draws.time, config.timesteps)
+        noisy = self.diffusion.noisy(latents, noise, timesteps)
+        given = self.task.given(batch)
+        text = base.text.read_all(given.texts, given.unconditional)
+        added = _sizes(batch.examples, text, config.size)
+        arguments = given.arguments(noisy, timesteps, text.states, added)
+        noisy = noisy.to(base.dtype, memory_format=torch.channels_last)
+        unet = self.task.drawing.unet
+        predicted = unet(noisy, timesteps, added_cond_kwargs=added, **arguments).sample
+        return self.diffusion.loss(predicted, self.diffusion.target(latents, noise, timesteps),
+                                   timesteps, config.min_snr, config.truncated_snr)
+
+    @torch.no_grad()
+    def latents(self, examples: Sequence[Example]) -> Tensor:
+        """(B, C, h, w) in float32, encoded unless they were."""
+        if examples[0].latents is not None:
+            # in float32 before they are stacked: autocast on a CPU refuses to see halves
+            kept = [e.latents.float() for e in examples if e.latents is not None]
+            return torch.stack(kept).to(self.base.device)
+        pixels = torch.stack([e.pixels for e in examples if e.pixels is not None]) / 127.5 - 1
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        kind = self.base.device.type
+        half = torch.get_autocast_dtype(kind)  # never fp16, in which SDXL's overflows
+        with torch.autocast(kind, half, enabled=torch.is_autocast_enabled(kind)
+                            and half != torch.float16):
+            return self.base.codec.latents_from_pixels(pixels).float()
+
+    def encoded(self, examples: Sequence[Example]) -> list[Example]:
+        """What a cache keeps of them."""
+        embeds = self.task.embeds(examples)
+        return [without_pictures(example, latents, None if embeds is None else embeds[i])
+                for i, (example, latents) in
+                enumerate(zip(examples, self.latents(examples), strict=True))]
+
+
+def _sizes(examples: Sequence[Example], text: TextStates,
+           size: int) -> dict[str, Tensor] | None:
+    """SDXL's size conditioning (arXiv 2307.01952, section 2.2): original size, crop, target."""
+    if text.pooled is None:
+        return None
+    times = torch.tensor([[*e.original, *e.crop, size, size] for e in examples])
+    return {"text_embeds": text.pooled, "time_ids": times.to(text.pooled)}

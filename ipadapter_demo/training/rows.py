@@ -1,0 +1,46 @@
+"""The one shape that pictures with captions have here: shards of rows.
+
+A shard is opened where it is read. A row is decoded where it is used, and may be broken: whoever
+reads it finds another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CAPTION_NAMES = ("text", "caption", "prompt", "TEXT")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A picture, RGB, and its caption; "" where it has none."""
+
+    key: str
+    image: Image.Image
+    caption: str
+
+
+class Rows(Protocol):
+    """An open shard. Reading a broken row raises whatever its decoder likes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class Shard(Protocol):
+    """Where rows are. `name` tells it from the others of a run."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self) -> Rows: ...
+
+
+def caption_in(entry: dict[str, Any]) -> str:
+    """What a JSON record calls a caption, under the names that are in use."""
+    return str(next((entry[n] for n in CAPTION_NAMES if entry.get(n)), "")).strip()
