@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ipadapter_demo.settings import load_options, settings_from_args
+from ipadapter_demo.settings import load_options, settings_from_args, without_additions
 
 if TYPE_CHECKING:
     from ipadapter_demo.models.sources import Report
@@ -29,12 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ipadapter_demo.ui import build_ui, launch_options
 
     def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
-        # what an operator adds belongs to the model the page begins with
         options = load_options(settings if model == settings.model else plain)
         return prepare(model, **options, report=report)
 
-    plain = replace(settings, base=None, model_adapter=None, lora="", embedding="",
-                    prediction_type=None)
+    plain = without_additions(settings)
     try:
         pipeline = prepared(settings.model, announced(print))()
     except (CheckpointError, ModelError) as error:

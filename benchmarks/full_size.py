@@ -56,18 +56,22 @@ def main() -> None:
         print(json.dumps(_measured(arguments)))
         return
     write_if_missing(arguments.folder, arguments.model)
-    rounds = [{side: _elsewhere(side, arguments) for side in ("ours", "diffusers")}
-              for _ in range(arguments.rounds)]
-    best = {side: {name: min(r[side][name] for r in rounds) for name in rounds[0][side]}
-            for side in rounds[0]}
     print(json.dumps({
         "model": arguments.model, "device": arguments.device, "dtype": arguments.dtype,
         "threads": torch.get_num_threads(),
-        **best,
-        "ratio_seconds": round(best["ours"]["seconds_a_step"]
-                               / best["diffusers"]["seconds_a_step"], 3),
-        "ratio_memory": round(best["ours"]["peak_gib"] / best["diffusers"]["peak_gib"], 3),
+        **in_turns("diffusers", arguments.rounds, lambda side: _elsewhere(side, arguments)),
     }))
+
+
+def in_turns(other: str, rounds: int, measure: Callable[[str], dict[str, float]]) -> dict[str, Any]:
+    """The best figures of "ours" and of the other side over rounds in which they take turns, and
+    their ratios."""
+    found = [{side: measure(side) for side in ("ours", other)} for _ in range(rounds)]
+    best = {side: {name: min(r[side][name] for r in found) for name in found[0][side]}
+            for side in found[0]}
+    return best | {
+        ratio: round(best["ours"][name] / best[other][name], 3)
+        for ratio, name in (("ratio_seconds", "seconds_a_step"), ("ratio_memory", "peak_gib"))}
 
 
 def write_if_missing(folder: Path, model: str) -> None:

@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.full_size import write_if_missing
+from benchmarks.full_size import in_turns, write_if_missing
 
 SIDE = 512
 
@@ -46,15 +46,10 @@ def main() -> None:
         print(json.dumps((_ours if arguments.side == "ours" else _plain)(arguments)))
         return
     write_if_missing(arguments.folder, "sd15")
-    rounds = [{side: _elsewhere(side, arguments) for side in ("ours", "plain")}
-              for _ in range(arguments.rounds)]
-    best = {side: {name: min(r[side][name] for r in rounds) for name in rounds[0][side]}
-            for side in rounds[0]}
     print(json.dumps({
         "device": arguments.device, "precision": arguments.precision, "batch": arguments.batch,
-        "threads": torch.get_num_threads(), **best,
-        "ratio_seconds": round(best["ours"]["seconds_a_step"] / best["plain"]["seconds_a_step"], 3),
-        "ratio_memory": round(best["ours"]["peak_gib"] / best["plain"]["peak_gib"], 3),
+        "threads": torch.get_num_threads(),
+        **in_turns("plain", arguments.rounds, lambda side: _elsewhere(side, arguments)),
     }))
 
 

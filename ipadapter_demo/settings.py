@@ -10,7 +10,7 @@ import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -67,6 +67,12 @@ class Settings:
         size = re.fullmatch(r"[1-9]\d*(kb|mb|gb)", self.max_file_size)
         _check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
         _check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
+
+
+def without_additions(settings: Settings) -> Settings:
+    """The same for any other model: what an operator adds belongs to the one named."""
+    return replace(settings, base=None, model_adapter=None, lora="", embedding="",
+                   prediction_type=None)
 
 
 def load_options(settings: Settings) -> dict[str, Any]:

@@ -60,8 +60,7 @@ class MethodTask:
         else:
             read = batch.stacked("embeds")
         read[no_image] = lab.nothing(method.reads, 1)
-        texts = ["" if drop else text
-                 for text, drop in zip(batch.captions, no_text.tolist(), strict=True)]
+        texts = batch.captions(lost=no_text)
 
         def arguments(noisy: Tensor, timesteps: Tensor, text: Tensor,
                       added: dict[str, Tensor] | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ipadapter_demo.settings import (
     load_options,
     resolved_device,
     settings_from_args,
+    without_additions,
 )
 
 if TYPE_CHECKING:
@@ -127,13 +128,14 @@ def _evaluate_coco(arguments: Arguments) -> None:
     for name in ("images", "captions", "clip"):
         if getattr(arguments, name) is None:
             raise RequestError(f"evaluate coco needs --{name}")
-    options = load_options(_settings(arguments))
+    settings = _settings(arguments)
     protocol = Protocol(samples=arguments.samples, steps=arguments.steps,
                         guidance=arguments.guidance, sampler=arguments.sampler,
                         seed=arguments.seed or 0)
     items = items_of(arguments.images, arguments.captions, arguments.limit)
-    report = evaluate_coco(items, {"model": _settings(arguments).model, **options}, arguments.clip,
-                           protocol, arguments.out, arguments.workers, arguments.gpus, _progress)
+    report = evaluate_coco(items, {"model": settings.model, **load_options(settings)},
+                           arguments.clip, protocol, arguments.out, arguments.workers,
+                           arguments.gpus, _progress)
     _print(path=str(arguments.out / "report.json"), clip_i=report["clip_i"],
            clip_t=report["clip_t"])
 
@@ -253,8 +255,7 @@ def _studio(arguments: Arguments, load: Load, **recorded: object) -> Studio:
     from ipadapter_demo.pipeline import Studio, prepare
 
     settings = _settings(arguments, **recorded)
-    others = replace(settings, base=None, model_adapter=None, lora="", embedding="",
-                     prediction_type=None)
+    others = without_additions(settings)
     return Studio(
         load(settings.model, **load_options(settings), report=announced(_progress)),
         lambda name, report: prepare(

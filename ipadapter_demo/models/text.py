@@ -51,11 +51,10 @@ class TextReader:
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         pooled = outputs[-1].text_embeds
         if self.zeros_for_nothing:
-            said = torch.tensor([bool(p) or not u for p, u in
-                                 zip(prompts, unconditional, strict=True)]).to(states)
-            # assigned, not multiplied: nothing is nothing, whatever the encoder says
-            states = torch.where(said[:, None, None] > 0, states, torch.zeros_like(states))
-            pooled = torch.where(said[:, None] > 0, pooled, torch.zeros_like(pooled))
+            nothing = torch.tensor([u and not p for p, u in
+                                    zip(prompts, unconditional, strict=True)], device=states.device)
+            states = states.masked_fill(nothing[:, None, None], 0.0)
+            pooled = pooled.masked_fill(nothing[:, None], 0.0)
         return TextStates(states, pooled)
 
     def tokens_used(self, prompt: str) -> tuple[int, int]:

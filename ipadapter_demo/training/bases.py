@@ -47,8 +47,7 @@ def frozen_base(config: TrainingConfig, device: str, precision: str) -> BaseMode
 
 def _entry(config: TrainingConfig) -> CatalogEntry:
     base, models, report = config.base, config.models_dir, announced(print)
-    place: Path | None = TABLETOP.folder if base == TABLETOP.name else Path(base)
-    assert place is not None
+    place = TABLETOP.folder if base == TABLETOP.name else Path(base)
     configs, xl = None, (place / "text_encoder_2").is_dir()
     if not place.is_dir():
         xl = _is_xl(base, models)
@@ -60,7 +59,7 @@ def _entry(config: TrainingConfig) -> CatalogEntry:
         encoder = str(_encoder(config, place, default))
     return CatalogEntry(
         name=base, folder=place, configs=configs, image_encoder=encoder, adapters={},
-        guidance=5.0 if xl else 7.5, small=base == TABLETOP.name,
+        guidance=5.0 if xl else 7.5,
     )
 
 

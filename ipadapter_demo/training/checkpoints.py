@@ -84,6 +84,12 @@ def last_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def last_progress(folder: Path) -> Progress:
+    """Where a run stands, by its newest checkpoint."""
+    path = last_checkpoint(folder)
+    return Progress(**json.loads((path / "progress.json").read_text())) if path else Progress()
+
+
 class Checkpoints:
     """Of one run: the model, the optimiser, the average and how far it got."""
 
@@ -94,10 +100,9 @@ class Checkpoints:
     def restored(self) -> Progress:
         """Load the newest checkpoint, if there is one."""
         path = last_checkpoint(self._folder)
-        if path is None:
-            return Progress()
-        self._accelerator.load_state(str(path))
-        return Progress(**json.loads((path / "progress.json").read_text()))
+        if path is not None:
+            self._accelerator.load_state(str(path))
+        return last_progress(self._folder)
 
     def save(self, progress: Progress) -> None:
         """Raises OSError where it cannot be written, FloatingPointError where it would be of no

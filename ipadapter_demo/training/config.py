@@ -181,11 +181,10 @@ def add_fields(parser: argparse.ArgumentParser, kind: type[TrainingConfig]) -> N
             parser.add_argument(flag, nargs=many, help=words, metavar=_metavar(hint))
 
 
-def config_from_arguments(kind: type[Config], arguments: argparse.Namespace,
-                          defaults: Mapping[str, Any] | None = None) -> Config:
-    """Flags, then --config, then `defaults`."""
+def config_from_arguments(kind: type[Config], arguments: argparse.Namespace) -> Config:
+    """Flags, then --config."""
     path: Path | None = arguments.config
-    values = dict(defaults or {}) | (values_from_file(path) if path else {})
+    values = values_from_file(path) if path else {}
     flags = {f.name: getattr(arguments, f.name) for f in fields(kind)}
     given = {name: value for name, value in flags.items() if value is not None}
     return config_from(kind, values | given, str(path) if path else "flags")

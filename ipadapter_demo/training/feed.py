@@ -26,12 +26,10 @@ class Batch:
     examples: Sequence[Example]
     draws: Draws
 
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @property
-    def captions(self) -> list[str]:
-        return [example.caption for example in self.examples]
+    def captions(self, lost: Tensor) -> list[str]:
+        """Empty where `lost` (B,) says so."""
+        return ["" if drop else example.caption
+                for example, drop in zip(self.examples, lost.tolist(), strict=True)]
 
     def stacked(self, name: str) -> Tensor:
         """A field of the examples that all of them have, (B, ...) in float32."""
@@ -48,7 +46,7 @@ class ShardFeed:
                  preparer: Preparer, latent_shape: Sequence[int],
                  state: dict[str, Any]) -> None:
         """Raises TrainingError where `state` is of a run on other data or another global batch."""
-        self._accelerator, self._config, self._shape = accelerator, config, tuple(latent_shape)
+        self._config, self._shape = config, tuple(latent_shape)
         self._slots = Slots.of(config.batch * config.accumulate, accelerator.process_index,
                                accelerator.num_processes)
         self._is = {"shards": len(shards), "global_batch": self._slots.total, "seed": config.seed}

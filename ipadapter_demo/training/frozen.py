@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,7 +15,7 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.training.bases import frozen_base
 from ipadapter_demo.training.cache import broken_in, encoded
-from ipadapter_demo.training.checkpoints import last_checkpoint
+from ipadapter_demo.training.checkpoints import last_checkpoint, last_progress
 from ipadapter_demo.training.config import TrainingConfig, plain
 from ipadapter_demo.training.feed import ShardFeed
 from ipadapter_demo.training.loop import Look, Run, accelerator_of, fit
@@ -49,11 +48,10 @@ def train(config: TrainingConfig, task_on: Callable[[BaseModel], AnyTask],
     if config.cache is not None:
         shards = encoded(shards, config.cache, _identity(config, base, task), task.preparer,
                          accelerator.autocast()(objective.encoded), accelerator)
-    side = config.size // base.codec.factor
     outcome = fit(
         run, task.trained, objective.loss, look_at(task, objective), accelerator=accelerator,
         feed=lambda state: ShardFeed(config, accelerator, shards, task.preparer,
-                                     (base.codec.channels, side, side), state),
+                                     objective.latent_shape, state),
     )
     facts = asdict(outcome) | {
         "parameters": sum(p.numel() for p in task.trained.parameters()),
@@ -63,7 +61,7 @@ def train(config: TrainingConfig, task_on: Callable[[BaseModel], AnyTask],
     if accelerator.is_main_process:
         config.out.mkdir(parents=True, exist_ok=True)
         task.trained.eval()
-        facts["broken_rows"] = broken_in(shards) + _broken(config.run)
+        facts["broken_rows"] = broken_in(shards) + last_progress(config.run).feed["broken"]
         facts["files"] = [path.name for path in task.save(config.out, facts)]
         (config.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     accelerator.wait_for_everyone()
@@ -77,13 +75,6 @@ def run_of(config: TrainingConfig) -> Run:
             "adam_8bit", "precision", "seed", "device", "log_every", "save_every", "preview_every")
     return Run(folder=config.run, final_lr=0.05 if config.lr_schedule == "cosine" else 1.0,
                betas=(0.9, 0.999), **{name: getattr(config, name) for name in same})
-
-
-def _broken(run: Path) -> int:
-    """How many broken rows a run met."""
-    path = last_checkpoint(run)
-    assert path is not None, "a run ends with a checkpoint"
-    return json.loads((path / "progress.json").read_text())["feed"]["broken"]
 
 
 def _identity(config: TrainingConfig, base: BaseModel, task: Task) -> str:
@@ -100,4 +91,3 @@ def _fingerprint(network: nn.Module) -> str:
     """Of the sums of its weights, which differ where weights do."""
     sums = [float(p.detach().double().sum()) for p in network.parameters()]
     return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
-

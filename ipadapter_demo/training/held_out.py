@@ -101,13 +101,12 @@ class HeldOut:
 
     def _loss(self, objective: Objective) -> float:
         """The same noise every time: differences are the weights' alone."""
-        latents = objective.latents(self.examples[:1])
         losses = []
         for round_ in range(ROUNDS):
             for start in range(0, len(self.examples), self.config.batch):
                 part = self.examples[start : start + self.config.batch]
                 places = [round_ * len(self.examples) + start + i for i in range(len(part))]
-                batch = Batch(part, Draws.at(SEED, places, latents.shape[1:]))
+                batch = Batch(part, Draws.at(SEED, places, objective.latent_shape))
                 losses += [float(objective.loss(batch))] * len(part)
         return sum(losses) / len(losses)
 

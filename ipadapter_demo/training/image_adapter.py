@@ -68,8 +68,7 @@ class ImageAdapterTask:
         embeds = embeds.float().to(self.base.device)
         blank = no_image.to(embeds.device).view(-1, *[1] * (embeds.ndim - 1))
         embeds = torch.where(blank, self._empty.to(embeds), embeds)
-        texts = ["" if drop else text
-                 for text, drop in zip(batch.captions, no_text.tolist(), strict=True)]
+        texts = batch.captions(lost=no_text)
 
         def arguments(noisy: Tensor, timesteps: Tensor, text: Tensor,
                       added: dict[str, Tensor] | None) -> dict[str, Any]:

@@ -68,6 +68,11 @@ class Objective:
         self.config, self.base, self.task = config, base, task
         self.diffusion = Diffusion(base.scheduler_config, base.device)
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.config.size // self.base.codec.factor
+        return self.base.codec.channels, side, side
+
     def loss(self, batch: Batch) -> Tensor:
         config, base = self.config, self.base
         latents = self.latents(batch.examples)

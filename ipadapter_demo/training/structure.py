@@ -53,8 +53,7 @@ class StructureTask:
         return None
 
     def given(self, batch: Batch) -> Given:
-        empty = (batch.draws.drop < self.config.drop_text).tolist()
-        texts = ["" if drop else text for text, drop in zip(batch.captions, empty, strict=True)]
+        texts = batch.captions(lost=batch.draws.drop < self.config.drop_text)
         maps = batch.stacked("map").to(self.base.device) / 255
 
         def arguments(noisy: Tensor, timesteps: Tensor, text: Tensor,
