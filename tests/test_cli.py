@@ -490,6 +490,11 @@ def test_train_on_pictures_is_asked_for_by_data_or_config(
     assert "No such file" in capsys.readouterr().err
 
 
+def test_steps_that_are_no_number_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "image-adapter", "--steps", "many"]) == 2
+    assert "steps must be a whole number, got 'many'" in capsys.readouterr().err
+
+
 def test_render_writes_shards(run: Run, tmp_path: Path) -> None:
     rows = run("render", "--shards", "--count", "3", "--size", "32", "--out", str(tmp_path))
     assert rows == [{"path": str(tmp_path / "00000.tar")}]

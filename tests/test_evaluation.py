@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from ipadapter_demo.evaluation import experiments
 from ipadapter_demo.evaluation.bench import Bench
-from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers
+from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers, kept_in
 from ipadapter_demo.evaluation.experiments import edge_f1
 from ipadapter_demo.evaluation.reader import (
     ATTRIBUTES,
@@ -29,6 +30,7 @@ from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline import load
+from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import sample_scenes
@@ -136,6 +138,26 @@ def test_pictures_that_are_the_reference_count_as_copies_and_keep_everything() -
     assert found["copies_by_chance"] < 0.2
     assert found["spread_over_seeds"]["x"] == 0
     assert found["spread_over_scenes"]["x"] > 0.02
+
+
+def test_kept_pictures_are_drawn_once_and_say_what_made_them(tmp_path: Path) -> None:
+    requests = [GenerateRequest(prompt="a red cube", steps=1, seed=seed) for seed in range(3)]
+    pipeline = load("tabletop", device="cpu")
+    drawn: list[GenerateRequest] = []
+
+    def draw(todo: Sequence[GenerateRequest]) -> list[Image.Image]:
+        drawn.extend(todo)
+        return drawn_by(pipeline)(todo)
+
+    keep = kept_in(tmp_path, draw, pipeline.facts)
+    first = keep(requests[:2])
+    whole = keep(requests)
+    assert drawn == requests  # the two that were there were read
+    assert [i.tobytes() for i in whole[:2]] == [i.tobytes() for i in first]
+    assert {record_from_png(path).seed for path in tmp_path.glob("*.png")} == {0, 1, 2}
+
+    kept_in(tmp_path, draw, pipeline.facts | {"weights": "others"})(requests[:1])
+    assert drawn == [*requests, requests[0]]
 
 
 def test_processes_draw_what_this_one_draws() -> None:

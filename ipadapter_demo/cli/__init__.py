@@ -107,7 +107,7 @@ def evaluate(arguments: Arguments, load: Load) -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pipeline = _loaded(arguments, load)
 
-    from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers
+    from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers, kept_in
     from ipadapter_demo.evaluation.report import evaluate as report_on
     from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 
@@ -117,6 +117,8 @@ def evaluate(arguments: Arguments, load: Load) -> None:
     seed = HELD_OUT_SEED if arguments.seed is None else arguments.seed
     with (drawn_by_workers(arguments.workers, **same) if several
           else nullcontext(drawn_by(pipeline))) as draw:
+        if arguments.keep is not None:
+            draw = kept_in(arguments.keep, draw, pipeline.facts)
         report = report_on(pipeline, arguments.scenes, seed, draw=draw, progress=_progress)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     _print(path=str(arguments.out))
@@ -189,8 +191,11 @@ def train(arguments: Arguments, _: Load) -> None:
         _print(part=arguments.part, **_train_on_pictures(arguments))
         return
     from ipadapter_demo.training import recipes
+    from ipadapter_demo.training.config import TrainingConfig, field_from
 
-    steps = None if arguments.steps is None else int(arguments.steps)
+    steps = arguments.steps
+    if steps is not None:
+        steps = field_from(TrainingConfig, "steps", steps)
     facts = recipes.train(arguments.part, arguments.runs, Path(arguments.out or recipes.OUT),
                           steps=steps, device=resolved_device(arguments.device or None),
                           pictures=arguments.pictures or recipes.PICTURES,

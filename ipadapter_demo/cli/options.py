@@ -265,6 +265,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=_positive, default=1, metavar="N",
         help="processes that draw, with one thread each if there are several [1]")
     add("--scenes", type=_positive, default=200, metavar="N", help="more are surer [200]")
+    add("--keep", type=Path, metavar="DIR", help="a folder for every picture that is drawn: those "
+        "that are there are not drawn again, so a stopped evaluation goes on")
     add = parser.add_argument_group("coco").add_argument
     add("--images", type=Path, metavar="DIR", help="folder of the pictures")
     add("--captions", type=Path, metavar="FILE", help="their captions, in COCO's JSON")

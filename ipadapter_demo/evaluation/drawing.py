@@ -6,24 +6,57 @@ almost twice as fast as one process of two.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from ipadapter_demo.imaging import read_image
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
+from ipadapter_demo.record import request_to_json, save_png
 from ipadapter_demo.request import GenerateRequest
 
 Draw = Callable[[Sequence[GenerateRequest]], list[Image.Image]]  # the first picture of each
+PORTION = 64  # pictures that a stopped evaluation may lose
 
 
 def drawn_by(pipeline: ImagePromptPipeline) -> Draw:
     """One after the other, in this process."""
     return lambda requests: [pipeline.generate(request).images[0] for request in requests]
+
+
+def kept_in(folder: Path, draw: Draw, facts: dict[str, Any]) -> Draw:
+    """Every picture stays in `folder`, as a PNG that says what made it; what is there of the same
+    request and the same `facts` is not drawn again, so an evaluation that was stopped goes on."""
+
+    def path_of(request: GenerateRequest) -> Path:
+        made_by = {"request": request_to_json(request)["request"], "facts": facts}
+        name = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+        return folder / f"{name[:32]}.png"
+
+    def kept(requests: Sequence[GenerateRequest]) -> list[Image.Image]:
+        paths = [path_of(request) for request in requests]
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = [(path, request) for path, request in zip(paths, requests, strict=True)
+                   if not path.exists()]
+        for start in range(0, len(missing), PORTION):
+            portion = missing[start : start + PORTION]
+            images = draw([request for _, request in portion])
+            for (path, request), image in zip(portion, images, strict=True):
+                part = path.with_suffix(".part")
+                save_png(part, image, request, request.seed, 0, facts)
+                os.replace(part, path)  # whole, or not there
+        return [read_image(path) for path in paths]
+
+    return kept
 
 
 @contextmanager

@@ -6,7 +6,6 @@ reader and compared with the truth of its scene.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +27,6 @@ def evaluate(pipeline: ImagePromptPipeline, scenes: int = 200, seed: int = HELD_
              progress: Progress = lambda _: None, draw: Draw | None = None) -> dict[str, Any]:
     """All experiments at the model's default settings: about eight pictures a scene, so minutes to
     hours. `draw` makes the pictures; this process, unless told otherwise."""
-    began = time.monotonic()
     bench = Bench(pipeline.info, draw or drawn_by(pipeline), sample_scenes(scenes, seed))
     report: dict[str, Any] = {
         "scenes": scenes,
@@ -40,5 +38,4 @@ def evaluate(pipeline: ImagePromptPipeline, scenes: int = 200, seed: int = HELD_
     for experiment in EXPERIMENTS:
         progress(experiment.__name__)
         report[experiment.__name__] = experiment(bench)
-    report["minutes"] = round((time.monotonic() - began) / 60, 1)
     return report

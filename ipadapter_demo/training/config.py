@@ -151,6 +151,11 @@ def config_from(kind: type[Config], given: Mapping[str, Any], where: str = "conf
                    for name, value in given.items()})
 
 
+def field_from(kind: type[TrainingConfig], name: str, value: Any, where: str = "flags") -> Any:
+    """The value of one field. Raises TrainingError."""
+    return _value(name, get_type_hints(kind)[name], value, where)
+
+
 def values_from_file(path: Path) -> dict[str, Any]:
     """The fields of a YAML file. Raises TrainingError."""
     import yaml
