@@ -374,6 +374,27 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     train_image_adapter(config_from(ImageAdapterConfig, given | {"resume": True}))
 
 
+@pytest.mark.slow
+def test_two_processes_read_what_one_encoded(
+    tiny: CatalogEntry, tars: Path, tmp_path: Path
+) -> None:
+    same = {"precision": "bf16", "steps": 1, "cache": str(tmp_path / "cache")}
+    train_image_adapter(adapter_config(tiny, tars, tmp_path / "one", **same))
+    two = launched(values(tiny, tars, tmp_path / "two", **same), tmp_path / "two.yaml", 2)
+    two[two.index("no")] = "bf16"
+    subprocess.run(two, env=environment(), check=True, capture_output=True, text=True, timeout=300)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs the processes find each other")
+def test_processes_that_would_train_alone_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match=r"2 processes were launched.* --device cpu"):
+        loop.accelerator_of(loop.Run(folder=tmp_path, steps=1, batch=1, lr=0.1, device=""))
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_called_so(number: int) -> None:
     run = loop.Run(folder=Path("run"), steps=1, batch=1, lr=0.1)

@@ -39,7 +39,8 @@ def train(config: TrainingConfig, task_on: Callable[[BaseModel], AnyTask],
     run = run_of(config)
     accelerator = accelerator_of(run)
     torch.manual_seed(config.seed)
-    device = str(accelerator.device)
+    # of several processes on a CPU each is on "cpu:0"
+    device = "cpu" if accelerator.device.type == "cpu" else str(accelerator.device)
     base = frozen_base(config, device, accelerator.mixed_precision)
     task = task_on(base)
     task.trained.requires_grad_(True).to(accelerator.device)
@@ -88,6 +89,8 @@ def _identity(config: TrainingConfig, base: BaseModel, task: Task) -> str:
 
 
 def _fingerprint(network: nn.Module) -> str:
-    """Of the sums of its weights, which differ where weights do."""
-    sums = [float(p.detach().double().sum()) for p in network.parameters()]
-    return hashlib.sha256(json.dumps(sums).encode()).hexdigest()[:16]
+    """Of its weights, byte for byte: a sum would depend on the number of threads."""
+    digest = hashlib.sha256()
+    for parameter in network.parameters():
+        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

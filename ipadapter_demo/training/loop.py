@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,15 +102,22 @@ class Seeded:
 
 
 def accelerator_of(run: Run) -> Accelerator:
-    """Of this process. Its state is global and outlives a run, so another precision starts anew."""
+    """Of this process. Its state is global and outlives a run, so another precision starts anew.
+
+    Raises TrainingError where several processes were launched that would not know of each other."""
     if AcceleratorState._shared_state and run.precision not in (
             "", AcceleratorState().mixed_precision):
         AcceleratorState._reset_state(reset_partial_state=False)
     trackers = [name for name in ("tensorboard", "wandb") if find_spec(name)]
-    return Accelerator(
+    accelerator = Accelerator(
         mixed_precision=run.precision or None, cpu=run.device == "cpu",
         gradient_accumulation_steps=run.accumulate, log_with=trackers, project_dir=run.folder,
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:  # accelerate says nothing, and each trains alone
+        raise TrainingError(f"device: {launched} processes were launched and there are no GPUs for "
+                            "them; on CPUs it is --device cpu")
+    return accelerator
 
 
 def fit(run: Run, model: nn.Module, loss_of: LossOf, preview: Look,
