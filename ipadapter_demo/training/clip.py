@@ -10,6 +10,9 @@ textures.
 
 The encoders then go on one at a time, each beside the other as it is: the vision encoder, which
 learns slowest, for longest; and last the text encoder, for which pictures are embedded only once.
+There a third head has to read every word back from its state, because words that tell the same
+pictures apart become synonyms to contrast alone, and a base model that reads the states cannot draw
+a difference that is not in them.
 """
 
 from __future__ import annotations
@@ -98,16 +101,21 @@ def train_text_encoder(run: Run, pictures: Pictures, held_out: Pictures, out: Pa
     clip.text.requires_grad_(True)
     clip.log_temperature.requires_grad_(True)
     embeds = image_embeds(clip.vision, pictures)
+    words = nn.Linear(clip.text.config.hidden_size, len(tokenizer)).to(run.device)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
         indices = torch.randint(len(pictures), (batch,), generator=generator)
-        words = _caption_embeds(clip, tokenizer, pictures, indices, generator)
-        return _contrast(clip, embeds[indices].to(run.device), words)
+        tokens = _captions(tokenizer, pictures, indices, generator, run.device)
+        said = clip.text(**tokens)
+        ids = tokens["input_ids"]
+        is_word = ids < tokenizer.bos_token_id  # the two specials come last
+        return (_contrast(clip, embeds[indices].to(run.device), said.text_embeds.float())
+                + F.cross_entropy(words(said.last_hidden_state[is_word]).float(), ids[is_word]))
 
     def preview(path: Path) -> None:
         print(path.stem, evaluate_clip(clip, tokenizer, held_out), flush=True)
 
-    outcome = fit(run, clip, loss_of, preview)
+    outcome = fit(run, nn.ModuleDict({"clip": clip, "words": words}), loss_of, preview)
     torch.save(clip.state_dict(), _clip_file(run))
     save_text_encoder(clip.text, out)
     return asdict(outcome) | evaluate_clip(clip.float(), tokenizer, held_out)
@@ -131,7 +139,8 @@ def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
         indices = torch.randint(len(pictures), (batch,), generator=generator)
-        words = _caption_embeds(clip, tokenizer, pictures, indices, generator)
+        tokens = _captions(tokenizer, pictures, indices, generator, run.device)
+        words = clip.text(**tokens).text_embeds.float()
         pixels = clip_pixels(pictures.pixels(indices)).to(run.device)
         seen = clip.vision(pixels)
         images = seen.image_embeds.float()
@@ -151,14 +160,13 @@ def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
     return asdict(outcome) | evaluate_clip(clip, tokenizer, held_out)
 
 
-def _caption_embeds(clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures, indices: Tensor,
-                    generator: torch.Generator) -> Tensor:
-    """(2 B, K): a caption of every picture, then the same captions with one word wrong."""
+def _captions(tokenizer: CLIPTokenizer, pictures: Pictures, indices: Tensor,
+              generator: torch.Generator, device: str) -> dict[str, Tensor]:
+    """Tokens of 2 B: a caption of every picture, then the same captions with one word wrong."""
     rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
     texts = [caption(pictures.scenes, i, RICH, rng) for i in indices.tolist()]
     texts += [with_one_word_wrong(text, rng) for text in texts]
-    device = str(clip.log_temperature.device)
-    return clip.text(**tokens_of(tokenizer, texts, device)).text_embeds.float()
+    return tokens_of(tokenizer, texts, device)
 
 
 def _contrast(clip: Clip, images: Tensor, words: Tensor) -> Tensor:
