@@ -60,8 +60,6 @@ RECIPES = {
     "image-encoder": Recipe(train_image_encoder, 10_100, 64, 8e-4, seed=23),
     "text-encoder": Recipe(train_text_encoder, 900, 128, 1e-3, seed=7),
     "base-small": Recipe(train_base, 2250, 64, 1e-3, options={"small": True}),
-    "image-adapter-small": Recipe(image_adapter, 900, 64, 1e-3, seed=6,
-                                  options={"small": True}),
     "image-adapter-plus-small": Recipe(image_adapter, 700, 64, 7e-4, seed=10,
                                        options={"variant": "plus", "small": True}),
     "controlnet-small": Recipe(structure, 1000, 32, 1e-3, seed=8,
@@ -70,9 +68,8 @@ RECIPES = {
                                 options=T2I_PALETTE | {"small": True}),
     "t2i-canny-small": Recipe(structure, 800, 32, 1e-3, seed=12,
                               options=T2I_CANNY | {"small": True}),
-    "base": Recipe(train_base, 8200, 32, 7e-4, seed=14, start_from="unet"),
-    "image-adapter": Recipe(image_adapter, 1400, 32, 1e-3, seed=2,
-                            start_from=TABLETOP.adapters["base"]),
+    "base": Recipe(train_base, 12_600, 32, 7e-4, seed=14, start_from="unet"),
+    "image-adapter": Recipe(image_adapter, 2000, 32, 1e-3),
     "image-adapter-plus": Recipe(image_adapter, 1000, 32, 7e-4, seed=11,
                                  options={"variant": "plus"}, start_from=TABLETOP.adapters["plus"]),
     "controlnet": Recipe(structure, 1600, 16, 1e-3, seed=4, options=CONTROLNET,
@@ -93,7 +90,8 @@ def train(part: str, runs: Path, out: Path, *, steps: int | None = None, batch: 
     trained beside a frozen base."""
     recipe = RECIPES[part]
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(folder=runs / part, steps=steps or recipe.steps, batch=batch or recipe.batch,
+    run = Run(folder=runs / part, steps=recipe.steps if steps is None else steps,
+              batch=batch or recipe.batch,
               lr=recipe.lr, seed=recipe.seed, device=device, preview_every=preview_every)
     training = rendered_pictures(runs / "data", pictures)
     held_out = rendered_pictures(runs / "data", min(HELD_OUT, pictures), HELD_OUT_SEED)
