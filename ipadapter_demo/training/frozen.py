@@ -92,5 +92,5 @@ def _fingerprint(network: nn.Module) -> str:
     """Of its weights, byte for byte: a sum would depend on the number of threads."""
     digest = hashlib.sha256()
     for parameter in network.parameters():
-        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
