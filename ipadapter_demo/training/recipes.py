@@ -91,8 +91,8 @@ def train(part: str, runs: Path, out: Path, *, steps: int | None = None, batch: 
     recipe = RECIPES[part]
     out.mkdir(parents=True, exist_ok=True)
     run = Run(folder=runs / part, steps=recipe.steps if steps is None else steps,
-              batch=batch or recipe.batch,
-              lr=recipe.lr, seed=recipe.seed, device=device, preview_every=preview_every)
+              batch=batch or recipe.batch, lr=recipe.lr, seed=recipe.seed, device=device,
+              preview_every=preview_every)
     training = rendered_pictures(runs / "data", pictures)
     held_out = rendered_pictures(runs / "data", min(HELD_OUT, pictures), HELD_OUT_SEED)
     options = dict(recipe.options or {})
