@@ -89,6 +89,8 @@ class TestGenerate:
         assert (request.guidance, request.steps, request.image_scale) == (3.0, 3, 1.0)
         (line,) = run("generate", "--reference", "R.png", "--prompt", "a cube")
         assert request_from_png(line["path"]).image_scale == 0.6
+        (line,) = run("generate", "--reference", "R.png", "--structure", "canny=C.png")
+        assert request_from_png(line["path"]).image_scale == 0.8
 
     def test_every_option_reaches_the_request(self, run: Run) -> None:
         (line,) = run(

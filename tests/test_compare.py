@@ -185,6 +185,11 @@ class TestSpec:
         once = completed(spec(SMALL), studio.info)
         assert completed(once, studio.info).document == once.document
         assert once.document["request"]["image_scale"] == studio.info.text_image_scale
+        mapped = {"request": {"references": [{"image": "a.png"}],
+                              "structures": [{"kind": "canny", "image": "a.png"}]},
+                  "columns": {"seed": [1, 2]}}
+        said = completed(spec(mapped), studio.info).document["request"]
+        assert said["image_scale"] == studio.info.map_image_scale == 0.8
         assert set(once.files) == {n for n in once.files if re.fullmatch(r"inputs/\w{16}\.png", n)}
 
     def test_the_order_of_fields_does_not_matter(self, studio: Studio) -> None:

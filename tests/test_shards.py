@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tiny import picture
+from transformers import CLIPImageProcessor
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.tabletop.files import pictures_of, write_shards
 from ipadapter_demo.tabletop.scene import sample_scenes
+from ipadapter_demo.training.examples import Preparer
 from ipadapter_demo.training.rows import Pair, Shard
 from ipadapter_demo.training.shards import shards_of
 from ipadapter_demo.training.stream import Slots, Stream
@@ -142,6 +145,29 @@ def test_rendered_shards_hold_poor_captions(tmp_path: Path) -> None:
     assert len({p.image.tobytes() for p in pairs}) == 12
     assert any(p.caption == "" for p in pairs)
     assert any(p.caption for p in pairs)
+    assert all(p.reference is not None and p.reference.tobytes() != p.image.tobytes()
+               for p in pairs)
+
+
+def test_the_image_encoder_sees_the_reference_beside_a_picture(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, image in (("x.png", picture(1)), ("x.reference.jpg", picture(2)),
+                            ("y.reference.png", picture(3)), ("y.jpg", picture(4)),
+                            ("z.png", picture(5))):
+            content = content_of(image)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    pairs = pairs_of(shards_of([str(tmp_path)]))
+    processor = CLIPImageProcessor(size={"shortest_edge": 16},
+                                   crop_size={"height": 16, "width": 16})
+    prepare = Preparer(32, processor)
+    for pair, image, seen in zip(pairs, (1, 4, 5), (2, 3, 5), strict=True):
+        example, wanted = prepare(pair), prepare(Pair("", picture(seen), ""))
+        assert torch.equal(example.clip_pixels, wanted.clip_pixels)
+        assert torch.equal(example.pixels, prepare(Pair("", picture(image), "")).pixels)
+        own = Preparer(32, processor, own_pictures=True)
+        assert torch.equal(own(pair).clip_pixels, prepare(Pair("", picture(image), "")).clip_pixels)
 
 
 @pytest.mark.parametrize(("place", "said"), [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from ipadapter_demo.tabletop.caption import (
     vocabulary,
     with_one_word_wrong,
 )
+from ipadapter_demo.tabletop.reference import reference_scenes
 from ipadapter_demo.tabletop.render import (
     FIRST_SOLID,
     FLOOR,
@@ -174,6 +177,37 @@ def test_captions_use_the_vocabulary_and_the_catalogue_tells_it() -> None:
     words = {w for i in range(64) for w in caption(SCENES, i, FULL, random.Random(0)).split()}
     assert words <= set(vocabulary())
     assert set(TABLETOP.words) <= set(vocabulary())
+
+
+def test_references_show_the_same_things_elsewhere() -> None:
+    shown = reference_scenes(SCENES, [""] * len(SCENES), seed=5)
+    moved = {"x", "z", "yaw", "camera_y"}
+    for field in fields(Scenes):
+        same = torch.equal(getattr(shown, field.name), getattr(SCENES, field.name))
+        assert same == (field.name not in moved), field.name
+    two = SCENES.present[:, 1]
+    assert (shown.x[two, 0] < shown.x[two, 1]).all()
+    again = reference_scenes(SCENES, [""] * len(SCENES), seed=5)
+    assert torch.equal(again.x, shown.x)
+
+
+@pytest.mark.parametrize(("text", "named"), [
+    ("on a green checkered floor", {"floor_colour": ..., "floor_hue": ..., "floor_texture": ...}),
+    ("with a teal wall", {"wall_colour": ..., "wall_hue": ...}),
+    ("a solid on an orange floor", {"floor_colour": ..., "floor_hue": ...}),
+    ("a striped cone", {"shape": 0, "texture": 0}),
+    ("a solid and an orange cube with a red wall",
+     {"shape": 1, "colour": 1, "hue": 1, "wall_colour": ..., "wall_hue": ...}),
+    ("a dotted solid and a dotted solid on a floor", {"texture": ...}),
+])
+def test_references_show_other_things_where_words_speak(text: str, named: dict[str, Any]) -> None:
+    silent = reference_scenes(SCENES, [""] * len(SCENES), seed=5)
+    shown = reference_scenes(SCENES, [text] * len(SCENES), seed=5)
+    for field in fields(Scenes):
+        changed = getattr(shown, field.name) != getattr(silent, field.name)
+        if changed.ndim == 2 and field.name in named and named[field.name] is not ...:
+            assert not changed[:, 1 - named[field.name]].any()
+        assert changed.any() == (field.name in named), field.name
 
 
 def test_scenes_can_be_sliced_and_moved() -> None:

@@ -265,6 +265,7 @@ def tiny_entry(name: str, folder: Path) -> CatalogEntry:
                 folder="t2i-palette", network="t2i-adapter", annotators=COLOURS
             ),
         },
+        map_image_scale=0.8,
         guidance=3.0,
         steps=3,
         small=True,

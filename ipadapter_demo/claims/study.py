@@ -42,7 +42,8 @@ class MethodTask:
         self.config, self.lab, self.method = config, lab, method
         self.trained = method.trained
         self.drawing = replace(base, unet=method.unet)
-        self.preparer = Preparer(config.size, base.image_processor)
+        self.preparer = Preparer(config.size, base.image_processor,
+                                 own_pictures=config.own_pictures)
 
     def embeds(self, examples: Sequence[Example]) -> Tensor:
         seen = torch.stack([e.clip_pixels for e in examples if e.clip_pixels is not None])
@@ -98,12 +99,14 @@ def trained(lab: Lab, build: Callable[[Lab], Method], seed: int,
 
 
 def recipe(lab: Lab, method: Method, folder: Path, seed: int, count: int) -> ImageAdapterConfig:
-    """The tabletop adapter's, at half size. What a shuffle reads cannot be kept beforehand."""
+    """The tabletop adapter's, at half size, but every method is shown the very picture, as in the
+    paper. What a shuffle reads cannot be kept beforehand."""
     more = {"cache": None} if method.reads == "shuffled" else {}
     return config_of(
         ImageAdapterConfig, folder, lab.pictures[:count], base=str(lab.base), size=4 * SIDE,
         batch=BATCH, steps=STEPS, lr=method.lr, seed=100 + seed, preview_every=MARKS_EVERY,
-        variant="plus" if method.reads == "patches" else "base", device="cpu", **more)
+        variant="plus" if method.reads == "patches" else "base", own_pictures=True, device="cpu",
+        **more)
 
 
 def marks_of(folder: Path) -> dict[int, dict[str, float]]:

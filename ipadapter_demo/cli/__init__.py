@@ -57,7 +57,7 @@ def generate(arguments: Arguments, load: Load) -> None:
     given = given_fields(arguments)  # read before the model is: a wrong path shows at once
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipeline = _loaded(arguments, load, record.facts.get("model") if record else None)
-    start = record.request if record else start_of(pipeline.info, bool(given.get("prompt")))
+    start = record.request if record else start_of(pipeline.info, given)
     request = completed(replace(start, **given), pipeline.info, arguments)
     result = pipeline.generate(request)
     for note in result.notes:

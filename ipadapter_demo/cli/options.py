@@ -19,10 +19,9 @@ Arguments = argparse.Namespace
 
 PROGRAM = "python -m ipadapter_demo"
 # Those of training/recipes.py, which would import torch; a test compares them.
-PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small",
-         "image-adapter-plus-small", "controlnet-small", "t2i-palette-small", "t2i-canny-small",
-         "base", "image-adapter", "image-adapter-plus", "controlnet", "t2i-palette", "t2i-canny",
-         "reader")
+PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small", "controlnet-small",
+         "t2i-palette-small", "t2i-canny-small", "base", "image-adapter", "image-adapter-plus",
+         "controlnet", "t2i-palette", "t2i-canny", "reader")
 
 # Those of claims/, likewise.
 STUDIES = ("data", "methods", "scale", "transfer", "structure", "plus")
@@ -174,7 +173,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--fit", choices=FITS, action="append",
         help="how a reference that is not square is made so; once for all, or once for each [crop]")
     add("--scale", dest="image_scale", type=float, metavar="λ",
-        help="strength of the references, 0 to 2 [the model's: tabletop 1, with a prompt 0.6]")
+        help="strength of the references, 0 to 2 [the model's: tabletop 1.2, beside a "
+        "prompt or a structure 0.75]")
     add("--scale-window", dest="image_window", **window,
         help="the part of the steps in which they act, in fractions [0 1]")
     add("--layers", dest="image_layers", type=_layers, metavar="LAYERS",

@@ -23,12 +23,13 @@ FIELDS = ("prompt", "negative_prompt", "image_scale", "image_window", "image_lay
           "height")
 
 
-def start_of(info: ModelInfo, with_prompt: bool) -> GenerateRequest:
-    """What the model's entry recommends, for the options that are not given."""
+def start_of(info: ModelInfo, given: dict[str, Any]) -> GenerateRequest:
+    """What the model's entry recommends, for the fields that are not given."""
+    scale = info.recommended_scale(bool(given.get("prompt")), bool(given.get("structures")))
     return GenerateRequest(
         guidance=info.guidance,
         steps=info.steps,
-        image_scale=info.recommended_scale(with_prompt),
+        image_scale=scale,
     )
 
 

@@ -106,8 +106,10 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     document, files = spec.document, {}
     count_cells(document)  # before anything is written out that many times
     recommended: Fields = {"steps": info.steps, "guidance": info.guidance, "seed": 0}
-    words = [*axes_of(document).get("prompt", ()), document.get("request", {}).get("prompt", "")]
-    recommended["image_scale"] = info.recommended_scale(any(words))
+    differs, given = axes_of(document), document.get("request", {})
+    recommended["image_scale"] = info.recommended_scale(
+        words=any([*differs.get("prompt", ()), given.get("prompt", "")]),
+        maps=any([*differs.get("structure", ()), *given.get("structures", ())]))
     labels = {side: [head for head, _ in _values(document, side)] for side in SIDES}
 
     def by_content(name: str) -> str:

@@ -89,7 +89,11 @@ class Bench(Judge):
 
     def request(self, **parts: Any) -> GenerateRequest:
         """At the model's default settings."""
-        defaults = {"guidance": self.info.guidance, "steps": self.info.steps}
+        defaults = {
+            "guidance": self.info.guidance, "steps": self.info.steps,
+            "image_scale": self.info.recommended_scale(bool(parts.get("prompt")),
+                                                       bool(parts.get("structures"))),
+        }
         return GenerateRequest(**defaults | parts)
 
     def each(self, parts_of: Callable[[int], dict[str, Any]]) -> list[Image.Image]:
@@ -98,7 +102,7 @@ class Bench(Judge):
 
     @cached_property
     def variations(self) -> list[Image.Image]:
-        """Empty prompt, λ = 1, the scene's own picture as reference; two experiments look at it."""
+        """Empty prompt, the scene's own picture as reference; two experiments look at it."""
         return self.each(lambda i: {"references": self.reference(i)})
 
     @cached_property

@@ -51,15 +51,14 @@ def text_alone(bench: Bench) -> dict[str, Any]:
 
 
 def variation(bench: Bench) -> dict[str, Any]:
-    """Empty prompt, λ = 1: what the reference carries over; exact hues too, which no caption
-    names."""
+    """Empty prompt: what the reference carries over; exact hues too, which no caption names."""
     read = bench.reader.read(bench.variations)
     errors = {name: hue_error(read[name], bench.measures[name])[bench.exists[name]]
               for name in HUES}
     medians = {name: round(error.median().item(), 2)
                for name, error in errors.items() if len(error)}
     whole = torch.cat(list(errors.values())).median().item()
-    return bench.score(bench.variations) | {
+    return {"image_scale": bench.info.image_scale} | bench.score(bench.variations) | {
         "median_hue_error_degrees": round(whole, 2),
         "median_hue_error_by_surface": medians,
     }
@@ -113,7 +112,6 @@ def image_and_text(bench: Bench) -> dict[str, Any]:
     images = bench.each(lambda i: {
         "prompt": floor_caption(bench.scenes, (i + 1) % count),
         "references": bench.reference(i),
-        "image_scale": bench.info.text_image_scale,
     })
     return {
         "image_scale": bench.info.text_image_scale,
@@ -133,6 +131,7 @@ def structure(bench: Bench) -> dict[str, Any]:
     })
     colours = bench.score(images, COLOUR_NAMES)
     return {
+        "image_scale": bench.info.map_image_scale,
         "edge_f1": mean_edge_f1(images, maps),
         "edge_f1_without_map": mean_edge_f1(bench.variations, maps),
         "edge_f1_of_rendered_source": mean_edge_f1(sources, maps),
@@ -166,6 +165,7 @@ def inpainting(bench: Bench) -> dict[str, Any]:
         outside = max(outside, int(change[~painted].max()))
         inside.append(float(change[painted].mean()))
     return {
+        "image_scale": bench.info.image_scale,
         "largest_change_outside": outside,
         "mean_change_inside": round(float(np.mean(inside)), 2),
         "solid_of_reference": bench.score(images, SOLID_NAMES, of=partners),

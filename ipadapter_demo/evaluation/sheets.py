@@ -69,7 +69,8 @@ def grid(heads: Sequence[str], rows: Sequence[Row]) -> Image.Image:
 
 def _generate(pipeline: ImagePromptPipeline, **parts: Any) -> Row:
     info = pipeline.info
-    defaults = {"guidance": info.guidance, "steps": info.steps, "seed": 1}
+    scale = info.recommended_scale(bool(parts.get("prompt")), bool(parts.get("structures")))
+    defaults = {"guidance": info.guidance, "steps": info.steps, "image_scale": scale, "seed": 1}
     return list(pipeline.generate(GenerateRequest(**defaults | parts)).images)
 
 
@@ -93,9 +94,8 @@ def image_scale(pipeline: ImagePromptPipeline, scenes: Scenes,
 def image_and_text(pipeline: ImagePromptPipeline, scenes: Scenes,
                    given: Row) -> tuple[list[str], list[Row]]:
     prompts = [floor_caption(scenes, ROWS + column) for column in range(4)]
-    scale = pipeline.info.text_image_scale
-    rows = [[image, *(_generate(pipeline, references=(Reference(image=image),), prompt=prompt,
-                                image_scale=scale)[0] for prompt in prompts)]
+    rows = [[image, *(_generate(pipeline, references=(Reference(image=image),), prompt=prompt)[0]
+                      for prompt in prompts)]
             for image in given[:ROWS]]
     return ["reference", *(prompt.removeprefix("on a ") for prompt in prompts)], rows
 

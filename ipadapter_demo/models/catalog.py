@@ -41,6 +41,7 @@ class CatalogEntry:
     structures: dict[str, StructureEntry] = field(default_factory=dict)
     image_scale: float = 1.0  # recommended λ for a picture alone
     text_image_scale: float = 0.6  # recommended λ beside a prompt
+    map_image_scale: float = 1.0  # recommended λ beside maps
     guidance: float = 7.5
     steps: int = 30
     passes: int = 1  # of a step, where a part of a picture is replaced
@@ -57,7 +58,9 @@ TABLETOP = CatalogEntry(
         "canny": StructureEntry(folder="controlnet-canny", network="controlnet", annotators=EDGES),
         "palette": StructureEntry(folder="t2i-palette", network="t2i-adapter", annotators=COLOURS),
     },
-    text_image_scale=0.45,  # at 0.4 the text wins, at 0.5 the picture
+    image_scale=1.2,
+    text_image_scale=0.75,  # at 0.6 colours of the picture get lost, at 1 floors of the text
+    map_image_scale=0.75,  # at 1 the picture's textures and the map's are mixed
     guidance=6.0,
     steps=20,
     passes=4,

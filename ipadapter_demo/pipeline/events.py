@@ -42,6 +42,7 @@ class ModelInfo:
     native_size: int
     image_scale: float
     text_image_scale: float
+    map_image_scale: float
     guidance: float
     steps: int
     passes: int  # recommended where a part of a picture is replaced
@@ -51,9 +52,11 @@ class ModelInfo:
     words: tuple[str, ...]
     note: str
 
-    def recommended_scale(self, beside_words: bool) -> float:
-        """λ for a picture alone, or for one that shares with a prompt."""
-        return self.text_image_scale if beside_words else self.image_scale
+    def recommended_scale(self, words: bool = False, maps: bool = False) -> float:
+        """λ for a picture alone, or for one that shares with a prompt or with maps."""
+        if words:
+            return self.text_image_scale
+        return self.map_image_scale if maps else self.image_scale
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

@@ -71,6 +71,7 @@ class ImagePromptPipeline:
             native_size=self._model.native_size,
             image_scale=entry.image_scale,
             text_image_scale=entry.text_image_scale,
+            map_image_scale=entry.map_image_scale,
             guidance=entry.guidance,
             steps=entry.steps,
             adapters=tuple(entry.adapters),

@@ -7,6 +7,7 @@ import json
 import random
 import tarfile
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.tabletop.caption import FULL, POOR, caption
-from ipadapter_demo.tabletop.render import FIRST_SOLID, Render
+from ipadapter_demo.tabletop.reference import reference_scenes
+from ipadapter_demo.tabletop.render import FIRST_SOLID, Render, compile_for
 from ipadapter_demo.tabletop.render import render as draw
 from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
 
@@ -42,43 +44,54 @@ def write_scenes(folder: Path, count: int, seed: int, size: int = 128,
 def write_shards(folder: Path, scenes: Scenes, pictures: Iterable[Image.Image], seed: int,
                  rows: int = 1024) -> list[Path]:
     """Write the pictures of scenes as webdataset shards NNNNN.tar, in img2dataset's layout: a PNG,
-    a caption and the truth of each. Shards that are there already stay.
+    a caption and the truth of each, and as .reference.png what an image prompt shows of it
+    (tabletop/reference.py). Shards that are there already stay.
 
     Captions are poor, as those of the web are: beside one that names everything an image prompt
     would have nothing left to say.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    words = [caption(scenes, index, POOR, random.Random(f"{seed}/{index}"))
+             for index in range(len(scenes))]
+    shown = reference_scenes(scenes, words, seed)
+    compile_for(len(scenes))
     paths = []
     images = iter(pictures)
     for number, start in enumerate(range(0, len(scenes), rows)):
         path = folder / f"{number:05d}.tar"
-        indices = range(start, min(start + rows, len(scenes)))
-        own = [next(images) for _ in indices]
+        part = slice(start, min(start + rows, len(scenes)))
+        own = list(islice(images, part.stop - start))
         if not path.exists():
-            _write_shard(path, scenes, indices, own, seed)
+            beside = pictures_of(shown[part], own[0].width)
+            truths = (scenes.truth(index) for index in range(start, part.stop))
+            _write_shard(path, start, zip(own, beside, words[part], truths, strict=True))
         paths.append(path)
     return paths
 
 
-def _write_shard(path: Path, scenes: Scenes, indices: range, images: list[Image.Image],
-                 seed: int) -> None:
+def _write_shard(path: Path, start: int, rows: Iterable[tuple[Image.Image, Image.Image, str,
+                                                              dict[str, Any]]]) -> None:
     temporary = path.with_suffix(".tmp")
     with tarfile.open(temporary, "w") as tar:
-        for index, image in zip(indices, images, strict=True):
-            words = caption(scenes, index, POOR, random.Random(f"{seed}/{index}"))
-            png = io.BytesIO()
-            image.save(png, "PNG", compress_level=1)
-            record = {"key": f"{index:09d}", "caption": words, "truth": scenes.truth(index)}
-            for ending, content in (("png", png.getvalue()), ("txt", words.encode()),
-                                    ("json", json.dumps(record).encode())):
+        for index, (image, reference, words, truth) in enumerate(rows, start):
+            record = {"key": f"{index:09d}", "caption": words, "truth": truth}
+            for ending, content in (("png", _png(image)), ("reference.png", _png(reference)),
+                                    ("txt", words.encode()), ("json", json.dumps(record).encode())):
                 member = tarfile.TarInfo(f"{index:09d}.{ending}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     temporary.replace(path)
 
 
+def _png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "PNG", compress_level=1)
+    return content.getvalue()
+
+
 def pictures_of(scenes: Scenes, size: int) -> Iterator[Image.Image]:
     """Drawn as they are asked for."""
+    compile_for(len(scenes))
     for start in range(0, len(scenes), _CHUNK):
         drawn = draw(scenes[start : start + _CHUNK], size)
         yield from images_from_pixels(drawn.pixels * 2 - 1)

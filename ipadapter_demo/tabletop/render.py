@@ -7,7 +7,10 @@ Every solid is convex: the part of a ray inside it is one interval, the intersec
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,7 @@ _TARGET_Y = 0.5
 _FOV = math.radians(40.0)
 _CONE_HEIGHT = 2.1  # in radii; also keeps every shadow ray shallower than the cone's flank
 _AMBIENT, _DIFFUSE = 0.5, 0.6
+_MANY = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,18 @@ def trace(scenes: Scenes, grid: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     square = (batch, grid, grid)
     return (colour.view(batch, 3, grid, grid), nearest.view(square), ids.view(square),
             torch.stack(normal, dim=1).view(batch, 3, grid, grid))
+
+
+def compile_for(count: int) -> None:
+    """Have rays cast by fused code from now on, if `count` scenes pay for its compilation."""
+    global trace
+    if count >= _MANY and shutil.which("g++"):
+        trace = _fused()
+
+
+@cache
+def _fused() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+    return torch.compile(trace, dynamic=False)
 
 
 def places_of_solids(scenes: Scenes) -> Tensor:

@@ -8,7 +8,8 @@ so every attribute of a picture is known exactly.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -108,19 +109,16 @@ class Scenes:
 def sample_scenes(count: int, seed: int) -> Scenes:
     """`count` scenes drawn from the world's distribution; equal seeds give equal scenes."""
     g = torch.Generator().manual_seed(seed)
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=g)
+    uniform = partial(_uniform, g)
 
     def pick(choices: tuple[str, ...], *shape: int) -> Tensor:
         return torch.randint(len(choices), shape, generator=g)
 
     pair = (count, MAX_SOLIDS)
     two = torch.rand(count, generator=g) < 0.4
-    # A lone solid may stand anywhere near the middle; two keep to their own half and stay smaller.
+    # two stay smaller
     radius = torch.where(two[:, None], uniform(0.42, 0.58, *pair), uniform(0.5, 0.8, *pair))
-    side = torch.tensor([-1.0, 1.0])
-    x = torch.where(two[:, None], side * uniform(0.62, 0.95, *pair), uniform(-0.6, 0.6, *pair))
+    x = _places(two, g)
     colour = pick(COLOURS, *pair)
     floor_colour, wall_colour = pick(COLOURS, count), pick(COLOURS, count)
     light_side = pick(LIGHT_SIDES, count)
@@ -149,6 +147,26 @@ def sample_scenes(count: int, seed: int) -> Scenes:
         light_z=uniform(0.3, 0.8, count),
         camera_y=uniform(1.3, 2.3, count),
     )
+
+
+def seen_otherwise(scenes: Scenes, seed: int) -> Scenes:
+    """The same things in the same light, standing elsewhere and seen from another height."""
+    g = torch.Generator().manual_seed(seed)
+    others = sample_scenes(len(scenes), seed)
+    return replace(scenes, x=_places(scenes.present[:, 1], g), z=others.z, yaw=others.yaw,
+                   camera_y=others.camera_y)
+
+
+def _places(two: Tensor, g: torch.Generator) -> Tensor:
+    """x (B, 2): a lone solid may stand anywhere near the middle, two keep to their own half."""
+    pair = (len(two), MAX_SOLIDS)
+    side = torch.tensor([-1.0, 1.0])
+    apart, near = side * _uniform(g, 0.62, 0.95, *pair), _uniform(g, -0.6, 0.6, *pair)
+    return torch.where(two[:, None], apart, near)
+
+
+def _uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
+    return low + (high - low) * torch.rand(*shape, generator=g)
 
 
 def _jittered_hue(colour: Tensor, g: torch.Generator) -> Tensor:

@@ -108,6 +108,9 @@ class ImageAdapterConfig(TrainingConfig):
     image_encoder: Annotated[str, (
         "a folder, or a repository and its folder, owner/name/folder [ViT-H/14; for an SDXL "
         "base adapter ViT-bigG/14]")] = ""
+    own_pictures: Annotated[bool, (
+        "show the image encoder the picture itself, where a shard has a reference beside it")
+    ] = False
     drop_image: Annotated[float, "share that lose the picture alone"] = 0.05
     drop_both: Annotated[float, "share that lose both"] = 0.05
 

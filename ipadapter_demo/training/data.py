@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +53,7 @@ def _draw(scenes: Scenes, path: Path) -> None:
     images = np.lib.format.open_memmap(
         temporary, mode="w+", dtype=np.uint8, shape=(len(scenes), 3, SIZE, SIZE)
     )
-    if len(scenes) >= 2000 and shutil.which("g++"):  # a fused tracer pays for its compilation
-        renderer.trace = torch.compile(renderer.trace, dynamic=False)
+    renderer.compile_for(len(scenes))
     for start in range(0, len(scenes), _CHUNK):
         pixels = renderer.render(scenes[start : start + _CHUNK], SIZE).pixels
         images[start : start + _CHUNK] = (pixels * 255).round().byte().numpy()

@@ -41,6 +41,7 @@ class Preparer:
     size: int
     image_processor: CLIPImageProcessor | None = None  # where there is an encoder to see
     annotator: str | None = None  # where there is a map to draw
+    own_pictures: bool = False  # for the encoder, even if there is a reference
 
     def __call__(self, row: Pair | Example) -> Example:
         if isinstance(row, Example):  # encoded beforehand
@@ -51,7 +52,8 @@ class Preparer:
         top, left = (round((scale * side - self.size) / 2) for side in (image.height, image.width))
         seen = None
         if self.image_processor is not None:
-            seen = self.image_processor(image, return_tensors="pt").pixel_values[0]
+            shown = image if self.own_pictures else row.reference or image
+            seen = self.image_processor(shown, return_tensors="pt").pixel_values[0]
         drawn = None if self.annotator is None else _bytes(annotate(self.annotator, cropped))
         return Example(row.caption, (image.height, image.width), (top, left), _bytes(cropped),
                        clip_pixels=seen, map=drawn)

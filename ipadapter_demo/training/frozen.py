@@ -82,6 +82,8 @@ def _identity(config: TrainingConfig, base: BaseModel, task: Task) -> str:
     """What decides the encoded pictures: the weights that encode, the size, the map."""
     tell = {"size": config.size, "annotator": task.preparer.annotator,
             "reads": getattr(config, "variant", None)}
+    if task.preparer.own_pictures:
+        tell["own_pictures"] = True
     for name, network in (("vae", base.codec.vae), ("encoder", base.vision)):
         if network is not None:
             tell[name] = _fingerprint(network)

@@ -52,7 +52,8 @@ class ImageAdapterTask:
         self.trained.to(base.device)
         attach(base.unet, self.trained)
         self.drawing = replace(base, adapters={"trained": self.trained})
-        self.preparer = Preparer(config.size, base.image_processor)
+        self.preparer = Preparer(config.size, base.image_processor,
+                                 own_pictures=config.own_pictures)
         with torch.no_grad():
             self._empty = self.trained.empty_embeds(1, base.image_encoder)
 

@@ -17,11 +17,13 @@ CAPTION_NAMES = ("text", "caption", "prompt", "TEXT")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A picture, RGB, and its caption; "" where it has none."""
+    """A picture, RGB, and its caption; "" where it has none. `reference` is another picture of the
+    same, for the image encoder to see; without it that sees the picture itself."""
 
     key: str
     image: Image.Image
     caption: str
+    reference: Image.Image | None = None
 
 
 class Rows(Protocol):

@@ -31,13 +31,10 @@ Kind = TypeVar("Kind", bound=TrainingConfig)
 
 
 def image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                  variant: str = "base", small: bool = False, start: Path | None = None,
-                  **given: Any) -> dict[str, Any]:
-    """Train on `out/unet` and write the adapter's file into `out`. `small` is the stage on pictures
-    of half the size; `start` an adapter to go on from."""
+                  variant: str = "base", **given: Any) -> dict[str, Any]:
+    """Train on `out/unet` and write the adapter's file into `out`."""
     config = config_of(ImageAdapterConfig, run.folder, pictures, held_out,
-                       **_of_recipe(run, out, small)
-                       | {"variant": variant, "start": start} | given)
+                       **_of_recipe(run, out) | {"variant": variant} | given)
     facts = train_image_adapter(config)
     shutil.copyfile(config.out / f"{NAME}.safetensors", out / TABLETOP.adapters[variant])
     return _facts(facts)
@@ -45,7 +42,8 @@ def image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
 
 def structure(run: Run, pictures: Pictures, held_out: Pictures, out: Path, network: str,
               annotator: str, small: bool = False, start: Path | None = None) -> dict[str, Any]:
-    """Likewise a ControlNet or a T2I-Adapter: `out/controlnet-canny`, `out/t2i-palette`, ..."""
+    """Likewise a ControlNet or a T2I-Adapter: `out/controlnet-canny`, `out/t2i-palette`, ...
+    `small` is the stage on pictures of half the size."""
     config = config_of(StructureConfig, run.folder, pictures, held_out,
                        **_of_recipe(run, out, small), network=network, annotator=annotator,
                        start=start, timesteps="cubic" if network == "t2i-adapter" else "uniform")
@@ -71,7 +69,7 @@ def config_of(kind: type[Kind], folder: Path, pictures: Pictures, held_out: Pict
     return config_from(kind, values_from_file(CONFIGS / "tabletop.yaml") | own | given)
 
 
-def _of_recipe(run: Run, out: Path, small: bool) -> dict[str, Any]:
+def _of_recipe(run: Run, out: Path, small: bool = False) -> dict[str, Any]:
     same = ("batch", "steps", "lr", "seed", "save_every", "preview_every", "log_every")
     return {name: getattr(run, name) for name in same} | {
         "base": str(out), "size": SIZE // 2 if small else SIZE,

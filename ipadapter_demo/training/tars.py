@@ -1,5 +1,6 @@
 """Tar files as img2dataset writes them: 000000012.jpg, .txt, .json side by side; local, or behind a
-URL of any kind that fsspec reads: https, s3, gs, hf, ..."""
+URL of any kind that fsspec reads: https, s3, gs, hf, ... Beside them 000000012.reference.jpg may
+stand: what the image encoder is to see instead of the picture."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ import time
 import weakref
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from PIL import Image
 
 from ipadapter_demo.imaging import flatten_image, read_image
 from ipadapter_demo.training.rows import Pair, Rows, caption_in
@@ -46,11 +49,14 @@ class TarRows:
 
     def __getitem__(self, index: int) -> Pair:
         key, parts = self._samples[index]
-        kind = next((k for k in IMAGE_KEYS if k in parts), None)
-        if kind is None:
+        image = self._picture(parts)
+        if image is None:
             raise ValueError(f"{key} has no picture, only {', '.join(parts)}")
-        image = flatten_image(read_image(self._read(parts[kind])))
-        return Pair(key, image, self._caption(parts))
+        return Pair(key, image, self._caption(parts), self._picture(parts, "reference."))
+
+    def _picture(self, parts: dict[str, tuple[int, int]], what: str = "") -> Image.Image | None:
+        place = next((parts[what + kind] for kind in IMAGE_KEYS if what + kind in parts), None)
+        return None if place is None else flatten_image(read_image(self._read(place)))
 
     def _caption(self, parts: dict[str, tuple[int, int]]) -> str:
         if "txt" in parts:

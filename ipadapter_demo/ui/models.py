@@ -50,7 +50,7 @@ def depending(built: Mapping[str, Tab]) -> list[tuple[gr.Component, str, str]]:
 
 
 def _image_scale(info: ModelInfo, tab: str) -> Properties:
-    return {"value": info.text_image_scale if tab == "image_text" else info.image_scale}
+    return {"value": info.recommended_scale(words=tab == "image_text", maps=tab == "structure")}
 
 
 def _adapter(info: ModelInfo, tab: str) -> Properties:

@@ -100,7 +100,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
             _draw_map(pipeline, inputs, drawn)
             inputs |= components.prompt_input(pipeline)
             inputs |= components.reference_input(pipeline, optional=True)
-            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
+            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.map_image_scale)
             buttons = components.run_buttons()
             with gr.Row():
                 inputs["start"] = components.slider(0, 1, 0.0, 0.05, "Structure from")
