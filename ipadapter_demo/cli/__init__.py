@@ -50,14 +50,15 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
 
 
 def generate(arguments: Arguments, load: Load) -> None:
-    from ipadapter_demo.cli.translate import completed, free_path, given_fields, start_of
+    from ipadapter_demo.cli.translate import completed, free_path, given_fields
     from ipadapter_demo.record import record_from_png, save_png
+    from ipadapter_demo.request import GenerateRequest
 
     record = record_from_png(arguments.from_png) if arguments.from_png else None
     given = given_fields(arguments)  # read before the model is: a wrong path shows at once
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipeline = _loaded(arguments, load, record.facts.get("model") if record else None)
-    start = record.request if record else start_of(pipeline.info, given)
+    start = record.request if record else GenerateRequest(**pipeline.info.recommended(given))
     request = completed(replace(start, **given), pipeline.info, arguments)
     result = pipeline.generate(request)
     for note in result.notes:

@@ -23,16 +23,6 @@ FIELDS = ("prompt", "negative_prompt", "image_scale", "image_window", "image_lay
           "height")
 
 
-def start_of(info: ModelInfo, given: dict[str, Any]) -> GenerateRequest:
-    """What the model's entry recommends, for the fields that are not given."""
-    scale = info.recommended_scale(bool(given.get("prompt")), bool(given.get("structures")))
-    return GenerateRequest(
-        guidance=info.guidance,
-        steps=info.steps,
-        image_scale=scale,
-    )
-
-
 def given_fields(arguments: Arguments) -> dict[str, Any]:
     """The fields of a request that the options set, and no others, with their pictures read."""
     fields = {name: getattr(arguments, name) for name in FIELDS}

@@ -89,12 +89,7 @@ class Bench(Judge):
 
     def request(self, **parts: Any) -> GenerateRequest:
         """At the model's default settings."""
-        defaults = {
-            "guidance": self.info.guidance, "steps": self.info.steps,
-            "image_scale": self.info.recommended_scale(bool(parts.get("prompt")),
-                                                       bool(parts.get("structures"))),
-        }
-        return GenerateRequest(**defaults | parts)
+        return GenerateRequest(**self.info.recommended(parts) | parts)
 
     def each(self, parts_of: Callable[[int], dict[str, Any]]) -> list[Image.Image]:
         """A picture for every scene; scene i starts from seed i."""

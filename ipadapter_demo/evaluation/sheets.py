@@ -68,9 +68,7 @@ def grid(heads: Sequence[str], rows: Sequence[Row]) -> Image.Image:
 
 
 def _generate(pipeline: ImagePromptPipeline, **parts: Any) -> Row:
-    info = pipeline.info
-    scale = info.recommended_scale(bool(parts.get("prompt")), bool(parts.get("structures")))
-    defaults = {"guidance": info.guidance, "steps": info.steps, "image_scale": scale, "seed": 1}
+    defaults = pipeline.info.recommended(parts) | {"seed": 1}
     return list(pipeline.generate(GenerateRequest(**defaults | parts)).images)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,11 @@ class ModelInfo:
         if words:
             return self.text_image_scale
         return self.map_image_scale if maps else self.image_scale
+
+    def recommended(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What a request of these fields takes where they do not say: guidance, steps, λ."""
+        scale = self.recommended_scale(bool(given.get("prompt")), bool(given.get("structures")))
+        return {"guidance": self.guidance, "steps": self.steps, "image_scale": scale}
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

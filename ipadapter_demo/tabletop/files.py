@@ -91,7 +91,6 @@ def _png(image: Image.Image) -> bytes:
 
 def pictures_of(scenes: Scenes, size: int) -> Iterator[Image.Image]:
     """Drawn as they are asked for."""
-    compile_for(len(scenes))
     for start in range(0, len(scenes), _CHUNK):
         drawn = draw(scenes[start : start + _CHUNK], size)
         yield from images_from_pixels(drawn.pixels * 2 - 1)
