@@ -173,8 +173,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--fit", choices=FITS, action="append",
         help="how a reference that is not square is made so; once for all, or once for each [crop]")
     add("--scale", dest="image_scale", type=float, metavar="λ",
-        help="strength of the references, 0 to 2 [the model's: tabletop 1.2, beside a "
-        "prompt or a structure 0.75]")
+        help="strength of the references, 0 to 2 [the model's: tabletop 1, beside a "
+        "prompt 0.65, beside a structure 0.75]")
     add("--scale-window", dest="image_window", **window,
         help="the part of the steps in which they act, in fractions [0 1]")
     add("--layers", dest="image_layers", type=_layers, metavar="LAYERS",

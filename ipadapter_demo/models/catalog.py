@@ -58,8 +58,7 @@ TABLETOP = CatalogEntry(
         "canny": StructureEntry(folder="controlnet-canny", network="controlnet", annotators=EDGES),
         "palette": StructureEntry(folder="t2i-palette", network="t2i-adapter", annotators=COLOURS),
     },
-    image_scale=1.2,
-    text_image_scale=0.75,  # at 0.6 colours of the picture get lost, at 1 floors of the text
+    text_image_scale=0.65,  # at 0.5 solids of the picture get lost, at 0.75 floors of the text
     map_image_scale=0.75,  # at 1 the picture's textures and the map's are mixed
     guidance=6.0,
     steps=20,

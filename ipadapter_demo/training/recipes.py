@@ -67,7 +67,7 @@ RECIPES = {
     "t2i-canny-small": Recipe(structure, 800, 32, 1e-3, seed=12,
                               options=T2I_CANNY | {"small": True}),
     "base": Recipe(train_base, 12_600, 32, 7e-4, seed=14, start_from="unet"),
-    "image-adapter": Recipe(image_adapter, 2000, 32, 1e-3),
+    "image-adapter": Recipe(image_adapter, 2500, 32, 1e-3),
     # made to come close to a picture, its layout too
     "image-adapter-plus": Recipe(image_adapter, 2000, 32, 1e-3, seed=11,
                                  options={"variant": "plus", "own_pictures": True}),
