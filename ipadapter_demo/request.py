@@ -104,6 +104,8 @@ class Inpaint:
     inwards from the edge of the mask. `strength` 1 forgets what was under the mask. With `passes`
     above 1 every step is taken as often, its noise put back in between, so that inside and outside
     settle on one picture (RePaint, arXiv 2201.09865, section 4.2); then the sampler is DDIM.
+    `context` says how much of the picture the model sees and draws, at its own resolution: 1 all of
+    it, 0 a square around the mask; at 0.5 the width is the geometric mean of both.
     """
 
     image: Image.Image
@@ -111,6 +113,7 @@ class Inpaint:
     strength: float = 1.0
     feather: int = 2
     passes: int = 1
+    context: float = 1.0
 
     def __post_init__(self) -> None:
         _set(self, "image", flatten_image(self.image, "inpaint.image"))
@@ -118,6 +121,7 @@ class Inpaint:
         _set(self, "strength", _strength("inpaint.strength", self.strength))
         _set(self, "feather", _integer("inpaint.feather", self.feather, 0, MAX_FEATHER))
         _set(self, "passes", _integer("inpaint.passes", self.passes, 1, MAX_PASSES))
+        _set(self, "context", _number("inpaint.context", self.context, 0.0, 1.0))
         if self.mask.size != self.image.size:
             raise RequestError(
                 "inpaint.mask must have the size of inpaint.image, "

@@ -106,7 +106,8 @@ class TestGenerate:
             *("--negative-reference", "C.png", "--structure", "canny=C.png"),
             *("--structure", "palette:none=S.png", "--structure-weight", "0.7"),
             *("--structure-window", "0", "0.5", "--inpaint", "I.png", "--mask", "M.png"),
-            *("--strength", "0.9", "--feather", "4", "--out", "there/and/here"),
+            *("--strength", "0.9", "--feather", "4", "--context", "0.6"),
+            *("--out", "there/and/here"),
         )
         request = request_from_png(line["path"])
         assert Path(line["path"]).parent == Path("there/and/here")
@@ -131,7 +132,8 @@ class TestGenerate:
             ("palette", "none", 0.7, (0.0, 0.5)),
         ]
         assert request.inpaint is not None
-        assert (request.inpaint.strength, request.inpaint.feather) == (0.9, 4)
+        given = request.inpaint
+        assert (given.strength, given.feather, given.context) == (0.9, 4, 0.6)
 
     def test_every_reference_has_its_own_fit(self, run: Run) -> None:
         (line,) = run("generate", "--reference", "R.png", "--reference", "S.png", "--fit", "pad",
@@ -201,6 +203,7 @@ BAD_INPUT = [
     ("--inpaint R.png --mask black.png", "inpaint.mask is empty"),
     ("--strength 0.5", "--strength needs --inpaint or --init"),
     ("--feather 2", "--feather needs --inpaint"),
+    ("--context 0.5", "--context needs --inpaint"),
     ("--fit pad", "--fit needs a --reference"),
     ("--from-png R.png", "PNG holds no request"),
     ("--from-png nowhere.png", "PNG cannot be read"),

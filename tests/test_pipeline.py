@@ -19,10 +19,12 @@ from torch import nn
 
 from ipadapter_demo.adapter import save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.imaging import resize_image
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
+from ipadapter_demo.pipeline.close_up import box_around
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
 from ipadapter_demo.pipeline.sampler import Start, _clean, _stepped_back, new_scheduler
 from ipadapter_demo.record import record_from_png, save_png
@@ -256,6 +258,67 @@ class TestInpainting:
         assert len(calls) == 3
 
 
+class TestContext:
+    """Inpainting from near: only what lies around the mask is seen and drawn."""
+
+    BOX = (10, 12, 30, 30)
+    REQUEST = replace(EVERYTHING, inpaint=Inpaint(
+        image=picture(7, 96, 80), mask=box_mask(BOX, 96, 80), context=0.3, feather=0))
+
+    def test_what_lies_far_from_the_mask_has_no_say(self, pipeline: ImagePromptPipeline) -> None:
+        other = picture(7, 96, 80)
+        other.paste(picture(8), (60, 10))
+        for context, same in ((0.3, True), (1.0, False)):
+            one, two = (
+                generated(pipeline, replace(WITH_IMAGE, inpaint=Inpaint(
+                    image=image, mask=box_mask(self.BOX, 96, 80), context=context)))[0]
+                for image in (picture(7, 96, 80), other)
+            )
+            inside = np.asarray(box_mask(self.BOX, 96, 80)) > 0
+            assert np.array_equal(one[inside], two[inside]) == same
+            assert np.array_equal(two[~inside], np.asarray(other, np.int16)[~inside])
+
+    def test_it_is_inpainting_of_the_part_around_the_mask(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        given = self.REQUEST.inpaint
+        assert given is not None
+        left, upper, right, lower = box = box_around(given.mask, given.context)
+        assert right - left == lower - upper == round(20**0.7 * 96**0.3) == 32
+
+        def part(image: Image.Image | None) -> Image.Image | None:
+            return image and resize_image(image, (96, 80)).crop(box)
+
+        cut = replace(
+            self.REQUEST,
+            inpaint=replace(given, image=part(given.image), mask=part(given.mask), context=1.0),
+            references=tuple(replace(r, mask=part(r.mask)) for r in self.REQUEST.references),
+            structures=tuple(replace(s, image=part(s.image)) for s in self.REQUEST.structures))
+        expected = np.asarray(given.image, np.int16).copy()
+        expected[upper:lower, left:right] = generated(pipeline, cut)[0]
+        result = pipeline.generate(self.REQUEST)
+        assert np.array_equal(arrays(result)[0], expected)
+        assert result.request == self.REQUEST
+
+    def test_previews_show_the_whole_picture(self, pipeline: ImagePromptPipeline) -> None:
+        preview, *_ = pipeline.stream(self.REQUEST, preview_every=1)
+        assert isinstance(preview, Preview)
+        assert preview.images[0].size == (96, 80)
+
+    @pytest.mark.parametrize(("box", "size", "context", "expected"), [
+        ((0, 0, 10, 10), (100, 100), 0.0, (0, 0, 10, 10)),
+        ((40, 45, 60, 55), (100, 100), 0.0, (40, 40, 60, 60)),
+        ((40, 45, 60, 55), (100, 100), 1.0, (0, 0, 100, 100)),
+        ((90, 0, 100, 10), (100, 100), 0.5, (68, 0, 100, 32)),
+        ((0, 10, 400, 14), (400, 20), 0.5, (0, 0, 400, 20)),
+    ])
+    def test_the_box_holds_the_mask_and_stays_in_the_picture(
+        self, box: tuple[int, int, int, int], size: tuple[int, int], context: float,
+        expected: tuple[int, int, int, int],
+    ) -> None:
+        assert box_around(box_mask(box, *size), context) == expected
+
+
 class TestEverythingTogether:
     def test_in_one_call(self, pipeline: ImagePromptPipeline) -> None:
         result = pipeline.generate(replace(EVERYTHING, count=2))
@@ -290,6 +353,7 @@ class TestEverythingTogether:
                             EVERYTHING.structures[1])},
             {"inpaint": replace(EVERYTHING.inpaint, strength=0.7)},
             {"inpaint": replace(EVERYTHING.inpaint, feather=8)},
+            {"inpaint": replace(EVERYTHING.inpaint, context=0.5)},
             {"inpaint": None},
         ],
     )

@@ -116,6 +116,7 @@ BAD_PARTS = [
     (Inpaint, {"mask": Image.new("RGBA", (16, 16))}, "inpaint.mask is empty"),
     (Inpaint, {"strength": 0}, r"inpaint.strength must lie in \(0, 1\], got 0"),
     (Inpaint, {"feather": -1}, r"inpaint.feather must lie in \[0, 64\], got -1"),
+    (Inpaint, {"context": 1.5}, r"inpaint.context must lie in \[0, 1\], got 1.5"),
     (Inpaint, {"feather": 1.5}, r"inpaint.feather must be a whole number, got 1.5"),
 ]
 

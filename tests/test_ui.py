@@ -558,7 +558,7 @@ MADE: dict[str, GenerateRequest] = {
         height=64,
     ),
     "inpaint": GenerateRequest(
-        inpaint=Inpaint(image=picture(4), mask=box_mask((8, 8, 40, 40)), feather=5),
+        inpaint=Inpaint(image=picture(4), mask=box_mask((8, 8, 40, 40)), feather=5, context=0.6),
         references=(Reference(image=picture(1)),),
         sampler="euler",
     ),

@@ -197,6 +197,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--passes", type=int, metavar="N",
         help="how often every step is taken, 1 to 10, for a seam that does not show "
         "[the model's: tabletop 4]")
+    add("--context", type=float, metavar="C",
+        help="how much of I.png the model sees, from 0, only the mask enlarged, to 1, all "
+        "[the model's: 1]")
     add("--init", type=Path, metavar="I.png", help="a picture to start from instead of noise")
     add("--strength", type=float, metavar="S",
         help="how much of I.png to forget, up to 1 [with --inpaint 1, with --init 0.6]")

@@ -38,7 +38,7 @@ def given_fields(arguments: Arguments) -> dict[str, Any]:
 
 def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -> GenerateRequest:
     """Where no annotator was named, the first that the model offers for the kind; where a part of
-    a picture is replaced, the passes that it recommends."""
+    a picture is replaced, the passes and the context that it recommends."""
 
     def named(structure: Structure) -> Structure:
         if structure.annotator:
@@ -46,9 +46,11 @@ def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -
         return replace(structure, annotator=info.usual_annotator(structure.kind))
 
     request = replace(request, structures=tuple(map(named, request.structures)))
-    if arguments.inpaint is None or arguments.passes is not None or request.inpaint is None:
+    if arguments.inpaint is None or request.inpaint is None:
         return request
-    return replace(request, inpaint=replace(request.inpaint, passes=info.passes))
+    open_ = {name: value for name, value in info.inpainting.items()
+             if getattr(arguments, name) is None}
+    return replace(request, inpaint=replace(request.inpaint, **open_))
 
 
 def free_path(folder: Path, name: str) -> Path:
@@ -106,11 +108,12 @@ def _inpaint(arguments: Arguments) -> Inpaint | None:
     if arguments.inpaint is None:
         if arguments.strength is not None and arguments.init is None:
             raise RequestError("--strength needs --inpaint or --init")
-        for option in ("feather", "passes"):
+        for option in ("feather", "passes", "context"):
             if getattr(arguments, option) is not None:
                 raise RequestError(f"--{option} needs --inpaint")
         return None
-    options = {name: getattr(arguments, name) for name in ("strength", "feather", "passes")}
+    names = ("strength", "feather", "passes", "context")
+    options = {name: getattr(arguments, name) for name in names}
     return Inpaint(
         image=_picture("--inpaint", arguments.inpaint),
         mask=_picture("--mask", arguments.mask),

@@ -123,7 +123,7 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     document = {"title": "", "model": info.name, **document, "schema": 1, "labels": labels}
     document["request"] = recommended | document.get("request", {})
     if "inpaint" in document["request"]:
-        document["request"]["inpaint"] = {"passes": info.passes} | document["request"]["inpaint"]
+        document["request"]["inpaint"] = info.inpainting | document["request"]["inpaint"]
     return Spec(_in_order(document, schema("spec")["properties"]), files)
 
 

@@ -156,7 +156,7 @@ def inpainting(bench: Bench) -> dict[str, Any]:
     partners = _partners_with_one_solid(bench)
     images = bench.each(lambda i: {
         "references": bench.reference(int(partners[i])),
-        "inpaint": Inpaint(image=bench.images[i], mask=masks[i], passes=bench.info.passes),
+        "inpaint": Inpaint(image=bench.images[i], mask=masks[i], **bench.info.inpainting),
     })
     outside, inside = 0, []
     for image, given, mask in zip(images, bench.images, masks, strict=True):

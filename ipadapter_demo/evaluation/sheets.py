@@ -123,7 +123,7 @@ def inpainting(pipeline: ImagePromptPipeline, scenes: Scenes,
         mask = solid_mask(ids[index])
         shown = image.copy()
         shown.paste((255, 255, 255), mask=mask)
-        inpaint = Inpaint(image=image, mask=mask, passes=pipeline.info.passes)
+        inpaint = Inpaint(image=image, mask=mask, **pipeline.info.inpainting)
         rows.append([image, shown, looks, *_generate(
             pipeline, references=(Reference(image=looks),), inpaint=inpaint, count=3)])
     return ["picture", "mask", "reference", "seed 1", "seed 2", "seed 3"], rows

@@ -45,6 +45,7 @@ class CatalogEntry:
     guidance: float = 7.5
     steps: int = 30
     passes: int = 1  # of a step, where a part of a picture is replaced
+    context: float = 1.0  # how much of the picture is seen there
     small: bool = False  # so that half precision gains nothing
     words: tuple[str, ...] = ()  # all that a small model knows
     note: str = ""

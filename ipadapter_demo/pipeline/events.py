@@ -46,7 +46,8 @@ class ModelInfo:
     map_image_scale: float
     guidance: float
     steps: int
-    passes: int  # recommended where a part of a picture is replaced
+    passes: int  # recommended where a part of a picture is replaced, like the next
+    context: float
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     layer_presets: bool  # whether its layers are known by what they do
@@ -63,6 +64,11 @@ class ModelInfo:
         """What a request of these fields takes where they do not say: guidance, steps, λ."""
         scale = self.recommended_scale(bool(given.get("prompt")), bool(given.get("structures")))
         return {"guidance": self.guidance, "steps": self.steps, "image_scale": scale}
+
+    @property
+    def inpainting(self) -> dict[str, Any]:
+        """What an Inpaint takes where it does not say."""
+        return {"passes": self.passes, "context": self.context}
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

@@ -28,6 +28,7 @@ from ipadapter_demo.imaging import (
 )
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import has_presets
+from ipadapter_demo.pipeline.close_up import close_up, put_back
 from ipadapter_demo.pipeline.conditioning import Conditioner, Size, heard, together
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
@@ -78,6 +79,7 @@ class ImagePromptPipeline:
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             layer_presets=has_presets(self._model.unet),
             passes=entry.passes,
+            context=entry.context,
             words=entry.words,
             note=entry.note,
         )
@@ -106,9 +108,10 @@ class ImagePromptPipeline:
         """
         assert all(may_share_a_batch(requests[0], other) for other in requests)
         began = time.monotonic()
-        shared, model = requests[0], self._model
+        near = [close_up(request) for request in requests]
+        shared, model = near[0], self._model
         size = self.working_size(shared)
-        conditions = [self._conditioner.condition(r, size, watched) for r in requests]
+        conditions = [self._conditioner.condition(r, size, watched) for r in near]
         seeds = [seed for request in requests for seed in request.seeds]
         steps = denoise(
             model.unet, new_scheduler(_sampler(shared), model.scheduler_config), shared.steps,
@@ -118,8 +121,9 @@ class ImagePromptPipeline:
         for step in steps:
             show = preview_every > 0 and step.number % preview_every == 0
             show = show and step.number < step.steps
-            yield Preview(step.number, step.steps, self._preview(step) if show else ())
-        images, notes = self._finished(shared, step.latents)
+            yield Preview(step.number, step.steps,
+                          self._preview(requests[0], step) if show else ())
+        images, notes = self._finished(requests[0], step.latents)
         seconds = (time.monotonic() - began) / len(requests)
         for request, own in zip(requests, conditions, strict=True):
             yield Result(images[: request.count], request.seeds, request, own.maps, seconds,
@@ -199,10 +203,13 @@ class ImagePromptPipeline:
         with self._lane:
             return self._model.codec.latents_from_pixels(pixels)
 
-    def _preview(self, step: Step) -> tuple[Image.Image, ...]:
+    def _preview(self, request: GenerateRequest, step: Step) -> tuple[Image.Image, ...]:
         with self._lane:
             pixels = self._model.codec.pixels_from_latents(step.clean)
-        return tuple(images_from_pixels(pixels.nan_to_num()))
+        images = images_from_pixels(pixels.nan_to_num())
+        if request.inpaint is not None and request.inpaint.context < 1:
+            images = [put_back(request.inpaint, image) for image in images]
+        return tuple(images)
 
     def _finished(
         self, request: GenerateRequest, latents: Tensor
@@ -220,11 +227,8 @@ class ImagePromptPipeline:
         images = images_from_pixels(pixels)
         if request.inpaint is not None:
             given = request.inpaint
-            images = [
-                paste_inside(given.image, resize_image(image, given.image.size), given.mask,
-                             given.feather)
-                for image in images
-            ]
+            images = [paste_inside(given.image, put_back(given, image), given.mask, given.feather)
+                      for image in images]
         return tuple(images), notes
 
 

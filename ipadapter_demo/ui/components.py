@@ -134,10 +134,14 @@ def sampling_inputs(pipeline: Studio, *, count: int, sized: bool = True) -> Widg
     return widgets
 
 
-def passes_input(pipeline: Studio) -> Widgets:
-    """How much care a seam gets."""
-    return {"passes": slider(1, MAX_PASSES, pipeline.info.passes, 1, "Passes",
-                             info="more care for the seam, and as much slower")}
+def inpainting_inputs(pipeline: Studio) -> Widgets:
+    """How much care a seam gets, and from how near the mask is seen."""
+    return {
+        "passes": slider(1, MAX_PASSES, pipeline.info.passes, 1, "Passes",
+                         info="more care for the seam, and as much slower"),
+        "context": slider(0, 1, pipeline.info.context, 0.05, "Context",
+                          info="1 sees all of the picture, less only what is near"),
+    }
 
 
 def run_buttons(*, strip: bool = False) -> Buttons:

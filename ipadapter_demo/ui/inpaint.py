@@ -27,6 +27,7 @@ def inpaint(
     strength: float,
     feather: int,
     passes: int = 1,
+    context: float = 1.0,
     **sampling: Any,
 ) -> GenerateRequest:
     """A picture with its painted part drawn anew; every other pixel stays as it is.
@@ -35,7 +36,8 @@ def inpaint(
     mask: a picture of the same size, white where the new part goes; it adds to the layers.
     reference: a picture for the looks of the new part, with image_scale, its λ. strength: 1 forgets
     what was there. feather: pixels over which the seam fades. passes: how often every step is
-    taken, for the seam. seed counts where random_seed is false. Returns PNG files that hold their
+    taken, for the seam. context: how much of the picture is seen and drawn, 0 the painted part
+    alone, 1 all of it. seed counts where random_seed is false. Returns PNG files that hold their
     whole request, a status line, the seed of the first picture, and that picture before and after.
     """
     if painting is None:
@@ -50,6 +52,7 @@ def inpaint(
             strength=strength,
             feather=feather,
             passes=passes,
+            context=context,
         ),
         **sampling,
     )
@@ -69,6 +72,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "strength": given.strength,
         "feather": given.feather,
         "passes": given.passes,
+        "context": given.context,
     }
 
 
@@ -83,10 +87,11 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
             buttons = components.run_buttons()
             with gr.Row():
+                inputs |= components.inpainting_inputs(pipeline)
+            with gr.Row():
                 inputs["strength"] = components.slider(
                     0.05, 1, 1.0, 0.05, "Strength", info="1 forgets what was there"
                 )
-                inputs |= components.passes_input(pipeline)
                 inputs["feather"] = components.slider(
                     0, MAX_FEATHER, 2, 1, "Soft seam", info="in pixels, inwards"
                 )

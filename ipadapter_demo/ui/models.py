@@ -68,6 +68,7 @@ FIELDS: dict[str, Callable[[ModelInfo, str], Properties]] = {
     "steps": lambda info, tab: {"value": info.steps},
     "guidance": lambda info, tab: {"value": info.guidance},
     "passes": lambda info, tab: {"value": info.passes},
+    "context": lambda info, tab: {"value": info.context},
     "image_scale": _image_scale,
     "width": lambda info, tab: {"value": info.native_size},
     "height": lambda info, tab: {"value": info.native_size},

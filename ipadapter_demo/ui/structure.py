@@ -37,6 +37,7 @@ def structure(
     changed: Image.Image | None = None,
     changed_mask: Image.Image | None = None,
     passes: int = 1,
+    context: float = 1.0,
     **more: Any,
 ) -> GenerateRequest:
     """Pictures that keep the structure of a picture.
@@ -47,8 +48,9 @@ def structure(
     acts. control_2, control_3: further pictures, each with its own kind_2, strictness_2, start_2
     and end_2. reference: a picture for the looks, with image_scale, its λ. changed and
     changed_mask: a picture of which only the white part of the mask is drawn, with passes, how
-    often every step is taken for its seam. seed counts where random_seed is false. Returns PNG
-    files that hold their whole request, a status line and the seed of the first picture.
+    often every step is taken for its seam, and context, how much around it is seen. seed counts
+    where random_seed is false. Returns PNG files that hold their whole request, a status line and
+    the seed of the first picture.
     """
     kept = structure_of(control, kind, weight=structure_weight, window=(start, end))
     if kept is None:
@@ -58,18 +60,18 @@ def structure(
         references=(Reference(image=reference, fit=fit),) if reference else (),
         image_scale=image_scale,
         structures=(kept, *structures_from_slots(more)),
-        inpaint=_inpaint(changed, changed_mask, passes),
+        inpaint=_inpaint(changed, changed_mask, passes, context),
         **more,
     )
 
 
 def _inpaint(changed: Image.Image | None, mask: Image.Image | None,
-             passes: int) -> Inpaint | None:
+             passes: int, context: float) -> Inpaint | None:
     if changed is None and mask is None:
         return None
     if changed is None or mask is None:
         raise RequestError("changed and changed_mask go together: upload both, or neither")
-    return Inpaint(image=changed, mask=mask, passes=passes)
+    return Inpaint(image=changed, mask=mask, passes=passes, context=context)
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "changed": given and given.image,
         "changed_mask": given and given.mask,
         "passes": given and given.passes,
+        "context": given and given.context,
         **slots_from_structures(others, f"{kept.kind}/{kept.annotator}"),
     }
 
@@ -114,7 +117,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                         "Mask", "white where it\nis drawn anew", image_mode="L",
                         sources=["upload"], height=150,
                     )
-                inputs |= components.passes_input(pipeline)
+                inputs |= components.inpainting_inputs(pipeline)
         with gr.Column():
             results = components.results_column()
             examples(

@@ -1,0 +1,57 @@
+"""A masked part seen from near: the model draws the picture around the mask and not all of it, so
+that a small part gets the model's whole resolution, and nothing far from it has a say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from PIL import Image
+
+from ipadapter_demo.imaging import resize_image
+from ipadapter_demo.request import GenerateRequest, Inpaint
+
+Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
+
+
+def box_around(mask: Image.Image, context: float) -> Box:
+    """A square around the white part of `mask`, moved and cut where it would leave the picture. Its
+    width goes from that of the part, at a `context` of 0, to that of the picture, at 1."""
+    left, upper, right, lower = mask.getbbox() or (0, 0, *mask.size)
+    part, whole = max(right - left, lower - upper), max(mask.size)
+    side = round(part ** (1 - context) * whole**context)
+
+    def along(start: int, end: int, full: int) -> tuple[int, int]:
+        length = min(side, full)
+        first = min(max((start + end - length) // 2, 0), full - length)
+        return first, first + length
+
+    (left, right), (upper, lower) = along(left, right, mask.width), along(upper, lower, mask.height)
+    return left, upper, right, lower
+
+
+def close_up(request: GenerateRequest) -> GenerateRequest:
+    """The request for what lies in the box around its mask; itself, where it asks for no such."""
+    given = request.inpaint
+    if given is None or given.context == 1:
+        return request
+    box, size = box_around(given.mask, given.context), given.image.size
+
+    def part(image: Image.Image) -> Image.Image:
+        """Of maps and regions, which cover the whole picture whatever their size."""
+        return resize_image(image, size).crop(box)
+
+    return replace(
+        request,
+        inpaint=replace(given, image=given.image.crop(box), mask=given.mask.crop(box), context=1.0),
+        structures=tuple(replace(s, image=part(s.image)) for s in request.structures),
+        references=tuple(r if r.mask is None else replace(r, mask=part(r.mask))
+                         for r in request.references),
+    )
+
+
+def put_back(given: Inpaint, drawn: Image.Image) -> Image.Image:
+    """What was drawn of the close-up, in its place in the picture."""
+    left, upper, right, lower = box_around(given.mask, given.context)
+    whole = given.image.copy()
+    whole.paste(resize_image(drawn, (right - left, lower - upper)), (left, upper))
+    return whole
