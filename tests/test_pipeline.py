@@ -299,6 +299,7 @@ class TestContext:
         result = pipeline.generate(self.REQUEST)
         assert np.array_equal(arrays(result)[0], expected)
         assert result.request == self.REQUEST
+        assert list(result.maps) == pipeline.structure_maps(self.REQUEST)
 
     def test_previews_show_the_whole_picture(self, pipeline: ImagePromptPipeline) -> None:
         preview, *_ = pipeline.stream(self.REQUEST, preview_every=1)

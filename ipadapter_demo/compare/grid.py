@@ -105,11 +105,10 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     files by their content. Equal comparisons are equal documents, wherever they come from."""
     document, files = spec.document, {}
     count_cells(document)  # before anything is written out that many times
-    recommended: Fields = {"steps": info.steps, "guidance": info.guidance, "seed": 0}
     differs, given = axes_of(document), document.get("request", {})
-    recommended["image_scale"] = info.recommended_scale(
-        words=any([*differs.get("prompt", ()), given.get("prompt", "")]),
-        maps=any([*differs.get("structure", ()), *given.get("structures", ())]))
+    recommended: Fields = {"seed": 0} | info.recommended({
+        "prompt": any([*differs.get("prompt", ()), given.get("prompt", "")]),
+        "structures": any([*differs.get("structure", ()), *given.get("structures", ())])})
     labels = {side: [head for head, _ in _values(document, side)] for side in SIDES}
 
     def by_content(name: str) -> str:

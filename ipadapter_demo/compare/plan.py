@@ -91,9 +91,7 @@ class Plan:
 
     def maps(self, model: str, request: GenerateRequest) -> list[Image.Image]:
         """What the structure networks read of a request."""
-        pipeline = self.studio.with_model(model)
-        size = pipeline.working_size(request)
-        return [pipeline.structure_map(structure, size) for structure in request.structures]
+        return self.studio.with_model(model).structure_maps(request)
 
     def picture(self, given: Given) -> Image.Image:
         """What is shown beside the cells: a reference, or a map as the network reads it."""

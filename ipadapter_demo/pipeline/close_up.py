@@ -16,7 +16,9 @@ Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 def box_around(mask: Image.Image, context: float) -> Box:
     """A square around the white part of `mask`, moved and cut where it would leave the picture. Its
     width goes from that of the part, at a `context` of 0, to that of the picture, at 1."""
-    left, upper, right, lower = mask.getbbox() or (0, 0, *mask.size)
+    white = mask.getbbox()
+    assert white is not None  # an Inpaint refuses an empty mask
+    left, upper, right, lower = white
     part, whole = max(right - left, lower - upper), max(mask.size)
     side = round(part ** (1 - context) * whole**context)
 

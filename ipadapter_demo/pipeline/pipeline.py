@@ -143,10 +143,17 @@ class ImagePromptPipeline:
         native = self._model.native_size
         return self._conditioner.structure_map(structure, size or (native, native))
 
+    def structure_maps(self, request: GenerateRequest) -> list[Image.Image]:
+        """The maps of a request, as its structure networks read them."""
+        near = close_up(request)
+        size = self.working_size(near)
+        return [self.structure_map(structure, size) for structure in near.structures]
+
     def working_size(self, request: GenerateRequest) -> Size:
         """(width, height) the model works at. Sides that the request leaves open are the model's
         own, or follow the proportions of the picture that is being changed."""
-        given = request.inpaint.image if request.inpaint else request.init_image
+        inpaint = close_up(request).inpaint
+        given = inpaint.image if inpaint else request.init_image
         native = self._model.native_size
         width, height = native, native
         if given is not None:
