@@ -173,14 +173,28 @@ def soft_mask(mask: Image.Image, feather: int) -> Image.Image:
 
     The border of the picture is no seam: a mask that reaches it is opaque there.
     """
+    opacity = np.minimum(_depth(mask) / (feather + 1), 1.0)
+    return Image.fromarray(np.rint(opacity * 255).astype(np.uint8))
+
+
+def inner_mask(mask: Image.Image, rim: int) -> Image.Image:
+    """`mask` without its outermost `rim` pixels; whole, where nothing would be left of it.
+
+    The border of the picture is no edge here either.
+    """
+    depth = _depth(mask)
+    inner = depth > rim
+    return Image.fromarray((inner if inner.any() else depth > 0) * np.uint8(255))
+
+
+def _depth(mask: Image.Image) -> np.ndarray:
+    """How many pixels each lies inside the white part: 1 at its edge, 0 outside."""
     import cv2
 
     inside = (np.asarray(mask.convert("L")) >= 128).astype(np.uint8)
-    if inside.all() or feather == 0:
-        return Image.fromarray(inside * np.uint8(255))
-    distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)  # in pixels, 1...
-    opacity = np.minimum(distance / (feather + 1), 1.0)
-    return Image.fromarray(np.rint(opacity * 255).astype(np.uint8))
+    if inside.all():
+        return np.full(inside.shape, np.inf, np.float32)
+    return cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def paste_inside(

@@ -106,6 +106,8 @@ class Inpaint:
     settle on one picture (RePaint, arXiv 2201.09865, section 4.2); then the sampler is DDIM.
     `context` says how much of the picture the model sees and draws, at its own resolution: 1 all of
     it, 0 a square around the mask; at 0.5 the width is the geometric mean of both.
+    With `surroundings` above 0, references that have no region act inside the mask, and around it
+    the picture itself is an image prompt of this weight.
     """
 
     image: Image.Image
@@ -114,6 +116,7 @@ class Inpaint:
     feather: int = 2
     passes: int = 1
     context: float = 1.0
+    surroundings: float = 0.0
 
     def __post_init__(self) -> None:
         _set(self, "image", flatten_image(self.image, "inpaint.image"))
@@ -122,6 +125,8 @@ class Inpaint:
         _set(self, "feather", _integer("inpaint.feather", self.feather, 0, MAX_FEATHER))
         _set(self, "passes", _integer("inpaint.passes", self.passes, 1, MAX_PASSES))
         _set(self, "context", _number("inpaint.context", self.context, 0.0, 1.0))
+        around = _number("inpaint.surroundings", self.surroundings, 0.0, MAX_WEIGHT)
+        _set(self, "surroundings", around)
         if self.mask.size != self.image.size:
             raise RequestError(
                 "inpaint.mask must have the size of inpaint.image, "

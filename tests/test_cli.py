@@ -107,6 +107,7 @@ class TestGenerate:
             *("--structure", "palette:none=S.png", "--structure-weight", "0.7"),
             *("--structure-window", "0", "0.5", "--inpaint", "I.png", "--mask", "M.png"),
             *("--strength", "0.9", "--feather", "4", "--context", "0.6"),
+            *("--surroundings", "0.7"),
             *("--out", "there/and/here"),
         )
         request = request_from_png(line["path"])
@@ -134,6 +135,7 @@ class TestGenerate:
         assert request.inpaint is not None
         given = request.inpaint
         assert (given.strength, given.feather, given.context) == (0.9, 4, 0.6)
+        assert given.surroundings == 0.7
 
     def test_every_reference_has_its_own_fit(self, run: Run) -> None:
         (line,) = run("generate", "--reference", "R.png", "--reference", "S.png", "--fit", "pad",
@@ -204,6 +206,7 @@ BAD_INPUT = [
     ("--strength 0.5", "--strength needs --inpaint or --init"),
     ("--feather 2", "--feather needs --inpaint"),
     ("--context 0.5", "--context needs --inpaint"),
+    ("--surroundings 1", "--surroundings needs --inpaint"),
     ("--fit pad", "--fit needs a --reference"),
     ("--from-png R.png", "PNG holds no request"),
     ("--from-png nowhere.png", "PNG cannot be read"),

@@ -161,7 +161,8 @@ def test_kept_pictures_are_drawn_once_and_say_what_made_them(tmp_path: Path) -> 
 
 
 def test_processes_draw_what_this_one_draws() -> None:
-    requests = [GenerateRequest(prompt="a red cube", steps=2, seed=seed) for seed in range(3)]
+    requests = [GenerateRequest(prompt="a red cube", steps=steps, seed=seed)
+                for steps in (2, 1) for seed in range(5)]
     pipeline = load("tabletop", device="cpu")
     with drawn_by_workers(2, model="tabletop", device="cpu") as draw:
         theirs = draw(requests)

@@ -16,6 +16,7 @@ from ipadapter_demo.imaging import (
     flatten_image,
     flatten_mask,
     images_from_pixels,
+    inner_mask,
     mask_from_image,
     paste_inside,
     pixels_from_images,
@@ -323,6 +324,15 @@ def test_without_feather_the_inside_is_generated() -> None:
 def test_a_soft_mask_rises_inwards_over_the_feather() -> None:
     row = np.asarray(soft_mask(square_mask(), 2))[16].tolist()
     assert row[6:12] == [0, 0, 85, 170, 255, 255]
+
+
+def test_an_inner_mask_has_lost_its_rim_but_at_the_border_of_the_picture() -> None:
+    mask = Image.new("L", (12, 10))
+    mask.paste(255, (3, 0, 12, 10))
+    assert inner_mask(mask, 2).getbbox() == (5, 0, 12, 10)
+    assert inner_mask(Image.new("L", (8, 8), 255), 4).getextrema() == (255, 255)
+    for rim in (20, 0):  # as a thin stroke, which is all rim
+        assert inner_mask(mask, rim).tobytes() == mask.tobytes()
 
 
 def test_the_border_of_the_picture_is_no_seam() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
+from PIL import Image, ImageChops
 from torch import nn
 
 from ipadapter_demo.adapter import save_image_adapter
@@ -27,6 +27,7 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
 from ipadapter_demo.pipeline.close_up import box_around
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
 from ipadapter_demo.pipeline.sampler import Start, _clean, _stepped_back, new_scheduler
+from ipadapter_demo.pipeline.surroundings import spoken_for
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from tests.tiny import (
@@ -318,6 +319,59 @@ class TestContext:
         expected: tuple[int, int, int, int],
     ) -> None:
         assert box_around(box_mask(box, *size), context) == expected
+
+
+class TestSurroundings:
+    """Around a mask the picture itself is the image prompt; references act inside it."""
+
+    REQUEST = replace(WITH_IMAGE, inpaint=Inpaint(
+        image=picture(7), mask=box_mask((16, 20, 48, 60)), surroundings=0.8))
+
+    def test_they_are_a_reference_of_their_own_with_the_rest_as_its_region(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        given = self.REQUEST.inpaint
+        assert given is not None
+        rim = 3  # 0.05 of 64 pixels
+        inner = box_mask((16 + rim, 20 + rim, 48 - rim, 60 - rim))
+        spelled = replace(
+            self.REQUEST, inpaint=replace(given, surroundings=0.0),
+            references=(*(replace(r, mask=inner) for r in self.REQUEST.references),
+                        Reference(image=given.image, weight=0.8, fit="squash",
+                                  mask=ImageChops.invert(inner))))
+        assert np.array_equal(generated(pipeline, self.REQUEST), generated(pipeline, spelled))
+
+    def test_without_a_reference_there_is_nothing_to_keep_in_bounds(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        alone = replace(self.REQUEST, references=())
+        given = alone.inpaint
+        assert given is not None
+        none = replace(alone, inpaint=replace(given, surroundings=0.0))
+        assert np.array_equal(generated(pipeline, alone), generated(pipeline, none))
+
+    def test_a_region_that_the_request_gives_stays(self) -> None:
+        region = box_mask((0, 0, 20, 64))
+        own = replace(self.REQUEST, references=(Reference(image=picture(3), mask=region),
+                                                Reference(image=picture(4))))
+        (first, second), (around,) = spoken_for(own)
+        assert first.mask is not None
+        assert first.mask.tobytes() == region.tobytes()
+        assert second.mask is not None
+        assert around.mask is not None
+        assert ImageChops.invert(second.mask).tobytes() == around.mask.tobytes()
+
+    def test_a_mask_of_everything_has_none(self) -> None:
+        given = Inpaint(image=picture(7), mask=box_mask((0, 0, 64, 64)), surroundings=1.0)
+        (reference,), around = spoken_for(replace(self.REQUEST, inpaint=given))
+        assert around == []
+        assert reference.mask is not None
+        assert reference.mask.getextrema() == (255, 255)
+
+    def test_only_what_the_request_names_is_watched(self, pipeline: ImagePromptPipeline) -> None:
+        *_, result = pipeline.stream(self.REQUEST, watched=True)
+        assert isinstance(result, Result)
+        assert [len(maps) for maps in result.heard] == [len(self.REQUEST.references)]
 
 
 class TestEverythingTogether:

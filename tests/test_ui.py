@@ -558,7 +558,8 @@ MADE: dict[str, GenerateRequest] = {
         height=64,
     ),
     "inpaint": GenerateRequest(
-        inpaint=Inpaint(image=picture(4), mask=box_mask((8, 8, 40, 40)), feather=5, context=0.6),
+        inpaint=Inpaint(image=picture(4), mask=box_mask((8, 8, 40, 40)), feather=5, context=0.6,
+                        surroundings=0.7),
         references=(Reference(image=picture(1)),),
         sampler="euler",
     ),

@@ -200,6 +200,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--context", type=float, metavar="C",
         help="how much of I.png the model sees, from 0, only the mask enlarged, to 1, all "
         "[the model's: 1]")
+    add("--surroundings", type=float, metavar="W",
+        help="weight of I.png as an image prompt around the mask, to which references then keep "
+        "[the model's: tabletop 1]")
     add("--init", type=Path, metavar="I.png", help="a picture to start from instead of noise")
     add("--strength", type=float, metavar="S",
         help="how much of I.png to forget, up to 1 [with --inpaint 1, with --init 0.6]")

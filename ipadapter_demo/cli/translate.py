@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FIELDS = ("prompt", "negative_prompt", "image_scale", "image_window", "image_layers", "combine",
           "adapter", "guidance", "guidance_rescale", "steps", "sampler", "seed", "count", "width",
           "height")
+OF_A_MASK = ("feather", "passes", "context", "surroundings")
 
 
 def given_fields(arguments: Arguments) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def given_fields(arguments: Arguments) -> dict[str, Any]:
 
 def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -> GenerateRequest:
     """Where no annotator was named, the first that the model offers for the kind; where a part of
-    a picture is replaced, the passes and the context that it recommends."""
+    a picture is replaced, what it recommends for that."""
 
     def named(structure: Structure) -> Structure:
         if structure.annotator:
@@ -108,12 +109,11 @@ def _inpaint(arguments: Arguments) -> Inpaint | None:
     if arguments.inpaint is None:
         if arguments.strength is not None and arguments.init is None:
             raise RequestError("--strength needs --inpaint or --init")
-        for option in ("feather", "passes", "context"):
+        for option in OF_A_MASK:
             if getattr(arguments, option) is not None:
                 raise RequestError(f"--{option} needs --inpaint")
         return None
-    names = ("strength", "feather", "passes", "context")
-    options = {name: getattr(arguments, name) for name in names}
+    options = {name: getattr(arguments, name) for name in ("strength", *OF_A_MASK)}
     return Inpaint(
         image=_picture("--inpaint", arguments.inpaint),
         mask=_picture("--mask", arguments.mask),

@@ -1,7 +1,7 @@
-"""How the requests of an evaluation become pictures: one after the other, or by several processes.
+"""How the requests of an evaluation become pictures: a batch at a time, in this process or several.
 
 Small models gain little from a second thread: on two cores two processes of one thread each draw
-almost twice as fast as one process of two.
+almost twice as fast as one process of two. They gain from batches, in half precision most.
 """
 
 from __future__ import annotations
@@ -20,17 +20,37 @@ import torch
 from PIL import Image
 
 from ipadapter_demo.imaging import read_image
-from ipadapter_demo.pipeline import ImagePromptPipeline, load
+from ipadapter_demo.pipeline import ImagePromptPipeline, Result, load, may_share_a_batch
 from ipadapter_demo.record import request_to_json, save_png
 from ipadapter_demo.request import GenerateRequest
 
 Draw = Callable[[Sequence[GenerateRequest]], list[Image.Image]]  # the first picture of each
 PORTION = 64  # pictures that a stopped evaluation may lose
+BATCH = 4
 
 
 def drawn_by(pipeline: ImagePromptPipeline) -> Draw:
-    """One after the other, in this process."""
-    return lambda requests: [pipeline.generate(request).images[0] for request in requests]
+    """In this process."""
+    return lambda requests: [image for batch in batches(requests)
+                             for image in drawn_together(pipeline, batch)]
+
+
+def batches(requests: Sequence[GenerateRequest]) -> Iterator[list[GenerateRequest]]:
+    """Neighbours that may share one; order stays."""
+    batch: list[GenerateRequest] = []
+    for request in requests:
+        if batch and (len(batch) == BATCH or not may_share_a_batch(batch[0], request)):
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+def drawn_together(pipeline: ImagePromptPipeline,
+                   batch: Sequence[GenerateRequest]) -> list[Image.Image]:
+    return [event.images[0] for event in pipeline.stream_together(batch)
+            if isinstance(event, Result)]
 
 
 def kept_in(folder: Path, draw: Draw, facts: dict[str, Any]) -> Draw:
@@ -64,7 +84,8 @@ def drawn_by_workers(count: int, **options: Any) -> Iterator[Draw]:
     """By `count` processes, each with one thread and a pipeline of its own: `load(**options)`."""
     context = get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(count, context, _start, (options,)) as pool:
-        yield lambda requests: list(pool.map(_draw, requests, chunksize=4))
+        yield lambda requests: [image for images in pool.map(_draw, batches(requests))
+                                for image in images]
 
 
 _pipeline: ImagePromptPipeline  # of a worker
@@ -76,5 +97,5 @@ def _start(options: dict[str, Any]) -> None:
     _pipeline = load(**options)
 
 
-def _draw(request: GenerateRequest) -> Image.Image:
-    return _pipeline.generate(request).images[0]
+def _draw(batch: Sequence[GenerateRequest]) -> list[Image.Image]:
+    return drawn_together(_pipeline, batch)

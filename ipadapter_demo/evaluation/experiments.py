@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-from PIL import Image
+from PIL import Image, ImageChops
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from ipadapter_demo.evaluation.bench import Bench
 from ipadapter_demo.evaluation.reader import HUES, PLACES, hue_error
-from ipadapter_demo.imaging import pixels_from_images
+from ipadapter_demo.imaging import images_from_pixels, inner_mask, pixels_from_images
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.request import Inpaint, Structure
 from ipadapter_demo.tabletop.caption import FULL, caption, floor_caption
-from ipadapter_demo.tabletop.render import FIRST_SOLID
+from ipadapter_demo.tabletop.render import FIRST_SOLID, render
+from ipadapter_demo.tabletop.scene import Scenes
 
 EDGE_TOLERANCE = 2  # pixels
 LAYOUT_SEEDS = 8  # pictures of one reference, for one reference in LAYOUT_SEEDS
 COPY = 0.04  # widths of the picture: solids all as close to the reference's are called a copy
 SOLID_NAMES = ("solid_shape", "solid_colour", "solid_texture")
+RING = 3  # pixels inside a mask's edge: there nothing but the seam is looked at
 FLOOR_NAMES = ("floor_colour", "floor_texture")
 COLOUR_NAMES = ("solid_colour", "floor_colour", "wall_colour")
 
@@ -150,14 +153,15 @@ def palette(bench: Bench) -> dict[str, Any]:
 
 
 def inpainting(bench: Bench) -> dict[str, Any]:
-    """Replace the first solid by that of a reference with one solid: it stands in the mask, and
-    nothing outside changes."""
+    """Replace the first solid by that of a reference with one solid: it stands in the mask, nothing
+    outside changes, and along the mask's edge there is what would be there without any solid."""
     masks = [solid_mask(ids) for ids in bench.ids]
     partners = _partners_with_one_solid(bench)
     images = bench.each(lambda i: {
         "references": bench.reference(int(partners[i])),
         "inpaint": Inpaint(image=bench.images[i], mask=masks[i], **bench.info.inpainting),
     })
+    bare = bare_images(bench.scenes)
     outside, inside = 0, []
     for image, given, mask in zip(images, bench.images, masks, strict=True):
         change = np.abs(np.asarray(image, dtype=int) - np.asarray(given, dtype=int)).max(axis=2)
@@ -168,6 +172,8 @@ def inpainting(bench: Bench) -> dict[str, Any]:
         "image_scale": bench.info.image_scale,
         "largest_change_outside": outside,
         "mean_change_inside": round(float(np.mean(inside)), 2),
+        "seam_error": mean_seam_error(images, bare, masks),
+        "seam_error_of_the_given": mean_seam_error(bench.images, bare, masks),
         "solid_of_reference": bench.score(images, SOLID_NAMES, of=partners),
     }
 
@@ -202,6 +208,27 @@ def mean_cell_error(images: Sequence[Image.Image], palettes: Sequence[Image.Imag
     off = [np.abs(np.asarray(annotate("palette", ours), dtype=int)
                   - np.asarray(drawn, dtype=int)).mean()
            for ours, drawn in zip(images, palettes, strict=True)]
+    return round(float(np.mean(off)), 2)
+
+
+def bare_images(scenes: Scenes) -> list[Image.Image]:
+    """The scenes without their first solid and its shadow."""
+    present = scenes.present.clone()
+    present[:, 0] = False
+    bare = replace(scenes, present=present)
+    return [image for start in range(0, len(bare), 32)
+            for image in images_from_pixels(render(bare[start : start + 32]).pixels * 2 - 1)]
+
+
+def mean_seam_error(images: Sequence[Image.Image], bare: Sequence[Image.Image],
+                    masks: Sequence[Image.Image]) -> float:
+    """Grey levels by which a channel is off on the outermost pixels of a mask, mean over pictures.
+    A shadow that reaches there counts as well, so no picture with a solid gets to 0."""
+    off = []
+    for ours, other, mask in zip(images, bare, masks, strict=True):
+        ring = np.asarray(ImageChops.subtract(mask, inner_mask(mask, RING))) > 0
+        change = np.abs(np.asarray(ours, dtype=int) - np.asarray(other, dtype=int))
+        off.append(change[ring].mean())
     return round(float(np.mean(off)), 2)
 
 

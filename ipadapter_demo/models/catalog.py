@@ -46,6 +46,7 @@ class CatalogEntry:
     steps: int = 30
     passes: int = 1  # of a step, where a part of a picture is replaced
     context: float = 1.0  # how much of the picture is seen there
+    surroundings: float = 0.0  # weight of the picture itself as a prompt for what is around it
     small: bool = False  # so that half precision gains nothing
     words: tuple[str, ...] = ()  # all that a small model knows
     note: str = ""
@@ -64,6 +65,7 @@ TABLETOP = CatalogEntry(
     guidance=6.0,
     steps=20,
     passes=4,
+    surroundings=1.0,  # at 0 what is masked takes a tint of the reference's floor and wall
     small=True,
     words=(
         "sphere", "cube", "cylinder", "cone", "plain", "striped", "checkered", "dotted",

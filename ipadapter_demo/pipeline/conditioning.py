@@ -30,6 +30,7 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.models.structure import Guide
 from ipadapter_demo.models.text import TextStates
+from ipadapter_demo.pipeline.surroundings import spoken_for
 from ipadapter_demo.request import Combine, GenerateRequest, Reference, Structure, Window
 
 Size = tuple[int, int]  # (width, height) in pixels
@@ -196,7 +197,7 @@ class Conditioner:
         self, request: GenerateRequest, size: Size, guided: bool, watched: bool
     ) -> tuple[TimedPrompt, ...]:
         """References without a mask share one softmax; a masked one has its own region and branch,
-        and so have those with a window or an image of their own.
+        and so have those with a window or an image of their own, and the surroundings of a mask.
 
         The unconditional half has the same branches with the empty picture in every place, or with
         the negative references instead.
@@ -206,16 +207,18 @@ class Conditioner:
         voice = self._voice(request)
         if request.image_scale == 0.0:
             return ()
-        positive = [r for r in request.references if not r.negative and r.weight > 0]
+        followed, around = spoken_for(request)
         negative = [r for r in request.references if r.negative and r.weight > 0]
         first = request.count if guided else 0
-        prompts = self._branches(positive, request, first, size, voice, self._embeds)
+        prompts = self._branches(followed, request, first, size, voice, self._embeds)
         if watched:
             prompts = [replace(timed, prompt=replace(timed.prompt, watch=Watch(
                 timed.prompt.tokens.shape[1] // voice.adapter.num_tokens, size)))
                 for timed in prompts]
+        prompts += self._branches(around, request, first, size, voice, self._embeds)
         if guided:
-            against = (negative, self._embeds) if negative else (positive, self._empty_embeds)
+            empty = (followed + around, self._empty_embeds)
+            against = (negative, self._embeds) if negative else empty
             prompts += self._branches(against[0], request, 0, size, voice, against[1])
         return tuple(prompts)
 

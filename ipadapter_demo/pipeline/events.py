@@ -48,6 +48,7 @@ class ModelInfo:
     steps: int
     passes: int  # recommended where a part of a picture is replaced, like the next
     context: float
+    surroundings: float
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     layer_presets: bool  # whether its layers are known by what they do
@@ -68,7 +69,7 @@ class ModelInfo:
     @property
     def inpainting(self) -> dict[str, Any]:
         """What an Inpaint takes where it does not say."""
-        return {"passes": self.passes, "context": self.context}
+        return {"passes": self.passes, "context": self.context, "surroundings": self.surroundings}
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

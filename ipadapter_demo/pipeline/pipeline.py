@@ -80,6 +80,7 @@ class ImagePromptPipeline:
             layer_presets=has_presets(self._model.unet),
             passes=entry.passes,
             context=entry.context,
+            surroundings=entry.surroundings,
             words=entry.words,
             note=entry.note,
         )

@@ -8,7 +8,14 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.pipeline import ModelInfo, Studio
-from ipadapter_demo.request import MAX_PASSES, MAX_SEED, SAMPLERS, SIZE_STEP, Reference
+from ipadapter_demo.request import (
+    MAX_PASSES,
+    MAX_SEED,
+    MAX_WEIGHT,
+    SAMPLERS,
+    SIZE_STEP,
+    Reference,
+)
 from ipadapter_demo.ui.running import Buttons, Results, Widgets, shown_errors
 from ipadapter_demo.ui.uploads import image_from_upload
 
@@ -135,12 +142,14 @@ def sampling_inputs(pipeline: Studio, *, count: int, sized: bool = True) -> Widg
 
 
 def inpainting_inputs(pipeline: Studio) -> Widgets:
-    """How much care a seam gets, and from how near the mask is seen."""
+    """How much care a seam gets, from how near the mask is seen, and what speaks around it."""
     return {
         "passes": slider(1, MAX_PASSES, pipeline.info.passes, 1, "Passes",
                          info="more care for the seam, and as much slower"),
         "context": slider(0, 1, pipeline.info.context, 0.05, "Context",
                           info="1 sees all of the picture, less only what is near"),
+        "surroundings": slider(0, MAX_WEIGHT, pipeline.info.surroundings, 0.05, "Surroundings",
+                               info="the picture itself as a prompt around the mask"),
     }
 
 

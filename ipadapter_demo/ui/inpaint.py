@@ -28,6 +28,7 @@ def inpaint(
     feather: int,
     passes: int = 1,
     context: float = 1.0,
+    surroundings: float = 0.0,
     **sampling: Any,
 ) -> GenerateRequest:
     """A picture with its painted part drawn anew; every other pixel stays as it is.
@@ -37,8 +38,10 @@ def inpaint(
     reference: a picture for the looks of the new part, with image_scale, its λ. strength: 1 forgets
     what was there. feather: pixels over which the seam fades. passes: how often every step is
     taken, for the seam. context: how much of the picture is seen and drawn, 0 the painted part
-    alone, 1 all of it. seed counts where random_seed is false. Returns PNG files that hold their
-    whole request, a status line, the seed of the first picture, and that picture before and after.
+    alone, 1 all of it. surroundings: weight of the picture itself as an image prompt around the
+    painted part, to which the reference then keeps. seed counts where random_seed is false. Returns
+    PNG files that hold their whole request, a status line, the seed of the first picture, and that
+    picture before and after.
     """
     if painting is None:
         raise RequestError("painting has no picture: upload one, then paint over a part of it")
@@ -53,6 +56,7 @@ def inpaint(
             feather=feather,
             passes=passes,
             context=context,
+            surroundings=surroundings,
         ),
         **sampling,
     )
@@ -73,6 +77,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "feather": given.feather,
         "passes": given.passes,
         "context": given.context,
+        "surroundings": given.surroundings,
     }
 
 

@@ -69,6 +69,7 @@ FIELDS: dict[str, Callable[[ModelInfo, str], Properties]] = {
     "guidance": lambda info, tab: {"value": info.guidance},
     "passes": lambda info, tab: {"value": info.passes},
     "context": lambda info, tab: {"value": info.context},
+    "surroundings": lambda info, tab: {"value": info.surroundings},
     "image_scale": _image_scale,
     "width": lambda info, tab: {"value": info.native_size},
     "height": lambda info, tab: {"value": info.native_size},

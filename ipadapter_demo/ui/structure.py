@@ -38,6 +38,7 @@ def structure(
     changed_mask: Image.Image | None = None,
     passes: int = 1,
     context: float = 1.0,
+    surroundings: float = 0.0,
     **more: Any,
 ) -> GenerateRequest:
     """Pictures that keep the structure of a picture.
@@ -48,9 +49,10 @@ def structure(
     acts. control_2, control_3: further pictures, each with its own kind_2, strictness_2, start_2
     and end_2. reference: a picture for the looks, with image_scale, its λ. changed and
     changed_mask: a picture of which only the white part of the mask is drawn, with passes, how
-    often every step is taken for its seam, and context, how much around it is seen. seed counts
-    where random_seed is false. Returns PNG files that hold their whole request, a status line and
-    the seed of the first picture.
+    often every step is taken for its seam, context, how much around it is seen, and surroundings,
+    weight of that picture as an image prompt around the mask. seed counts where random_seed is
+    false. Returns PNG files that hold their whole request, a status line and the seed of the first
+    picture.
     """
     kept = structure_of(control, kind, weight=structure_weight, window=(start, end))
     if kept is None:
@@ -60,18 +62,19 @@ def structure(
         references=(Reference(image=reference, fit=fit),) if reference else (),
         image_scale=image_scale,
         structures=(kept, *structures_from_slots(more)),
-        inpaint=_inpaint(changed, changed_mask, passes, context),
+        inpaint=_inpaint(changed, changed_mask, passes=passes, context=context,
+                         surroundings=surroundings),
         **more,
     )
 
 
 def _inpaint(changed: Image.Image | None, mask: Image.Image | None,
-             passes: int, context: float) -> Inpaint | None:
+             **how: Any) -> Inpaint | None:
     if changed is None and mask is None:
         return None
     if changed is None or mask is None:
         raise RequestError("changed and changed_mask go together: upload both, or neither")
-    return Inpaint(image=changed, mask=mask, passes=passes, context=context)
+    return Inpaint(image=changed, mask=mask, **how)
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
@@ -92,6 +95,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "changed_mask": given and given.mask,
         "passes": given and given.passes,
         "context": given and given.context,
+        "surroundings": given and given.surroundings,
         **slots_from_structures(others, f"{kept.kind}/{kept.annotator}"),
     }
 
