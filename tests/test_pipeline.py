@@ -24,7 +24,7 @@ from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
-from ipadapter_demo.pipeline.close_up import box_around
+from ipadapter_demo.pipeline.close_up import box_around, put_back_small
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
 from ipadapter_demo.pipeline.sampler import Start, _clean, _stepped_back, new_scheduler
 from ipadapter_demo.pipeline.surroundings import spoken_for
@@ -306,6 +306,16 @@ class TestContext:
         preview, *_ = pipeline.stream(self.REQUEST, preview_every=1)
         assert isinstance(preview, Preview)
         assert preview.images[0].size == (96, 80)
+
+    def test_previews_of_a_large_picture_are_as_large_as_what_is_drawn(self) -> None:
+        given = Inpaint(image=picture(7, 960, 800), mask=box_mask((100, 120, 300, 300), 960, 800),
+                        context=0.3)
+        drawn = picture(2, 32, 32)
+        small = put_back_small(given, drawn)
+        assert small.size == (96, 80)
+        left, upper, *_ = box_around(given.mask, given.context)
+        box = (round(left / 10), round(upper / 10), round(left / 10) + 32, round(upper / 10) + 32)
+        assert small.crop(box).tobytes() == drawn.tobytes()
 
     @pytest.mark.parametrize(("box", "size", "context", "expected"), [
         ((0, 0, 10, 10), (100, 100), 0.0, (0, 0, 10, 10)),

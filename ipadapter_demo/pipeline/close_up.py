@@ -53,7 +53,20 @@ def close_up(request: GenerateRequest) -> GenerateRequest:
 
 def put_back(given: Inpaint, drawn: Image.Image) -> Image.Image:
     """What was drawn of the close-up, in its place in the picture."""
-    left, upper, right, lower = box_around(given.mask, given.context)
-    whole = given.image.copy()
-    whole.paste(resize_image(drawn, (right - left, lower - upper)), (left, upper))
+    return _pasted(given.image, drawn, box_around(given.mask, given.context))
+
+
+def put_back_small(given: Inpaint, drawn: Image.Image) -> Image.Image:
+    """The same for a look, at a scale at which nothing that was drawn is enlarged."""
+    box = box_around(given.mask, given.context)
+    scale = min(1.0, drawn.width / (box[2] - box[0]))
+    width, height = (max(1, round(side * scale)) for side in given.image.size)
+    left, upper, right, lower = (round(place * scale) for place in box)
+    return _pasted(resize_image(given.image, (width, height)), drawn, (left, upper, right, lower))
+
+
+def _pasted(image: Image.Image, part: Image.Image, box: Box) -> Image.Image:
+    left, upper, right, lower = box
+    whole = image.copy()
+    whole.paste(resize_image(part, (right - left, lower - upper)), (left, upper))
     return whole

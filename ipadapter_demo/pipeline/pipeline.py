@@ -28,7 +28,7 @@ from ipadapter_demo.imaging import (
 )
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import has_presets
-from ipadapter_demo.pipeline.close_up import close_up, put_back
+from ipadapter_demo.pipeline.close_up import close_up, put_back, put_back_small
 from ipadapter_demo.pipeline.conditioning import Conditioner, Size, heard, together
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
@@ -216,7 +216,7 @@ class ImagePromptPipeline:
             pixels = self._model.codec.pixels_from_latents(step.clean)
         images = images_from_pixels(pixels.nan_to_num())
         if request.inpaint is not None and request.inpaint.context < 1:
-            images = [put_back(request.inpaint, image) for image in images]
+            images = [put_back_small(request.inpaint, image) for image in images]
         return tuple(images)
 
     def _finished(

@@ -64,8 +64,6 @@ RECIPES = {
                                options=CONTROLNET | {"small": True}),
     "t2i-palette-small": Recipe(structure, 2100, 32, 1e-3, seed=9,
                                 options=T2I_PALETTE | {"small": True}),
-    "t2i-canny-small": Recipe(structure, 800, 32, 1e-3, seed=12,
-                              options=T2I_CANNY | {"small": True}),
     "base": Recipe(train_base, 12_600, 32, 7e-4, seed=14, start_from="unet"),
     "image-adapter": Recipe(image_adapter, 2500, 32, 1e-3),
     # made to come close to a picture, its layout too
@@ -75,8 +73,7 @@ RECIPES = {
                          start_from="controlnet-canny"),
     "t2i-palette": Recipe(structure, 1200, 16, 1e-3, seed=5, options=T2I_PALETTE,
                           start_from="t2i-palette"),
-    "t2i-canny": Recipe(structure, 700, 16, 1e-3, seed=13, options=T2I_CANNY,
-                        start_from="t2i-canny"),
+    "t2i-canny": Recipe(structure, 1600, 16, 1e-3, seed=13, options=T2I_CANNY),
     "reader": Recipe(train_reader, 2500, 64, 2e-3),
 }
 
