@@ -14,13 +14,14 @@ Record = dict[str, Any]
 
 
 def publish(study: str, record: Record, docs: Path) -> list[Path]:
-    """Write docs/claims/<study>.json and .png, and the table in docs/claims.md."""
+    """Write docs/claims/<study>.json and .png; table and figure stand in docs/claims.md."""
     folder = docs / "claims"
     folder.mkdir(parents=True, exist_ok=True)
     data, figure, page = folder / f"{study}.json", folder / f"{study}.png", docs / "claims.md"
     data.write_text(json.dumps(record, indent=1) + "\n")
     FIGURES[study](record, figure)
-    page.write_text(with_table(page.read_text(), study, TABLES[study](record)))
+    shown = f"\n{TABLES[study](record)}\n![{study}](claims/{study}.png)\n\n"
+    page.write_text(with_table(page.read_text(), study, shown))
     return [data, figure, page]
 
 

@@ -171,9 +171,11 @@ def claims(arguments: Arguments, load: Load) -> None:
     else:
         from ipadapter_demo.evaluation.drawing import drawn_by_workers
 
-        info = load("tabletop").info
-        with drawn_by_workers(arguments.workers, model="tabletop") as draw:
-            record = shipped.SHIPPED[arguments.study](info, draw, _progress)
+        pipeline = load("tabletop", dtype=arguments.dtype)
+        same = {name: pipeline.facts[name] for name in ("model", "device", "dtype")}
+        with drawn_by_workers(arguments.workers, **same) as draw:
+            record = shipped.SHIPPED[arguments.study](pipeline.info, draw, _progress)
+        record |= {"dtype": same["dtype"]}
     for path in page.publish(arguments.study, record, arguments.docs):
         _print(path=str(path))
 

@@ -303,6 +303,7 @@ def _add_claims(parser: argparse.ArgumentParser) -> None:
         help="where claims.md is [docs]")
     add("--workers", type=_positive, default=1, metavar="N",
         help="processes that draw with the shipped model [1]")
+    add("--dtype", choices=DTYPES, default="auto", help="in which it draws [auto]")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
