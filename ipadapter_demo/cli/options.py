@@ -187,7 +187,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--structure", type=_structure, action="append", metavar="KIND[:ANNOTATOR]=C.png",
         help="hold the picture to the edges or colours of another: canny=C.png, "
         "canny:lineart=C.png, or canny:none=map.png for a ready map; repeatable. KIND is one of "
-        "the model's (tabletop: canny, palette), ANNOTATOR by default the first of the kind's")
+        "the model's (tabletop: canny, palette, t2i-canny), ANNOTATOR by default the first of the "
+        "kind's")
     add("--structure-weight", type=float, action="append", metavar="W",
         help="once for all structures, or once for each, 0 to 2 [1]")
     add("--structure-window", **window, help="the part of the steps in which they act [0 1]")

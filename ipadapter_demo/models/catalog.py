@@ -59,6 +59,7 @@ TABLETOP = CatalogEntry(
     structures={
         "canny": StructureEntry(folder="controlnet-canny", network="controlnet", annotators=EDGES),
         "palette": StructureEntry(folder="t2i-palette", network="t2i-adapter", annotators=COLOURS),
+        "t2i-canny": StructureEntry(folder="t2i-canny", network="t2i-adapter", annotators=EDGES),
     },
     text_image_scale=0.65,  # at 0.5 solids of the picture get lost, at 0.75 floors of the text
     map_image_scale=0.75,  # at 1 the picture's textures and the map's are mixed

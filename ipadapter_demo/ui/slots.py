@@ -28,6 +28,9 @@ LABELS = {
     "canny/canny": "edges",
     "canny/lineart": "edges, as line art",
     "canny/none": "edges; the picture is the map",
+    "t2i-canny/canny": "edges, by a T2I-Adapter",
+    "t2i-canny/lineart": "edges, as line art, by a T2I-Adapter",
+    "t2i-canny/none": "edges, by a T2I-Adapter; the picture is the map",
     "palette/palette": "colours, as a coarse palette",
     "palette/none": "colours; the picture is the palette",
 }
