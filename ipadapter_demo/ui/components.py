@@ -143,14 +143,16 @@ def sampling_inputs(pipeline: Studio, *, count: int, sized: bool = True) -> Widg
 
 def inpainting_inputs(pipeline: Studio) -> Widgets:
     """How much care a seam gets, from how near the mask is seen, and what speaks around it."""
-    return {
-        "passes": slider(1, MAX_PASSES, pipeline.info.passes, 1, "Passes",
-                         info="more care for the seam, and as much slower"),
-        "context": slider(0, 1, pipeline.info.context, 0.05, "Context",
-                          info="1 sees all of the picture, less only what is near"),
-        "surroundings": slider(0, MAX_WEIGHT, pipeline.info.surroundings, 0.05, "Surroundings",
-                               info="the picture itself as a prompt around the mask"),
-    }
+    widgets: Widgets = {}
+    with gr.Row():
+        widgets["passes"] = slider(1, MAX_PASSES, pipeline.info.passes, 1, "Passes",
+                                   info="more care for the seam, and as much slower")
+        widgets["context"] = slider(0, 1, pipeline.info.context, 0.05, "Context",
+                                    info="1 sees all of the picture, less only what is near")
+    widgets["surroundings"] = slider(
+        0, MAX_WEIGHT, pipeline.info.surroundings, 0.05, "Surroundings",
+        info="how much the picture itself is the image prompt around the mask")
+    return widgets
 
 
 def run_buttons(*, strip: bool = False) -> Buttons:

@@ -91,8 +91,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
             inputs |= components.reference_input(pipeline, optional=True)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
             buttons = components.run_buttons()
-            with gr.Row():
-                inputs |= components.inpainting_inputs(pipeline)
+            inputs |= components.inpainting_inputs(pipeline)
             with gr.Row():
                 inputs["strength"] = components.slider(
                     0.05, 1, 1.0, 0.05, "Strength", info="1 forgets what was there"
