@@ -419,6 +419,7 @@ class TestEverythingTogether:
             {"inpaint": replace(EVERYTHING.inpaint, strength=0.7)},
             {"inpaint": replace(EVERYTHING.inpaint, feather=8)},
             {"inpaint": replace(EVERYTHING.inpaint, context=0.5)},
+            {"inpaint": replace(EVERYTHING.inpaint, surroundings=0.5)},
             {"inpaint": None},
         ],
     )

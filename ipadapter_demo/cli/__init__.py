@@ -113,7 +113,7 @@ def evaluate(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 
     same = load_options(_settings(arguments))
-    same |= {name: pipeline.facts[name] for name in ("model", "device", "dtype")}
+    same |= _loaded_as(pipeline)
     several = arguments.workers > 1
     seed = HELD_OUT_SEED if arguments.seed is None else arguments.seed
     with (drawn_by_workers(arguments.workers, **same) if several
@@ -123,6 +123,11 @@ def evaluate(arguments: Arguments, load: Load) -> None:
         report = report_on(pipeline, arguments.scenes, seed, draw=draw, progress=_progress)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     _print(path=str(arguments.out))
+
+
+def _loaded_as(pipeline: ImagePromptPipeline) -> dict[str, Any]:
+    """What makes a worker's pipeline the same: settings that were left open are decided by now."""
+    return {name: pipeline.facts[name] for name in ("model", "device", "dtype")}
 
 
 def _evaluate_coco(arguments: Arguments) -> None:
@@ -172,10 +177,9 @@ def claims(arguments: Arguments, load: Load) -> None:
         from ipadapter_demo.evaluation.drawing import drawn_by_workers
 
         pipeline = load("tabletop", dtype=arguments.dtype)
-        same = {name: pipeline.facts[name] for name in ("model", "device", "dtype")}
-        with drawn_by_workers(arguments.workers, **same) as draw:
+        with drawn_by_workers(arguments.workers, **_loaded_as(pipeline)) as draw:
             record = shipped.SHIPPED[arguments.study](pipeline.info, draw, _progress)
-        record |= {"dtype": same["dtype"]}
+        record |= {"dtype": pipeline.facts["dtype"]}
     for path in page.publish(arguments.study, record, arguments.docs):
         _print(path=str(path))
 

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ipadapter_demo.evaluation.bench import Bench
 from ipadapter_demo.evaluation.reader import HUES, PLACES, hue_error
-from ipadapter_demo.imaging import images_from_pixels, inner_mask, pixels_from_images
+from ipadapter_demo.imaging import inner_mask, pixels_from_images
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.request import Inpaint, Structure
 from ipadapter_demo.tabletop.caption import FULL, caption, floor_caption
-from ipadapter_demo.tabletop.render import FIRST_SOLID, render
+from ipadapter_demo.tabletop.files import pictures_of
+from ipadapter_demo.tabletop.render import FIRST_SOLID
 from ipadapter_demo.tabletop.scene import Scenes
 
 EDGE_TOLERANCE = 2  # pixels
@@ -161,7 +162,7 @@ def inpainting(bench: Bench) -> dict[str, Any]:
         "references": bench.reference(int(partners[i])),
         "inpaint": Inpaint(image=bench.images[i], mask=masks[i], **bench.info.inpainting),
     })
-    bare = bare_images(bench.scenes)
+    bare = bare_images(bench.scenes, bench.images[0].width)
     outside, inside = 0, []
     for image, given, mask in zip(images, bench.images, masks, strict=True):
         change = np.abs(np.asarray(image, dtype=int) - np.asarray(given, dtype=int)).max(axis=2)
@@ -211,13 +212,11 @@ def mean_cell_error(images: Sequence[Image.Image], palettes: Sequence[Image.Imag
     return round(float(np.mean(off)), 2)
 
 
-def bare_images(scenes: Scenes) -> list[Image.Image]:
+def bare_images(scenes: Scenes, size: int) -> list[Image.Image]:
     """The scenes without their first solid and its shadow."""
     present = scenes.present.clone()
     present[:, 0] = False
-    bare = replace(scenes, present=present)
-    return [image for start in range(0, len(bare), 32)
-            for image in images_from_pixels(render(bare[start : start + 32]).pixels * 2 - 1)]
+    return list(pictures_of(replace(scenes, present=present), size))
 
 
 def mean_seam_error(images: Sequence[Image.Image], bare: Sequence[Image.Image],

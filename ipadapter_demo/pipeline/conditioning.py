@@ -217,9 +217,9 @@ class Conditioner:
                 for timed in prompts]
         prompts += self._branches(around, request, first, size, voice, self._embeds)
         if guided:
-            empty = (followed + around, self._empty_embeds)
-            against = (negative, self._embeds) if negative else empty
-            prompts += self._branches(against[0], request, 0, size, voice, against[1])
+            against, embeds = ((negative, self._embeds) if negative
+                               else (followed + around, self._empty_embeds))
+            prompts += self._branches(against, request, 0, size, voice, embeds)
         return tuple(prompts)
 
     def _voice(self, request: GenerateRequest) -> Voice:
