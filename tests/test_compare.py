@@ -55,9 +55,16 @@ from ipadapter_demo.compare.votes import ballot, tally, votes_csv
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.imaging import MAX_PIXELS
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, load, may_share_a_batch, prepare
+from ipadapter_demo.pipeline import (
+    ImagePromptPipeline,
+    Result,
+    Studio,
+    load,
+    may_share_a_batch,
+    prepare,
+)
 from ipadapter_demo.record import record_from_png
-from ipadapter_demo.request import GenerateRequest, Reference, Structure
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 from tests.tiny import box_mask, picture
 
 HOSTILE = ["<script>alert(1)</script>", r"\input{/etc/passwd} $x^2$ 50% #1_~", "../../x",
@@ -285,6 +292,22 @@ class TestGrid:
                             "pages": {"guidance": [1, 2]}, "beside": ["no_image"]}) == 44
 
 
+def together_as_alone(pipeline: ImagePromptPipeline,
+                      requests: list[GenerateRequest]) -> list[Result]:
+    """The results of a batch, each checked against what its request gives by itself."""
+    assert all(may_share_a_batch(requests[0], request) for request in requests)
+    results = [event for event in pipeline.stream_together(requests) if isinstance(event, Result)]
+    for result, request in zip(results, requests, strict=True):
+        alone = pipeline.generate(request)
+        assert result.request is request
+        assert result.seeds == alone.seeds
+        assert result.maps == alone.maps
+        for one, other in zip(result.images, alone.images, strict=True):
+            levels = np.asarray(one, dtype=np.int16) - np.asarray(other, dtype=np.int16)
+            assert np.abs(levels).max() <= 1
+    return results
+
+
 class TestTogether:
     """Requests of one batch; law 3."""
 
@@ -307,17 +330,33 @@ class TestTogether:
                     count=2 if i == 3 else 1, combine="average" if i == 2 else "concat")
             for i, given in enumerate(references)
         ]
-        *_, a, b, c, d = pipeline.stream_together(requests)
-        for result, request in zip((a, b, c, d), requests, strict=True):
-            alone = pipeline.generate(request)
-            assert result.request is request
-            assert result.seeds == alone.seeds
-            assert result.maps == alone.maps
-            for one, other in zip(result.images, alone.images, strict=True):
-                levels = np.asarray(one, dtype=np.int16) - np.asarray(other, dtype=np.int16)
-                assert np.abs(levels).max() <= 1
+        a, b, *_ = together_as_alone(pipeline, requests)
         assert np.abs(np.asarray(a.images[0], dtype=int)
                       - np.asarray(b.images[0], dtype=int)).max() > 10
+
+    @pytest.mark.parametrize("guidance", [1.0, 3.0])
+    def test_each_of_a_batch_has_its_own_maps(
+        self, pipeline: ImagePromptPipeline, guidance: float
+    ) -> None:
+        first = GenerateRequest(guidance=guidance, steps=3, structures=(
+            Structure(kind="canny", image=picture(3), annotator="canny"),
+            Structure(kind="palette", image=picture(4), annotator="palette")))
+        other = (replace(first.structures[0], image=picture(5)), first.structures[1])
+        together_as_alone(pipeline, [first, replace(first, structures=other, count=2),
+                                     replace(first, structures=other, seed=4)])
+
+    @pytest.mark.parametrize("context", [1.0, 0.3])
+    def test_each_of_a_batch_has_its_own_part_to_paint(
+        self, pipeline: ImagePromptPipeline, context: float
+    ) -> None:
+        first = GenerateRequest(
+            guidance=3.0, steps=3, references=(Reference(image=picture(1)),),
+            inpaint=Inpaint(image=picture(2), mask=box_mask((8, 8, 40, 40)), passes=2,
+                            context=context, surroundings=1.0))
+        assert first.inpaint is not None
+        second = replace(first.inpaint, image=picture(3), mask=box_mask((20, 24, 52, 56)),
+                         feather=8, surroundings=0.0)
+        together_as_alone(pipeline, [first, replace(first, inpaint=second, seed=3, count=2)])
 
     def test_only_what_is_the_same_for_all_is_shared(self) -> None:
         one = GenerateRequest(references=(Reference(image=picture(1)),), seed=1)
@@ -326,6 +365,30 @@ class TestTogether:
                        {"image_window": (0.0, 0.5)}, {"negative_prompt": "x"},
                        {"init_image": picture(2)}):
             assert may_share_a_batch(one, replace(one, **change)) is ("negative_prompt" in change)
+
+    def test_maps_of_the_same_networks_may_differ(self) -> None:
+        canny = Structure(kind="canny", image=picture(1))
+        one = GenerateRequest(structures=(canny,))
+        for change, shared in (({"image": picture(2)}, True), ({"annotator": "canny"}, True),
+                               ({"kind": "palette"}, False), ({"weight": 0.5}, False),
+                               ({"window": (0.0, 0.5)}, False)):
+            other = replace(one, structures=(replace(canny, **change),))
+            assert may_share_a_batch(one, other) is shared, change
+        assert not may_share_a_batch(one, replace(one, structures=(canny, canny)))
+        assert not may_share_a_batch(one, replace(one, structures=()))
+
+    def test_what_is_painted_may_differ_at_one_size(self) -> None:
+        given = Inpaint(image=picture(1), mask=box_mask((8, 8, 40, 40)))
+        one = GenerateRequest(inpaint=given)
+        larger = {"image": picture(1).resize((128, 64)),
+                  "mask": box_mask((8, 8, 40, 40)).resize((128, 64))}
+        for change, shared in (({"image": picture(2)}, True), ({"feather": 9}, True),
+                               ({"mask": box_mask((0, 0, 64, 32))}, True), (larger, False),
+                               ({"passes": 2}, False), ({"strength": 0.5}, False),
+                               ({"context": 0.0}, False)):
+            other = replace(one, inpaint=replace(given, **change))
+            assert may_share_a_batch(one, other) is shared, change
+        assert not may_share_a_batch(one, replace(one, inpaint=None))
 
 
 class TestJob:

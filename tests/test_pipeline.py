@@ -552,10 +552,10 @@ class TestLoading:
         assert codec.pixels_in_float32(latents).isfinite().all()
         assert codec.vae.dtype == torch.float16
         pipeline = ImagePromptPipeline(overflowing)
-        images, notes = pipeline._finished(GenerateRequest(), latents)
+        images, notes = pipeline._decoded(latents)
         assert notes == (DECODED_AGAIN,)
         assert images[0].getextrema() != ((0, 0),) * 3
-        assert not ImagePromptPipeline(model)._finished(GenerateRequest(), latents)[1]
+        assert not ImagePromptPipeline(model)._decoded(latents)[1]
 
     def test_an_ordinary_autoencoder(self) -> None:
         """Its latents are the mode of a distribution, and scaled."""

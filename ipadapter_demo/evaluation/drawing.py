@@ -26,7 +26,7 @@ from ipadapter_demo.request import GenerateRequest
 
 Draw = Callable[[Sequence[GenerateRequest]], list[Image.Image]]  # the first picture of each
 PORTION = 64  # pictures that a stopped evaluation may lose
-BATCH = 4
+BATCH = 8
 
 
 def drawn_by(pipeline: ImagePromptPipeline) -> Draw:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -55,15 +56,36 @@ class StructureNet(Protocol):
     """A network that reads one kind of map."""
 
     def read(self, map_pixels: Tensor) -> Guide:
-        """map_pixels (1, 3, H, W) in [0, 1]. Whatever can be computed once a request, is."""
+        """map_pixels (B, 3, H, W) in [0, 1]. Whatever can be computed once a request, is."""
+        ...
+
+    def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
+                  text_states: Tensor, weight: float,
+                  added: dict[str, Tensor] | None) -> Residuals:
+        """What was read, a row for each of `noisy`, as additions for one step."""
         ...
 
 
-class Guide(Protocol):
-    """One map, read: gives the additions for one step."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Guide:
+    """Maps, read by a network: one for all rows of a batch, or one for each."""
+
+    net: StructureNet
+    seen: tuple[Tensor, ...]
 
     def __call__(self, noisy: Tensor, timestep: Tensor, text_states: Tensor, weight: float,
-                 added: dict[str, Tensor] | None = None) -> Residuals: ...
+                 added: dict[str, Tensor] | None = None) -> Residuals:
+        rows = tuple(seen.expand(len(noisy), -1, -1, -1) for seen in self.seen)
+        return self.net.residuals(rows, noisy, timestep, text_states, weight, added)
+
+    @staticmethod
+    def of_rows(guides: Iterable[Guide]) -> Guide:
+        """Guides of one network and one map each, as that of as many rows."""
+        each = list(guides)
+        if all(guide is each[0] for guide in each):
+            return each[0]
+        return Guide(each[0].net, tuple(torch.cat(rows) for rows in zip(
+            *(guide.seen for guide in each), strict=True)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,18 +93,16 @@ class ControlNetStructure:
     net: ControlNetModel
 
     def read(self, map_pixels: Tensor) -> Guide:
-        image = map_pixels.to(self.net.device, self.net.dtype)
+        return Guide(self, (map_pixels.to(self.net.device, self.net.dtype),))
 
-        def guide(noisy: Tensor, timestep: Tensor, text_states: Tensor, weight: float,
-                  added: dict[str, Tensor] | None = None) -> Residuals:
-            skips, middle = self.net(
-                noisy, timestep, encoder_hidden_states=text_states,
-                controlnet_cond=image.expand(len(noisy), -1, -1, -1),
-                conditioning_scale=weight, added_cond_kwargs=added, return_dict=False,
-            )
-            return Residuals(skips=tuple(skips), middle=middle)
-
-        return guide
+    def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
+                  text_states: Tensor, weight: float,
+                  added: dict[str, Tensor] | None) -> Residuals:
+        skips, middle = self.net(
+            noisy, timestep, encoder_hidden_states=text_states, controlnet_cond=seen[0],
+            conditioning_scale=weight, added_cond_kwargs=added, return_dict=False,
+        )
+        return Residuals(skips=tuple(skips), middle=middle)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,11 +110,9 @@ class T2IAdapterStructure:
     net: T2IAdapter
 
     def read(self, map_pixels: Tensor) -> Guide:
-        features = self.net(map_pixels.to(self.net.device, self.net.dtype))
+        return Guide(self, tuple(self.net(map_pixels.to(self.net.device, self.net.dtype))))
 
-        def guide(noisy: Tensor, timestep: Tensor, text_states: Tensor, weight: float,
-                  added: dict[str, Tensor] | None = None) -> Residuals:
-            shape = (len(noisy), -1, -1, -1)
-            return Residuals(encoder=tuple((weight * f).expand(shape) for f in features))
-
-        return guide
+    def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
+                  text_states: Tensor, weight: float,
+                  added: dict[str, Tensor] | None) -> Residuals:
+        return Residuals(encoder=tuple(weight * features for features in seen))

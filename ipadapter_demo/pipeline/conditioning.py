@@ -311,7 +311,8 @@ def _rows(reference: Reference, first: int, count: int) -> slice:
 def together(each: Sequence[Conditions], counts: Sequence[int]) -> Conditions:
     """The conditions of requests in one batch: rows [all unconditional..., all conditional...].
 
-    `counts` are their numbers of images. Windows and structures must be the same in all of them.
+    `counts` are their numbers of images. Windows must be the same in all of them, and structures
+    but for their maps.
     """
     if len(each) == 1:
         return each[0]
@@ -333,8 +334,16 @@ def together(each: Sequence[Conditions], counts: Sequence[int]) -> Conditions:
         added={name: _by_half([own[name] for own in added], counts) for name in added[0]}
         if added else None,
         image_prompts=tuple(prompts),
+        structures=tuple(_of_rows(column, counts, len(each[0].text_states) // counts[0])
+                         for column in zip(*(own.structures for own in each), strict=True)),
         notes=tuple(note for own in each for note in own.notes),
     )
+
+
+def _of_rows(each: Sequence[StructureGuide], counts: Sequence[int], halves: int) -> StructureGuide:
+    """One structure of every request, as that of all rows of the batch."""
+    guides = [own.guide for own, count in zip(each, counts, strict=True) for _ in range(count)]
+    return replace(each[0], guide=Guide.of_rows(guides * halves))
 
 
 def heard(prompts: Sequence[TimedPrompt], count: int) -> tuple[tuple[Image.Image, ...], ...]:

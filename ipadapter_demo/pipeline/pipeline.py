@@ -46,9 +46,11 @@ DECODED_AGAIN = ("The autoencoder gave no finite pixels in half precision; the p
                  "again in float32.")
 
 
-# The fields in which the requests of one batch may differ.
-OF_ITS_OWN = ("prompt", "negative_prompt", "references", "image_scale", "image_layers", "combine",
-              "adapter", "seed", "count")
+# The fields in which the requests of one batch may differ, besides maps and inpainted pictures.
+OF_ITS_OWN: tuple[str, ...] = (
+    "prompt", "negative_prompt", "references", "image_scale", "image_layers", "combine", "adapter",
+    "seed", "count",
+)
 
 
 class ImagePromptPipeline:
@@ -104,8 +106,8 @@ class ImagePromptPipeline:
                         watched: bool = False) -> Generator[Preview | Result, None, None]:
         """Several requests in one batch: the Previews of all, then a Result each, in order.
 
-        They may differ in `OF_ITS_OWN` and in nothing else. Each picture is what its request gives
-        alone, to within one grey level in float32.
+        They must be such as `may_share_a_batch`. Each picture is what its request gives alone, to
+        within one grey level in float32.
         """
         assert all(may_share_a_batch(requests[0], other) for other in requests)
         began = time.monotonic()
@@ -113,10 +115,10 @@ class ImagePromptPipeline:
         shared, model = near[0], self._model
         size = self.working_size(shared)
         conditions = [self._conditioner.condition(r, size, watched) for r in near]
-        seeds = [seed for request in requests for seed in request.seeds]
         steps = denoise(
             model.unet, new_scheduler(_sampler(shared), model.scheduler_config), shared.steps,
-            Guidance(shared.guidance, shared.guidance_rescale), self._start(shared, seeds, size),
+            Guidance(shared.guidance, shared.guidance_rescale),
+            Start.together([self._start(request, size) for request in near]),
             together(conditions, [request.count for request in requests]), self._lane,
         )
         for step in steps:
@@ -124,11 +126,12 @@ class ImagePromptPipeline:
             show = show and step.number < step.steps
             yield Preview(step.number, step.steps,
                           self._preview(requests[0], step) if show else ())
-        images, notes = self._finished(requests[0], step.latents)
+        images, notes = self._decoded(step.latents)
         seconds = (time.monotonic() - began) / len(requests)
         for request, own in zip(requests, conditions, strict=True):
-            yield Result(images[: request.count], request.seeds, request, own.maps, seconds,
-                         self.facts, own.notes + notes, heard(own.image_prompts, request.count))
+            yield Result(_put_in_place(request, images[: request.count]), request.seeds, request,
+                         own.maps, seconds, self.facts, own.notes + notes,
+                         heard(own.image_prompts, request.count))
             images = images[request.count :]
 
     def encoder_view(self, reference: Reference) -> Image.Image:
@@ -175,8 +178,8 @@ class ImagePromptPipeline:
             "versions": {name: _version(name) for name in libraries},
         }
 
-    def _start(self, request: GenerateRequest, seeds: Sequence[int], size: Size) -> Start:
-        model = self._model
+    def _start(self, request: GenerateRequest, size: Size) -> Start:
+        model, seeds = self._model, request.seeds
         factor = model.codec.factor
         shape = (model.codec.channels, size[1] // factor, size[0] // factor)
         noise = torch.stack([_noise(seed, shape) for seed in seeds])
@@ -219,9 +222,7 @@ class ImagePromptPipeline:
             images = [put_back_small(request.inpaint, image) for image in images]
         return tuple(images)
 
-    def _finished(
-        self, request: GenerateRequest, latents: Tensor
-    ) -> tuple[tuple[Image.Image, ...], tuple[str, ...]]:
+    def _decoded(self, latents: Tensor) -> tuple[list[Image.Image], tuple[str, ...]]:
         """The pictures, and what a person should know of how they were decoded."""
         codec = self._model.codec
         notes: tuple[str, ...] = ()
@@ -232,17 +233,33 @@ class ImagePromptPipeline:
         if not torch.isfinite(pixels).all():
             raise ModelError(f"{self._model.entry.name} in {self._model.dtype} gave pixels that "
                              "are not finite: load it in float32")
-        images = images_from_pixels(pixels)
-        if request.inpaint is not None:
-            given = request.inpaint
-            images = [paste_inside(given.image, put_back(given, image), given.mask, given.feather)
-                      for image in images]
-        return tuple(images), notes
+        return images_from_pixels(pixels), notes
 
 
 def may_share_a_batch(one: GenerateRequest, other: GenerateRequest) -> bool:
-    """Whether two requests can be drawn in one batch."""
-    return replace(other, **{name: getattr(one, name) for name in OF_ITS_OWN}) == one
+    """Whether two requests can be drawn in one batch. Maps of the same networks may differ, and so
+    may what is inpainted, where the model draws it at the same size."""
+    names = OF_ITS_OWN
+    if _frame(one) == _frame(other):
+        names += ("structures", "inpaint")
+    return replace(other, **{name: getattr(one, name) for name in names}) == one
+
+
+def _frame(request: GenerateRequest) -> object:
+    """What is left of structures and an inpainting without their pictures."""
+    given = close_up(request).inpaint
+    return ([(s.kind, s.weight, s.window) for s in request.structures],
+            given and (given.image.size, given.strength, given.passes))
+
+
+def _put_in_place(request: GenerateRequest,
+                  images: Sequence[Image.Image]) -> tuple[Image.Image, ...]:
+    """Of an inpainting, the picture it was given with the drawn part in it."""
+    given = request.inpaint
+    if given is None:
+        return tuple(images)
+    return tuple(paste_inside(given.image, put_back(given, image), given.mask, given.feather)
+                 for image in images)
 
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:

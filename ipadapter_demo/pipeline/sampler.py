@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -20,10 +20,10 @@ from ipadapter_demo.request import Sampler
 class Start:
     """Where sampling begins and what it must keep.
 
-    noise (B, C, h, w) is each image's own; `origin` (1, C, h, w) the latents of a given picture,
-    `mask` (1, 1, h, w) is 1 where the picture is to be replaced. `seen` (1, 5, h, w) is what a
-    UNet trained for inpainting sees besides: the mask, and the latents of what is left. Every
-    step is taken `passes` times, with noise from each image's own of `generators` in between.
+    noise (B, C, h, w) is each image's own; `origin` (B or 1, C, h, w) the latents of given
+    pictures, `mask` (B or 1, 1, h, w) is 1 where they are to be replaced. `seen` (B or 1, 5, h, w)
+    is what a UNet trained for inpainting sees besides: the mask, and the latents of what is left.
+    Every step is taken `passes` times, with noise from each image's own of `generators` in between.
     """
 
     noise: Tensor
@@ -33,6 +33,24 @@ class Start:
     seen: Tensor | None = None
     passes: int = 1
     generators: tuple[torch.Generator, ...] = ()
+
+
+    @classmethod
+    def together(cls, each: Sequence[Start]) -> Start:
+        """Those of several requests in one batch, which have the same fields set."""
+        if len(each) == 1:
+            return each[0]
+
+        def rows(name: str) -> Tensor | None:
+            values = [getattr(own, name) for own in each]
+            return None if values[0] is None else torch.cat([
+                value.expand(len(own.noise), -1, -1, -1)
+                for value, own in zip(values, each, strict=True)])
+
+        return replace(
+            each[0], noise=torch.cat([own.noise for own in each]), origin=rows("origin"),
+            mask=rows("mask"), seen=rows("seen"),
+            generators=tuple(generator for own in each for generator in own.generators))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +141,7 @@ def _predict_noise(unet: Any, noisy: Tensor, seen: Tensor | None, t: Tensor, i: 
         prompts = tuple(timed.prompt for timed in conditions.image_prompts
                         if active(timed.window, i, steps))
     if seen is not None:  # the UNet's alone: a ControlNet reads the noisy latents
-        noisy = torch.cat([noisy, seen.expand(len(noisy), -1, -1, -1)], dim=1)
+        noisy = torch.cat([noisy, seen.repeat(len(noisy) // len(seen), 1, 1, 1)], dim=1)
     return unet(noisy, t, encoder_hidden_states=text, added_cond_kwargs=conditions.added,
                 cross_attention_kwargs={"ip_hidden_states": prompts} if prompts else None,
                 **residuals.unet_arguments()).sample
