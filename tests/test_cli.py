@@ -152,6 +152,7 @@ class TestGenerate:
         """Law 10, from one end to the other."""
         lines = run("generate", "--reference", "R.png", "--inpaint", "I.png", "--mask", "M.png",
                     "--count", "2")
+        assert request_from_png(lines[0]["path"]).guidance == 2.0, "recommended where one paints"
         again = run("generate", "--from-png", lines[1]["path"])
         assert [line["path"] for line in again] == ["outputs/0-2.png", "outputs/1-2.png"]
         for first, second in zip(lines, again, strict=True):

@@ -197,6 +197,10 @@ class TestSpec:
                   "columns": {"seed": [1, 2]}}
         said = completed(spec(mapped), studio.info).document["request"]
         assert said["image_scale"] == studio.info.map_image_scale == 0.8
+        assert said["guidance"] == studio.info.guidance == 3.0
+        mapped["request"]["inpaint"] = {"image": "a.png", "mask": "b.png"}
+        said = completed(spec(mapped), studio.info).document["request"]
+        assert said["guidance"] == studio.info.paint_guidance == 2.0
         assert set(once.files) == {n for n in once.files if re.fullmatch(r"inputs/\w{16}\.png", n)}
 
     def test_the_order_of_fields_does_not_matter(self, studio: Studio) -> None:

@@ -267,6 +267,7 @@ def tiny_entry(name: str, folder: Path) -> CatalogEntry:
         },
         map_image_scale=0.8,
         guidance=3.0,
+        paint_guidance=2.0,
         steps=3,
         small=True,
     )

@@ -108,7 +108,8 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     differs, given = axes_of(document), document.get("request", {})
     recommended: Fields = {"seed": 0} | info.recommended({
         "prompt": any([*differs.get("prompt", ()), given.get("prompt", "")]),
-        "structures": any([*differs.get("structure", ()), *given.get("structures", ())])})
+        "structures": any([*differs.get("structure", ()), *given.get("structures", ())]),
+        "inpaint": given.get("inpaint")})
     labels = {side: [head for head, _ in _values(document, side)] for side in SIDES}
 
     def by_content(name: str) -> str:

@@ -44,7 +44,8 @@ class CatalogEntry:
     map_image_scale: float = 1.0  # recommended λ beside maps
     guidance: float = 7.5
     steps: int = 30
-    passes: int = 1  # of a step, where a part of a picture is replaced
+    paint_guidance: float | None = None  # where a part of a picture is replaced; None: the same
+    passes: int = 1  # of a step, there
     context: float = 1.0  # how much of the picture is seen there
     surroundings: float = 0.0  # weight of the picture itself as a prompt for what is around it
     small: bool = False  # so that half precision gains nothing
@@ -65,6 +66,7 @@ TABLETOP = CatalogEntry(
     map_image_scale=0.75,  # at 1 the picture's textures and the map's are mixed
     guidance=6.0,
     steps=20,
+    paint_guidance=3.0,  # at 6 the part's wall and floor differ in tint from the rest
     passes=4,
     surroundings=1.0,  # at 0 what is masked takes a tint of the reference's floor and wall
     small=True,

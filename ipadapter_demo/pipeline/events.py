@@ -46,7 +46,8 @@ class ModelInfo:
     map_image_scale: float
     guidance: float
     steps: int
-    passes: int  # recommended where a part of a picture is replaced, like the next
+    paint_guidance: float  # recommended where a part of a picture is replaced, like the next
+    passes: int
     context: float
     surroundings: float
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
@@ -64,7 +65,8 @@ class ModelInfo:
     def recommended(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What a request of these fields takes where they do not say: guidance, steps, λ."""
         scale = self.recommended_scale(bool(given.get("prompt")), bool(given.get("structures")))
-        return {"guidance": self.guidance, "steps": self.steps, "image_scale": scale}
+        guidance = self.paint_guidance if given.get("inpaint") else self.guidance
+        return {"guidance": guidance, "steps": self.steps, "image_scale": scale}
 
     @property
     def inpainting(self) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class ImagePromptPipeline:
             adapters=tuple(entry.adapters),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             layer_presets=has_presets(self._model.unet),
+            paint_guidance=entry.guidance if entry.paint_guidance is None else entry.paint_guidance,
             passes=entry.passes,
             context=entry.context,
             surroundings=entry.surroundings,

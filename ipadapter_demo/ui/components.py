@@ -105,13 +105,14 @@ def prompt_input(
     return {"prompt": prompt}
 
 
-def sampling_inputs(pipeline: Studio, *, count: int, sized: bool = True) -> Widgets:
-    """How the picture is drawn. `sized` False: the size is given by a picture."""
+def sampling_inputs(pipeline: Studio, *, count: int, painting: bool = False) -> Widgets:
+    """How the picture is drawn. `painting` into one that is given, which has a size."""
     info = pipeline.info
+    guidance = info.paint_guidance if painting else info.guidance
     widgets: Widgets = {}
     with gr.Row():
         widgets["steps"] = slider(1, 50, info.steps, 1, "Steps")
-        widgets["guidance"] = slider(1, 15, info.guidance, 0.5, "Guidance")
+        widgets["guidance"] = slider(1, 15, guidance, 0.5, "Guidance")
     with gr.Accordion("Advanced", open=False):
         with gr.Row():
             widgets["count"] = slider(1, 8, count, 1, "Pictures")
@@ -126,7 +127,7 @@ def sampling_inputs(pipeline: Studio, *, count: int, sized: bool = True) -> Widg
         widgets["guidance_rescale"] = slider(
             0, 1, 0.0, 0.05, "Guidance rescale", info="against overexposure; v-prediction likes 0.7"
         )
-        if sized:
+        if not painting:
             with gr.Row():
                 for side in ("width", "height"):
                     widgets[side] = gr.Number(

@@ -99,7 +99,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                 inputs["feather"] = components.slider(
                     0, MAX_FEATHER, 2, 1, "Soft seam", info="in pixels, inwards"
                 )
-            inputs |= components.sampling_inputs(pipeline, count=1, sized=False)
+            inputs |= components.sampling_inputs(pipeline, count=1, painting=True)
         with gr.Column():
             results = components.results_column(comparison=True)
             examples(

@@ -66,7 +66,8 @@ def _kind(info: ModelInfo, tab: str) -> Properties:
 # What each widget shows for a model, where it depends on one.
 FIELDS: dict[str, Callable[[ModelInfo, str], Properties]] = {
     "steps": lambda info, tab: {"value": info.steps},
-    "guidance": lambda info, tab: {"value": info.guidance},
+    "guidance": lambda info, tab: {
+        "value": info.paint_guidance if tab == "inpaint" else info.guidance},
     "passes": lambda info, tab: {"value": info.passes},
     "context": lambda info, tab: {"value": info.context},
     "surroundings": lambda info, tab: {"value": info.surroundings},
