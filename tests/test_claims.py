@@ -13,7 +13,7 @@ import torch
 from ipadapter_demo.claims import lab as lab_module
 from ipadapter_demo.claims import look, page, study
 from ipadapter_demo.claims.lab import Exam, Lab, open_lab, shuffled
-from ipadapter_demo.claims.methods import METHODS, simple_adapter
+from ipadapter_demo.claims.methods import METHODS, simple_adapter, tried
 from ipadapter_demo.claims.studies import STUDIES, by_name
 from ipadapter_demo.cli.options import STUDIES as NAMES
 from ipadapter_demo.errors import DemoError
@@ -59,6 +59,14 @@ def test_a_method_learns_from_pictures_and_leaves_the_base_alone(
     marks = study.marks_of(study.run_folder(lab, method, 0, len(lab.pictures)))
     assert list(marks) == [1, 2]
     assert set(marks[2]) == {"clip_i", "clip_t", "attributes"}
+
+
+def test_what_is_tried_has_its_own_rate_name_and_length(lab: Lab, short: None) -> None:
+    plain, longer = study.trained(lab, simple_adapter, 0), study.trained(
+        lab, tried(simple_adapter, 3e-3, longer=2), 0)
+    assert (longer.name, longer.lr) == ("simple adapter, lr 0.003, 2 times the steps", 3e-3)
+    folders = [study.run_folder(lab, m, 0, len(lab.pictures)) for m in (plain, longer)]
+    assert [list(study.marks_of(folder)) for folder in folders] == [[1, 2], [1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("build", METHODS)

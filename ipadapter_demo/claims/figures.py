@@ -39,6 +39,16 @@ def methods(record: Record, path: Path) -> None:
     _save(figure, path)
 
 
+def tuning(record: Record, path: Path) -> None:
+    figure, [panel] = _figure()
+    for place, row in enumerate(record["rows"]):
+        panel.plot(row["steps"], row["attributes"], "o-" if place < len(COLOURS) else "s:", ms=3,
+                   lw=1, color=COLOURS[place % len(COLOURS)], label=row["method"])
+    panel.set(xlabel="training steps", ylabel="attributes kept")
+    panel.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    _save(figure, path)
+
+
 def scale(record: Record, path: Path) -> None:
     figure, [panel] = _figure()
     for colour, curve in zip(COLOURS, record["curves"], strict=False):
@@ -113,6 +123,6 @@ def plus(record: Record, path: Path) -> None:
 
 
 FIGURES: dict[str, Callable[[Record, Path], None]] = {
-    "methods": methods, "scale": scale, "transfer": transfer, "structure": structure,
-    "data": data, "plus": plus,
+    "methods": methods, "tuning": tuning, "scale": scale, "transfer": transfer,
+    "structure": structure, "data": data, "plus": plus,
 }

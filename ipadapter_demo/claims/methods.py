@@ -1,4 +1,4 @@
-"""Five ways to give a picture to a text-to-image model, under one interface.
+"""Six ways to give a picture to a text-to-image model, under one interface.
 
 Each is built on a copy of the lab's base, trained on the same pictures for the same steps, and says
 what the UNet is to be given at one step. λ is what each has for it: the weight of the image branch,
@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Method:
     reads: Reads
     lr: float
     arguments: Arguments
+    longer: int = 1  # so many times the steps of the others
 
     @property
     def parameters(self) -> int:
@@ -42,8 +43,18 @@ class Method:
 
 def image_adapter(lab: Lab) -> Method:
     """The paper's: an attention of its own for image tokens in every cross-attention layer."""
+    return _decoupled("image adapter", lab, _four_tokens(lab), "embeds")
+
+
+def plus_adapter(lab: Lab) -> Method:
+    """The same with 16 tokens of the encoder's patches, which `style_adapter` reads as well."""
+    return _decoupled("image adapter, Plus", lab, _patch_tokens(lab, 16), "patches")
+
+
+def _decoupled(name: str, lab: Lab, projection: LinearProjection | Resampler,
+               reads: Reads) -> Method:
     unet = copy.deepcopy(lab.unet)
-    adapter = ImageAdapter.for_unet(unet, _four_tokens(lab))
+    adapter = ImageAdapter.for_unet(unet, projection)
     attach(unet, adapter)
 
     def arguments(given: Tensor, text: Tensor, noisy: Tensor, t: Tensor,
@@ -53,7 +64,7 @@ def image_adapter(lab: Lab) -> Method:
         return {"encoder_hidden_states": text,
                 "cross_attention_kwargs": {"ip_hidden_states": (prompt,)}}
 
-    return Method("image adapter", unet, adapter, "embeds", 1e-3, arguments)
+    return Method(name, unet, adapter, reads, 1e-3, arguments)
 
 
 def simple_adapter(lab: Lab) -> Method:
@@ -75,9 +86,7 @@ def style_adapter(lab: Lab) -> Method:
     """In the manner of T2I-Adapter's style adapter: 8 tokens that a small transformer makes of the
     encoder's patches join the text tokens
     (https://github.com/TencentARC/T2I-Adapter/blob/SD/ldm/modules/encoders/adapter.py)."""
-    width = lab.encoder.config.hidden_size
-    tokens = Resampler(width, lab.unet.config.cross_attention_dim, 8, width=width, depth=3,
-                       heads=width // 64)
+    tokens = _patch_tokens(lab, 8)
     return Method("T2I-Adapter, style", copy.deepcopy(lab.unet), tokens, "patches", 1e-3,
                   _joined(tokens))
 
@@ -100,12 +109,38 @@ def shuffle_controlnet(lab: Lab) -> Method:
 
 
 METHODS: tuple[Callable[[Lab], Method], ...] = (
-    image_adapter, simple_adapter, full_fine_tuning, style_adapter, shuffle_controlnet,
+    image_adapter, plus_adapter, simple_adapter, full_fine_tuning, style_adapter,
+    shuffle_controlnet,
+)
+
+
+def tried(build: Callable[[Lab], Method], lr: float, longer: int = 1) -> Callable[[Lab], Method]:
+    """A method at another learning rate, or for longer, under a name of its own."""
+
+    def built(lab: Lab) -> Method:
+        method = build(lab)
+        name = f"{method.name}, lr {lr:g}" + f", {longer} times the steps" * (longer > 1)
+        return replace(method, name=name, lr=lr, longer=longer)
+
+    return built
+
+
+TRIED = (
+    image_adapter, tried(image_adapter, 3e-4), tried(image_adapter, 3e-3),
+    tried(image_adapter, 1e-3, longer=3),
+    simple_adapter, tried(simple_adapter, 1e-3, longer=3),
+    full_fine_tuning, tried(full_fine_tuning, 3e-4, longer=3),
 )
 
 
 def _four_tokens(lab: Lab) -> LinearProjection:
     return LinearProjection(lab.encoder.config.projection_dim, lab.unet.config.cross_attention_dim)
+
+
+def _patch_tokens(lab: Lab, count: int) -> Resampler:
+    width = lab.encoder.config.hidden_size
+    return Resampler(width, lab.unet.config.cross_attention_dim, count, width=width, depth=3,
+                     heads=width // 64)
 
 
 def _joined(tokens_of: nn.Module) -> Arguments:

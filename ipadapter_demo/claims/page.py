@@ -61,6 +61,13 @@ def methods(record: Record) -> str:
                  "Attributes kept"], lines)
 
 
+def tuning(record: Record) -> str:
+    lines = [[row["method"], f"{row['steps'][-1]:,}", f"{row['marks']['clip_i']:.3f}",
+              f"{row['marks']['clip_t']:.3f}", f"{100 * row['marks']['attributes']:.1f} %"]
+             for row in record["rows"]]
+    return rows(["Method", "Steps", "CLIP-I", "CLIP-T", "Attributes kept"], lines)
+
+
 def scale(record: Record) -> str:
     lines = [
         [curve["method"], *(f"{100 * p['image']['mean']:.0f} / {100 * p['text']['mean']:.0f}"
@@ -106,6 +113,6 @@ def plus(record: Record) -> str:
 
 
 TABLES: dict[str, Callable[[Record], str]] = {
-    "methods": methods, "scale": scale, "transfer": transfer, "structure": structure,
-    "data": data, "plus": plus,
+    "methods": methods, "tuning": tuning, "scale": scale, "transfer": transfer,
+    "structure": structure, "data": data, "plus": plus,
 }

@@ -11,7 +11,7 @@ import numpy as np
 from ipadapter_demo.adapter import ImageAdapter, attach
 from ipadapter_demo.claims.lab import PICTURES, Exam, Lab
 from ipadapter_demo.claims.look import cel_base, cel_pictures, ink
-from ipadapter_demo.claims.methods import METHODS, image_adapter
+from ipadapter_demo.claims.methods import METHODS, TRIED, image_adapter
 from ipadapter_demo.claims.study import (
     MARKS_SCENES,
     STEPS,
@@ -48,6 +48,20 @@ def methods(lab: Lab, progress: Progress) -> dict[str, Any]:
     return {"scenes": SCENES, "steps": STEPS, "seeds": list(SEEDS), "rows": rows,
             "base_parameters": sum(p.numel() for p in lab.unet.parameters()),
             "of_the_references_themselves": truth}
+
+
+def tuning(lab: Lab, progress: Progress) -> dict[str, Any]:
+    """What might hold a method back, by one seed: its learning rate, or too few steps."""
+    exam, seed = Exam.of(lab, SCENES), SEEDS[0]
+    rows = []
+    for build in TRIED:
+        method = trained(lab, build, seed)
+        marks = exam.marks(lab, variations(lab, method, exam, seed))
+        way = marks_of(run_folder(lab, method, seed, len(lab.pictures)))
+        rows.append({"method": method.name, "steps": list(way), "marks": marks,
+                     "attributes": [found["attributes"] for found in way.values()]})
+        progress(f"{method.name}: {marks}")
+    return {"scenes": SCENES, "scenes_on_the_way": MARKS_SCENES, "seed": seed, "rows": rows}
 
 
 def scale(lab: Lab, progress: Progress) -> dict[str, Any]:
@@ -118,7 +132,7 @@ def transfer(lab: Lab, progress: Progress) -> dict[str, Any]:
 
 
 STUDIES: dict[str, Callable[[Lab, Progress], dict[str, Any]]] = {
-    "data": data, "methods": methods, "scale": scale, "transfer": transfer,
+    "data": data, "methods": methods, "tuning": tuning, "scale": scale, "transfer": transfer,
 }
 
 

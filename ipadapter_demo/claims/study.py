@@ -75,7 +75,7 @@ class MethodTask:
 
 def trained(lab: Lab, build: Callable[[Lab], Method], seed: int,
             pictures: int | None = None) -> Method:
-    """A method after STEPS of BATCH on the first `pictures`, resuming where it was interrupted.
+    """A method after its STEPS of BATCH on the first `pictures`, resuming where it was interrupted.
 
     By the trainer and with the settings of the image adapter's own recipe. Every MARKS_EVERY steps
     the averaged weights sit an exam; see `marks_of`.
@@ -104,7 +104,8 @@ def recipe(lab: Lab, method: Method, folder: Path, seed: int, count: int) -> Ima
     more = {"cache": None} if method.reads == "shuffled" else {}
     return config_of(
         ImageAdapterConfig, folder, lab.pictures[:count], base=str(lab.base), size=4 * SIDE,
-        batch=BATCH, steps=STEPS, lr=method.lr, seed=100 + seed, preview_every=MARKS_EVERY,
+        batch=BATCH, steps=STEPS * method.longer, lr=method.lr, seed=100 + seed,
+        preview_every=MARKS_EVERY,
         variant="plus" if method.reads == "patches" else "base", own_pictures=True, device="cpu",
         **more)
 

@@ -24,7 +24,7 @@ PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small", "contro
          "t2i-palette", "t2i-canny", "reader")
 
 # Those of claims/, likewise.
-STUDIES = ("data", "methods", "scale", "transfer", "structure", "plus")
+STUDIES = ("data", "methods", "tuning", "scale", "transfer", "structure", "plus")
 
 # Options of a model, named as the settings they set.
 MODEL_OPTIONS = ("model", "base", "model_adapter", "models_dir", "lora", "embedding",
@@ -102,9 +102,10 @@ README, and one sheet for each thing the demo does.
 """
 CLAIMS = """\
 Measure what the paper claims, in miniature: its figures go into docs/claims.md, docs/claims/*.json
-and *.png. The first four train methods on pictures of half the size, for hours, and resume.
+and *.png. The first five train methods on pictures of half the size, for hours, and resume.
   data       fidelity against steps, for 1 %, 10 % and all of the pictures
-  methods    the image adapter beside four other ways to give a picture to a model
+  methods    the image adapter beside other ways to give a picture to a model
+  tuning     whether the learning rate or too few steps hold a method back
   scale      λ from 0 to 1.5: the picture against the words
   transfer   the same adapter on a base fine-tuned to another look
   structure  with ControlNet and T2I-Adapters, alone and together
