@@ -362,6 +362,18 @@ class TestTogether:
                          feather=8, surroundings=0.0)
         together_as_alone(pipeline, [first, replace(first, inpaint=second, seed=3, count=2)])
 
+    def test_a_picture_that_all_paint_in_is_encoded_once(
+        self, pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given = Inpaint(image=picture(77), mask=box_mask((8, 8, 40, 40)))
+        codec, encoded = pipeline._model.codec, []
+        encode = type(codec).latents_from_pixels
+        monkeypatch.setattr(type(codec), "latents_from_pixels",
+                            lambda self, pixels: encoded.append(1) or encode(self, pixels))
+        requests = [GenerateRequest(steps=1, inpaint=given, seed=seed) for seed in range(3)]
+        list(pipeline.stream_together(requests))
+        assert len(encoded) == 1
+
     def test_only_what_is_the_same_for_all_is_shared(self) -> None:
         one = GenerateRequest(references=(Reference(image=picture(1)),), seed=1)
         assert may_share_a_batch(one, replace(one, references=(), prompt="x", seed=7, count=3))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from hashlib import sha256
 from importlib.metadata import version
 from threading import Lock
 from typing import Any
@@ -29,7 +30,13 @@ from ipadapter_demo.imaging import (
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import has_presets
 from ipadapter_demo.pipeline.close_up import close_up, put_back, put_back_small
-from ipadapter_demo.pipeline.conditioning import Conditioner, Size, heard, together
+from ipadapter_demo.pipeline.conditioning import (
+    Conditioner,
+    ContentCache,
+    Size,
+    heard,
+    together,
+)
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
 from ipadapter_demo.request import (
@@ -65,6 +72,7 @@ class ImagePromptPipeline:
         self._model = model
         self._lane = Lock()
         self._conditioner = Conditioner(model, self._lane)
+        self._encoded = ContentCache(8)
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -212,8 +220,12 @@ class ImagePromptPipeline:
         return torch.cat([torch.ones_like(noise[:1, :1]), grey], dim=1)
 
     def _latents(self, pixels: Tensor) -> Tensor:
-        with self._lane:
-            return self._model.codec.latents_from_pixels(pixels)
+        """Requests of one batch, or of one person, often start from the same picture."""
+        def encode() -> Tensor:
+            with self._lane:
+                return self._model.codec.latents_from_pixels(pixels)
+
+        return self._encoded.get((pixels.shape, sha256(pixels.numpy().tobytes()).digest()), encode)
 
     def _preview(self, request: GenerateRequest, step: Step) -> tuple[Image.Image, ...]:
         with self._lane:
