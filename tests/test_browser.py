@@ -199,6 +199,8 @@ def test_inpainting_replaces_what_was_painted_and_nothing_else(page: Page, tmp_p
     original = picture(4, 150, 100)
     original.save(tmp_path / "original.png")
     panel = open_tab(page, "Inpaint")
+    # the editor takes files before it is ready for them: its tools appear when it is
+    expect(panel.get_by_label("Brush", exact=True)).to_be_visible()
     upload = panel.get_by_label("Click to upload or drop files").locator("input[type=file]").first
     upload.set_input_files(tmp_path / "original.png")
     expect(panel.get_by_label("Upload", exact=True)).to_be_hidden()  # the brush is at hand
