@@ -13,7 +13,7 @@ import torch
 from ipadapter_demo.claims import lab as lab_module
 from ipadapter_demo.claims import look, page, study
 from ipadapter_demo.claims.lab import Exam, Lab, open_lab, shuffled
-from ipadapter_demo.claims.methods import METHODS, simple_adapter, tried
+from ipadapter_demo.claims.methods import METHODS, TRIED, at_rate, simple_adapter
 from ipadapter_demo.claims.studies import STUDIES, by_name
 from ipadapter_demo.cli.options import STUDIES as NAMES
 from ipadapter_demo.errors import DemoError
@@ -58,15 +58,22 @@ def test_a_method_learns_from_pictures_and_leaves_the_base_alone(
     assert any(moved)
     marks = study.marks_of(study.run_folder(lab, method, 0, len(lab.pictures)))
     assert list(marks) == [1, 2]
-    assert set(marks[2]) == {"clip_i", "clip_t", "attributes"}
+    assert {"clip_i", "clip_t", "attributes", "light_side"} < set(marks[2])
 
 
-def test_what_is_tried_has_its_own_rate_name_and_length(lab: Lab, short: None) -> None:
-    plain, longer = study.trained(lab, simple_adapter, 0), study.trained(
-        lab, tried(simple_adapter, 3e-3, longer=2), 0)
-    assert (longer.name, longer.lr) == ("simple adapter, lr 0.003, 2 times the steps", 3e-3)
-    folders = [study.run_folder(lab, m, 0, len(lab.pictures)) for m in (plain, longer)]
-    assert [list(study.marks_of(folder)) for folder in folders] == [[1, 2], [1, 2, 3, 4]]
+def test_a_method_at_another_rate_is_trained_apart(lab: Lab, short: None) -> None:
+    plain = study.trained(lab, simple_adapter, 0)
+    other = study.trained(lab, at_rate(simple_adapter, 5e-3), 0)
+    assert other.lr == 5e-3
+    weights = [torch.cat([w.flatten() for w in m.trained.parameters()]) for m in (plain, other)]
+    assert not torch.equal(*weights)
+    folders = {study.run_folder(lab, m, 0, len(lab.pictures)) for m in (plain, other)}
+    assert len(folders) == 2
+
+
+@pytest.mark.parametrize("build", METHODS)
+def test_a_method_s_own_rate_is_among_those_tried(lab: Lab, build: object) -> None:
+    assert build(lab).lr in [lr for tried, lr, _ in TRIED if tried is build]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("build", METHODS)
@@ -116,6 +123,8 @@ def test_the_exam_gives_the_references_themselves_full_marks(lab: Lab) -> None:
     marks = exam.marks(lab, exam.references)
     assert marks["clip_i"] == pytest.approx(1, abs=1e-3)
     assert marks["attributes"] > 0.95
+    by_name = [marks[name] for name in exam.judge.truth]
+    assert marks["attributes"] == pytest.approx(sum(by_name) / len(by_name), abs=1e-4)
     turned = exam.marks(lab, exam.references.roll(1, 0))
     assert turned["clip_i"] < 0.8
     assert turned["attributes"] < 0.6

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from ipadapter_demo.imaging import images_from_pixels
 
 Record = dict[str, Any]
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
@@ -41,11 +48,17 @@ def methods(record: Record, path: Path) -> None:
 
 def tuning(record: Record, path: Path) -> None:
     figure, [panel] = _figure()
-    for place, row in enumerate(record["rows"]):
-        panel.plot(row["steps"], row["attributes"], "o-" if place < len(COLOURS) else "s:", ms=3,
-                   lw=1, color=COLOURS[place % len(COLOURS)], label=row["method"])
-    panel.set(xlabel="training steps", ylabel="attributes kept")
-    panel.legend(frameon=False, fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
+    names = dict.fromkeys(row["method"] for row in record["rows"])
+    for place, (colour, name) in enumerate(zip(COLOURS, names, strict=False)):
+        beside = 1.12 ** (place - 2.5)  # so that no point hides another
+        points = [(row["lr"] * beside, found["attributes"]) for row in record["rows"]
+                  if row["method"] == name for found in row["marks"].values()]
+        panel.plot(*zip(*points, strict=True), "o", ms=4, color=colour, label=name)
+    rates = sorted({row["lr"] for row in record["rows"]})
+    panel.set(xscale="log", xlabel="learning rate", ylabel="attributes kept")
+    panel.set_xticks(rates, [f"{lr:g}" for lr in rates])
+    panel.minorticks_off()
+    panel.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, path)
 
 
@@ -75,20 +88,25 @@ def data(record: Record, path: Path) -> None:
 
 
 def transfer(record: Record, path: Path) -> None:
-    figure, panels = _figure(2)
-    names = [row["what"] for row in record["rows"]]
-    for panel, mark, label in zip(panels, ("attributes", "ink"),
-                                  ("attributes kept", "share of ink"), strict=True):
-        found = [row["marks"][mark] for row in record["rows"]]
-        panel.barh(names, [m["mean"] for m in found], xerr=[m["std"] for m in found], capsize=3,
-                   color=COLOURS[: len(names)])
-        for style, row in zip((":", "--"), record["rendered"], strict=True):
-            panel.axvline(row["marks"][mark], color="grey", ls=style, lw=1, label=row["what"])
-        panel.invert_yaxis()
-        panel.set(xlabel=label)
-    panels[1].set_yticks([])
-    panels[1].legend(frameon=False, fontsize=7)
+    rows = record["rows"] + record["rendered"]
+    figure = Figure(figsize=(8.4, 6.4), layout="constrained")
+    for panel, row in zip(figure.subplots(len(rows), 1), rows, strict=True):
+        panel.imshow(Image.open(BytesIO(base64.b64decode(row["strip"]))), interpolation="nearest")
+        panel.set_title(row["what"], loc="left", fontsize=9)
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
     _save(figure, path)
+
+
+def strip(pixels: Tensor) -> str:
+    """The first eight pictures side by side, 64 pixels high, as text that a record can hold."""
+    small = images_from_pixels(F.interpolate(pixels[:8], (64, 64), mode="area"))
+    sheet = Image.new("RGB", (64 * len(small), 64))
+    for place, image in enumerate(small):
+        sheet.paste(image, (64 * place, 0))
+    file = BytesIO()
+    sheet.save(file, "WEBP", quality=90)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def structure(record: Record, path: Path) -> None:

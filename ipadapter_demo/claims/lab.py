@@ -130,11 +130,12 @@ class Exam:
                    lab.similarity.of_texts(words))
 
     def marks(self, lab: Lab, pixels: Tensor) -> dict[str, float]:
-        """CLIP-I, CLIP-T (cosines) and the share of the reference's attributes that is right in
-        pictures (N, 3, h, w), one of each reference."""
+        """CLIP-I, CLIP-T (cosines) and the share of the reference's attributes that is right, the
+        mean and each by name, in pictures (N, 3, h, w), one of each reference."""
         made = lab.similarity.of_pictures(pixels)
+        score = self.judge.score(images_from_pixels(pixels))
         return {
             "clip_i": round((made * self.seen).sum(1).mean().item(), 4),
             "clip_t": round((made * self.said).sum(1).mean().item(), 4),
-            "attributes": self.judge.score(images_from_pixels(pixels))["mean"],
-        }
+            "attributes": score["mean"],
+        } | {name: found["right"] for name, found in score["by_attribute"].items()}

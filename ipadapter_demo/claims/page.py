@@ -48,24 +48,29 @@ def spread(mark: dict[str, float], digits: int = 3, percent: bool = False) -> st
 
 def methods(record: Record) -> str:
     lines = [
-        [row["method"], f"{row['parameters']:,}",
+        [row["method"], f"{row['lr']:g}", f"{row['parameters']:,}",
          f"{100 * row['parameters'] / record['base_parameters']:.1f} %",
          spread(row["marks"]["clip_i"]), spread(row["marks"]["clip_t"]),
          spread(row["marks"]["attributes"], percent=True)]
         for row in record["rows"]
     ]
     truth = record["of_the_references_themselves"]
-    lines.append(["the references themselves", "", "", f"{truth['clip_i']:.3f}",
+    lines.append(["the references themselves", "", "", "", f"{truth['clip_i']:.3f}",
                   f"{truth['clip_t']:.3f}", f"{100 * truth['attributes']:.1f} %"])
-    return rows(["Method", "Trained parameters", "of the UNet's", "CLIP-I", "CLIP-T",
-                 "Attributes kept"], lines)
+    names = [name for name in truth if name not in ("clip_i", "clip_t", "attributes")]
+    each = [[row["method"], *(f"{100 * row['marks'][name]['mean']:.0f}" for name in names)]
+            for row in record["rows"]]
+    return rows(["Method", "Learning rate", "Trained parameters", "of the UNet's", "CLIP-I",
+                 "CLIP-T", "Attributes kept"], lines) + "\n" + rows(
+        ["Attributes kept, %", *(name.replace("_", " ") for name in names)], each)
 
 
 def tuning(record: Record) -> str:
-    lines = [[row["method"], f"{row['steps'][-1]:,}", f"{row['marks']['clip_i']:.3f}",
-              f"{row['marks']['clip_t']:.3f}", f"{100 * row['marks']['attributes']:.1f} %"]
+    lines = [[row["method"], f"{row['lr']:g}",
+              ", ".join(f"{found['clip_i']:.3f}" for found in row["marks"].values()),
+              ", ".join(f"{100 * found['attributes']:.1f} %" for found in row["marks"].values())]
              for row in record["rows"]]
-    return rows(["Method", "Steps", "CLIP-I", "CLIP-T", "Attributes kept"], lines)
+    return rows(["Method", "Learning rate", "CLIP-I, by seed", "Attributes kept, by seed"], lines)
 
 
 def scale(record: Record) -> str:

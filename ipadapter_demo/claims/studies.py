@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from ipadapter_demo.adapter import ImageAdapter, attach
+from ipadapter_demo.claims.figures import strip
 from ipadapter_demo.claims.lab import PICTURES, Exam, Lab
 from ipadapter_demo.claims.look import cel_base, cel_pictures, ink
-from ipadapter_demo.claims.methods import METHODS, TRIED, image_adapter
+from ipadapter_demo.claims.methods import METHODS, TRIED, at_rate, image_adapter
 from ipadapter_demo.claims.study import (
     MARKS_SCENES,
     STEPS,
@@ -26,8 +27,9 @@ from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.tabletop.caption import floor_caption
 
 SEEDS = (0, 1, 2)
-SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+SCALES = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5)
 SCENES = 192
+DATA_LR = 1e-3  # of the shipped adapter's recipe
 
 Progress = Callable[[str], None]
 
@@ -42,7 +44,7 @@ def methods(lab: Lab, progress: Progress) -> dict[str, Any]:
             method = trained(lab, build, seed)
             marks.append(exam.marks(lab, variations(lab, method, exam, seed)))
             progress(f"{method.name}, seed {seed}: {marks[-1]}")
-        rows.append({"method": method.name, "parameters": method.parameters,
+        rows.append({"method": method.name, "parameters": method.parameters, "lr": method.lr,
                      "marks": by_name(marks)})
     truth = exam.marks(lab, exam.references)
     return {"scenes": SCENES, "steps": STEPS, "seeds": list(SEEDS), "rows": rows,
@@ -51,17 +53,16 @@ def methods(lab: Lab, progress: Progress) -> dict[str, Any]:
 
 
 def tuning(lab: Lab, progress: Progress) -> dict[str, Any]:
-    """What might hold a method back, by one seed: its learning rate, or too few steps."""
-    exam, seed = Exam.of(lab, SCENES), SEEDS[0]
+    """Methods with other learning rates, by the exam on the way at the last step."""
     rows = []
-    for build in TRIED:
-        method = trained(lab, build, seed)
-        marks = exam.marks(lab, variations(lab, method, exam, seed))
-        way = marks_of(run_folder(lab, method, seed, len(lab.pictures)))
-        rows.append({"method": method.name, "steps": list(way), "marks": marks,
-                     "attributes": [found["attributes"] for found in way.values()]})
-        progress(f"{method.name}: {marks}")
-    return {"scenes": SCENES, "scenes_on_the_way": MARKS_SCENES, "seed": seed, "rows": rows}
+    for build, lr, seeds in TRIED:
+        marks = {}
+        for seed in seeds:
+            method = trained(lab, at_rate(build, lr), seed)
+            marks[seed] = marks_of(run_folder(lab, method, seed, len(lab.pictures)))[STEPS]
+            progress(f"{method.name}, lr {lr:g}, seed {seed}: {marks[seed]}")
+        rows.append({"method": method.name, "lr": lr, "marks": marks})
+    return {"scenes": MARKS_SCENES, "steps": STEPS, "rows": rows}
 
 
 def scale(lab: Lab, progress: Progress) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def data(lab: Lab, progress: Progress) -> dict[str, Any]:
         pictures = round(share * PICTURES)
         runs = []
         for seed in SEEDS:
-            method = trained(lab, image_adapter, seed, pictures)
+            method = trained(lab, at_rate(image_adapter, DATA_LR), seed, pictures)
             runs.append(marks_of(run_folder(lab, method, seed, pictures)))
             progress(f"{pictures} pictures, seed {seed}: {runs[-1][STEPS]}")
         steps = sorted(runs[0])
@@ -110,6 +111,7 @@ def transfer(lab: Lab, progress: Progress) -> dict[str, Any]:
     exam = Exam.of(lab, SCENES)
     other = cel_base(lab)
     marks: dict[str, list[dict[str, float]]] = {}
+    strips: dict[str, str] = {}
     for seed in SEEDS:
         method = trained(lab, image_adapter, seed)
         assert isinstance(method.trained, ImageAdapter)
@@ -122,12 +124,15 @@ def transfer(lab: Lab, progress: Progress) -> dict[str, Any]:
             "the other base without it": drawn(lab, moved, exam.references, nothing, 0.0, seed),
         }.items():
             marks.setdefault(name, []).append(exam.marks(lab, pixels) | {"ink": ink(pixels)})
+            strips.setdefault(name, strip(pixels))
             progress(f"{name}, seed {seed}: {marks[name][-1]}")
     rendered = {"references": exam.references,
                 "references in the other look": cel_pictures(exam.judge.scenes)}
     return {"scenes": SCENES, "seeds": list(SEEDS),
-            "rows": [{"what": name, "marks": by_name(found)} for name, found in marks.items()],
-            "rendered": [{"what": name, "marks": exam.marks(lab, pixels) | {"ink": ink(pixels)}}
+            "rows": [{"what": name, "marks": by_name(found), "strip": strips[name]}
+                     for name, found in marks.items()],
+            "rendered": [{"what": name, "strip": strip(pixels),
+                          "marks": exam.marks(lab, pixels) | {"ink": ink(pixels)}}
                          for name, pixels in rendered.items()]}
 
 

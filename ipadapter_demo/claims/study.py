@@ -30,7 +30,7 @@ _AT_ONCE = 32  # pictures drawn together
 
 def run_folder(lab: Lab, method: Method, seed: int, pictures: int) -> Path:
     name = method.name.replace(",", "").replace(" ", "-").lower()
-    return lab.runs / f"{name}-{pictures}-{seed}"
+    return lab.runs / f"{name}-{method.lr:g}-{pictures}-{seed}"
 
 
 class MethodTask:
@@ -104,7 +104,7 @@ def recipe(lab: Lab, method: Method, folder: Path, seed: int, count: int) -> Ima
     more = {"cache": None} if method.reads == "shuffled" else {}
     return config_of(
         ImageAdapterConfig, folder, lab.pictures[:count], base=str(lab.base), size=4 * SIDE,
-        batch=BATCH, steps=STEPS * method.longer, lr=method.lr, seed=100 + seed,
+        batch=BATCH, steps=STEPS, lr=method.lr, seed=100 + seed,
         preview_every=MARKS_EVERY,
         variant="plus" if method.reads == "patches" else "base", own_pictures=True, device="cpu",
         **more)
