@@ -105,7 +105,7 @@ Measure what the paper claims, in miniature: its figures go into docs/claims.md,
 and *.png. The first five train methods on pictures of half the size, for hours, and resume.
   data       fidelity against steps, for 1 %, 10 % and all of the pictures
   methods    the image adapter beside other ways to give a picture to a model
-  tuning     whether the learning rate or too few steps hold a method back
+  tuning     the same methods with other learning rates
   scale      λ from 0 to 1.5: the picture against the words
   transfer   the same adapter on a base fine-tuned to another look
   structure  with ControlNet and T2I-Adapters, alone and together
