@@ -107,7 +107,8 @@ class Inpaint:
     `context` says how much of the picture the model sees and draws, at its own resolution: 1 all of
     it, 0 a square around the mask; at 0.5 the width is the geometric mean of both.
     With `surroundings` above 0, references that have no region act inside the mask, and around it
-    the picture itself is an image prompt of this weight.
+    the picture itself is an image prompt of this weight. A model with a network that reads what is
+    left around a mask uses it, and references act inside in any case.
     """
 
     image: Image.Image

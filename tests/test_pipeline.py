@@ -188,7 +188,8 @@ def test_generating_leaves_every_weight_alone(
 ) -> None:
     """Law 9."""
     networks = (model.unet, *model.adapters.values(), *model.text.encoders, model.image_encoder,
-                model.codec.vae, *(net.net for net in model.structures.loaded()))
+                model.codec.vae, *(net.net for net in model.structures.loaded()),
+                model.inpaint_adapter.net)
     before = [[weight.clone() for weight in net.state_dict().values()] for net in networks]
     pipeline.generate(EVERYTHING)
     for net, weights in zip(networks, before, strict=True):
@@ -329,6 +330,38 @@ class TestContext:
         expected: tuple[int, int, int, int],
     ) -> None:
         assert box_around(box_mask(box, *size), context) == expected
+
+
+class TestAroundTheMask:
+    """A network reads what is left of a picture of which a part is replaced."""
+
+    REQUEST = replace(WITH_IMAGE, inpaint=Inpaint(
+        image=picture(7), mask=box_mask((16, 20, 48, 60))))
+
+    def test_it_has_a_say_where_there_is_a_mask(
+        self, model: BaseModel, pipeline: ImagePromptPipeline
+    ) -> None:
+        without = ImagePromptPipeline(replace(model, inpaint_adapter=None))
+        for request, same in ((self.REQUEST, False), (replace(self.REQUEST, inpaint=None), True)):
+            one, other = generated(pipeline, request), generated(without, request)
+            assert np.array_equal(one, other) == same
+
+    def test_it_never_sees_what_is_under_the_mask(self, pipeline: ImagePromptPipeline) -> None:
+        given = self.REQUEST.inpaint
+        assert given is not None
+        other = Image.composite(picture(9), given.image, given.mask)
+        (one,), (again,) = (pipeline._conditioner.condition(request, (64, 64)).structures
+                            for request in (self.REQUEST, replace(
+                                self.REQUEST, inpaint=replace(given, image=other))))
+        assert one.guide is not again.guide
+        assert all(map(torch.equal, one.guide.seen, again.guide.seen))
+
+    def test_references_act_inside_the_mask(self) -> None:
+        (reference,), around = spoken_for(self.REQUEST, told=True)
+        assert around == []
+        assert reference.mask is not None
+        assert reference.mask.getbbox() == (19, 23, 45, 57)
+        assert spoken_for(self.REQUEST)[0][0].mask is None
 
 
 class TestSurroundings:

@@ -27,6 +27,7 @@ from ipadapter_demo.tabletop.render import (
     WALL,
     Render,
     places_of_solids,
+    reach_of_solids,
     render,
     rgb_from_hue,
 )
@@ -224,3 +225,10 @@ def test_a_solid_is_seen_at_its_place(drawn: Render) -> None:
         there = torch.nonzero(SCENES.present[:, slot])[:, 0]
         x, y = places[there, slot].unbind(dim=1)
         assert (drawn.ids[there, y, x] == FIRST_SOLID + slot).float().mean() > 0.95
+
+
+def test_a_lone_sphere_reaches_as_far_as_is_said(drawn: Render) -> None:
+    lone = torch.nonzero(~SCENES.present[:, 1] & (SCENES.shape[:, 0] == 0))[:, 0]
+    areas = (drawn.ids[lone] == FIRST_SOLID).float().mean(dim=(1, 2)) * 4  # of a side of 2
+    expected = math.pi * reach_of_solids(SCENES)[lone, 0] ** 2
+    assert ((areas / expected - 1).abs() < 0.1).all()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, T2IAdapter
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter import load_image_adapter
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.structure import around_hole
+from ipadapter_demo.tabletop.scene import sample_scenes
+from ipadapter_demo.training.inpaint import holes, new_network, same_solid
 from ipadapter_demo.training.loop import Run, fit
 from ipadapter_demo.training.recipes import RECIPES, train
 
@@ -91,3 +95,41 @@ def test_the_parts_make_an_ordinary_diffusers_folder(trained: Path) -> None:
 def test_later_recipes_leave_the_base_as_it_is(trained: Path) -> None:
     after = (trained / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert after == (trained / "unet-after-base").read_bytes()
+
+
+def test_a_hole_is_round_or_square_and_where_it_is_said() -> None:
+    boxes = torch.tensor([[0.25, -0.5, 0.25, 0.375]] * 64)
+    drawn = holes(boxes, torch.Generator().manual_seed(0))
+    rows, columns = drawn.amax(dim=(0, 1, 3)).nonzero(), drawn.amax(dim=(0, 1, 2)).nonzero()
+    assert [int(rows.min()), int(rows.max())] == [8, 55]
+    assert [int(columns.min()), int(columns.max())] == [64, 95]
+    areas = drawn.mean(dim=(1, 2, 3)) / (0.25 * 0.375)
+    assert areas.min() == pytest.approx(math.pi / 4, abs=0.02)
+    assert areas.max() == pytest.approx(1, abs=0.02)
+
+
+def test_a_hole_is_told_of_by_the_same_solid_elsewhere() -> None:
+    scenes, indices = sample_scenes(4096, seed=3), torch.arange(512)
+    slot, others = same_solid(scenes, indices, torch.Generator().manual_seed(0))
+    assert not scenes.present[others, 1].logical_and(others != indices).any()
+    for name in ("shape", "colour", "texture", "second"):
+        values = getattr(scenes, name)
+        assert torch.equal(values[others, 0], torch.where(others != indices, values[indices, slot],
+                                                          values[indices, 0]))
+    assert slot[scenes.present[indices, 1]].float().mean() == pytest.approx(0.5, abs=0.1)
+    assert not slot[~scenes.present[indices, 1]].any()
+    found = others != indices
+    assert found.float().mean() > 0.9
+    elsewhere = scenes.floor_colour[others] != scenes.floor_colour[indices]
+    assert elsewhere[found].float().mean() == pytest.approx(7 / 8, abs=0.06)
+
+
+def test_an_inpainting_network_goes_on_from_one_of_colours(tmp_path: Path) -> None:
+    start = T2IAdapter(in_channels=3, channels=[8, 16], num_res_blocks=2, downscale_factor=8,
+                       adapter_type="full_adapter_xl")
+    start.save_pretrained(tmp_path)
+    pixels, hole = torch.rand(1, 3, 32, 32), torch.zeros(1, 1, 32, 32)
+    hole[..., 8:24] = 1
+    seen = around_hole(pixels, hole)
+    torch.testing.assert_close(new_network(tmp_path, (8, 16))(seen), start(seen[:, :3]))
+    assert torch.equal(seen, around_hole(torch.where(hole > 0, torch.rand(()), pixels), hole))

@@ -219,9 +219,11 @@ def tiny_controlnet(
     return net.eval().requires_grad_(False)
 
 
-def tiny_t2i_adapter(unet: UNet2DConditionModel, seed: int = 6) -> T2IAdapter:
+def tiny_t2i_adapter(unet: UNet2DConditionModel, seed: int = 6,
+                     in_channels: int = 3) -> T2IAdapter:
     with seeded(seed):
         net = T2IAdapter(
+            in_channels=in_channels,
             channels=list(unet.config.block_out_channels),
             num_res_blocks=1,
             downscale_factor=8,
@@ -250,7 +252,8 @@ def write_tiny_model(folder: Path) -> CatalogEntry:
         save_image_adapter(tiny_adapter(unet, variant), folder / file)
     tiny_controlnet(unet).save_pretrained(folder / "controlnet-canny")
     tiny_t2i_adapter(unet).save_pretrained(folder / "t2i-palette")
-    return replace(tiny_entry("tiny", folder), adapters=adapters)
+    tiny_t2i_adapter(unet, 7, in_channels=4).save_pretrained(folder / "t2i-inpaint")
+    return replace(tiny_entry("tiny", folder), adapters=adapters, inpaint_adapter="t2i-inpaint")
 
 
 def tiny_entry(name: str, folder: Path) -> CatalogEntry:
@@ -324,4 +327,5 @@ def write_tiny_sdxl(folder: Path) -> CatalogEntry:
         save_image_adapter(tiny_adapter(unet, variant), folder / file)
     tiny_controlnet(unet).save_pretrained(folder / "controlnet-canny")
     tiny_t2i_adapter(unet).save_pretrained(folder / "t2i-palette")
+    tiny_t2i_adapter(unet, 7, in_channels=4).save_pretrained(folder / "t2i-inpaint")
     return replace(tiny_entry("tiny-xl", folder), adapters=adapters)

@@ -78,7 +78,7 @@ def full_fine_tuning(lab: Lab) -> Method:
     unet = copy.deepcopy(lab.unet).requires_grad_(True)
     projection = _four_tokens(lab)
     both = nn.ModuleDict({"unet": unet, "projection": projection})
-    return Method("full fine-tuning", unet, both, "embeds", 3e-4, _joined(projection))
+    return Method("full fine-tuning", unet, both, "embeds", 1e-3, _joined(projection))
 
 
 def style_adapter(lab: Lab) -> Method:
@@ -86,7 +86,7 @@ def style_adapter(lab: Lab) -> Method:
     encoder's patches join the text tokens
     (https://github.com/TencentARC/T2I-Adapter/blob/SD/ldm/modules/encoders/adapter.py)."""
     tokens = _patch_tokens(lab, 8)
-    return Method("T2I-Adapter, style", copy.deepcopy(lab.unet), tokens, "patches", 1e-3,
+    return Method("T2I-Adapter, style", copy.deepcopy(lab.unet), tokens, "patches", 3e-4,
                   _joined(tokens))
 
 
@@ -123,10 +123,11 @@ TRIED: tuple[tuple[Callable[[Lab], Method], float, tuple[int, ...]], ...] = (
     (plus_adapter, 3e-3, (0,)),
     (simple_adapter, 3e-4, (0,)),
     (simple_adapter, 1e-3, (0, 1, 2)),
-    (simple_adapter, 3e-3, (0,)),
+    (simple_adapter, 3e-3, (0, 1, 2)),
     (full_fine_tuning, 3e-4, (0, 1, 2)),
-    (full_fine_tuning, 1e-3, (0,)),
-    (style_adapter, 3e-4, (0,)),
+    (full_fine_tuning, 1e-3, (0, 1, 2)),
+    (full_fine_tuning, 3e-3, (0,)),
+    (style_adapter, 3e-4, (0, 1, 2)),
     (style_adapter, 1e-3, (0, 1, 2)),
     (shuffle_controlnet, 1e-3, (0, 1, 2)),
 )

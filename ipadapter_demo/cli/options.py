@@ -21,7 +21,7 @@ PROGRAM = "python -m ipadapter_demo"
 # Those of training/recipes.py, which would import torch; a test compares them.
 PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small", "controlnet-small",
          "t2i-palette-small", "base", "image-adapter", "image-adapter-plus", "controlnet",
-         "t2i-palette", "t2i-canny", "reader")
+         "t2i-palette", "t2i-canny", "t2i-inpaint", "reader")
 
 # Those of claims/, likewise.
 STUDIES = ("data", "methods", "tuning", "scale", "transfer", "structure", "plus")

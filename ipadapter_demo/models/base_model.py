@@ -48,6 +48,7 @@ class BaseModel:
     codec: Codec
     scheduler_config: dict[str, Any]
     structures: Structures
+    inpaint_adapter: StructureNet | None  # reads what is left around a mask: `around_hole`
     files: tuple[Path, ...]  # the weights, as they were read
     locate: Locate  # finds what is fetched only when it is asked for
     device: torch.device
@@ -116,6 +117,7 @@ class Structures:
 def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
                     extras: Extras | None = None) -> BaseModel:
     """Load a model at hand. Raises ModelError or CheckpointError."""
+    from diffusers import T2IAdapter
     from transformers import CLIPVisionModelWithProjection
 
     extras = extras or Extras()
@@ -162,6 +164,8 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         codec=Codec(vae, torch.device(device)),
         scheduler_config=parts.scheduler_config,
         structures=Structures(entry, load, locate),
+        inpaint_adapter=None if entry.inpaint_adapter is None else T2IAdapterStructure(
+            load(T2IAdapter, entry.folder / entry.inpaint_adapter)),
         files=tuple(files),
         locate=locate,
         device=torch.device(device),

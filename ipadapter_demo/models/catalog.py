@@ -39,6 +39,7 @@ class CatalogEntry:
     image_encoder: str | None = "image_encoder"  # None: no image prompts
     adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
+    inpaint_adapter: str | None = None  # a T2I-Adapter that reads what is left around a mask
     image_scale: float = 1.0  # recommended λ for a picture alone
     text_image_scale: float = 0.6  # recommended λ beside a prompt
     map_image_scale: float = 1.0  # recommended λ beside maps
@@ -62,13 +63,14 @@ TABLETOP = CatalogEntry(
         "palette": StructureEntry(folder="t2i-palette", network="t2i-adapter", annotators=COLOURS),
         "t2i-canny": StructureEntry(folder="t2i-canny", network="t2i-adapter", annotators=EDGES),
     },
+    inpaint_adapter="t2i-inpaint",
     text_image_scale=0.65,  # at 0.5 solids of the picture get lost, at 0.75 floors of the text
     map_image_scale=0.75,  # at 1 the picture's textures and the map's are mixed
     guidance=6.0,
     steps=20,
     paint_guidance=3.0,  # at 6 the part's wall and floor differ in tint from the rest
     passes=4,
-    surroundings=1.0,  # at 0 what is masked takes a tint of the reference's floor and wall
+    surroundings=1.0,  # at 0 what is masked takes more of a tint from the reference
     small=True,
     words=(
         "sphere", "cube", "cylinder", "cone", "plain", "striped", "checkered", "dotted",

@@ -52,11 +52,17 @@ def total(residuals: Iterable[Residuals]) -> Residuals:
     return sum(residuals, start=Residuals())
 
 
+def around_hole(pixels: Tensor, hole: Tensor) -> Tensor:
+    """What an inpainting network reads: pixels (B, 3, H, W) in [0, 1], grey where hole (B, 1, H, W)
+    is 1, and the hole as a fourth channel."""
+    return torch.cat([torch.where(hole > 0, 0.5, pixels), hole], dim=1)
+
+
 class StructureNet(Protocol):
     """A network that reads one kind of map."""
 
     def read(self, map_pixels: Tensor) -> Guide:
-        """map_pixels (B, 3, H, W) in [0, 1]. Whatever can be computed once a request, is."""
+        """map_pixels (B, 3 or 4, H, W) in [0, 1]. Whatever can be computed once a request, is."""
         ...
 
     def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from ipadapter_demo.imaging import (
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import layer_factors
-from ipadapter_demo.models.structure import Guide
+from ipadapter_demo.models.structure import Guide, around_hole
 from ipadapter_demo.models.text import TextStates
 from ipadapter_demo.pipeline.surroundings import spoken_for
 from ipadapter_demo.request import Combine, GenerateRequest, Reference, Structure, Window
@@ -117,11 +118,11 @@ class Conditioner:
             added=self._added(texts, request.count, size),
             image_prompts=self._image_prompts(request, size, guided, watched),
             image_window=request.image_window,
-            structures=tuple(
+            structures=(*(
                 StructureGuide(self._guide(structure.kind, drawn), structure.weight,
                                structure.window)
                 for structure, drawn in zip(request.structures, maps, strict=True)
-            ),
+            ), *self._around_the_mask(request, size)),
             maps=maps,
             notes=tuple(note for prompt in prompts for note in self._notes(prompt)),
         )
@@ -169,6 +170,22 @@ class Conditioner:
 
         return self._features.get((kind, digest(drawn)), read)
 
+    def _around_the_mask(self, request: GenerateRequest, size: Size) -> tuple[StructureGuide, ...]:
+        """What is left of a picture of which a part is replaced, for a model that has a network to
+        read it."""
+        given, net = request.inpaint, self.model.inpaint_adapter
+        if given is None or net is None:
+            return ()
+
+        def read() -> Guide:
+            pixels = (pixels_from_images([resize_image(given.image, size)]) + 1) / 2
+            hole = F.adaptive_max_pool2d(mask_from_image(given.mask), (size[1], size[0]))
+            with self._lane:
+                return net.read(around_hole(pixels, hole))
+
+        key = ("inpaint", digest(given.image), digest(given.mask), size)
+        return (StructureGuide(self._features.get(key, read), 1.0, (0.0, 1.0)),)
+
     def _text_states(self, prompt: str, unconditional: bool = False) -> TextStates:
         def encode() -> TextStates:
             with self._lane:
@@ -207,7 +224,7 @@ class Conditioner:
         voice = self._voice(request)
         if request.image_scale == 0.0:
             return ()
-        followed, around = spoken_for(request)
+        followed, around = spoken_for(request, told=self.model.inpaint_adapter is not None)
         negative = [r for r in request.references if r.negative and r.weight > 0]
         first = request.count if guided else 0
         prompts = self._branches(followed, request, first, size, voice, self._embeds)

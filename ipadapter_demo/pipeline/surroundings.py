@@ -13,17 +13,19 @@ from ipadapter_demo.request import GenerateRequest, Reference
 RIM = 0.05  # of the longer side: so far inside the mask the picture still speaks for itself
 
 
-def spoken_for(request: GenerateRequest) -> tuple[list[Reference], list[Reference]]:
+def spoken_for(request: GenerateRequest,
+               told: bool = False) -> tuple[list[Reference], list[Reference]]:
     """The references that are to be followed, each with the region it acts in, and what stands for
-    the rest of the picture. A region that the request gives stays."""
+    the rest of the picture. A region that the request gives stays. `told`: the model has a network
+    that tells it of the rest, and was trained with references that act inside the mask."""
     followed = [r for r in request.references if not r.negative and r.weight > 0]
     given = request.inpaint
-    if given is None or given.surroundings == 0 or not followed:
+    if given is None or not followed or not (told or given.surroundings):
         return followed, []
     inner = inner_mask(given.mask, round(RIM * max(given.mask.size)))
     outer = ImageChops.invert(inner)
     followed = [r if r.mask is not None else replace(r, mask=inner) for r in followed]
-    if outer.getbbox() is None:
+    if given.surroundings == 0 or outer.getbbox() is None:
         return followed, []
     own = Reference(image=given.image, weight=given.surroundings, fit="squash", mask=outer)
     return followed, [own]

@@ -98,13 +98,24 @@ def _fused() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
 
 def places_of_solids(scenes: Scenes) -> Tensor:
     """(B, 2, 2): x and y on the picture, from -1 (left, top) to 1, of the middle of every solid."""
+    down, per_unit = _down_and_scale(scenes)
+    return torch.stack([scenes.x, down], dim=-1) * per_unit[..., None]
+
+
+def reach_of_solids(scenes: Scenes) -> Tensor:
+    """(B, 2): a solid's radius on the picture, of which a side is 2."""
+    return scenes.radius * _down_and_scale(scenes)[1]
+
+
+def _down_and_scale(scenes: Scenes) -> tuple[Tensor, Tensor]:
+    """(B, 2) of the middle of every solid: how far below the camera's axis it is, in world units,
+    and what such a unit is on the picture there."""
     drop = scenes.camera_y - _TARGET_Y
     length = torch.sqrt(drop**2 + _CAMERA_Z**2)
     sin, cos = (drop / length)[:, None], (_CAMERA_Z / length)[:, None]
     y, z = scenes.radius - scenes.camera_y[:, None], scenes.z - _CAMERA_Z
     depth = -(y * sin) - z * cos
-    places = torch.stack([scenes.x, z * sin - y * cos], dim=-1)
-    return places / (depth * math.tan(_FOV / 2))[..., None]
+    return z * sin - y * cos, 1 / (depth * math.tan(_FOV / 2))
 
 
 def _camera_rays(camera_y: Tensor, grid: int, device: torch.device) -> tuple[Tensor, ...]:

@@ -15,6 +15,7 @@ from ipadapter_demo.training.base import train_base
 from ipadapter_demo.training.clip import train_clip, train_image_encoder, train_text_encoder
 from ipadapter_demo.training.codec import train_codec
 from ipadapter_demo.training.data import rendered_pictures
+from ipadapter_demo.training.inpaint import train_inpaint
 from ipadapter_demo.training.loop import Run
 from ipadapter_demo.training.reader import train_reader
 from ipadapter_demo.training.tabletop import image_adapter, structure
@@ -74,6 +75,7 @@ RECIPES = {
     "t2i-palette": Recipe(structure, 1200, 16, 1e-3, seed=5, options=T2I_PALETTE,
                           start_from="t2i-palette"),
     "t2i-canny": Recipe(structure, 1600, 16, 1e-3, seed=13, options=T2I_CANNY),
+    "t2i-inpaint": Recipe(train_inpaint, 3000, 16, 1e-3, seed=17, start_from="t2i-palette"),
     "reader": Recipe(train_reader, 2500, 64, 2e-3),
 }
 

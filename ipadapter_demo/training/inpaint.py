@@ -1,0 +1,186 @@
+"""Inpainting recipe: a T2I-Adapter that reads what is left of a picture around a hole.
+
+A base that never met a hole learns of the rest of the picture through its noise alone. Where that
+is strongest, places, sizes and tints are settled, blind to the rest, and later steps can only make
+the best of it. This network tells the base in every step, guided or not. It is trained on what it
+is for: one solid of a scene is masked, and the image adapter, told of such a solid from a scene of
+another floor, wall and light, acts inside the mask alone.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import T2IAdapter
+from torch import Tensor
+
+from ipadapter_demo.adapter import ImagePrompt, attach, load_image_adapter
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.structure import T2IAdapterStructure, around_hole
+from ipadapter_demo.tabletop.caption import CaptionStyle, caption
+from ipadapter_demo.tabletop.render import places_of_solids, reach_of_solids
+from ipadapter_demo.tabletop.scene import COLOURS, SECOND_COLOURS, TEXTURES, Scenes
+from ipadapter_demo.training.base import MIN_SNR_GAMMA, MOST_WEIGHT
+from ipadapter_demo.training.data import SIZE, Pictures
+from ipadapter_demo.training.encoders import clip_pixels
+from ipadapter_demo.training.latents import SCHEDULE, Frozen, frozen_unet, scaled_latents
+from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.training.noise import Diffusion
+
+THE_SOLID = CaptionStyle(empty=0.0, attribute=0.15, surface=1.0, solids=0.0)
+ANYWHERE = 0.2  # of the holes; the others are around a solid
+PICTURE, WORDS = 0.65, 0.2  # of the holes around a solid: what says so. The rest: nothing
+_ROUNDS = 8  # of a batch, of which the held-out loss is the mean
+_CORNERS = torch.tensor([2.0, 4.0, 20.0])  # exponents of superellipses: from round to square
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Masked:
+    """Pictures with a hole, and what is told of what was there."""
+
+    indices: Tensor  # (B,) of the pictures
+    hole: Tensor  # (B, 1, S, S), 1 inside
+    others: Tensor  # (B,) pictures of the same solid
+    by_picture: Tensor  # (B,) bool: whether the image adapter is told of those
+    texts: list[str]
+
+
+def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
+                  start: Path | None = None) -> dict:
+    """Train beside `out/unet` and its image adapter, and write `out/t2i-inpaint`. `start` is a
+    T2I-Adapter of colours to go on from."""
+    torch.manual_seed(run.seed)
+    frozen = Frozen.load(out, run.device, with_image_encoder=True)
+    encoder = frozen.image_encoder
+    assert encoder is not None
+    unet = frozen_unet(out, run.device)
+    adapter = load_image_adapter(out / TABLETOP.adapters["base"]).float().to(run.device)
+    attach(unet, adapter.requires_grad_(False))
+    net = new_network(start, unet.config.block_out_channels).to(run.device)
+    reads = T2IAdapterStructure(net)
+    cache = run.folder.parent / "cache"
+    latents = {"seen": scaled_latents(frozen.vae, pictures, cache),
+               "held out": scaled_latents(frozen.vae, held_out, cache)}
+    diffusion = Diffusion(SCHEDULE, run.device)
+    blank = adapter.empty_embeds(1, encoder)
+
+    def loss_of(generator: torch.Generator, batch: int, kind: str = "seen") -> Tensor:
+        given = pictures if kind == "seen" else held_out
+        masked = masked_pictures(given.scenes, batch, generator)
+        hole = masked.hole.to(run.device)
+        with torch.no_grad():
+            seen = clip_pixels(given.pixels(masked.others)).to(run.device)
+            told = masked.by_picture.to(run.device)[:, None]
+            embeds = torch.where(told, encoder(seen).image_embeds, blank)
+            tokens = adapter.tokens_from_embeds(embeds)
+        pixels = (given.pixels(masked.indices).to(run.device) + 1) / 2
+        guide = reads.read(around_hole(pixels, hole))
+        clean = latents[kind][masked.indices].float().to(run.device)
+        noise = torch.randn(clean.shape, generator=generator).to(run.device)
+        timesteps = diffusion.timesteps(torch.rand(batch, generator=generator), "uniform")
+        noisy = diffusion.noisy(clean, noise, timesteps).to(memory_format=torch.channels_last)
+        text = frozen.text_states(masked.texts, run.device)
+        prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=1.0, mask=hole)
+        predicted = unet(noisy, timesteps, text,
+                         cross_attention_kwargs={"ip_hidden_states": (prompt,)},
+                         **guide(noisy, timesteps, text, 1.0).unet_arguments()).sample
+        inside = F.adaptive_max_pool2d(hole, clean.shape[-2:])
+        weight = (inside / inside.mean(dim=(1, 2, 3), keepdim=True)).sqrt()
+        return diffusion.loss(predicted * weight, noise * weight, timesteps,
+                              gamma=MIN_SNR_GAMMA, most=MOST_WEIGHT)
+
+    def look(path: Path) -> dict[str, float]:
+        """The same holes and noise every time."""
+        generator = torch.Generator().manual_seed(0)
+        losses = [float(loss_of(generator, run.batch, "held out")) for _ in range(_ROUNDS)]
+        return {"held_out_loss": sum(losses) / _ROUNDS}
+
+    outcome = fit(run, net, loss_of, look)
+    net.half().save_pretrained(out / "t2i-inpaint")
+    return asdict(outcome) | {"parameters": sum(p.numel() for p in net.parameters())}
+
+
+def masked_pictures(scenes: Scenes, count: int, generator: torch.Generator) -> Masked:
+    """`count` of them with a hole each, most of them around a solid."""
+    indices = torch.randint(len(scenes), (count,), generator=generator)
+    slot, others = same_solid(scenes, indices, generator)
+    around = torch.rand(count, generator=generator) >= ANYWHERE
+    hole = torch.where(around[:, None, None, None],
+                       holes(_boxes_of(scenes[indices], slot, generator), generator),
+                       holes(_boxes_anywhere(count, generator), generator))
+    told = torch.rand(count, generator=generator)
+    by_words = around & (told >= PICTURE) & (told < PICTURE + WORDS)
+    rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
+    texts = [caption(scenes, int(other), THE_SOLID, rng) if worded else ""
+             for other, worded in zip(others, by_words.tolist(), strict=True)]
+    return Masked(indices, hole, others, around & (told < PICTURE), texts)
+
+
+def same_solid(scenes: Scenes, indices: Tensor,
+               generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A slot (B,) with a solid in each scene, and a scene (B,) of a single solid that has its
+    shape, texture and colours. Where there is no such scene, it is the scene itself."""
+    count = len(indices)
+    slot = (torch.rand(count, generator=generator) * scenes.present[indices].sum(1)).long()
+    looks = _looks(scenes)
+    single = torch.nonzero(~scenes.present[:, 1])[:, 0]
+    order = single[looks[single, 0].argsort(stable=True)]
+    wanted = looks[indices, slot]
+    sorted_looks = looks[order, 0].contiguous()
+    first = torch.searchsorted(sorted_looks, wanted)
+    after = torch.searchsorted(sorted_looks, wanted, right=True)
+    chosen = first + (torch.rand(count, generator=generator) * (after - first)).long()
+    found = order[chosen.clamp(max=len(order) - 1)]
+    return slot, torch.where(after > first, found, indices)
+
+
+def _looks(scenes: Scenes) -> Tensor:
+    """(N, 2): one number for all that words say of a solid, and its second colour."""
+    number = scenes.shape
+    for part, kinds in ((scenes.colour, COLOURS), (scenes.texture, TEXTURES),
+                        (scenes.second, SECOND_COLOURS)):
+        number = number * len(kinds) + part
+    return number
+
+
+def holes(boxes: Tensor, generator: torch.Generator) -> Tensor:
+    """(B, 1, S, S), 1 in round, rounded and square holes. boxes (B, 4): the middle and half the
+    size of each, where a picture goes from -1 to 1."""
+    corners = _CORNERS[torch.randint(len(_CORNERS), (len(boxes),), generator=generator)]
+    along = (torch.arange(SIZE) + 0.5) / SIZE * 2 - 1
+    x, y, width, height = (part[:, None] for part in boxes.unbind(1))
+    across = ((along - x).abs() / width) ** corners[:, None]
+    down = ((along - y).abs() / height) ** corners[:, None]
+    return (across[:, None, :] + down[:, :, None] <= 1).float()[:, None]
+
+
+def _boxes_of(scenes: Scenes, slot: Tensor, generator: torch.Generator) -> Tensor:
+    """Around the solid in one slot of each scene, by as much more on every side as it happens."""
+    place = places_of_solids(scenes)[torch.arange(len(slot)), slot]
+    reach = reach_of_solids(scenes)[torch.arange(len(slot)), slot]
+    low, high = (reach[:, None] * (1.2 + 0.6 * torch.rand(len(slot), 2, generator=generator))
+                 for _ in range(2))
+    return torch.cat([place + (high - low) / 2, (high + low) / 2], dim=1)
+
+
+def _boxes_anywhere(count: int, generator: torch.Generator) -> Tensor:
+    middle = 2 * torch.rand(count, 2, generator=generator) - 1
+    return torch.cat([middle, 0.15 + 0.45 * torch.rand(count, 2, generator=generator)], dim=1)
+
+
+def new_network(start: Path | None, channels: tuple[int, ...]) -> T2IAdapter:
+    """Of four channels: three of colour, one of the hole. From `start` it has all but the last."""
+    net = T2IAdapter(in_channels=4, channels=list(channels), num_res_blocks=2, downscale_factor=8,
+                     adapter_type="full_adapter_xl")
+    if start is not None:
+        weights = T2IAdapter.from_pretrained(start).float().state_dict()
+        name = "adapter.conv_in.weight"
+        known = weights[name]
+        wanted = net.state_dict()[name].shape[1]
+        weights[name] = F.pad(known, (0, 0, 0, 0, 0, wanted - known.shape[1]))
+        net.load_state_dict(weights)
+    return net
