@@ -27,6 +27,7 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
 from ipadapter_demo.pipeline.close_up import box_around, put_back_small
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
 from ipadapter_demo.pipeline.sampler import Start, _clean, _stepped_back, new_scheduler
+from ipadapter_demo.pipeline.seam import matched
 from ipadapter_demo.pipeline.surroundings import spoken_for
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
@@ -362,6 +363,39 @@ class TestAroundTheMask:
         assert reference.mask is not None
         assert reference.mask.getbbox() == (19, 23, 45, 57)
         assert spoken_for(self.REQUEST)[0][0].mask is None
+
+
+class TestSeam:
+    """A tint that is off by a little is led over to what is around the mask; all else stays."""
+
+    SIZE = (96, 64)
+    MASK = box_mask((30, 16, 70, 48), *SIZE)
+    PLAIN = Image.new("RGB", SIZE, (90, 140, 200))
+
+    def drawn(self, colour: tuple[int, int, int]) -> Image.Image:
+        return Image.composite(Image.new("RGB", self.SIZE, colour), self.PLAIN, self.MASK)
+
+    @pytest.mark.parametrize("scale", [1, 10])
+    def test_a_small_tint_goes(self, scale: int) -> None:
+        width, height = (side * scale for side in self.SIZE)
+        given, drawn, mask = (image.resize((width, height), Image.Resampling.NEAREST) for image in
+                              (self.PLAIN, self.drawn((94, 137, 202)), self.MASK))
+        after = np.asarray(matched(given, drawn, mask), np.int16)
+        assert np.abs(after - np.asarray(given))[np.asarray(mask) > 0].max() <= 1
+
+    def test_what_is_meant_to_differ_stays(self) -> None:
+        drawn = self.drawn((140, 60, 60))
+        assert matched(self.PLAIN, drawn, self.MASK).tobytes() == drawn.tobytes()
+
+    def test_a_pattern_is_not_taken_for_a_tint(self) -> None:
+        stripes = Image.fromarray(np.tile(np.uint8([[[60], [180]]]), (64, 48, 3)))
+        drawn = Image.composite(Image.eval(stripes, lambda v: v + 4), stripes, self.MASK)
+        assert matched(stripes, drawn, self.MASK).tobytes() == drawn.tobytes()
+
+    def test_a_mask_of_everything_has_no_edge(self) -> None:
+        drawn = self.drawn((94, 137, 202))
+        whole = Image.new("L", self.SIZE, 255)
+        assert matched(self.PLAIN, drawn, whole).tobytes() == drawn.tobytes()
 
 
 class TestSurroundings:

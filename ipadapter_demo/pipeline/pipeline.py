@@ -39,6 +39,7 @@ from ipadapter_demo.pipeline.conditioning import (
 )
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
+from ipadapter_demo.pipeline.seam import matched
 from ipadapter_demo.request import (
     MAX_SIZE,
     MIN_SIZE,
@@ -271,8 +272,9 @@ def _put_in_place(request: GenerateRequest,
     given = request.inpaint
     if given is None:
         return tuple(images)
-    return tuple(paste_inside(given.image, put_back(given, image), given.mask, given.feather)
-                 for image in images)
+    whole = (put_back(given, image) for image in images)
+    return tuple(paste_inside(given.image, matched(given.image, drawn, given.mask), given.mask,
+                              given.feather) for drawn in whole)
 
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:
