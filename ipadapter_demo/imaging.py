@@ -132,7 +132,12 @@ def mask_from_image(mask: Image.Image) -> Float[Tensor, "1 1 h w"]:
     """A mask as a float32 tensor of 0 and 1 (1 = here)."""
     import torch
 
-    return torch.from_numpy(np.asarray(mask.convert("L")) >= 128).float()[None, None]
+    return torch.from_numpy(white_part(mask)).float()[None, None]
+
+
+def white_part(mask: Image.Image) -> np.ndarray:
+    """Where a mask is white: (h, w) bool."""
+    return np.asarray(mask.convert("L")) >= 128
 
 
 def fit_square(image: Image.Image, size: int, fit: Literal["crop", "pad", "squash"]) -> Image.Image:
@@ -191,7 +196,7 @@ def _depth(mask: Image.Image) -> np.ndarray:
     """How many pixels each lies inside the white part: 1 at its edge, 0 outside."""
     import cv2
 
-    inside = (np.asarray(mask.convert("L")) >= 128).astype(np.uint8)
+    inside = white_part(mask).astype(np.uint8)
     if inside.all():
         return np.full(inside.shape, np.inf, np.float32)
     return cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)

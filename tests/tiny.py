@@ -327,5 +327,4 @@ def write_tiny_sdxl(folder: Path) -> CatalogEntry:
         save_image_adapter(tiny_adapter(unet, variant), folder / file)
     tiny_controlnet(unet).save_pretrained(folder / "controlnet-canny")
     tiny_t2i_adapter(unet).save_pretrained(folder / "t2i-palette")
-    tiny_t2i_adapter(unet, 7, in_channels=4).save_pretrained(folder / "t2i-inpaint")
     return replace(tiny_entry("tiny-xl", folder), adapters=adapters)

@@ -70,7 +70,7 @@ TABLETOP = CatalogEntry(
     steps=20,
     paint_guidance=3.0,  # at 6 the part's wall and floor differ in tint from the rest
     passes=4,
-    surroundings=1.0,  # at 0 what is masked takes more of a tint from the reference
+    surroundings=1.0,  # at 0 what is drawn in a mask fits less at its edge
     small=True,
     words=(
         "sphere", "cube", "cylinder", "cone", "plain", "striped", "checkered", "dotted",

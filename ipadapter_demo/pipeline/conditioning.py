@@ -113,16 +113,15 @@ class Conditioner:
         texts = [self._text_states(request.negative_prompt, unconditional=True)] if guided else []
         texts.append(self._text_states(request.prompt))
         maps = tuple(self.structure_map(structure, size) for structure in request.structures)
+        guides = [StructureGuide(self._guide(structure.kind, drawn), structure.weight,
+                                 structure.window)
+                  for structure, drawn in zip(request.structures, maps, strict=True)]
         return Conditions(
             text_states=torch.cat([t.states.expand(request.count, -1, -1) for t in texts]),
             added=self._added(texts, request.count, size),
             image_prompts=self._image_prompts(request, size, guided, watched),
             image_window=request.image_window,
-            structures=(*(
-                StructureGuide(self._guide(structure.kind, drawn), structure.weight,
-                               structure.window)
-                for structure, drawn in zip(request.structures, maps, strict=True)
-            ), *self._around_the_mask(request, size)),
+            structures=(*guides, *self._around_the_mask(request, size)),
             maps=maps,
             notes=tuple(note for prompt in prompts for note in self._notes(prompt)),
         )

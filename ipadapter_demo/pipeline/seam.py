@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from ipadapter_demo.imaging import white_part
+
 SIDE = 256  # of what is looked at: tints are smooth, and large pictures would take minutes
 NEAR, REACH = 1 / 85, 1 / 16  # of the longer side: what counts as beside the edge; how far it acts
 MOST = 8.0  # grey levels: more is meant to differ
@@ -34,7 +36,7 @@ def matched(original: Image.Image, drawn: Image.Image, mask: Image.Image) -> Ima
         square = blurred(image**2 * where[..., None], NEAR) / weight
         return mean, np.maximum(square - mean**2, 0).sum(axis=-1), share
 
-    white = small(np.asarray(mask.convert("L")) >= 128)
+    white = small(white_part(mask))
     ours, theirs = small(np.asarray(drawn)), small(np.asarray(original))
     inner, unrest, share_in = beside(ours, (white > 0.99).astype(np.float32))
     outer, unrest_out, share_out = beside(theirs, (white < 0.01).astype(np.float32))

@@ -50,26 +50,25 @@ class Masked:
 
 
 def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                  start: Path | None = None) -> dict:
+                  start: Path) -> dict:
     """Train beside `out/unet` and its image adapter, and write `out/t2i-inpaint`. `start` is a
     T2I-Adapter of colours to go on from."""
-    torch.manual_seed(run.seed)
     frozen = Frozen.load(out, run.device, with_image_encoder=True)
     encoder = frozen.image_encoder
     assert encoder is not None
     unet = frozen_unet(out, run.device)
     adapter = load_image_adapter(out / TABLETOP.adapters["base"]).float().to(run.device)
     attach(unet, adapter.requires_grad_(False))
-    net = new_network(start, unet.config.block_out_channels).to(run.device)
+    net = new_network(start).to(run.device)
     reads = T2IAdapterStructure(net)
     cache = run.folder.parent / "cache"
-    latents = {"seen": scaled_latents(frozen.vae, pictures, cache),
-               "held out": scaled_latents(frozen.vae, held_out, cache)}
+    data = {kind: (given, scaled_latents(frozen.vae, given, cache))
+            for kind, given in (("seen", pictures), ("held out", held_out))}
     diffusion = Diffusion(SCHEDULE, run.device)
     blank = adapter.empty_embeds(1, encoder)
 
     def loss_of(generator: torch.Generator, batch: int, kind: str = "seen") -> Tensor:
-        given = pictures if kind == "seen" else held_out
+        given, latents = data[kind]
         masked = masked_pictures(given.scenes, batch, generator)
         hole = masked.hole.to(run.device)
         with torch.no_grad():
@@ -79,7 +78,7 @@ def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
             tokens = adapter.tokens_from_embeds(embeds)
         pixels = (given.pixels(masked.indices).to(run.device) + 1) / 2
         guide = reads.read(around_hole(pixels, hole))
-        clean = latents[kind][masked.indices].float().to(run.device)
+        clean = latents[masked.indices].float().to(run.device)
         noise = torch.randn(clean.shape, generator=generator).to(run.device)
         timesteps = diffusion.timesteps(torch.rand(batch, generator=generator), "uniform")
         noisy = diffusion.noisy(clean, noise, timesteps).to(memory_format=torch.channels_last)
@@ -172,15 +171,13 @@ def _boxes_anywhere(count: int, generator: torch.Generator) -> Tensor:
     return torch.cat([middle, 0.15 + 0.45 * torch.rand(count, 2, generator=generator)], dim=1)
 
 
-def new_network(start: Path | None, channels: tuple[int, ...]) -> T2IAdapter:
-    """Of four channels: three of colour, one of the hole. From `start` it has all but the last."""
-    net = T2IAdapter(in_channels=4, channels=list(channels), num_res_blocks=2, downscale_factor=8,
-                     adapter_type="full_adapter_xl")
-    if start is not None:
-        weights = T2IAdapter.from_pretrained(start).float().state_dict()
-        name = "adapter.conv_in.weight"
-        known = weights[name]
-        wanted = net.state_dict()[name].shape[1]
-        weights[name] = F.pad(known, (0, 0, 0, 0, 0, wanted - known.shape[1]))
-        net.load_state_dict(weights)
+def new_network(start: Path) -> T2IAdapter:
+    """That of `start`, with a fourth channel, of the hole, to which it is deaf at first."""
+    known = T2IAdapter.from_pretrained(start).float()
+    net = T2IAdapter.from_config(known.config, in_channels=4)
+    name = "adapter.conv_in.weight"
+    weights = known.state_dict()
+    more = net.state_dict()[name].shape[1] - weights[name].shape[1]
+    weights[name] = F.pad(weights[name], (0, 0, 0, 0, 0, more))
+    net.load_state_dict(weights)
     return net
