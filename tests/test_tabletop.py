@@ -7,8 +7,10 @@ import random
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import distance_transform_edt
 
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.caption import (
@@ -20,6 +22,8 @@ from ipadapter_demo.tabletop.caption import (
     vocabulary,
     with_one_word_wrong,
 )
+from ipadapter_demo.tabletop.erase import ROOM, masks_over_first, painted_over, without
+from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.reference import reference_scenes
 from ipadapter_demo.tabletop.render import (
     FIRST_SOLID,
@@ -115,6 +119,33 @@ def test_the_shadow_falls_away_from_the_light() -> None:
         right += 1
         assert (column < middle[index]) == bool(from_right)
     assert right > 5
+
+
+def test_a_mask_covers_a_solid_and_its_shadow_and_little_else() -> None:
+    """Outside it the picture is that of the scene without the solid; an antialiased tip of a shadow
+    may take a part of its room."""
+    scenes, room = SCENES[:32], round(ROOM * 128)
+    bare = pictures_of(without(scenes, torch.zeros(32, dtype=torch.long)), 128)
+    areas = []
+    for given, other, mask in zip(pictures_of(scenes, 128), bare, masks_over_first(scenes, 128),
+                                  strict=True):
+        change = np.abs(np.asarray(given, dtype=int) - np.asarray(other, dtype=int)).max(axis=2) > 1
+        painted = np.asarray(mask) > 0
+        assert change.any()
+        assert distance_transform_edt(painted)[change].min() >= room - 2
+        areas.append(painted.mean() - change.mean())
+    assert np.mean(areas) < 0.2
+
+
+def test_a_stroke_is_round_and_without_dents() -> None:
+    seen = torch.zeros(2, 64, 64, dtype=torch.bool)
+    seen[0, 20, 20:45] = seen[0, 20:45, 20] = True  # an L, and a dot
+    seen[1, 30, 30] = True
+    strokes = painted_over(seen, [4, 9])
+    assert strokes[1].sum() == pytest.approx(math.pi * 9**2, rel=0.1)
+    assert strokes[0, 32, 30]  # inside the hull, not on the L
+    assert strokes[0, 20, 15:17].tolist() == [0, 1]
+    assert not strokes[0, 16, 16]  # round at its corners
 
 
 def test_hues_stay_within_their_names() -> None:

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from ipadapter_demo.evaluation.drawing import Draw
 from ipadapter_demo.evaluation.reader import (
+    READER_SIZE,
     AttributeReader,
     load_reader,
     measures_of_scenes,
     truth_of_scenes,
 )
-from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import GenerateRequest, Reference
-from ipadapter_demo.tabletop.render import render
+from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.scene import Scenes
 
 
@@ -35,9 +35,7 @@ class Judge:
     def __init__(self, scenes: Scenes) -> None:
         self.scenes = scenes
         self.reader: AttributeReader = load_reader(TABLETOP.folder / "reader.safetensors")
-        rendered = [render(scenes[i : i + 32]) for i in range(0, len(scenes), 32)]
-        self.images = images_from_pixels(torch.cat([r.pixels for r in rendered]) * 2 - 1)
-        self.ids = torch.cat([r.ids for r in rendered])
+        self.images = list(pictures_of(scenes, READER_SIZE))
         self.truth, self.exists = truth_of_scenes(scenes)
         self.measures, there = measures_of_scenes(scenes)
         self.exists |= there

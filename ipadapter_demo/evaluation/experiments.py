@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,14 @@ from torch import Tensor
 
 from ipadapter_demo.evaluation.bench import Bench
 from ipadapter_demo.evaluation.reader import HUES, PLACES, hue_error
-from ipadapter_demo.imaging import inner_mask, pixels_from_images
+from ipadapter_demo.imaging import images_from_pixels, inner_mask, pixels_from_images
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.request import Inpaint, Structure
 from ipadapter_demo.tabletop.caption import FULL, caption, floor_caption
+from ipadapter_demo.tabletop.erase import masks_over_first, without
 from ipadapter_demo.tabletop.files import pictures_of
-from ipadapter_demo.tabletop.render import FIRST_SOLID
-from ipadapter_demo.tabletop.scene import Scenes
 
 EDGE_TOLERANCE = 2  # pixels
 LAYOUT_SEEDS = 8  # pictures of one reference, for one reference in LAYOUT_SEEDS
@@ -37,14 +35,18 @@ COLOUR_NAMES = ("solid_colour", "floor_colour", "wall_colour")
 
 def codec(bench: Bench) -> dict[str, Any]:
     """Peak signal-to-noise ratio of encoding and decoding, mean over pictures."""
+    ratios = [10 * torch.log10(4 / (decoded - pixels).square().mean(dim=(1, 2, 3)))
+              for pixels, decoded in _through_codec(bench.images)]
+    return {"psnr_db": round(torch.cat(ratios).mean().item(), 2)}
+
+
+def _through_codec(images: Sequence[Image.Image]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches (B, 3, H, W) of pictures in [-1, 1], and of the same encoded and decoded."""
     vae = AutoencoderTiny.from_pretrained(TABLETOP.folder / "vae", local_files_only=True)
     codec = Codec(vae.float().eval())
-    ratios = []
-    for start in range(0, len(bench.images), 32):
-        pixels = pixels_from_images(bench.images[start : start + 32])
-        decoded = codec.pixels_from_latents(codec.latents_from_pixels(pixels)).clamp(-1, 1)
-        ratios.append(10 * torch.log10(4 / (decoded - pixels).square().mean(dim=(1, 2, 3))))
-    return {"psnr_db": round(torch.cat(ratios).mean().item(), 2)}
+    for start in range(0, len(images), 32):
+        pixels = pixels_from_images(images[start : start + 32])
+        yield pixels, codec.pixels_from_latents(codec.latents_from_pixels(pixels)).clamp(-1, 1)
 
 
 def text_alone(bench: Bench) -> dict[str, Any]:
@@ -154,15 +156,19 @@ def palette(bench: Bench) -> dict[str, Any]:
 
 
 def inpainting(bench: Bench) -> dict[str, Any]:
-    """Replace the first solid by that of a reference with one solid: it stands in the mask, nothing
-    outside changes, and along the mask's edge there is what would be there without any solid."""
-    masks = [solid_mask(ids) for ids in bench.ids]
+    """Paint over the first solid and its shadow, and put that of a reference with one solid there:
+    it stands in the mask, nothing outside changes, and along the mask's edge there is what would
+    be there without any solid."""
+    size = bench.images[0].width
+    masks = masks_over_first(bench.scenes, size)
     partners = _partners_with_one_solid(bench)
     images = bench.each(lambda i: {
         "references": bench.reference(int(partners[i])),
         "inpaint": Inpaint(image=bench.images[i], mask=masks[i], **bench.info.inpainting),
     })
-    bare = bare_images(bench.scenes, bench.images[0].width)
+    first = torch.zeros(len(bench.scenes), dtype=torch.long)
+    bare = list(pictures_of(without(bench.scenes, first), size))
+    decoded = [image for _, batch in _through_codec(bare) for image in images_from_pixels(batch)]
     outside, inside = 0, []
     for image, given, mask in zip(images, bench.images, masks, strict=True):
         change = np.abs(np.asarray(image, dtype=int) - np.asarray(given, dtype=int)).max(axis=2)
@@ -174,7 +180,7 @@ def inpainting(bench: Bench) -> dict[str, Any]:
         "largest_change_outside": outside,
         "mean_change_inside": round(float(np.mean(inside)), 2),
         "seam_error": mean_seam_error(images, bare, masks),
-        "seam_error_of_the_given": mean_seam_error(bench.images, bare, masks),
+        "seam_error_of_the_codec": mean_seam_error(decoded, bare, masks),
         "solid_of_reference": bench.score(images, SOLID_NAMES, of=partners),
     }
 
@@ -212,29 +218,13 @@ def mean_cell_error(images: Sequence[Image.Image], palettes: Sequence[Image.Imag
     return round(float(np.mean(off)), 2)
 
 
-def bare_images(scenes: Scenes, size: int) -> list[Image.Image]:
-    """The scenes without their first solid and its shadow."""
-    present = scenes.present.clone()
-    present[:, 0] = False
-    return list(pictures_of(replace(scenes, present=present), size))
-
-
 def mean_seam_error(images: Sequence[Image.Image], bare: Sequence[Image.Image],
                     masks: Sequence[Image.Image]) -> float:
     """Grey levels by which a channel is off on the outermost pixels of a mask, mean over pictures.
-    A shadow that reaches there counts as well, so no picture with a solid gets to 0."""
+    What the new solid casts there counts as well."""
     off = []
     for ours, other, mask in zip(images, bare, masks, strict=True):
         ring = np.asarray(ImageChops.subtract(mask, inner_mask(mask, RING))) > 0
         change = np.abs(np.asarray(ours, dtype=int) - np.asarray(other, dtype=int))
         off.append(change[ring].mean())
     return round(float(np.mean(off)), 2)
-
-
-def solid_mask(ids: Tensor) -> Image.Image:
-    """The box around the first solid, a little larger than it. ids (H, W) say what is where."""
-    rows, columns = torch.nonzero(ids == FIRST_SOLID, as_tuple=True)
-    mask = np.zeros(ids.shape, dtype=np.uint8)
-    top, left = max(int(rows.min()) - 6, 0), max(int(columns.min()) - 6, 0)
-    mask[top : int(rows.max()) + 7, left : int(columns.max()) + 7] = 255
-    return Image.fromarray(mask)

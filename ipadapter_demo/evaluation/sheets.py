@@ -8,12 +8,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ipadapter_demo.evaluation.experiments import solid_mask
 from ipadapter_demo.imaging import images_from_pixels, resize_image
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.tabletop.caption import floor_caption
+from ipadapter_demo.tabletop.erase import masks_over_first
 from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
 
@@ -117,10 +117,9 @@ def structure(pipeline: ImagePromptPipeline, scenes: Scenes,
 
 def inpainting(pipeline: ImagePromptPipeline, scenes: Scenes,
                given: Row) -> tuple[list[str], list[Row]]:
-    rows, ids = [], render(scenes).ids
-    for index in range(ROWS):
-        looks, image = given[ROWS + index], given[index]
-        mask = solid_mask(ids[index])
+    rows = []
+    masks = masks_over_first(scenes[:ROWS], given[0].width)
+    for image, mask, looks in zip(given[:ROWS], masks, given[ROWS:], strict=True):
         shown = image.copy()
         shown.paste((255, 255, 255), mask=mask)
         inpaint = Inpaint(image=image, mask=mask, **pipeline.info.inpainting)

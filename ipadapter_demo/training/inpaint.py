@@ -3,14 +3,14 @@
 A base that never met a hole learns of the rest of the picture through its noise alone. Where that
 is strongest, places, sizes and tints are settled, blind to the rest, and later steps can only make
 the best of it. This network tells the base in every step, guided or not. It is trained on what it
-is for: one solid of a scene is masked, and the image adapter, told of such a solid from a scene of
-another floor, wall and light, acts inside the mask alone.
+is for: one solid of a scene is masked, with its shadow or without, and the image adapter, told of
+such a solid from a scene of another floor, wall and light, acts inside the mask alone.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,8 +22,9 @@ from ipadapter_demo.adapter import ImagePrompt, attach, load_image_adapter
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.structure import T2IAdapterStructure, around_hole
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
+from ipadapter_demo.tabletop.erase import painted_over, traces
 from ipadapter_demo.tabletop.render import places_of_solids, reach_of_solids
-from ipadapter_demo.tabletop.scene import COLOURS, SECOND_COLOURS, TEXTURES, Scenes
+from ipadapter_demo.tabletop.scene import COLOURS, SECOND_COLOURS, SHAPES, TEXTURES, Scenes
 from ipadapter_demo.training.base import MIN_SNR_GAMMA, MOST_WEIGHT
 from ipadapter_demo.training.data import SIZE, Pictures
 from ipadapter_demo.training.encoders import clip_pixels
@@ -33,6 +34,8 @@ from ipadapter_demo.training.noise import Diffusion
 
 THE_SOLID = CaptionStyle(empty=0.0, attribute=0.15, surface=1.0, solids=0.0)
 ANYWHERE = 0.2  # of the holes; the others are around a solid
+PAINTED = 0.5  # of those: painted over its shadow too. The rest leave some of the shadow outside
+BRUSH = 3, 14  # pixels by which such a stroke is larger than what it covers
 PICTURE, WORDS = 0.65, 0.2  # of the holes around a solid: what says so. The rest: nothing
 _ROUNDS = 8  # of a batch, of which the held-out loss is the mean
 _CORNERS = torch.tensor([2.0, 4.0, 20.0])  # exponents of superellipses: from round to square
@@ -111,6 +114,8 @@ def masked_pictures(scenes: Scenes, count: int, generator: torch.Generator) -> M
     hole = torch.where(around[:, None, None, None],
                        holes(_boxes_of(scenes[indices], slot, generator), generator),
                        holes(_boxes_anywhere(count, generator), generator))
+    painted = around & (torch.rand(count, generator=generator) < PAINTED)
+    hole[painted] = _strokes(scenes[indices[painted]], slot[painted], generator)
     told = torch.rand(count, generator=generator)
     by_words = around & (told >= PICTURE) & (told < PICTURE + WORDS)
     rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
@@ -157,6 +162,19 @@ def holes(boxes: Tensor, generator: torch.Generator) -> Tensor:
     return (across[:, None, :] + down[:, :, None] <= 1).float()[:, None]
 
 
+def _strokes(scenes: Scenes, slot: Tensor, generator: torch.Generator) -> Tensor:
+    """Over a solid and its shadow, and over those of some shape in its place: what is to stand in a
+    hole must not be told by its outline."""
+    shape = scenes.shape.clone()
+    shape[torch.arange(len(slot)), slot] = torch.randint(len(SHAPES), slot.shape,
+                                                         generator=generator)
+    half = SIZE // 2  # finer than a stroke needs
+    covered = traces(scenes, slot, half) | traces(replace(scenes, shape=shape), slot, half)
+    brush = torch.randint(BRUSH[0], BRUSH[1] + 1, slot.shape, generator=generator)
+    covered = covered.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    return torch.from_numpy(painted_over(covered, brush.tolist())).float()[:, None]
+
+
 def _boxes_of(scenes: Scenes, slot: Tensor, generator: torch.Generator) -> Tensor:
     """Around the solid in one slot of each scene, by as much more on every side as it happens."""
     place = places_of_solids(scenes)[torch.arange(len(slot)), slot]
@@ -174,7 +192,8 @@ def _boxes_anywhere(count: int, generator: torch.Generator) -> Tensor:
 def new_network(start: Path) -> T2IAdapter:
     """That of `start`, with a fourth channel, of the hole, to which it is deaf at first."""
     known = T2IAdapter.from_pretrained(start).float()
-    net = T2IAdapter.from_config(known.config, in_channels=4)
+    shape = {name: value for name, value in known.config.items() if not name.startswith("_")}
+    net = T2IAdapter(**shape | {"in_channels": 4})  # without the name of the folder it came from
     name = "adapter.conv_in.weight"
     weights = known.state_dict()
     more = net.state_dict()[name].shape[1] - weights[name].shape[1]

@@ -75,7 +75,7 @@ RECIPES = {
     "t2i-palette": Recipe(structure, 1200, 16, 1e-3, seed=5, options=T2I_PALETTE,
                           start_from="t2i-palette"),
     "t2i-canny": Recipe(structure, 1600, 16, 1e-3, seed=13, options=T2I_CANNY),
-    "t2i-inpaint": Recipe(train_inpaint, 3000, 16, 1e-3, seed=17, start_from="t2i-palette"),
+    "t2i-inpaint": Recipe(train_inpaint, 4000, 16, 1e-3, seed=17, start_from="t2i-palette"),
     "reader": Recipe(train_reader, 2500, 64, 2e-3),
 }
 

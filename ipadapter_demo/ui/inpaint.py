@@ -105,8 +105,8 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
             examples(
                 [inputs[name] for name in ("painting", "mask", "reference", "prompt")],
                 [
-                    ["two-solids.png", "two-solids-mask.png", "red-sphere.png", ""],
-                    ["two-solids.png", "two-solids-mask.png", None, "a green cube"],
+                    ["cube-and-cone.png", "cube-and-cone-mask.png", "red-sphere.png", ""],
+                    ["cube-and-cone.png", "cube-and-cone-mask.png", None, "a green cube"],
                 ],
             )
     tab = Tab(inpaint, inputs | {"model": model}, widgets_from_request)
@@ -116,7 +116,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
 
 def _editor() -> gr.ImageEditor:
     return gr.ImageEditor(
-        label="Paint over",
+        label="Paint over what goes, its shadow too",
         type="filepath",
         format="png",
         sources=["upload", "clipboard"],

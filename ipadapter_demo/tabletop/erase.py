@@ -1,0 +1,56 @@
+"""What a person paints over to replace a solid of a picture: the solid and its shadow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ipadapter_demo.tabletop.render import render
+from ipadapter_demo.tabletop.scene import Scenes
+
+ROOM = 1 / 21  # of the picture's side: by so much a mask is larger than what it covers
+_CHUNK = 32  # scenes drawn at once
+
+
+def masks_over_first(scenes: Scenes, size: int) -> list[Image.Image]:
+    """White over the first solid of each scene and its shadow, and a little around them."""
+    masks = []
+    for start in range(0, len(scenes), _CHUNK):
+        part = scenes[start : start + _CHUNK]
+        seen = traces(part, torch.zeros(len(part), dtype=torch.long), size)
+        strokes = painted_over(seen, [round(ROOM * size)] * len(part))
+        masks += [Image.fromarray(stroke * 255) for stroke in strokes]
+    return masks
+
+
+def without(scenes: Scenes, slot: Tensor) -> Scenes:
+    """The scenes with one solid less each: slot (B,)."""
+    present = scenes.present.clone()
+    present[torch.arange(len(slot)), slot] = False
+    return replace(scenes, present=present)
+
+
+def traces(scenes: Scenes, slot: Tensor, size: int) -> Tensor:
+    """(B, S, S) bool: the pixels that a solid of each scene, slot (B,), or its shadow changes."""
+    with_it, without_it = (render(given, size, supersample=1).pixels
+                           for given in (scenes, without(scenes, slot)))
+    return (with_it - without_it).abs().amax(dim=1) > 1 / 255
+
+
+def painted_over(seen: Tensor, brush: Sequence[int]) -> np.ndarray:
+    """(B, S, S) uint8, 1 in a plain stroke over what is True in seen (B, S, S): its convex hull and
+    around it, for each picture, so many pixels of a round brush. Something is True in each."""
+    import cv2
+
+    strokes = np.zeros(seen.shape, dtype=np.uint8)
+    for stroke, own, radius in zip(strokes, seen.numpy(), brush, strict=True):
+        points = np.argwhere(own)[:, ::-1].astype(np.int32)
+        cv2.fillConvexPoly(stroke, cv2.convexHull(points), 1)
+        side = 2 * radius + 1
+        cv2.dilate(stroke, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), dst=stroke)
+    return strokes
