@@ -50,7 +50,7 @@ class CatalogEntry:
     context: float = 1.0  # how much of the picture is seen there
     surroundings: float = 0.0  # weight of the picture itself as a prompt for what is around it
     small: bool = False  # so that half precision gains nothing
-    words: tuple[str, ...] = ()  # all that a small model knows
+    words: tuple[str, ...] = ()  # all that a small model knows, in the order in which it reads them
     note: str = ""
 
 
@@ -73,8 +73,9 @@ TABLETOP = CatalogEntry(
     surroundings=1.0,  # at 0 what is drawn in a mask fits less at its edge
     small=True,
     words=(
-        "sphere", "cube", "cylinder", "cone", "plain", "striped", "checkered", "dotted",
-        "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "floor", "wall",
+        "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink",
+        "plain", "striped", "checkered", "dotted",
+        "sphere", "cube", "cylinder", "cone", "floor", "wall",
     ),
     note="Built in: one or two solids on a table. Solids are named from left to right.",
 )

@@ -86,7 +86,7 @@ def adapter_choices(info: ModelInfo) -> list[tuple[str, str]]:
 
 def words_known(info: ModelInfo) -> str | None:
     """What to say below a prompt, of a model with a small world."""
-    return f"This model knows: {', '.join(info.words)}" if info.words else None
+    return f"Known words, in this order: {', '.join(info.words)}" if info.words else None
 
 
 def prompt_input(

@@ -106,7 +106,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                 [inputs[name] for name in ("painting", "mask", "reference", "prompt")],
                 [
                     ["cube-and-cone.png", "cube-and-cone-mask.png", "red-sphere.png", ""],
-                    ["cube-and-cone.png", "cube-and-cone-mask.png", None, "a green cube"],
+                    ["cube-and-cone.png", "cube-and-cone-mask.png", None, "a green plain cube"],
                 ],
             )
     tab = Tab(inpaint, inputs | {"model": model}, widgets_from_request)
