@@ -125,7 +125,7 @@ def test_a_mask_covers_a_solid_and_its_shadow_and_little_else() -> None:
     """Outside it the picture is that of the scene without the solid; an antialiased tip of a shadow
     may take a part of its room."""
     scenes, room = SCENES[:32], round(ROOM * 128)
-    bare = pictures_of(without(scenes, torch.zeros(32, dtype=torch.long)), 128)
+    bare = pictures_of(without(scenes, 0), 128)
     areas = []
     for given, other, mask in zip(pictures_of(scenes, 128), bare, masks_over_first(scenes, 128),
                                   strict=True):

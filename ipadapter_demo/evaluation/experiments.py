@@ -166,8 +166,7 @@ def inpainting(bench: Bench) -> dict[str, Any]:
         "references": bench.reference(int(partners[i])),
         "inpaint": Inpaint(image=bench.images[i], mask=masks[i], **bench.info.inpainting),
     })
-    first = torch.zeros(len(bench.scenes), dtype=torch.long)
-    bare = list(pictures_of(without(bench.scenes, first), size))
+    bare = list(pictures_of(without(bench.scenes, 0), size))
     decoded = [image for _, batch in _through_codec(bare) for image in images_from_pixels(batch)]
     outside, inside = 0, []
     for image, given, mask in zip(images, bench.images, masks, strict=True):

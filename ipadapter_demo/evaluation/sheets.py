@@ -8,13 +8,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ipadapter_demo.imaging import images_from_pixels, resize_image
+from ipadapter_demo.imaging import resize_image
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.tabletop.caption import floor_caption
 from ipadapter_demo.tabletop.erase import masks_over_first
-from ipadapter_demo.tabletop.render import render
+from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
 
 SHEET_SEED = 910_001  # held out, and apart from the scenes of the report
@@ -30,7 +30,7 @@ Row = list[Image.Image]
 def draw_sheets(pipeline: ImagePromptPipeline, out: Path, seed: int = SHEET_SEED) -> list[Path]:
     """Write every sheet as a PNG into `out`, and an overview with a row of each; the paths."""
     scenes = sample_scenes(2 * ROWS, seed)
-    given = images_from_pixels(render(scenes).pixels * 2 - 1)
+    given = list(pictures_of(scenes, CELL))
     out.mkdir(parents=True, exist_ok=True)
     drawn = [out / "overview.png"]
     tops = []

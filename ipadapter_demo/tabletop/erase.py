@@ -22,21 +22,20 @@ def masks_over_first(scenes: Scenes, size: int) -> list[Image.Image]:
     masks = []
     for start in range(0, len(scenes), _CHUNK):
         part = scenes[start : start + _CHUNK]
-        seen = traces(part, torch.zeros(len(part), dtype=torch.long), size)
-        strokes = painted_over(seen, [round(ROOM * size)] * len(part))
+        strokes = painted_over(traces(part, 0, size), [round(ROOM * size)] * len(part))
         masks += [Image.fromarray(stroke * 255) for stroke in strokes]
     return masks
 
 
-def without(scenes: Scenes, slot: Tensor) -> Scenes:
-    """The scenes with one solid less each: slot (B,)."""
+def without(scenes: Scenes, slot: Tensor | int) -> Scenes:
+    """The scenes with one solid less each: slot (B,), or one for all."""
     present = scenes.present.clone()
-    present[torch.arange(len(slot)), slot] = False
+    present[torch.arange(len(scenes)), slot] = False
     return replace(scenes, present=present)
 
 
-def traces(scenes: Scenes, slot: Tensor, size: int) -> Tensor:
-    """(B, S, S) bool: the pixels that a solid of each scene, slot (B,), or its shadow changes."""
+def traces(scenes: Scenes, slot: Tensor | int, size: int) -> Tensor:
+    """(B, S, S) bool: the pixels that the solid in a slot of each scene, or its shadow, changes."""
     with_it, without_it = (render(given, size, supersample=1).pixels
                            for given in (scenes, without(scenes, slot)))
     return (with_it - without_it).abs().amax(dim=1) > 1 / 255
