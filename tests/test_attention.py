@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -85,6 +86,14 @@ def text() -> Tensor:
     return noise(21, BATCH, TEXT_TOKENS, CROSS_DIM).double()
 
 
+@pytest.fixture(params=[False, True], ids=["drawing", "training"])
+def gradients(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With autograd the processor never writes in place, and computes all in every call."""
+    with torch.set_grad_enabled(request.param):
+        yield
+
+
+@pytest.mark.usefixtures("gradients")
 class TestWithoutAnImage:
     """Law 1: λ = 0, or no reference, equals the base model bit for bit."""
 
@@ -148,6 +157,7 @@ def prompt_for(rows: slice, seed: int = 1, scale: float = 1.0) -> ImagePrompt:
     return ImagePrompt(rows=rows, tokens=tokens(seed), scale=scale)
 
 
+@pytest.mark.usefixtures("gradients")
 class TestFormula:
     def test_decoupled_attention_by_hand(
         self,
@@ -298,6 +308,39 @@ class TestFormula:
         assert layer(states, text, ip_hidden_states=(prompt,)).is_meta
 
 
+class TestSteps:
+    """The tokens of a request are the same in all its steps, and so are K' and V'."""
+
+    @pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.0, 1.0, 2.0])])
+    def test_drawing_projects_the_tokens_once_and_training_every_time(
+        self,
+        layer: Attention,
+        processor: DecoupledAttnProcessor,
+        image_states: Tensor,
+        text: Tensor,
+        weights: Tensor | None,
+    ) -> None:
+        calls: list[object] = []
+        for projection in (processor.pairs[0].to_k_ip, processor.pairs[0].to_v_ip):
+            projection.register_forward_hook(lambda *_: calls.append(_))
+        layer.set_processor(processor)
+
+        def call(prompt: ImagePrompt) -> Tensor:
+            return layer(image_states, text, ip_hidden_states=(prompt,))
+
+        prompt = ImagePrompt(rows=slice(1, 3), tokens=tokens(1).double(), scale=0.7,
+                             value_weights=weights)
+        trained = [call(prompt), call(prompt)]
+        assert len(calls) == 4
+        with torch.no_grad():
+            drawn = [call(prompt) for _ in range(3)]
+            assert len(calls) == 6
+            other = dataclasses.replace(prompt, tokens=tokens(2).double())
+            assert not torch.equal(call(other), drawn[0])
+        assert all(torch.equal(one, trained[0]) for one in trained + drawn)
+
+
+@pytest.mark.usefixtures("gradients")
 class TestRows:
     """Trap 7: what one item of a batch is shown must not reach another."""
 
@@ -333,6 +376,7 @@ class TestRows:
             predict(unet, prompt_for(slice(3, 4)))
 
 
+@pytest.mark.usefixtures("gradients")
 class TestAgainstDiffusers:
     """Law 4: attention equals `IPAdapterAttnProcessor2_0` on the same weights."""
 
@@ -408,6 +452,7 @@ class TestAgainstDiffusers:
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.usefixtures("gradients")
 class TestMask:
     def test_a_mask_confines_the_branch(
         self,

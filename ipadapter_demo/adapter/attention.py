@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
@@ -38,6 +38,9 @@ class ImagePrompt:
     large as the output, or smaller by powers of two. `layers` multiplies λ in each cross-attention
     layer, in `cross_attention_layers` order. A λ of exactly 0.0 costs nothing. `adapter` is the
     place, among the attached ones, of the adapter that made the tokens.
+
+    Without gradients a prompt keeps its K' and V' of every layer from one call to the next: the
+    steps of a sampler share them. It is to be made anew once an adapter's weights have changed.
     """
 
     rows: slice
@@ -48,6 +51,7 @@ class ImagePrompt:
     layers: tuple[float, ...] | None = None
     adapter: int = 0
     watch: Watch | None = None  # looks on; without one nothing is computed for it
+    kept: dict[ImageKeyValue, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
 
 class ImageKeyValue(nn.Module):
@@ -154,11 +158,7 @@ class DecoupledAttnProcessor:
         query = query[prompt.rows]
         assert len(query), f"{prompt.rows} selects no row of a batch of {len(attended)}"
 
-        pair = self.pairs[prompt.adapter]
-        key = _split_heads(pair.to_k_ip(prompt.tokens), query.shape[1])
-        value = _split_heads(pair.to_v_ip(prompt.tokens), query.shape[1])
-        if prompt.value_weights is not None:
-            value = value * prompt.value_weights.to(value)[:, None]
+        key, value = _key_value(self.pairs[prompt.adapter], prompt, query.shape[1])
         shape = (len(query), -1, -1, -1)  # one reference may serve all the rows
         image = _merge_heads(
             F.scaled_dot_product_attention(query, key.expand(shape), value.expand(shape))
@@ -172,10 +172,24 @@ class DecoupledAttnProcessor:
             width, height = prompt.watch.size
             grid = _query_grid(height, width, image.shape[1])
             prompt.watch(query, key, attended[prompt.rows], image, grid)
-        # not in place: autograd may have kept `attended`, and the other rows must not change
-        return torch.slice_scatter(
-            attended, attended[prompt.rows] + image, 0, start, stop, step
-        )
+        if torch.is_grad_enabled():  # not in place: autograd may have kept `attended`
+            image = attended[prompt.rows] + image
+            return torch.slice_scatter(attended, image, 0, start, stop, step)
+        attended[prompt.rows] += image
+        return attended
+
+
+def _key_value(pair: ImageKeyValue, prompt: ImagePrompt, heads: int) -> tuple[Tensor, Tensor]:
+    """K' and V', (1 or rows, heads, n, head_dim) each."""
+    if not torch.is_grad_enabled() and pair in prompt.kept:
+        return prompt.kept[pair]
+    key = _split_heads(pair.to_k_ip(prompt.tokens), heads)
+    value = _split_heads(pair.to_v_ip(prompt.tokens), heads)
+    if prompt.value_weights is not None:
+        value = value * prompt.value_weights.to(value)[:, None]
+    if not torch.is_grad_enabled():
+        prompt.kept[pair] = key, value
+    return key, value
 
 
 def _split_heads(states: Tensor, heads: int) -> Tensor:
