@@ -322,7 +322,7 @@ class TestSteps:
     ) -> None:
         calls: list[object] = []
         for projection in (processor.pairs[0].to_k_ip, processor.pairs[0].to_v_ip):
-            projection.register_forward_hook(lambda *_: calls.append(_))
+            projection.register_forward_hook(lambda called, *_: calls.append(called))
         layer.set_processor(processor)
 
         def call(prompt: ImagePrompt) -> Tensor:

@@ -154,7 +154,6 @@ class DecoupledAttnProcessor:
             scale = scale * prompt.layers[self.number]
         if not isinstance(scale, Tensor) and scale == 0.0:
             return attended
-        start, stop, step = prompt.rows.indices(len(attended))
         query = query[prompt.rows]
         assert len(query), f"{prompt.rows} selects no row of a batch of {len(attended)}"
 
@@ -172,22 +171,22 @@ class DecoupledAttnProcessor:
             width, height = prompt.watch.size
             grid = _query_grid(height, width, image.shape[1])
             prompt.watch(query, key, attended[prompt.rows], image, grid)
-        if torch.is_grad_enabled():  # not in place: autograd may have kept `attended`
-            image = attended[prompt.rows] + image
-            return torch.slice_scatter(attended, image, 0, start, stop, step)
+        if torch.is_grad_enabled():
+            attended = attended.clone()  # autograd may have kept the original
         attended[prompt.rows] += image
         return attended
 
 
 def _key_value(pair: ImageKeyValue, prompt: ImagePrompt, heads: int) -> tuple[Tensor, Tensor]:
     """K' and V', (1 or rows, heads, n, head_dim) each."""
-    if not torch.is_grad_enabled() and pair in prompt.kept:
+    drawing = not torch.is_grad_enabled()
+    if drawing and pair in prompt.kept:
         return prompt.kept[pair]
     key = _split_heads(pair.to_k_ip(prompt.tokens), heads)
     value = _split_heads(pair.to_v_ip(prompt.tokens), heads)
     if prompt.value_weights is not None:
         value = value * prompt.value_weights.to(value)[:, None]
-    if not torch.is_grad_enabled():
+    if drawing:
         prompt.kept[pair] = key, value
     return key, value
 

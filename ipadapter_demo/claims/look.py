@@ -20,14 +20,13 @@ from ipadapter_demo.training.loop import Run
 COUNT = 4096
 STEPS, BATCH = 300, 64
 INK = 0.15  # a pixel with no channel above this is ink
-_CHUNK = 64
 
 
 def cel_pictures(scenes: Scenes) -> Tensor:
     """The scenes (B, 3, 128, 128) in [-1, 1], their edges drawn in black three pixels wide."""
     parts = []
-    for start in range(0, len(scenes), _CHUNK):
-        drawn = render(scenes[start : start + _CHUNK])
+    for part in scenes.chunks():
+        drawn = render(part)
         line = F.max_pool2d(drawn.edges[:, None].float(), 3, stride=1, padding=1)
         parts.append(drawn.pixels * (1 - line) * 2 - 1)
     return torch.cat(parts)

@@ -14,15 +14,13 @@ from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import Scenes
 
 ROOM = 1 / 21  # of the picture's side: by so much a mask is larger than what it covers
-_CHUNK = 32  # scenes drawn at once
 
 
 def masks_over_first(scenes: Scenes, size: int) -> list[Image.Image]:
     """White over the first solid of each scene and its shadow, and a little around them."""
     masks = []
-    for start in range(0, len(scenes), _CHUNK):
-        part = scenes[start : start + _CHUNK]
-        strokes = painted_over(traces(part, 0, size), [round(ROOM * size)] * len(part))
+    for part in scenes.chunks():
+        strokes = painted_over(traces(0, size, part), [round(ROOM * size)] * len(part))
         masks += [Image.fromarray(stroke * 255) for stroke in strokes]
     return masks
 
@@ -34,11 +32,12 @@ def without(scenes: Scenes, slot: Tensor | int) -> Scenes:
     return replace(scenes, present=present)
 
 
-def traces(scenes: Scenes, slot: Tensor | int, size: int) -> Tensor:
-    """(B, S, S) bool: the pixels that the solid in a slot of each scene, or its shadow, changes."""
-    with_it, without_it = (render(given, size, supersample=1).pixels
-                           for given in (scenes, without(scenes, slot)))
-    return (with_it - without_it).abs().amax(dim=1) > 1 / 255
+def traces(slot: Tensor | int, size: int, *given: Scenes) -> Tensor:
+    """(B, S, S) bool: the pixels that the solid in a slot of each scene, or its shadow, changes;
+    of several `given`, which differ in that solid alone, those that any of them changes."""
+    bare, *drawn = (render(scenes, size, supersample=1).pixels
+                    for scenes in (without(given[0], slot), *given))
+    return torch.stack([(one - bare).abs().amax(dim=1) > 1 / 255 for one in drawn]).any(dim=0)
 
 
 def painted_over(seen: Tensor, brush: Sequence[int]) -> np.ndarray:

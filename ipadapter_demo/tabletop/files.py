@@ -23,7 +23,6 @@ from ipadapter_demo.tabletop.render import render as draw
 from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
 
 DEPTH_UNITS = 1000  # grey levels of a depth map per world unit
-_CHUNK = 32  # scenes drawn at once: a few hundred megabytes at the usual size
 
 
 def write_scenes(folder: Path, count: int, seed: int, size: int = 128,
@@ -33,12 +32,10 @@ def write_scenes(folder: Path, count: int, seed: int, size: int = 128,
     Returns file, caption, truth and maps of each, ready for `json.dumps`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = sample_scenes(count, seed)
-    return [
-        entry
-        for start in range(0, count, _CHUNK)
-        for entry in _write_chunk(folder, scenes[start : start + _CHUNK], start, size, maps)
-    ]
+    entries: list[dict[str, Any]] = []
+    for part in sample_scenes(count, seed).chunks():
+        entries += _write_chunk(folder, part, len(entries), size, maps)
+    return entries
 
 
 def write_shards(folder: Path, scenes: Scenes, pictures: Iterable[Image.Image], seed: int,
@@ -91,9 +88,8 @@ def _png(image: Image.Image) -> bytes:
 
 def pictures_of(scenes: Scenes, size: int) -> Iterator[Image.Image]:
     """Drawn as they are asked for."""
-    for start in range(0, len(scenes), _CHUNK):
-        drawn = draw(scenes[start : start + _CHUNK], size)
-        yield from images_from_pixels(drawn.pixels * 2 - 1)
+    for part in scenes.chunks():
+        yield from images_from_pixels(draw(part, size).pixels * 2 - 1)
 
 
 def _write_chunk(folder: Path, scenes: Scenes, start: int, size: int,

@@ -8,6 +8,7 @@ so every attribute of a picture is known exactly.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -68,6 +69,11 @@ class Scenes:
 
     def __getitem__(self, index: slice | Tensor) -> Scenes:
         return Scenes(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def chunks(self) -> Iterator[Scenes]:
+        """Some at a time: drawing them takes a few hundred megabytes at the usual size."""
+        for start in range(0, len(self), 32):
+            yield self[start : start + 32]
 
     def to(self, device: torch.device | str) -> Scenes:
         return Scenes(*(getattr(self, f.name).to(device) for f in fields(self)))

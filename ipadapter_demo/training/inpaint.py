@@ -169,7 +169,7 @@ def _strokes(scenes: Scenes, slot: Tensor, generator: torch.Generator) -> Tensor
     shape[torch.arange(len(slot)), slot] = torch.randint(len(SHAPES), slot.shape,
                                                          generator=generator)
     half = SIZE // 2  # finer than a stroke needs
-    covered = traces(scenes, slot, half) | traces(replace(scenes, shape=shape), slot, half)
+    covered = traces(slot, half, scenes, replace(scenes, shape=shape))
     brush = torch.randint(BRUSH[0], BRUSH[1] + 1, slot.shape, generator=generator)
     covered = covered.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     return torch.from_numpy(painted_over(covered, brush.tolist())).float()[:, None]
