@@ -1,9 +1,10 @@
 # make demo   run the demo at http://127.0.0.1:7860
-# make test   lint, type-check and test, the page in a real browser included
+# make test   lint, type-check and test, the page in a real browser included; WORKERS=4 for more
 # make lint   ruff and mypy only
 # make clean  remove caches; `make distclean` removes .venv as well
 
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 DEMO := .venv/.demo-requirements
 DEV := .venv/.dev-requirements
@@ -14,8 +15,9 @@ DEV := .venv/.dev-requirements
 demo: $(DEMO)
 	$(BIN)/python app.py
 
+# A worker takes whole files, so that what a file sets up is set up once.
 test: $(DEV) chromium lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(DEV)
 	$(BIN)/ruff check .

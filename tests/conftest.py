@@ -1,17 +1,31 @@
-"""One tiny model for the whole session: frozen, like any other, so tests cannot disturb it."""
+"""One tiny model for the whole session: frozen, like any other, and watched, so that no test can
+change what the others share."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import nn
 
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from tests.tiny import write_tiny_model
 
+# Files that take longest, begun first, so that no worker ends long after the others.
+LONG = ("test_browser", "test_trainer", "test_evaluation", "test_compare", "test_claims",
+        "test_coco", "test_training")
+
 # Tiny models gain nothing from a second thread, and on a busy machine they would wait for it.
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +37,44 @@ def entry(tmp_path_factory: pytest.TempPathFactory) -> CatalogEntry:
 @pytest.fixture(scope="session")
 def model(entry: CatalogEntry) -> BaseModel:
     return load_base_model(entry, "cpu", torch.float32)
+
+
+@pytest.fixture(scope="session")
+def weights_as_loaded(model: BaseModel) -> dict[str, str]:
+    return weight_hashes(model)
+
+
+@pytest.fixture(autouse=True)
+def _the_shared_model_stays(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that leaves another weight behind fails itself, and not some test after it."""
+    if "model" not in request.fixturenames:
+        yield
+        return
+    before = request.getfixturevalue("weights_as_loaded")
+    yield
+    after = weight_hashes(request.getfixturevalue("model"))
+    changed = [name for name in before if after[name] != before[name]]
+    assert not changed, f"{request.node.nodeid} changed the weights of {', '.join(changed)}"
+
+
+def weight_hashes(model: BaseModel) -> dict[str, str]:
+    """SHA-256 of the parameters and buffers of every network of a model, by name."""
+    networks: dict[str, nn.Module | None] = {
+        "unet": model.unet, "vae": model.codec.vae, "image_encoder": model.vision,
+        **{f"text_encoder_{i}": encoder for i, encoder in enumerate(model.text.encoders)},
+        **{f"adapter {name}": adapter for name, adapter in model.adapters.items()},
+        **{f"structure {i}": net.net for i, net in enumerate(model.structures.loaded())},
+    }
+    if model.inpaint_adapter is not None:
+        networks["inpaint_adapter"] = model.inpaint_adapter.net
+    found = {}
+    for name, network in networks.items():
+        if network is not None:
+            content = hashlib.sha256()
+            for tensor in network.state_dict().values():
+                content.update(tensor.detach().contiguous().view(torch.uint8).numpy())
+            found[name] = content.hexdigest()
+    return found
 
 
 @pytest.fixture

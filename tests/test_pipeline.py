@@ -534,7 +534,7 @@ class TestStream:
         request = replace(WITH_IMAGE, steps=6, count=2, sampler=sampler)
         *previews, result = pipeline.stream(request, preview_every=2)
         shown = [event.step for event in previews if event.images]
-        assert shown == [2, 4] if sampler != "pndm" else [2, 4, 6]  # it repeats one step
+        assert shown == ([2, 4] if sampler != "pndm" else [2, 4, 6])  # it repeats one step
         assert {len(event.images) for event in previews} == {0, 2}
         assert np.array_equal(arrays(result), generated(pipeline, request))
 

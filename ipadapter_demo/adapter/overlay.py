@@ -46,7 +46,7 @@ class Watch:
     def maps(self) -> Tensor:
         """(rows, references, height, width) in [0, 1], the mean over layers and steps."""
         assert self._sum is not None, "the branch was never active"
-        return (self._sum / self._seen).clamp(0, 1)
+        return self._sum / self._seen
 
     @property
     def is_empty(self) -> bool:
