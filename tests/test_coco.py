@@ -63,7 +63,7 @@ def items(place: Path, limit: int | None = None) -> list[Item]:
 
 
 @pytest.fixture(scope="module")
-def model(place: Path) -> dict[str, Any]:
+def options(place: Path) -> dict[str, Any]:
     from tiny import tiny_entry
 
     return {"model": tiny_entry("tiny", place / "model")}
@@ -80,10 +80,10 @@ def shown_of(place: Path) -> Image.Image:
     return flatten_image(read_image(Path(items(place)[3].path)))
 
 
-def test_a_row_holds_the_cosines_of_every_sample(place: Path, model: dict[str, Any]) -> None:
-    judge = Judge(model, place / "clip", SHORT)
+def test_a_row_holds_the_cosines_of_every_sample(place: Path, options: dict[str, Any]) -> None:
+    judge = Judge(options, place / "clip", SHORT)
     row = judge.row(items(place)[3])
-    made = ip.load(**model).generate(ip.GenerateRequest(
+    made = ip.load(**options).generate(ip.GenerateRequest(
         references=(ip.Reference(image=shown_of(place)),), count=2,
         seed=6, steps=2, guidance=7.5, sampler="ddim")).images
     clip = NamedClip(place / "clip")
@@ -95,15 +95,15 @@ def test_a_row_holds_the_cosines_of_every_sample(place: Path, model: dict[str, A
 
 @pytest.mark.slow
 def test_two_workers_a_stop_and_the_report(
-    place: Path, model: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     everything = items(place)
-    report = evaluate_coco(everything, model, place / "clip", SHORT, tmp_path / "whole", workers=2)
+    report = evaluate_coco(everything, options, place / "clip", SHORT, tmp_path / "whole", workers=2)
     rows = [json.loads(line) for line in
             (tmp_path / "whole" / "rows.jsonl").read_text().splitlines()]
     assert sorted(row["number"] for row in rows) == list(range(5))
-    alone = Judge(model, place / "clip", SHORT)
+    alone = Judge(options, place / "clip", SHORT)
     for row in rows:
         expected = alone.row(everything[row["number"]])
         assert row["clip_i"] == pytest.approx(expected["clip_i"], abs=1e-5)
@@ -121,7 +121,7 @@ def test_two_workers_a_stop_and_the_report(
     (stopped / "settings.json").write_bytes((tmp_path / "whole" / "settings.json").read_bytes())
     lines = (tmp_path / "whole" / "rows.jsonl").read_text().splitlines(True)
     (stopped / "rows.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
-    again = evaluate_coco(everything, model, place / "clip", SHORT, stopped, workers=1)
+    again = evaluate_coco(everything, options, place / "clip", SHORT, stopped, workers=1)
     assert again["clip_i"] == pytest.approx(report["clip_i"])
     kept = (stopped / "rows.jsonl").read_text().splitlines(True)
     assert kept[:2] == lines[:2]
@@ -129,17 +129,17 @@ def test_two_workers_a_stop_and_the_report(
 
     other = Protocol(samples=2, steps=3)
     with pytest.raises(RequestError, match="holds an evaluation with other settings"):
-        evaluate_coco(everything, model, place / "clip", other, stopped)
+        evaluate_coco(everything, options, place / "clip", other, stopped)
 
 
 @pytest.mark.slow
 def test_what_a_worker_cannot_do_is_said_as_it_is(
-    place: Path, model: dict[str, Any], tmp_path: Path
+    place: Path, options: dict[str, Any], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     with pytest.raises(RequestError, match="image is not a picture"):
-        evaluate_coco([Item(0, str(broken), "words")], model, place / "clip", SHORT,
+        evaluate_coco([Item(0, str(broken), "words")], options, place / "clip", SHORT,
                       tmp_path / "out")
 
 
