@@ -99,7 +99,8 @@ def test_two_workers_a_stop_and_the_report(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     everything = items(place)
-    report = evaluate_coco(everything, options, place / "clip", SHORT, tmp_path / "whole", workers=2)
+    report = evaluate_coco(everything, options, place / "clip", SHORT, tmp_path / "whole",
+                           workers=2)
     rows = [json.loads(line) for line in
             (tmp_path / "whole" / "rows.jsonl").read_text().splitlines()]
     assert sorted(row["number"] for row in rows) == list(range(5))
