@@ -1,7 +1,7 @@
 """Full-size SD 1.5 or SDXL with an image prompt, 512 x 512: seconds a step and peak memory, this
 pipeline against diffusers' own on the same weights.
 
-    python -m benchmarks.full_size [--model sdxl] [--folder DIR] [--dtype bfloat16] [--steps 4]
+    python -m benchmarks.full_size [--model sdxl-bigg] [--folder DIR] [--dtype bfloat16] [--steps 4]
 
 The weights are random and written once, in the published layout, below --folder: 3 GB, 11 GB for
 SDXL. Each side runs in a process of its own; they take turns, and the ratio is of the faster of two
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ipadapter_demo.models.hub_files import SDXL, VIT_BIGG
 from ipadapter_demo.models.published import PUBLISHED, Published
 
 SIDE, GUIDANCE = 512, 7.5
@@ -43,7 +44,7 @@ SDXL_UNET: dict[str, Any] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="sd15", choices=("sd15", "sdxl"))
+    parser.add_argument("--model", default="sd15", choices=("sd15", "sdxl", "sdxl-bigg"))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "random")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
@@ -127,7 +128,7 @@ def _diffusers(arguments: argparse.Namespace) -> Callable[[int], object]:
     model = PUBLISHED[arguments.model]
     encoder = CLIPVisionModelWithProjection.from_pretrained(
         folder / model.image_encoder.repo / model.image_encoder.folder, dtype=dtype)
-    kind = StableDiffusionXLPipeline if arguments.model == "sdxl" else StableDiffusionPipeline
+    kind = StableDiffusionXLPipeline if model.base == SDXL else StableDiffusionPipeline
     pipe = kind.from_pretrained(
         folder / model.base.repo, image_encoder=encoder, feature_extractor=CLIPImageProcessor(),
         variant="fp16", dtype=dtype)
@@ -166,7 +167,7 @@ def _write(folder: Path, model: Published) -> None:
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
-    xl = model.name == "sdxl"
+    xl, large = model.base == SDXL, model.image_encoder == VIT_BIGG
     tokenizer = _tokenizer()
     ends = {"vocab_size": 49408, "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id}
@@ -199,9 +200,9 @@ def _write(folder: Path, model: Published) -> None:
     pipe.save_pretrained(base, variant="fp16")
     for tokens in base.glob("tokenizer*"):
         write_tokenizer(tokenizer, tokens)
-    width, layers, projected = (1664, 48, 1280) if xl else (1280, 32, 1024)
+    width, layers, projected = (1664, 48, 1280) if large else (1280, 32, 1024)
     CLIPVisionModelWithProjection(CLIPVisionConfig(
-        hidden_size=width, intermediate_size=8192 if xl else 5120, num_hidden_layers=layers,
+        hidden_size=width, intermediate_size=8192 if large else 5120, num_hidden_layers=layers,
         num_attention_heads=16, patch_size=14, projection_dim=projected,
     )).save_pretrained(folder / model.image_encoder.repo / model.image_encoder.folder)
     adapter = ImageAdapter.for_unet(unet, LinearProjection(projected, 2048 if xl else 768))

@@ -148,7 +148,8 @@ def settings_parser() -> argparse.ArgumentParser:
                         help="another base model for a published adapter: a folder in diffusers' "
                         "layout, a .safetensors checkpoint, or a repository on the hub")
     parser.add_argument("--model-adapter", metavar="FILE",
-                        help="an image adapter of your own for the model, .safetensors or .bin")
+                        help="an image adapter of your own for the model: a .safetensors, .bin or "
+                             ".pth file, or a folder as InvokeAI makes one")
     parser.add_argument("--models-dir", metavar="DIR",
                         help="folder that mirrors the hub, DIR/owner/repository/file")
     parser.add_argument("--lora", metavar="FILE[:WEIGHT],...", help="LoRAs to merge into the model")

@@ -15,9 +15,16 @@ from ipadapter_demo.adapter.checkpoint import (
     load_image_adapter,
     save_image_adapter,
 )
+from ipadapter_demo.adapter.formats import adapter_file, image_encoder_named
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
 from ipadapter_demo.adapter.overlay import Watch
-from ipadapter_demo.adapter.projection import LinearProjection, Resampler, Variant
+from ipadapter_demo.adapter.projection import (
+    LinearProjection,
+    MLPProjection,
+    Projection,
+    Resampler,
+    Variant,
+)
 
 __all__ = [
     "DecoupledAttnProcessor",
@@ -25,14 +32,18 @@ __all__ = [
     "ImageKeyValue",
     "ImagePrompt",
     "LinearProjection",
+    "MLPProjection",
+    "Projection",
     "Resampler",
     "Variant",
     "Watch",
+    "adapter_file",
     "attach",
     "attached",
     "check_fits",
     "cross_attention_layers",
     "encoder_needed",
+    "image_encoder_named",
     "is_attached",
     "load_image_adapter",
     "save_image_adapter",

@@ -1,39 +1,44 @@
-"""The two published checkpoint layouts, read strictly and written so that diffusers loads them.
+"""Checkpoints of adapters, read strictly and written so that diffusers loads them.
 
-`.safetensors` is flat: `image_proj.<key>`, `ip_adapter.<n>.to_k_ip.weight`, ... `.bin` nests the
-same tensors under "image_proj" and "ip_adapter". n is 1, 3, 5, ...: the index of the layer in
-`unet.attn_processors`, where every other layer is a cross-attention.
+A published `.safetensors` is flat: `image_proj.<key>`, `ip_adapter.<n>.to_k_ip.weight`, ...; a
+`.bin` nests the same tensors under "image_proj" and "ip_adapter". n is 1, 3, 5, ...: the index of
+the layer in `unet.attn_processors`, where every other layer is a cross-attention. Other layouts are
+read by `formats`.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ipadapter_demo.adapter.attention import layer_mismatch
+from ipadapter_demo.adapter.formats import SECTIONS, adapter_file, read_tensors
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
-from ipadapter_demo.adapter.projection import LinearProjection, Resampler
+from ipadapter_demo.adapter.projection import (
+    LinearProjection,
+    MLPProjection,
+    Projection,
+    Resampler,
+)
 from ipadapter_demo.errors import CheckpointError
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-SECTIONS = ("image_proj", "ip_adapter")
 HEAD_DIM = 64  # of every published Plus file; the tensors do not tell it
 
 _ENCODERS = {
     ("base", 1024): "OpenCLIP ViT-H/14 (projected embeddings, 1024 wide)",
     ("base", 1280): "OpenCLIP ViT-bigG/14 (projected embeddings, 1280 wide)",
     ("plus", 1280): "OpenCLIP ViT-H/14 (penultimate hidden states, 1280 wide)",
+    ("full", 1280): "OpenCLIP ViT-H/14 (penultimate hidden states, 1280 wide)",
 }
 _BASES = {(768, 16): "SD 1.5", (2048, 70): "SDXL"}  # by token width and number of layers
 
@@ -41,11 +46,12 @@ _BASES = {(768, 16): "SD 1.5", (2048, 70): "SDXL"}  # by token width and number 
 def load_image_adapter(path: str | os.PathLike[str]) -> ImageAdapter:
     """Read a published or own checkpoint, in the precision it was stored in.
 
-    Variant, sizes and layers come from the tensors. Raises CheckpointError naming the file and
-    what is wrong with it.
+    A file of any layout that `formats` knows, or InvokeAI's folder with one in it. Variant, sizes
+    and layers come from the tensors. Raises CheckpointError naming the file and what is wrong with
+    it, or what it is instead.
     """
-    path = Path(path)
-    tensors = _read_tensors(path)
+    path = adapter_file(Path(path))
+    tensors = read_tensors(path)
     with torch.device("meta"):  # shapes only; the tensors move in below without a copy
         adapter = ImageAdapter(_projection_like(tensors, path), _layer_widths(tensors, path))
     expected = _published_state(adapter)
@@ -71,7 +77,8 @@ def save_image_adapter(
     diffusers reads base files of 4 tokens and Plus files of depth 4; this project reads any.
     """
     path = Path(path)
-    _require_known_suffix(path)
+    if path.suffix not in (".safetensors", ".bin"):
+        raise CheckpointError(f"{path.name}: the name must end in .safetensors or .bin")
     if isinstance(adapter.projection, Resampler) and adapter.projection.head_dim != HEAD_DIM:
         raise CheckpointError(
             f"{path.name}: the layout does not record the head size and readers take {HEAD_DIM}, "
@@ -144,58 +151,7 @@ def _section(tensors: Mapping[str, Tensor], section: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Either layout as flat published names, with both sections present."""
-    if not path.is_file():
-        raise CheckpointError(f"{path.name}: no such file in {path.absolute().parent}")
-    _require_known_suffix(path)
-    tensors = _read_flat(path) if path.suffix == ".safetensors" else _read_nested(path)
-    for section in SECTIONS:
-        if not _section(tensors, section):
-            raise CheckpointError(f"{path.name}: not an IP-Adapter, lacks the section {section!r}")
-    return tensors
-
-
-def _require_known_suffix(path: Path) -> None:
-    if path.suffix not in (".safetensors", ".bin"):
-        raise CheckpointError(f"{path.name}: the name must end in .safetensors or .bin")
-
-
-def _read_flat(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path.name}: not a safetensors file, or cut short ({error})"
-        ) from error
-
-
-def _read_nested(path: Path) -> dict[str, Tensor]:
-    try:
-        nested = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path.name}: holds code or objects that are not tensors, which is refused"
-        ) from error
-    except Exception as error:  # a damaged pickle can fail in any way at all
-        raise CheckpointError(
-            f"{path.name}: not a torch file, or cut short ({error!r:.200})"
-        ) from error
-    if not isinstance(nested, dict):
-        raise CheckpointError(f"{path.name}: holds a {type(nested).__name__}, not a dictionary")
-    tensors = {}
-    for section, content in nested.items():
-        for key, value in content.items() if isinstance(content, dict) else [("", content)]:
-            name = f"{section}.{key}" if key else str(section)
-            if not isinstance(value, Tensor):
-                raise CheckpointError(
-                    f"{path.name}: {name} is a {type(value).__name__}, not a tensor"
-                )
-            tensors[name] = value
-    return tensors
-
-
-def _projection_like(tensors: Mapping[str, Tensor], path: Path) -> LinearProjection | Resampler:
+def _projection_like(tensors: Mapping[str, Tensor], path: Path) -> Projection:
     """An empty projection of the variant and sizes that the tensors have."""
     if "image_proj.proj.weight" in tensors:
         rows, embed_dim = _shape(tensors, "image_proj.proj.weight", 2, path)
@@ -208,9 +164,13 @@ def _projection_like(tensors: Mapping[str, Tensor], path: Path) -> LinearProject
         return LinearProjection(embed_dim, cross_dim, rows // cross_dim)
     if "image_proj.latents" in tensors:
         return _resampler_like(tensors, path)
+    if "image_proj.proj.3.weight" in tensors:
+        _, embed_dim = _shape(tensors, "image_proj.proj.0.weight", 2, path)
+        (cross_dim,) = _shape(tensors, "image_proj.proj.3.weight", 1, path)
+        return MLPProjection(embed_dim, cross_dim)
     found = sorted(_section(tensors, "image_proj"))
     raise CheckpointError(
-        f"{path.name}: neither a base nor a Plus adapter; image_proj holds {found[:3]}"
+        f"{path.name}: neither a base, a Plus nor a full adapter; image_proj holds {found[:3]}"
     )
 
 

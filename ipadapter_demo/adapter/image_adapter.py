@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter.attention import ImageKeyValue, cross_attention_layers
-from ipadapter_demo.adapter.projection import LinearProjection, Resampler, Variant
+from ipadapter_demo.adapter.projection import Projection, Variant
 from ipadapter_demo.errors import ModelError
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ class ImageAdapter(nn.Module):
     adapter of any size costs nothing.
     """
 
-    def __init__(
-        self, projection: LinearProjection | Resampler, layer_widths: Sequence[int]
-    ) -> None:
+    def __init__(self, projection: Projection, layer_widths: Sequence[int]) -> None:
         super().__init__()
         like = next(projection.parameters())
         self.projection = projection
@@ -37,9 +35,7 @@ class ImageAdapter(nn.Module):
         )
 
     @classmethod
-    def for_unet(
-        cls, unet: UNet2DConditionModel, projection: LinearProjection | Resampler
-    ) -> ImageAdapter:
+    def for_unet(cls, unet: UNet2DConditionModel, projection: Projection) -> ImageAdapter:
         """A new adapter to train, K' and V' copied from each layer's text K and V (section 3.2.2).
 
         Raises ModelError when the projection does not make tokens as wide as the text's.
@@ -64,8 +60,14 @@ class ImageAdapter(nn.Module):
         return self.projection.variant
 
     @property
-    def num_tokens(self) -> int:
+    def num_tokens(self) -> int | None:
+        """Tokens of a picture; None where there are as many as the encoder gives states."""
         return self.projection.num_tokens
+
+    @property
+    def reads_patches(self) -> bool:
+        """Whether it reads the encoder's penultimate states, not its projected embedding."""
+        return self.variant != "base"
 
     @property
     def cross_dim(self) -> int:
@@ -81,23 +83,31 @@ class ImageAdapter(nn.Module):
         return tuple(_pair(layer).to_k_ip.out_features for layer in self.layers)
 
     def tokens_from_embeds(self, image_embeds: Tensor) -> Tensor:
-        """(B, encoder_width), or (B, sequence, encoder_width) for Plus -> (B, n, cross_dim)."""
+        """(B, encoder_width), or (B, sequence, encoder_width) of patches -> (B, n, cross_dim)."""
         weight = next(self.projection.parameters())
         return self.projection(image_embeds.to(weight.dtype))
 
     def width_read_from(self, encoder: CLIPVisionModelWithProjection) -> int:
         """The width of what this adapter would read from `encoder`, to compare beforehand."""
         config = encoder.config
-        return config.hidden_size if self.variant == "plus" else config.projection_dim
+        return config.hidden_size if self.reads_patches else config.projection_dim
+
+    def tokens_a_picture(self, encoder: CLIPVisionModelWithProjection) -> int:
+        """How many tokens this adapter makes of one picture that `encoder` saw."""
+        if self.num_tokens is not None:
+            return self.num_tokens
+        config = encoder.config
+        return (config.image_size // config.patch_size) ** 2 + 1  # the patches and a class
 
     def embeds_from_clip_pixels(
         self, clip_pixels: Tensor, encoder: CLIPVisionModelWithProjection
     ) -> Tensor:
         """What this variant reads of `clip_pixels` (B, 3, H, W), normalised for the encoder.
 
-        Base: the projected embedding (B, width). Plus: the penultimate layer (B, sequence, width).
+        Base: the projected embedding (B, width). Plus and full: the penultimate layer
+        (B, sequence, width).
         """
-        if self.variant == "base":
+        if not self.reads_patches:
             return encoder(clip_pixels).image_embeds
         return encoder(clip_pixels, output_hidden_states=True).hidden_states[-2]
 
@@ -106,15 +116,17 @@ class ImageAdapter(nn.Module):
     ) -> Tensor:
         """The input that stands for "no image" in the unconditional half of guidance.
 
-        Base was trained on zero embeddings, which need no encoder. Plus was trained on the encoder
-        run on zeroed normalised pixels (CLIP's mean colour), so it does. The two must not be
-        swapped, and either way the projection still has to run on the result.
+        Base was trained on zero embeddings, which need no encoder. Plus and full were trained on
+        the encoder run on zeroed normalised pixels (CLIP's mean colour), so they do. The two must
+        not be swapped, and either way the projection still has to run on the result.
         """
-        if self.variant == "base":
+        if not self.reads_patches:
             weight = next(self.projection.parameters())
             return weight.new_zeros(count, self.encoder_width)
         if encoder is None:
-            raise ModelError("a Plus adapter needs its image encoder to make an empty prompt")
+            raise ModelError(
+                f"a {self.variant} adapter needs its image encoder to make an empty prompt"
+            )
         size = encoder.config.image_size
         blank = torch.zeros(1, 3, size, size, device=encoder.device, dtype=encoder.dtype)
         return self.embeds_from_clip_pixels(blank, encoder).expand(count, -1, -1)

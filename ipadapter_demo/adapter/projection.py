@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Variant = Literal["base", "plus"]
+Variant = Literal["base", "plus", "full"]
 
 
 class LinearProjection(nn.Module):
@@ -82,6 +82,35 @@ class Resampler(nn.Module):
             latents = latents + attention(patches, latents)
             latents = latents + feed_forward(latents)
         return self.norm_out(self.proj_out(latents))
+
+
+class MLPProjection(nn.Module):
+    """Full variant: every state of the encoder becomes a token, each through the same two layers.
+
+    (B, sequence, embed_dim) -> (B, sequence, cross_dim): 257 tokens of ViT-H/14 at 224 pixels, a
+    class and 16 x 16 patches. `MLPProjModel` in
+    https://github.com/tencent-ailab/IP-Adapter/blob/62e4af9/ip_adapter/ip_adapter.py
+    """
+
+    variant: Variant = "full"
+    num_tokens = None  # as many as the encoder gives
+
+    def __init__(self, embed_dim: int, cross_dim: int) -> None:
+        super().__init__()
+        self.embed_dim = embed_dim
+        self.cross_dim = cross_dim
+        self.proj = nn.Sequential(
+            nn.Linear(embed_dim, embed_dim),
+            nn.GELU(),
+            nn.Linear(embed_dim, cross_dim),
+            nn.LayerNorm(cross_dim),
+        )
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.proj(hidden_states)
+
+
+Projection = LinearProjection | Resampler | MLPProjection
 
 
 class _LatentAttention(nn.Module):

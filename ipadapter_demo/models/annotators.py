@@ -33,8 +33,22 @@ class Detector:
     call: dict[str, Any] = field(default_factory=dict)
 
 
+_SHA256 = {
+    "ControlNetHED.pth": "5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
+    "sk_model.pth": "c686ced2a666b4850b4bb6ccf0748031c3eda9f822de73a34b8979970d90f0c6",
+    "sk_model2.pth": "30a534781061f34e83bb9406b4335da4ff2616c95d22a585c1245aa8363e74e0",
+    "dpt_hybrid-midas-501f0c75.pt":
+        "501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",
+    "scannet.pt": "03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
+    "body_pose_model.pth": "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746",
+    "hand_pose_model.pth": "b76b00d1750901abd07b9f9d8c98cc3385b8fe834a26d4b4f0aad439e75fc600",
+    "facenet.pth": "8beb52e548624ffcc4aed12af7aee7dcbfaeea420c75609fee999fe7add79d43",
+}
+
+
 def _weights(megabytes: int, *files: str) -> Hub:
-    return Hub(repo="lllyasviel/Annotators", files=files, megabytes=megabytes)
+    return Hub(repo="lllyasviel/Annotators", revision="982e7edaec38759d914a963c48c4726685de7d96",
+               files=files, sha256={file: _SHA256[file] for file in files}, megabytes=megabytes)
 
 
 _HED = _weights(29, "ControlNetHED.pth")

@@ -11,14 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ipadapter_demo.adapter import ImageAdapter, attach, check_fits, load_image_adapter
+from ipadapter_demo.adapter import (
+    ImageAdapter,
+    adapter_file,
+    attach,
+    check_fits,
+    load_image_adapter,
+)
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.models.extras import Extras, with_extras
 from ipadapter_demo.models.memory import take_turns
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
-from ipadapter_demo.models.sources import Hub, Locate, fetched
+from ipadapter_demo.models.sources import Hub, Locate, fetched, file_sha256
 from ipadapter_demo.models.structure import (
     ControlNetStructure,
     StructureNet,
@@ -71,7 +77,7 @@ class BaseModel:
     @cached_property
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the weight files, by their path inside the model's folder."""
-        return {_named(path, self.entry.folder): _sha256(path) for path in self.files}
+        return {_named(path, self.entry.folder): file_sha256(path) for path in self.files}
 
 
 class Structures:
@@ -142,7 +148,7 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
     adapters: dict[str, ImageAdapter] = {}
     for name, file in entry.adapters.items():
         assert vision is not None, "an adapter reads what an image encoder saw"
-        path = _within(entry, file)
+        path = adapter_file(_within(entry, file))
         adapter = load_image_adapter(path)
         check_fits(adapter, unet, adapter.width_read_from(vision), path)
         adapters[name] = adapter.to(device, dtype).eval().requires_grad_(False)
@@ -181,10 +187,3 @@ def _named(path: Path, folder: Path) -> str:
     if path.is_relative_to(folder) and path != folder:
         return str(path.relative_to(folder))
     return "/".join(path.parts[-3:])
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,7 @@
-"""The published models: which files of which repositories, and what is recommended with them.
+"""The published models: a base, an image adapter and its encoder, and what is recommended.
 
-Sizes are in half precision. Revisions are pinned where one is known.
+λ is the first authors' advice unless an entry says otherwise: 1 for a picture alone, about half
+beside a prompt (https://github.com/tencent-ailab/IP-Adapter, "Best Practice").
 """
 
 from __future__ import annotations
@@ -8,7 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ipadapter_demo.adapter import image_encoder_named
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry, StructureEntry
+from ipadapter_demo.models.hub_files import (
+    SD15,
+    SD15_STRUCTURES,
+    SDXL,
+    SDXL_STRUCTURES,
+    VIT_BIGG,
+    VIT_H,
+    adapter,
+    composition,
+    encoder_of_repository,
+)
 from ipadapter_demo.models.sources import (
     Hub,
     Report,
@@ -17,84 +30,6 @@ from ipadapter_demo.models.sources import (
     megabytes_of,
     of_repository,
 )
-
-_ADAPTERS = "018e402774aeeddd60609b4ecdb7e298259dc729"  # of h94/IP-Adapter, Apache-2.0
-_HALF = "diffusion_pytorch_model.fp16.safetensors"
-_TOKENS = ("merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json")
-
-SD15 = Hub(
-    repo="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
-    files=(
-        "model_index.json", "feature_extractor/preprocessor_config.json",
-        "scheduler/scheduler_config.json", "text_encoder/config.json",
-        "text_encoder/model.fp16.safetensors", *(f"tokenizer/{name}" for name in _TOKENS),
-        "unet/config.json", f"unet/{_HALF}", "vae/config.json", f"vae/{_HALF}",
-    ),
-    megabytes=2133,
-)
-SDXL = Hub(
-    repo="stabilityai/stable-diffusion-xl-base-1.0",
-    revision="462165984030d82259a11f4367a4eed129e94a7b",
-    files=(
-        "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
-        "text_encoder/model.fp16.safetensors", "text_encoder_2/config.json",
-        "text_encoder_2/model.fp16.safetensors", *(f"tokenizer/{name}" for name in _TOKENS),
-        *(f"tokenizer_2/{name}" for name in _TOKENS), "unet/config.json", f"unet/{_HALF}",
-        "vae/config.json", f"vae/{_HALF}",
-    ),
-    megabytes=6940,
-)
-VIT_H = Hub(repo="h94/IP-Adapter", revision=_ADAPTERS, folder="models/image_encoder",
-            files=("config.json", "model.safetensors"), megabytes=2528)
-VIT_BIGG = Hub(repo="h94/IP-Adapter", revision=_ADAPTERS, folder="sdxl_models/image_encoder",
-               files=("config.json", "model.safetensors"), megabytes=3690)
-
-
-def _adapter(file: str, megabytes: int) -> Hub:
-    folder, _, name = file.partition("/")
-    return Hub(repo="h94/IP-Adapter", revision=_ADAPTERS, folder=folder, files=(name,),
-               megabytes=megabytes)
-
-
-def _network(repo: str, megabytes: int, weights: str = _HALF) -> Hub:
-    return Hub(repo=repo, files=("config.json", weights), megabytes=megabytes)
-
-
-def _controlnet(repo: str, megabytes: int, *annotators: str) -> StructureEntry:
-    return StructureEntry(folder=_network(repo, megabytes), network="controlnet",
-                          annotators=(*annotators, "none"))
-
-
-def _t2i_adapter(repo: str, megabytes: int, weights: str, *annotators: str) -> StructureEntry:
-    return StructureEntry(folder=_network(repo, megabytes, weights), network="t2i-adapter",
-                          annotators=(*annotators, "none"))
-
-
-_V11 = "lllyasviel/control_v11"
-SD15_STRUCTURES = {
-    "canny": _controlnet(f"{_V11}p_sd15_canny", 723, "canny"),
-    "lineart": _controlnet(f"{_V11}p_sd15_lineart", 723, "lineart", "lineart-fine"),
-    "softedge": _controlnet(f"{_V11}p_sd15_softedge", 723, "softedge"),
-    "depth": _controlnet(f"{_V11}f1p_sd15_depth", 723, "depth"),
-    "normal": _controlnet(f"{_V11}p_sd15_normalbae", 723, "normal"),
-    "openpose": _controlnet(f"{_V11}p_sd15_openpose", 723, "openpose"),
-    "segmentation": _controlnet(f"{_V11}p_sd15_seg", 723, "segmentation"),
-    "scribble": _controlnet(f"{_V11}p_sd15_scribble", 723, "scribble"),
-    "shuffle": _controlnet(f"{_V11}e_sd15_shuffle", 723, "shuffle"),
-    "palette": _t2i_adapter("TencentARC/t2iadapter_color_sd14v1", 75,
-                            "diffusion_pytorch_model.bin", "palette"),
-    "t2i-canny": _t2i_adapter("TencentARC/t2iadapter_canny_sd15v2", 309,
-                              "diffusion_pytorch_model.bin", "canny"),
-}
-SDXL_STRUCTURES = {
-    "canny": _controlnet("diffusers/controlnet-canny-sdxl-1.0", 2502, "canny"),
-    "depth": _controlnet("diffusers/controlnet-depth-sdxl-1.0", 2502, "depth"),
-    "t2i-canny": _t2i_adapter("TencentARC/t2i-adapter-canny-sdxl-1.0", 158, _HALF, "canny"),
-    "t2i-lineart": _t2i_adapter("TencentARC/t2i-adapter-lineart-sdxl-1.0", 158, _HALF, "lineart"),
-    "t2i-openpose": _t2i_adapter("TencentARC/t2i-adapter-openpose-sdxl-1.0", 158, _HALF,
-                                 "openpose"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,37 +56,78 @@ class Published:
 
 _SD = "CreativeML Open RAIL-M (base), Apache-2.0 (adapter)"
 _XL = "CreativeML Open RAIL++-M (base), Apache-2.0 (adapter)"
+
+
+def _sd15(name: str, files: Hub, note: str, encoder: Hub = VIT_H,
+          image_scale: float = 1.0) -> Published:
+    return Published(name=name, base=SD15, adapter=files, image_encoder=encoder,
+                     structures=SD15_STRUCTURES, licence=_SD, image_scale=image_scale,
+                     note=f"Stable Diffusion 1.5 {note}")
+
+
+def _sdxl(name: str, files: Hub, note: str, encoder: Hub = VIT_H,
+          image_scale: float = 1.0) -> Published:
+    return Published(name=name, base=SDXL, adapter=files, image_encoder=encoder,
+                     structures=SDXL_STRUCTURES, licence=_XL, image_scale=image_scale,
+                     guidance=5.0, note=f"SDXL {note}")
+
+
 PUBLISHED = {
     model.name: model
     for model in (
-        Published(
-            name="sd15", base=SD15, image_encoder=VIT_H, structures=SD15_STRUCTURES, licence=_SD,
-            adapter=_adapter("models/ip-adapter_sd15.safetensors", 45),
-            note="Stable Diffusion 1.5 with 4 image tokens: the look and the gist of a picture.",
-        ),
-        Published(
-            name="sd15-plus", base=SD15, image_encoder=VIT_H, structures=SD15_STRUCTURES,
-            licence=_SD, adapter=_adapter("models/ip-adapter-plus_sd15.safetensors", 98),
-            image_scale=0.9,
-            note="Stable Diffusion 1.5 with 16 image tokens: closer to the picture, less free.",
-        ),
-        Published(
-            name="sd15-plus-face", base=SD15, image_encoder=VIT_H, structures=SD15_STRUCTURES,
-            licence=_SD, adapter=_adapter("models/ip-adapter-plus-face_sd15.safetensors", 98),
-            image_scale=0.8,
-            note="Stable Diffusion 1.5 for faces: give it a picture cropped to the face.",
-        ),
-        Published(
-            name="sdxl", base=SDXL, image_encoder=VIT_BIGG, structures=SDXL_STRUCTURES,
-            licence=_XL, adapter=_adapter("sdxl_models/ip-adapter_sdxl.safetensors", 703),
-            guidance=5.0, note="SDXL with 4 image tokens.",
-        ),
-        Published(
-            name="sdxl-plus", base=SDXL, image_encoder=VIT_H, structures=SDXL_STRUCTURES,
-            licence=_XL,
-            adapter=_adapter("sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors", 848),
-            image_scale=0.9, guidance=5.0, note="SDXL with 16 image tokens.",
-        ),
+        _sd15("sd15", adapter(
+            "models/ip-adapter_sd15.safetensors", 45,
+            "289b45f16d043d0bf542e45831f971dcdaabe18b656f11e86d9dfba7e9ee3369"),
+            "with 4 image tokens: the look and the gist of a picture."),
+        _sd15("sd15-light", adapter(
+            "models/ip-adapter_sd15_light.safetensors", 45,
+            "0747d08db670535bfa286452a77d93cebad5c677b46d038543f9f2de8690bb26"),
+            "with 4 image tokens that leave more to the prompt."),
+        _sd15("sd15-light-v11", adapter(
+            "models/ip-adapter_sd15_light_v11.bin", 45,
+            "350b63a57847c163e2e984b01090f85ffe60eaae20f32b2b2c9e1ccc7ddd972b"),
+            "with 4 image tokens that leave more to the prompt, second version."),
+        _sd15("sd15-vit-g", adapter(
+            "models/ip-adapter_sd15_vit-G.safetensors", 46,
+            "a26f736af07bb341a83dfea23713531d0575760e8ed947c68cb31a4c62d9c90b"),
+            "with 4 image tokens from the larger encoder, ViT-bigG.", encoder=VIT_BIGG),
+        _sd15("sd15-plus", adapter(
+            "models/ip-adapter-plus_sd15.safetensors", 98,
+            "a1c250be40455cc61a43da1201ec3f1edaea71214865fb47f57927e06cbe4996"),
+            "with 16 image tokens: closer to the picture, less free.", image_scale=0.9),
+        _sd15("sd15-plus-face", adapter(
+            "models/ip-adapter-plus-face_sd15.safetensors", 98,
+            "1c9edc21af6f737dc1d6e0e734190e976cfacf802d6b024b77aa3be922f7569b"),
+            "for faces: give it a picture cropped to the face.", image_scale=0.8),
+        _sd15("sd15-full-face", adapter(
+            "models/ip-adapter-full-face_sd15.safetensors", 44,
+            "f4a17fb643bf876235a45a0e87a49da2855be6584b28ca04c62a97ab5ff1c6f3"),
+            "for faces, with all 257 tokens of the encoder: give it a picture cropped to the face, "
+            "the background removed."),
+        _sd15("sd15-composition", composition(
+            "ip_plus_composition_sd15.safetensors", 98,
+            "4a02c9f4d2ade7c0e14db7471377ce5d326a2bfda7777231c79dc861c93f2c12"),
+            "for the composition of a picture, mostly without its style and content."),
+        _sdxl("sdxl", adapter(
+            "sdxl_models/ip-adapter_sdxl_vit-h.safetensors", 698,
+            "ebf05d918348aec7abb02a5e9ecef77e0aaea6914a5c4ea13f50d45eb1681831"),
+            "with 4 image tokens."),
+        _sdxl("sdxl-bigg", adapter(
+            "sdxl_models/ip-adapter_sdxl.safetensors", 703,
+            "ba1002529e783604c5f326d49f0122025392d1d20ac8d573b3eeb3e6dea4ebb6"),
+            "with 4 image tokens from the larger encoder, ViT-bigG.", encoder=VIT_BIGG),
+        _sdxl("sdxl-plus", adapter(
+            "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors", 848,
+            "3f5062b8400c94b7159665b21ba5c62acdcd7682262743d7f2aefedef00e6581"),
+            "with 16 image tokens: closer to the picture, less free.", image_scale=0.9),
+        _sdxl("sdxl-plus-face", adapter(
+            "sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors", 848,
+            "677ad8860204f7d0bfba12d29e6c31ded9beefdf3e4bbd102518357d31a292c1"),
+            "for faces: give it a picture cropped to the face.", image_scale=0.8),
+        _sdxl("sdxl-composition", composition(
+            "ip_plus_composition_sdxl.safetensors", 848,
+            "e92dc36cc273bac3200b2e41807ebdc174076185d95a45238558d4c236b6da74"),
+            "for the composition of a picture, mostly without its style and content."),
     )
 }
 
@@ -215,16 +191,20 @@ def local_entry(model: Published, base: str | None, models: Path | None,
     """The entry with everything that a first picture takes at hand, fetched if need be.
 
     `base` replaces the base model: a folder in diffusers' layout, a single .safetensors file, or a
-    repository on the hub. `own_adapter` replaces the adapter. Raises ModelError.
+    repository on the hub. `own_adapter` replaces the adapter: a file, or a folder of InvokeAI's,
+    which may name another image encoder. Raises ModelError or CheckpointError.
     """
+    encoder = model.image_encoder
+    if own_adapter and (named := image_encoder_named(own_adapter)):
+        encoder = encoder_of_repository(named)
     place, configs = base_place(model, base, models, report)
-    adapter = own_adapter or (fetched(model.adapter, models, report) / model.adapter.files[0])
+    weights = own_adapter or (fetched(model.adapter, models, report) / model.adapter.files[0])
     return CatalogEntry(
         name=model.name,
         folder=place,
         configs=configs,
-        image_encoder=str(fetched(model.image_encoder, models, report)),
-        adapters={own_adapter.stem if own_adapter else "base": str(adapter)},
+        image_encoder=str(fetched(encoder, models, report)),
+        adapters={own_adapter.stem if own_adapter else "base": str(weights)},
         structures=model.structures,
         image_scale=model.image_scale,
         text_image_scale=model.text_image_scale,

@@ -6,8 +6,10 @@ A local folder mirrors the hub: `<models>/<owner>/<repository>/<file>`, which is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ Locate = Callable[["Hub"], Path]  # the local folder of files on the hub, fetche
 class Hub:
     """Files of one repository on the Hugging Face hub, at a pinned revision where one is known.
 
-    `folder` is the part of the repository they lie in; `megabytes` their size, about.
+    `folder` is the part of the repository they lie in; `megabytes` their size, about; `sha256` the
+    hash in hexadecimal that a file must have, for those where one is known.
     """
 
     repo: str
@@ -29,6 +32,7 @@ class Hub:
     folder: str = ""
     revision: str | None = None
     megabytes: int = 0
+    sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -63,7 +67,7 @@ def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
     from huggingface_hub import HfApi, constants
 
     plain = tuple(file.replace(".fp16.", ".") for file in like.files)
-    other = replace(like, repo=repo, revision=None, megabytes=0)
+    other = replace(like, repo=repo, revision=None, megabytes=0, sha256={})
     for hub in (other, replace(other, files=plain)):
         if local_folder(hub, models) is not None:
             return hub
@@ -81,10 +85,14 @@ def fetched(hub: Hub, models: Path | None = None,
             report: Report = lambda text, share: None) -> Path:
     """The local folder of the files, fetched from the hub where they are missing.
 
-    Raises ModelError that names the missing files, where they go, and how to point elsewhere.
+    What comes from the hub or its cache must have the hashes that are pinned. What lies below
+    `models` is the operator's own choice and is taken as it is: the facts of every picture tell
+    its hashes. Raises ModelError that names a file of another hash, or the missing files, where
+    they go, and how to point elsewhere.
     """
     if (found := local_folder(hub, models)) is not None:
-        return found
+        own = models is not None and found.is_relative_to(models)
+        return found if own else _checked(hub, found)
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import get_session
 
@@ -101,7 +109,30 @@ def fetched(hub: Hub, models: Path | None = None,
         except Exception as error:  # the hub's client raises errors of many libraries
             raise ModelError(_how_to_get(hub, models, error)) from error
         report(label, (number + 1) / len(hub.paths))
-    return _root(Path(got), hub.paths[-1]) / hub.folder
+    return _checked(hub, _root(Path(got), hub.paths[-1]) / hub.folder)
+
+
+def _checked(hub: Hub, folder: Path) -> Path:
+    """`folder`, if each of its files is the one that is pinned. Raises ModelError."""
+    for file in hub.files:
+        expected = hub.sha256.get(file)
+        if expected is not None and (got := file_sha256(folder / file)) != expected:
+            raise ModelError(f"{hub.repo}: {file} has the SHA-256 {got}, but {expected} is pinned: "
+                             f"it is damaged or another file. Remove {folder / file} to fetch it "
+                             "anew, or give a folder of your own with --models-dir")
+    return folder
+
+
+def file_sha256(path: Path) -> str:
+    """In hexadecimal; computed once for as long as the file's size and date stay."""
+    status = path.stat()
+    return _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, _size: int, _date: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def announced(write: Callable[[str], object]) -> Report:

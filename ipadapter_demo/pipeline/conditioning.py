@@ -228,9 +228,9 @@ class Conditioner:
         first = request.count if guided else 0
         prompts = self._branches(followed, request, first, size, voice, self._embeds)
         if watched:
+            each = voice.adapter.tokens_a_picture(self.model.image_encoder)
             prompts = [replace(timed, prompt=replace(timed.prompt, watch=Watch(
-                timed.prompt.tokens.shape[1] // voice.adapter.num_tokens, size)))
-                for timed in prompts]
+                timed.prompt.tokens.shape[1] // each, size))) for timed in prompts]
         prompts += self._branches(around, request, first, size, voice, self._embeds)
         if guided:
             against, embeds = ((negative, self._embeds) if negative
@@ -289,7 +289,7 @@ class Conditioner:
             tokens = torch.cat([voice.adapter.tokens_from_embeds(e) for e in embeds], dim=1)
         if bool((weights == 1.0).all()):
             return tokens, None
-        return tokens, weights.repeat_interleave(voice.adapter.num_tokens)
+        return tokens, weights.repeat_interleave(tokens.shape[1] // len(weights))
 
     def _embeds(self, reference: Reference, voice: Voice) -> Tensor:
         """What the adapter reads of a reference, a batch of one."""

@@ -13,7 +13,8 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
 from ipadapter_demo.models.extras import Extras
-from ipadapter_demo.models.published import PUBLISHED, VIT_BIGG, VIT_H, base_place
+from ipadapter_demo.models.hub_files import VIT_H
+from ipadapter_demo.models.published import PUBLISHED, base_place
 from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
 from ipadapter_demo.training.config import ImageAdapterConfig, TrainingConfig
 
@@ -55,8 +56,7 @@ def _entry(config: TrainingConfig) -> CatalogEntry:
         place, configs = base_place(family, None if base in PUBLISHED else base, models, report)
     encoder = None
     if isinstance(config, ImageAdapterConfig):
-        default = VIT_BIGG if xl and config.variant == "base" else VIT_H
-        encoder = str(_encoder(config, place, default))
+        encoder = str(_encoder(config, place, VIT_H))
     return CatalogEntry(
         name=base, folder=place, configs=configs, image_encoder=encoder, adapters={},
         guidance=5.0 if xl else 7.5,

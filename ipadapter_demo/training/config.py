@@ -106,8 +106,7 @@ class ImageAdapterConfig(TrainingConfig):
         "base: 4 tokens from the embedding; plus: 16 from the patches")] = "base"
     tokens: Annotated[int, "that stand for a picture; 0: 4, or 16 for plus"] = 0
     image_encoder: Annotated[str, (
-        "a folder, or a repository and its folder, owner/name/folder [ViT-H/14; for an SDXL "
-        "base adapter ViT-bigG/14]")] = ""
+        "a folder, or a repository and its folder, owner/name/folder [ViT-H/14]")] = ""
     own_pictures: Annotated[bool, (
         "show the image encoder the picture itself, where a shard has a reference beside it")
     ] = False

@@ -1,0 +1,141 @@
+"""How image adapters lie on disk: every layout as the flat names of the published files.
+
+| Layout | Projection under | Layers under |
+|---|---|---|
+| published, `.safetensors` (flat) or `.bin` (nested) | `image_proj` | `ip_adapter` |
+| the same as `.pth`, as Stable Diffusion web UIs name it | `image_proj` | `ip_adapter` |
+| written for ComfyUI | `image_proj` | `adapter_modules` |
+| the first trainer's own state, flat, the UNet beside it | `image_proj_model` | `adapter_modules` |
+| InvokeAI: a folder, `ip_adapter.bin` with `image_encoder.txt` | the published ones | |
+
+What else a file holds, a step count or a frozen UNet, is no part of an adapter and is left out.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ipadapter_demo.adapter.unsupported import what_it_is
+from ipadapter_demo.errors import CheckpointError
+
+SUFFIXES = (".safetensors", ".bin", ".pth")
+# A section of the published layout, and the names it goes by.
+SECTIONS = {
+    "image_proj": ("image_proj", "image_proj_model"),
+    "ip_adapter": ("ip_adapter", "adapter_modules"),
+}
+_IN_A_FOLDER = ("ip_adapter.safetensors", "ip_adapter.bin")  # as InvokeAI names them
+
+
+def adapter_file(path: Path) -> Path:
+    """The file with the weights: `path` itself, or the one in a folder of InvokeAI's.
+
+    Raises CheckpointError where there is none, or its name ends in another way.
+    """
+    if path.is_dir():
+        found = [path / name for name in _IN_A_FOLDER if (path / name).is_file()]
+        if not found:
+            raise CheckpointError(
+                f"{path.name}: this folder holds no {' or '.join(_IN_A_FOLDER)}; name the file "
+                "of an adapter, or a folder as InvokeAI makes one"
+            )
+        return found[0]
+    if not path.is_file():
+        raise CheckpointError(f"{path.name}: no such file in {path.absolute().parent}")
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f"{path.name}: the name must end in {', '.join(SUFFIXES)}")
+    return path
+
+
+def image_encoder_named(path: Path) -> str | None:
+    """The repository of the image encoder that a folder of InvokeAI's names, `owner/name`."""
+    note = path / "image_encoder.txt"
+    if not note.is_file():
+        return None
+    named = note.read_text(encoding="utf-8", errors="replace").strip()
+    if named.count("/") != 1 or len(named.split()) != 1:
+        raise CheckpointError(
+            f"{path.name}/{note.name} must name a repository, owner/name, got {named[:80]!r}"
+        )
+    return named
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Both sections of an adapter's file under their published names, `image_proj.<key>` and
+    `ip_adapter.<n>.<key>`.
+
+    Raises CheckpointError for a file that cannot be read or lacks a section, and says what else it
+    is where that is known.
+    """
+    content = _read_flat(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    sections = {section: _section(content, section) for section in SECTIONS}
+    found = {key: value for tensors in sections.values() for key, value in tensors.items()}
+    for name, value in found.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"{path.name}: {name} is a {type(value).__name__}, not a tensor")
+    lacking = [section for section, tensors in sections.items() if not tensors]
+    if told := what_it_is(_shapes(content if lacking else found)):
+        raise CheckpointError(f"{path.name}: this is {told}")
+    if lacking:
+        raise CheckpointError(
+            f"{path.name}: not an IP-Adapter, lacks the section {lacking[0]!r}; "
+            f"it holds {sorted(content)[:3]}"
+        )
+    return found
+
+
+def _section(content: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """A section of a flat file, under its published name whatever it is called there."""
+    for called in SECTIONS[section]:
+        prefix = f"{called}."
+        found = {f"{section}.{key.removeprefix(prefix)}": value
+                 for key, value in content.items() if key.startswith(prefix)}
+        if called in content:  # not even a dictionary
+            found[section] = content[called]
+        if found:
+            return found
+    return {}
+
+
+def _shapes(content: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _read_flat(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name}: not a safetensors file, or cut short ({error})"
+        ) from error
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    """A torch file, flat or nested, as flat names. Nothing in it is ever run."""
+    try:
+        nested = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path.name}: holds code or objects that are not tensors, which is refused"
+        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way at all
+        raise CheckpointError(
+            f"{path.name}: not a torch file, or cut short ({error!r:.200})"
+        ) from error
+    if not isinstance(nested, dict):
+        raise CheckpointError(f"{path.name}: holds a {type(nested).__name__}, not a dictionary")
+    content: dict[str, Any] = {}
+    for section, part in nested.items():
+        if isinstance(part, dict):
+            content |= {f"{section}.{key}": value for key, value in part.items()}
+        else:
+            content[str(section)] = part
+    return content
