@@ -41,8 +41,14 @@ def write_published(models: Path, name: str) -> Published:
     encoder = models / model.image_encoder.repo / model.image_encoder.folder
     tiny_vision_encoder().save_pretrained(encoder)
     path = models / model.adapter.repo / model.adapter.paths[0]
-    save_image_adapter(tiny_adapter(unet, "plus" if "plus" in name else "base"), path)
+    save_image_adapter(tiny_adapter(unet, variant_of(model)), path)
     return model
+
+
+def variant_of(model: Published) -> str:
+    """As the file's name tells it: composition adapters are Plus ones, `ip_plus_composition`."""
+    (file,) = model.adapter.files
+    return next((v for v in ("plus", "full") if v in file), "base")
 
 
 def write_structure(models: Path, hub: Hub, unet: UNet2DConditionModel, network: str) -> None:
@@ -53,9 +59,10 @@ def write_structure(models: Path, hub: Hub, unet: UNet2DConditionModel, network:
         net = tiny_controlnet(unet, factor=8)
         net.half().save_pretrained(folder, variant=variant)
     else:
+        kind, factor = ("full_adapter_xl", 16) if "sdxl" in hub.repo else ("full_adapter", 8)
         with seeded(6):
             net = T2IAdapter(channels=list(unet.config.block_out_channels), num_res_blocks=1,
-                             downscale_factor=8)
+                             downscale_factor=factor, adapter_type=kind)
         net.half().save_pretrained(folder, variant=variant, safe_serialization=safe)
 
 

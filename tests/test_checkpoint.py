@@ -18,6 +18,8 @@ from ipadapter_demo.adapter import (
     ImageAdapter,
     ImagePrompt,
     LinearProjection,
+    MLPProjection,
+    Projection,
     Resampler,
     attached,
     check_fits,
@@ -39,7 +41,7 @@ from tests.tiny import (
 )
 
 SUFFIXES = (".safetensors", ".bin")
-VARIANTS = ("base", "plus")
+VARIANTS = ("base", "plus", "full")
 Tensors = dict[str, Tensor]
 
 
@@ -53,6 +55,14 @@ def flat_tensors(variant: str = "base") -> Tensors:
             "norm.bias": noise(4, CROSS_DIM),
         },
         "plus": Resampler(VISION_WIDTH, CROSS_DIM, 5, width=64, depth=2, heads=2).state_dict(),
+        "full": {
+            "proj.0.weight": noise(1, VISION_WIDTH, VISION_WIDTH),
+            "proj.0.bias": noise(2, VISION_WIDTH),
+            "proj.2.weight": noise(3, CROSS_DIM, VISION_WIDTH),
+            "proj.2.bias": noise(4, CROSS_DIM),
+            "proj.3.weight": noise(5, CROSS_DIM),
+            "proj.3.bias": noise(6, CROSS_DIM),
+        },
     }[variant]
     tensors = {f"image_proj.{key}": tensor for key, tensor in image_proj.items()}
     for index, width in enumerate((16, 32, 32, 32, 16, 16, 32)):
@@ -91,7 +101,7 @@ class TestRoundTrip:
         assert adapter.variant == variant
         assert adapter.layer_widths == (16, 32, 32, 32, 16, 16, 32)
         assert adapter.encoder_width == (EMBED_DIM if variant == "base" else VISION_WIDTH)
-        assert adapter.num_tokens == (4 if variant == "base" else 5)
+        assert adapter.num_tokens == {"base": 4, "plus": 5, "full": None}[variant]
         for index in range(7):
             pair = adapter.layers[index]
             key = f"ip_adapter.{2 * index + 1}"
@@ -155,7 +165,7 @@ class TestRoundTrip:
         )
         pipeline.set_ip_adapter_scale(0.8)
         clip_pixels = noise(1, 1, 3, 16, 16)
-        hidden = True if variant == "plus" else None
+        hidden = None if variant == "base" else True
         embeds = pipeline.encode_image(clip_pixels, "cpu", 1, output_hidden_states=hidden)
         embeds = torch.cat(embeds[::-1])  # none, then the picture
 
@@ -228,12 +238,14 @@ class TestUnreadableFiles:
 
     def test_folder(self, tmp_path: Path) -> None:
         (tmp_path / "folder.bin").mkdir()
-        with pytest.raises(CheckpointError, match=r"folder\.bin: no such file"):
+        expected = r"folder\.bin: this folder holds no ip_adapter.safetensors or ip_adapter.bin"
+        with pytest.raises(CheckpointError, match=expected):
             load_image_adapter(tmp_path / "folder.bin")
 
     def test_other_suffix(self, tmp_path: Path) -> None:
         (tmp_path / "adapter.ckpt").touch()
-        with pytest.raises(CheckpointError, match=r"adapter\.ckpt: .* \.safetensors or \.bin"):
+        expected = r"adapter\.ckpt: .* end in \.safetensors, \.bin, \.pth"
+        with pytest.raises(CheckpointError, match=expected):
             load_image_adapter(tmp_path / "adapter.ckpt")
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -250,16 +262,19 @@ class TestUnreadableFiles:
         with pytest.raises(CheckpointError, match=r"adapter\.safetensors: not a safetensors file"):
             load_image_adapter(path)
 
+    @pytest.mark.parametrize("suffix", [".bin", ".pth"])
+    @pytest.mark.parametrize("key", ["image_proj", "unet"])  # in what is read, and beside it
     @pytest.mark.parametrize("dump", [torch.save, lambda x, p: p.write_bytes(pickle.dumps(x, 2))])
     def test_code_in_a_pickle_is_not_run(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        dump: Callable[[object, Path], None],
+        dump: Callable[[object, Path], None], key: str, suffix: str,
     ) -> None:  # fmt: skip
         monkeypatch.chdir(tmp_path)
-        dump({"image_proj": {"proj.weight": Malicious()}}, tmp_path / "adapter.bin")
-        with pytest.raises(CheckpointError, match=r"adapter\.bin: holds code .* refused"):
-            load_image_adapter(tmp_path / "adapter.bin")
-        assert os.listdir(tmp_path) == ["adapter.bin"]
+        path = tmp_path / f"adapter{suffix}"
+        dump({key: {"proj.weight": Malicious()}}, path)
+        with pytest.raises(CheckpointError, match=rf"adapter\{suffix}: holds code .* refused"):
+            load_image_adapter(path)
+        assert os.listdir(tmp_path) == [path.name]
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -300,27 +315,27 @@ class TestWrongContents:
         for key in flat_tensors(variant):
             tensors = flat_tensors(variant)
             del tensors[key]
-            if key in ("image_proj.proj.weight", "image_proj.latents"):
-                self.refuse(path, tensors, "neither a base nor a Plus adapter; image_proj holds")
+            if key in (
+                "image_proj.proj.weight", "image_proj.latents", "image_proj.proj.3.weight"
+            ):  # fmt: skip
+                self.refuse(path, tensors, "neither a base, a Plus nor a full adapter; image_proj")
             else:
                 self.refuse(path, tensors, rf"missing \['{key}'\], unexpected \[\]")
 
     @pytest.mark.parametrize(
         "key",
-        ["image_proj.proj.extra", "ip_adapter.1.to_k_ip.bias", "ip_adapter.0.to_q_lora.down",
-         "optimizer.step"],
-    )  # fmt: skip
+        ["image_proj.proj.extra", "ip_adapter.1.to_k_ip.bias", "ip_adapter.1.to_q.weight"],
+    )
     def test_unexpected_tensor(self, path: Path, key: str) -> None:
         tensors = {**flat_tensors(), key: torch.ones(2)}
         self.refuse(path, tensors, rf"missing \[\], unexpected \['{key}'\]")
 
-    def test_another_kind_of_adapter(self, path: Path) -> None:
-        """As of the full-face variant, which diffusers reads and this project does not."""
+    def test_an_unknown_projection(self, path: Path) -> None:
         tensors = flat_tensors()
         for key in [key for key in tensors if key.startswith("image_proj.")]:
             del tensors[key]
-        tensors["image_proj.proj.0.weight"] = torch.ones(2, 2)
-        self.refuse(path, tensors, r"neither .* image_proj holds \['proj.0.weight'\]")
+        tensors["image_proj.mapping.0.weight"] = torch.ones(2, 2)
+        self.refuse(path, tensors, r"neither .* image_proj holds \['mapping.0.weight'\]")
 
     @pytest.mark.parametrize(
         ("renumber", "found"),
@@ -424,12 +439,13 @@ class TestFit:
             (lambda: LinearProjection(1024, 8), "ViT-H/14 (projected"),
             (lambda: LinearProjection(1280, 8), "ViT-bigG/14 (projected"),
             (lambda: Resampler(1280, 8), "ViT-H/14 (penultimate hidden states"),
+            (lambda: MLPProjection(1280, 8), "ViT-H/14 (penultimate hidden states"),
             (lambda: LinearProjection(192, 8), "an encoder of width 192"),
             (lambda: Resampler(1024, 8), "an encoder of width 1024"),
         ],
     )
     def test_the_encoder_that_is_needed(
-        self, projection: Callable[[], LinearProjection | Resampler], encoder: str
+        self, projection: Callable[[], Projection], encoder: str
     ) -> None:
         with torch.device("meta"):
             adapter = ImageAdapter(projection(), [8])

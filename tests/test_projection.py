@@ -6,8 +6,9 @@ import pytest
 import torch
 from diffusers.models.embeddings import ImageProjection
 from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ipadapter_demo.adapter import ImageAdapter, LinearProjection, Resampler
+from ipadapter_demo.adapter import ImageAdapter, LinearProjection, MLPProjection, Resampler
 from ipadapter_demo.adapter.attention import cross_attention_layers
 from ipadapter_demo.errors import ModelError
 from tests.tiny import (
@@ -31,6 +32,7 @@ PUBLISHED = {
     "ip-adapter_sd15": (lambda: LinearProjection(1024, 768), SD15, 3_150_336, 22_319_616),
     "ip-adapter_sd15_vit-G": (lambda: LinearProjection(1280, 768), SD15, 3_936_768, 23_106_048),
     "ip-adapter-plus_sd15": (lambda: Resampler(1280, 768), SD15, 29_918_208, 49_087_488),
+    "ip-adapter-full-face_sd15": (lambda: MLPProjection(1280, 768), SD15, 2_625_024, 21_794_304),
     "ip-adapter_sdxl": (lambda: LinearProjection(1280, 2048), SDXL, 10_498_048, 351_285_248),
     "ip-adapter_sdxl_vit-h": (lambda: LinearProjection(1024, 2048), SDXL, 8_400_896, 349_188_096),
     "ip-adapter-plus_sdxl_vit-h": (
@@ -106,6 +108,47 @@ def test_resampler_equals_diffusers() -> None:
     torch.testing.assert_close(ours(hidden_states), theirs(hidden_states), rtol=0, atol=1e-5)
 
 
+def test_the_full_projection_has_the_published_keys() -> None:
+    with torch.device("meta"):
+        shapes = {k: tuple(t.shape) for k, t in MLPProjection(1280, 768).state_dict().items()}
+    assert shapes == {
+        "proj.0.weight": (1280, 1280), "proj.0.bias": (1280,),
+        "proj.2.weight": (768, 1280), "proj.2.bias": (768,),
+        "proj.3.weight": (768,), "proj.3.bias": (768,),
+    }  # fmt: skip
+
+
+def test_the_full_projection_equals_diffusers() -> None:
+    """On weights converted by diffusers itself; a token for each of the encoder's states."""
+    with seeded(0):
+        ours = MLPProjection(VISION_WIDTH, CROSS_DIM)
+        randomise(ours)
+    theirs = tiny_unet()._convert_ip_adapter_image_proj_to_diffusers(
+        ours.state_dict(), low_cpu_mem_usage=False
+    )
+    hidden_states = noise(1, 2, 257, VISION_WIDTH)
+    assert ours(hidden_states).shape == (2, 257, CROSS_DIM)
+    torch.testing.assert_close(ours(hidden_states), theirs(hidden_states), rtol=0, atol=1e-6)
+
+
+def test_tokens_of_one_picture() -> None:
+    """The full variant has as many as its encoder gives: 257 of ViT-H/14."""
+    unet, encoder = tiny_unet(), tiny_vision_encoder()
+    with torch.device("meta"):
+        vit_h = CLIPVisionModelWithProjection(CLIPVisionConfig(
+            hidden_size=1280, num_hidden_layers=2, num_attention_heads=16, patch_size=14,
+            image_size=224, projection_dim=1024))
+        full = ImageAdapter(MLPProjection(1280, 768), SD15)
+        seen = full.embeds_from_clip_pixels(torch.zeros(1, 3, 224, 224), vit_h)
+        assert full.tokens_from_embeds(seen).shape == (1, 257, 768)
+    assert full.tokens_a_picture(vit_h) == 257
+    for variant, tokens in (("base", 4), ("plus", 5), ("full", 5)):  # 5: a class, 2 x 2 patches
+        adapter = tiny_adapter(unet, variant)
+        embeds = adapter.embeds_from_clip_pixels(noise(1, 1, 3, 16, 16), encoder)
+        assert adapter.tokens_from_embeds(embeds).shape == (1, tokens, CROSS_DIM)
+        assert adapter.tokens_a_picture(encoder) == tokens
+
+
 def test_new_adapters_start_from_the_text_weights() -> None:
     unet = tiny_unet()
     before = {key: tensor.clone() for key, tensor in unet.state_dict().items()}
@@ -129,12 +172,13 @@ def test_a_projection_of_another_width_is_refused() -> None:
 
 def test_properties_tell_the_variants_apart() -> None:
     unet, encoder = tiny_unet(), tiny_vision_encoder()
-    base, plus = tiny_adapter(unet), tiny_adapter(unet, "plus")
+    base, plus, full = (tiny_adapter(unet, variant) for variant in ("base", "plus", "full"))
     assert (base.variant, base.num_tokens, base.encoder_width) == ("base", 4, EMBED_DIM)
     assert (plus.variant, plus.num_tokens, plus.encoder_width) == ("plus", 5, VISION_WIDTH)
-    assert base.cross_dim == plus.cross_dim == CROSS_DIM
+    assert (full.variant, full.num_tokens, full.encoder_width) == ("full", None, VISION_WIDTH)
+    assert base.cross_dim == plus.cross_dim == full.cross_dim == CROSS_DIM
     assert base.width_read_from(encoder) == EMBED_DIM
-    assert plus.width_read_from(encoder) == VISION_WIDTH
+    assert plus.width_read_from(encoder) == full.width_read_from(encoder) == VISION_WIDTH
 
 
 def test_tokens_follow_the_precision_of_the_adapter() -> None:
@@ -143,7 +187,7 @@ def test_tokens_follow_the_precision_of_the_adapter() -> None:
     assert adapter.empty_embeds(1).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("variant", ["base", "plus"])
+@pytest.mark.parametrize("variant", ["base", "plus", "full"])
 def test_conditional_and_empty_embeds_equal_diffusers(variant: str) -> None:
     """Trap 1: base takes zero embeddings, Plus the encoder's view of zeroed normalised pixels."""
     pipeline = tiny_pipeline()
@@ -151,7 +195,7 @@ def test_conditional_and_empty_embeds_equal_diffusers(variant: str) -> None:
     adapter = tiny_adapter(pipeline.unet, variant)
     clip_pixels = noise(1, 2, 3, 16, 16)
     theirs, theirs_empty = pipeline.encode_image(
-        clip_pixels, "cpu", 1, output_hidden_states=True if variant == "plus" else None
+        clip_pixels, "cpu", 1, output_hidden_states=None if variant == "base" else True
     )
     assert torch.equal(adapter.embeds_from_clip_pixels(clip_pixels, encoder), theirs)
     empty = adapter.empty_embeds(2, encoder)
@@ -159,6 +203,7 @@ def test_conditional_and_empty_embeds_equal_diffusers(variant: str) -> None:
     assert adapter.tokens_from_embeds(empty).abs().max() > 0.01
 
 
-def test_an_empty_plus_prompt_needs_the_encoder() -> None:
-    with pytest.raises(ModelError, match="needs its image encoder"):
-        tiny_adapter(tiny_unet(), "plus").empty_embeds(1)
+@pytest.mark.parametrize("variant", ["plus", "full"])
+def test_an_empty_prompt_from_patches_needs_the_encoder(variant: str) -> None:
+    with pytest.raises(ModelError, match=f"a {variant} adapter needs its image encoder"):
+        tiny_adapter(tiny_unet(), variant).empty_embeds(1)

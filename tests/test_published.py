@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,22 +18,28 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionModelWithProjection
 
 from benchmarks.full_size import SD15_UNET, SDXL_UNET
+from ipadapter_demo.adapter import save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.models import memory
+from ipadapter_demo.models.annotators import DETECTORS
+from ipadapter_demo.models.hub_files import SD15_STRUCTURES, SDXL_STRUCTURES, VIT_BIGG, VIT_H
 from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.published import PUBLISHED, local_entry
-from ipadapter_demo.models.sources import Hub, fetched, local_folder
+from ipadapter_demo.models.sources import Hub, fetched, local_folder, megabytes_of
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import LAYER_PRESETS, GenerateRequest, Reference, Structure
 from tests.ldm_layout import write_checkpoint
-from tests.oracle import assert_same, loaded, pixels_of, request, theirs
+from tests.oracle import assert_same, loaded, pixels_of, reference, request, theirs
 from tests.published import tiny_kl, tiny_sd15_unet, write_published, write_structure
 from tests.tiny import (
     CROSS_DIM,
     picture,
+    tiny_adapter,
+    tiny_image_processor,
     tiny_sdxl_text_encoder,
     tiny_sdxl_unet,
     tiny_text_encoder,
@@ -47,7 +54,7 @@ REQUEST = GenerateRequest(prompt="a cube", references=(Reference(image=picture(1
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All published models, below one folder."""
     models = tmp_path_factory.mktemp("models")
-    for name in ("sdxl", "sdxl-plus", "sd15-plus", "sd15-plus-face", "sd15"):
+    for name in PUBLISHED:
         write_published(models, name)
     return models
 
@@ -74,11 +81,159 @@ def test_every_entry_loads_from_the_published_layout_and_generates(name: str, sh
     pipeline = load(name, device="cpu", dtype="float32", models=shelf)
     result = pipeline.generate(REQUEST)
     size = pipeline.info.native_size
-    assert result.images[0].size == (size, size) == (128, 128) if "sd15" in name else (128, 128)
+    assert result.images[0].size == (size, size) == (128, 128)
     assert result.facts["model"] == name
-    assert any("ip-adapter" in file for file in result.facts["weights"])
+    assert any(PUBLISHED[name].adapter.files[0] in file for file in result.facts["weights"])
     without = GenerateRequest(prompt="a cube", steps=2, guidance=3.0)
     assert np.abs(drawn(pipeline) - drawn(pipeline, without)).max() > 0
+
+
+ADAPTERS = {  # of the first authors, but those that read faces' own embeddings; and of ostris
+    "h94/IP-Adapter/models/ip-adapter_sd15.safetensors": VIT_H,
+    "h94/IP-Adapter/models/ip-adapter_sd15_light.safetensors": VIT_H,
+    "h94/IP-Adapter/models/ip-adapter_sd15_light_v11.bin": VIT_H,
+    "h94/IP-Adapter/models/ip-adapter_sd15_vit-G.safetensors": VIT_BIGG,
+    "h94/IP-Adapter/models/ip-adapter-plus_sd15.safetensors": VIT_H,
+    "h94/IP-Adapter/models/ip-adapter-plus-face_sd15.safetensors": VIT_H,
+    "h94/IP-Adapter/models/ip-adapter-full-face_sd15.safetensors": VIT_H,
+    "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors": VIT_BIGG,
+    "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl_vit-h.safetensors": VIT_H,
+    "h94/IP-Adapter/sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors": VIT_H,
+    "h94/IP-Adapter/sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors": VIT_H,
+    "ostris/ip-composition-adapter/ip_plus_composition_sd15.safetensors": VIT_H,
+    "ostris/ip-composition-adapter/ip_plus_composition_sdxl.safetensors": VIT_H,
+}
+
+
+def test_every_published_adapter_is_in_the_catalogue_with_its_encoder() -> None:
+    found = {f"{m.adapter.repo}/{m.adapter.paths[0]}": m.image_encoder for m in PUBLISHED.values()}
+    assert found == ADAPTERS
+    assert PUBLISHED["sdxl"].adapter.files == ("ip-adapter_sdxl_vit-h.safetensors",)
+    assert PUBLISHED["sdxl-bigg"].adapter.files == ("ip-adapter_sdxl.safetensors",)
+    assert megabytes_of(PUBLISHED["sdxl"].needed) < megabytes_of(PUBLISHED["sdxl-bigg"].needed)
+
+
+def places() -> list[Hub]:
+    structures = [s.folder for entries in (SD15_STRUCTURES, SDXL_STRUCTURES)
+                  for s in entries.values()]
+    detectors = [d.weights for d in DETECTORS.values()]
+    return [place for place in (*structures, *detectors) if isinstance(place, Hub)] + [
+        place for model in PUBLISHED.values() for place in model.needed]
+
+
+def test_what_is_pinned_is_a_commit_and_a_hash_of_a_file() -> None:
+    for place in places():
+        assert place.revision is None or re.fullmatch(r"[0-9a-f]{40}", place.revision), place
+        assert set(place.sha256) <= set(place.files), place
+        assert all(re.fullmatch(r"[0-9a-f]{64}", known) for known in place.sha256.values()), place
+        assert not place.sha256 or place.revision, "a hash is of a file at a commit"
+    known = [h for place in set(places()) for h in place.sha256.values()]
+    assert len(set(known)) == len(set(places_with_hashes()))
+
+
+def places_with_hashes() -> list[tuple[str, str]]:
+    return [(place.repo, path) for place in places()
+            for file, path in zip(place.files, place.paths, strict=True) if file in place.sha256]
+
+
+def test_what_no_public_source_pins_is_known() -> None:
+    """To shrink, never to grow: networks of these repositories are taken as the hub gives them."""
+    assert {place.repo for place in places() if place.revision is None} <= {
+        "lllyasviel/control_v11p_sd15_seg", "lllyasviel/control_v11p_sd15_scribble",
+        "TencentARC/t2iadapter_color_sd14v1", "TencentARC/t2iadapter_canny_sd15v2",
+        "TencentARC/t2i-adapter-lineart-sdxl-1.0", "TencentARC/t2i-adapter-openpose-sdxl-1.0",
+        "ybelkada/segment-anything",
+    }
+
+
+def test_sdxl_s_openpose_t2i_adapter_is_in_single_precision(models: Path) -> None:
+    """Its repository has no fp16 file."""
+    hub = PUBLISHED["sdxl"].structures["t2i-openpose"].folder
+    assert isinstance(hub, Hub)
+    assert hub.files == ("config.json", "diffusion_pytorch_model.safetensors")
+    assert hub.megabytes == 316
+    write_structure(models, hub, tiny_sdxl_unet(), "t2i-adapter")
+    pipeline = load("sdxl", device="cpu", dtype="float32", models=models)
+    asked = GenerateRequest(steps=1, structures=(Structure(kind="t2i-openpose",
+                                                           image=picture(3)),))
+    assert np.abs(drawn(pipeline, asked) - drawn(pipeline, GenerateRequest(steps=1))).max() > 0
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd15-light-v11", "sd15-vit-g", "sd15-full-face",
+                                  "sd15-composition"])
+def test_pictures_are_diffusers_own(shelf: Path, name: str,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    model, entry = PUBLISHED[name], local_entry(PUBLISHED[name], None, shelf)
+    encoder = CLIPVisionModelWithProjection.from_pretrained(
+        shelf / model.image_encoder.repo / model.image_encoder.folder)
+    oracle = loaded(StableDiffusionPipeline, entry, variant="fp16", dtype=torch.float32,
+                    image_encoder=encoder)
+    oracle.load_ip_adapter(str(shelf / model.adapter.repo), subfolder=model.adapter.folder,
+                           weight_name=model.adapter.files[0], image_encoder_folder=None)
+    oracle.set_ip_adapter_scale(0.7)
+    own = reference()
+    # the folder's own processor is of full size, the tiny encoder's is not
+    oracle.feature_extractor = tiny_image_processor()
+    expected = theirs(oracle, entry, ip_adapter_image=own.image)
+    pipeline = load(name, "cpu", "float32", models=shelf)
+    ours = pixels_of(pipeline, monkeypatch)(request(references=(own,), image_scale=0.7))
+    assert_same(ours, expected, 1e-4)
+
+
+def test_the_full_adapter_with_weights_maps_and_an_average(shelf: Path) -> None:
+    """Its number of tokens is its encoder's: nothing may count on the number in a file."""
+    pipeline = load("sd15-full-face", device="cpu", dtype="float32", models=shelf)
+    two = tuple(Reference(image=picture(seed), weight=weight)
+                for seed, weight in ((1, 1.0), (2, 0.5)))
+    both = replace(REQUEST, references=two)
+    even = replace(REQUEST, references=tuple(replace(r, weight=1.0) for r in two))
+    assert np.abs(drawn(pipeline, both) - drawn(pipeline, even)).max() > 0
+    assert drawn(pipeline, replace(both, combine="average")).shape == (128, 128, 3)
+    *_, result = pipeline.stream(both, watched=True)
+    assert [len(maps) for maps in result.heard] == [2]
+
+
+class TestOwnAdapters:
+    """Beside a published base: files as people have them."""
+
+    def folder(self, tmp_path: Path, encoder: str) -> Path:
+        folder = tmp_path / "ip_adapter_mine"
+        save_image_adapter(tiny_adapter(tiny_sdxl_unet()), folder / "ip_adapter.bin")
+        (folder / "image_encoder.txt").write_text(encoder)
+        return folder
+
+    def test_invokeai_s_folder_brings_its_encoder(self, shelf: Path, tmp_path: Path) -> None:
+        folder = self.folder(tmp_path, "InvokeAI/ip_adapter_sdxl_image_encoder\n")
+        entry = local_entry(PUBLISHED["sdxl"], None, shelf, own_adapter=folder)
+        assert entry.image_encoder == str(shelf / VIT_BIGG.repo / VIT_BIGG.folder)
+        pipeline = load("sdxl", "cpu", "float32", models=shelf, model_adapter=folder)
+        result = pipeline.generate(REQUEST)
+        assert pipeline.info.adapters == ("ip_adapter_mine",)
+        assert any(file.endswith("ip_adapter_mine/ip_adapter.bin")
+                   for file in result.facts["weights"])
+
+    def test_an_encoder_that_is_not_at_hand_is_asked_for(self, shelf: Path,
+                                                         tmp_path: Path) -> None:
+        folder = self.folder(tmp_path, "someone/their_encoder")
+        with pytest.raises(ModelError, match=r"missing: config\.json, .* of someone/their_encoder"):
+            load("sdxl", "cpu", "float32", models=shelf, model_adapter=folder)
+
+    def test_a_trainer_s_raw_state_draws_as_its_adapter(self, shelf: Path,
+                                                        tmp_path: Path) -> None:
+        published = shelf / "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
+        names = {"image_proj": "image_proj_model", "ip_adapter": "adapter_modules"}
+        state = {f"{names[section]}.{rest}": tensor for key, tensor in load_file(published).items()
+                 for section, _, rest in [key.partition(".")]}
+        unet = {f"unet.{key}": t for key, t in tiny_sd15_unet().state_dict().items()}
+        torch.save(unet | state, tmp_path / "pytorch_model.bin")
+        mine = load("sd15", "cpu", "float32", models=shelf,
+                    model_adapter=tmp_path / "pytorch_model.bin")
+        theirs = load("sd15", "cpu", "float32", models=shelf)
+        assert np.array_equal(drawn(mine), drawn(theirs))
+
+    def test_what_is_no_adapter_is_named(self, shelf: Path, tmp_path: Path, lora: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"style\.safetensors: this is a LoRA, not an IP"):
+            load("sd15", "cpu", "float32", models=shelf, model_adapter=lora)
 
 
 @pytest.mark.parametrize("preset", ["style", "layout", "style+layout"])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,7 +14,14 @@ import pytest
 from huggingface_hub.utils import disable_progress_bars
 
 from ipadapter_demo.errors import ModelError
-from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder, of_repository
+from ipadapter_demo.models.sources import (
+    Hub,
+    announced,
+    fetched,
+    file_sha256,
+    local_folder,
+    of_repository,
+)
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"part/config.json": b"{}", "part/weights.safetensors": bytes(30_000_000)}
@@ -107,6 +115,52 @@ def test_another_repository_gives_what_it_has(hub: str, tmp_path: Path) -> None:
     assert of_repository("someone/something", like, tmp_path).files == like.files
     with pytest.raises(ModelError, match="of nobody/nothing; they could not be fetched"):
         of_repository("nobody/nothing", like, tmp_path)
+
+
+WEIGHTS = "weights.safetensors"
+RIGHT = hashlib.sha256(FILES[f"part/{WEIGHTS}"]).hexdigest()
+
+
+def test_pinned_hashes_are_checked(hub: str, tmp_path: Path) -> None:
+    """Of what was just fetched, and of what the cache has: it may have changed since."""
+    folder = fetched(replace(HUB, sha256={WEIGHTS: RIGHT}))
+    assert fetched(replace(HUB, sha256={WEIGHTS: RIGHT})) == folder
+    cached = (folder / WEIGHTS).resolve()
+    cached.write_bytes(b"something else")
+    got = hashlib.sha256(b"something else").hexdigest()
+    with pytest.raises(ModelError) as refused:
+        fetched(replace(HUB, sha256={WEIGHTS: RIGHT}))
+    said = str(refused.value)
+    assert said.startswith(f"someone/something: {WEIGHTS} has the SHA-256 {got}, but {RIGHT} is ")
+    assert f"Remove {folder / WEIGHTS}" in said
+    assert "--models-dir" in said
+    assert fetched(HUB) == folder  # nothing is pinned there
+
+
+def test_another_file_than_the_pinned_one_is_refused_as_it_comes(hub: str) -> None:
+    other = "0" * 64
+    with pytest.raises(ModelError, match=f"has the SHA-256 {RIGHT}, but {other} is pinned"):
+        fetched(replace(HUB, sha256={WEIGHTS: other}))
+
+
+def test_a_folder_of_one_s_own_is_taken_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "someone" / "something" / "part"
+    folder.mkdir(parents=True)
+    for file in HUB.files:
+        (folder / file).write_bytes(b"mine")
+    assert fetched(replace(HUB, sha256={WEIGHTS: RIGHT}), tmp_path) == folder
+
+
+def test_a_file_is_hashed_anew_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    for content in (b"one", b"another"):
+        path.write_bytes(content)
+        assert file_sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_another_repository_has_other_hashes(hub: str, tmp_path: Path) -> None:
+    like = replace(HUB, repo="first/first", sha256={WEIGHTS: RIGHT})
+    assert of_repository("someone/something", like, tmp_path).sha256 == {}
 
 
 def test_a_file_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:

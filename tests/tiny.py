@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +35,8 @@ from transformers import (
 from ipadapter_demo.adapter import (
     ImageAdapter,
     LinearProjection,
+    MLPProjection,
+    Projection,
     Resampler,
     save_image_adapter,
 )
@@ -94,12 +96,13 @@ def tiny_adapter(
 ) -> ImageAdapter:
     """An adapter with every weight random, norms and biases too, so that each one matters."""
     cross_dim = unet.config.cross_attention_dim
+    make: dict[str, Callable[[], Projection]] = {
+        "base": lambda: LinearProjection(EMBED_DIM, cross_dim),
+        "plus": lambda: Resampler(VISION_WIDTH, cross_dim, 5, width=64, depth=depth, heads=2),
+        "full": lambda: MLPProjection(VISION_WIDTH, cross_dim),
+    }
     with seeded(seed):
-        projection = (
-            LinearProjection(EMBED_DIM, cross_dim)
-            if variant == "base"
-            else Resampler(VISION_WIDTH, cross_dim, 5, width=64, depth=depth, heads=2)
-        )
+        projection = make[variant]()
         adapter = ImageAdapter.for_unet(unet, projection)
         randomise(adapter)
     return adapter

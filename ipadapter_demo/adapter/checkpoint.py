@@ -52,7 +52,16 @@ def load_image_adapter(path: str | os.PathLike[str]) -> ImageAdapter:
     """
     path = adapter_file(Path(path))
     tensors = read_tensors(path)
-    with torch.device("meta"):  # shapes only; the tensors move in below without a copy
+    adapter = adapter_like(tensors, path)
+    own_keys = {_published_key(key): key for key in adapter.state_dict()}
+    adapter.load_state_dict({own_keys[k]: t for k, t in tensors.items()}, assign=True)
+    return adapter
+
+
+def adapter_like(tensors: Mapping[str, Tensor], path: Path) -> ImageAdapter:
+    """An adapter of the variant and sizes of `tensors`, under their published names, on the meta
+    device. Raises CheckpointError, naming `path`, unless they are its weights one for one."""
+    with torch.device("meta"):  # shapes only, which costs nothing
         adapter = ImageAdapter(_projection_like(tensors, path), _layer_widths(tensors, path))
     expected = _published_state(adapter)
     _require_same_keys(expected, tensors, path)
@@ -64,8 +73,6 @@ def load_image_adapter(path: str | os.PathLike[str]) -> ImageAdapter:
                 f"{path.name}: {key} has shape {tuple(tensors[key].shape)}, "
                 f"next to the other tensors it must be {tuple(tensor.shape)}"
             )
-    own_keys = {_published_key(key): key for key in adapter.state_dict()}
-    adapter.load_state_dict({own_keys[k]: t for k, t in tensors.items()}, assign=True)
     return adapter
 
 
