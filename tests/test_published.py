@@ -21,7 +21,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModelWithProjection
 
 from benchmarks.full_size import SD15_UNET, SDXL_UNET
-from ipadapter_demo.adapter import save_image_adapter
+from ipadapter_demo.adapter import (
+    ImageAdapter,
+    LinearProjection,
+    MLPProjection,
+    Projection,
+    Resampler,
+    save_image_adapter,
+)
 from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.models import memory
 from ipadapter_demo.models.annotators import DETECTORS
@@ -211,6 +218,22 @@ class TestOwnAdapters:
         assert pipeline.info.adapters == ("ip_adapter_mine",)
         assert any(file.endswith("ip_adapter_mine/ip_adapter.bin")
                    for file in result.facts["weights"])
+
+    @pytest.mark.parametrize(("name", "projection", "encoder"), [
+        ("sdxl", LinearProjection(1280, CROSS_DIM), VIT_BIGG),
+        ("sdxl-bigg", LinearProjection(1024, CROSS_DIM), VIT_H),
+        ("sdxl-bigg", Resampler(1280, CROSS_DIM, depth=1), VIT_H),
+        ("sd15-vit-g", MLPProjection(1280, CROSS_DIM), VIT_H),
+        ("sdxl-bigg", LinearProjection(20, CROSS_DIM), VIT_BIGG),  # of an unknown width: as it was
+    ])
+    def test_the_width_of_an_adapter_tells_its_encoder(
+        self, shelf: Path, tmp_path: Path, name: str, projection: Projection, encoder: Hub,
+    ) -> None:
+        """So a file of the first authors works under any model of its family."""
+        save_image_adapter(ImageAdapter(projection, [16]), tmp_path / "mine.safetensors")
+        entry = local_entry(PUBLISHED[name], None, shelf,
+                            own_adapter=tmp_path / "mine.safetensors")
+        assert entry.image_encoder == str(shelf / encoder.repo / encoder.folder)
 
     def test_an_encoder_that_is_not_at_hand_is_asked_for(self, shelf: Path,
                                                          tmp_path: Path) -> None:

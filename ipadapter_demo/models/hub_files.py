@@ -73,7 +73,7 @@ def encoder_of_repository(repo: str) -> Hub:
     return ENCODERS.get(repo) or Hub(repo=repo, files=("config.json", "model.safetensors"))
 
 
-def adapter(path: str, megabytes: int, sha256: str) -> Hub:
+def adapter_at(path: str, megabytes: int, sha256: str) -> Hub:
     """A file of h94/IP-Adapter."""
     folder, _, name = path.rpartition("/")
     return Hub(repo="h94/IP-Adapter", revision=_H94, folder=folder, files=(name,),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ipadapter_demo.adapter import image_encoder_named
+from ipadapter_demo.adapter import image_encoder_named, load_image_adapter
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry, StructureEntry
 from ipadapter_demo.models.hub_files import (
     SD15,
@@ -18,7 +18,7 @@ from ipadapter_demo.models.hub_files import (
     SDXL_STRUCTURES,
     VIT_BIGG,
     VIT_H,
-    adapter,
+    adapter_at,
     composition,
     encoder_of_repository,
 )
@@ -75,31 +75,31 @@ def _sdxl(name: str, files: Hub, note: str, encoder: Hub = VIT_H,
 PUBLISHED = {
     model.name: model
     for model in (
-        _sd15("sd15", adapter(
+        _sd15("sd15", adapter_at(
             "models/ip-adapter_sd15.safetensors", 45,
             "289b45f16d043d0bf542e45831f971dcdaabe18b656f11e86d9dfba7e9ee3369"),
             "with 4 image tokens: the look and the gist of a picture."),
-        _sd15("sd15-light", adapter(
+        _sd15("sd15-light", adapter_at(
             "models/ip-adapter_sd15_light.safetensors", 45,
             "0747d08db670535bfa286452a77d93cebad5c677b46d038543f9f2de8690bb26"),
             "with 4 image tokens that leave more to the prompt."),
-        _sd15("sd15-light-v11", adapter(
+        _sd15("sd15-light-v11", adapter_at(
             "models/ip-adapter_sd15_light_v11.bin", 45,
             "350b63a57847c163e2e984b01090f85ffe60eaae20f32b2b2c9e1ccc7ddd972b"),
             "with 4 image tokens that leave more to the prompt, second version."),
-        _sd15("sd15-vit-g", adapter(
+        _sd15("sd15-vit-g", adapter_at(
             "models/ip-adapter_sd15_vit-G.safetensors", 46,
             "a26f736af07bb341a83dfea23713531d0575760e8ed947c68cb31a4c62d9c90b"),
             "with 4 image tokens from the larger encoder, ViT-bigG.", encoder=VIT_BIGG),
-        _sd15("sd15-plus", adapter(
+        _sd15("sd15-plus", adapter_at(
             "models/ip-adapter-plus_sd15.safetensors", 98,
             "a1c250be40455cc61a43da1201ec3f1edaea71214865fb47f57927e06cbe4996"),
             "with 16 image tokens: closer to the picture, less free.", image_scale=0.9),
-        _sd15("sd15-plus-face", adapter(
+        _sd15("sd15-plus-face", adapter_at(
             "models/ip-adapter-plus-face_sd15.safetensors", 98,
             "1c9edc21af6f737dc1d6e0e734190e976cfacf802d6b024b77aa3be922f7569b"),
             "for faces: give it a picture cropped to the face.", image_scale=0.8),
-        _sd15("sd15-full-face", adapter(
+        _sd15("sd15-full-face", adapter_at(
             "models/ip-adapter-full-face_sd15.safetensors", 44,
             "f4a17fb643bf876235a45a0e87a49da2855be6584b28ca04c62a97ab5ff1c6f3"),
             "for faces, with all 257 tokens of the encoder: give it a picture cropped to the face, "
@@ -108,19 +108,19 @@ PUBLISHED = {
             "ip_plus_composition_sd15.safetensors", 98,
             "4a02c9f4d2ade7c0e14db7471377ce5d326a2bfda7777231c79dc861c93f2c12"),
             "for the composition of a picture, mostly without its style and content."),
-        _sdxl("sdxl", adapter(
+        _sdxl("sdxl", adapter_at(
             "sdxl_models/ip-adapter_sdxl_vit-h.safetensors", 698,
             "ebf05d918348aec7abb02a5e9ecef77e0aaea6914a5c4ea13f50d45eb1681831"),
             "with 4 image tokens."),
-        _sdxl("sdxl-bigg", adapter(
+        _sdxl("sdxl-bigg", adapter_at(
             "sdxl_models/ip-adapter_sdxl.safetensors", 703,
             "ba1002529e783604c5f326d49f0122025392d1d20ac8d573b3eeb3e6dea4ebb6"),
             "with 4 image tokens from the larger encoder, ViT-bigG.", encoder=VIT_BIGG),
-        _sdxl("sdxl-plus", adapter(
+        _sdxl("sdxl-plus", adapter_at(
             "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors", 848,
             "3f5062b8400c94b7159665b21ba5c62acdcd7682262743d7f2aefedef00e6581"),
             "with 16 image tokens: closer to the picture, less free.", image_scale=0.9),
-        _sdxl("sdxl-plus-face", adapter(
+        _sdxl("sdxl-plus-face", adapter_at(
             "sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors", 848,
             "677ad8860204f7d0bfba12d29e6c31ded9beefdf3e4bbd102518357d31a292c1"),
             "for faces: give it a picture cropped to the face.", image_scale=0.8),
@@ -191,12 +191,10 @@ def local_entry(model: Published, base: str | None, models: Path | None,
     """The entry with everything that a first picture takes at hand, fetched if need be.
 
     `base` replaces the base model: a folder in diffusers' layout, a single .safetensors file, or a
-    repository on the hub. `own_adapter` replaces the adapter: a file, or a folder of InvokeAI's,
-    which may name another image encoder. Raises ModelError or CheckpointError.
+    repository on the hub. `own_adapter` replaces the adapter, a file or a folder of InvokeAI's, and
+    brings the image encoder that it reads. Raises ModelError or CheckpointError.
     """
-    encoder = model.image_encoder
-    if own_adapter and (named := image_encoder_named(own_adapter)):
-        encoder = encoder_of_repository(named)
+    encoder = _encoder_of(own_adapter, model) if own_adapter else model.image_encoder
     place, configs = base_place(model, base, models, report)
     weights = own_adapter or (fetched(model.adapter, models, report) / model.adapter.files[0])
     return CatalogEntry(
@@ -213,3 +211,14 @@ def local_entry(model: Published, base: str | None, models: Path | None,
         note=model.note,
     )
 
+
+def _encoder_of(own_adapter: Path, model: Published) -> Hub:
+    """The image encoder that its folder names, or that its weights' width tells; else the model's.
+
+    Raises CheckpointError for a file that cannot be read.
+    """
+    if named := image_encoder_named(own_adapter):
+        return encoder_of_repository(named)
+    adapter = load_image_adapter(own_adapter)
+    known = {(False, 1024): VIT_H, (False, 1280): VIT_BIGG, (True, 1280): VIT_H}
+    return known.get((adapter.reads_patches, adapter.encoder_width), model.image_encoder)
