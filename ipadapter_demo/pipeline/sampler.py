@@ -117,7 +117,8 @@ def denoise(unet: Any, scheduler: Any, steps: int, guidance: Guidance, start: St
             halves = torch.cat([latents] * 2) if guidance.on else latents
             noisy = scheduler.scale_model_input(halves, t)
             with lane:
-                noise = _predict_noise(unet, noisy, start.seen, t, i, len(timesteps), conditions)
+                noise = _predict_noise(unet, noisy, start.seen, t, i, len(timesteps), conditions,
+                                       unconditional=len(noisy) - len(latents))
             if guidance.on:
                 noise = guidance.combined(*noise.chunk(2))
             stepped = scheduler.step(noise, t, latents)
@@ -129,10 +130,10 @@ def denoise(unet: Any, scheduler: Any, steps: int, guidance: Guidance, start: St
 
 
 def _predict_noise(unet: Any, noisy: Tensor, seen: Tensor | None, t: Tensor, i: int, steps: int,
-                   conditions: Conditions) -> Tensor:
+                   conditions: Conditions, unconditional: int) -> Tensor:
     text = conditions.text_states
     residuals = total(
-        structure.guide(noisy, t, text, structure.weight, conditions.added)
+        structure.guide(noisy, t, text, structure.weight, conditions.added, unconditional)
         for structure in conditions.structures
         if structure.weight > 0 and active(structure.window, i, steps)
     )
