@@ -164,7 +164,7 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         image_processor=parts.image_processor,
         unet=unet,
         adapters=adapters,
-        codec=Codec(vae, torch.device(device)),
+        codec=Codec(vae, torch.device(device), honours_upcast=len(text_encoders) > 1),
         scheduler_config=parts.scheduler_config,
         structures=Structures(entry, load, locate),
         inpaint_adapter=None if entry.inpaint_adapter is None else T2IAdapterStructure(
