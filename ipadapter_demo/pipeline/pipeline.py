@@ -29,6 +29,7 @@ from ipadapter_demo.imaging import (
 )
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import has_presets
+from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.close_up import close_up, put_back, put_back_small
 from ipadapter_demo.pipeline.conditioning import (
     Conditioner,
@@ -94,8 +95,13 @@ class ImagePromptPipeline:
             context=entry.context,
             surroundings=entry.surroundings,
             words=entry.words,
-            note=entry.note,
+            note=" ".join(filter(None, (entry.note, self.schedule_note))),
         )
+
+    @property
+    def schedule_note(self) -> str:
+        """How the model is read where that is not the usual way; else nothing."""
+        return schedule_note(self._model.scheduler_config)
 
     def generate(self, request: GenerateRequest) -> Result:
         """The pictures of a request. Raises RequestError for what the model does not have."""
