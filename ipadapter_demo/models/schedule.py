@@ -13,8 +13,8 @@ from ipadapter_demo.errors import ModelError
 
 Config = dict[str, Any]  # of a diffusers scheduler
 
-# Keys beside the weights of a single checkpoint file, whatever their tensors hold.
-# https://github.com/comfyanonymous/ComfyUI/blob/v0.3.40/comfy/supported_models.py#L190
+# Keys beside the weights of a single checkpoint file, whatever their tensors hold: those that
+# ComfyUI looks for, in comfy/supported_models.py, class SDXL, model_type.
 _MARKS: dict[str, Config] = {"v_pred": {"prediction_type": "v_prediction"},
                              "ztsnr": {"rescale_betas_zero_snr": True}}
 _EDM = ("edm_mean", "edm_vpred.sigma_max")  # Playground v2.5, CosXL
