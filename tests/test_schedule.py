@@ -71,8 +71,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_keys(path: Path, plain: Path, *keys: str, value: Tensor | None = None) -> Path:
-    tensors = load_file(plain) | {key: torch.empty(0) if value is None else value.clone() for key in keys}
-    save_file(tensors, path)
+    marks = {key: torch.empty(0) if value is None else value.clone() for key in keys}
+    save_file(load_file(plain) | marks, path)
     return path
 
 
