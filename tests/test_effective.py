@@ -6,7 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_the_command_line_says_so(pipeline: ImagePromptPipeline, tmp_path: Path,
 
 
 class TestComparison:
-    DOCUMENT: dict[str, Any] = {
+    DOCUMENT: ClassVar[dict[str, Any]] = {
         "title": "Two scales", "columns": {"image_scale": [0.5, 1]},
         "request": {"steps": 2, "guidance": 3.0, "sampler": "dpm++",
                     "references": [{"image": "a.png"}],
