@@ -32,7 +32,8 @@ class Settings:
     `models_dir` is a local folder that mirrors the hub. `device` None takes "cuda" where there is
     one, else "cpu"; `dtype` "auto" is half precision where the hardware has it, and float32 for a
     tiny model. `lora` and `embedding` are files, separated by commas, a LoRA's with its weight
-    behind a colon. `offload` keeps on a GPU only what is at work, `tiling` decodes in parts.
+    behind a colon. `prediction_type` and `zero_snr` (zero terminal SNR) are for a model whose files
+    do not say it. `offload` keeps on a GPU only what is at work, `tiling` decodes in parts.
     """
 
     model: str = "tabletop"
@@ -42,6 +43,7 @@ class Settings:
     lora: str = ""
     embedding: str = ""
     prediction_type: str | None = None
+    zero_snr: bool = False
     offload: bool = False
     tiling: bool = False
     device: str | None = None
@@ -72,7 +74,7 @@ class Settings:
 def without_additions(settings: Settings) -> Settings:
     """The same for any other model: what an operator adds belongs to the one named."""
     return replace(settings, base=None, model_adapter=None, lora="", embedding="",
-                   prediction_type=None)
+                   prediction_type=None, zero_snr=False)
 
 
 def load_options(settings: Settings) -> dict[str, Any]:
@@ -86,6 +88,7 @@ def load_options(settings: Settings) -> dict[str, Any]:
         "loras": loras(settings.lora),
         "embeddings": tuple(Path(file) for file in _listed(settings.embedding)),
         "prediction_type": settings.prediction_type,
+        "zero_snr": settings.zero_snr,
         "offload": settings.offload,
         "tiling": settings.tiling,
     }
@@ -157,6 +160,8 @@ def settings_parser() -> argparse.ArgumentParser:
                         help="textual inversions; a prompt calls them by the name of the file")
     parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"),
                         help="of a checkpoint that does not say its own")
+    parser.add_argument("--zero-snr", action=argparse.BooleanOptionalAction,
+                        help="the model was trained to zero terminal SNR and does not say so [no]")
     parser.add_argument("--offload", action=argparse.BooleanOptionalAction,
                         help="for small GPUs: keep there only what is at work [no]")
     parser.add_argument("--tiling", action=argparse.BooleanOptionalAction,

@@ -59,6 +59,7 @@ from ipadapter_demo.pipeline import (
     ImagePromptPipeline,
     Result,
     Studio,
+    effective_request,
     load,
     may_share_a_batch,
     prepare,
@@ -303,7 +304,7 @@ def together_as_alone(pipeline: ImagePromptPipeline,
     results = [event for event in pipeline.stream_together(requests) if isinstance(event, Result)]
     for result, request in zip(results, requests, strict=True):
         alone = pipeline.generate(request)
-        assert result.request is request
+        assert result.request == effective_request(request)
         assert result.seeds == alone.seeds
         assert result.maps == alone.maps
         for one, other in zip(result.images, alone.images, strict=True):

@@ -258,7 +258,10 @@ def _failed(arguments: Arguments, message: str) -> int:
 def _loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImagePromptPipeline:
     """The model asked for, or the one that made a recorded picture, or the environment's."""
     settings = _settings(arguments, model=recorded)
-    return load(settings.model, **load_options(settings), report=announced(_progress))
+    pipeline = load(settings.model, **load_options(settings), report=announced(_progress))
+    if pipeline.schedule_note:
+        _progress(f"{settings.model}: {pipeline.schedule_note}")
+    return pipeline
 
 
 def _studio(arguments: Arguments, load: Load, **recorded: object) -> Studio:

@@ -28,7 +28,7 @@ STUDIES = ("data", "methods", "tuning", "scale", "transfer", "structure", "plus"
 
 # Options of a model, named as the settings they set.
 MODEL_OPTIONS = ("model", "base", "model_adapter", "models_dir", "lora", "embedding",
-                 "prediction_type", "device", "dtype")
+                 "prediction_type", "zero_snr", "device", "dtype")
 
 GENERATE = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -345,6 +345,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add("--embedding", metavar="FILE,...", help="textual inversions [$IPADAPTER_EMBEDDING]")
     add("--prediction-type", choices=("epsilon", "v_prediction"),
         help="of a checkpoint that does not say its own [$IPADAPTER_PREDICTION_TYPE]")
+    add("--zero-snr", action="store_true", help="the model was trained to zero terminal SNR and "
+        "does not say so [$IPADAPTER_ZERO_SNR]")
     add("--device", help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one]")
     add("--dtype", choices=DTYPES, help="of the weights [$IPADAPTER_DTYPE, else auto: half "
         "precision where the hardware has it and the model is not tiny]")

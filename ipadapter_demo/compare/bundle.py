@@ -32,7 +32,7 @@ from ipadapter_demo.compare.scores import Score, scores_csv
 from ipadapter_demo.compare.spec import Spec, spec_from_document, validate
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import MAX_FILE_BYTES, read_bytes, read_image
-from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.pipeline import Studio, effective_request
 from ipadapter_demo.record import record_from_png, request_to_json
 
 MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
@@ -171,7 +171,7 @@ class Bundle:
         content = self.read(f"cells/{cell.name}.png")
         if _sum(content) != row["sha256"]:
             return Verified(cell, None, "its file is not the one that the manifest names")
-        if record_from_png(content).request != cell.request:
+        if effective_request(record_from_png(content).request) != cell.request:
             return Verified(cell, None, "its request is not the one that the spec asks for")
         return Verified(cell, difference(read_image(content), outcome.images[0]))
 

@@ -19,7 +19,7 @@ from ipadapter_demo.compare.spec import (
     with_files_named,
 )
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.pipeline import ModelInfo, effective_request
 from ipadapter_demo.request import (
     GenerateRequest,
     Inpaint,
@@ -45,7 +45,8 @@ Fields = dict[str, Any]  # of a request, and "model"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """A picture to draw. `redrawn` is the seed that takes the place of the request's own."""
+    """A picture to draw. `planned` is what will run, `effective_request`; `redrawn` is the seed
+    that takes the place of its own."""
 
     page: int  # from 1, as row and column
     row: int
@@ -174,6 +175,7 @@ class _Builder:
         self.beside = spec.document.get("beside", [])
         self.redrawn: dict[str, int] = spec.document.get("redraw", {})
         self.shared = self._shared(spec.document)
+        self.samplers_differ = "sampler" in axes_of(spec.document)
         columns = axes(spec.document, "columns")
         # what differs from column to column is shown above them, all else to their left
         self.above = [k for k in GIVEN if k in self.beside and k in columns]
@@ -244,8 +246,14 @@ class _Builder:
     def _cell(self, page: int, row: int, column: int, fields: Fields) -> Cell:
         values = dict(fields)
         model = values.pop("model")
-        place = Cell(page=page, row=row, column=column, model=model,
-                     planned=_request(f"p{page}-r{row}-c{column}", values))
+        name = f"p{page}-r{row}-c{column}"
+        asked = _request(name, values)
+        drawn = effective_request(asked)
+        if drawn.sampler != asked.sampler and self.samplers_differ:
+            raise RequestError(f"cell {name}: sampler {asked.sampler} cannot be compared while "
+                               f"inpaint.passes is {values['inpaint'].passes}: every cell would be "
+                               f"drawn by {drawn.sampler}; set inpaint.passes to 1")
+        place = Cell(page=page, row=row, column=column, model=model, planned=drawn)
         seed = self.redrawn.get(place.name)
         return place if seed is None else replace(place, redrawn=seed)
 

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.segmentation import Segmenter
 from ipadapter_demo.models.sources import Hub, Locate, fetched
 
 PALETTE_CELLS = 8  # cells along the shorter side, as in T2I-Adapter's colour palette: 512 / 64
@@ -25,12 +26,24 @@ PALETTE_CELLS = 8  # cells along the shorter side, as in T2I-Adapter's colour pa
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A class of controlnet-aux, its weights if it is a network, and how it is called."""
+    """A class, its weights if it is a network, how it is called, and the arguments that take the
+    length of the shorter side."""
 
-    name: str
+    kind: Callable[[], Any]
     weights: Hub | None = None
-    load: dict[str, Any] = field(default_factory=dict)
     call: dict[str, Any] = field(default_factory=dict)
+    sides: tuple[str, ...] = ("detect_resolution", "image_resolution")
+
+
+def _aux(name: str) -> Callable[[], Any]:
+    """A class of controlnet-aux, which takes seconds to import, and only structure needs it."""
+    def kind() -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about detectors that are not used here
+            import controlnet_aux
+        return getattr(controlnet_aux, name)
+
+    return kind
 
 
 _SHA256 = {
@@ -53,25 +66,27 @@ def _weights(megabytes: int, *files: str) -> Hub:
 
 _HED = _weights(29, "ControlNetHED.pth")
 DETECTORS = {
-    "canny": Detector("CannyDetector", call={"low_threshold": 100, "high_threshold": 200}),
-    "lineart": Detector("LineartStandardDetector"),
-    "lineart-fine": Detector("LineartDetector", _weights(34, "sk_model.pth", "sk_model2.pth")),
-    "softedge": Detector("HEDdetector", _HED, call={"safe": True}),
-    "scribble": Detector("HEDdetector", _HED, call={"scribble": True}),
-    "depth": Detector("MidasDetector", _weights(493, "dpt_hybrid-midas-501f0c75.pt")),
-    "normal": Detector("NormalBaeDetector", _weights(291, "scannet.pt")),
+    "canny": Detector(_aux("CannyDetector"), call={"low_threshold": 100, "high_threshold": 200}),
+    "lineart": Detector(_aux("LineartStandardDetector"), sides=("detect_resolution",)),
+    "lineart-fine": Detector(_aux("LineartDetector"),
+                             _weights(34, "sk_model.pth", "sk_model2.pth")),
+    "softedge": Detector(_aux("HEDdetector"), _HED, call={"safe": True}),
+    "scribble": Detector(_aux("HEDdetector"), _HED, call={"scribble": True}),
+    "depth": Detector(_aux("MidasDetector"), _weights(493, "dpt_hybrid-midas-501f0c75.pt")),
+    "normal": Detector(_aux("NormalBaeDetector"), _weights(291, "scannet.pt")),
     "openpose": Detector(
-        "OpenposeDetector",
+        _aux("OpenposeDetector"),
         _weights(510, "body_pose_model.pth", "hand_pose_model.pth", "facenet.pth"),
         call={"include_hand": True, "include_face": True},
     ),
     "segmentation": Detector(
-        "SamDetector",
-        Hub(repo="ybelkada/segment-anything", folder="checkpoints",
-            files=("sam_vit_b_01ec64.pth",), megabytes=375),
-        load={"model_type": "vit_b", "filename": "sam_vit_b_01ec64.pth"},
+        lambda: Segmenter,
+        Hub(repo="openmmlab/upernet-convnext-small",
+            revision="550b68d291f9a7e4874065c6eec0676b2ba821e6",
+            files=("config.json", "preprocessor_config.json", "pytorch_model.bin"), megabytes=328),
+        sides=(),
     ),
-    "shuffle": Detector("ContentShuffleDetector"),
+    "shuffle": Detector(_aux("ContentShuffleDetector")),
 }
 
 
@@ -84,14 +99,12 @@ def annotate(annotator: str, image: Image.Image, locate: Locate = fetched) -> Im
         return image
     if annotator == "palette":
         return _palette(image)
-    detector, side = DETECTORS[annotator], min(image.size)
-    sizes = {"detect_resolution": side}
-    if detector.name != "LineartStandardDetector":  # it returns the size it was given
-        sizes["image_resolution"] = side
+    detector = DETECTORS[annotator]
+    sizes = dict.fromkeys(detector.sides, min(image.size))
     folder = None if detector.weights is None else locate(detector.weights)
     with _numpy_seeded():  # shuffling draws from numpy's global generator
         drawn = _loaded(annotator, folder)(image, **sizes, **detector.call).convert("RGB")
-    if drawn.size != image.size:  # the detectors round sides to multiples of 64
+    if drawn.size != image.size:  # those of controlnet-aux round sides to multiples of 64
         drawn = drawn.resize(image.size, Image.Resampling.BILINEAR)
     return drawn
 
@@ -121,16 +134,11 @@ def _numpy_seeded() -> Iterator[None]:
 
 @cache
 def _loaded(annotator: str, folder: Path | None) -> Callable[..., Image.Image]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about detectors that are not used here
-        import controlnet_aux  # seconds to import, and only structure needs it
-
-    detector = DETECTORS[annotator]
-    kind = getattr(controlnet_aux, detector.name)
+    kind = DETECTORS[annotator].kind()
     if folder is None:
         return kind()
     try:
-        return kind.from_pretrained(str(folder), **detector.load)
+        return kind.from_pretrained(str(folder))
     except Exception as error:  # a damaged file raises whatever its reader likes
         raise ModelError(f"the detector {annotator} cannot be loaded from {folder}: "
                          f"{error}") from error

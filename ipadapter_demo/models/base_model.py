@@ -115,9 +115,12 @@ class Structures:
     def _read(self, kind: str, folder: Path) -> StructureNet:
         from diffusers import ControlNetModel, T2IAdapter
 
-        if self._entries[kind].network == "controlnet":
-            return ControlNetStructure(self._load(ControlNetModel, folder))
-        return T2IAdapterStructure(self._load(T2IAdapter, folder))
+        try:
+            if self._entries[kind].network == "controlnet":
+                return ControlNetStructure(self._load(ControlNetModel, folder))
+            return T2IAdapterStructure(self._load(T2IAdapter, folder))
+        except ModelError as error:
+            raise ModelError(f"structure {kind}: {error}") from error
 
 
 def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
@@ -167,11 +170,11 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         image_processor=parts.image_processor,
         unet=unet,
         adapters=adapters,
-        codec=Codec(vae, torch.device(device)),
+        codec=Codec(vae, torch.device(device), honours_upcast=len(text_encoders) > 1),
         scheduler_config=parts.scheduler_config,
         structures=Structures(entry, load, locate),
         inpaint_adapter=None if entry.inpaint_adapter is None else T2IAdapterStructure(
-            load(T2IAdapter, entry.folder / entry.inpaint_adapter)),
+            load(T2IAdapter, entry.folder / entry.inpaint_adapter), channels=(4,)),
         files=tuple(files),
         locate=locate,
         device=torch.device(device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Codec:
-    """A frozen autoencoder. `latents` here are always scaled: about unit variance."""
+    """A frozen autoencoder. `latents` here are always scaled: about unit variance.
+
+    One whose configuration says `force_upcast` overflows in half precision: it encodes in float32,
+    and where it rests in float16 it decodes in float32, too. `honours_upcast` False ignores that,
+    as diffusers' pipelines of SD 1.5 do: its autoencoder does not overflow, but its configuration
+    does not say so. Only one call at a time: the weights are converted there and back.
+    https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl_img2img.py#L716
+    """
 
     vae: AutoencoderTiny | AutoencoderKL
     device: torch.device | str = "cpu"  # where it works, wherever its weights rest
+    honours_upcast: bool = True
 
     @property
     def factor(self) -> int:
@@ -28,28 +37,45 @@ class Codec:
     def channels(self) -> int:
         return self.vae.config.latent_channels
 
+    @property
+    def _upcasts(self) -> bool:
+        return self.honours_upcast and bool(self.vae.config.force_upcast)
+
     @torch.no_grad()
     def latents_from_pixels(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, C, H / factor, W / factor); the mode, never a sample."""
-        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
-        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return latents * self.vae.config.scaling_factor
+        if self._upcasts:
+            latents = self._in_float32(self._encoded, pixels)
+        else:
+            latents = self._encoded(pixels)
+            if not torch.isfinite(latents).all():
+                latents = self._in_float32(self._encoded, pixels)
+        return latents.to(self.vae.dtype) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def pixels_from_latents(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, h · factor, w · factor), about [-1, 1]."""
-        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        return self.vae.decode(unscaled).sample
+        if self._upcasts and self.vae.dtype == torch.float16:
+            return self.pixels_in_float32(latents)
+        return self._decoded(latents)
 
     @torch.no_grad()
     def pixels_in_float32(self, latents: Tensor) -> Tensor:
-        """The same, decoded in full precision: SDXL's decoder overflows in half precision.
+        """The same, decoded in full precision, whatever the configuration says."""
+        return self._in_float32(self._decoded, latents)
 
-        Only while nobody else decodes: the weights are converted there and back.
-        """
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        return self.vae.decode(unscaled).sample
+
+    def _in_float32(self, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
         dtype = self.vae.dtype
         self.vae.to(torch.float32)
         try:
-            return self.pixels_from_latents(latents)
+            return work(given)
         finally:
             self.vae.to(dtype)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.parts import Parts
+from ipadapter_demo.models.schedule import settled
 from ipadapter_demo.models.sources import Report
 
 
@@ -16,8 +17,9 @@ class Extras:
     """`models` is a local folder that mirrors the hub, `report` hears of downloads.
 
     `loras` are files with their weights; `embeddings` files of textual inversions, each called by
-    the name of its file. `prediction_type` is for checkpoints that do not say theirs. `offload`
-    keeps on the device only what is at work; `tiling` decodes large pictures in parts.
+    the name of its file. `prediction_type` and `zero_snr` (zero terminal SNR) are for models whose
+    files do not say it. `offload` keeps on the device only what is at work; `tiling` decodes large
+    pictures in parts.
     """
 
     models: Path | None = None
@@ -25,6 +27,7 @@ class Extras:
     loras: tuple[tuple[Path, float], ...] = ()
     embeddings: tuple[Path, ...] = ()
     prediction_type: str | None = None
+    zero_snr: bool = False
     offload: bool = False
     tiling: bool = False
 
@@ -34,9 +37,7 @@ def with_extras(parts: Parts, extras: Extras) -> Parts:
 
     Raises ModelError that names the file.
     """
-    config = parts.scheduler_config
-    if extras.prediction_type is not None:
-        config = config | {"prediction_type": extras.prediction_type}
+    config = settled(parts.scheduler_config, extras.prediction_type, extras.zero_snr)
     if extras.loras or extras.embeddings:
         pipe = _pipeline(parts)
         for path, weight in extras.loras:

@@ -11,6 +11,7 @@ import torch
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.schedule import marked, saying
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -85,6 +86,7 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
     options: dict[str, Any] = {} if xl else {"safety_checker": None,
                                              "requires_safety_checker": False}
     try:
+        said = marked(_keys(path))
         pipe = kind.from_single_file(str(path), config=str(configs), local_files_only=True,
                                      torch_dtype=dtype, **options)
     except Exception as error:  # whatever its reader likes
@@ -98,10 +100,17 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
         text_encoders=tuple(encoders),
         unet=pipe.unet,
         vae=pipe.vae,
-        scheduler_config={"clip_sample": False} | dict(pipe.scheduler.config),
+        scheduler_config=saying({"clip_sample": False} | dict(pipe.scheduler.config), said),
         image_processor=_image_processor(configs, needed=False),
         zeros_for_nothing=xl and _zeros_for_nothing(configs),
     )
+
+
+def _keys(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
 
 
 def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,

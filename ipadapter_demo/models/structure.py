@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ipadapter_demo.errors import ModelError
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, T2IAdapter
@@ -66,9 +69,10 @@ class StructureNet(Protocol):
         ...
 
     def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
-                  text_states: Tensor, weight: float,
-                  added: dict[str, Tensor] | None) -> Residuals:
-        """What was read, a row for each of `noisy`, as additions for one step."""
+                  text_states: Tensor, weight: float, added: dict[str, Tensor] | None,
+                  unconditional: int = 0) -> Residuals:
+        """What was read, a row for each of `noisy`, as additions for one step. The first
+        `unconditional` rows are the unconditional half of guidance."""
         ...
 
 
@@ -80,9 +84,9 @@ class Guide:
     seen: tuple[Tensor, ...]
 
     def __call__(self, noisy: Tensor, timestep: Tensor, text_states: Tensor, weight: float,
-                 added: dict[str, Tensor] | None = None) -> Residuals:
+                 added: dict[str, Tensor] | None = None, unconditional: int = 0) -> Residuals:
         rows = tuple(seen.expand(len(noisy), -1, -1, -1) for seen in self.seen)
-        return self.net.residuals(rows, noisy, timestep, text_states, weight, added)
+        return self.net.residuals(rows, noisy, timestep, text_states, weight, added, unconditional)
 
     @staticmethod
     def of_rows(guides: Iterable[Guide]) -> Guide:
@@ -96,29 +100,83 @@ class Guide:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ControlNetStructure:
+    """Raises ModelError for a network that reads maps of other than one or three channels."""
+
     net: ControlNetModel
 
+    def __post_init__(self) -> None:
+        _check_channels("ControlNet", self._channels, (1, 3))
+
+    @property
+    def _channels(self) -> int:
+        return self.net.config.conditioning_channels
+
     def read(self, map_pixels: Tensor) -> Guide:
-        return Guide(self, (map_pixels.to(self.net.device, self.net.dtype),))
+        pixels = _of_channels(map_pixels, self._channels)
+        return Guide(self, (pixels.to(self.net.device, self.net.dtype),))
 
     def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
-                  text_states: Tensor, weight: float,
-                  added: dict[str, Tensor] | None) -> Residuals:
+                  text_states: Tensor, weight: float, added: dict[str, Tensor] | None,
+                  unconditional: int = 0) -> Residuals:
+        """A network with `global_pool_conditions` ("shuffle") was trained to be read by the
+        conditional half alone: it does not run for the other, to which it adds zeros. Each network
+        by its own configuration; diffusers' pipelines ask only the first of several.
+        https://github.com/lllyasviel/ControlNet-v1-1-nightly/blob/main/gradio_shuffle.py
+        """
+        first = unconditional if self.net.config.global_pool_conditions else 0
         skips, middle = self.net(
-            noisy, timestep, encoder_hidden_states=text_states, controlnet_cond=seen[0],
-            conditioning_scale=weight, added_cond_kwargs=added, return_dict=False,
+            noisy[first:], timestep, encoder_hidden_states=text_states[first:],
+            controlnet_cond=seen[0][first:], conditioning_scale=weight,
+            added_cond_kwargs=added and {name: rows[first:] for name, rows in added.items()},
+            return_dict=False,
         )
-        return Residuals(skips=tuple(skips), middle=middle)
+        return Residuals(skips=tuple(_after_zeros(first, skip) for skip in skips),
+                         middle=_after_zeros(first, middle))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class T2IAdapterStructure:
+    """`channels` are the numbers of input channels that are taken: one (grey) or three of a map,
+    four of `around_hole`. Raises ModelError for a network with others."""
+
     net: T2IAdapter
+    channels: tuple[int, ...] = (1, 3)
+
+    def __post_init__(self) -> None:
+        _check_channels("T2I-Adapter", self.net.config.in_channels, self.channels)
 
     def read(self, map_pixels: Tensor) -> Guide:
-        return Guide(self, tuple(self.net(map_pixels.to(self.net.device, self.net.dtype))))
+        """Sides need not be multiples of the network's own factor, 16 in SDXL: the map's edge is
+        repeated, and features round up as the UNet's do."""
+        pixels = _of_channels(map_pixels, self.net.config.in_channels)
+        missing = [-side % self.net.downscale_factor for side in pixels.shape[-2:]]
+        if any(missing):
+            pixels = F.pad(pixels, (0, missing[1], 0, missing[0]), mode="replicate")
+        return Guide(self, tuple(self.net(pixels.to(self.net.device, self.net.dtype))))
 
     def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
-                  text_states: Tensor, weight: float,
-                  added: dict[str, Tensor] | None) -> Residuals:
+                  text_states: Tensor, weight: float, added: dict[str, Tensor] | None,
+                  unconditional: int = 0) -> Residuals:
         return Residuals(encoder=tuple(weight * features for features in seen))
+
+
+def _after_zeros(count: int, rows: Tensor) -> Tensor:
+    return torch.cat([rows.new_zeros(count, *rows.shape[1:]), rows]) if count else rows
+
+
+def _check_channels(network: str, channels: int, taken: tuple[int, ...]) -> None:
+    if channels not in taken:
+        known = " or ".join(map(str, taken))
+        raise ModelError(f"the {network} reads {channels} channels of a map, must be {known}")
+
+
+def _of_channels(map_pixels: Tensor, channels: int) -> Tensor:
+    """(B, C, H, W) in [0, 1] as a network reads it. One channel is grey, to the very level that
+    Pillow's mode "L" has: https://github.com/python-pillow/Pillow/blob/11.0.0/src/libImaging/Convert.c#L45
+    """
+    if map_pixels.shape[1] == channels:
+        return map_pixels
+    assert (map_pixels.shape[1], channels) == (3, 1)
+    red, green, blue = (map_pixels * 255).round().int().unbind(1)
+    luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    return luma.unsqueeze(1).to(map_pixels) / 255

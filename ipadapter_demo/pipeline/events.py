@@ -22,7 +22,10 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The pictures of a request. Image i came from seeds[i]; maps[j] belongs to structures[j]."""
+    """The pictures of a request. Image i came from seeds[i]; maps[j] belongs to structures[j].
+
+    `request` is the one that was drawn; `notes` say where that is not the one asked for.
+    """
 
     images: tuple[Image.Image, ...]
     seeds: tuple[int, ...]

@@ -29,6 +29,7 @@ from ipadapter_demo.imaging import (
 )
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import has_presets
+from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.close_up import close_up, put_back, put_back_small
 from ipadapter_demo.pipeline.conditioning import (
     Conditioner,
@@ -37,6 +38,7 @@ from ipadapter_demo.pipeline.conditioning import (
     heard,
     together,
 )
+from ipadapter_demo.pipeline.effective import changed_notes, effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
 from ipadapter_demo.pipeline.seam import matched
@@ -46,7 +48,6 @@ from ipadapter_demo.request import (
     SIZE_STEP,
     GenerateRequest,
     Reference,
-    Sampler,
     Structure,
 )
 
@@ -94,8 +95,13 @@ class ImagePromptPipeline:
             context=entry.context,
             surroundings=entry.surroundings,
             words=entry.words,
-            note=entry.note,
+            note=" ".join(filter(None, (entry.note, self.schedule_note))),
         )
+
+    @property
+    def schedule_note(self) -> str:
+        """How the model is read where that is not the usual way; else nothing."""
+        return schedule_note(self._model.scheduler_config)
 
     def generate(self, request: GenerateRequest) -> Result:
         """The pictures of a request. Raises RequestError for what the model does not have."""
@@ -117,8 +123,9 @@ class ImagePromptPipeline:
         """Several requests in one batch: the Previews of all, then a Result each, in order.
 
         They must be such as `may_share_a_batch`. Each picture is what its request gives alone, to
-        within one grey level in float32.
+        within one grey level in float32. A Result holds the request that was drawn.
         """
+        asked, requests = requests, [effective_request(request) for request in requests]
         assert all(may_share_a_batch(requests[0], other) for other in requests)
         began = time.monotonic()
         near = [close_up(request) for request in requests]
@@ -126,7 +133,7 @@ class ImagePromptPipeline:
         size = self.working_size(shared)
         conditions = [self._conditioner.condition(r, size, watched) for r in near]
         steps = denoise(
-            model.unet, new_scheduler(_sampler(shared), model.scheduler_config), shared.steps,
+            model.unet, new_scheduler(shared.sampler, model.scheduler_config), shared.steps,
             Guidance(shared.guidance, shared.guidance_rescale),
             Start.together([self._start(request, size) for request in near]),
             together(conditions, [request.count for request in requests]), self._lane,
@@ -138,9 +145,10 @@ class ImagePromptPipeline:
                           self._preview(requests[0], step) if show else ())
         images, notes = self._decoded(step.latents)
         seconds = (time.monotonic() - began) / len(requests)
-        for request, own in zip(requests, conditions, strict=True):
+        for first, request, own in zip(asked, requests, conditions, strict=True):
             yield Result(_put_in_place(request, images[: request.count]), request.seeds, request,
-                         own.maps, seconds, self.facts, own.notes + notes,
+                         own.maps, seconds, self.facts,
+                         changed_notes(first, request) + own.notes + notes,
                          heard(own.image_prompts, request.count))
             images = images[request.count :]
 
@@ -287,11 +295,6 @@ def _noise_and_more(seed: int, shape: tuple[int, ...]) -> tuple[Tensor, torch.Ge
     Another seed would not do: torch's generator knows only the lower 32 bits."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator), generator
-
-
-def _sampler(request: GenerateRequest) -> Sampler:
-    """Only DDIM takes a step twice as if it were the first time: others remember."""
-    return "ddim" if request.inpaint and request.inpaint.passes > 1 else request.sampler
 
 
 def _side(length: float) -> int:

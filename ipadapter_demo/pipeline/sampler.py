@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ipadapter_demo.adapter import ImagePrompt
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.models.schedule import ends_at_zero_snr
 from ipadapter_demo.models.structure import total
 from ipadapter_demo.pipeline.conditioning import Conditions, active
-from ipadapter_demo.request import Sampler
+from ipadapter_demo.request import SAMPLERS, Sampler
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +87,11 @@ class Step:
 
 
 def new_scheduler(sampler: Sampler, config: dict[str, Any]) -> Any:
-    """A diffusers scheduler of its own for one request; schedulers carry state."""
+    """A diffusers scheduler of its own for one request; schedulers carry state.
+
+    Raises RequestError for PNDM where the noise ends at zero SNR: it divides by the signal there,
+    and diffusers' would silently begin from other noise levels.
+    """
     from diffusers import (
         DDIMScheduler,
         DPMSolverMultistepScheduler,
@@ -93,6 +99,10 @@ def new_scheduler(sampler: Sampler, config: dict[str, Any]) -> Any:
         PNDMScheduler,
     )
 
+    if sampler == "pndm" and ends_at_zero_snr(config):
+        others = ", ".join(name for name in SAMPLERS if name != "pndm")
+        raise RequestError(f"sampler must be one of {others} for a model with zero terminal SNR, "
+                           "got 'pndm'")
     if sampler == "ddim":
         return DDIMScheduler.from_config(config)
     if sampler == "pndm":
@@ -117,7 +127,8 @@ def denoise(unet: Any, scheduler: Any, steps: int, guidance: Guidance, start: St
             halves = torch.cat([latents] * 2) if guidance.on else latents
             noisy = scheduler.scale_model_input(halves, t)
             with lane:
-                noise = _predict_noise(unet, noisy, start.seen, t, i, len(timesteps), conditions)
+                noise = _predict_noise(unet, noisy, start.seen, t, i, len(timesteps), conditions,
+                                       unconditional=len(noisy) - len(latents))
             if guidance.on:
                 noise = guidance.combined(*noise.chunk(2))
             stepped = scheduler.step(noise, t, latents)
@@ -129,10 +140,10 @@ def denoise(unet: Any, scheduler: Any, steps: int, guidance: Guidance, start: St
 
 
 def _predict_noise(unet: Any, noisy: Tensor, seen: Tensor | None, t: Tensor, i: int, steps: int,
-                   conditions: Conditions) -> Tensor:
+                   conditions: Conditions, unconditional: int) -> Tensor:
     text = conditions.text_states
     residuals = total(
-        structure.guide(noisy, t, text, structure.weight, conditions.added)
+        structure.guide(noisy, t, text, structure.weight, conditions.added, unconditional)
         for structure in conditions.structures
         if structure.weight > 0 and active(structure.window, i, steps)
     )
@@ -197,4 +208,6 @@ def _clean(scheduler: Any, stepped: Any, noise: Tensor, t: Tensor, latents: Tens
     alpha = scheduler.alphas_cumprod[int(t)].to(latents)
     if scheduler.config.prediction_type == "v_prediction":
         return alpha.sqrt() * latents - (1 - alpha).sqrt() * noise
+    if scheduler.config.prediction_type == "sample":
+        return noise
     return (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt()

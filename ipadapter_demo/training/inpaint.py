@@ -63,7 +63,7 @@ def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
     adapter = load_image_adapter(out / TABLETOP.adapters["base"]).float().to(run.device)
     attach(unet, adapter.requires_grad_(False))
     net = new_network(start).to(run.device)
-    reads = T2IAdapterStructure(net)
+    reads = T2IAdapterStructure(net, channels=(4,))
     cache = run.folder.parent / "cache"
     data = {kind: (given, scaled_latents(frozen.vae, given, cache))
             for kind, given in (("seen", pictures), ("held out", held_out))}

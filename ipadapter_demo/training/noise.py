@@ -49,7 +49,8 @@ class Diffusion:
             raise TrainingError("base must predict epsilon or v_prediction, its scheduler says "
                                 f"{self.prediction!r}")
         betas = {name: scheduler_config[name] for name in
-                 ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps")
+                 ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps",
+                  "rescale_betas_zero_snr")
                  if scheduler_config.get(name) is not None}
         self.alphas = DDPMScheduler(**betas).alphas_cumprod.to(device)
 

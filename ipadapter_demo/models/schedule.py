@@ -1,0 +1,78 @@
+"""What a base model predicts, and up to which noise: as its files say it, or its operator.
+
+A model with zero terminal SNR (arXiv 2305.08891) was trained up to pure noise. It predicts v, for
+at that end ε says nothing, and its steps have to begin there: "trailing" spacing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ipadapter_demo.errors import ModelError
+
+Config = dict[str, Any]  # of a diffusers scheduler
+
+# Keys beside the weights of a single checkpoint file, whatever their tensors hold: those that
+# ComfyUI looks for, in comfy/supported_models.py, class SDXL, model_type.
+_MARKS: dict[str, Config] = {"v_pred": {"prediction_type": "v_prediction"},
+                             "ztsnr": {"rescale_betas_zero_snr": True}}
+_EDM = ("edm_mean", "edm_vpred.sigma_max")  # Playground v2.5, CosXL
+
+
+def marked(keys: Iterable[str]) -> Config:
+    """What a checkpoint file with these `keys` says of itself.
+
+    Raises ModelError for one of EDM's noise levels (arXiv 2206.00364), which nothing here draws.
+    """
+    there = set(keys)
+    for key in _EDM:
+        if key in there:
+            raise ModelError(f"it is marked {key!r}: models over EDM's noise levels, such as "
+                             "Playground v2.5 and CosXL, are not read")
+    said: Config = {}
+    for mark, values in _MARKS.items():
+        said |= values if mark in there else {}
+    return said
+
+
+def settled(config: Config, prediction_type: str | None, zero_snr: bool) -> Config:
+    """`config` with what an operator says, and what follows from it.
+
+    Raises ModelError for zero terminal SNR where the model predicts ε.
+    """
+    said: Config = {} if prediction_type is None else {"prediction_type": prediction_type}
+    if zero_snr or config.get("rescale_betas_zero_snr"):
+        said |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    config = saying(config, said)
+    if ends_at_zero_snr(config) and predicts(config) == "epsilon":
+        raise ModelError("prediction_type must be v_prediction for a model with zero terminal SNR, "
+                         "got 'epsilon'; --prediction-type v_prediction says it where its files do "
+                         "not")
+    return config
+
+
+def predicts(config: Config) -> str:
+    return config.get("prediction_type", "epsilon")
+
+
+def ends_at_zero_snr(config: Config) -> bool:
+    return bool(config.get("rescale_betas_zero_snr"))
+
+
+def schedule_note(config: Config) -> str:
+    """What a person should know of a model that does not predict ε; else nothing."""
+    if predicts(config) == "epsilon":
+        return ""
+    name = "v" if predicts(config) == "v_prediction" else predicts(config)
+    if not ends_at_zero_snr(config):
+        return f"It predicts {name}."
+    return (f"It predicts {name} and was trained up to zero terminal SNR: steps have trailing "
+            "spacing, and the sampler is not pndm. A guidance rescale of 0.7 suits it.")
+
+
+def saying(config: Config, said: Config) -> Config:
+    """`config` with other values. diffusers drops what a configuration lists as defaults of its
+    own class, so they leave that list."""
+    defaults = sorted(set(config.get("_use_default_values", ())) - said.keys())
+    return config | said | {"_use_default_values": defaults}

@@ -1,0 +1,265 @@
+"""Models that predict v, up to zero terminal SNR: found in files of any layout, drawn as diffusers'
+own pipelines draw them on the very same weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ipadapter_demo.cli import main
+from ipadapter_demo.errors import ModelError, RequestError
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.published import PUBLISHED, local_entry
+from ipadapter_demo.models.schedule import saying, settled
+from ipadapter_demo.pipeline import load
+from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler
+from ipadapter_demo.settings import load_options, settings_from_args, without_additions
+from ipadapter_demo.training.noise import Diffusion
+from tests.ldm_layout import write_checkpoint
+from tests.oracle import ALIGNED, assert_same, loaded, pixels_of, reference, request, theirs
+from tests.published import tiny_kl, tiny_sd15_unet, write_published
+from tests.tiny import (
+    picture,
+    tiny_sdxl_text_encoder,
+    tiny_sdxl_unet,
+    tiny_text_encoder,
+    write_tiny_model,
+)
+
+ZERO_SNR: dict[str, Any] = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
+                            "timestep_spacing": "trailing"}
+ABLE: tuple[Sampler, ...] = tuple(sampler for sampler in SAMPLERS if sampler != "pndm")
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("hub")
+    for name in ("sdxl", "sd15"):
+        write_published(models, name)
+    return models
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SDXL checkpoint that says nothing of itself."""
+    path = tmp_path_factory.mktemp("files") / "plain.safetensors"
+    write_checkpoint(path, tiny_sdxl_unet(), tiny_kl(), tiny_sdxl_text_encoder(21, second=False),
+                     tiny_sdxl_text_encoder(22, second=True))
+    return path
+
+
+def with_keys(path: Path, plain: Path, *keys: str, value: Tensor | None = None) -> Path:
+    marks = {key: torch.empty(0) if value is None else value.clone() for key in keys}
+    save_file(load_file(plain) | marks, path)
+    return path
+
+
+def sdxl(shelf: Path, base: Path | None = None, **options: Any) -> Any:
+    return load("sdxl", "cpu", "float32", models=shelf, base=base and str(base), **options)
+
+
+def oracle_of(shelf: Path, **schedule: Any) -> tuple[Any, CatalogEntry]:
+    entry = local_entry(PUBLISHED["sdxl"], None, shelf)
+    pipeline = loaded(StableDiffusionXLPipeline, entry, variant="fp16", dtype=torch.float32)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False,
+                                                   **schedule)
+    return pipeline, entry
+
+
+def drawn(pipeline: Any, **changes: Any) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in pipeline.generate(request(**changes)).images])
+
+
+@pytest.mark.parametrize("value", [None, torch.tensor(1.0)], ids=["empty", "scalar"])
+@pytest.mark.parametrize("sampler", ABLE)
+def test_a_marked_checkpoint(shelf: Path, plain: Path, sampler: Sampler, value: Tensor | None,
+                             tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = with_keys(tmp_path / "noob.safetensors", plain, "v_pred", "ztsnr", value=value)
+    pipeline = sdxl(shelf, path)
+    oracle, entry = oracle_of(shelf, **ZERO_SNR)
+    expected = theirs(oracle, entry, sampler, guidance_rescale=0.7)
+    asked = request(sampler=sampler, guidance_rescale=0.7)
+    assert_same(pixels_of(pipeline, monkeypatch)(asked), expected)
+    assert ZERO_SNR.items() <= pipeline.facts["scheduler"].items()
+    assert "It predicts v and was trained up to zero terminal SNR" in pipeline.info.note
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_marked_as_v_alone(shelf: Path, plain: Path, sampler: Sampler, tmp_path: Path,
+                           monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = sdxl(shelf, with_keys(tmp_path / "v.safetensors", plain, "v_pred"))
+    oracle, entry = oracle_of(shelf, prediction_type="v_prediction")
+    expected = theirs(oracle, entry, sampler)
+    assert_same(pixels_of(pipeline, monkeypatch)(request(sampler=sampler)), expected)
+    assert pipeline.info.note.endswith("It predicts v.")
+
+
+def test_what_a_file_does_not_say_an_operator_does(shelf: Path, plain: Path,
+                                                   tmp_path: Path) -> None:
+    marked = drawn(sdxl(shelf, with_keys(tmp_path / "noob.safetensors", plain, "v_pred", "ztsnr")))
+    told = sdxl(shelf, plain, prediction_type="v_prediction", zero_snr=True)
+    assert np.array_equal(drawn(told), marked)
+    silent = sdxl(shelf, plain)
+    assert not np.array_equal(drawn(silent), marked)
+    assert "predicts" not in silent.info.note
+
+
+def test_an_sd15_checkpoint_whose_configuration_lacks_the_field(shelf: Path,
+                                                               tmp_path: Path) -> None:
+    """As the published one does: what diffusers fills in must not win over what is said."""
+    models = tmp_path / "hub"
+    shutil.copytree(shelf, models)
+    path = models / PUBLISHED["sd15"].base.repo / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text())
+    for name in ("prediction_type", "timestep_spacing"):
+        del config[name]
+    path.write_text(json.dumps(config))
+    file = tmp_path / "v.safetensors"
+    write_checkpoint(file, tiny_sd15_unet(), tiny_kl(), tiny_text_encoder())
+    common: dict[str, Any] = {"models": models, "base": str(file)}
+    silent = load("sd15", "cpu", "float32", **common)
+    told = load("sd15", "cpu", "float32", **common, prediction_type="v_prediction")
+    assert not np.array_equal(drawn(silent), drawn(told))
+    save_file(load_file(file) | {"v_pred": torch.empty(0)}, file)
+    assert np.array_equal(drawn(load("sd15", "cpu", "float32", **common)), drawn(told))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> CatalogEntry:
+    """Its configuration says zero SNR and, as many do, the spacing of its family."""
+    entry = write_tiny_model(tmp_path_factory.mktemp("models") / "zero")
+    path = entry.folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) | ZERO_SNR | {"timestep_spacing": "leading"}
+    path.write_text(json.dumps(config))
+    return replace(entry, inpaint_adapter=None)
+
+
+def with_trailing_steps(pipeline: Any) -> Any:
+    config = pipeline.scheduler.config
+    pipeline.scheduler = type(pipeline.scheduler).from_config(config, timestep_spacing="trailing")
+    return pipeline
+
+
+@pytest.mark.parametrize("sampler", ABLE)
+class TestFolder:
+    def test_image(self, folder: CatalogEntry, sampler: Sampler,
+                   monkeypatch: pytest.MonkeyPatch) -> None:
+        oracle = with_trailing_steps(loaded(StableDiffusionPipeline, folder))
+        expected = theirs(oracle, folder, sampler, scale=0.7, ip_adapter_image=reference().image)
+        asked = request(sampler=sampler, references=(reference(),), image_scale=0.7)
+        assert_same(pixels_of(load(folder), monkeypatch)(asked), expected)
+
+    def test_start_picture(self, folder: CatalogEntry, sampler: Sampler,
+                           monkeypatch: pytest.MonkeyPatch) -> None:
+        oracle = with_trailing_steps(loaded(StableDiffusionImg2ImgPipeline, folder))
+        expected = theirs(oracle, folder, sampler, image=picture(4), strength=0.6)
+        asked = request(sampler=sampler, init_image=picture(4), strength=0.6)
+        assert_same(pixels_of(load(folder), monkeypatch)(asked), expected)
+
+    @pytest.mark.parametrize("passes", [1, 3])
+    def test_nothing_is_divided_by_a_signal_of_zero(self, folder: CatalogEntry, sampler: Sampler,
+                                                    passes: int) -> None:
+        """Neither in previews nor where a step is taken again: NaN would decode to black."""
+        pipeline = load(folder)
+        asked = request(sampler=sampler, inpaint=Inpaint(
+            image=picture(4), mask=ALIGNED, passes=passes, feather=0), steps=5)
+        *previews, result = pipeline.stream(asked, preview_every=1)
+        for event in [*previews[:-1], result]:
+            assert np.asarray(event.images[0]).std() > 1
+            assert np.asarray(event.images[0].crop((20, 12, 44, 36))).std() > 1
+
+    def test_the_first_preview_is_what_v_says(self, folder: CatalogEntry,
+                                              sampler: Sampler) -> None:
+        """Where there is no signal yet, the clean latents are -v, the same for every sampler."""
+        pipeline, other = load(folder), load(folder)
+        first = next(iter(pipeline.stream(request(sampler=sampler), preview_every=1)))
+        expected = next(iter(other.stream(request(sampler="ddim"), preview_every=1)))
+        for one, another in zip(first.images, expected.images, strict=True):
+            off = np.asarray(one, np.int16) - np.asarray(another, np.int16)
+            assert np.abs(off).max() <= 1
+
+
+def test_pndm_cannot_draw_it(folder: CatalogEntry) -> None:
+    message = r"sampler must be one of dpm\+\+, ddim, euler for a model with zero terminal SNR, got"
+    with pytest.raises(RequestError, match=f"{message} 'pndm'"):
+        load(folder).generate(request(sampler="pndm"))
+
+
+class TestRefused:
+    def test_zero_snr_with_epsilon(self, shelf: Path, plain: Path, tmp_path: Path) -> None:
+        message = "prediction_type must be v_prediction for a model with zero terminal SNR, got"
+        with pytest.raises(ModelError, match=message):
+            sdxl(shelf, zero_snr=True)
+        with pytest.raises(ModelError, match=message):
+            sdxl(shelf, with_keys(tmp_path / "half.safetensors", plain, "ztsnr"))
+        marked = with_keys(tmp_path / "noob.safetensors", plain, "v_pred", "ztsnr")
+        with pytest.raises(ModelError, match=message):
+            sdxl(shelf, marked, prediction_type="epsilon")
+
+    @pytest.mark.parametrize("key", ["edm_mean", "edm_vpred.sigma_max"])
+    def test_other_noise_levels(self, shelf: Path, plain: Path, key: str, tmp_path: Path) -> None:
+        path = with_keys(tmp_path / "edm.safetensors", plain, key, value=torch.ones(4))
+        with pytest.raises(ModelError, match=rf"edm\.safetensors.*marked '{key}'.* are not read"):
+            sdxl(shelf, path)
+
+
+def test_a_default_that_is_overruled_is_no_default_any_more() -> None:
+    config = {"prediction_type": "epsilon", "_use_default_values": ["prediction_type", "steps"]}
+    told = saying(config, {"prediction_type": "v_prediction"})
+    assert told == {"prediction_type": "v_prediction", "_use_default_values": ["steps"]}
+    made = EulerDiscreteScheduler.from_config(settled(config, "v_prediction", zero_snr=True))
+    assert ZERO_SNR.items() <= made.config.items()
+
+
+def test_training_takes_the_same_noise_levels() -> None:
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    ours = Diffusion(config | ZERO_SNR, "cpu")
+    expected = DDPMScheduler(**config, rescale_betas_zero_snr=True).alphas_cumprod
+    torch.testing.assert_close(ours.alphas, expected)
+    assert ours.alphas[-1] == 0
+
+
+class TestFlags:
+    def test_of_the_app(self) -> None:
+        settings = settings_from_args(["--zero-snr", "--prediction-type", "v_prediction"], {})
+        options = load_options(settings)
+        assert (options["zero_snr"], options["prediction_type"]) == (True, "v_prediction")
+        assert not load_options(without_additions(settings))["zero_snr"]
+        assert settings_from_args([], {"IPADAPTER_ZERO_SNR": "yes"}).zero_snr
+        assert not settings_from_args([], {}).zero_snr
+
+    def test_of_the_command_line(self, folder: CatalogEntry, tmp_path: Path,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
+        """And it says how the model is read."""
+        given: dict[str, Any] = {}
+
+        def loading(name: str, **options: Any) -> Any:
+            given.update(options)
+            return load(folder, **{k: options[k] for k in ("prediction_type", "zero_snr")})
+
+        code = main(["generate", "--prompt", "a cube", "--steps", "1", "--zero-snr",
+                     "--prediction-type", "v_prediction", "--out", str(tmp_path)], loading)
+        assert (code, given["zero_snr"]) == (0, True)
+        assert "It predicts v and was trained up to zero terminal SNR" in capsys.readouterr().err
