@@ -14,7 +14,6 @@ from ipadapter_demo.imaging import (
     PAD_COLOUR,
     fit_square,
     flatten_image,
-    flatten_mask,
     images_from_pixels,
     inner_mask,
     mask_from_image,
@@ -25,6 +24,7 @@ from ipadapter_demo.imaging import (
     shrink_image,
     soft_mask,
 )
+from ipadapter_demo.masks import flatten_mask
 
 ORIENTATION = 0x0112  # EXIF tag; 6 means "turn a quarter clockwise to see it upright"
 FILE_FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]

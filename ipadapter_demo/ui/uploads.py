@@ -18,11 +18,11 @@ from PIL import Image, ImageChops
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
     flatten_image,
-    flatten_mask,
     read_image,
     resize_image,
     shrink_image,
 )
+from ipadapter_demo.masks import flatten_mask
 
 # The encoder sees 224 pixels or so, and every picture of a request travels inside its results.
 MAX_SIDE = 1024
