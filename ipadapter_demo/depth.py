@@ -86,24 +86,27 @@ def _deep_colour_file(image: Image.Image) -> bytes | None:
 
 def _white(values: np.ndarray, tags: Any, floats: bool = False) -> float:
     """The value that means white."""
-    most = values.max()
-    if not floats and most <= (said := _declared(tags)) < _FULL:
+    most, said = values.max(), _declared(tags)
+    if said is not None and not floats and most <= said:
         return said
     return next((white for white in (1.0,) * floats + _GUESSES if most <= white), _FULL)
 
 
-def _declared(tags: Any) -> float:
-    """The largest value by the tags. They may name the brightest value found instead of the
-    brightest possible one: it stands for the number of bits that it needs."""
-    bits = [max(_numbers(tags.get(_BITS, 16)))]
-    bits += [int(max(_numbers(tags[tag]))).bit_length() for tag in (_MAXIMUM, _SAMPLE_MAXIMUM)
-             if tag in tags]
-    return 2.0 ** max(1, min(bits)) - 1
+def _declared(tags: Any) -> float | None:
+    """The largest value by the tags, if they say more than the number of bits stored. They may name
+    the brightest value found instead of the brightest possible one: it stands for the number of
+    bits that it needs."""
+    bits = [int(max(_numbers(tags[tag]))).bit_length() for tag in (_MAXIMUM, _SAMPLE_MAXIMUM)
+            if tag in tags]
+    stored = max(_numbers(tags.get(_BITS, 16)))
+    bits += [stored] if stored < 16 else []
+    return 2.0 ** max(1, min(bits)) - 1 if bits else None
 
 
 def _high_byte(tags: Any) -> int:
-    """The largest high byte that values of less than 16 bits can have."""
-    return int(max(_GUESSES[-1], _declared(tags) % _FULL)) >> 8
+    """The largest high byte that values of less than 16 bits can have; -1 where they have 16."""
+    said = _declared(tags) or _GUESSES[-1]
+    return int(said) >> 8 if said < _FULL else -1
 
 
 def _numbers(value: Any) -> tuple[Any, ...]:

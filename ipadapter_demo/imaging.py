@@ -195,7 +195,7 @@ def soft_mask(mask: Image.Image, feather: int) -> Image.Image:
     the picture is no seam: a mask that reaches it is opaque there.
     """
     depth = _depth(mask)
-    opacity = np.minimum(depth / np.minimum(_depth_of_part(depth), feather + 1), 1.0)
+    opacity = np.minimum(depth / _reach_of_part(depth, feather + 1), 1.0)
     return Image.fromarray(np.rint(opacity * 255).astype(np.uint8))
 
 
@@ -219,14 +219,18 @@ def _depth(mask: Image.Image) -> np.ndarray:
     return cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
-def _depth_of_part(depth: np.ndarray) -> np.ndarray:
-    """For each pixel the depth of the deepest one that is connected with it; 1 outside."""
+def _reach_of_part(depth: np.ndarray, most: int) -> np.ndarray:
+    """For each pixel the depth of the deepest one that is connected with it, up to `most`."""
     import cv2
 
     count, parts = cv2.connectedComponents((depth > 0).astype(np.uint8))
-    deepest = np.zeros(count, np.float32)
-    np.maximum.at(deepest, np.asarray(parts, int), depth)
-    return np.maximum(deepest, 1)[parts]
+    parts = np.asarray(parts, np.int32)
+    reach = np.zeros(count, np.float32)
+    reach[parts[depth >= most]] = most
+    shallow = (depth > 0) & (reach[parts] == 0)
+    np.maximum.at(reach, parts[shallow], depth[shallow])
+    reach[0] = most  # outside, where the depth is 0
+    return reach[parts]
 
 
 def paste_inside(
