@@ -9,11 +9,12 @@ from PIL import Image, ImageChops
 
 from ipadapter_demo.colour import alpha_of, brightness_of
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import upright_picture
+from ipadapter_demo.imaging import resize_image, shrink_image, upright_picture
 
 MaskMeans = Literal["white", "transparent"]
 MASK_MEANS: tuple[MaskMeans, ...] = get_args(MaskMeans)
 
+PAINT, VIEW = (255, 79, 216), 512  # the colour, and the longer side, of a mask that is shown
 HERE = 128  # the first of the 256 levels that means here
 ONE_COLOUR = 16  # levels by which paint of one colour may differ: a lossy file makes it do so
 
@@ -48,6 +49,14 @@ def painted_mask(layer: Image.Image, field: str = "mask") -> Image.Image:
     if alpha is None or alpha.getextrema() == (255, 255):
         return flatten_mask(layer, field)
     return _cut_in_two(alpha)
+
+
+def shown_on(image: Image.Image | None, mask: Image.Image) -> Image.Image:
+    """`mask` over a picture, as half transparent paint; over plain grey without one. RGB, at most
+    VIEW pixels long."""
+    ground = shrink_image(image or Image.new("RGB", mask.size, "grey"), VIEW)
+    amount = resize_image(mask, ground.size).point(lambda value: value // 2)
+    return Image.composite(Image.new("RGB", ground.size, PAINT), ground, amount)
 
 
 def _level(image: Image.Image, alpha: Image.Image) -> Image.Image:
