@@ -34,21 +34,22 @@ CONVERT = r"""() => {
         const content = await (await fetch(at("file=" + png.path))).blob();
         return new File([content], file.name.replace(foreign, ".png"), { type: "image/png" });
     };
-    const replace = async (input, files) => {
+    const replace = async (zone, files) => {
         const made = new DataTransfer();
         for (const file of files) {
             const png = foreign.test(file.name) && (await asPng(file).catch(() => null));
             made.items.add(png || file);
         }
-        input.files = made.files;
-        input.dispatchEvent(new CustomEvent("change", { bubbles: true, detail: "converted" }));
+        const now = zone.querySelector(":scope > input[type=file]");  // gradio may have made anew
+        now.files = made.files;
+        now.dispatchEvent(new CustomEvent("change", { bubbles: true, detail: "converted" }));
     };
     const takenOver = (event, input, files) => {
         if (!takesPictures(input) || event.detail === "converted") return;
         if (![...(files ?? [])].some((file) => foreign.test(file.name))) return;
         event.preventDefault();
         event.stopImmediatePropagation();
-        replace(input, [...files]);
+        replace(input.parentNode, [...files]);
     };
     document.addEventListener("click", ({ target }) => {
         if (takesPictures(target)) target.accept = "image/*,.heic,.heif,.hif,.tif,.tiff";
@@ -68,9 +69,9 @@ CONVERT = r"""() => {
 def png_endpoint() -> None:
     """`/as_png`, for the page's own script."""
     given, made = gr.File(visible=False), gr.File(visible=False)
-    gr.Button(visible=False).click(
+    gr.Button(visible=False).click(  # it does not run the model
         as_png, inputs=given, outputs=made, preprocess=False, show_progress="hidden",
-        api_name="as_png", api_visibility="private", concurrency_limit=2)  # it does not run the model
+        api_name="as_png", api_visibility="private", concurrency_limit=2)
 
 
 def as_png(picture: Any) -> str:

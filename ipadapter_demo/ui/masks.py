@@ -28,7 +28,7 @@ def mask_input(name: str, means_name: str, label: str, hint: str,
         means = gr.Dropdown(CHOICES, value="white", label=f"{label}: what is here",
                             show_label=False, container=False)
         view = gr.Image(label="As it is understood", format="png", interactive=False, buttons=[],
-                        height=130, visible=False, elem_classes="filled")
+                        height=130, visible=False, elem_classes="mask-view")
 
     def mask_view(mask: Any, means: Any, picture: Any = None) -> Any:
         with shown_errors():
