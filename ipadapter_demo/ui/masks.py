@@ -37,10 +37,13 @@ def mask_input(name: str, means_name: str, label: str, hint: str,
                 return gr.Image(None, visible=False)
             return gr.Image(shown_on(_ground(picture), given), visible=True)
 
-    inputs = [mask, means] + ([] if picture is None else [picture])
-    gr.on([widget.change for widget in (mask, means)], mask_view, inputs=inputs, outputs=view,
-          preprocess=False, show_progress="hidden", trigger_mode="always_last",
-          concurrency_limit=4, api_visibility="private")  # it does not run the model
+    inputs, triggers = [mask, means], [mask.change, means.change]
+    if picture is not None:
+        inputs.append(picture)
+        triggers.append(picture.upload)
+    gr.on(triggers, mask_view, inputs=inputs, outputs=view, preprocess=False,
+          show_progress="hidden", trigger_mode="always_last", api_visibility="private",
+          concurrency_limit=4)  # it does not run the model
     return {name: mask, means_name: means}
 
 
