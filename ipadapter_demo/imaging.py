@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
+from ipadapter_demo.colour import rgb_from_picture
+from ipadapter_demo.depth import upright
 from ipadapter_demo.errors import RequestError
 
 if TYPE_CHECKING:  # a page or a command line that only builds requests never waits for torch
@@ -25,15 +27,16 @@ MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 100 * 2**20
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above this and refuses above twice this
 
-# Only formats that Pillow decodes itself: some of the others start programs (EPS) or are rare
-# enough that their decoders are seldom tested.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Formats that Pillow decodes itself, but some of the others start programs (EPS) or are rare enough
+# that their decoders are seldom tested; and HEIF (.heic), which phones make.
+_PILLOW = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = (*_PILLOW, "HEIF")
 
 # The mean colour CLIP normalises with, so padding is zero to the encoder.
 # https://github.com/openai/CLIP/blob/dcba3cb/clip/clip.py#L85
 PAD_COLOUR = (123, 117, 104)
 
-_DEEP = {"I;16", "I;16L", "I;16B", "I;16N", "I", "F"}
+LONGEST = 100  # of a picture that is cropped to a square: its longer side in shorter ones
 
 
 def read_bytes(source: Path | str | bytes | BinaryIO, field: str) -> bytes:
@@ -56,15 +59,16 @@ def read_bytes(source: Path | str | bytes | BinaryIO, field: str) -> bytes:
 def read_image(source: Path | str | bytes | BinaryIO, field: str = "image") -> Image.Image:
     """Decode an untrusted file: its first frame, upright, in the file's own mode.
 
-    Transparency is kept: `flatten_image` composites it, `flatten_mask` reads it.
+    Only a TIFF of more than 8 bits a value is scaled to 8: its tags say how, see `depth`.
+    Transparency and the colour profile are kept: `flatten_image` applies both.
     Raises RequestError for anything that is not a whole picture of at most MAX_PIXELS; a picture
     that is too large is refused by its header, before a pixel is decoded.
     """
     content = read_bytes(source, field)
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_formats(content)) as image:
             _check_size(image, field)
-            return _upright(image)
+            return upright(image)
     except RequestError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -77,35 +81,18 @@ def read_image(source: Path | str | bytes | BinaryIO, field: str = "image") -> I
 
 
 def flatten_image(image: Image.Image, field: str = "image") -> Image.Image:
-    """Any PIL image as an independent, upright RGB copy without metadata.
+    """Any PIL image as an independent, upright RGB copy in sRGB, without metadata.
 
-    Transparent parts become white. 16-bit and float pictures are scaled to 8 bits. Embedded colour
-    profiles are dropped, not applied.
+    An embedded colour profile is applied, transparent parts become white, 16-bit and float pictures
+    are scaled to 8 bits.
     """
-    image = _upright_picture(image, field)
+    image = upright_picture(image, field)
     try:
-        flat = _rgb_from_any_mode(image)
+        flat = rgb_from_picture(image)
     except (ValueError, OSError, ImageCms.PyCMSError) as error:
         raise RequestError(f"{field} has the mode {image.mode}, which has no colours") from error
     flat.info.clear()  # PIL compares pictures with their metadata: equal pixels shall be equal
     return flat
-
-
-def flatten_mask(image: Image.Image, field: str = "mask") -> Image.Image:
-    """Any PIL image as an "L" mask of exactly 0 or 255 (255 = here), cut at 128.
-
-    A picture that is transparent somewhere is a painted layer: its alpha is the mask, whatever the
-    colour, so a layer on which nothing was painted is an empty mask. Otherwise bright means here.
-    """
-    image = _upright_picture(image, field)
-    alpha = _alpha(image)
-    if alpha is not None and alpha.getextrema() != (255, 255):
-        level = alpha
-    else:
-        level = flatten_image(image, field).convert("L")
-    mask = level.point(lambda value: 255 if value >= 128 else 0)
-    mask.info.clear()
-    return mask
 
 
 def pixels_from_images(images: Sequence[Image.Image]) -> Float[Tensor, "b 3 h w"]:
@@ -141,19 +128,47 @@ def white_part(mask: Image.Image) -> np.ndarray:
 
 
 def fit_square(image: Image.Image, size: int, fit: Literal["crop", "pad", "squash"]) -> Image.Image:
-    """What the image encoder sees: `image` as a square of `size` pixels.
+    """`image` as a square of `size` pixels.
 
-    crop keeps the centre, pad adds a neutral border, squash changes the proportions.
+    crop keeps the centre as `centre_crop` does, pad adds a neutral border, squash changes the
+    proportions.
     """
     if fit == "squash":
         return resize_image(image, (size, size))
     if fit == "crop":
-        return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        return centre_crop(image, size, size)
     assert fit == "pad", fit
     inner = _fitted(image.size, size)
     square = Image.new("RGB", (size, size), PAD_COLOUR)
     square.paste(resize_image(image, inner), ((size - inner[0]) // 2, (size - inner[1]) // 2))
     return square
+
+
+def centre_crop(
+    image: Image.Image, shortest: int, size: int,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """The central square of `size` pixels, of `image` with its shorter side at `shortest`.
+
+    The very pixels of CLIPImageProcessor as the first authors had it (the backend that transformers
+    5 calls PIL): the longer side is rounded down, and whole pixels are cut off, the odd one at the
+    right or at the bottom. Of a picture longer than LONGEST times its width only the middle is
+    resized, as all of it would take gigabytes; there its pixels may lie one further.
+    https://github.com/huggingface/transformers/blob/v4.30.2/src/transformers/image_transforms.py
+    """
+    short = min(image.size)
+    image = _cut(image, *(min(side, short * LONGEST) for side in image.size))
+    width, height = (shortest if side == short else int(shortest * side / short)
+                     for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), resample)
+    return _cut(image, size, size)
+
+
+def _cut(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The central part; black beyond the border of a smaller image."""
+    left, upper = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, upper, left + width, upper + height))
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -176,9 +191,11 @@ def shrink_image(image: Image.Image, longest: int) -> Image.Image:
 def soft_mask(mask: Image.Image, feather: int) -> Image.Image:
     """Opacity for a seam: 0 wherever `mask` is 0, rising to 255 over `feather` pixels inwards.
 
-    The border of the picture is no seam: a mask that reaches it is opaque there.
+    A part of the mask that is less deep than that rises to 255 where it is deepest. The border of
+    the picture is no seam: a mask that reaches it is opaque there.
     """
-    opacity = np.minimum(_depth(mask) / (feather + 1), 1.0)
+    depth = _depth(mask)
+    opacity = np.minimum(depth / _reach_of_part(depth, feather + 1), 1.0)
     return Image.fromarray(np.rint(opacity * 255).astype(np.uint8))
 
 
@@ -202,6 +219,20 @@ def _depth(mask: Image.Image) -> np.ndarray:
     return cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
+def _reach_of_part(depth: np.ndarray, most: int) -> np.ndarray:
+    """For each pixel the depth of the deepest one that is connected with it, up to `most`."""
+    import cv2
+
+    count, parts = cv2.connectedComponents((depth > 0).astype(np.uint8))
+    parts = np.asarray(parts, np.int32)
+    reach = np.zeros(count, np.float32)
+    reach[parts[depth >= most]] = most
+    shallow = (depth > 0) & (reach[parts] == 0)
+    np.maximum.at(reach, parts[shallow], depth[shallow])
+    reach[0] = most  # outside, where the depth is 0
+    return reach[parts]
+
+
 def paste_inside(
     original: Image.Image, generated: Image.Image, mask: Image.Image, feather: int
 ) -> Image.Image:
@@ -219,6 +250,16 @@ def tinted(image: Image.Image, amount: Image.Image) -> Image.Image:
     return Image.composite(image, image.convert("L").point(lambda v: v // 3).convert("RGB"), alpha)
 
 
+def _formats(content: bytes) -> tuple[str, ...]:
+    """Which decoders may try. That of HEIF is loaded for files that may be of its kind."""
+    if content[4:8] != b"ftyp":
+        return _PILLOW
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return FORMATS
+
+
 def _check_size(image: Image.Image, field: str) -> None:
     if not image.width * image.height:
         raise RequestError(f"{field} has no pixels: it is {image.width}x{image.height}")
@@ -233,61 +274,15 @@ def _too_large(field: str, found: re.Match[str] | None) -> RequestError:
     return RequestError(f"{field} must have at most {MAX_PIXELS:,} pixels, got {count}")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    return ImageOps.exif_transpose(image)  # always a copy, detached from its file
-
-
-def _upright_picture(image: object, field: str) -> Image.Image:
+def upright_picture(image: object, field: str) -> Image.Image:
+    """A decoded, upright copy. Raises RequestError for what is no picture that can be read."""
     if not isinstance(image, Image.Image):
         raise RequestError(f"{field} must be a picture (PIL image), got {type(image).__name__}")
     _check_size(image, field)
     try:
-        return _upright(image)
+        return upright(image)
     except Exception as error:  # PIL decodes late: see read_image
         raise RequestError(f"{field} is damaged or cut short: {error}") from error
-
-
-def _rgb_from_any_mode(image: Image.Image) -> Image.Image:
-    if image.mode in _DEEP:
-        return _eight_bit(image).convert("RGB")
-    if image.mode == "LAB":  # convert() does not know it
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        flat = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert flat is not None  # it is None only in place
-        return flat
-    alpha = _alpha(image)
-    if alpha is None:
-        return image.convert("RGB")
-    white = Image.new("RGB", image.size, "white")
-    return Image.composite(_rgba(image).convert("RGB"), white, alpha)
-
-
-def _rgba(image: Image.Image) -> Image.Image:
-    if image.mode == "La":  # premultiplied grey converts in two steps only
-        image = image.convert("LA")
-    return image.convert("RGBA")
-
-
-def _alpha(image: Image.Image) -> Image.Image | None:
-    if image.mode in _DEEP or not image.has_transparency_data:
-        return None
-    return _rgba(image).getchannel("A")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit or float grey as 8-bit grey.
-
-    "I" and "F" do not say what white is: it is the first of 1 (float only), 255 and 65535 that no
-    value exceeds.
-    """
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
-    if image.mode.startswith("I;16"):
-        white = 65535.0
-    else:
-        whites = (1.0, 255.0) if image.mode == "F" else (255.0,)
-        white = next((white for white in whites if values.max() <= white), 65535.0)
-    return Image.fromarray(np.rint(values.clip(0, white) * (255.0 / white)).astype(np.uint8))
 
 
 def _fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:

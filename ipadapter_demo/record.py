@@ -36,6 +36,7 @@ MAX_RECORD_PIXELS = 2 * MAX_PIXELS  # of all pictures together, once decoded
 # https://github.com/pnggroup/libpng/blob/v1.6.43/scripts/pnglibconf.dfa#L286
 _PIECE = 4_000_000
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_INTENT = b"\1"  # relative colorimetric, as `colour` converts: section 11.3.2.5
 
 _PICTURES = {"image", "mask", "init_image"}
 _PARTS: dict[str, type] = {"references": Reference, "structures": Structure, "inpaint": Inpaint}
@@ -96,6 +97,7 @@ def save_png(
             f"got {len(text):,}: use smaller ones"
         )
     info = PngInfo()
+    info.add(b"sRGB", _INTENT)  # without it a viewer may take the screen's own colours
     for number, start in enumerate(range(0, len(text), _PIECE)):
         info.add_itxt(f"{KEYWORD}.{number}" if number else KEYWORD, text[start : start + _PIECE])
     file = io.BytesIO()

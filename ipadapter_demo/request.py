@@ -13,7 +13,8 @@ from typing import Literal, get_args
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import flatten_image, flatten_mask
+from ipadapter_demo.imaging import flatten_image
+from ipadapter_demo.masks import flatten_mask
 
 Sampler = Literal["dpm++", "ddim", "pndm", "euler"]
 Fit = Literal["crop", "pad", "squash"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +23,14 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
+from tests.icc import DISPLAY_P3, rgb_profile
 from tests.tiny import picture
 
 pytestmark = pytest.mark.browser
@@ -394,3 +398,94 @@ def test_the_page_fits_a_phone(page: Page) -> None:
     for name in ("Variation", "Image + text", "Structure", "Inpaint", "Compare"):
         open_tab(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
+def dropped(page: Page, zone: Locator, content: bytes, name: str) -> None:
+    """Drop a file of which the system knows no type, as with .heic on most."""
+    transfer = page.evaluate_handle("""([bytes, name]) => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "" }));
+        return transfer;
+    }""", [list(content), name])
+    zone.dispatch_event("drop", {"dataTransfer": transfer})
+
+
+@pytest.mark.parametrize("by", ["dialogue", "drop"])
+def test_a_heic_photo_is_shown_and_read(page: Page, by: str) -> None:
+    pillow_heif.register_heif_opener()
+    file = io.BytesIO()
+    photo = Image.new("RGB", (96, 64), (200, 60, 60))
+    photo.save(file, "HEIF", quality=95, icc_profile=rgb_profile(DISPLAY_P3))
+    panel = open_tab(page, "Variation")
+    chooser = panel.locator("input[type=file]").first
+    if by == "drop":
+        dropped(page, chooser.locator("xpath=.."), file.getvalue(), "IMG_0001.HEIC")
+    else:
+        chooser.evaluate("input => input.click()")
+        assert ".heic" in (chooser.get_attribute("accept") or "")
+        chooser.set_input_files({"name": "IMG_0001.HEIC", "mimeType": "", "buffer":
+                                 file.getvalue()})
+    expect(panel.locator(".filled img")).to_be_visible()  # what the encoder sees
+    shown = panel.get_by_test_id("image").locator("img").first
+    expect(shown).to_have_js_property("naturalWidth", 96)
+    set_number(panel, "Steps", 2)
+    [reference] = request_of(generate(panel)).references
+    assert reference.image.size == (96, 64)
+    assert abs(np.array(reference.image.getpixel((48, 32))) - (217, 42, 52)).max() <= 4
+
+
+def test_a_tiff_can_be_painted_on(page: Page) -> None:
+    panel = open_tab(page, "Inpaint")
+    file = io.BytesIO()
+    picture(5, 200, 120).save(file, "TIFF")
+    expect(panel.locator(".mask-editor canvas").first).to_be_visible()  # the editor is ready
+    chooser = panel.locator(".mask-editor input[type=file]").first
+    with page.expect_response(lambda answer: "gradio_api/file=" in answer.url):
+        chooser.set_input_files(
+            {"name": "scan.tif", "mimeType": "image/tiff", "buffer": file.getvalue()})
+    expect(chooser).to_have_js_property("files.length", 1)
+    page.wait_for_timeout(1000)  # the editor says nowhere that it has a picture
+    paint(panel)
+    set_number(panel, "Steps", 2)
+    given = request_of(generate(panel)).inpaint
+    assert given is not None
+    assert given.image.tobytes() == picture(5, 200, 120).tobytes()
+
+
+def test_a_mask_is_shown_on_the_picture_by_either_convention(page: Page, tmp_path: Path) -> None:
+    """White paper with a transparent hole: by its paint, all but the hole; else the hole."""
+    picture(5, 200, 200).save(tmp_path / "photo.png")
+    mask = Image.new("RGBA", (200, 200), "white")
+    mask.paste((0, 0, 0, 0), (80, 80, 120, 120))
+    mask.save(tmp_path / "mask.png")
+    panel = open_tab(page, "Inpaint")
+    expect(panel.locator(".mask-editor canvas").first).to_be_visible()  # the editor is ready
+    page.wait_for_timeout(500)
+    panel.locator(".mask-editor input[type=file]").first.set_input_files(tmp_path / "photo.png")
+    panel.locator(".mask input[type=file]").first.set_input_files(tmp_path / "mask.png")
+    view = panel.locator(".mask-view img")
+    expect(view).to_be_visible()
+
+    photo, mask_only = np.asarray(picture(5, 200, 200), int), np.zeros((200, 200), bool)
+    mask_only[80:120, 80:120] = True
+
+    def expect_marked(here: np.ndarray) -> None:
+        """Soon: the editor sends its picture when it likes."""
+        until = time.monotonic() + WAIT_MS / 1000
+        while True:
+            content = httpx.get(view.get_attribute("src") or "").content
+            shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), int)
+            changed = abs(shown - photo).sum(axis=-1) > 3
+            if not changed[~here].any() and changed[here].mean() > 0.9:
+                return
+            assert time.monotonic() < until, changed.mean()
+            page.wait_for_timeout(100)
+
+    expect_marked(~mask_only)
+    panel.get_by_label("Mask: what is here").click()
+    page.get_by_role("option", name="transparent is here").click()
+    expect_marked(mask_only)
+    set_number(panel, "Steps", 2)
+    given = request_of(generate(panel)).inpaint
+    assert given is not None
+    assert np.array_equal(np.asarray(given.mask) > 0, mask_only)

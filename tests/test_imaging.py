@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from PIL import Image
@@ -14,7 +15,6 @@ from ipadapter_demo.imaging import (
     PAD_COLOUR,
     fit_square,
     flatten_image,
-    flatten_mask,
     images_from_pixels,
     inner_mask,
     mask_from_image,
@@ -25,9 +25,11 @@ from ipadapter_demo.imaging import (
     shrink_image,
     soft_mask,
 )
+from ipadapter_demo.masks import flatten_mask
 
 ORIENTATION = 0x0112  # EXIF tag; 6 means "turn a quarter clockwise to see it upright"
-FILE_FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+FILE_FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"]
+pillow_heif.register_heif_opener()  # to write it
 ALL_MODES = [
     *("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA"),
     *("RGBX", "RGBa", "La", "I;16", "I;16L", "I;16B", "I;16N"),

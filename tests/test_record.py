@@ -129,7 +129,8 @@ def test_long_records_go_on_in_further_chunks() -> None:
     assert request_from_png(content) == request
     with Image.open(io.BytesIO(content)) as image:
         assert {"ipadapter_demo", "ipadapter_demo.1"} <= image.info.keys()
-        assert max(map(len, image.info.values())) < 8_000_000  # libpng's limit
+        texts = [text for text in image.info.values() if isinstance(text, str)]
+        assert max(map(len, texts)) < 8_000_000  # libpng's limit
 
 
 def test_text_that_another_program_compressed_is_read() -> None:

@@ -20,6 +20,7 @@ from unittest import mock
 import gradio as gr
 import httpx
 import numpy as np
+import pillow_heif
 import pytest
 from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
@@ -47,6 +48,7 @@ from ipadapter_demo.ui import (
 )
 from ipadapter_demo.ui.models import model_input
 from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE, MAX_SIDE
+from tests.icc import DISPLAY_P3, rgb_profile
 from tests.tiny import box_mask, picture
 
 # gradio counts its calls with options that pandas is about to drop.
@@ -728,3 +730,77 @@ def test_a_comparison_that_is_left_leaves_nothing(tmp_path: Path) -> None:
     compare_results.forget(None)
     compare_results.forget(mock.Mock(folder=tmp_path / "job"))
     assert list(tmp_path.iterdir()) == []
+
+
+# Masks by transparency, and files that no browser shows
+
+
+def with_hole(box: tuple[int, int, int, int], size: tuple[int, int] = (64, 64)) -> Image.Image:
+    image = picture(9, *size).convert("RGBA")
+    image.paste((0, 0, 0, 0), box)
+    return image
+
+
+def test_a_mask_may_be_what_is_transparent(api: Api) -> None:
+    box, image = (10, 12, 40, 44), picture(1)
+    expected = np.asarray(box_mask(box, 64, 64))
+    hole = api.upload(png(with_hole(box)))
+    [file] = api.pngs("inpaint", painting=painted(api, image), mask=hole, mask_means="transparent")
+    given = record_from_png(file).request.inpaint
+    assert given is not None
+    assert np.array_equal(np.asarray(given.mask), expected)
+    [file] = api.pngs("structure", control=api.upload(png(image)), kind="canny/canny",
+                      changed=api.upload(png(image)), changed_mask=hole,
+                      changed_means="transparent")
+    assert record_from_png(file).request.inpaint.mask.tobytes() == expected.tobytes()
+    [file] = api.pngs("image_text", reference=api.upload(png(image)), prompt="a cube",
+                      mask_1=hole, means_1="transparent")
+    assert record_from_png(file).request.references[0].mask.tobytes() == expected.tobytes()
+
+
+def test_a_mask_that_cannot_mean_that_is_explained(api: Api) -> None:
+    mask = api.upload(png(box_mask((10, 12, 40, 44), 64, 64)))
+    values = {"painting": painted(api, picture(1)), "mask": mask}
+    with pytest.raises(Failed, match="mask is transparent nowhere: mark the part by white instead"):
+        api.call("inpaint", **values, mask_means="transparent")
+    for wrong in ("black", ["white"], None):
+        with pytest.raises(Failed, match="mask must mean one of white, transparent, got"):
+            api.call("inpaint", **values, mask_means=wrong)
+
+
+def as_png(api: Api, upload: dict[str, Any]) -> bytes:
+    """As the page's script asks for it."""
+    event = api.http.post("call/as_png", json={"data": [upload]}).json()["event_id"]
+    answer = api.http.get(f"call/as_png/{event}").text
+    [(said, data)] = re.findall(r"^event: (complete|error)\ndata: (.*)$", answer, re.MULTILINE)
+    if said == "error":
+        raise Failed(json.loads(data)["error"])
+    return api.http.get("file=" + json.loads(data)[0]["path"]).content
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "TIFF", "PNG"])
+def test_any_picture_comes_back_as_one_that_a_browser_shows(api: Api, kind: str) -> None:
+    pillow_heif.register_heif_opener()
+    image = Image.new("RGB", (96, 64), (200, 60, 60))
+    upload = api.upload(png(image, kind, icc_profile=rgb_profile(DISPLAY_P3)), f"a.{kind.lower()}")
+    shown = Image.open(io.BytesIO(as_png(api, upload)))
+    assert (shown.format, shown.size, shown.mode) == ("PNG", (96, 64), "RGB")
+    assert abs(np.array(shown.getpixel((40, 30))) - (217, 42, 52)).max() <= 4
+    hole = api.upload(png(with_hole((1, 1, 9, 9)), "TIFF"), "mask.tif")
+    again = Image.open(io.BytesIO(as_png(api, hole)))
+    assert again.tobytes() == with_hole((1, 1, 9, 9)).tobytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture"])
+def test_what_is_no_picture_is_no_png(api: Api, content: bytes) -> None:
+    with pytest.raises(Failed, match="picture is"):
+        as_png(api, api.upload(content, "a.heic"))
+
+
+def test_a_heic_reference_is_read_without_the_page_too(api: Api) -> None:
+    pillow_heif.register_heif_opener()
+    photo = Image.new("RGB", (96, 64), (200, 60, 60))
+    [file] = api.pngs("variation", reference=api.upload(png(photo, "HEIF", quality=95), "a.heic"))
+    [reference] = record_from_png(file).request.references
+    assert reference.image.size == (96, 64)
+    assert abs(np.array(reference.image.getpixel((40, 30))) - (200, 60, 60)).max() <= 3

@@ -20,7 +20,8 @@ import yaml
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import flatten_image, flatten_mask, read_bytes, read_image, shrink_image
+from ipadapter_demo.imaging import flatten_image, read_bytes, read_image, shrink_image
+from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.request import structure_parts
 
 MAX_TEXT = 1_000_000  # characters of a document

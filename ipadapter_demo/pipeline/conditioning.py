@@ -21,6 +21,7 @@ from torch import Tensor
 from ipadapter_demo.adapter import ImageAdapter, ImagePrompt, Watch
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
+    centre_crop,
     fit_square,
     mask_from_image,
     pixels_from_images,
@@ -32,7 +33,7 @@ from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.models.structure import Guide, around_hole
 from ipadapter_demo.models.text import TextStates
 from ipadapter_demo.pipeline.surroundings import spoken_for
-from ipadapter_demo.request import Combine, GenerateRequest, Reference, Structure, Window
+from ipadapter_demo.request import Combine, Fit, GenerateRequest, Reference, Structure, Window
 
 Size = tuple[int, int]  # (width, height) in pixels
 
@@ -127,17 +128,15 @@ class Conditioner:
         )
 
     def encoder_view(self, reference: Reference) -> Image.Image:
-        """What the image encoder sees of a reference, before normalisation."""
-        size = self.model.image_encoder.config.image_size
-        return fit_square(reference.image, size, reference.fit)
+        """The square picture that the image encoder reads of a reference, before normalisation."""
+        return self._square(reference.image, reference.fit)
 
     @torch.no_grad()
     def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit embeddings (B, K) of the centres of pictures, in float32."""
-        size, encoder = self.model.image_encoder.config.image_size, self.model.image_encoder
-        found = []
+        encoder, found = self.model.image_encoder, []
         for image in images:
-            pixels = self._clip_pixels(fit_square(image, size, "crop"))
+            pixels = self._clip_pixels(self._square(image, "crop"))
             with self._lane:
                 found.append(encoder(pixels).image_embeds.float().cpu())
         return torch.nn.functional.normalize(torch.cat(found), dim=-1)
@@ -308,12 +307,22 @@ class Conditioner:
 
         return self._images.get((voice.name, "empty"), encode)
 
+    def _square(self, image: Image.Image, fit: Fit) -> Image.Image:
+        """"crop" is what the model's image processor does, which may leave out a border."""
+        size, processor = self.model.image_encoder.config.image_size, self.model.image_processor
+        if fit != "crop":
+            return fit_square(image, size, fit)
+        shortest = processor.size.shortest_edge or size
+        return centre_crop(image, shortest, size, processor.resample)
+
     def _clip_pixels(self, view: Image.Image) -> Tensor:
-        """(1, 3, S, S), normalised as the encoder was trained."""
+        """(1, 3, S, S), normalised as the encoder was trained, with CLIPImageProcessor's own
+        rounding: double precision up to the factor, single from there on."""
         processor = self.model.image_processor
         mean, std = (torch.tensor(values).view(1, 3, 1, 1)
                      for values in (processor.image_mean, processor.image_std))
-        pixels = ((pixels_from_images([view]) + 1) / 2 - mean) / std
+        levels = torch.from_numpy(np.array(view)).permute(2, 0, 1)[None].double()
+        pixels = ((levels * processor.rescale_factor).float() - mean) / std
         return pixels.to(self.model.device, self.model.dtype)
 
 

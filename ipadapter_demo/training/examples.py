@@ -48,8 +48,9 @@ class Preparer:
             return row
         image = row.image
         cropped = fit_square(image, self.size, "crop")
-        scale = self.size / min(image.size)
-        top, left = (round((scale * side - self.size) / 2) for side in (image.height, image.width))
+        shorter = min(image.size)
+        top, left = ((int(self.size * side / shorter) - self.size) // 2
+                     for side in (image.height, image.width))
         seen = None
         if self.image_processor is not None:
             shown = image if self.own_pictures else row.reference or image

@@ -11,6 +11,7 @@ import gradio as gr
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Studio
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import compare, image_text, inpaint, structure, variation
+from ipadapter_demo.ui.foreign import CONVERT, png_endpoint
 from ipadapter_demo.ui.models import model_input, on_switch
 from ipadapter_demo.ui.restore import restore_button
 
@@ -62,6 +63,7 @@ def build_ui(pipeline: ImagePromptPipeline | Studio, settings: Settings) -> gr.B
                     built[name] = build(studio, model)
             with gr.Tab("Compare", id="compare") as tab:
                 comparison = compare.build(studio, model, tab)
+        png_endpoint()
         on_switch(studio, model, title, header, built)
         restore_button(studio, restored, tabs, model, built, comparison)
     return page.queue(max_size=settings.queue_size, api_open=False)
@@ -96,5 +98,5 @@ def launch_options(settings: Settings) -> dict[str, Any]:
             font_mono=("ui-monospace", "monospace"),
         ),
         "css_paths": [STYLE],
-        "js": DROP,
+        "js": f"() => {{ ({DROP})(); ({CONVERT})(); }}",
     }

@@ -34,10 +34,10 @@ def image_text(
     reference: the picture; without one the text draws alone. prompt: the text. image_scale: λ, 0
     follows only the text, 1 the picture as well, in between they share. reference_2 to
     reference_4: further pictures, each with its fit_2, its weight_2, a mask_2 that is white where
-    it has a say, the part of the steps from_2 until_2, negative_2 to move away from it, and
-    only_2, the number of the one result that it is for, 0 for all; weight_1 and so on are the
-    first picture's. combine: concat or average. image_layers: all, style, layout or style+layout.
-    seed counts where random_seed is false.
+    it has a say, or transparent there, if means_2 is transparent, the part of the steps from_2
+    until_2, negative_2 to move away from it, and only_2, the number of the one result that it is
+    for, 0 for all; weight_1 and so on are the first picture's. combine: concat or average.
+    image_layers: all, style, layout or style+layout. seed counts where random_seed is false.
     Returns PNG files that hold their whole request, a status line and the seed of the first
     picture.
     """

@@ -12,6 +12,7 @@ from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import MAX_FEATHER, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
+from ipadapter_demo.ui.masks import mask_input
 from ipadapter_demo.ui.running import Tab, Widgets, connect
 from ipadapter_demo.ui.uploads import Painting
 
@@ -20,6 +21,7 @@ def inpaint(
     *,
     painting: Painting | None,
     mask: Image.Image | None = None,
+    mask_means: Any = "white",
     reference: Image.Image | None = None,
     fit: Any,
     prompt: str,
@@ -34,7 +36,8 @@ def inpaint(
     """A picture with its painted part drawn anew; every other pixel stays as it is.
 
     painting: background is the picture, layers may hold what was painted over it, in their alpha.
-    mask: a picture of the same size, white where the new part goes; it adds to the layers.
+    mask: a picture of the same size, white where the new part goes, or transparent there, if
+    mask_means is transparent; it adds to the layers.
     reference: a picture for the looks of the new part, with image_scale, its λ. strength: 1 forgets
     what was there. feather: pixels over which the seam fades. passes: how often every step is
     taken, for the seam. context: how much of the picture is seen and drawn, 0 the painted part
@@ -51,7 +54,7 @@ def inpaint(
         image_scale=image_scale,
         inpaint=Inpaint(
             image=painting.image,
-            mask=painting.mask_with(mask),
+            mask=painting.mask_with(mask, mask_means),
             strength=strength,
             feather=feather,
             passes=passes,
@@ -70,6 +73,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     return {
         "painting": Painting(given.image, Image.new("L", given.image.size), given.image.size),
         "mask": given.mask,
+        "mask_means": "white",
         "reference": reference and reference.image,
         "fit": reference.fit if reference else "crop",
         "prompt": request.prompt,
@@ -86,7 +90,8 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
         with gr.Column():
             inputs: Widgets = {"painting": _editor()}
             with gr.Row(equal_height=True):
-                inputs["mask"] = _mask_input()
+                inputs |= mask_input("mask", "mask_means", "Mask", "or drop one",
+                                     inputs["painting"], height=130, scale=2, elem_classes="mask")
                 inputs |= components.prompt_input(pipeline, scale=3)
             inputs |= components.reference_input(pipeline, optional=True)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
@@ -128,17 +133,4 @@ def _editor() -> gr.ImageEditor:
         buttons=["fullscreen"],
         height=380,
         elem_classes="mask-editor",
-    )
-
-
-def _mask_input() -> gr.Image:
-    return components.picture(
-        "Mask",
-        "or drop one,\nwhite on black",
-        image_mode="L",
-        sources=["upload"],
-        height=130,
-        scale=2,
-        min_width=140,
-        elem_classes="mask",
     )

@@ -153,6 +153,8 @@ def _signature(tab: Tab) -> inspect.Signature:
     def default(name: str) -> Any:
         if name == "attention":
             return False
+        if name.startswith("means_"):
+            return "white"
         return None if isinstance(tab.inputs[name], gr.Image) else inspect._empty
 
     return inspect.Signature([

@@ -1,8 +1,9 @@
 """Several references and several structures: numbered slots of widgets, and what they ask for.
 
-Slot k of a reference has the widgets reference_k, fit_k, weight_k, mask_k, from_k, until_k,
-negative_k and only_k; slot k of a structure control_k, kind_k, strictness_k, start_k and end_k. An
-empty picture is an empty slot. The tab's own picture is reference 1, without fit and negative.
+Slot k of a reference has the widgets reference_k, fit_k, weight_k, mask_k, means_k, from_k,
+until_k, negative_k and only_k; slot k of a structure control_k, kind_k, strictness_k, start_k and
+end_k. An empty picture is an empty slot. The tab's own picture is reference 1, without fit and
+negative.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from typing import Any
 import gradio as gr
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.pipeline import ModelInfo, Studio
 from ipadapter_demo.request import MAX_WEIGHT, Reference, Structure
 from ipadapter_demo.ui import components
+from ipadapter_demo.ui.masks import mask_input
 from ipadapter_demo.ui.running import Widgets
 
 REFERENCES = (2, 3, 4)  # beside the tab's own, which is the first
-FIELDS = ("reference", "fit", "weight", "mask", "from", "until", "negative", "only")
+FIELDS = ("reference", "fit", "weight", "mask", "means", "from", "until", "negative", "only")
 STRUCTURES = (2, 3)
 
 # How a detector is called where people choose one; any other appears under its own name.
@@ -55,10 +58,8 @@ def _reference_slot(k: int) -> Widgets:
     with gr.Row():
         if k > 1:
             widgets[f"reference_{k}"] = components.picture(f"Picture {k}", height=150)
-        widgets[f"mask_{k}"] = components.picture(
-            "Only here", "white where it\nhas a say", image_mode="L", sources=["upload"],
-            height=150,
-        )
+        widgets |= mask_input(f"mask_{k}", f"means_{k}", "Only here",
+                              "a mask of where it\nhas a say", height=150)
     with gr.Row():
         widgets[f"weight_{k}"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "Weight")
         widgets[f"from_{k}"] = components.slider(0, 1, 0.0, 0.05, "Acts from")
@@ -105,10 +106,12 @@ def references_from_slots(first: Any, fit: Any, values: dict[str, Any]) -> tuple
     found = []
     for k in slots:
         if (image := taken.get(f"reference_{k}")) is not None:
-            only = taken.get(f"only_{k}", 0)
+            only, mask = taken.get(f"only_{k}", 0), taken.get(f"mask_{k}")
+            if mask is not None:
+                mask = flatten_mask(mask, f"mask_{k}", taken.get(f"means_{k}", "white"))
             found.append(Reference(
                 image=image, fit=taken.get(f"fit_{k}", fit), weight=taken.get(f"weight_{k}", 1.0),
-                mask=taken.get(f"mask_{k}"), negative=taken.get(f"negative_{k}", False),
+                mask=mask, negative=taken.get(f"negative_{k}", False),
                 window=(taken.get(f"from_{k}", 0.0), taken.get(f"until_{k}", 1.0)),
                 only_image=only - 1 if only else None,
             ))
@@ -128,6 +131,7 @@ def slots_from_references(references: Sequence[Reference]) -> dict[str, Any]:
             }
         values |= {
             f"mask_{k}": given and given.mask,
+            f"means_{k}": "white",
             f"weight_{k}": given.weight if given else 1.0,
             f"from_{k}": given.window[0] if given else 0.0,
             f"until_{k}": given.window[1] if given else 1.0,

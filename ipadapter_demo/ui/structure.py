@@ -8,10 +8,12 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import MAX_WEIGHT, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
+from ipadapter_demo.ui.masks import mask_input
 from ipadapter_demo.ui.running import LANE, Tab, Widgets, connect, shown_errors
 from ipadapter_demo.ui.slots import (
     slots_from_structures,
@@ -36,6 +38,7 @@ def structure(
     image_scale: float,
     changed: Image.Image | None = None,
     changed_mask: Image.Image | None = None,
+    changed_means: Any = "white",
     passes: int = 1,
     context: float = 1.0,
     surroundings: float = 0.0,
@@ -48,11 +51,11 @@ def structure(
     structure_weight: how strictly. start, end: the part of the steps, in fractions, during which it
     acts. control_2, control_3: further pictures, each with its own kind_2, strictness_2, start_2
     and end_2. reference: a picture for the looks, with image_scale, its λ. changed and
-    changed_mask: a picture of which only the white part of the mask is drawn, with passes, how
-    often every step is taken for its seam, context, how much around it is seen, and surroundings,
-    weight of that picture as an image prompt around the mask. seed counts where random_seed is
-    false. Returns PNG files that hold their whole request, a status line and the seed of the first
-    picture.
+    changed_mask: a picture of which only the white part of the mask is drawn, or the transparent
+    part, if changed_means is transparent, with passes, how often every step is taken for its seam,
+    context, how much around it is seen, and surroundings, weight of that picture as an image prompt
+    around the mask. seed counts where random_seed is false. Returns PNG files that hold their whole
+    request, a status line and the seed of the first picture.
     """
     kept = structure_of(control, kind, weight=structure_weight, window=(start, end))
     if kept is None:
@@ -62,19 +65,19 @@ def structure(
         references=(Reference(image=reference, fit=fit),) if reference else (),
         image_scale=image_scale,
         structures=(kept, *structures_from_slots(more)),
-        inpaint=_inpaint(changed, changed_mask, passes=passes, context=context,
+        inpaint=_inpaint(changed, changed_mask, changed_means, passes=passes, context=context,
                          surroundings=surroundings),
         **more,
     )
 
 
-def _inpaint(changed: Image.Image | None, mask: Image.Image | None,
+def _inpaint(changed: Image.Image | None, mask: Image.Image | None, means: Any,
              **how: Any) -> Inpaint | None:
     if changed is None and mask is None:
         return None
     if changed is None or mask is None:
         raise RequestError("changed and changed_mask go together: upload both, or neither")
-    return Inpaint(image=changed, mask=mask, **how)
+    return Inpaint(image=changed, mask=flatten_mask(mask, "changed_mask", means), **how)
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
@@ -93,6 +96,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "prompt": request.prompt,
         "changed": given and given.image,
         "changed_mask": given and given.mask,
+        "changed_means": "white",
         "passes": given and given.passes,
         "context": given and given.context,
         "surroundings": given and given.surroundings,
@@ -117,10 +121,8 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
             with gr.Accordion("Only a part of a picture", open=False):
                 with gr.Row():
                     inputs["changed"] = components.picture("Picture to change", height=150)
-                    inputs["changed_mask"] = components.picture(
-                        "Mask", "white where it\nis drawn anew", image_mode="L",
-                        sources=["upload"], height=150,
-                    )
+                    inputs |= mask_input("changed_mask", "changed_means", "Mask",
+                                         "of what is\ndrawn anew", inputs["changed"], height=150)
                 inputs |= components.inpainting_inputs(pipeline)
         with gr.Column():
             results = components.results_column()

@@ -18,11 +18,11 @@ from PIL import Image, ImageChops
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
     flatten_image,
-    flatten_mask,
     read_image,
     resize_image,
     shrink_image,
 )
+from ipadapter_demo.masks import MaskMeans, flatten_mask, painted_mask
 
 # The encoder sees 224 pixels or so, and every picture of a request travels inside its results.
 MAX_SIDE = 1024
@@ -37,21 +37,25 @@ class Painting:
     mask: Image.Image
     size: tuple[int, int]
 
-    def mask_with(self, more: Image.Image | None) -> Image.Image:
-        """What was painted, and `more`, a mask of the size that the picture was uploaded in."""
+    def mask_with(self, more: Image.Image | None, means: MaskMeans = "white") -> Image.Image:
+        """What was painted, and `more`, a mask of the size that the picture was uploaded in, in
+        which what `means` here is here."""
         if more is None:
             return self.mask
+        more = flatten_mask(more, "mask", means)
         _check_size("mask", more, self.size)
         return ImageChops.lighter(self.mask, resize_image(more, self.image.size))
 
 
 def value_from_widget(component: gr.Component, value: Any, field: str) -> Any:
-    """The value of one widget: pictures decoded, everything else as it came."""
+    """The value of one widget: pictures decoded, everything else as it came. A mask may still be
+    transparent: another widget says what in it means here."""
     if isinstance(component, gr.ImageEditor):
         return painting_from_editor(value, field)
     if isinstance(component, gr.Image):
-        decode = mask_from_upload if component.image_mode == "L" else image_from_upload
-        return decode(value, field)
+        if component.image_mode == "L":
+            return None if value is None else _read(value, field)
+        return image_from_upload(value, field)
     return value
 
 
@@ -62,9 +66,11 @@ def image_from_upload(upload: object, field: str) -> Image.Image | None:
     return shrink_image(flatten_image(_read(upload, field), field), MAX_SIDE)
 
 
-def mask_from_upload(upload: object, field: str) -> Image.Image | None:
-    """The uploaded mask in its own size; None where nothing was uploaded."""
-    return None if upload is None else flatten_mask(_read(upload, field), field)
+def mask_from_upload(
+    upload: object, field: str, means: MaskMeans = "white"
+) -> Image.Image | None:
+    """The uploaded mask in its own size, white = here; None where nothing was uploaded."""
+    return None if upload is None else flatten_mask(_read(upload, field), field, means)
 
 
 def painting_from_editor(value: object, field: str) -> Painting | None:
@@ -78,7 +84,7 @@ def painting_from_editor(value: object, field: str) -> Painting | None:
     image = flatten_image(_read(value["background"], field), field)
     mask = Image.new("L", image.size, 0)
     for upload in value["layers"]:
-        layer = flatten_mask(_read(upload, f"{field}.layers"), f"{field}.layers")
+        layer = painted_mask(_read(upload, f"{field}.layers"), f"{field}.layers")
         _check_size(f"{field}.layers", layer, image.size)
         mask = ImageChops.lighter(mask, layer)
     small = shrink_image(image, MAX_INPAINT_SIDE)

@@ -1,0 +1,55 @@
+"""A mask to upload: what in it means here, and where that is on the picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ipadapter_demo.masks import shown_on
+from ipadapter_demo.ui import components
+from ipadapter_demo.ui.running import Widgets, shown_errors
+from ipadapter_demo.ui.uploads import (
+    image_from_upload,
+    mask_from_upload,
+    painting_from_editor,
+)
+
+CHOICES = [("white is here", "white"), ("transparent is here", "transparent")]
+
+
+def mask_input(name: str, means_name: str, label: str, hint: str,
+               picture: gr.Component | None = None, **layout: Any) -> Widgets:
+    """Two widgets of these names; below them the mask as it is understood, on `picture` or on plain
+    grey."""
+    with gr.Column(scale=layout.pop("scale", 1), min_width=layout.pop("min_width", 140)):
+        mask = components.picture(label, hint, image_mode="L", sources=["upload"], **layout)
+        means = gr.Dropdown(CHOICES, value="white", label=f"{label}: what is here",
+                            show_label=False, container=False)
+        view = gr.Image(label="As it is understood", format="png", interactive=False, buttons=[],
+                        height=130, visible=False, elem_classes="mask-view")
+
+    def mask_view(mask: Any, means: Any, picture: Any = None) -> Any:
+        with shown_errors():
+            given = mask_from_upload(mask, name, means)
+            if given is None:
+                return gr.Image(None, visible=False)
+            return gr.Image(shown_on(_ground(picture), given), visible=True)
+
+    inputs, triggers = [mask, means], [mask.change, means.change]
+    if picture is not None:
+        inputs.append(picture)
+        triggers.append(picture.upload)
+    gr.on(triggers, mask_view, inputs=inputs, outputs=view, preprocess=False,
+          show_progress="hidden", trigger_mode="always_last", api_visibility="private",
+          concurrency_limit=4)  # it does not run the model
+    return {name: mask, means_name: means}
+
+
+def _ground(upload: Any) -> Image.Image | None:
+    """The picture of an upload or of an editor."""
+    if isinstance(upload, dict) and "layers" in upload:
+        painting = painting_from_editor(upload, "picture")
+        return None if painting is None else painting.image
+    return image_from_upload(upload, "picture")

@@ -1,0 +1,169 @@
+"""Which part a mask file means, whatever program wrote it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ipadapter_demo.cli import main
+from ipadapter_demo.compare.spec import spec_from_document
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import read_image, soft_mask
+from ipadapter_demo.masks import MASK_MEANS, flatten_mask, painted_mask
+from ipadapter_demo.request import Inpaint, Reference
+
+SHARE = 0.04  # a square of 40x40 in 200x200
+INSIDE = (80, 80, 120, 120)
+
+
+def square(mode: str, around: object, inside: object) -> Image.Image:
+    image = Image.new(mode, (200, 200), around)
+    image.paste(inside, INSIDE)
+    return image
+
+
+def one_pixel_not_quite_opaque() -> Image.Image:
+    image = square("RGBA", (0, 0, 0, 255), (255, 255, 255, 255))
+    image.putpixel((3, 3), (0, 0, 0, 254))
+    return image
+
+
+def rotated(mode: str, quarter: int = 20) -> Image.Image:
+    """With transparent corners, and a square that is put in after the rotation."""
+    turned = Image.new(mode, (200, 200), "black").rotate(quarter)
+    assert turned.getchannel("A").getextrema() == (0, 255)
+    turned.paste(Image.new(mode, (40, 40), "white"), INSIDE)
+    return turned
+
+
+def palette(background: int, inside: int, transparent: int) -> Image.Image:
+    image = square("P", background, inside)
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    image.info["transparency"] = transparent
+    return image
+
+
+def lossy_layer() -> Image.Image:
+    """Black paint whose levels a lossy file has moved a little."""
+    levels = np.random.default_rng(0).integers(0, 9, (200, 200, 3), dtype=np.uint8)
+    layer = Image.fromarray(levels).convert("RGBA")
+    layer.putalpha(square("L", 0, 255))
+    return layer
+
+
+FILES = {
+    "one pixel of opacity 254": one_pixel_not_quite_opaque(),
+    "rotated": rotated("RGBA"),
+    "rotated grey": rotated("LA"),
+    "a palette whose white is transparent": palette(0, 1, transparent=1),
+    "a palette whose black is transparent": palette(0, 1, transparent=0),
+    "painted in white": square("RGBA", (0, 0, 0, 0), (255, 255, 255, 255)),
+    "painted in black": square("RGBA", (0, 0, 0, 0), (0, 0, 0, 255)),
+    "painted in black on what was white": square("RGBA", (255, 255, 255, 0), (0, 0, 0, 255)),
+    "painted, lossy": lossy_layer(),
+    "white on black, opaque": square("RGBA", (0, 0, 0, 255), (255, 255, 255, 255)),
+    "white on half transparent black": square("RGBA", (0, 0, 0, 130), (255, 255, 255, 255)),
+    "white on black, one bit": square("1", 0, 1),
+    "white on black, sixteen bits": square("I;16", 0, 65535),
+}
+
+
+def share(mask: Image.Image) -> float:
+    assert set(mask.get_flattened_data()) <= {0, 255}
+    return float((np.asarray(mask) == 255).mean())
+
+
+def written(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("image", FILES.values(), ids=FILES)
+def test_white_means_here_whatever_is_transparent(image: Image.Image) -> None:
+    assert share(flatten_mask(image)) == SHARE
+    mask = flatten_mask(read_image(written(image)))
+    assert share(mask) == SHARE
+    assert mask.getbbox() == INSIDE
+
+
+@pytest.mark.parametrize("image", FILES.values(), ids=FILES)
+def test_every_door_reads_a_mask_alike(image: Image.Image, tmp_path: Path) -> None:
+    plain = Image.new("RGB", (200, 200))
+    assert share(Inpaint(image=plain, mask=image).mask) == SHARE
+    assert share(Reference(image=plain, mask=image).mask) == SHARE
+    document = {"request": {"inpaint": {"image": "a.png", "mask": "m.png"}},
+                "columns": {"seed": [1, 2]}}
+    files = {"a.png": written(plain), "m.png": written(image)}
+    assert share(spec_from_document(document, files.__getitem__).mask("m.png")) == SHARE
+
+
+def test_the_command_line_reads_a_mask_alike(tmp_path: Path) -> None:
+    """The rotated file marked the whole picture: now all but the square stays."""
+    files = {"photo": Image.fromarray(np.random.default_rng(0).integers(
+        0, 256, (200, 200, 3), dtype=np.uint8)), "mask": FILES["rotated"]}
+    for name, image in files.items():
+        (tmp_path / f"{name}.png").write_bytes(written(image))
+    assert main(["generate", "--inpaint", str(tmp_path / "photo.png"), "--mask",
+                 str(tmp_path / "mask.png"), "--steps", "1", "--out", str(tmp_path / "out")]) == 0
+    [made] = (tmp_path / "out").glob("*.png")
+    changed = (np.asarray(read_image(made)) != np.asarray(files["photo"])).any(axis=-1)
+    assert not changed[np.asarray(square("L", 0, 255)) == 0].any()
+    assert changed.mean() == pytest.approx(SHARE, abs=0.005)
+
+
+def test_transparent_means_here_where_it_is_asked_for() -> None:
+    hole = square("RGBA", (200, 30, 90, 255), (0, 0, 0, 0))
+    assert share(flatten_mask(hole)) == pytest.approx(1 - SHARE)
+    assert share(flatten_mask(hole, means="transparent")) == SHARE
+    assert share(flatten_mask(palette(0, 1, transparent=1), means="transparent")) == SHARE
+
+
+def test_a_mask_without_transparency_cannot_mean_it() -> None:
+    for mode in ("L", "RGBA"):
+        with pytest.raises(RequestError, match=r"region is transparent nowhere"):
+            flatten_mask(square(mode, "black", "white"), "region", means="transparent")
+    with pytest.raises(RequestError, match=r"region must mean one of white, transparent, got 'b"):
+        flatten_mask(square("L", 0, 255), "region", means="black")  # type: ignore[arg-type]
+    assert MASK_MEANS == ("white", "transparent")
+
+
+def test_a_layer_of_paint_is_a_mask_in_all_its_colours() -> None:
+    """The second brush of the page is pink; a part painted with both is one part."""
+    layer = square("RGBA", (0, 0, 0, 0), (255, 79, 216, 255))
+    layer.paste((255, 255, 255, 255), (80, 80, 100, 120))
+    layer.paste((20, 20, 20, 255), (80, 80, 120, 90))
+    assert share(painted_mask(layer)) == SHARE
+    assert share(painted_mask(Image.new("RGBA", (8, 8), (255, 255, 255, 0)))) == 0
+    assert share(painted_mask(Image.new("RGBA", (8, 8), (255, 79, 216, 255)))) == 1
+
+
+# A feather wider than the mask
+
+
+@pytest.mark.parametrize("feather", [20, 40, 64])
+def test_a_seam_wider_than_the_mask_still_shows_what_was_drawn(feather: int) -> None:
+    opacity = np.asarray(soft_mask(square("L", 0, 255), feather)).astype(int)
+    assert opacity[99, 99] == opacity.max() == 255
+    row = opacity[99, 80:100]
+    assert (np.diff(row) > 0).all()
+    assert abs(row - np.arange(1, 21) * 255 / 20).max() <= 1
+    assert (opacity[np.asarray(square("L", 0, 255)) == 0] == 0).all()
+
+
+def test_a_small_part_beside_a_large_one_is_no_ghost() -> None:
+    mask = Image.new("L", (200, 200))
+    mask.paste(255, (0, 0, 90, 200))
+    mask.paste(255, (150, 100, 155, 105))
+    opacity = np.asarray(soft_mask(mask, 30)).astype(int)
+    assert opacity[102, 152] == 255
+    assert opacity[102, 150:153].tolist() == [85, 170, 255]
+    assert abs(opacity[100, 59:90] - np.arange(31, 0, -1) * 255 / 31).max() <= 1
+
+
+def test_a_seam_narrower_than_the_mask_is_as_it_was() -> None:
+    mask = square("L", 0, 255)
+    row = np.asarray(soft_mask(mask, 4))[99, 79:90].tolist()
+    assert row == [0, 51, 102, 153, 204, *[255] * 6]
