@@ -686,6 +686,15 @@ def test_what_is_written_rules() -> None:
     assert spec.document == {"columns": {"seed": "1:2"}}
 
 
+def test_what_is_written_costs_no_more_than_its_length() -> None:
+    """It is read at every key, without a click."""
+    laughs = "a: &a [x]\nb: &b [*a, *a, *a]\ncolumns: {prompt: [*b, *b]}"
+    with pytest.raises(RequestError, match="no YAML anchors or aliases"):
+        compare_form.spec_from_form(laughs, FORM, [], lambda name: b"")
+    with pytest.raises(RequestError, match="400 entries, got 5,000"):
+        compare_form.spec_from_form("", FORM | {"columns_values": "1 " * 5000}, ["a.png"], bytes)
+
+
 def test_pictures_of_one_name_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three examples and files called image.png are as many pictures as are shown."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
