@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import ipadapter_demo as ip
-from ipadapter_demo.compare import BATCH, Job, Plan, scores, spec_from_document, write_bundle
+from ipadapter_demo.compare import BATCH, Job, Plan, spec_from_document, write_bundle
 from ipadapter_demo.pipeline import Studio
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "examples" / "red-sphere.png"
@@ -50,7 +50,7 @@ def main() -> None:
             now, waiting = waiting[:10], waiting[10:]
             drawn += _seconds(lambda now=now: [next(events) for _ in now])
             alone += _seconds(lambda now=now: [pipeline.generate(c.request) for c in now])
-        finished = _seconds(lambda: (list(events), write_bundle(job, scores(job))))
+        finished = _seconds(lambda: (list(events), write_bundle(job)))
     print(json.dumps({
         "cells": len(cells), "steps": arguments.steps, "batch": arguments.batch,
         "threads": torch.get_num_threads(),

@@ -23,6 +23,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
@@ -85,7 +86,7 @@ def save_png(
     index: int,
     facts: Mapping[str, Any],
 ) -> None:
-    """Write `image` losslessly, with everything needed to make it again.
+    """Write `image` losslessly, with everything needed to make it again: the whole file or none.
 
     Raises RequestError when the request's pictures are too large to travel inside a PNG.
     """
@@ -103,7 +104,7 @@ def save_png(
     file = io.BytesIO()
     image.save(file, "PNG", pnginfo=info)
     if isinstance(target, (str, Path)):
-        Path(target).write_bytes(file.getvalue())
+        write_file(Path(target), file.getvalue())
     else:
         target.write(file.getvalue())
 

@@ -455,6 +455,35 @@ class TestCompare:
         assert "2 of 4 cells could not be drawn (p1-r1-c2, p1-r2-c2)" in err
         assert Path("comparison/bundle.zip").is_file()
 
+    def test_a_damaged_cell_is_named_and_drawn_again(
+        self, compare: Run, load: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        *_, bundle = compare("spec.yaml", "--out", "out")
+        whole = Path("out/bundle.zip").read_bytes()
+        Path("out/cells/p1-r2-c1.png").write_bytes(b"")
+        assert main(["compare", "spec.yaml", "--out", "out"], load) == 0
+        out, err = capsys.readouterr()
+        assert "cells/p1-r2-c1.png is drawn again: file is an empty file" in err
+        assert json.loads(out.splitlines()[-1]) == bundle
+        assert Path("out/bundle.zip").read_bytes() == whole
+
+    def test_a_cut_spec_is_said(self, compare: Run, load: Any,
+                                capsys: pytest.CaptureFixture[str]) -> None:
+        compare("spec.yaml", "--out", "out")
+        text = Path("out/spec.json").read_text()
+        Path("out/spec.json").write_text(text[: len(text) // 2])
+        assert main(["compare", "spec.yaml", "--out", "out"], load) == 2
+        assert "out: out/spec.json is damaged" in capsys.readouterr().err
+        assert "spec.json: spec is neither JSON" in refused(capsys, load, "compare",
+                                                            "out/spec.json")
+
+    def test_what_the_bundle_lacks_is_said(
+        self, compare: Run, load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        assert main(["compare", "spec.yaml", "--clip", str(tmp_path)], load) == 0
+        assert "scores.csv could not be made: clip:" in capsys.readouterr().err
+        assert Path("comparison/bundle.zip").is_file()
+
     def test_another_weight_is_noticed(self, compare: Run, pipeline: ImagePromptPipeline,
                                        load: Any, capsys: pytest.CaptureFixture[str],
                                        monkeypatch: pytest.MonkeyPatch) -> None:

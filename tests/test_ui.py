@@ -38,6 +38,7 @@ from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import (
     TABS,
     build_ui,
+    compare,
     compare_form,
     compare_results,
     compare_view,
@@ -685,6 +686,69 @@ def test_a_form_that_says_too_little(change: dict[str, Any], message: str) -> No
 def test_what_is_written_rules() -> None:
     spec = compare_form.spec_from_form("columns: {seed: 1:2}", FORM, [], lambda name: b"")
     assert spec.document == {"columns": {"seed": "1:2"}}
+
+
+def test_what_is_written_costs_no_more_than_its_length() -> None:
+    """It is read at every key, without a click."""
+    laughs = "a: &a [x]\nb: &b [*a, *a, *a]\ncolumns: {prompt: [*b, *b]}"
+    with pytest.raises(RequestError, match="no YAML anchors or aliases"):
+        compare_form.spec_from_form(laughs, FORM, [], lambda name: b"")
+    with pytest.raises(RequestError, match="400 entries, got 5,000"):
+        compare_form.spec_from_form("", FORM | {"columns_values": "1 " * 5000}, ["a.png"], bytes)
+
+
+def test_pictures_of_one_name_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three examples and files called image.png are as many pictures as are shown."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    gallery = []
+    for number, name in enumerate(("a.png", "image.png", "image.png", "image-2.png", "image.png")):
+        path = tmp_path / str(number) / name
+        path.parent.mkdir()
+        path.write_bytes(png(picture(number)))
+        gallery.append({"image": {"path": str(path), "orig_name": f"folder/{name}"}})
+    files = compare._files(gallery)
+    assert list(files) == ["a.png", "image.png", "image-3.png", "image-2.png", "image-4.png"]
+    assert [path.parent.name for path in files.values()] == ["0", "1", "2", "3", "4"]
+    form = FORM | {"rows_values": ""}
+    spec = compare_form.spec_from_form("", form, list(files), compare._reader(files))
+    assert len(set(spec.files.values())) == 5
+    assert spec.document["rows"]["reference"] == list(files)
+
+
+def test_a_manifest_with_one_name_twice_restores_both(studio_tab: Any, tmp_path: Path) -> None:
+    contents = {"x/image.png": png(picture(1)), "y/image.png": png(picture(2))}
+    spec = spec_from_document({"columns": {"reference": list(contents)}}, contents.__getitem__)
+    values = studio_tab.shown(spec)
+    paths = [Path(path) for path in values[studio_tab.pictures]]
+    assert [path.name for path in paths] == ["image.png", "image-2.png"]
+    assert [path.read_bytes() for path in paths] == list(contents.values())
+    assert json.loads(values[studio_tab.written])["columns"]["reference"] == [
+        "image.png", "image-2.png"]
+
+
+@pytest.fixture
+def studio_tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> compare.CompareTab:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with gr.Blocks():
+        return compare.CompareTab(gr.Gallery(), gr.Textbox(), gr.Accordion())
+
+
+def test_what_a_comparison_lacks_is_said_under_it(pipeline: Any, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipadapter_demo.compare.publish.page_figures", mock.Mock(
+        side_effect=RequestError("no room for <b>")))
+    document = {"columns": {"seed": [1]}, "request": {"steps": 1}}
+    job = Job(Plan(spec_from_document(document, lambda name: b""), Studio(pipeline)), tmp_path)
+    with gr.Blocks():
+        shown, *_ = compare_results.compare_results()
+    *_, last = compare_results.run(shown, job)
+    assert last[shown.status] == ("1 of 1 cells.<br>page 1 of the figure could not be made: "
+                                  "no room for &lt;b&gt;")
+    assert {Path(path).name for path in last[shown.files]} == {
+        "bundle.zip", "figure.tex", "scores.csv"}
+    (tmp_path / "cells" / "p1-r1-c1.png").write_bytes(b"")
+    *_, last = compare_results.run(shown, job)
+    assert "cells/p1-r1-c1.png is drawn again: file is an empty" in last[shown.status]
 
 
 def test_heads_are_text_in_the_grid(pipeline: Any, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from ipadapter_demo.adapter.projection import (
     Resampler,
 )
 from ipadapter_demo.errors import CheckpointError
+from ipadapter_demo.files import whole_file
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -95,9 +96,7 @@ def save_image_adapter(
         key: tensor.detach().to("cpu", dtype).contiguous()
         for key, tensor in _published_state(adapter).items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as unfinished:
         if path.suffix == ".safetensors":
             unfinished.touch()
             mode = unfinished.stat().st_mode
@@ -105,9 +104,6 @@ def save_image_adapter(
             unfinished.chmod(mode)  # safetensors keeps its files from everybody else
         else:
             torch.save({section: _section(tensors, section) for section in SECTIONS}, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def check_fits(

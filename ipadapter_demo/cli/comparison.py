@@ -10,8 +10,9 @@ from ipadapter_demo.cli.options import Arguments
 from ipadapter_demo.compare import (
     BATCH,
     Bundle,
-    Done,
+    Event,
     Failed,
+    Note,
     Pace,
     Plan,
     Spec,
@@ -56,8 +57,10 @@ def draw(arguments: Arguments, spec: Spec, studio: Studio) -> None:
         return
     failed = []
 
-    def report(event: Done | Failed) -> None:
-        if isinstance(event, Failed):
+    def report(event: Event) -> None:
+        if isinstance(event, Note):
+            print(event.message, file=sys.stderr)
+        elif isinstance(event, Failed):
             failed.append(event.cell.name)
             _print(cell=event.cell.name, error=event.message)
         else:

@@ -5,28 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ipadapter_demo.compare.bundle import Bundle, spec_from_manifest, write_bundle
+from ipadapter_demo.compare.bundle import Bundle, spec_from_manifest
 from ipadapter_demo.compare.cost import Cost, Pace
-from ipadapter_demo.compare.job import Done, Failed, Job
+from ipadapter_demo.compare.job import Done, Event, Failed, Job, Note
 from ipadapter_demo.compare.plan import BATCH, Plan
+from ipadapter_demo.compare.publish import Published, write_bundle
 from ipadapter_demo.compare.scores import scores
 from ipadapter_demo.compare.spec import Spec, spec_from_document, spec_from_file, spec_from_text
 from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
 
-__all__ = ["BATCH", "Bundle", "Cost", "Done", "Failed", "Job", "Pace", "Plan", "Spec",
-           "carry_out", "draw_comparison", "scores", "spec_from_document", "spec_from_file",
-           "spec_from_manifest", "spec_from_text", "write_bundle"]
+__all__ = ["BATCH", "Bundle", "Cost", "Done", "Event", "Failed", "Job", "Note", "Pace", "Plan",
+           "Published", "Spec", "carry_out", "draw_comparison", "scores", "spec_from_document",
+           "spec_from_file", "spec_from_manifest", "spec_from_text", "write_bundle"]
 
 
 def draw_comparison(spec: Spec | Path | str, out: Path | str,
                     pipeline: ImagePromptPipeline | Studio, batch: int = BATCH,
                     clip: Path | None = None,
-                    report: Callable[[Done | Failed], None] = lambda event: None) -> Path:
+                    report: Callable[[Event], None] = lambda event: None) -> Path:
     """Draw what is missing of a comparison in the folder `out`; the path of its bundle.
 
     `spec` is a file or what `spec_from_document` makes; `batch` how many cells are drawn at once;
     `clip` a folder with a CLIP model to score by. Run again, it goes on where it was stopped.
-    Raises RequestError; a cell that cannot be drawn raises nothing, it is reported as Failed.
+    Raises RequestError; a cell that cannot be drawn raises nothing, it is reported as Failed, and
+    a part of the bundle that cannot be made as a Note.
     """
     studio = pipeline if isinstance(pipeline, Studio) else Studio(pipeline)
     known = spec if isinstance(spec, Spec) else spec_from_file(Path(spec))
@@ -34,10 +36,13 @@ def draw_comparison(spec: Spec | Path | str, out: Path | str,
 
 
 def carry_out(plan: Plan, out: Path, clip: Path | None,
-              report: Callable[[Done | Failed], None]) -> Path:
+              report: Callable[[Event], None]) -> Path:
     """`draw_comparison`, of a plan that was made before."""
     job = Job(plan, out)
     job.save_given()
     for event in job.run():
         report(event)
-    return write_bundle(job, scores(job, clip))
+    published = write_bundle(job, clip)
+    for note in published.notes:
+        report(Note(note))
+    return published.path

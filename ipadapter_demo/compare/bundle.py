@@ -1,8 +1,10 @@
-"""A comparison in one file that can be published, and drawn again by whoever doubts it.
+"""A comparison in one file that can be published, and drawn again by whoever doubts it; see
+publish.py for how it is written.
 
     figure-p1.pdf .svg .png, figure.tex   to print
     cells/, given/, maps/, inputs/        pictures without loss; cells hold their whole request
     scores.csv                            numbers beside them
+    notes.txt                             what is missing and why, where something is
     spec.json, manifest.json, rerun.sh    to make it again
 
 Equal comparisons on one machine give equal bundles, byte for byte.
@@ -15,7 +17,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ipadapter_demo.compare.figure import write_figures
 from ipadapter_demo.compare.grid import Cell
-from ipadapter_demo.compare.job import SPEC, Job, write
-from ipadapter_demo.compare.latex import snippet
+from ipadapter_demo.compare.job import Job
 from ipadapter_demo.compare.plan import Plan
-from ipadapter_demo.compare.scores import Score, scores_csv
 from ipadapter_demo.compare.spec import Spec, spec_from_document, validate
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import MAX_FILE_BYTES, read_bytes, read_image
@@ -37,7 +36,6 @@ from ipadapter_demo.record import record_from_png, request_to_json
 
 MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
 MAX_GREY_LEVELS = 1  # between two drawings of one cell in float32, whatever the batch
-_DAY = (1980, 1, 1, 0, 0, 0)  # the first that a zip knows
 
 RERUN = """\
 #!/bin/sh
@@ -54,34 +52,6 @@ class Verified:
     cell: Cell
     difference: int | None
     message: str = ""
-
-
-def write_bundle(job: Job, scored: Sequence[Score]) -> Path:
-    """Everything that is finished, as DIR/bundle.zip and beside it in DIR; its path."""
-    folder = job.folder
-    figures = write_figures(job, folder)
-    write(folder / "figure.tex", snippet(job.plan.spec, job.plan.grid).encode())
-    write(folder / "scores.csv", scores_csv(job, scored).encode())
-    maps = _maps(job)
-    read = {name: content for own in maps.values() for name, content in own.items()}
-    for name, content in read.items():
-        write(folder / name, content)
-    write(folder / MANIFEST, (json.dumps(manifest(job, maps), indent=1) + "\n").encode())
-    write(folder / "rerun.sh", RERUN.encode())
-    panels = [panel for page in job.plan.grid.pages for row in page.panels for panel in row]
-    pictures = [job.path(panel) for panel in panels if panel and job.path(panel).exists()]
-    texts = [folder / name for name in ("figure.tex", "scores.csv", SPEC, MANIFEST, "rerun.sh")]
-    pictures += [folder / name for name in read]
-    inputs = [folder / name for name in sorted(job.plan.spec.files)]
-    zipped = io.BytesIO()
-    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for path in (*figures, *texts, *pictures, *inputs):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _DAY)
-            entry.external_attr = (0o755 if path.suffix == ".sh" else 0o644) << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            bundle.writestr(entry, path.read_bytes())
-    write(folder / BUNDLE, zipped.getvalue())
-    return folder / BUNDLE
 
 
 def manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> dict[str, Any]:
@@ -108,7 +78,7 @@ def manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> dict[str, Any
             "batch": job.plan.batch, "models": models, "cells": cells}
 
 
-def _maps(job: Job) -> dict[str, dict[str, bytes]]:
+def maps_by_cell(job: Job) -> dict[str, dict[str, bytes]]:
     """What the structure networks read for each finished cell, as files named by their content."""
     found = {}
     for cell in job.finished():

@@ -5,7 +5,9 @@ Equal comparisons give equal bytes: no dates, no versions, no random names.
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
@@ -13,93 +15,128 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from ipadapter_demo.compare.fonts import families
 from ipadapter_demo.compare.grid import Cell, Page
 from ipadapter_demo.compare.job import Job
-from ipadapter_demo.compare.text import FAMILY, text_width, wrapped
-from ipadapter_demo.imaging import read_image
+from ipadapter_demo.compare.layout import (
+    FONT,
+    GAP,
+    HEAD,
+    LINE,
+    POINTS,
+    Layout,
+    check_layout,
+    figure_options,
+    lines_high,
+    page_layout,
+)
+from ipadapter_demo.compare.spec import Document
+from ipadapter_demo.compare.text import text_width, wrapped
+from ipadapter_demo.imaging import MAX_PIXELS, read_image, resize_image
 
-# Inches: one column of two, and the whole width, of a page such as CVPR's.
-WIDTHS = {"single": 3.25, "double": 6.875}
-DPI = 300
-POINTS = 72.0  # an inch
-FONT = 7.0  # points
-LINE = 1.25 * FONT
-GAP = 1.5  # points between cells
-HEAD = 0.18  # of the width, at most, for the heads of rows
 ZOOMED = 0.45  # of a cell's side, for the part that is shown larger
 MARK = "#e3342f"
 FORMATS = ("pdf", "svg", "png")
 
 _TEXT_STAYS_TEXT: Any = {
     "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "comparison", "font.size": FONT,
-    "font.family": FAMILY, "text.parse_math": False,
+    "text.parse_math": False,
 }
 _METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
     "svg": {"Date": None, "Creator": None},
     "png": {"Software": None},
 }
+_CENTRED: dict[str, Any] = {"va": "center", "ha": "center", "fontsize": FONT, "linespacing": 1.15}
+
+Box = tuple[float, float, float, float]  # left, bottom, width and height
 
 
-def write_figures(job: Job, folder: Path) -> list[Path]:
-    """figure-p1.pdf, .svg and .png into `folder`, and so on for every page; their paths."""
-    chosen = job.plan.spec.document.get("figure", {})
-    paths = []
-    for number, page in enumerate(job.plan.grid.pages, 1):
-        with matplotlib.rc_context(_TEXT_STAYS_TEXT):
-            figure = draw(job, page, _inches(chosen), chosen.get("zoom"))
-            for kind in FORMATS:
-                path = folder / f"figure-p{number}.{kind}"
-                figure.savefig(path, dpi=chosen.get("dpi", DPI), metadata=_METADATA[kind])
-                paths.append(path)
-    return paths
+def page_figures(job: Job, number: int) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of figure-p1.pdf, .svg and .png, of page 1, say."""
+    options = figure_options(job.plan.spec.document)
+    page = job.plan.grid.pages[number - 1]
+    words = "".join([page.label, *page.row_heads, *page.column_heads,
+                     *map(job.message, page.cells)])
+    with matplotlib.rc_context(_TEXT_STAYS_TEXT | {"font.family": families(words)}):
+        figure = draw(job, number, options)
+        for kind in FORMATS:
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, dpi=options["dpi"], metadata=_METADATA[kind])
+            yield f"figure-p{number}.{kind}", content.getvalue()
 
 
-def draw(job: Job, page: Page, inches: float, zoom: list[float] | None = None) -> Figure:
-    """One page. `zoom` is the part of every cell that is shown larger: left, top, width and
-    height, in fractions."""
-    pictures = [[_picture(job, panel) for panel in row] for row in page.panels]
-    aspect = next((i.height / i.width for row in pictures for i in row if i is not None), 1.0)
-    width, columns = inches * POINTS, len(page.column_heads)
-    down = [wrapped(head, HEAD * width, FONT) for head in page.row_heads]
-    left = max(text_width(text, FONT) for text in down)
-    left += 4 if left else 0
-    side = (width - left - columns * GAP) / columns
-    across = [wrapped(head, side, FONT) for head in page.column_heads]
-    label = wrapped(page.label, width, FONT)
-    top = LINE * (max((text.count("\n") + 1 for text in across), default=0) + 0.4)
-    top += LINE * (label.count("\n") + 1.4) if page.label else 0.0
-    height = top + len(page.panels) * (side * aspect + GAP)
-
-    figure = Figure(figsize=(inches, height / POINTS), facecolor="white")
-    place: dict[str, Any] = {"va": "center", "ha": "center", "fontsize": FONT, "linespacing": 1.15}
-    if page.label:
-        figure.text(0.5, 1 - 0.2 * LINE / height, label, **place | {"va": "top"})
-    for column, text in enumerate(across):
-        x = (left + column * (side + GAP) + side / 2) / width
-        figure.text(x, 1 - (top - 0.3 * LINE) / height, text, **place | {"va": "bottom"})
+def draw(job: Job, number: int, options: Document) -> Figure:
+    """One page."""
+    page = job.plan.grid.pages[number - 1]
+    each = MAX_PIXELS // sum(map(len, page.panels))
+    pictures = [[_picture(job, panel, each) for panel in row] for row in page.panels]
+    layout = _layout_of(page, pictures, options["inches"])
+    check_layout(layout, options, number)
+    width, height, tall = layout.width, layout.height, layout.side * layout.aspect
+    figure = Figure(figsize=(width / POINTS, height / POINTS), facecolor="white")
+    _write_heads(figure, page, layout)
     for row, texts in enumerate(zip(pictures, page.panels, strict=True)):
-        bottom = 1 - (top + row * (side * aspect + GAP) + side * aspect) / height
-        middle = bottom + side * aspect / 2 / height
-        if left:
-            figure.text((left - 4) / width, middle, down[row], **place | {"ha": "right"})
+        bottom = height - layout.top - row * (tall + GAP) - tall
         for column, (picture, panel) in enumerate(zip(*texts, strict=True)):
-            box = ((left + column * (side + GAP)) / width, bottom, side / width,
-                   side * aspect / height)
+            box = (layout.left + column * (layout.side + GAP), bottom, layout.side, tall)
             if picture is not None:
-                _show(figure, box, picture, zoom)
+                x, y, w, h = _fitted(box, picture)
+                _show(figure, (x / width, y / height, w / width, h / height), picture,
+                      options["zoom"])
             elif isinstance(panel, Cell):
-                words = wrapped(job.message(panel) or "not drawn yet", side - 4, FONT - 1)
-                figure.text(box[0] + box[2] / 2, middle, words, color="grey",
-                            **place | {"fontsize": FONT - 1})
+                words = wrapped(job.message(panel) or "not drawn yet", layout.side - 4, FONT - 1)
+                figure.text((box[0] + box[2] / 2) / width, (bottom + tall / 2) / height, words,
+                            color="grey", **_CENTRED | {"fontsize": FONT - 1})
     return figure
 
 
-def _show(figure: Figure, box: tuple[float, float, float, float], picture: Image.Image,
-          zoom: list[float] | None) -> None:
+def _write_heads(figure: Figure, page: Page, layout: Layout) -> None:
+    width, height, left, side = layout.width, layout.height, layout.left, layout.side
+    if page.label:
+        figure.text(0.5, 1 - 0.2 * LINE / height, wrapped(page.label, width, FONT),
+                    **_CENTRED | {"va": "top"})
+    for column, head in enumerate(page.column_heads):
+        x = (left + column * (side + GAP) + side / 2) / width
+        figure.text(x, 1 - (layout.top - 0.3 * LINE) / height, wrapped(head, side, FONT),
+                    **_CENTRED | {"va": "bottom"})
+    for row, head in enumerate(page.row_heads if left else ()):
+        middle = height - layout.top - row * (side * layout.aspect + GAP) - side * layout.aspect / 2
+        figure.text((left - 4) / width, middle / height, wrapped(head, HEAD * width, FONT),
+                    **_CENTRED | {"ha": "right"})
+
+
+def _layout_of(page: Page, pictures: list[list[Image.Image | None]], inches: float) -> Layout:
+    width = inches * POINTS
+    left = max(text_width(wrapped(head, HEAD * width, FONT), FONT) for head in page.row_heads)
+    left += 4 if left else 0
+    side = page_layout(page, inches, left, 0.0, 1.0).side
+    lines = [wrapped(head, side, FONT).count("\n") + 1 for head in page.column_heads]
+    top = lines_high(max(lines, default=0), 0.4)
+    if page.label:
+        top += lines_high(wrapped(page.label, width, FONT).count("\n"), 1.4)
+    shown = zip((p for row in page.panels for p in row), (i for row in pictures for i in row),
+                strict=True)
+    # the cells' proportions, not those of what is shown beside them
+    sizes = sorted((not isinstance(panel, Cell), i.height / i.width) for panel, i in shown if i)
+    aspects = [aspect for beside, aspect in sizes if beside == sizes[0][0]]
+    return page_layout(page, inches, left, top, max(aspects, default=1.0))
+
+
+def _fitted(box: Box, picture: Image.Image) -> Box:
+    """The largest place in the middle of `box` that has the picture's proportions."""
+    left, bottom, width, height = box
+    scale = min(width / picture.width, height / picture.height)
+    wide, tall = picture.width * scale, picture.height * scale
+    return left + (width - wide) / 2, bottom + (height - tall) / 2, wide, tall
+
+
+def _show(figure: Figure, box: Box, picture: Image.Image, zoom: list[float] | None) -> None:
+    """In `box`, in fractions of the figure. `zoom` is the part that is shown larger: left, top,
+    width and height, in fractions of the picture."""
     panel = figure.add_axes(box)
     panel.set_axis_off()
-    # "none": vector formats keep the picture's own pixels
+    # "none": vector formats keep the picture's own pixels, up to MAX_PIXELS of a page
     panel.imshow(picture, interpolation="none", aspect="auto")
     if zoom is None:
         return
@@ -116,12 +153,11 @@ def _show(figure: Figure, box: tuple[float, float, float, float], picture: Image
         spine.set(edgecolor=MARK, linewidth=0.6)
 
 
-def _picture(job: Job, panel: Any) -> Image.Image | None:
+def _picture(job: Job, panel: Any, most: int) -> Image.Image | None:
+    """With at most so many pixels, that all of a page may be held at once."""
     if panel is None or not job.path(panel).exists():
         return None
-    return read_image(job.path(panel)).convert("RGB")
-
-
-def _inches(chosen: dict[str, Any]) -> float:
-    width = chosen.get("width", "double")
-    return WIDTHS[width] if isinstance(width, str) else float(width)
+    image = read_image(job.path(panel)).convert("RGB")
+    scale = min(1.0, math.sqrt(most / (image.width * image.height)))
+    size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
+    return image if size == image.size else resize_image(image, size)

@@ -83,6 +83,10 @@ class Page:
     column_heads: tuple[str, ...]
     panels: tuple[tuple[Cell | Given | None, ...], ...]
 
+    @property
+    def cells(self) -> list[Cell]:
+        return [panel for row in self.panels for panel in row if isinstance(panel, Cell)]
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -90,8 +94,7 @@ class Grid:
 
     @property
     def cells(self) -> list[Cell]:
-        return [panel for page in self.pages for row in page.panels for panel in row
-                if isinstance(panel, Cell)]
+        return [cell for page in self.pages for cell in page.cells]
 
     def heads(self, cell: Cell) -> tuple[str, str, str]:
         """What stands at the head of a cell's page, row and column."""
@@ -255,6 +258,8 @@ class _Builder:
                                f"drawn by {drawn.sampler}; set inpaint.passes to 1")
         place = Cell(page=page, row=row, column=column, model=model, planned=drawn)
         seed = self.redrawn.get(place.name)
+        if seed is not None:
+            _request(f"{place.name} drawn again", values | {"seed": seed})  # is it one?
         return place if seed is None else replace(place, redrawn=seed)
 
     def _given(self, place: str, kind: Any, fields: Fields) -> Given | None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +24,10 @@ from ipadapter_demo.compare.grid import Cell, Given
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import DemoError, RequestError
+from ipadapter_demo.files import write_file
+from ipadapter_demo.imaging import read_bytes, read_image
 from ipadapter_demo.pipeline import Result
-from ipadapter_demo.record import record_from_png, save_png
+from ipadapter_demo.record import Record, record_from_png, save_png
 
 SPEC = "spec.json"
 
@@ -46,6 +47,16 @@ class Failed:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What somebody should know of a comparison that goes on all the same."""
+
+    message: str
+
+
+Event = Done | Failed | Note
+
+
 class Job:
     """What belongs in `folder` is written there as it comes, so nothing is lost by a stop."""
 
@@ -54,10 +65,11 @@ class Job:
         self.plan, self.folder = plan, folder
         self._open()
 
-    def run(self) -> Iterator[Done | Failed]:
+    def run(self) -> Iterator[Event]:
         """Draws what is missing. Closing the iterator stops it after the batch at work."""
         for batch in self.plan.batches:
             facts = self.plan.studio.with_model(batch.model).facts
+            yield from self._damaged_put_aside(batch.wanted)
             if all(self._is_finished(cell, facts) for cell in batch.wanted):
                 continue
             for cell, outcome in self.plan.drawn(batch):
@@ -80,32 +92,50 @@ class Job:
         """The pictures that are shown beside the cells."""
         for page in self.plan.grid.pages:
             for given in (panel for row in page.panels for panel in row):
-                if isinstance(given, Given) and not self.path(given).exists():
-                    with suppress(DemoError):  # its cells will say what is wrong
+                if isinstance(given, Given) and not _is_picture(self.path(given)):
+                    try:
                         content = io.BytesIO()
                         self.plan.picture(given).save(content, "PNG")
-                        write(self.path(given), content.getvalue())
+                        write_file(self.path(given), content.getvalue())
+                    except Exception as error:  # its cells are worth more, or say it too
+                        log.warning("given/%s.png is missing: %s", given.name, said(error))
 
     def _kept(self, cell: Cell, outcome: Result | Exception,
               facts: dict[str, Any]) -> Done | Failed:
         if isinstance(outcome, Exception):
-            message = _said(outcome)
-            write(self._text(cell), message.encode())
+            message = said(outcome)
+            write_file(self._text(cell), message.encode())
             return Failed(cell, message)
         if not self._is_finished(cell, facts):  # what is there stays as it is
             content = io.BytesIO()
             save_png(content, outcome.images[0], cell.request, cell.request.seed, 0, facts)
-            write(self.path(cell), content.getvalue())
+            write_file(self.path(cell), content.getvalue())
         self._text(cell).unlink(missing_ok=True)
         return Done(cell, self.path(cell), outcome.seconds)
 
     def _is_finished(self, cell: Cell, facts: dict[str, Any]) -> bool:
         """By the same model, with the same request."""
-        path = self.path(cell)
-        if not path.exists():
+        if not self.path(cell).exists():
             return False
-        record = record_from_png(path)
+        record = self.record(cell)
         return record.facts == facts and record.request == cell.request
+
+    def record(self, cell: Cell) -> Record:
+        """Of a finished cell. Raises RequestError for a file that is not whole, or no cell."""
+        content = read_bytes(self.path(cell), "file")
+        read_image(content, "file")
+        return record_from_png(content)
+
+    def _damaged_put_aside(self, cells: list[Cell]) -> Iterator[Note]:
+        """What is no cell any more, cut short or saved again by another program, makes room for a
+        new one, and stays beside it."""
+        for path, cell in [(self.path(cell), cell) for cell in cells if self.path(cell).exists()]:
+            try:
+                self.record(cell)
+            except RequestError as error:
+                path.replace(path.with_name(f"{path.name}.damaged"))
+                yield Note(f"cells/{path.name} is drawn again: {error!s:.200}. What was there is "
+                           f"cells/{path.name}.damaged now.")
 
     def _text(self, cell: Cell) -> Path:
         return self.path(cell).with_suffix(".txt")
@@ -113,31 +143,39 @@ class Job:
     def _open(self) -> None:
         """The folder as this comparison's. Another seed for a cell is not another comparison."""
         path, spec = self.folder / SPEC, self.plan.spec
-        if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            if before | {"redraw": 0} != spec.document | {"redraw": 0}:
-                raise RequestError(f"out: {self.folder.name} holds another comparison: "
-                                   "name a new folder")
+        if path.exists() and self._before(path) | {"redraw": 0} != spec.document | {"redraw": 0}:
+            raise RequestError(f"out: {self.folder.name} holds another comparison: "
+                               "name a new folder")
         for name, content in spec.files.items():
-            if not (self.folder / name).exists():
-                write(self.folder / name, content)
-        write(path, spec_text(spec).encode())
+            place = self.folder / name
+            if not place.exists() or place.read_bytes() != content:
+                write_file(place, content)
+        write_file(path, spec_text(spec).encode())
+
+    def _before(self, path: Path) -> dict[str, Any]:
+        try:
+            found = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            found = error
+        if not isinstance(found, dict):
+            raise RequestError(f"out: {self.folder.name}/{SPEC} is damaged ({found!s:.80}), and "
+                               "only it knows whose cells are there: delete it to go on with "
+                               "this comparison, or name a new folder")
+        return found
 
 
 def spec_text(spec: Spec) -> str:
     return json.dumps(spec.document, indent=1, ensure_ascii=False) + "\n"
 
 
-def write(path: Path, content: bytes) -> None:
-    """A kill leaves the old file or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+def _is_picture(path: Path) -> bool:
+    with suppress(RequestError):
+        return read_image(path) is not None
+    return False
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     if isinstance(error, DemoError):
         return str(error)
-    log.error("a cell failed", exc_info=error)
+    log.error("a part of a comparison failed", exc_info=error)
     return f"Something went wrong: {type(error).__name__}. The log says what."

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from ipadapter_demo.compare.grid import Grid
 from ipadapter_demo.compare.spec import Spec
-from ipadapter_demo.compare.text import latex, listed
+from ipadapter_demo.compare.text import beyond_pdflatex, latex, listed
+
+OTHER_SCRIPTS = r"""% The caption has letters that pdfLaTeX stops at: take XeLaTeX or LuaLaTeX with
+% a font that has them; for Chinese, Japanese and Korean
+% \usepackage{xeCJK} \setCJKmainfont{Noto Serif CJK SC}
+"""
 
 
 def snippet(spec: Spec, grid: Grid) -> str:
     """A LaTeX `figure` for every page, with a caption written from the spec."""
     wide = spec.document.get("figure", {}).get("width", "double") == "double"
     kind, width = ("figure*", r"\textwidth") if wide else ("figure", r"\columnwidth")
-    return "\n".join(
+    captions = [caption(spec, grid, number) for number in range(1, len(grid.pages) + 1)]
+    figures = [
         f"\\begin{{{kind}}}[t]\n"
         "  \\centering\n"
         f"  \\includegraphics[width={width}]{{figure-p{number}.pdf}}\n"
-        f"  \\caption{{{caption(spec, grid, number)}}}\n"
+        f"  \\caption{{{said}}}\n"
         f"  \\label{{fig:comparison-p{number}}}\n"
         f"\\end{{{kind}}}\n"
-        for number in range(1, len(grid.pages) + 1)
-    )
+        for number, said in enumerate(captions, 1)
+    ]
+    return "\n".join([*([OTHER_SCRIPTS] if beyond_pdflatex("".join(captions)) else []), *figures])
 
 
 def caption(spec: Spec, grid: Grid, number: int) -> str:

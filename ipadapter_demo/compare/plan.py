@@ -13,6 +13,7 @@ from functools import cached_property
 from PIL import Image
 
 from ipadapter_demo.compare.grid import Cell, Given, completed, grid_from_spec
+from ipadapter_demo.compare.layout import check_size, figure_options
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline import Result, Studio, may_share_a_batch
@@ -54,6 +55,7 @@ class Plan:
         for model in {cell.model for cell in self.grid.cells} - set(studio.models):
             known = ", ".join(studio.models)
             raise RequestError(f"model must be one of {known}, got {model!r:.80}")
+        check_size(self.grid, figure_options(self.spec.document), self._aspect)
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -92,6 +94,13 @@ class Plan:
     def maps(self, model: str, request: GenerateRequest) -> list[Image.Image]:
         """What the structure networks read of a request."""
         return self.studio.with_model(model).structure_maps(request)
+
+    def _aspect(self, request: GenerateRequest) -> float:
+        """Height by width of the picture that a request gives, as the loaded model sees it."""
+        inpaint = request.inpaint
+        width, height = (inpaint.image.size if inpaint is not None
+                         else self.studio.pipeline.working_size(request))
+        return height / width
 
     def picture(self, given: Given) -> Image.Image:
         """What is shown beside the cells: a reference, or a map as the network reads it."""

@@ -6,27 +6,27 @@ page, the command line, Python and a bundle all start from the same object.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jsonschema
-import yaml
 from PIL import Image
 
+from ipadapter_demo.compare.document import check_document, document_from_text
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image, read_bytes, read_image, shrink_image
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.request import structure_parts
 
-MAX_TEXT = 1_000_000  # characters of a document
 MAX_BYTES = 200 * 2**20  # of all its files
 MAX_VALUES = 100  # along one axis
+MAX_ERRORS = 20  # of a document, among which the one to tell is looked for
 # The encoder sees 224 pixels or so, and the pictures of a cell travel inside it.
 MAX_SIDE = 1024
 
@@ -58,24 +58,23 @@ class Spec:
 
 def spec_from_file(path: Path) -> Spec:
     """A spec whose files lie beside it, or where it says."""
-    text = read_bytes(path, str(path))
-    return spec_from_text(text, lambda name: read_bytes(path.parent / name, shortened(name)))
+    text = read_bytes(path, shortened(str(path)))
+    try:
+        document = document_from_text(text)
+    except RequestError as error:
+        raise RequestError(f"{path.name:.80}: {error}") from error
+    return spec_from_document(document,
+                              lambda name: read_bytes(path.parent / name, shortened(name)))
 
 
 def spec_from_text(text: str | bytes, read: Callable[[str], bytes]) -> Spec:
     """`read` gives the bytes of a file by its name. Raises RequestError that names the field."""
-    if len(text) > MAX_TEXT:
-        raise RequestError(f"spec must have at most {MAX_TEXT:,} characters, got {len(text):,}")
-    try:
-        document = yaml.load(text, _Loader)  # which is a safe one
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise RequestError(f"spec is neither JSON nor YAML: {said:.200}") from error
-    return spec_from_document(document, read)
+    return spec_from_document(document_from_text(text), read)
 
 
 def spec_from_document(document: object, read: Callable[[str], bytes]) -> Spec:
     """As `spec_from_text`, from what the text says."""
+    check_document(document)
     validate(document, "spec")
     try:
         json.dumps(document, ensure_ascii=False).encode()
@@ -93,7 +92,8 @@ def spec_from_document(document: object, read: Callable[[str], bytes]) -> Spec:
 
 def validate(document: object, kind: str) -> None:
     """Raises RequestError unless the document fits `kind`.schema.json."""
-    error = jsonschema.exceptions.best_match(_validator(kind).iter_errors(document))
+    errors = itertools.islice(_validator(kind).iter_errors(document), MAX_ERRORS)
+    error = jsonschema.exceptions.best_match(errors)
     if error is not None:
         place = error.json_path.replace("$", kind, 1)
         raise RequestError(f"{place:.200}: {error.message:.200}")
@@ -121,11 +121,13 @@ def expanded(field: str, values: Any) -> list[Any]:
         return values
     first, last, *more = (float(part) for part in values.split(":"))
     step = more[0] if more else 1.0
-    if step <= 0 or last < first:
-        raise RequestError(f"{field} must be written first:last:step, rising, got {values!r}")
-    count = math.floor((last - first) / step + 1e-6) + 1
-    if count > MAX_VALUES:
-        raise RequestError(f"{field} must have at most {MAX_VALUES} values, got {count:,}")
+    if step <= 0 or last < first or not all(map(math.isfinite, (first, last, step))):
+        raise RequestError(f"{field} must be written first:last:step, rising, got {values!r:.80}")
+    intervals = (last - first) / step  # infinite where the step is tiny
+    if intervals >= MAX_VALUES:
+        many = f"{intervals + 1:,.0f}" if intervals < 1e12 else "far more"
+        raise RequestError(f"{field} must have at most {MAX_VALUES} values, got {many}")
+    count = math.floor(intervals + 1e-6) + 1
     numbers = [round(first + i * step, 10) for i in range(count)]
     return [int(n) if n.is_integer() else n for n in numbers]
 
@@ -142,6 +144,21 @@ def with_files_named(document: Document, renamed: Callable[[str], str]) -> Docum
     for holder, key, start in _file_places(copied):
         holder[key] = holder[key][:start] + renamed(holder[key][start:])
     return copied
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """The names without their folders, each only once: a second photo.png is photo-2.png."""
+    plain = [PurePosixPath(name.replace("\\", "/")) for name in names]
+    found: list[str] = []
+    taken = {path.name for path in plain}
+    for path in plain:
+        name = path.name
+        if name in found:
+            numbers = (f"{path.stem}-{number}{path.suffix}" for number in itertools.count(2))
+            name = next(other for other in numbers if other not in taken)
+        found.append(name)
+        taken.add(name)
+    return found
 
 
 def _file_places(document: Document) -> Iterator[tuple[Any, Any, int]]:
@@ -161,20 +178,3 @@ def _file_places(document: Document) -> Iterator[tuple[Any, Any, int]]:
 
 def shortened(text: str, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as JSON means it: 1:20:5 is text, not a number to the base of 60."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known
-            if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float",
-                           "tag:yaml.org,2002:timestamp")]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_DIGITS = list("-+0123456789.")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9]\d*)$"), _DIGITS)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"),
-    _DIGITS)

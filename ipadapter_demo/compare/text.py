@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 
-from matplotlib.font_manager import FontProperties, findfont
-from matplotlib.ft2font import FT2Font
+from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-FAMILY = "DejaVu Sans"  # comes with matplotlib, so a figure looks the same everywhere
+from ipadapter_demo.compare.fonts import drawable, families
+
 MAX_LINES = 6
 SHAPELESS = ("Cc", "Cf", "Cs")  # control, format (that turn the direction, too), half of a pair
 
@@ -25,28 +27,33 @@ _LATEX = {
 
 
 def printable(text: str) -> str:
-    """One line that the figure's font can write: what it lacks by its name, as [party popper].
+    """One line that the figure's fonts can write: what they lack by its name, as [party popper].
 
     Characters without a shape go, those that turn the direction of others included.
     """
-    shown = []
-    for character in text:
-        kind = unicodedata.category(character)
-        if character.isspace():
-            shown.append(" ")
-        elif kind in SHAPELESS or "\ufe00" <= character <= "\ufe0f":  # variation selectors
-            continue
-        elif ord(character) in _drawable():
-            shown.append(character)
-        else:
-            shown.append(_named(character))
+    known = drawable(text)
+    shown = [c if c in known or c.isspace() else _named(c) for c in text if _has_shape(c)]
     return " ".join("".join(shown).split())
+
+
+def undrawable(text: str) -> list[str]:
+    """The letters of `text` for which this system has no font, each once. Symbols are no letters:
+    their names do."""
+    known = drawable(text)
+    return [c for c in dict.fromkeys(text)
+            if c not in known and _has_shape(c) and unicodedata.category(c)[0] in "LMNP"]
 
 
 def latex(text: str) -> str:
     """For a LaTeX document: nothing in it is a command; symbols that its fonts lack are named."""
     named = (_named(c) if unicodedata.category(c) == "So" else c for c in _visible(text))
     return "".join(_LATEX.get(c, c) for part in named for c in part)
+
+
+def beyond_pdflatex(text: str) -> list[str]:
+    """The letters of `text` that pdfLaTeX stops at, each once: those of other scripts than ours."""
+    return [c for c in dict.fromkeys(text) if unicodedata.category(c)[0] in "LM"
+            and c not in _LATEX and not unicodedata.name(c, "").startswith("LATIN")]
 
 
 def csv_cell(text: str) -> str:
@@ -66,9 +73,13 @@ def wrapped(text: str, width: float, size: float, most: int = MAX_LINES) -> str:
             continue
         if lines[-1]:
             lines.append("")
+        if len(lines) > most:  # the rest is not shown, whatever it is
+            break
         for character in word:  # a word wider than a line is broken wherever it must
             if lines[-1] and _width(lines[-1] + character, size) > width:
                 lines.append("")
+                if len(lines) > most:
+                    break
             lines[-1] += character
     if len(lines) > most:
         last = lines[most - 1]
@@ -79,18 +90,32 @@ def wrapped(text: str, width: float, size: float, most: int = MAX_LINES) -> str:
 
 
 def listed(heads: Sequence[str]) -> str:
-    """Of numbers the first, the next and the last; of anything else all, if they are few."""
+    """Of numbers in even steps the first, the next and the last; of anything else all, if they are
+    few."""
     starts = {head.rstrip("-.0123456789") for head in heads}
     if len(heads) > 3 and len(starts) == 1:
-        values = [float(head[len(*starts):] or "nan") for head in heads]
-        if all(b > a for a, b in pairwise(values)):
-            start = len(next(iter(starts)))
+        start = len(next(iter(starts)))
+        if _in_even_steps([head[start:] for head in heads]):
             return f"{heads[0]}, {heads[1][start:]}, …, {heads[-1][start:]}"
     return ", ".join(heads) if len(heads) <= 8 else f"{', '.join(heads[:7])}, …"
 
 
+def _in_even_steps(texts: Sequence[str]) -> bool:
+    """Whether the texts are numbers, rising by the same. Dates and versions are none."""
+    if not all(re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", text) for text in texts):
+        return False
+    steps = [float(b) - float(a) for a, b in pairwise(texts)]
+    return steps[0] > 0 and all(math.isclose(s, steps[0], rel_tol=1e-6) for s in steps)
+
+
 def _named(character: str) -> str:
     return f"[{unicodedata.name(character, f'U+{ord(character):04X}').lower()}]"
+
+
+def _has_shape(character: str) -> bool:
+    return character.isspace() or (
+        unicodedata.category(character) not in SHAPELESS
+        and not "\ufe00" <= character <= "\ufe0f")  # variation selectors
 
 
 def _visible(text: str) -> str:
@@ -98,20 +123,15 @@ def _visible(text: str) -> str:
     return "".join(c for c in kept if unicodedata.category(c) not in SHAPELESS)
 
 
-@cache
-def _drawable() -> frozenset[int]:
-    return frozenset(FT2Font(findfont(FAMILY)).get_charmap())
-
-
 def text_width(text: str, size: float) -> float:
     """Of the longest line, in points."""
     return max(_width(line, size) for line in text.split("\n"))
 
 
-@cache
+@lru_cache(maxsize=10_000)  # what visitors type must not stay for ever
 def _width(text: str, size: float) -> float:
     if not text:
         return 0.0
-    font = FontProperties(family=FAMILY, size=size)
+    font = FontProperties(family=families(text), size=size)
     width, _, _ = TextToPath().get_text_width_height_descent(text, font, ismath=False)
     return width

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -71,9 +70,7 @@ def kept_in(folder: Path, draw: Draw, facts: dict[str, Any]) -> Draw:
             portion = missing[start : start + PORTION]
             images = draw([request for _, request in portion])
             for (path, request), image in zip(portion, images, strict=True):
-                part = path.with_suffix(".part")
-                save_png(part, image, request, request.seed, 0, facts)
-                os.replace(part, path)  # whole, or not there
+                save_png(path, image, request, request.seed, 0, facts)
         return [read_image(path) for path in paths]
 
     return kept

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ipadapter_demo.files import write_file
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 from ipadapter_demo.training.base import train_base
@@ -109,6 +109,4 @@ def record(out: Path, part: str, facts: dict) -> None:
     path = out / "provenance.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[part] = facts
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(known, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_file(path, (json.dumps(known, indent=2) + "\n").encode())

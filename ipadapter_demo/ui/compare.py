@@ -14,9 +14,10 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ipadapter_demo.compare import Job, Pace, Plan, Spec
-from ipadapter_demo.compare.job import spec_text, write
-from ipadapter_demo.compare.spec import with_files_named
+from ipadapter_demo.compare.job import spec_text
+from ipadapter_demo.compare.spec import numbered, with_files_named
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.ui.compare_form import spec_from_form
@@ -40,11 +41,11 @@ class CompareTab:
     def shown(self, spec: Spec) -> dict[gr.Component, Any]:
         """The widgets' values for a comparison."""
         folder = Path(get_upload_folder()) / secrets.token_hex(16)
+        names = dict(zip(spec.files, numbered(spec.files), strict=True))
         for name, content in spec.files.items():
-            write(folder / Path(name).name, content)
-        document = with_files_named(spec.document, lambda name: Path(name).name)
-        names = dict.fromkeys(Path(name).name for name in spec.files)
-        return {self.pictures: [str(folder / name) for name in names],
+            write_file(folder / names[name], content)
+        document = with_files_named(spec.document, names.__getitem__)
+        return {self.pictures: [str(folder / name) for name in names.values()],
                 self.written: spec_text(replace(spec, document=document)),
                 self.accordion: gr.Accordion(open=True)}
 
@@ -119,14 +120,13 @@ def _named(handler: Callable[..., Any], inputs: Mapping[str, Any]) -> Callable[.
 
 
 def _files(gallery: Any) -> dict[str, Path]:
-    """The uploaded files by name; of two with one name the later is the one that is meant."""
-    found = {}
+    """The uploaded files by name; further ones of a name are numbered, none is lost."""
+    names, paths = [], []
     for item in gallery or ():
         upload = item.get("image", item) if isinstance(item, Mapping) else item
-        path = path_of_upload(upload, "pictures")
-        name = upload.get("orig_name") or path.name
-        found[Path(str(name)).name] = path
-    return found
+        paths.append(path_of_upload(upload, "pictures"))
+        names.append(str(upload.get("orig_name") or paths[-1].name))
+    return dict(zip(numbered(names), paths, strict=True))
 
 
 def _reader(files: Mapping[str, Path]) -> Callable[[str], bytes]:

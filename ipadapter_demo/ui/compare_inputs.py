@@ -70,5 +70,5 @@ def compare_inputs(studio: Studio) -> tuple[Widgets, gr.Textbox, gr.Accordion]:
         written = gr.Textbox(
             "", label="YAML or JSON", lines=6, max_lines=30,
             info="what is written here is compared instead of the form above; it names the "
-            "pictures above by their file names")
+            "pictures above by their file names; a second photo.png is photo-2.png")
     return inputs, written, accordion

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from ipadapter_demo.compare import Job, scores, write_bundle
+from ipadapter_demo.compare import Job, Note, write_bundle
 from ipadapter_demo.compare.bundle import BUNDLE
 from ipadapter_demo.request import MAX_SEED
 from ipadapter_demo.ui import compare_votes
@@ -115,26 +116,29 @@ def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[dict[gr.Component,
     total = len(job.plan.grid.cells)
     yield {shown.job: job, shown.grid: grid_html(job),
            shown.status: progress(len(job.finished()), total, "cell")}
-    for _ in job.run():
+    notes = []
+    for event in job.run():
+        notes += [event.message] if isinstance(event, Note) else []
         yield {shown.grid: grid_html(job),
                shown.status: progress(len(job.finished()), total, "cell")}
-    yield finished(shown, job, chosen)
+    yield finished(shown, job, chosen, notes)
 
 
-def finished(shown: Shown, job: Job, chosen: str = "") -> dict[gr.Component, Any]:
-    """What there is so far, ready to be looked at and taken home."""
-    found = scores(job)
-    write_bundle(job, found)
+def finished(shown: Shown, job: Job, chosen: str = "",
+             notes: Sequence[str] = ()) -> dict[gr.Component, Any]:
+    """What there is so far, ready to be looked at and taken home; and what to note of it."""
+    published = write_bundle(job)
     choices = cell_choices(job)
     names = [name for _, name in choices]
     two = [chosen if chosen in names else (names or [""])[0], (names or [""])[-1]]
     total = len(job.plan.grid.cells)
     missing = "" if len(names) == total else " Compare goes on from here."
     return {
-        shown.status: f"{len(names)} of {total} cells.{missing}",
+        shown.status: "<br>".join(map(html.escape, (f"{len(names)} of {total} cells.{missing}",
+                                                    *notes, *published.notes))),
         shown.grid: grid_html(job, tuple(two)),
         shown.after: gr.Column(visible=bool(names)),
-        shown.table: score_rows(job, found),
+        shown.table: score_rows(job, published.scores),
         shown.files: [str(path) for path in sorted(job.folder.glob("*.*"))
                       if path.name == BUNDLE or path.stem.startswith(("figure", "scores"))],
         shown.one: gr.Dropdown(choices, value=two[0]),

@@ -1,0 +1,120 @@
+"""From a job's cells to a bundle: whatever else fails, the cells are in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ipadapter_demo.compare.bundle import BUNDLE, MANIFEST, RERUN, manifest, maps_by_cell
+from ipadapter_demo.compare.figure import FORMATS, page_figures
+from ipadapter_demo.compare.job import SPEC, Job, said
+from ipadapter_demo.compare.latex import snippet
+from ipadapter_demo.compare.scores import Score, scores, scores_csv
+from ipadapter_demo.compare.text import undrawable
+from ipadapter_demo.files import write_file
+
+FIGURE, SCORES, NOTES = "figure.tex", "scores.csv", "notes.txt"
+_DAY = (1980, 1, 1, 0, 0, 0)  # the first that a zip knows
+_SHOWN = 12  # of the letters that no font has
+
+Files = Iterable[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A bundle, the numbers in it, and a line for whatever in it is missing or not as expected."""
+
+    path: Path
+    scores: tuple[Score, ...]
+    notes: tuple[str, ...]
+
+
+def write_bundle(job: Job, clip: Path | None = None) -> Published:
+    """Everything that is finished, as DIR/bundle.zip and beside it in DIR.
+
+    `clip` is a folder with a CLIP model to score by. A part that cannot be made, a page of the
+    figure say, is left out, and notes.txt in the bundle says why.
+    """
+    scored: list[Score] = []
+    maps: dict[str, dict[str, bytes]] = {}
+
+    def numbers() -> Iterator[tuple[str, bytes]]:
+        scored.extend(scores(job, clip))
+        yield SCORES, scores_csv(job, scored).encode()
+
+    def read_by_networks() -> Iterator[tuple[str, bytes]]:
+        maps.update(maps_by_cell(job))
+        for own in maps.values():
+            yield from own.items()
+
+    parts = _Parts(_lacking_letters(job))
+    for number in range(1, len(job.plan.grid.pages) + 1):
+        parts.add(f"page {number} of the figure", lambda: page_figures(job, number))  # noqa: B023
+    parts.add(FIGURE, lambda: [(FIGURE, snippet(job.plan.spec, job.plan.grid).encode())])
+    parts.add(SCORES, numbers)
+    parts.add("a map of a structure", read_by_networks)
+    parts.add(MANIFEST, lambda: [(MANIFEST, f"{json.dumps(manifest(job, maps), indent=1)}\n"
+                                  .encode())])
+    files = parts.files | {"rerun.sh": RERUN.encode()}
+    if parts.notes:
+        files[NOTES] = "".join(f"{note}\n" for note in parts.notes).encode()
+    for name in _of_an_earlier_time(job) - set(files):
+        (job.folder / name).unlink(missing_ok=True)
+    for name, content in files.items():
+        write_file(job.folder / name, content)
+    return Published(_zipped(job, files), tuple(scored), tuple(parts.notes))
+
+
+class _Parts:
+    """Files as they are made, and the reasons for those that are missing."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self.files: dict[str, bytes] = {}
+        self.notes = notes
+
+    def add(self, what: str, make: Callable[[], Files]) -> None:
+        try:
+            for name, content in make():
+                self.files[name] = content
+        except Exception as error:  # fonts, memory, a damaged picture: the cells are worth more
+            self.notes.append(f"{what} could not be made: {said(error)}")
+
+
+def _lacking_letters(job: Job) -> list[str]:
+    """What to know of heads that the figure shows by the names of their letters."""
+    heads = [head for page in job.plan.grid.pages
+             for head in (page.label, *page.row_heads, *page.column_heads)]
+    letters = undrawable("".join(heads))
+    if not letters:
+        return []
+    more = " …" if len(letters) > _SHOWN else ""
+    return [f"no font on this machine has {' '.join(letters[:_SHOWN])}{more}: in the figure these "
+            "stand by their names; install one that has them, as Noto Sans CJK, and publish again"]
+
+
+def _of_an_earlier_time(job: Job) -> set[str]:
+    pages = range(1, len(job.plan.grid.pages) + 1)
+    return {FIGURE, SCORES, NOTES, MANIFEST,
+            *(f"figure-p{number}.{kind}" for number in pages for kind in FORMATS)}
+
+
+def _zipped(job: Job, files: Iterable[str]) -> Path:
+    """Of equal files the same bytes."""
+    folder = job.folder
+    panels = [panel for page in job.plan.grid.pages for row in page.panels for panel in row]
+    paths = [folder / name for name in files]
+    paths += [job.path(panel) for panel in panels if panel and job.path(panel).exists()]
+    paths += [folder / name for name in (SPEC, *sorted(job.plan.spec.files))]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for path in paths:
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _DAY)
+            entry.external_attr = (0o755 if path.suffix == ".sh" else 0o644) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            bundle.writestr(entry, path.read_bytes())
+    write_file(folder / BUNDLE, content.getvalue())
+    return folder / BUNDLE

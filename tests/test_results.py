@@ -1,0 +1,242 @@
+"""Numbers in README.md and docs/claims.md are those of the reports that they were read from.
+
+Where a sentence is written anew its pattern here must follow; a number alone cannot drift.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ipadapter_demo.claims import page
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CLAIMS = (DOCS / "claims.md").read_text(encoding="utf-8")
+REPORT = json.loads((ROOT / "assets/tabletop/report.json").read_text())
+PROVENANCE = json.loads((ROOT / "assets/tabletop/provenance.json").read_text())
+RECORDS = {path.stem: json.loads(path.read_text()) for path in (DOCS / "claims").glob("*.json")}
+STUDIES = sorted(page.TABLES)
+
+
+def agrees(shown: str, value: float) -> bool:
+    """Whether a printed number is `value`, rounded to the digits that it has."""
+    digits = len(shown.partition(".")[2])
+    return abs(float(shown) - value) <= 0.5 * 10**-digits + 1e-9
+
+
+def check(text: str, pattern: str, *values: float) -> None:
+    """`pattern` is in `text` once; every # in it is a number there, and in `values`."""
+    wanted = re.escape(pattern).replace(r"\#", r"(-?\d+(?:\.\d+)?)").replace(r"\ ", r"\s+")
+    found = re.findall(wanted, text)
+    assert len(found) == 1, f"{pattern!r} must stand in the text once, is there {len(found)} times"
+    numbers = found[0] if isinstance(found[0], tuple) else (found[0],)
+    assert len(numbers) == len(values), pattern
+    wrong = [f"{shown} for {value}" for shown, value in zip(numbers, values, strict=True)
+             if not agrees(shown, value)]
+    assert not wrong, f"{pattern!r}: {wrong}"
+
+
+def cells(text: str, head: str) -> list[list[str]]:
+    """The rows of the Markdown table whose first line begins with `head`."""
+    lines = text[text.index(head):].split("\n\n")[0].splitlines()
+    assert re.fullmatch(r"[|:\- ]+", lines[1])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def of(report: Any, place: str) -> Any:
+    for name in place.split("."):
+        report = report[name]
+    return report
+
+
+# README's table of experiments: what its row begins with -> place in the report
+EXPERIMENTS = {
+    "Text alone": "text_alone", "Variation (empty prompt, λ = 1)": "variation",
+    "The same at λ = 0": "no_image",
+    "Image + text (λ = 0.65): the floor": "image_and_text.floor_named_by_text",
+    "Image + text: the reference's first solid": "image_and_text.solid_of_reference",
+    "Structure (λ = 0.75)": "structure.colours_of_reference",
+    "Inpainting (λ = 1)": "inpainting.solid_of_reference",
+}
+
+
+def test_the_table_of_experiments_is_the_report() -> None:
+    rows = cells(README, "| Experiment | Right | Chance |")
+    assert len(rows) == len(EXPERIMENTS)
+    for (head, right, chance), (begins, place) in zip(rows, EXPERIMENTS.items(), strict=True):
+        assert head.startswith(begins)
+        values = of(REPORT, place)
+        assert agrees(right.removesuffix(" %"), 100 * values["mean"]), head
+        assert agrees(chance.removesuffix(" %"), 100 * values["chance_mean"]), head
+        if named := re.search(r"λ = ([\d.]+)", head):
+            report = REPORT[place.split(".")[0]]
+            assert float(named[1]) == report.get("image_scale", 0.0), head
+
+
+def test_the_table_of_attributes_is_the_report() -> None:
+    rows = cells(README, "| Attribute | Text alone | Variation | λ = 0 | Chance |")
+    columns = [REPORT[name]["by_attribute"] for name in ("text_alone", "variation", "no_image")]
+    assert [row[0].replace(" ", "_") for row in rows] == list(columns[1])
+    for head, *shown in rows:
+        name = head.replace(" ", "_")
+        values = [column[name]["right"] if name in column else None for column in columns]
+        for text, value in zip(shown, [*values, columns[1][name]["chance"]], strict=True):
+            assert text == "–" if value is None else agrees(text[:-2], 100 * value), (head, text)
+
+
+def test_the_sentences_about_results_are_the_report() -> None:
+    layout, edges, mask = REPORT["layout"], REPORT["structure"], REPORT["inpainting"]
+    assert f"On {REPORT['scenes']:,} held-out scenes" in README
+    assert f"({REPORT['steps']} steps; guidance {REPORT['guidance']:g}" in README
+    check(README, "hues are off by # degrees in the median",
+          REPORT["variation"]["median_hue_error_degrees"])
+    check(README, "over # seeds the first solid's place varies by # of the picture's "
+                  "width (over scenes: #), and # % of the variations have every solid where the "
+                  "reference has it (by chance # %)",
+          layout["pictures_each"], layout["spread_over_seeds"]["x"],
+          layout["spread_over_scenes"]["x"], 100 * layout["copies"],
+          100 * layout["copies_by_chance"])
+    check(README, "Edges: F1 # against the map at a tolerance of 2 pixels, # without the map",
+          edges["edge_f1"], edges["edge_f1_without_map"])
+    check(README, "a cell's channel is off by # grey levels, without the map by #",
+          *(REPORT["palette"][name] for name in ("cell_error", "cell_error_without_map")))
+    check(README, "largest change outside the mask is #", mask["largest_change_outside"])
+    check(README, "a channel is off by # grey levels from the scene", mask["seam_error"])
+    check(README, "through the codec alone is off by #", mask["seam_error_of_the_codec"])
+    check(README, "The codec reaches # dB", REPORT["codec"]["psnr_db"])
+
+
+def test_what_is_said_of_the_reader_and_of_the_hours_is_the_provenance() -> None:
+    accuracy = PROVENANCE["reader"]["held_out_accuracy"]
+    worst = min(accuracy, key=accuracy.__getitem__)
+    check(README, f"at least # % of any attribute ({worst.replace('_', ' ')}), and off by # degrees"
+                  " in a solid's hue",
+          100 * accuracy[worst], PROVENANCE["reader"]["held_out_median_error"]["solid_hue"])
+    hours = sum(part["hours"] for part in PROVENANCE.values() if isinstance(part, dict)
+                and "hours" in part)
+    check(README, "hours (# in all,", hours)
+
+
+def test_every_study_has_its_record_and_its_figure() -> None:
+    names = {path.name for path in (DOCS / "claims").iterdir()}
+    assert names == {f"{study}.{kind}" for study in STUDIES for kind in ("json", "png")}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_s_table_is_its_record(study: str) -> None:
+    between = CLAIMS.split(f"<!-- {study} -->\n")[1].split(f"<!-- /{study} -->")[0]
+    assert between == f"\n{page.TABLES[study](RECORDS[study])}\n![{study}](claims/{study}.png)\n\n"
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_s_figure_is_its_record(study: str, tmp_path: Path) -> None:
+    page.FIGURES[study](RECORDS[study], tmp_path / "figure.png")
+    drawn, kept = (np.asarray(Image.open(path).convert("RGB"), dtype=np.int16) for path in
+                   (tmp_path / "figure.png", DOCS / "claims" / f"{study}.png"))
+    assert drawn.shape == kept.shape
+    assert np.abs(drawn - kept).mean() < 0.05, "grey levels: antialiasing at most"
+
+
+def section(study: str) -> str:
+    """The prose after a study's table, up to the next heading."""
+    return CLAIMS.split(f"<!-- /{study} -->")[1].split("\n## ")[0].split("\n### ")[0]
+
+
+def by(study: str, rows: str, name: str) -> dict[Any, Any]:
+    return {row[name]: row for row in RECORDS[study][rows]}
+
+
+def test_what_is_said_of_the_methods() -> None:
+    rows, text = by("methods", "rows", "method"), section("methods")
+    kept = {name: row["marks"]["attributes"] for name, row in rows.items()}
+    seen = {name: row["marks"]["clip_i"]["mean"] for name, row in rows.items()}
+    share = {name: 100 * row["parameters"] / RECORDS["methods"]["base_parameters"]
+             for name, row in rows.items()}
+    plus, plain, tuned = "image adapter, Plus", "image adapter", "full fine-tuning"
+    assert f"{RECORDS['methods']['scenes']} references." in text
+    check(text, "Plus, at # % of the parameters, keeps most (# %)", share[plus],
+          100 * kept[plus]["mean"])
+    assert kept[plus] == max(kept.values(), key=lambda mark: mark["mean"])
+    assert kept[plus] == min(kept.values(), key=lambda mark: mark["std"])
+    check(text, "The base adapter, at # %, keeps # ± # %, full fine-tuning # ± #", share[plain],
+          *(100 * kept[name][key] for name in (plain, tuned) for key in ("mean", "std")))
+    check(text, "full fine-tuning is ahead of both (# against # and #)", seen[tuned], seen[plus],
+          seen[plain])
+    check(text, "carries the light's side (# %)", 100 * rows[tuned]["marks"]["light_side"]["mean"])
+    check(text, "keeps # % and the simple adapter #", 100 * kept["T2I-Adapter, style"]["mean"],
+          100 * kept["simple adapter"]["mean"])
+
+
+def test_what_is_said_of_scale() -> None:
+    curves, text = by("scale", "curves", "method"), section("scale")
+    at = {scale: i for i, scale in enumerate(RECORDS["scale"]["scales"])}
+
+    def pair(method: str, scale: float) -> tuple[float, float]:
+        point = curves[method]["points"][at[scale]]
+        return 100 * point["image"]["mean"], 100 * point["text"]["mean"]
+
+    check(text, "at λ = 0.5 the image adapter keeps # % of the solid and # % of the floor that the "
+                "text names, Plus # and # %", *pair("image adapter", 0.5),
+          *pair("image adapter, Plus", 0.5))
+    check(text, "at 0.02 the style adapter, the nearest, keeps # and # %, the simple adapter # "
+                "and #",
+          *pair("T2I-Adapter, style", 0.02), *pair("simple adapter", 0.02))
+    check(text, "beside a picture (# and # % at 0.02)", *pair("full fine-tuning", 0.02))
+    told = REPORT["image_and_text"]
+    check(text, "the shipped adapter, shown other views, keeps # and # % at λ = 0.65",
+          100 * told["solid_of_reference"]["mean"], 100 * told["floor_named_by_text"]["mean"])
+
+
+def test_what_is_said_of_transfer() -> None:
+    own, moved, _ = RECORDS["transfer"]["rows"]
+    _, look = RECORDS["transfer"]["rendered"]
+    text = section("transfer")
+    check(text, "keeps # % of the attributes on the other base, beside # % on its own",
+          *(100 * row["marks"]["attributes"]["mean"] for row in (moved, own)))
+    check(text, "# % ink instead of #, in rendered pictures of that look #",
+          *(100 * row["marks"]["ink"]["mean"] for row in (moved, own)), 100 * look["marks"]["ink"])
+    check(text, "gets # % of those right", 100 * look["marks"]["attributes"])
+
+
+def test_what_is_said_of_structure() -> None:
+    rows = {(row["structure"], row["reference"]): row["marks"]
+            for row in RECORDS["structure"]["rows"]}
+    text = section("structure")
+    none, control, adapter = (rows[name, True] for name in (
+        "no structure", "ControlNet, edges", "T2I-Adapter, edges"))
+    both = "T2I-Adapters, edges 1 + colours 1"
+    check(text, "the reference keeps # % of its colours",
+          100 * control["colours_of_reference"]["mean"])
+    check(text, "edges go from # to # with a ControlNet", none["edge_f1"]["mean"],
+          control["edge_f1"]["mean"])
+    check(text, "holds them less (#)", adapter["edge_f1"]["mean"])
+    check(text, "colours at 1 bring a cell's error from # to #, at 0.5 to #",
+          rows["T2I-Adapter, edges", False]["cell_error"]["mean"],
+          rows[both, False]["cell_error"]["mean"],
+          rows["T2I-Adapters, edges 1 + colours 0.5", False]["cell_error"]["mean"])
+    check(text, "edges reach #, more than the ControlNet's", rows[both, True]["edge_f1"]["mean"])
+    check(text, "(# % of its colours, cells off by #)",
+          100 * rows[both, True]["colours_of_reference"]["mean"],
+          rows[both, True]["cell_error"]["mean"])
+
+
+def test_what_is_said_of_data_and_of_tuning() -> None:
+    text = section("data")
+    check(text, "keeps # %", 100 * REPORT["variation"]["mean"])
+    ends = [curve["marks"][-1]["attributes"]["mean"] for curve in RECORDS["data"]["curves"]]
+    check(text, "All curves end near # %", 100 * sum(ends) / len(ends))
+    tuned = {(row["method"], row["lr"]): [mark["attributes"] for mark in row["marks"].values()]
+             for row in RECORDS["tuning"]["rows"]}
+    slow = tuned["image adapter", 0.001]
+    check(section("tuning"), "the image adapter keeps # % and is behind the simple adapter",
+          100 * sum(slow) / len(slow))
+    assert sum(value > 0.9 for value in tuned["image adapter", 0.003]) == 2, "two seeds of three"
+    assert sum(value > 0.9 for value in tuned["image adapter", 0.01]) == 1
