@@ -31,9 +31,7 @@ SCHEMA = 1
 KEYWORD = "ipadapter_demo"
 MAX_RECORD_BYTES = 60 * 2**20  # Pillow refuses to open a PNG with more than 64 MiB of text
 MAX_RECORD_PIXELS = 2 * MAX_PIXELS  # of all pictures together, once decoded
-# Brackets, braces and commas. Parsed, an empty list takes 20 times its two characters; pictures,
-# which are what makes a record long, are base64 and have none of these.
-MAX_RECORD_VALUES = 100_000
+MAX_RECORD_VALUES = 100_000  # about: see check_values
 
 # libpng refuses chunks above 8,000,000 bytes (PNG_USER_CHUNK_MALLOC_MAX), so longer records go on
 # in chunks called "ipadapter_demo.1", "ipadapter_demo.2", ...
@@ -132,6 +130,18 @@ def record_from_png(source: Path | str | bytes | BinaryIO) -> Record:
     return Record(request=request_from_json(record), index=index, seed=seed, facts=facts)
 
 
+def check_values(field: str, text: str | bytes, most: int) -> None:
+    """Raises RequestError for JSON of more than about `most` values, before it is parsed.
+
+    Its brackets, braces and commas count: an empty list takes 20 times its two characters when
+    parsed. Pictures, which are what makes a document long, are base64 and have none of these.
+    """
+    values = (sum(text.count(mark) for mark in "[{,") if isinstance(text, str)
+              else sum(text.count(mark) for mark in b"[{,"))
+    if values > most:
+        raise RequestError(f"{field} must have at most {most:,} values, got about {values:,}")
+
+
 def _plain(value: object, images: dict[str, str]) -> Any:
     if isinstance(value, Image.Image):
         file = io.BytesIO()
@@ -223,12 +233,7 @@ def _check_length(length: int) -> None:
 
 def _parsed(text: str | bytes) -> dict[str, Any]:
     _check_length(len(text))
-    values = (sum(text.count(mark) for mark in "[{,") if isinstance(text, str)
-              else sum(text.count(mark) for mark in b"[{,"))
-    if values > MAX_RECORD_VALUES:
-        raise RequestError(
-            f"record must have at most {MAX_RECORD_VALUES:,} values, got about {values:,}"
-        )
+    check_values("record", text, MAX_RECORD_VALUES)
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import tracemalloc
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ipadapter_demo.compare import Bundle
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.record import (
     MAX_RECORD_BYTES,
@@ -377,6 +379,19 @@ def test_a_record_of_very_many_values_is_refused_unparsed(much: bytes, unit: byt
         request_from_json(text)
     with pytest.raises(RequestError, match="record must have at most 100,000 values"):
         request_from_json(text.decode())
+
+
+def test_so_is_a_manifest_in_a_zip(tmp_path: Path) -> None:
+    """Of 100 kB when zipped."""
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w", zipfile.ZIP_DEFLATED) as bundle:
+        bundle.writestr("manifest.json", b"[" + b"[]," * 30_000_000)
+
+    def read() -> None:
+        with pytest.raises(RequestError, match="manifest must have at most 1,000,000 values"):
+            Bundle(tmp_path / "bundle.zip")
+
+    assert (tmp_path / "bundle.zip").stat().st_size < MEGABYTE
+    assert peak(read) < 300
 
 
 def test_what_is_refused_is_not_said_in_full() -> None:
