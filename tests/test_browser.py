@@ -301,7 +301,8 @@ def test_a_mistake_is_explained_and_costs_nothing(page: Page) -> None:
     unwanted = open_section(panel, "Advanced", "Negative prompt")
     unwanted.fill("a red cube")
     panel.get_by_role("button", name="Generate").click()
-    expect(page.get_by_text("upload a picture first")).to_be_visible()
+    for where in (page.get_by_test_id("toast-text"), panel.locator(".status")):
+        expect(where.get_by_text("upload a picture first")).to_be_visible()
     expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
     expect(unwanted).to_have_value("a red cube")
 
