@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         pipeline = prepared(settings.model, announced(print))()
     except (CheckpointError, ModelError) as error:
         sys.exit(f"app.py: {error}")
-    studio = Studio(pipeline, prepared, labels(settings.models_dir))
+    studio = Studio(pipeline, prepared, labels(settings.models_dir), settings.queue_size)
     build_ui(studio, settings).launch(**launch_options(settings))
 
 

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
+from reprlib import repr
 from typing import Any, BinaryIO, TypeVar
 
 from PIL import Image
@@ -31,11 +32,14 @@ SCHEMA = 1
 KEYWORD = "ipadapter_demo"
 MAX_RECORD_BYTES = 60 * 2**20  # Pillow refuses to open a PNG with more than 64 MiB of text
 MAX_RECORD_PIXELS = 2 * MAX_PIXELS  # of all pictures together, once decoded
+MAX_RECORD_VALUES = 100_000  # about: see check_values
 
 # libpng refuses chunks above 8,000,000 bytes (PNG_USER_CHUNK_MALLOC_MAX), so longer records go on
 # in chunks called "ipadapter_demo.1", "ipadapter_demo.2", ...
 # https://github.com/pnggroup/libpng/blob/v1.6.43/scripts/pnglibconf.dfa#L286
 _PIECE = 4_000_000
+_NAMES = (KEYWORD, *(f"{KEYWORD}.{n}" for n in range(1, -(-MAX_RECORD_BYTES // _PIECE))))
+_LONGEST = 80  # bytes of a keyword and the zero behind it
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _INTENT = b"\1"  # relative colorimetric, as `colour` converts: section 11.3.2.5
 
@@ -116,20 +120,29 @@ def request_from_png(source: Path | str | bytes | BinaryIO) -> GenerateRequest:
 
 def record_from_png(source: Path | str | bytes | BinaryIO) -> Record:
     """All that `save_png` wrote. Raises RequestError for any other file."""
-    texts = dict(_texts(read_bytes(source, "PNG")))
-    if KEYWORD not in texts:
+    pieces = _pieces(read_bytes(source, "PNG"))
+    if KEYWORD not in pieces:
         raise RequestError(
             "PNG holds no request: it was not made by this program, or was saved again by another"
         )
-    whole, number = texts[KEYWORD], 1
-    while (piece := texts.get(f"{KEYWORD}.{number}")) is not None:
-        whole, number = whole + piece, number + 1
-    record = _parsed(whole)
+    record = _parsed(b"".join(pieces[name] for name in _NAMES if name in pieces))
     extra = {name: record.pop(name, None) for name in ("index", "seed", "facts")}
     index, seed, facts = extra["index"], extra["seed"], extra["facts"]
     if type(index) is not int or type(seed) is not int or not isinstance(facts, dict):
         raise RequestError("PNG holds a damaged record: index, seed or facts are missing")
     return Record(request=request_from_json(record), index=index, seed=seed, facts=facts)
+
+
+def check_values(field: str, text: str | bytes, most: int) -> None:
+    """Raises RequestError for JSON of more than about `most` values, before it is parsed.
+
+    Its brackets, braces and commas count: an empty list takes 20 times its two characters when
+    parsed. Pictures, which are what makes a document long, are base64 and have none of these.
+    """
+    values = (sum(text.count(mark) for mark in "[{,") if isinstance(text, str)
+              else sum(text.count(mark) for mark in b"[{,"))
+    if values > most:
+        raise RequestError(f"{field} must have at most {most:,} values, got about {values:,}")
 
 
 def _plain(value: object, images: dict[str, str]) -> Any:
@@ -199,7 +212,7 @@ def _check_fields(
     where: str, values: object, known: Set[str], required: Set[str] = frozenset()
 ) -> None:
     if not isinstance(values, Mapping):
-        raise RequestError(f"{where} must be an object with named fields, got {values!r:.80}")
+        raise RequestError(f"{where} must be an object with named fields, got {repr(values)}")
     if unknown := sorted(str(name) for name in values.keys() - known):
         raise RequestError(f"{where} has unknown fields: {', '.join(unknown):.200}")
     if missing := sorted(required - values.keys()):
@@ -208,7 +221,7 @@ def _check_fields(
 
 def _check_schema(schema: object) -> None:
     if type(schema) is not int or schema < 1:
-        raise RequestError(f"record.schema must be a whole number from 1, got {schema!r:.80}")
+        raise RequestError(f"record.schema must be a whole number from 1, got {repr(schema)}")
     if schema > SCHEMA:
         raise RequestError(
             f"record.schema is {schema}, this version reads up to {SCHEMA}: "
@@ -223,24 +236,43 @@ def _check_length(length: int) -> None:
 
 def _parsed(text: str | bytes) -> dict[str, Any]:
     _check_length(len(text))
+    check_values("record", text, MAX_RECORD_VALUES)
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"record is not JSON: {error}") from error
     if not isinstance(record, dict):
-        raise RequestError(f"record must be an object with named fields, got {record!r:.80}")
+        raise RequestError(f"record must be an object with named fields, got {repr(record)}")
     return record
 
 
-def _texts(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """(keyword, text) of every iTXt chunk. PNG specification, third edition, sections 5.3, 11.3.3.
+def _pieces(content: bytes) -> dict[str, bytes]:
+    """The parts of a record by keyword, MAX_RECORD_BYTES at most, all together. PNG specification,
+    third edition, sections 5.3 and 11.3.3.
 
-    Not read through Pillow: its limits on text are global state, too low here, and other users'
-    pictures are opened under them at the same time.
+    No other text is inflated. Not read through Pillow: its limits on text are global state, too low
+    here, and other users' pictures are opened under them at the same time.
     """
+    found: dict[str, bytes] = {}
+    left = MAX_RECORD_BYTES
+    for chunk in _text_chunks(content):
+        keyword = bytes(chunk[:_LONGEST]).partition(b"\0")[0]
+        name = keyword.decode("latin-1")
+        if name not in _NAMES:
+            continue
+        if name in found:
+            raise RequestError(f"PNG is damaged: it has two text chunks called {name}")
+        found[name] = _text(chunk[len(keyword) + 1 :], left)
+        left -= len(found[name])
+        _check_length(MAX_RECORD_BYTES - left)
+    return found
+
+
+def _text_chunks(content: bytes) -> Iterator[memoryview]:
+    """What every iTXt chunk holds, without a copy."""
     if not content.startswith(_SIGNATURE):
         raise RequestError("PNG expected: only the original output file holds its request")
-    start = len(_SIGNATURE)
+    view, start = memoryview(content), len(_SIGNATURE)
     while start + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, start)
         end = start + 8 + length
@@ -249,19 +281,20 @@ def _texts(content: bytes) -> Iterator[tuple[str, bytes]]:
         if kind == b"IEND":
             return
         if kind == b"iTXt":
-            if zlib.crc32(content[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+            if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
                 raise RequestError("PNG is damaged: a text chunk has the wrong checksum")
-            yield _keyword_and_text(content[start + 8 : end])
+            yield view[start + 8 : end]
         start = end + 4
     raise RequestError("PNG is cut short: its end is missing")
 
 
-def _keyword_and_text(chunk: bytes) -> tuple[str, bytes]:
+def _text(body: memoryview, most: int) -> bytes:
+    """The text of a chunk whose keyword is read; one byte more than `most` where it is longer."""
     try:
-        keyword, rest = chunk.split(b"\0", 1)
-        _, _, text = rest[2:].split(b"\0", 2)  # language and translated keyword, both unused
-        if rest[0]:  # not by us, but a program that optimises PNGs may compress text
-            text = zlib.decompressobj().decompress(text, MAX_RECORD_BYTES + 1)
+        # language and translated keyword are unused
+        _, _, text = bytes(body[2:]).split(b"\0", 2)
+        if body[0]:  # not by us, but a program that optimises PNGs may compress text
+            text = zlib.decompressobj().decompress(text, most + 1)
     except (ValueError, IndexError, zlib.error) as error:
         raise RequestError("PNG is damaged: a text chunk is malformed") from error
-    return keyword.decode("latin-1"), text
+    return text

@@ -1,15 +1,10 @@
-"""The page in a real browser, on the built-in model: every tab, from a click to a picture.
-
-`CHROMIUM` names the browser; else it is looked for on PATH. Without one these tests fail.
-"""
+"""The page in a real browser, on the built-in model: every tab, from a click to a picture."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,28 +21,28 @@ import numpy as np
 import pillow_heif
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
+from tests.browsing import (
+    browser,
+    click_example,
+    generate,
+    open_section,
+    open_tab,
+    set_number,
+    visit,
+)
 from tests.icc import DISPLAY_P3, rgb_profile
 from tests.tiny import picture
+
+__all__ = ["browser"]  # a fixture
 
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 180  # importing and loading on a busy machine
-WAIT_MS = 120_000  # as well; on a free one nothing here takes more than a few
-expect.set_options(timeout=WAIT_MS)
-
-FLAGS = [
-    "--no-sandbox",  # containers, and root, have no sandbox to offer
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-component-update",
-]
 
 
 @pytest.fixture(scope="module")
@@ -76,89 +71,11 @@ def url() -> Iterator[str]:
             reader.join()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    if path is None:
-        pytest.fail("no Chromium: install one, or set CHROMIUM to its path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(url: str, browser: Browser) -> Iterator[Page]:
     """A fresh visit, at whose end nothing has gone wrong and no other machine was asked."""
-    page = browser.new_page(viewport={"width": 1200, "height": 1000})
-    page.set_default_timeout(WAIT_MS)
-    wrong: list[str] = []
-
-    def note(message: ConsoleMessage) -> None:
-        if message.type == "error":
-            wrong.append(message.text)
-
-    page.on("console", note)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda r: None if local(r.url, url) else wrong.append(f"asked {r.url}"))
-    page.goto(url)
-    expect(page.get_by_role("tab", name="Variation")).to_be_visible()
-    yield page
-    page.close()
-    assert not wrong
-
-
-def local(address: str, url: str) -> bool:
-    return address.startswith((url, "data:", "blob:"))
-
-
-def open_tab(page: Page, name: str) -> Locator:
-    page.get_by_role("tab", name=name, exact=True).click()
-    panel = page.get_by_role("tabpanel").filter(visible=True)
-    start = "Compare" if name == "Compare" else "Generate"
-    expect(panel.get_by_role("button", name=start, exact=True)).to_be_visible()
-    settle(page)
-    return panel
-
-
-def open_section(panel: Locator, name: str, field: str) -> Locator:
-    """Open an accordion: the field of that label in it."""
-    panel.get_by_text(name, exact=True).click()
-    found = panel.get_by_label(field)
-    expect(found).to_be_visible()
-    settle(panel.page)
-    return found
-
-
-def settle(page: Page) -> None:
-    """Two frames: in the one after Gradio shows a tab or an accordion, it sets every field there
-    to its initial value once more, and only a machine types sooner."""
-    page.evaluate("new Promise((done) => "
-                  "requestAnimationFrame(() => requestAnimationFrame(() => done())))")
-
-
-def set_number(panel: Locator, label: str, value: int) -> None:
-    panel.get_by_label(f"number input for {label}").fill(str(value))
-
-
-def click_example(panel: Locator, row: int) -> None:
-    panel.locator(".gallery-item, tr.tr-body").nth(row).click()
-
-
-def generate(panel: Locator) -> list[bytes]:
-    """Press Generate and wait: the files behind the pictures that appear."""
-    pictures = panel.locator(".results img")
-    before = pictures.first.get_attribute("src") if pictures.count() else None
-    panel.get_by_role("button", name="Generate").click()
-    if before:
-        expect(pictures.first).not_to_have_attribute("src", before)
-    expect(pictures.first).to_have_attribute("src", re.compile("ip-adapter-"))  # no preview
-    expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
-    for image in pictures.all():
-        expect(image).to_have_js_property("complete", True)
-        assert image.evaluate("image => image.naturalWidth") > 0
-    return [httpx.get(image.get_attribute("src") or "").content for image in pictures.all()]
+    with visit(browser, url) as page:
+        yield page
 
 
 def request_of(files: list[bytes]) -> GenerateRequest:
@@ -388,7 +305,8 @@ def test_a_mistake_is_explained_and_costs_nothing(page: Page) -> None:
     unwanted = open_section(panel, "Advanced", "Negative prompt")
     unwanted.fill("a red cube")
     panel.get_by_role("button", name="Generate").click()
-    expect(page.get_by_text("upload a picture first")).to_be_visible()
+    for where in (page.get_by_test_id("toast-text"), panel.locator(".status")):
+        expect(where.get_by_text("upload a picture first")).to_be_visible()
     expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
     expect(unwanted).to_have_value("a red cube")
 

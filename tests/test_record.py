@@ -5,7 +5,10 @@ import dataclasses
 import io
 import json
 import struct
+import tracemalloc
+import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ipadapter_demo.compare import Bundle
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.record import (
     MAX_RECORD_BYTES,
@@ -232,12 +236,12 @@ def text_chunk(body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
-def with_text(body: bytes) -> bytes:
-    """A valid PNG of our picture with one iTXt chunk of this content."""
+def with_text(*bodies: bytes) -> bytes:
+    """A valid PNG of our picture with iTXt chunks of this content."""
     file = io.BytesIO()
     noise().save(file, "PNG")
     content, header = file.getvalue(), 8 + 25  # signature and IHDR
-    return content[:header] + text_chunk(body) + content[header:]
+    return content[:header] + b"".join(map(text_chunk, bodies)) + content[header:]
 
 
 def record_text(**extra: object) -> bytes:
@@ -295,3 +299,105 @@ def test_a_changed_byte_in_the_record_is_noticed() -> None:
     place = content.index(b'"steps": 7')
     with pytest.raises(RequestError, match="wrong checksum"):
         request_from_png(content[:place] + b'"steps": 8' + content[place + 10 :])
+
+
+# Files that are small and unpack to much
+
+
+MEGABYTE = 2**20
+
+
+def piece(text: bytes, number: int = 0, keyword: str = "ipadapter_demo") -> bytes:
+    name = f"{keyword}.{number}" if number else keyword
+    return name.encode() + b"\0\1\0\0\0" + zlib.compress(text, 9)
+
+
+def peak(read: Callable[[], object]) -> float:
+    """Megabytes that Python has taken at most meanwhile."""
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[1] / MEGABYTE
+    finally:
+        tracemalloc.stop()
+
+
+def refused(content: bytes, message: str) -> Callable[[], None]:
+    def read() -> None:
+        with pytest.raises(RequestError, match=message):
+            request_from_png(content)
+
+    return read
+
+
+@pytest.fixture(scope="module")
+def much() -> bytes:
+    """Of a megabyte when compressed to 60 kB: as much text as a record may have."""
+    return b" " * MAX_RECORD_BYTES
+
+
+def test_text_of_other_programs_is_never_inflated(much: bytes) -> None:
+    others = [piece(much, keyword=name) for name in (
+        "Comment", "XML:com.adobe.xmp", "ipadapter_demo.x", "ipadapter_demo.01", "ipadapter_demo.0",
+        "ipadapter_demo.16", "ipadapter_demo_2", "IPADAPTER_DEMO", "",
+    )]
+    content = with_text(*others, record_text(index=0, seed=0, facts={}), *others)
+    assert peak(lambda: request_from_png(content)) < 5
+    assert request_from_png(content) == GenerateRequest()
+    assert peak(refused(with_text(*others), "PNG holds no request")) < 5
+
+
+def test_all_pieces_share_one_budget(much: bytes) -> None:
+    bomb = with_text(*(piece(much, number) for number in range(16)))
+    assert len(bomb) < 1.1 * MEGABYTE
+    said = "record must have at most 62,914,560 bytes, got 62,914,561"
+    assert peak(refused(bomb, said)) < 150
+    half = with_text(*(piece(much[: len(much) // 2 + 1], number) for number in range(16)))
+    assert peak(refused(half, said)) < 150
+
+
+def test_a_piece_that_comes_twice_is_refused(much: bytes) -> None:
+    twice = with_text(*[piece(much)] * 30)
+    assert peak(refused(twice, "has two text chunks called ipadapter_demo")) < 150
+    first = record_text(index=0, seed=0, facts={})
+    again = with_text(first, record_text(index=0, seed=1, facts={}))
+    refused(again, "has two text chunks called ipadapter_demo")()
+
+
+def test_pieces_in_another_order_are_put_together() -> None:
+    keyword, text = record_text(index=0, seed=0, facts={}).split(b"\0\0\0\0\0")
+    parts = [text[:9], text[9:20], text[20:]]
+    bodies = [b"%s%s\0\0\0\0\0%s" % (keyword, b".%d" % n if n else b"", part)
+              for n, part in enumerate(parts)]
+    assert request_from_png(with_text(*reversed(bodies))) == GenerateRequest()
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"{},", b"0,", b'"",', b"[[],", b'{"a":'])
+def test_a_record_of_very_many_values_is_refused_unparsed(much: bytes, unit: bytes) -> None:
+    text = b'{"schema": 1, "facts": [' + unit * (len(much) // len(unit) // 2)
+    assert peak(refused(with_text(piece(text)), "record must have at most 100,000 values")) < 150
+    with pytest.raises(RequestError, match="record must have at most 100,000 values"):
+        request_from_json(text)
+    with pytest.raises(RequestError, match="record must have at most 100,000 values"):
+        request_from_json(text.decode())
+
+
+def test_so_is_a_manifest_in_a_zip(tmp_path: Path) -> None:
+    """Of 100 kB when zipped."""
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w", zipfile.ZIP_DEFLATED) as bundle:
+        bundle.writestr("manifest.json", b"[" + b"[]," * 30_000_000)
+
+    def read() -> None:
+        with pytest.raises(RequestError, match="manifest must have at most 1,000,000 values"):
+            Bundle(tmp_path / "bundle.zip")
+
+    assert (tmp_path / "bundle.zip").stat().st_size < MEGABYTE
+    assert peak(read) < 300
+
+
+def test_what_is_refused_is_not_said_in_full() -> None:
+    for record in ({"schema": "x" * 10**6}, {"schema": 1, "request": "x" * 10**6},
+                   json.dumps(["x" * 10**6])):
+        with pytest.raises(RequestError) as refusal:
+            request_from_json(record)
+        assert len(str(refusal.value)) < 300

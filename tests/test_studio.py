@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusers import UNet2DConditionModel
 
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.sources import Report
 from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, load, prepare
-from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.request import GenerateRequest, Reference, Structure
+from tests.larger import SEEN, SIDE, write_larger_model
 from tests.tiny import picture
 
 REQUEST = GenerateRequest(prompt="a", references=(Reference(image=picture(1)),), steps=2)
@@ -32,20 +37,20 @@ def studio(entry: CatalogEntry) -> Studio:
     return Studio(load(entry), prepared, NAMES)
 
 
-def pipelines_alive() -> int:
+def models_alive() -> int:
     gc.collect()
-    return sum(type(thing) is ImagePromptPipeline for thing in gc.get_objects())
+    return sum(type(thing) is UNet2DConditionModel for thing in gc.get_objects())
 
 
 def test_ten_switches_leave_one_model(studio: Studio) -> None:
-    before = pipelines_alive()
+    before = models_alive()
     first = weakref.ref(studio.pipeline._model.unet)
     for name in ["other", "tiny"] * 5:
         assert studio.with_model(name) is studio.pipeline
         assert studio.info.name == name
         studio.pipeline.generate(REQUEST)
     assert first() is None, "the model before must be gone"
-    assert pipelines_alive() == before
+    assert models_alive() == before
 
 
 def test_the_same_model_is_not_loaded_again(studio: Studio) -> None:
@@ -73,3 +78,100 @@ def test_only_what_is_offered_can_be_chosen(studio: Studio, entry: CatalogEntry)
     assert list(alone.models) == ["tiny"]
     with pytest.raises(RequestError, match="model must be one of tiny, got 'other'"):
         alone.with_model("other")
+
+
+# What a page shows of a model that is not loaded
+
+
+@pytest.fixture
+def two(entry: CatalogEntry, tmp_path: Path) -> Studio:
+    """Two models with different sizes and structures."""
+    other = write_larger_model(entry, tmp_path / "other")
+    return Studio(load(entry), lambda name, report: prepare(entry if name == "tiny" else other),
+                  {"other": "other"})
+
+
+def test_previews_are_those_of_the_model_that_is_asked_for(two: Studio) -> None:
+    reference = Reference(image=picture(1, 60, 40))
+    colours = Structure(kind="palette", annotator="palette", image=picture(3, 200, 200))
+    first = two.previews("tiny")
+    assert first is not None
+    assert two.previews("other") is None, "nothing is loaded only to look"
+    assert two.info_of("other") is None
+    expected = two.pipeline.encoder_view(reference), two.pipeline.structure_map(colours)
+    two.with_model("other")
+    second = two.previews("other")
+    assert second is not None
+    assert (first.encoder_view(reference), first.structure_map(colours)) == expected
+    assert [first.structure_map(colours).size, second.structure_map(colours).size] == [
+        (64, 64), (SIDE, SIDE)]
+    assert [first.encoder_view(reference).size, second.encoder_view(reference).size] == [
+        (16, 16), (SEEN, SEEN)]
+    assert first.working_size(REQUEST) == (64, 64)
+    edges = Structure(kind="canny", image=picture(3))
+    assert first.structure_map(edges) is not None
+    with pytest.raises(RequestError, match=r"structure\.kind must be one of those of other"):
+        second.structure_map(edges)
+    infos = two.info_of("tiny"), two.info_of("other")
+    assert [info and (info.steps, info.native_size) for info in infos] == [(3, 64), (4, SIDE)]
+    with pytest.raises(RequestError, match="model must be one of tiny, other, got 'sd0'"):
+        two.previews("sd0")
+
+
+def test_previews_hold_no_weights(two: Studio) -> None:
+    gone = weakref.ref(two.pipeline._model.unet), weakref.ref(two.pipeline._model.image_encoder)
+    two.with_model("other")
+    gc.collect()
+    assert two.previews("tiny") is not None
+    assert [network() for network in gone] == [None, None]
+
+
+# Who comes first
+
+
+def test_visitors_draw_one_after_the_other(two: Studio) -> None:
+    """Each with the model of his page, in the order in which they came."""
+    order: list[str] = []
+    all_there = threading.Event()
+
+    def visitor(name: str) -> None:
+        with two.visit(name) as pipeline:
+            assert all_there.wait(30)
+            assert two.info.name == name
+            pipeline.generate(REQUEST)
+            assert two.info.name == name
+            order.append(name)
+
+    names = ["tiny", "other", "tiny", "other", "other"]
+    threads = []
+    for count, name in enumerate(names):
+        threads.append(threading.Thread(target=visitor, args=(name,)))
+        threads[-1].start()
+        while len(two.line.turns) <= count:
+            time.sleep(0.001)
+    all_there.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == names
+
+
+def test_no_comparison_changes_the_model_while_somebody_draws(two: Studio) -> None:
+    changed = threading.Event()
+
+    def compare() -> None:
+        two.with_model("other")
+        changed.set()
+
+    with two.visit("tiny") as pipeline:
+        thread = threading.Thread(target=compare)
+        thread.start()
+        for _ in pipeline.stream(replace(REQUEST, steps=20)):
+            assert two.info.name == "tiny"
+        assert not changed.is_set()
+    assert changed.wait(30)
+    assert two.info.name == "other"
+
+
+def test_only_whoever_is_first_gets_the_model(two: Studio) -> None:
+    with two.turn("tiny"), two.turn("tiny") as second, pytest.raises(AssertionError):
+        two.at_turn(second, "tiny")

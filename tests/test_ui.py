@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import re
@@ -27,7 +28,7 @@ from gradio_client import Client, handle_file
 from PIL import Image, ImageChops
 
 import app
-from ipadapter_demo import cli
+from ipadapter_demo import cli, ui
 from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.base_model import BaseModel
@@ -47,7 +48,7 @@ from ipadapter_demo.ui import (
     reuse,
     running,
 )
-from ipadapter_demo.ui.models import model_input
+from ipadapter_demo.ui.model_input import model_input
 from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE, MAX_SIDE
 from tests.icc import DISPLAY_P3, rgb_profile
 from tests.tiny import box_mask, picture
@@ -101,7 +102,7 @@ class Api:
         [path] = response.json()
         return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
-    def call(self, endpoint: str, **values: Any) -> list[Any]:
+    def events(self, endpoint: str, **values: Any) -> list[tuple[str, Any]]:
         if endpoint in TABS:
             values = {**FAST, **values}
         body = json.dumps(values)  # unlike httpx, writes NaN
@@ -109,10 +110,14 @@ class Api:
         response = self.http.post(f"call/v2/{endpoint}", content=body, headers=headers)
         response.raise_for_status()
         answer = self.http.get(f"call/v2/{endpoint}/{response.json()['event_id']}").text
-        event, data = re.findall(r"^event: (\w+)\ndata: (.*)$", answer, re.MULTILINE)[-1]
+        return [(event, json.loads(data)) for event, data
+                in re.findall(r"^event: (\w+)\ndata: (.*)$", answer, re.MULTILINE)]
+
+    def call(self, endpoint: str, **values: Any) -> list[Any]:
+        event, data = self.events(endpoint, **values)[-1]
         if event == "error":
-            raise Failed(json.loads(data)["error"])
-        return json.loads(data)
+            raise Failed(data["error"])
+        return data
 
     def pngs(self, endpoint: str, **values: Any) -> list[bytes]:
         gallery = self.call(endpoint, **values)[0]
@@ -266,10 +271,18 @@ def test_structure_needs_no_reference(api: Api) -> None:
 
 def test_the_structure_map_is_shown(api: Api, watched: Any) -> None:
     upload = api.upload(png(picture(3)))
-    [shown] = api.call("structure_map", control=upload, kind="canny/canny")
+    [shown] = api.call("structure_map", control=upload, kind="canny/canny", model="tiny")
     drawn = Image.open(io.BytesIO(api.http.get(shown["url"]).content))
     expected = watched.structure_map(Structure(kind="canny", annotator="canny", image=picture(3)))
     assert np.array_equal(np.asarray(drawn), np.asarray(expected))
+
+
+def test_a_map_of_a_model_that_was_never_loaded_is_not_drawn(api: Api) -> None:
+    upload = api.upload(png(picture(3)))
+    values = {"control": upload, "kind": "canny/canny"}
+    assert api.call("structure_map", model="absent", **values) == [None]
+    with pytest.raises(Failed, match="model must be one of tiny, other, absent, got 'sd0'"):
+        api.call("structure_map", model="sd0", **values)
 
 
 def test_inpainting_changes_no_pixel_outside_the_mask(api: Api) -> None:
@@ -436,6 +449,27 @@ def test_messages_do_not_carry_html(api: Api) -> None:
     with pytest.raises(Failed, match="&lt;img") as failed:
         api.call("variation", reference=api.upload(png(picture(1))), sampler="<img src=x>")
     assert "<img" not in str(failed.value)
+
+
+def test_messages_are_not_endless(api: Api) -> None:
+    with pytest.raises(Failed) as failed:
+        api.call("variation", reference=api.upload(png(picture(1))), sampler="<" * 100_000)
+    assert len(html.unescape(str(failed.value))) <= 1000
+
+
+def test_an_error_is_in_the_status_too(api: Api) -> None:
+    said = api.events("variation", reference=api.upload(png(picture(1))), sampler="<b>")
+    assert [event for event, _ in said] == ["generating", "error"]
+    assert said[0][1][1].startswith('<span class="problem">sampler must be one of')
+    assert "&lt;b&gt;" in said[0][1][1]
+
+
+def test_whatever_is_said_passes_where_it_is_made_text() -> None:
+    """gradio reads messages as HTML, so nobody else hands it one."""
+    folder = Path(ui.__file__).parent
+    loud = [path.name for path in folder.rglob("*.py")
+            if re.search(r"gr\.(Info|Warning|Success|Error)\(", path.read_text(encoding="utf-8"))]
+    assert loud == ["say.py"]
 
 
 def test_what_nobody_foresaw_is_logged_and_not_shown(

@@ -32,9 +32,10 @@ from ipadapter_demo.compare.spec import Spec, spec_from_document, validate
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import MAX_FILE_BYTES, read_bytes, read_image
 from ipadapter_demo.pipeline import Studio, effective_request
-from ipadapter_demo.record import record_from_png, request_to_json
+from ipadapter_demo.record import check_values, record_from_png, request_to_json
 
 MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
+MAX_VALUES = 1_000_000  # of a manifest, about: see record.check_values
 MAX_GREY_LEVELS = 1  # between two drawings of one cell in float32, whatever the batch
 
 RERUN = """\
@@ -157,6 +158,7 @@ def difference(one: Image.Image, other: Image.Image) -> int | None:
 def _manifest(text: str | bytes) -> dict[str, Any]:
     if len(text) > MAX_FILE_BYTES:
         raise RequestError(f"manifest must have at most {MAX_FILE_BYTES:,} bytes")
+    check_values("manifest", text, MAX_VALUES)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

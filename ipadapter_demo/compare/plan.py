@@ -48,7 +48,8 @@ class Plan:
 
     def __init__(self, spec: Spec, studio: Studio, batch: int = BATCH) -> None:
         """Raises RequestError for a comparison that cannot be drawn, before anything is."""
-        info = studio.with_model(spec.document.get("model", studio.info.name)).info
+        name = spec.document.get("model", studio.info.name)
+        info = studio.info_of(name) or studio.with_model(name).info
         self.spec = completed(spec, info)
         self.grid = grid_from_spec(self.spec, info)
         self.studio, self.batch = studio, batch

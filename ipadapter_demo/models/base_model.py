@@ -79,6 +79,16 @@ class BaseModel:
         """SHA-256 of the weight files, by their path inside the model's folder."""
         return {_named(path, self.entry.folder): file_sha256(path) for path in self.files}
 
+    def without_weights(self) -> BaseModel:
+        """The same model for previews: configurations and detectors, no network."""
+        outline: Callable[[Any], Any] = _Outline
+        return replace(
+            self, text=replace(self.text, encoders=()), unet=outline(self.unet), adapters={},
+            vision=None if self.vision is None else outline(self.vision),
+            codec=replace(self.codec, vae=outline(self.codec.vae)), inpaint_adapter=None,
+            structures=Structures.of(self.entry, self.locate, {}), files=(),
+        )
+
 
 class Structures:
     """The structure networks of a model, each loaded once: those at hand when the model is, the
@@ -179,6 +189,13 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         locate=locate,
         device=torch.device(device),
     )
+
+
+class _Outline:
+    """A network's configuration in place of the network."""
+
+    def __init__(self, network: Any) -> None:
+        self.config = network.config
 
 
 def _within(entry: CatalogEntry, path: str) -> Path:

@@ -17,12 +17,14 @@ from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.pipeline.effective import effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
+from ipadapter_demo.pipeline.line import Turn
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline, may_share_a_batch
+from ipadapter_demo.pipeline.previews import Previews
 from ipadapter_demo.pipeline.studio import Studio
 from ipadapter_demo.settings import DTYPES, Dtype, resolved_device
 
-__all__ = ["ImagePromptPipeline", "ModelInfo", "Preview", "Result", "Studio", "effective_request",
-           "load", "may_share_a_batch", "prepare"]
+__all__ = ["ImagePromptPipeline", "ModelInfo", "Preview", "Previews", "Result", "Studio", "Turn",
+           "effective_request", "load", "may_share_a_batch", "prepare"]
 
 
 def load(model: str | CatalogEntry = "tabletop", device: str | None = None, dtype: Dtype = "auto",

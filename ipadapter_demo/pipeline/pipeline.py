@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from importlib.metadata import version
-from threading import Lock
 from typing import Any
 
 import torch
@@ -32,23 +30,17 @@ from ipadapter_demo.models.layers import has_presets
 from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.close_up import close_up, put_back, put_back_small
 from ipadapter_demo.pipeline.conditioning import (
-    Conditioner,
     ContentCache,
-    Size,
     heard,
     together,
 )
 from ipadapter_demo.pipeline.effective import changed_notes, effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
+from ipadapter_demo.pipeline.previews import Previews, Size
 from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
 from ipadapter_demo.pipeline.seam import matched
 from ipadapter_demo.request import (
-    MAX_SIZE,
-    MIN_SIZE,
-    SIZE_STEP,
     GenerateRequest,
-    Reference,
-    Structure,
 )
 
 DECODED_AGAIN = ("The autoencoder gave no finite pixels in half precision; the picture was decoded "
@@ -62,7 +54,7 @@ OF_ITS_OWN: tuple[str, ...] = (
 )
 
 
-class ImagePromptPipeline:
+class ImagePromptPipeline(Previews):
     """Frozen models and caches; nothing a request says is ever stored on it.
 
     Any number of threads may call it. Model calls take turns, step by step; each caller gets what
@@ -71,9 +63,7 @@ class ImagePromptPipeline:
 
     def __init__(self, model: BaseModel) -> None:
         assert is_attached(model.unet, *model.adapters.values())
-        self._model = model
-        self._lane = Lock()
-        self._conditioner = Conditioner(model, self._lane)
+        super().__init__(model)
         self._encoded = ContentCache(8)
 
     @cached_property
@@ -102,6 +92,9 @@ class ImagePromptPipeline:
     def schedule_note(self) -> str:
         """How the model is read where that is not the usual way; else nothing."""
         return schedule_note(self._model.scheduler_config)
+    def previews(self) -> Previews:
+        """What stays of it when its weights go."""
+        return Previews(self._model.without_weights())
 
     def generate(self, request: GenerateRequest) -> Result:
         """The pictures of a request. Raises RequestError for what the model does not have."""
@@ -152,36 +145,9 @@ class ImagePromptPipeline:
                          heard(own.image_prompts, request.count))
             images = images[request.count :]
 
-    def encoder_view(self, reference: Reference) -> Image.Image:
-        """Exactly what the image encoder sees of a reference."""
-        return self._conditioner.encoder_view(reference)
-
     def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
         """What the model's own image encoder says of pictures: unit embeddings (B, K)."""
         return self._conditioner.image_embeds(images)
-
-    def structure_map(self, structure: Structure, size: Size | None = None) -> Image.Image:
-        """The map a structure stands for, by default as drawn for an output of native size."""
-        native = self._model.native_size
-        return self._conditioner.structure_map(structure, size or (native, native))
-
-    def structure_maps(self, request: GenerateRequest) -> list[Image.Image]:
-        """The maps of a request, as its structure networks read them."""
-        near = close_up(request)
-        size = self.working_size(near)
-        return [self.structure_map(structure, size) for structure in near.structures]
-
-    def working_size(self, request: GenerateRequest) -> Size:
-        """(width, height) the model works at. Sides that the request leaves open are the model's
-        own, or follow the proportions of the picture that is being changed."""
-        inpaint = close_up(request).inpaint
-        given = inpaint.image if inpaint else request.init_image
-        native = self._model.native_size
-        width, height = native, native
-        if given is not None:
-            scale = native / math.sqrt(given.width * given.height)
-            width, height = _side(given.width * scale), _side(given.height * scale)
-        return request.width or width, request.height or height
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -295,10 +261,6 @@ def _noise_and_more(seed: int, shape: tuple[int, ...]) -> tuple[Tensor, torch.Ge
     Another seed would not do: torch's generator knows only the lower 32 bits."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator), generator
-
-
-def _side(length: float) -> int:
-    return min(MAX_SIZE, max(MIN_SIZE, round(length / SIZE_STEP) * SIZE_STEP))
 
 
 def _version(name: str) -> str:

@@ -8,14 +8,15 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from threading import Condition, RLock
-from typing import Any
 
 import torch
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.sources import Report
 from ipadapter_demo.pipeline.events import ModelInfo, Result
+from ipadapter_demo.pipeline.line import Line, Turn
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.previews import Previews
 from ipadapter_demo.request import GenerateRequest
 
 # (name, report) -> fetches what is missing, and returns what loads it
@@ -34,15 +35,18 @@ class Studio:
     """
 
     def __init__(self, pipeline: ImagePromptPipeline, prepare: Prepare | None = None,
-                 models: Mapping[str, str] | None = None) -> None:
+                 models: Mapping[str, str] | None = None, most: int = 32) -> None:
         """`models` are the names that `prepare` knows, and what to call them. Without `prepare`
-        there is the one model and no choice."""
+        there is the one model and no choice. At most `most` visitors stand in line."""
         self._pipeline: ImagePromptPipeline | None = pipeline
         self._info, self._prepare = pipeline.info, prepare
         own = {pipeline.info.name: pipeline.info.name}
         self.models = own | dict(models or {}) if prepare is not None else own
+        self._known: dict[str, tuple[ModelInfo, Previews]] = {}
+        self._remember(pipeline)
         self._lock = RLock()
         self._at_work = RLock()  # held by a comparison's batch, and while the model changes
+        self.line = Line(most)
         self._visitors: list[str] = []  # the models of those who want a single picture
         self._change = Condition()
 
@@ -56,40 +60,65 @@ class Studio:
             assert self._pipeline is not None
             return self._pipeline
 
-    def encoder_view(self, *arguments: Any) -> Any:
-        return self.pipeline.encoder_view(*arguments)
+    def info_of(self, name: str) -> ModelInfo | None:
+        """Of the current model or one before; None for one that was never loaded."""
+        known = self._known.get(name)
+        return known and known[0]
 
-    def structure_map(self, *arguments: Any) -> Any:
-        return self.pipeline.structure_map(*arguments)
+    def previews(self, name: str) -> Previews | None:
+        """Encoder views and maps as a model makes them, whichever is loaded; None for one that
+        never was."""
+        self._check(name)
+        known = self._known.get(name)
+        return known and known[1]
 
     def with_model(self, name: str, report: Report = _unheard) -> ImagePromptPipeline:
-        """The pipeline of a model, loaded unless it is the current one.
+        """The pipeline of a model, loaded unless it is the current one, while nobody wants a
+        single picture.
 
         Raises RequestError for a name that is not offered, and whatever loading raises: then the
         current model is the one before.
         """
-        if name not in self.models:
-            raise RequestError(f"model must be one of {', '.join(self.models)}, got {name!r:.80}")
-        with self._lock:
-            if name == self._info.name:
-                return self.pipeline
-        with self._at_work, self._lock:
-            if name != self._info.name:  # nobody else changed it meanwhile
-                self._switch(name, report)
-            return self.pipeline
+        self._check(name)
+        while True:
+            with self._lock:
+                if name == self._info.name:
+                    return self.pipeline
+            with self._change:
+                self._change.wait_for(lambda: not self._visitors)
+            with self._at_work:
+                if not self._visitors:
+                    return self._loaded(name, report)
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[Turn]:
+        """A place in line for somebody who wants a single picture of a model; comparisons wait
+        until the end. Raises RequestError for a name that is not offered, or a full line."""
+        self._check(name)
+        with self.line.turn() as turn:
+            with self._change:
+                self._visitors.append(name)
+                self._change.notify_all()
+            try:
+                yield turn
+            finally:
+                with self._change:
+                    self._visitors.remove(name)
+                    self._change.notify_all()
+
+    def at_turn(self, turn: Turn, name: str, report: Report = _unheard) -> ImagePromptPipeline:
+        """The model's pipeline, loaded unless it is the current one. Only whoever is first in line
+        may ask, and use it as long as it is. Raises whatever loading raises."""
+        assert turn.ahead == 0
+        return self._loaded(name, report)
 
     @contextmanager
     def visit(self, name: str, report: Report = _unheard) -> Iterator[ImagePromptPipeline]:
-        """`with_model` for somebody who wants a single picture: comparisons wait until the end."""
-        with self._change:
-            self._visitors.append(name)
-            self._change.notify_all()
-        try:
-            yield self.with_model(name, report)
-        finally:
-            with self._change:
-                self._visitors.remove(name)
-                self._change.notify_all()
+        """A whole turn, waited for."""
+        with self.turn(name) as turn:
+            while turn.ahead:
+                turn.wait()
+            yield self.at_turn(turn, name, report)
 
     def draw_between(self, name: str, requests: Sequence[GenerateRequest]) -> list[Result]:
         """One batch of a comparison, drawn while nobody wants a single picture.
@@ -98,10 +127,11 @@ class Studio:
         who needs the memory, it gives up and begins again. Raises what `with_model` and
         `stream_together` do.
         """
+        self._check(name)
         while True:
             with self._change:
                 self._change.wait_for(lambda: not self._visitors)
-            with self._at_work, closing(self.with_model(name).stream_together(requests)) as events:
+            with self._at_work, closing(self._loaded(name).stream_together(requests)) as events:
                 results = []
                 for event in events:
                     if isinstance(event, Result):
@@ -116,6 +146,22 @@ class Studio:
         with self._change:
             self._change.wait_for(lambda: set(self._visitors) != {name})
             return bool(self._visitors)
+
+    def _check(self, name: str) -> None:
+        if not isinstance(name, str) or name not in self.models:
+            raise RequestError(f"model must be one of {', '.join(self.models)}, got {name!r:.80}")
+
+    def _loaded(self, name: str, report: Report = _unheard) -> ImagePromptPipeline:
+        with self._lock:
+            if name == self._info.name:
+                return self.pipeline
+        with self._at_work, self._lock:
+            if name != self._info.name:  # nobody else changed it meanwhile
+                self._switch(name, report)
+            return self.pipeline
+
+    def _remember(self, pipeline: ImagePromptPipeline) -> None:
+        self._known[pipeline.info.name] = pipeline.info, pipeline.previews()
 
     def _switch(self, name: str, report: Report) -> None:
         """Two large models may not fit: the old one goes before the new one is read, though not
@@ -133,6 +179,7 @@ class Studio:
         finally:
             assert self._pipeline is not None
             self._info = self._pipeline.info
+            self._remember(self._pipeline)
 
 
 def free_memory() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,10 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Studio
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import compare, image_text, inpaint, structure, variation
 from ipadapter_demo.ui.foreign import CONVERT, png_endpoint
-from ipadapter_demo.ui.models import model_input, on_switch
+from ipadapter_demo.ui.model_input import model_input
+from ipadapter_demo.ui.models import on_switch
 from ipadapter_demo.ui.restore import restore_button
+from ipadapter_demo.ui.say import escaped
 
 __all__ = ["build_ui", "launch_options"]
 
@@ -46,7 +47,8 @@ TABS = {
 def build_ui(pipeline: ImagePromptPipeline | Studio, settings: Settings) -> gr.Blocks:
     """The page over one pipeline, or over a studio that changes models, its queue set up:
     `.launch(**launch_options(settings))`."""
-    studio = pipeline if isinstance(pipeline, Studio) else Studio(pipeline)
+    studio = (pipeline if isinstance(pipeline, Studio)
+              else Studio(pipeline, most=settings.queue_size))
     page = gr.Blocks(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(HOUR, DAY))
     with page:
         with gr.Row(elem_classes="header"):
@@ -65,13 +67,13 @@ def build_ui(pipeline: ImagePromptPipeline | Studio, settings: Settings) -> gr.B
                 comparison = compare.build(studio, model, tab)
         png_endpoint()
         on_switch(studio, model, title, header, built)
-        restore_button(studio, restored, tabs, model, built, comparison)
+        restore_button(studio, restored, tabs, model, title, header, built, comparison)
     return page.queue(max_size=settings.queue_size, api_open=False)
 
 
 def header(info: ModelInfo) -> str:
     return ("<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
-            f"Model: <b>{html.escape(info.name)}</b>. {html.escape(info.note)}</p>")
+            f"Model: <b>{escaped(info.name)}</b>. {escaped(info.note)}</p>")
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
         "server_port": settings.port,
         "share": settings.share,
         "max_file_size": settings.max_file_size,
+        "max_threads": settings.queue_size + 40,  # each who waits has one, and 40 are the default
         "allowed_paths": [],
         "strict_cors": True,
         "enable_monitoring": False,

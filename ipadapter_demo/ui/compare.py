@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -23,11 +22,15 @@ from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.ui.compare_form import spec_from_form
 from ipadapter_demo.ui.compare_inputs import compare_inputs
 from ipadapter_demo.ui.compare_results import Shown, compare_results, finished, forget, run
-from ipadapter_demo.ui.running import AT_ONCE, Buttons, shown_errors
+from ipadapter_demo.ui.model_input import ModelInput
+from ipadapter_demo.ui.running import AT_ONCE, Buttons, shown_errors, with_errors_said
+from ipadapter_demo.ui.say import escaped
+from ipadapter_demo.ui.updates import progress
 from ipadapter_demo.ui.uploads import path_of_upload
 
 # A line of its own: a long comparison holds up no single picture, see pipeline/studio.py.
-LANE: dict[str, Any] = {"concurrency_id": "compare", "concurrency_limit": 2}
+# They take turns batch by batch.
+LANE: dict[str, Any] = {"concurrency_id": "compare", "concurrency_limit": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class CompareTab:
                 self.accordion: gr.Accordion(open=True)}
 
 
-def build(studio: Studio, model: gr.Dropdown, tab: gr.Tab) -> CompareTab:
+def build(studio: Studio, model: ModelInput, tab: gr.Tab) -> CompareTab:
     pace = Pace()
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
@@ -61,36 +64,45 @@ def build(studio: Studio, model: gr.Dropdown, tab: gr.Tab) -> CompareTab:
                 stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
         with gr.Column(scale=3, min_width=320):
             shown, seed, redraw = compare_results()
-    inputs |= {"model": model, "written": written}
+    inputs |= {"model": model.chosen, "written": written}
 
     def spec_of(values: Mapping[str, Any]) -> Spec:
         form = dict(values)
         files = _files(form.pop("pictures"))
-        return spec_from_form(form.pop("written"), form, list(files), _reader(files))
+        spec = spec_from_form(form.pop("written"), form, list(files), _reader(files))
+        return replace(spec, document={"model": form["model"]} | spec.document)
+
+    def status(text: str) -> dict[gr.Component, Any]:
+        return {shown.status: text}
 
     def estimate(**values: Any) -> str:
         with shown_errors():
             try:
                 spec = spec_of(values)
-                wanted = spec.document.get("model", studio.info.name)
-                if wanted != studio.info.name:  # not loaded only to look
-                    return html.escape(f"{wanted} is loaded when Compare is clicked.")
-                return str(pace.cost(Plan(spec, studio)))
+                wanted = spec.document["model"]
+                if wanted in studio.models and studio.info_of(wanted) is None:
+                    return escaped(f"{wanted} is loaded when Compare is clicked.")
+                return escaped(pace.cost(Plan(spec, studio)))
             except RequestError as error:  # said when Compare is clicked; this is only a hint
-                return html.escape(f"Not ready: {error}")
+                return escaped(f"Not ready: {error}")
 
     def compare(job: Job | None, **values: Any) -> Iterator[dict[gr.Component, Any]]:
-        with shown_errors():
+        def drawn() -> Iterator[dict[gr.Component, Any]]:
+            yield {shown.status: progress(0, 1)}  # reading the files, and perhaps a model
             yield from run(shown, _job(Plan(spec_of(values), studio), job))
 
+        yield from with_errors_said(drawn(), status)
+
     def redrawn(job: Job | None, cell: str, seed: float) -> Iterator[dict[gr.Component, Any]]:
-        with shown_errors():
+        def drawn() -> Iterator[dict[gr.Component, Any]]:
             if job is None or not cell:
                 raise RequestError("cell is missing: compare something, then choose a cell")
             document = job.plan.spec.document
             changed = document | {"redraw": document.get("redraw", {}) | {cell: int(seed)}}
             plan = Plan(Spec(changed, job.plan.spec.files), studio, job.plan.batch)
             yield from run(shown, Job(plan, job.folder), cell)
+
+        yield from with_errors_said(drawn(), status)
 
     every = {"job": shown.job} | inputs
     outputs = [getattr(shown, name) for name in Shown.__slots__]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from ipadapter_demo.ui.compare_view import (
     score_rows,
 )
 from ipadapter_demo.ui.running import AT_ONCE
-from ipadapter_demo.ui.updates import progress
+from ipadapter_demo.ui.updates import lasting, progress
 
 DAY = 86_400
 
@@ -113,15 +114,26 @@ def _paths(job: Job | None, *names: str) -> list[Path]:
 def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[dict[gr.Component, Any]]:
     """The grid as it fills; then what can be taken home. `chosen` is the cell to look at first."""
     job.save_given()
-    total = len(job.plan.grid.cells)
-    yield {shown.job: job, shown.grid: grid_html(job),
-           shown.status: progress(len(job.finished()), total, "cell")}
+    before, began = len(job.finished()), time.monotonic()
+    yield {shown.job: job, shown.grid: grid_html(job), shown.status: so_far(job, before, 0.0)}
     notes = []
     for event in job.run():
         notes += [event.message] if isinstance(event, Note) else []
         yield {shown.grid: grid_html(job),
-               shown.status: progress(len(job.finished()), total, "cell")}
+               shown.status: so_far(job, before, time.monotonic() - began)}
     yield finished(shown, job, chosen, notes)
+
+
+def so_far(job: Job, before: int, seconds: float) -> str:
+    """How many cells there are, of which `before` were there `seconds` ago, and how long it may
+    take."""
+    done, total = len(job.finished()), len(job.plan.grid.cells)
+    said, others = progress(done, total, "cell"), len(job.plan.studio.line.turns)
+    if done > before:
+        said += f", about {lasting(seconds / (done - before) * (total - done))} to go"
+    if others:
+        said += f". {others} in line for a single picture come first."
+    return said
 
 
 def finished(shown: Shown, job: Job, chosen: str = "",

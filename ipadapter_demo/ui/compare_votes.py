@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import random
 import secrets
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from ipadapter_demo.compare.votes import Answer, Ballot, ballot, tally, votes_cs
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.ui.running import AT_ONCE, shown_errors
+from ipadapter_demo.ui.say import escaped
 
 ANSWERS = {"left": "The left one", "right": "The right one", "neither": "Cannot say"}
 
@@ -70,5 +70,5 @@ def _shown(job: Job, found: Ballot) -> list[Any]:
     path = folder / "votes.csv"
     path.write_text(votes_csv(job, found), encoding="utf-8")
     counts = ", ".join(f"{printable(head)[:60]}: {n}" for head, n in tally(job, found).items())
-    return [found, None, None, *[gr.Button(interactive=False)] * 3, f"Done. {html.escape(counts)}.",
+    return [found, None, None, *[gr.Button(interactive=False)] * 3, f"Done. {escaped(counts)}.",
             str(path)]

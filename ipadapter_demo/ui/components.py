@@ -16,6 +16,7 @@ from ipadapter_demo.request import (
     SIZE_STEP,
     Reference,
 )
+from ipadapter_demo.ui.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.running import Buttons, Results, Widgets, shown_errors
 from ipadapter_demo.ui.uploads import image_from_upload
 
@@ -38,7 +39,7 @@ def picture(label: str, placeholder: str = "Drop a picture here", **options: Any
     )
 
 
-def reference_input(pipeline: Studio, *, optional: bool = False) -> Widgets:
+def reference_input(pipeline: Studio, model: ModelInput, *, optional: bool = False) -> Widgets:
     """A picture as a prompt, and beside it what of it reaches the encoder."""
     with gr.Row(equal_height=True):
         hint = "Drop a picture here\n(optional)" if optional else "Drop a picture here"
@@ -53,7 +54,7 @@ def reference_input(pipeline: Studio, *, optional: bool = False) -> Widgets:
                 elem_classes="filled",
             )
             fit = gr.Dropdown(FITS, value="crop", label="Fit", show_label=False, container=False)
-    _keep_encoder_view(pipeline, reference, fit, view)
+    _keep_encoder_view(pipeline, model, reference, fit, view)
     return {"reference": reference, "fit": fit}
 
 
@@ -197,19 +198,21 @@ def results_column(*, comparison: bool = False) -> Results:
 
 
 def _keep_encoder_view(
-    pipeline: Studio, reference: gr.Image, fit: gr.Dropdown, view: gr.Image
+    pipeline: Studio, model: ModelInput, reference: gr.Image, fit: gr.Dropdown, view: gr.Image
 ) -> None:
     """Keep `view` at what the image encoder sees of `reference`."""
 
-    def encoder_view(reference: Any, fit: Any) -> Image.Image | None:
+    def encoder_view(reference: Any, fit: Any, model: str) -> Image.Image | None:
         with shown_errors():
             image = image_from_upload(reference, "reference")
-            return None if image is None else pipeline.encoder_view(Reference(image=image, fit=fit))
+            if image is None or (previews := previews_of(pipeline, model)) is None:
+                return None
+            return previews.encoder_view(Reference(image=image, fit=fit))
 
     gr.on(
-        [reference.change, fit.change],
+        [reference.change, fit.change, model.shown.change],
         encoder_view,
-        inputs=[reference, fit],
+        inputs=[reference, fit, model.chosen],
         outputs=view,
         preprocess=False,
         show_progress="hidden",

@@ -12,6 +12,7 @@ from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
+from ipadapter_demo.ui.model_input import ModelInput
 from ipadapter_demo.ui.running import Tab, connect
 from ipadapter_demo.ui.slots import (
     layers_input,
@@ -60,10 +61,10 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     }
 
 
-def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
+def build(pipeline: Studio, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
-            inputs = components.reference_input(pipeline)
+            inputs = components.reference_input(pipeline, model)
             inputs |= components.prompt_input(pipeline, optional=False)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.text_image_scale)
             buttons = components.run_buttons(strip=True)
@@ -80,6 +81,6 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                     ["dotted-cone.png", "with a yellow wall"],
                 ],
             )
-    tab = Tab(image_text, inputs | {"model": model}, widgets_from_request)
+    tab = Tab(image_text, inputs | {"model": model.chosen}, widgets_from_request)
     connect(pipeline, tab, results, buttons)
     return tab

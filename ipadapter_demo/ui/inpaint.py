@@ -13,6 +13,7 @@ from ipadapter_demo.request import MAX_FEATHER, GenerateRequest, Inpaint, Refere
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.masks import mask_input
+from ipadapter_demo.ui.model_input import ModelInput
 from ipadapter_demo.ui.running import Tab, Widgets, connect
 from ipadapter_demo.ui.uploads import Painting
 
@@ -85,7 +86,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     }
 
 
-def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
+def build(pipeline: Studio, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs: Widgets = {"painting": _editor()}
@@ -93,7 +94,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                 inputs |= mask_input("mask", "mask_means", "Mask", "or drop one",
                                      inputs["painting"], height=130, scale=2, elem_classes="mask")
                 inputs |= components.prompt_input(pipeline, scale=3)
-            inputs |= components.reference_input(pipeline, optional=True)
+            inputs |= components.reference_input(pipeline, model, optional=True)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
             buttons = components.run_buttons()
             inputs |= components.inpainting_inputs(pipeline)
@@ -114,7 +115,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                     ["cube-and-cone.png", "cube-and-cone-mask.png", None, "a green plain cube"],
                 ],
             )
-    tab = Tab(inpaint, inputs | {"model": model}, widgets_from_request)
+    tab = Tab(inpaint, inputs | {"model": model.chosen}, widgets_from_request)
     connect(pipeline, tab, results, buttons)
     return tab
 

@@ -7,40 +7,47 @@ from typing import Any
 
 import gradio as gr
 
+from ipadapter_demo.models.sources import Report
 from ipadapter_demo.pipeline import ModelInfo, Studio
 from ipadapter_demo.ui import components
+from ipadapter_demo.ui.model_input import ModelInput
 from ipadapter_demo.ui.running import AT_ONCE, LANE, Tab, shown_errors
 from ipadapter_demo.ui.slots import STRUCTURES, structure_choices
+from ipadapter_demo.ui.updates import waited
 
 Properties = dict[str, Any]  # of a widget
 
 
-def model_input(studio: Studio) -> gr.Dropdown:
-    """Every request goes with the model that its page shows."""
-    choices = [(label, name) for name, label in studio.models.items()]
-    return gr.Dropdown(
-        choices, value=studio.info.name, label="Model", scale=0, min_width=260,
-        visible=len(choices) > 1,
-    )
-
-
-def on_switch(studio: Studio, model: gr.Dropdown, title: gr.HTML,
+def on_switch(studio: Studio, model: ModelInput, title: gr.HTML,
               header: Callable[[ModelInfo], str], built: Mapping[str, Tab]) -> None:
-    """Load the model that is chosen, and show what it recommends and offers."""
+    """Show what the model that is chosen recommends and offers."""
     widgets = [widget for widget, _, _ in depending(built)]
+    outputs = [model.shown, title, *widgets]
 
-    def switch(name: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+    def switch(name: str, shown: str,
+               progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        if name == shown:  # a PNG that is restored brings its own values along with the model
+            return [gr.skip()] * len(outputs)
         with shown_errors():
-            heard = lambda text, share: progress(share, desc=text)  # noqa: E731
-            with studio.visit(name, heard) as pipeline:
-                info = pipeline.info
-        return [header(info), *(gr.update(**FIELDS[field](info, tab))
-                                for _, field, tab in depending(built))]
+            info = info_of(studio, name, lambda text, share: progress(share, desc=text))
+        return [name, header(info), *(gr.update(**FIELDS[field](info, tab))
+                                      for _, field, tab in depending(built))]
 
-    # What a person chooses; a PNG that is restored brings its own values along with the model.
-    switching = model.input(switch, inputs=model, outputs=[title, *widgets],
-                            show_progress_on=title, api_visibility="private", **LANE)
-    switching.failure(lambda: studio.info.name, outputs=model, **AT_ONCE)
+    # Not `input`: gradio sends it for every choice twice, and whenever the field is left.
+    switching = model.chosen.change(switch, inputs=[model.chosen, model.shown], outputs=outputs,
+                                    show_progress_on=title, api_visibility="private", **LANE)
+    switching.failure(lambda shown: shown, inputs=model.shown, outputs=model.chosen, **AT_ONCE)
+
+
+def info_of(studio: Studio, name: str, report: Report) -> ModelInfo:
+    """What a model recommends. It is loaded if that is not known yet, as soon as those in line
+    have their pictures."""
+    if (known := studio.info_of(name)) is not None:
+        return known
+    with studio.turn(name) as turn:
+        for said in waited(turn):
+            report(said, 0.0)
+        return studio.at_turn(turn, name, report).info
 
 
 def depending(built: Mapping[str, Tab]) -> list[tuple[gr.Component, str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import inspect
 import logging
 import random
@@ -11,28 +10,50 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from ipadapter_demo.errors import DemoError
 from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
 from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
-from ipadapter_demo.ui.updates import lines_of, strip_updates, updates
+from ipadapter_demo.ui.say import failure, warn
+from ipadapter_demo.ui.updates import (
+    lines_of,
+    loading,
+    problem,
+    strip_updates,
+    updates,
+    waited,
+)
 from ipadapter_demo.ui.uploads import value_from_widget
 
-# Every listener that runs the model waits in this one line; gradio's default is a line for each.
-LANE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+# Who runs the model waits in the studio's line, which says how long; none of gradio's comes first.
+LANE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": None}
 # For what only moves the page: at once, without a spinner, and no endpoint to call.
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # On a phone the results are far below the button.
-SHOW_RESULTS = """() => {
+BEGIN = """() => {
     const shown = [...document.querySelectorAll(".results")].find((one) => one.offsetParent);
     shown?.scrollIntoView({ behavior: "smooth", block: "nearest" });
+    window.stoppedTabs?.delete("TAB");
     return [];
+}"""
+STOP = """() => {
+    (window.stoppedTabs ??= new Set()).add("TAB");
+    return "Stopping after this step.";
+}"""
+# Of a run that came to no end. Updates may come between a click on Stop and the end of the run, so
+# the status does not tell one from the other; an error's sentence is in it already.
+ENDED = """(status) => {
+    if (window.stoppedTabs?.has("TAB")) return "Stopped.";
+    return status?.startsWith('<span class="problem">') ? status
+        : '<span class="problem">Not finished: the connection to the server was lost.</span>';
 }"""
 
 Widgets = dict[str, gr.Component]
+Update = tuple[Any, ...]  # a value for each of a run's outputs
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -81,68 +102,91 @@ def shown_errors() -> Iterator[None]:
     try:
         yield
     except DemoError as error:
-        # The page renders messages as HTML, and this one may quote what somebody typed.
-        text = html.escape(str(error), quote=False)
-        raise gr.Error(text, print_exception=False) from error
+        raise failure(error) from error
     except gr.Error:
         raise
     except Exception as error:
         log.exception("a request failed")
-        raise gr.Error(
-            "Something went wrong on the server; its log says what. Nothing you entered is lost.",
-            print_exception=False,
+        raise failure(
+            "Something went wrong on the server; its log says what. Nothing you entered is lost."
         ) from error
+
+
+def with_errors_said(updates: Iterator[T], status: Callable[[str], T]) -> Iterator[T]:
+    """The same updates; an error's sentence is the last of them, as the status, before the error
+    itself."""
+    try:
+        with shown_errors():
+            yield from updates
+    except gr.Error as error:
+        yield status(problem(error))
+        raise
 
 
 def connect(studio: Studio, tab: Tab, results: Results, buttons: Buttons) -> None:
     """Make the buttons work, and `/<name of translate>` do over HTTP what Generate does."""
-    outputs = [results.gallery, results.status, tab.inputs["seed"], results.heard]
-    if results.comparison is not None:
-        outputs.append(results.comparison)
-
-    def handler(updates_of: Callable[..., Iterator[tuple[Any, ...]]]) -> Callable[..., Any]:
-        @wraps(tab.translate)  # the endpoint has its name, documentation and defaults
-        def run(**values: Any) -> Iterator[tuple[Any, ...]]:
-            with shown_errors():
-                model = value_from_widget(tab.inputs["model"], values.pop("model"), "model")
-                watched = values.pop("attention", False) is True
-                request = request_from_values(tab, values)
-                with studio.visit(model) as pipeline:
-                    warn_about_words(pipeline, request)
-                    for update in updates_of(pipeline, request, watched):
-                        yield update[: len(outputs)]
-
-        run.__signature__ = _signature(tab)  # type: ignore[attr-defined]
-        return run
-
+    outputs = _outputs(tab, results)
     triggers = [buttons.generate.click]
     if "prompt" in tab.inputs:
         triggers.append(tab.inputs["prompt"].submit)
     name = tab.translate.__name__
-    started = [(gr.on(triggers, buttons.busy, outputs=buttons.both, js=SHOW_RESULTS, **AT_ONCE),
+    begin, stop, ended = (js.replace("TAB", name) for js in (BEGIN, STOP, ENDED))
+    started = [(gr.on(triggers, buttons.busy, outputs=buttons.both, js=begin, **AT_ONCE),
                 updates, {"api_name": name})]
     if buttons.strip is not None:
-        clicked = buttons.strip.click(buttons.busy, outputs=buttons.both, js=SHOW_RESULTS,
-                                      **AT_ONCE)
+        clicked = buttons.strip.click(buttons.busy, outputs=buttons.both, js=begin, **AT_ONCE)
         started.append((clicked, strip_updates, {"api_visibility": "private"}))
     runs = []
     for event, updates_of, api in started:
         running = event.then(
-            handler(updates_of), inputs_kwargs=tab.inputs, outputs=outputs, preprocess=False,
-            show_progress="minimal", show_progress_on=results.status, **api, **LANE,
+            _handler(studio, tab, results, updates_of), inputs_kwargs=tab.inputs,
+            outputs=outputs, preprocess=False, show_progress="hidden", **api, **LANE,
         )
         running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
         running.success(lines_of, inputs=results.gallery, outputs=list(results.lines),
                         preprocess=False, **AT_ONCE)
         # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
-        running.failure(lambda: (*buttons.idle(), "Stopped."),
-                        outputs=[*buttons.both, results.status], **AT_ONCE)
+        running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
+        running.failure(None, js=ended, inputs=results.status, outputs=results.status, **AT_ONCE)
         runs.append(running)
     results.gallery.select(lines_of, inputs=results.gallery, outputs=list(results.lines),
                            preprocess=False, **AT_ONCE)
-    said = "() => 'Stopping after this step.'"
-    buttons.stop.click(None, js=said, outputs=results.status, **AT_ONCE)
+    buttons.stop.click(None, js=stop, outputs=results.status, **AT_ONCE)
     buttons.stop.click(None, cancels=runs)
+
+
+def _outputs(tab: Tab, results: Results) -> list[gr.Component]:
+    """What an update has a value for."""
+    comparison = [] if results.comparison is None else [results.comparison]
+    return [results.gallery, results.status, tab.inputs["seed"], results.heard, *comparison]
+
+
+def _handler(studio: Studio, tab: Tab, results: Results,
+             updates_of: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
+    outputs = _outputs(tab, results)
+
+    def only(status: str) -> Update:
+        return tuple(status if one is results.status else gr.skip() for one in outputs)
+
+    def drawn(values: dict[str, Any]) -> Iterator[Update]:
+        model = value_from_widget(tab.inputs["model"], values.pop("model"), "model")
+        watched = values.pop("attention", False) is True
+        request = request_from_values(tab, values)
+        with studio.turn(model) as turn:
+            yield from map(only, waited(turn))
+            if model != studio.info.name:
+                yield only(loading(model))
+            pipeline = studio.at_turn(turn, model)
+            warn_about_words(pipeline, request)
+            for update in updates_of(pipeline, request, watched, turn):
+                yield update[: len(outputs)]
+
+    @wraps(tab.translate)  # the endpoint has its name, documentation and defaults
+    def run(**values: Any) -> Iterator[Update]:
+        yield from with_errors_said(drawn(values), only)
+
+    run.__signature__ = _signature(tab)  # type: ignore[attr-defined]
+    return run
 
 
 def _signature(tab: Tab) -> inspect.Signature:
@@ -175,4 +219,4 @@ def warn_about_words(pipeline: ImagePromptPipeline, request: GenerateRequest) ->
     known = pipeline.info.words
     words = re.findall(r"\w+", request.prompt.lower())
     if known and words and not any(word in known for word in words):
-        gr.Warning(f"This model knows no word of the prompt. It knows: {', '.join(known)}")
+        warn(f"This model knows no word of the prompt. It knows: {', '.join(known)}")

@@ -14,7 +14,8 @@ from ipadapter_demo.request import MAX_WEIGHT, GenerateRequest, Inpaint, Referen
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.masks import mask_input
-from ipadapter_demo.ui.running import LANE, Tab, Widgets, connect, shown_errors
+from ipadapter_demo.ui.model_input import ModelInput, previews_of
+from ipadapter_demo.ui.running import Tab, Widgets, connect, shown_errors
 from ipadapter_demo.ui.slots import (
     slots_from_structures,
     structure_choices,
@@ -104,13 +105,13 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     }
 
 
-def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
+def build(pipeline: Studio, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs, drawn = _control_inputs(structure_choices(pipeline.info))
-            _draw_map(pipeline, inputs, drawn)
+            _draw_map(pipeline, model, inputs, drawn)
             inputs |= components.prompt_input(pipeline)
-            inputs |= components.reference_input(pipeline, optional=True)
+            inputs |= components.reference_input(pipeline, model, optional=True)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.map_image_scale)
             buttons = components.run_buttons()
             with gr.Row():
@@ -135,7 +136,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                     ["blue-cone.png", None, "a sphere", "palette/palette"],
                 ],
             )
-    tab = Tab(structure, inputs | {"model": model}, widgets_from_request)
+    tab = Tab(structure, inputs | {"model": model.chosen}, widgets_from_request)
     connect(pipeline, tab, results, buttons)
     return tab
 
@@ -161,24 +162,27 @@ def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:
 
 
 def _draw_map(
-    pipeline: Studio, inputs: Widgets, drawn: gr.Image
+    pipeline: Studio, model: ModelInput, inputs: Widgets, drawn: gr.Image
 ) -> None:
     """Keep `drawn` at the map that the chosen detector makes of the picture."""
 
-    def structure_map(control: Any, kind: str) -> Image.Image | None:
-        """The map that a detector draws of a picture. kind: as for /structure."""
+    def structure_map(control: Any, kind: str, model: str) -> Image.Image | None:
+        """The map that a detector draws of a picture. kind, model: as for /structure."""
         with shown_errors():
             kept = structure_of(image_from_upload(control, "control"), kind)
-            return None if kept is None else pipeline.structure_map(kept)
+            if kept is None or (previews := previews_of(pipeline, model)) is None:
+                return None
+            return previews.structure_map(kept)
 
     gr.on(
-        [inputs["control"].change, inputs["kind"].change],
+        [inputs["control"].change, inputs["kind"].change, model.shown.change],
         structure_map,
-        inputs=[inputs["control"], inputs["kind"]],
+        inputs=[inputs["control"], inputs["kind"], model.chosen],
         outputs=drawn,
         preprocess=False,
         show_progress="minimal",
         trigger_mode="always_last",
         api_name="structure_map",
-        **LANE,
+        concurrency_id="maps",  # detectors are not the model, and nobody waits for it here
+        concurrency_limit=2,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import secrets
 from collections.abc import Iterator, Mapping
@@ -15,18 +14,21 @@ from gradio.utils import get_upload_folder
 
 from ipadapter_demo.compare.strip import filmstrip
 from ipadapter_demo.imaging import tinted
-from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, Turn
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui import reuse
+from ipadapter_demo.ui.say import escaped, inform
 from ipadapter_demo.ui.uploads import path_of_upload
 
+LOOK_AGAIN = 0.5  # seconds: as long as somebody waits, what is said may be this old
 PREVIEWS = 6  # a run shows at most as many; each costs a decoding
 
 
 def updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
-            watched: bool) -> Iterator[tuple[Any, ...]]:
-    """Values for gallery, status, seed, what was heard where, and comparison."""
+            watched: bool, turn: Turn) -> Iterator[tuple[Any, ...]]:
+    """Values for gallery, status, seed, what was heard where, and comparison. `turn` is told how
+    far it is."""
     same = gr.skip()
     yield gr.Gallery(columns=2), progress(0, request.steps), request.seed, same, same
     every = math.ceil(request.steps / PREVIEWS)
@@ -34,22 +36,24 @@ def updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
     with closing(pipeline.stream(request, preview_every=every, watched=watched)) as events:
         for event in events:
             if isinstance(event, Preview):
+                turn.share = event.step / event.steps
                 yield (list(event.images) or same, progress(event.step, event.steps), same, same,
                        same)
             else:
                 for note in event.notes:
-                    gr.Info(html.escape(note))
+                    inform(note)
                 yield saved(event), summary(event), event.seeds[0], heard(event), compared(event)
 
 
 def strip_updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
-                  watched: bool) -> Iterator[tuple[Any, ...]]:
+                  watched: bool, turn: Turn) -> Iterator[tuple[Any, ...]]:
     """The same request at several λ, each result as it comes."""
     same = gr.skip()
     shown: list[tuple[str, str]] = []
     seen: list[tuple[Any, str]] = []
     requests = filmstrip(request)
     for number, one in enumerate(requests):
+        turn.share = number / len(requests)
         row = gr.Gallery(list(shown), columns=len(requests) // 2 + 1)
         yield row, progress(number, len(requests), "picture"), one.seed, same, same
         with closing(pipeline.stream(one, watched=watched)) as events:
@@ -60,6 +64,7 @@ def strip_updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
         seen += [(tinted(result.images[0], amount), label)
                  for amount in (result.heard[0] if result.heard else ())]
     said = f"λ from {requests[0].image_scale:g} to {requests[-1].image_scale:g}, seed {one.seed}."
+    turn.share = 1.0
     yield shown, said, one.seed, gr.Gallery(seen, visible=bool(seen)), None
 
 
@@ -96,6 +101,34 @@ def summary(result: Result) -> str:
     else:
         made = f"{len(result.seeds)} pictures in {result.seconds:.1f} s, seeds {first} to {last}."
     return f"{made} Each PNG holds its request."
+
+
+def waited(turn: Turn) -> Iterator[str]:
+    """What to say until it is this one's turn."""
+    said = ""
+    while ahead := turn.ahead:
+        if (now := waiting(ahead, turn.expected)) != said:
+            yield (said := now)
+        turn.wait(LOOK_AGAIN)
+
+
+def waiting(ahead: int, seconds: float | None) -> str:
+    when = "it is not known how long" if seconds is None else f"about {lasting(seconds)}"
+    return f"Waiting: place {ahead} in line, {when}."
+
+
+def lasting(seconds: float) -> str:
+    minutes, rest = divmod(max(1, round(seconds)), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def loading(model: str) -> str:
+    return f"{progress(0, 1)}: {escaped(model)} is loaded first."
+
+
+def problem(error: gr.Error) -> str:
+    """An error's sentence, which is escaped already."""
+    return f'<span class="problem">{error.message}</span>'
 
 
 def progress(step: int, steps: int, what: str = "step") -> str:

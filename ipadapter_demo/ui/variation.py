@@ -12,6 +12,7 @@ from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
+from ipadapter_demo.ui.model_input import ModelInput
 from ipadapter_demo.ui.running import Tab, connect
 
 
@@ -38,10 +39,10 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     return {"reference": reference.image, "fit": reference.fit}
 
 
-def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
+def build(pipeline: Studio, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
-            inputs = components.reference_input(pipeline)
+            inputs = components.reference_input(pipeline, model)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
             buttons = components.run_buttons(strip=True)
             inputs |= components.sampling_inputs(pipeline, count=4)
@@ -49,6 +50,6 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
             results = components.results_column()
             pictures = ("red-sphere", "blue-cone", "checker-cube", "two-solids")
             examples([inputs["reference"]], [[f"{name}.png"] for name in pictures])
-    tab = Tab(variation, inputs | {"model": model}, widgets_from_request)
+    tab = Tab(variation, inputs | {"model": model.chosen}, widgets_from_request)
     connect(pipeline, tab, results, buttons)
     return tab

@@ -1,0 +1,112 @@
+"""One after the other: who is next, and how long it takes, with a clock that the test winds."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline.line import Line, Turn
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def line(clock: Clock) -> Line:
+    return Line(most=4, clock=clock)
+
+
+kept: list[ExitStack] = []  # a turn that nobody holds any more is over
+
+
+def joined(line: Line) -> tuple[Turn, ExitStack]:
+    kept.append(ExitStack())
+    return kept[-1].enter_context(line.turn()), kept[-1]
+
+
+def test_a_turn_that_nobody_holds_is_over(line: Line) -> None:
+    with line.turn() as one:
+        abandoned = line.turn()
+        abandoned.__enter__()
+        assert len(line.turns) == 2
+        del abandoned
+        assert line.turns == [one]
+
+
+def test_who_comes_first_is_served_first(line: Line) -> None:
+    (one, first), (two, second), (three, _) = (joined(line) for _ in range(3))
+    assert [turn.ahead for turn in (one, two, three)] == [0, 1, 2]
+    second.close()  # somebody in the middle has had enough
+    assert [turn.ahead for turn in (one, three)] == [0, 1]
+    first.close()
+    assert three.ahead == 0
+    assert two not in line.turns
+
+
+def test_nothing_is_expected_before_anything_was_measured(line: Line, clock: Clock) -> None:
+    (one, _), (two, _) = joined(line), joined(line)
+    clock.now += 5
+    assert one.expected == 0.0
+    assert two.expected is None
+
+
+def test_what_is_at_work_says_how_long_it_takes(line: Line, clock: Clock) -> None:
+    (one, _), (two, _), (three, _) = (joined(line) for _ in range(3))
+    clock.now += 6
+    one.share = 0.25  # so 24 s in all, 18 of them to come
+    assert two.expected == 18.0
+    assert three.expected == 18.0 + 24.0, "a turn like this one is before it"
+    clock.now += 2
+    assert two.expected == 24.0, "slower than it seemed"
+
+
+def test_finished_turns_say_how_long_the_next_take(line: Line, clock: Clock) -> None:
+    for seconds in (10.0, 20.0):
+        turn, done = joined(line)
+        clock.now += seconds
+        turn.share = 1.0
+        done.close()
+    (one, stopped), (two, _), (three, _) = (joined(line) for _ in range(3))
+    assert (two.expected, three.expected) == (15.0, 30.0)
+    clock.now += 4
+    assert (two.expected, three.expected) == (11.0, 26.0)
+    clock.now += 400
+    assert (two.expected, three.expected) == (0.0, 15.0), "never less than nothing"
+    one.share = 0.5
+    stopped.close()
+    assert three.expected == 15.0, "one that was stopped says nothing of the others"
+
+
+def test_a_full_line_is_said(line: Line) -> None:
+    places = [joined(line) for _ in range(4)]
+    with pytest.raises(RequestError, match="4 visitors are in line, which is the limit"):
+        joined(line)
+    places[2][1].close()
+    assert joined(line)[0].ahead == 3
+
+
+def test_whoever_waits_is_woken_when_somebody_leaves(line: Line) -> None:
+    (_, first), (two, _) = joined(line), joined(line)
+    done = threading.Event()
+
+    def wait() -> None:
+        while two.ahead:
+            two.wait()
+        done.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    assert not done.wait(0.05)
+    first.close()
+    assert done.wait(30)
