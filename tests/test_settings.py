@@ -83,7 +83,7 @@ def test_files_that_go_with_a_model() -> None:
     assert (options["models"], options["base"]) == ("models", "community.safetensors")
     assert options["offload"] is True
     assert load_options(Settings())["loras"] == ()
-    with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors .* got 'style\.ckpt'"):
+    with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors .* got 'style\.ckpt:0\.5'"):
         Settings(lora="style.ckpt:0.5")
 
 

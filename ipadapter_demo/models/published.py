@@ -13,6 +13,7 @@ from ipadapter_demo.models.sources import (
     Hub,
     Report,
     fetched,
+    file_at,
     local_folder,
     megabytes_of,
     of_repository,
@@ -211,19 +212,24 @@ def labels(models: str | None) -> dict[str, str]:
 
 def local_entry(model: Published, base: str | None, models: Path | None,
                 report: Report = lambda text, share: None,
-                own_adapter: Path | None = None) -> CatalogEntry:
+                own_adapter: Path | None = None,
+                own_encoder: str | None = None) -> CatalogEntry:
     """The entry with everything that a first picture takes at hand, fetched if need be.
 
     `base` replaces the base model: a folder in diffusers' layout, a single .safetensors file, or a
-    repository on the hub. `own_adapter` replaces the adapter. Raises ModelError.
+    repository on the hub. `own_adapter` and `own_encoder` replace the adapter and its image
+    encoder: the published ones are then not fetched. Raises ModelError.
     """
     place, configs = base_place(model, base, models, report)
-    adapter = own_adapter or (fetched(model.adapter, models, report) / model.adapter.files[0])
+    adapter = own_adapter
+    if adapter is None:
+        folder, wanted = fetched(model.adapter, models, report), model.adapter.files[0]
+        adapter = file_at(folder, wanted) or folder / wanted
     return CatalogEntry(
         name=model.name,
         folder=place,
         configs=configs,
-        image_encoder=str(fetched(model.image_encoder, models, report)),
+        image_encoder=own_encoder or str(fetched(model.image_encoder, models, report)),
         adapters={own_adapter.stem if own_adapter else "base": str(adapter)},
         structures=model.structures,
         image_scale=model.image_scale,
