@@ -110,9 +110,11 @@ def loras(text: str) -> tuple[tuple[Path, float], ...]:
     found = []
     for item in _listed(text, _LORA):
         match = _LORA.fullmatch(item)
-        weight = float(match[2] or 1) if match and _NUMBER.fullmatch(match[2] or "1") else math.nan
-        _check(math.isfinite(weight), "lora", "FILE.safetensors or FILE.safetensors:WEIGHT", item)
-        found.append((Path(match[1] if match else item), weight))
+        number = "1" if match is None or match[2] is None else match[2]
+        valid = match and _NUMBER.fullmatch(number) and math.isfinite(float(number))
+        _check(bool(valid), "lora", "FILE.safetensors or FILE.safetensors:WEIGHT", item)
+        assert match is not None
+        found.append((Path(match[1]), float(number)))
     return tuple(found)
 
 

@@ -24,6 +24,15 @@ _NOT_READ = {
     "weights", "diff_b": "whole differences of biases", "w_norm": "changes of norms",
     "b_norm": "changes of norms", "a1.weight": "GLoRA",
 }
+# in order: names that the first code has within those of its UNet's layers -> diffusers' own
+_FIRST_CODE = {
+    "input_blocks_0_0": "conv_in", "lora_unet_out_2": "lora_unet_conv_out",
+    "input_blocks": "down_blocks", "middle_block": "mid_block", "output_blocks": "up_blocks",
+    "time_embed_0": "time_embedding_linear_1", "time_embed_2": "time_embedding_linear_2",
+    "label_emb_0_0": "add_embedding_linear_1", "label_emb_0_2": "add_embedding_linear_2",
+    "_in_layers_2": "_conv1", "_out_layers_3": "_conv2", "_emb_layers_1": "_time_emb_proj",
+    "_skip_connection": "_conv_shortcut", "samplers_0_op": "samplers_0_conv",
+}
 
 
 def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Change], dict[str, Tensor]]:
@@ -53,14 +62,8 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Change], dict[str, T
 def merge(parts: Parts, changes: Mapping[str, Change], weight: float) -> None:
     """Add `weight` times each change to the layer it names. Raises ModelError before anything is
     changed where a layer is not the model's or of another shape."""
-    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
-
-    layers = dict(_layers(parts))
-    named: Mapping[str, Any] = changes
-    if len(parts.text_encoders) > 1:  # SDXL's files have the first code's names
-        named = _maybe_map_sgm_blocks_to_diffusers(dict(changes), parts.unet.config)
-    found = []
-    for name, change in named.items():
+    layers, found = dict(_layers(parts)), []
+    for name, change in _renamed(parts, changes).items():
         if name not in layers:
             raise ModelError(f"it changes {name}, which is no layer of this model's")
         parameter, delta = layers[name], delta_of(change)
@@ -70,6 +73,18 @@ def merge(parts: Parts, changes: Mapping[str, Change], weight: float) -> None:
         found.append((parameter, delta.reshape(parameter.shape)))
     for parameter, delta in found:
         parameter.copy_(parameter.float() + weight * delta)
+
+
+def _renamed(parts: Parts, changes: Mapping[str, Change]) -> dict[str, Change]:
+    """With diffusers' names of layers. Files for SDXL have those of the first code."""
+    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
+
+    if len(parts.text_encoders) == 1:
+        return dict(changes)
+    named: dict[str, Any] = _maybe_map_sgm_blocks_to_diffusers(dict(changes), parts.unet.config)
+    for theirs, ours in _FIRST_CODE.items():
+        named = {name.replace(theirs, ours): change for name, change in named.items()}
+    return named
 
 
 def delta_of(change: Change) -> Tensor:
@@ -83,7 +98,7 @@ def delta_of(change: Change) -> Tensor:
         else:
             first, second = _factor(values, "lokr_w1"), _factor(values, "lokr_w2")
             first = first.reshape(first.shape + (1,) * (second.ndim - first.ndim))
-            delta = torch.kron(first, second)
+            delta = torch.kron(first.contiguous(), second.contiguous())
             inner = [values[name] for name in ("lokr_w1_b", "lokr_w2_b") if name in values]
             rank = len(inner[0]) if inner else 0  # two whole factors have none: no scale
     except (KeyError, RuntimeError) as error:

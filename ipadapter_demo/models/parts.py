@@ -12,7 +12,7 @@ import torch
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.weights import reason, tensors_from_file
+from ipadapter_demo.models.weights import reason, some_of, tensors_from_file
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -162,7 +162,8 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
         return loaded
     network, report = loaded
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{folder.parent.name}: the weights of {folder.name!r} lack {missing[:3]}")
+        raise ModelError(f"{folder.parent.name}: the weights of {folder.name!r} "
+                         f"lack {some_of(missing)}")
     if other := sorted(report.get("mismatched_keys", ())):
         key, found, wanted = other[0]
         raise ModelError(f"{folder.parent.name}: the weights of {folder.name!r} hold {key} of "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.weights import some_of
 
 Report = Callable[[str, float], None]  # (what is being fetched, share done from 0 to 1)
 Locate = Callable[["Hub"], Path]  # the local folder of files on the hub, fetched if need be
@@ -64,10 +65,11 @@ def file_at(folder: Path, path: str) -> Path | None:
 
 
 def local_folder(hub: Hub, models: Path | None) -> Path | None:
-    """The folder that already holds all the files: below `models`, or in the hub's cache."""
+    """The folder that already holds all the files, from the root: below `models`, or in the hub's
+    cache."""
     mirrored = _mirror(hub, models)
     if mirrored is not None and not _missing(hub, mirrored):
-        return mirrored / hub.folder
+        return (mirrored / hub.folder).absolute()
     cached = _cache(hub)
     return None if cached is None or _missing(hub, cached) else cached / hub.folder
 
@@ -163,13 +165,12 @@ def announced(write: Callable[[str], object]) -> Report:
 def _how_to_get(hub: Hub, models: Path | None, error: Exception) -> str:
     places = [place for place in (_mirror(hub, models), _cache(hub)) if place is not None]
     missing = min((_missing(hub, place) for place in places), key=len, default=list(hub.paths))
-    named = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
     whole = hub.megabytes and len(missing) == len([f for f in hub.files if f not in OPTIONAL])
     size = f" ({hub.megabytes:,} MB)" if whole else ""
     place = models or Path("models")
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
     return (
-        f"missing{size}: {named} of {hub.repo}; they could not be fetched "
+        f"missing{size}: {some_of(missing, 4)} of {hub.repo}; they could not be fetched "
         f"({type(error).__name__}: {reason}). Put them below {place / hub.repo} and give "
         f"--models-dir {place}, or connect to https://huggingface.co"
     )

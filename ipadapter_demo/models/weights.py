@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ipadapter_demo.errors import ModelError
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_NAMED = 3  # so many missing weights are named
 _ADVICE = re.compile(r"\s*(If you want|Please|For more info|You should|Make sure|Pass `|You set)",
                      re.IGNORECASE)
 
@@ -66,14 +65,19 @@ def network_from_weights(make: Callable[[], Any], tensors: Mapping[str, Tensor],
         network = make()
     own = network.state_dict()
     if missing := [key for key in own if key not in tensors]:
-        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise ModelError(f"{name} lack {', '.join(missing[:_NAMED])}{more}")
+        raise ModelError(f"{name} lack {some_of(missing)}")
     for key, tensor in own.items():
         if tensors[key].shape != tensor.shape:
             raise ModelError(f"{name} hold {key} of shape {tuple(tensors[key].shape)}, where "
                              f"{tuple(tensor.shape)} is needed")
     network.load_state_dict({key: tensors[key].to(dtype).contiguous() for key in own}, assign=True)
     return network.eval()
+
+
+def some_of(names: Sequence[str], count: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def reason(error: BaseException) -> str:
