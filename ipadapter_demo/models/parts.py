@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import ModelError, some_of
 from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.weights import reason, some_of, tensors_from_file
+from ipadapter_demo.models.weights import reason, tensors_from_file
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel

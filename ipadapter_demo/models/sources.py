@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ipadapter_demo.errors import ModelError
-from ipadapter_demo.models.weights import some_of
+from ipadapter_demo.errors import ModelError, some_of
 
 Report = Callable[[str, float], None]  # (what is being fetched, share done from 0 to 1)
 Locate = Callable[["Hub"], Path]  # the local folder of files on the hub, fetched if need be

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import ModelError, some_of
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _ADVICE = re.compile(r"\s*(If you want|Please|For more info|You should|Make sure|Pass `|You set)",
@@ -72,12 +72,6 @@ def network_from_weights(make: Callable[[], Any], tensors: Mapping[str, Tensor],
                              f"{tuple(tensor.shape)} is needed")
     network.load_state_dict({key: tensors[key].to(dtype).contiguous() for key in own}, assign=True)
     return network.eval()
-
-
-def some_of(names: Sequence[str], count: int = 3) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
 
 
 def reason(error: BaseException) -> str:
