@@ -84,6 +84,10 @@ def t2i_adapter_tensors(net: T2IAdapter) -> dict[str, Tensor]:
     return found
 
 
+def unet_tensors(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    return dict(_unet(unet))
+
+
 def vae_tensors(vae: AutoencoderKL) -> dict[str, Tensor]:
     return dict(_vae(vae))
 

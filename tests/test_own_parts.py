@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter
+from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks.full_size import SD15_UNET, SDXL_UNET
 from ipadapter_demo import cli
 from ipadapter_demo.adapter import ImageAdapter, LinearProjection, save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError
-from ipadapter_demo.models.own_networks import t2i_adapter_from_file
+from ipadapter_demo.models import single_file
+from ipadapter_demo.models.own_networks import controlnet_of, t2i_adapter_of
 from ipadapter_demo.models.published import PUBLISHED, SD15_STRUCTURES
+from ipadapter_demo.models.weights import tensors_from_file
 from ipadapter_demo.pipeline import ImagePromptPipeline, load, prepare
 from ipadapter_demo.record import request_from_png
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
@@ -35,6 +38,7 @@ from ipadapter_demo.settings import (
 from tests.ldm_layout import (
     controlnet_tensors,
     t2i_adapter_tensors,
+    unet_tensors,
     vae_tensors,
     write_checkpoint,
 )
@@ -133,7 +137,8 @@ def test_a_t2i_adapter_from_any_layout(tmp_path: Path, layout: str, kind: str,
                                        channels: int) -> None:
     unet = tiny_sd15_unet()
     net = t2i_adapter(unet, kind, channels)
-    found = t2i_adapter_from_file(write_layout(net, layout, tmp_path), unet, 8, torch.float32)
+    tensors = tensors_from_file(write_layout(net, layout, tmp_path))
+    found = t2i_adapter_of(tensors, unet, 8, torch.float32, "net")
     assert {k: found.config[k] for k in ("in_channels", "adapter_type", "num_res_blocks")} == {
         k: net.config[k] for k in ("in_channels", "adapter_type", "num_res_blocks")}
     pixels = torch.rand(1, channels, 128, 128)
@@ -147,10 +152,45 @@ def test_a_t2i_adapter_of_the_sdxl_kind(tmp_path: Path) -> None:
     with seeded(6):
         net = T2IAdapter(in_channels=3, channels=[8, 16, 24], num_res_blocks=2,
                          downscale_factor=16, adapter_type="full_adapter_xl").eval()
-    found = t2i_adapter_from_file(write_layout(net, "first.pth", tmp_path), unet, 8, torch.float32)
+    tensors = tensors_from_file(write_layout(net, "first.pth", tmp_path))
+    found = t2i_adapter_of(tensors, unet, 8, torch.float32, "net")
     pixels = torch.rand(1, 3, 128, 128)
     for ours, theirs in zip(found(pixels), net(pixels), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_shuffle_network_says_so_in_its_name_alone() -> None:
+    """Its configuration has global_pool_conditions, which no weight tells."""
+    tensors, unet = controlnet_tensors(controlnet()), tiny_sd15_unet()
+    pooled = [controlnet_of(tensors, unet, torch.float32, name).config.global_pool_conditions
+              for name in ("control_v11e_sd15_shuffle.pth", "control_v11p_sd15_canny.pth")]
+    assert pooled == [True, False]
+
+
+@pytest.mark.parametrize("config", [SD15_UNET, SDXL_UNET], ids=["sd15", "sdxl"])
+def test_the_published_sizes(config: dict[str, Any], tmp_path: Path) -> None:
+    """Every weight of the full networks finds its place; shapes alone, no memory."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config)
+        net = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    unet.save_config(tmp_path / "unet")
+    tensors = {f"model.diffusion_model.{k}": t for k, t in unet_tensors(unet).items()}
+    found = single_file.unet_of(tensors, tmp_path, torch.float16, "base")
+    assert shapes(found) == shapes(unet)
+    assert shapes(controlnet_of(controlnet_tensors(net), unet, torch.float16, "net")) == shapes(net)
+    if config is SD15_UNET:
+        for kind, channels in (("full", 1), ("full", 3), ("light", 3)):
+            with torch.device("meta"):
+                adapter = T2IAdapter(
+                    in_channels=channels, adapter_type=f"{kind}_adapter",
+                    channels=[320, 640, 1280, 1280][: 3 if kind == "light" else 4],
+                    num_res_blocks=4 if kind == "light" else 2, downscale_factor=8)
+            made = t2i_adapter_of(t2i_adapter_tensors(adapter), unet, 8, torch.float16, "net")
+            assert (shapes(made), dict(made.config)) == (shapes(adapter), dict(adapter.config))
+
+
+def shapes(network: torch.nn.Module) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in network.state_dict().items()}
 
 
 def test_a_t2i_adapter_s_file_draws_as_its_folder(shelf: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from ipadapter_demo.models.memory import take_turns
 from ipadapter_demo.models.own_networks import (
     check_class,
     check_network_fits,
-    controlnet_from_file,
-    t2i_adapter_from_file,
+    controlnet_of,
+    t2i_adapter_of,
 )
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
 from ipadapter_demo.models.sources import Hub, Locate, fetched
@@ -31,6 +31,7 @@ from ipadapter_demo.models.structure import (
     T2IAdapterStructure,
 )
 from ipadapter_demo.models.text import TextReader
+from ipadapter_demo.models.weights import tensors_from_file
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -139,9 +140,10 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
             network = part_of(kind, place, dtype, files)
         else:
             files.append(place)
-            network = (controlnet_from_file(place, parts.unet, dtype) if kind is ControlNetModel
-                       else t2i_adapter_from_file(place, parts.unet, Codec(parts.vae).factor,
-                                                  dtype))
+            tensors, unet = tensors_from_file(place), parts.unet
+            network = (controlnet_of(tensors, unet, dtype, place.name) if kind is ControlNetModel
+                       else t2i_adapter_of(tensors, unet, Codec(parts.vae).factor, dtype,
+                                           place.name))
         check_network_fits(network, parts.unet, place.name)
         return network.to(device).eval().requires_grad_(False)
 

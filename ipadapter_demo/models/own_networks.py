@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError
-from ipadapter_demo.models.weights import network_from_weights, tensors_from_file
+from ipadapter_demo.models.weights import network_from_weights
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
@@ -23,41 +24,44 @@ _UNION = ("task_embedding", "control_type_proj.linear_1.weight")
 _POOLED = "shuffle"
 
 
-def controlnet_from_file(path: Path, unet: UNet2DConditionModel,
-                         dtype: torch.dtype) -> ControlNetModel:
-    """In diffusers' layout or the first code's (https://github.com/lllyasviel/ControlNet). What
-    the weights do not tell is as in the UNet that it was copied from. Raises ModelError."""
+def controlnet_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, dtype: torch.dtype,
+                  name: str) -> ControlNetModel:
+    """From the tensors of the file `name`, in diffusers' layout or the first code's
+    (https://github.com/lllyasviel/ControlNet). What they do not tell is as in the UNet that the
+    network was copied from. Raises ModelError."""
     from diffusers import ControlNetModel
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
-    tensors = tensors_from_file(path)
     if any(key.endswith(_UNION) for key in tensors):
-        raise ModelError(f"{path.name} is a ControlNet Union, which is not read: give one for a "
+        raise ModelError(f"{name} is a ControlNet Union, which is not read: give one for a "
                          "single kind of map")
     taken = inspect.signature(ControlNetModel.__init__).parameters
     config = {key: value for key, value in unet.config.items() if key in taken}
-    converted = {key: t for key, t in convert_controlnet_checkpoint(tensors, config).items()
+    converted = {key: t for key, t in convert_controlnet_checkpoint(dict(tensors), config).items()
                  if t is not None}
+    for key, t in tensors.items():  # of SDXL, which diffusers' converter leaves out
+        if match := re.fullmatch(r"(?:control_model\.)?label_emb\.0\.([02])\.(weight|bias)", key):
+            converted[f"add_embedding.linear_{1 + int(match[1]) // 2}.{match[2]}"] = t
     first = converted.get("conv_in.weight")
     hint = converted.get("controlnet_cond_embedding.conv_in.weight")
     if first is None or hint is None:
-        raise ModelError(f"{path.name} is no ControlNet: it holds {sorted(tensors)[:2]}")
+        raise ModelError(f"{name} is no ControlNet: it holds {sorted(tensors)[:2]}")
     wider = [converted[key].shape[0] for key in _in_order(
         converted, r"controlnet_cond_embedding\.blocks\.(\d*[13579])\.weight")]
     config |= {"in_channels": first.shape[1], "conditioning_channels": hint.shape[1],
                "conditioning_embedding_out_channels": (hint.shape[0], *wider),
-               "global_pool_conditions": _POOLED in path.stem}
+               "global_pool_conditions": _POOLED in name}
     return network_from_weights(lambda: ControlNetModel(**config), converted, dtype,
-                                f"{path.name}: the weights of the ControlNet")
+                                f"{name}: the weights of the ControlNet")
 
 
-def t2i_adapter_from_file(path: Path, unet: UNet2DConditionModel, factor: int,
-                          dtype: torch.dtype) -> T2IAdapter:
-    """In diffusers' layout or the first code's (https://github.com/TencentARC/T2I-Adapter).
+def t2i_adapter_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, factor: int,
+                   dtype: torch.dtype, name: str) -> T2IAdapter:
+    """Likewise; the first code's is https://github.com/TencentARC/T2I-Adapter.
     `factor` is how many pixels a latent cell is wide. Raises ModelError."""
     from diffusers import T2IAdapter
 
-    tensors = {key.removeprefix("adapter."): t for key, t in tensors_from_file(path).items()}
+    tensors = {key.removeprefix("adapter."): t for key, t in tensors.items()}
     light = "body.0.out_conv.weight" in tensors
     first = tensors.get("body.0.in_conv.weight" if light else "conv_in.weight")
     levels = len(unet.config.block_out_channels)
@@ -69,9 +73,9 @@ def t2i_adapter_from_file(path: Path, unet: UNet2DConditionModel, factor: int,
     ends = "out_conv" if light else r"resnets\.0\.block1"
     channels = [named[key].shape[0] for key in _in_order(named, rf"body\.(\d+)\.{ends}\.weight")]
     if first is None or not channels:
-        raise ModelError(f"{path.name} is no T2I-Adapter: it holds {sorted(tensors)[:2]}")
+        raise ModelError(f"{name} is no T2I-Adapter: it holds {sorted(tensors)[:2]}")
     if first.shape[1] % cells**2:
-        raise ModelError(f"{path.name} does not fit this model: it reads {first.shape[1]} values a "
+        raise ModelError(f"{name} does not fit this model: it reads {first.shape[1]} values a "
                          f"cell, which is no multiple of {cells**2}")
     config = {
         "in_channels": first.shape[1] // cells**2,
@@ -82,7 +86,7 @@ def t2i_adapter_from_file(path: Path, unet: UNet2DConditionModel, factor: int,
     }
     return network_from_weights(lambda: T2IAdapter(**config),
                                 {f"adapter.{key}": t for key, t in named.items()}, dtype,
-                                f"{path.name}: the weights of the T2I-Adapter")
+                                f"{name}: the weights of the T2I-Adapter")
 
 
 def check_class(folder: Path, kind: type) -> None:
