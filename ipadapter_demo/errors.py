@@ -5,6 +5,8 @@
 mistake is a plain `AssertionError`.
 """
 
+from collections.abc import Sequence
+
 
 class DemoError(Exception):
     """Base of every error this project raises on purpose."""
@@ -24,3 +26,9 @@ class ModelError(DemoError, RuntimeError):
 
 class TrainingError(DemoError, RuntimeError):
     """A training that cannot begin or go on. Names the field or the step, and what is left."""
+
+
+def some_of(names: Sequence[str], count: int = 3) -> str:
+    """For a message: the first names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

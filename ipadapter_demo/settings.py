@@ -7,9 +7,10 @@ Every flag `--max-file-size` has a variable `IPADAPTER_MAX_FILE_SIZE`. On Huggin
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,16 +31,22 @@ class Settings:
     `model` is a name from the catalogue, `base` puts its adapter on another base model, and
     `model_adapter` is the file of an adapter of your own for it.
     `models_dir` is a local folder that mirrors the hub. `device` None takes "cuda" where there is
-    one, else "cpu"; `dtype` "auto" is half precision where the hardware has it, and float32 for a
-    tiny model. `lora` and `embedding` are files, separated by commas, a LoRA's with its weight
-    behind a colon. `prediction_type` and `zero_snr` (zero terminal SNR) are for a model whose files
-    do not say it. `offload` keeps on a GPU only what is at work, `tiling` decodes in parts.
+    one, else "mps", else "cpu"; `dtype` "auto" is half precision where the hardware has it, and
+    float32 for a tiny model. `lora` and `embedding` are files, a LoRA's with its weight behind a
+    colon; `controlnet` and `t2i_adapter` are NAME=PLACE: several of any stand on a line each, or
+    behind commas. `image_encoder` and `vae` replace the model's own. `prediction_type` and
+    `zero_snr` (zero terminal SNR) are for a model whose files do not say it. `offload` keeps on a
+    GPU only what is at work, `tiling` decodes in parts.
     """
 
     model: str = "tabletop"
     base: str | None = None
     model_adapter: str | None = None
     models_dir: str | None = None
+    image_encoder: str | None = None
+    vae: str | None = None
+    controlnet: str = ""
+    t2i_adapter: str = ""
     lora: str = ""
     embedding: str = ""
     prediction_type: str | None = None
@@ -58,6 +65,9 @@ class Settings:
         """Raises ValueError that names the setting, what it takes and its value."""
         _check(bool(self.model.strip()), "model", "a name", self.model)
         loras(self.lora)
+        embeddings(self.embedding)
+        for name in ("controlnet", "t2i_adapter"):
+            places(name, getattr(self, name))
         kinds = (None, "epsilon", "v_prediction")
         _check(self.prediction_type in kinds, "prediction_type", "epsilon or v_prediction",
                self.prediction_type)
@@ -73,8 +83,9 @@ class Settings:
 
 def without_additions(settings: Settings) -> Settings:
     """The same for any other model: what an operator adds belongs to the one named."""
-    return replace(settings, base=None, model_adapter=None, lora="", embedding="",
-                   prediction_type=None, zero_snr=False)
+    return replace(settings, base=None, model_adapter=None, image_encoder=None, vae=None,
+                   controlnet="", t2i_adapter="", lora="", embedding="", prediction_type=None,
+                   zero_snr=False)
 
 
 def load_options(settings: Settings) -> dict[str, Any]:
@@ -86,7 +97,11 @@ def load_options(settings: Settings) -> dict[str, Any]:
         "model_adapter": settings.model_adapter,
         "models": settings.models_dir,
         "loras": loras(settings.lora),
-        "embeddings": tuple(Path(file) for file in _listed(settings.embedding)),
+        "embeddings": embeddings(settings.embedding),
+        "image_encoder": settings.image_encoder,
+        "vae": None if settings.vae is None else Path(settings.vae),
+        "controlnets": places("controlnet", settings.controlnet),
+        "t2i_adapters": places("t2i_adapter", settings.t2i_adapter),
         "prediction_type": settings.prediction_type,
         "zero_snr": settings.zero_snr,
         "offload": settings.offload,
@@ -97,20 +112,60 @@ def load_options(settings: Settings) -> dict[str, Any]:
 def loras(text: str) -> tuple[tuple[Path, float], ...]:
     """Files and weights of "style.safetensors:0.8, other.safetensors". Raises ValueError."""
     found = []
-    for item in _listed(text):
-        file, colon, weight = item.rpartition(":")
-        if colon and re.fullmatch(r"-?\d+(\.\d+)?", weight):
-            found.append((Path(file), float(weight)))
-        else:
-            found.append((Path(item), 1.0))
-    for path, _ in found:
-        _check(path.suffix == ".safetensors", "lora",
-               "FILE.safetensors or FILE.safetensors:WEIGHT", str(path))
+    for item in _listed(text, _LORA):
+        match = _LORA.fullmatch(item)
+        number = "1" if match is None or match[2] is None else match[2]
+        valid = match and _NUMBER.fullmatch(number) and math.isfinite(float(number))
+        _check(bool(valid), "lora", "FILE.safetensors or FILE.safetensors:WEIGHT", item)
+        assert match is not None
+        found.append((Path(match[1]), float(number)))
     return tuple(found)
 
 
-def _listed(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
+def embeddings(text: str) -> tuple[Path, ...]:
+    """The files of "cat.safetensors, dog.pt". Raises ValueError."""
+    found = _listed(text, _EMBEDDING)
+    for item in found:
+        _check(bool(_EMBEDDING.fullmatch(item)), "embedding",
+               "a file .safetensors, .pt or .bin", item)
+    return tuple(Path(item) for item in found)
+
+
+def places(name: str, text: str) -> tuple[tuple[str, Path], ...]:
+    """Names and places of "edges=runs/edges, depth=depth.pth", each name once, for the setting
+    `name`. Raises ValueError."""
+    found: dict[str, Path] = {}
+    for item in _listed(text, _PLACE, begins=True):
+        match = _PLACE.fullmatch(item)
+        _check(match is not None and match[1] not in found, name,
+               "NAME=FOLDER or NAME=FILE, each NAME once, of letters, digits, - and _", item)
+        assert match is not None
+        found[match[1]] = Path(match[2])
+    return tuple(found.items())
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_LORA = re.compile(r"(.+\.safetensors)(?::([^:/\\]*))?")
+_EMBEDDING = re.compile(r".+\.(?:safetensors|pt|bin)")
+_PLACE = re.compile(r"([\w-]+)=(.+)")
+
+
+def _listed(text: str, item: re.Pattern[str], begins: bool = False) -> list[str]:
+    """The items of a text, one a line. Within a line they may stand behind commas; as names of
+    files may hold commas too, one parts items only where what is before it is a whole `item`, or,
+    where every item `begins` with its name, what is behind it is one."""
+    found: list[str] = []
+    for line in text.splitlines():
+        open_ = ""
+        for piece in line.split(","):
+            whole = item.fullmatch(piece.strip() if begins else open_.strip())
+            if open_ and whole:
+                found.append(open_.strip())
+                open_ = piece
+            else:
+                open_ = f"{open_},{piece}" if open_ else piece
+        found.append(open_.strip())
+    return [each for each in found if each]
 
 
 def resolved_device(device: str | None) -> str:
@@ -119,7 +174,9 @@ def resolved_device(device: str | None) -> str:
         return device
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def settings_from_args(
@@ -155,9 +212,7 @@ def settings_parser() -> argparse.ArgumentParser:
                              ".pth file, or a folder as InvokeAI makes one")
     parser.add_argument("--models-dir", metavar="DIR",
                         help="folder that mirrors the hub, DIR/owner/repository/file")
-    parser.add_argument("--lora", metavar="FILE[:WEIGHT],...", help="LoRAs to merge into the model")
-    parser.add_argument("--embedding", metavar="FILE,...",
-                        help="textual inversions; a prompt calls them by the name of the file")
+    add_own_parts(parser.add_argument)
     parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"),
                         help="of a checkpoint that does not say its own")
     parser.add_argument("--zero-snr", action=argparse.BooleanOptionalAction,
@@ -166,7 +221,8 @@ def settings_parser() -> argparse.ArgumentParser:
                         help="for small GPUs: keep there only what is at work [no]")
     parser.add_argument("--tiling", action=argparse.BooleanOptionalAction,
                         help="decode large pictures in parts [no]")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps [cuda if there is one, else cpu]")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps [cuda if there is one, else mps, "
+                        "else cpu]")
     parser.add_argument("--dtype", choices=DTYPES, help=f"of the weights [{default.dtype}]")
     parser.add_argument("--host", help=f"address to listen on [{default.host}]")
     parser.add_argument("--port", type=int, help=f"[{default.port}]")
@@ -176,6 +232,35 @@ def settings_parser() -> argparse.ArgumentParser:
         "--share", action=argparse.BooleanOptionalAction, help="open a public link [no]"
     )
     return parser
+
+
+class _Repeated(argparse.Action):
+    """A flag that may be given several times: its values become the lines of one text."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
+                 values: Any, option_string: str | None = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before}\n{values}" if before else values)
+
+
+def add_own_parts(add: Callable[..., Any]) -> None:
+    """The flags for files of one's own, which `app.py` and the commands share; `add` is a
+    parser's `add_argument`."""
+    add("--image-encoder", metavar="PLACE",
+        help="another image encoder for --model-adapter: a folder, or owner/name/folder on the hub "
+        "[$IPADAPTER_IMAGE_ENCODER]")
+    add("--vae", metavar="PLACE",
+        help="another autoencoder: a folder or a file [$IPADAPTER_VAE]")
+    add("--controlnet", metavar="NAME=PLACE", action=_Repeated,
+        help="a ControlNet for maps that --structure NAME=... names: a folder in diffusers' "
+        "layout, or a file .safetensors or .pth; repeatable [$IPADAPTER_CONTROLNET]")
+    add("--t2i-adapter", metavar="NAME=PLACE", action=_Repeated,
+        help="a T2I-Adapter, likewise [$IPADAPTER_T2I_ADAPTER]")
+    add("--lora", metavar="FILE[:WEIGHT]", action=_Repeated,
+        help="a LoRA, LoCon, LoHa or LoKr to merge; repeatable, or with commas [$IPADAPTER_LORA]")
+    add("--embedding", metavar="FILE", action=_Repeated,
+        help="a textual inversion, called in prompts by the name of its file; repeatable, or with "
+        "commas [$IPADAPTER_EMBEDDING]")
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, T2IAdapter, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
@@ -27,18 +27,69 @@ VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
                  "to_out.0": "proj_out"}
 
 
-def write_checkpoint(path: Path, unet: UNet2DConditionModel, vae: AutoencoderKL,
-                     text: CLIPTextModel, second: CLIPTextModelWithProjection | None = None
-                     ) -> None:
-    """`second` is SDXL's second text encoder, which comes from another code base."""
+def write_checkpoint(path: Path, unet: UNet2DConditionModel, vae: AutoencoderKL | None,
+                     text: CLIPTextModel | None, second: CLIPTextModelWithProjection | None = None,
+                     old: bool = False, without: str = "") -> None:
+    """`second` is SDXL's second text encoder, which comes from another code base. `old` names of
+    the text encoder lack "text_model."; the key that holds `without` is left out."""
     tensors = {f"model.diffusion_model.{k}": t for k, t in _unet(unet)}
-    tensors |= {f"first_stage_model.{k}": t for k, t in _vae(vae)}
+    if vae is not None:
+        tensors |= {f"first_stage_model.{k}": t for k, t in _vae(vae)}
     place = "cond_stage_model" if second is None else "conditioner.embedders.0"
-    tensors |= {f"{place}.transformer.text_model.{k.removeprefix('text_model.')}": t
-                for k, t in text.state_dict().items()}
+    inner = "" if old else "text_model."
+    if text is not None:
+        tensors |= {f"{place}.transformer.{inner}{k.removeprefix('text_model.')}": t
+                    for k, t in text.state_dict().items()}
     if second is not None:
         tensors |= {f"conditioner.embedders.1.model.{k}": t for k, t in _open_clip(second)}
-    save_file({k: t.half().contiguous() for k, t in tensors.items()}, path)
+    kept = {k: t.half().contiguous() for k, t in tensors.items()
+            if not without or without not in k}
+    assert len(kept) == len(tensors) - bool(without)
+    save_file(kept, path)
+
+
+def controlnet_tensors(net: ControlNetModel) -> dict[str, Tensor]:
+    """As in lllyasviel's control_*.pth, but for the "control_model." before every name."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in net.state_dict().items():
+        part, _, rest = key.partition(".")
+        if part == "controlnet_cond_embedding":
+            place, end = rest.rsplit(".", 1)
+            number = {"conv_in": 0, "conv_out": 14}.get(place)
+            if number is None:
+                number = 2 * int(place.removeprefix("blocks.")) + 2
+            found[f"input_hint_block.{number}.{end}"] = tensor
+        elif part == "controlnet_down_blocks":
+            number, end = rest.split(".")
+            found[f"zero_convs.{number}.0.{end}"] = tensor
+        elif part == "controlnet_mid_block":
+            found[f"middle_block_out.0.{rest}"] = tensor
+    own = ("controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block")
+    return found | {k: t for k, t in _unet(net) if not k.startswith(own)}
+
+
+def t2i_adapter_tensors(net: T2IAdapter) -> dict[str, Tensor]:
+    """As in TencentARC's t2iadapter_*.pth: the blocks of a full adapter's levels in one list."""
+    light, each = net.config.adapter_type == "light_adapter", net.config.num_res_blocks
+    found = {}
+    for key, tensor in net.state_dict().items():
+        key = key.removeprefix("adapter.")
+        if light:
+            key = key.replace(".resnets.", ".body.")
+        elif key.startswith("body."):
+            _, level, rest = key.split(".", 2)
+            number, rest = (rest.split(".", 2)[1:] if rest.startswith("resnets.") else (0, rest))
+            key = f"body.{each * int(level) + int(number)}.{rest}"
+        found[key] = tensor
+    return found
+
+
+def unet_tensors(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    return dict(_unet(unet))
+
+
+def vae_tensors(vae: AutoencoderKL) -> dict[str, Tensor]:
+    return dict(_vae(vae))
 
 
 def _renamed(key: str, names: dict[str, str]) -> str:
@@ -48,7 +99,7 @@ def _renamed(key: str, names: dict[str, str]) -> str:
     return key
 
 
-def _unet(unet: UNet2DConditionModel) -> Iterator[tuple[str, Tensor]]:
+def _unet(unet: UNet2DConditionModel | ControlNetModel) -> Iterator[tuple[str, Tensor]]:
     each = unet.config.layers_per_block + 1  # blocks of a level, its sampler among them
     for key, tensor in unet.state_dict().items():
         part, _, rest = key.partition(".")

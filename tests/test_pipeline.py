@@ -648,8 +648,8 @@ class TestLoading:
 
     @pytest.mark.parametrize(
         "part",
-        ["unet", "vae", "text_encoder", "tokenizer", "image_encoder", "feature_extractor",
-         "scheduler", "controlnet-canny", "t2i-palette"],
+        ["unet", "vae", "text_encoder", "tokenizer", "image_encoder", "scheduler",
+         "controlnet-canny", "t2i-palette"],
     )
     def test_a_missing_part_is_named(self, copy: CatalogEntry, part: str) -> None:
         shutil.rmtree(copy.folder / part)

@@ -302,7 +302,7 @@ def test_a_missing_model_says_what_is_missing_and_where_it_would_go(tmp_path: Pa
     with pytest.raises(ModelError) as refused:
         load("sd15", device="cpu", models=tmp_path)
     said = str(refused.value)
-    assert "missing (2,133 MB): model_index.json, feature_extractor" in said
+    assert "missing (2,133 MB): model_index.json, scheduler/scheduler_config.json" in said
     assert f"Put them below {tmp_path}/stable-diffusion-v1-5/stable-diffusion-v1-5" in said
     assert f"--models-dir {tmp_path}" in said
 
@@ -486,7 +486,7 @@ class TestWrongFiles:
             load("sd15", device="cpu", models=shelf, loras=((tmp_path / "nowhere.safetensors", 1),))
         (tmp_path / "style.pt").touch()
         with pytest.raises(ModelError, match=r"style\.pt must be a \.safetensors file"):
-            load("sd15", device="cpu", models=shelf, embeddings=(tmp_path / "style.pt",))
+            load("sd15", device="cpu", models=shelf, loras=((tmp_path / "style.pt", 1.0),))
 
     def test_a_base_goes_with_published_models_only(self) -> None:
         with pytest.raises(ModelError, match="base goes with a published model, not with tabletop"):

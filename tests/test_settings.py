@@ -83,8 +83,45 @@ def test_files_that_go_with_a_model() -> None:
     assert (options["models"], options["base"]) == ("models", "community.safetensors")
     assert options["offload"] is True
     assert load_options(Settings())["loras"] == ()
-    with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors .* got 'style\.ckpt'"):
+    with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors .* 'style\.ckpt:0\.5'"):
         Settings(lora="style.ckpt:0.5")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["a.safetensors:.5"], [("a.safetensors", 0.5)]),
+        (["a.safetensors:1e-1"], [("a.safetensors", 0.1)]),
+        (["a.safetensors:-0.5"], [("a.safetensors", -0.5)]),
+        (["a.safetensors:+2."], [("a.safetensors", 2.0)]),
+        (["blue, green v1,5.safetensors:1"], [("blue, green v1,5.safetensors", 1.0)]),
+        (["x,y.safetensors:.25,z.safetensors", "C:/d/w.safetensors"],
+         [("x,y.safetensors", 0.25), ("z.safetensors", 1.0), ("C:/d/w.safetensors", 1.0)]),
+        (["C:\\d\\w.safetensors"], [("C:\\d\\w.safetensors", 1.0)]),
+    ],
+)
+def test_loras_and_their_weights(flags: list[str], expected: list[tuple[str, float]]) -> None:
+    argv = [word for value in flags for word in ("--lora", value)]
+    found = load_options(settings_from_args(argv, {}))["loras"]
+    assert found == tuple((Path(file), weight) for file, weight in expected)
+    by_variable = settings_from_args([], {"IPADAPTER_LORA": "\n".join(flags)})
+    assert load_options(by_variable)["loras"] == found
+
+
+@pytest.mark.parametrize("wrong", ["a.safetensors:x", "a.safetensors:", "a.safetensors:nan",
+                                   "a.safetensors:1e999", "a.ckpt", ".safetensors"])
+def test_a_lora_with_a_bad_weight_or_name(wrong: str) -> None:
+    with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors or FILE.*got"):
+        Settings(lora=wrong)
+
+
+def test_embeddings_and_their_suffixes() -> None:
+    settings = settings_from_args(["--embedding", "a, b.pt,c.bin", "--embedding", "d.safetensors"],
+                                  {})
+    assert load_options(settings)["embeddings"] == (Path("a, b.pt"), Path("c.bin"),
+                                                    Path("d.safetensors"))
+    with pytest.raises(ValueError, match=r"embedding must be a file .* got 'a\.ckpt'"):
+        Settings(embedding="a.ckpt")
 
 
 def test_settings_built_in_python_are_checked() -> None:
@@ -94,7 +131,17 @@ def test_settings_built_in_python_are_checked() -> None:
 
 def test_a_device_that_was_asked_for_is_taken() -> None:
     assert resolved_device("cuda:3") == "cuda:3"
-    assert resolved_device(None) in {"cpu", "cuda"}
+    assert resolved_device(None) in {"cpu", "cuda", "mps"}
+
+
+@pytest.mark.parametrize(("cuda", "mps", "taken"), [
+    (False, False, "cpu"), (False, True, "mps"), (True, False, "cuda"), (True, True, "cuda")])
+def test_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool,
+                                  taken: str) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+    assert resolved_device(None) == taken
+    assert resolved_device("cpu") == "cpu"
 
 
 def test_settings_and_requests_do_not_wait_for_torch() -> None:

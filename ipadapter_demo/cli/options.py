@@ -13,7 +13,7 @@ from typing import Any
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS, structure_parts
-from ipadapter_demo.settings import DTYPES
+from ipadapter_demo.settings import DTYPES, add_own_parts
 
 Arguments = argparse.Namespace
 
@@ -27,8 +27,9 @@ PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small", "contro
 STUDIES = ("data", "methods", "tuning", "scale", "transfer", "structure", "plus")
 
 # Options of a model, named as the settings they set.
-MODEL_OPTIONS = ("model", "base", "model_adapter", "models_dir", "lora", "embedding",
-                 "prediction_type", "zero_snr", "device", "dtype")
+MODEL_OPTIONS = ("model", "base", "model_adapter", "models_dir", "image_encoder", "vae",
+                 "controlnet", "t2i_adapter", "lora", "embedding", "prediction_type", "zero_snr",
+                 "device", "dtype")
 
 GENERATE = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -328,7 +329,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         else:
             add("--out", type=Path, metavar="DIR", help="the model's folder [assets/tabletop]")
             add("--steps", type=_positive, metavar="N", help="[the recipe's own]")
-            add("--device", help="cpu, cuda, ... [cuda if there is one, else cpu]")
+            add("--device", help="cpu, cuda, ... [cuda if there is one, else mps, else cpu]")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -341,13 +342,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "[$IPADAPTER_MODEL_ADAPTER]")
     add("--models-dir", metavar="DIR",
         help="folder that mirrors the hub [$IPADAPTER_MODELS_DIR]")
-    add("--lora", metavar="FILE[:WEIGHT],...", help="LoRAs to merge [$IPADAPTER_LORA]")
-    add("--embedding", metavar="FILE,...", help="textual inversions [$IPADAPTER_EMBEDDING]")
+    add_own_parts(add)
     add("--prediction-type", choices=("epsilon", "v_prediction"),
         help="of a checkpoint that does not say its own [$IPADAPTER_PREDICTION_TYPE]")
     add("--zero-snr", action="store_true", help="the model was trained to zero terminal SNR and "
         "does not say so [$IPADAPTER_ZERO_SNR]")
-    add("--device", help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one]")
+    add("--device", help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one, "
+        "else mps]")
     add("--dtype", choices=DTYPES, help="of the weights [$IPADAPTER_DTYPE, else auto: half "
         "precision where the hardware has it and the model is not tiny]")
 

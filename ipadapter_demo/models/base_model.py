@@ -23,6 +23,12 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.models.extras import Extras, with_extras
 from ipadapter_demo.models.memory import take_turns
+from ipadapter_demo.models.own_networks import (
+    check_class,
+    check_network_fits,
+    controlnet_of,
+    t2i_adapter_of,
+)
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
 from ipadapter_demo.models.sources import Hub, Locate, fetched, file_sha256
 from ipadapter_demo.models.structure import (
@@ -31,6 +37,7 @@ from ipadapter_demo.models.structure import (
     T2IAdapterStructure,
 )
 from ipadapter_demo.models.text import TextReader
+from ipadapter_demo.models.weights import tensors_from_file
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -136,7 +143,7 @@ class Structures:
 def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
                     extras: Extras | None = None) -> BaseModel:
     """Load a model at hand. Raises ModelError or CheckpointError."""
-    from diffusers import T2IAdapter
+    from diffusers import ControlNetModel, T2IAdapter
     from transformers import CLIPVisionModelWithProjection
 
     extras = extras or Extras()
@@ -146,13 +153,23 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         where = "cpu" if extras.offload else device
         return network.to(where).eval().requires_grad_(False)
 
-    def load(kind: type, folder: Path) -> Any:
-        return part_of(kind, folder, dtype, files).to(device).eval().requires_grad_(False)
+    def load(kind: type, place: Path) -> Any:
+        if not place.is_file():
+            check_class(place, kind)
+            network = part_of(kind, place, dtype, files)
+        else:
+            files.append(place)
+            tensors, unet = tensors_from_file(place), parts.unet
+            network = (controlnet_of(tensors, unet, dtype, place.name) if kind is ControlNetModel
+                       else t2i_adapter_of(tensors, unet, Codec(parts.vae).factor, dtype,
+                                           place.name))
+        check_network_fits(network, parts.unet, place.name)
+        return network.to(device).eval().requires_grad_(False)
 
     def locate(hub: Hub) -> Path:
         return fetched(hub, extras.models, extras.report)
 
-    parts: Parts = with_extras(read_parts(entry, dtype, files), extras)
+    parts: Parts = with_extras(read_parts(entry, dtype, files, extras.vae), extras)
     unet: UNet2DConditionModel = frozen(parts.unet)
     vision = None
     if entry.image_encoder is not None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models import lycoris
+from ipadapter_demo.models.embeddings import learn_word
 from ipadapter_demo.models.parts import Parts
 from ipadapter_demo.models.schedule import settled
 from ipadapter_demo.models.sources import Report
+from ipadapter_demo.models.weights import reason, tensors_from_file, weights_from_file
+
+# a key of the first LoRA files, which held nothing but the UNet's attention processors
+_OLD_PROCESSOR = re.compile(r"\.processor\.to_\w+_lora\.(up|down)\.weight$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +29,10 @@ class Extras:
     the name of its file. `prediction_type` and `zero_snr` (zero terminal SNR) are for models whose
     files do not say it. `offload` keeps on the device only what is at work; `tiling` decodes large
     pictures in parts.
+
+    Parts of one's own, in place of the model's: `image_encoder` a folder, or owner/name/folder on
+    the hub; `vae` a folder or a file; `controlnets` and `t2i_adapters` folders or files by the
+    kind that a request names.
     """
 
     models: Path | None = None
@@ -28,6 +41,10 @@ class Extras:
     embeddings: tuple[Path, ...] = ()
     prediction_type: str | None = None
     zero_snr: bool = False
+    image_encoder: str | None = None
+    vae: Path | None = None
+    controlnets: tuple[tuple[str, Path], ...] = ()
+    t2i_adapters: tuple[tuple[str, Path], ...] = ()
     offload: bool = False
     tiling: bool = False
 
@@ -41,22 +58,22 @@ def with_extras(parts: Parts, extras: Extras) -> Parts:
     if extras.loras or extras.embeddings:
         pipe = _pipeline(parts)
         for path, weight in extras.loras:
-            _named(path, _merge_lora, pipe, path, weight)
+            if path.suffix != ".safetensors":
+                raise ModelError(f"{path.name} must be a .safetensors file: others may run code "
+                                 "when they are read")
+            _named(path, _merge_lora, pipe, parts, path, weight, tensors_from_file(path))
         for path in extras.embeddings:
-            _named(path, _learn_word, pipe, path)
+            _named(path, learn_word, pipe, parts, path.stem, weights_from_file(path))
     return replace(parts, scheduler_config=config)
 
 
 def _named(path: Path, load: Any, *arguments: Any) -> None:
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file")
-    if path.suffix != ".safetensors":
-        raise ModelError(f"{path.name} must be a .safetensors file: others may run code when they "
-                         "are read")
     try:
         load(*arguments)
-    except Exception as error:  # whatever the loaders like
+    except ModelError as error:
         raise ModelError(f"{path.name} does not fit this model: {error}") from error
+    except Exception as error:  # whatever the loaders like
+        raise ModelError(f"{path.name} does not fit this model: {reason(error)}") from error
 
 
 def _pipeline(parts: Parts) -> Any:
@@ -72,24 +89,22 @@ def _pipeline(parts: Parts) -> Any:
                                    requires_safety_checker=False)
 
 
-def _merge_lora(pipe: Any, path: Path, weight: float) -> None:
-    """Into the weights, for good: the UNet stays an ordinary one."""
-    pipe.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
+def _merge_lora(pipe: Any, parts: Parts, path: Path, weight: float,
+                tensors: dict[str, Tensor]) -> None:
+    """Into the weights, for good: the UNet stays an ordinary one. LoHa and LoKr by our own hand,
+    all else by diffusers' loader, which wants the file itself for what its header says."""
+    changes, rest = lycoris.split(tensors)
+    lycoris.merge(parts, changes, weight)
+    if not rest:
+        return
+    if all(_OLD_PROCESSOR.search(key) for key in rest):
+        rest = {f"unet.{key.removeprefix('unet.')}": tensor for key, tensor in rest.items()}
+        pipe.load_lora_weights(rest)
+    elif changes:
+        pipe.load_lora_weights(rest)
+    else:
+        pipe.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
     if not pipe.get_list_adapters():
-        raise ValueError("none of its layers is one of this model's")
+        raise ModelError("none of its layers is one of this model's")
     pipe.fuse_lora(lora_scale=weight)
     pipe.unload_lora_weights()
-
-
-def _learn_word(pipe: Any, path: Path) -> None:
-    """An SDXL file holds a vector for each text encoder."""
-    from safetensors.torch import load_file
-
-    vectors = load_file(path)
-    if "clip_g" not in vectors:
-        pipe.load_textual_inversion(str(path), token=path.stem, local_files_only=True)
-        return
-    for key, end in (("clip_l", ""), ("clip_g", "_2")):
-        pipe.load_textual_inversion(vectors[key], token=path.stem,
-                                    text_encoder=getattr(pipe, f"text_encoder{end}"),
-                                    tokenizer=getattr(pipe, f"tokenizer{end}"))

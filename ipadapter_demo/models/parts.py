@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import ModelError, some_of
+from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.schedule import marked, saying
+from ipadapter_demo.models.weights import reason, tensors_from_file
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -38,17 +40,22 @@ class Parts:
     zeros_for_nothing: bool
 
 
-def read_parts(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]) -> Parts:
-    """The files that were read are added to `files`. Raises ModelError."""
+def read_parts(entry: CatalogEntry, dtype: torch.dtype, files: list[Path],
+               vae: Path | None = None) -> Parts:
+    """`vae` replaces the base's autoencoder: a folder in diffusers' layout, or one file. The files
+    that were read are added to `files`. Raises ModelError."""
     if entry.folder.is_file():
-        return _from_single_file(entry, dtype, files)
-    if not entry.folder.is_dir():
+        parts = _from_single_file(entry, dtype, files, vae)
+    elif entry.folder.is_dir():
+        parts = _from_folder(entry.folder, dtype, files, vae)
+    else:
         raise ModelError(f"model {entry.name}: no folder {entry.folder}")
-    return _from_folder(entry.folder, dtype, files)
+    _check_channels(entry, parts)
+    return parts
 
 
-def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path]) -> Parts:
-    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path], vae: Path | None) -> Parts:
+    from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     two = (folder / "text_encoder_2").is_dir()
@@ -58,22 +65,22 @@ def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path]) -> Parts:
         tokenizers.append(part_of(CLIPTokenizer, folder / "tokenizer_2"))
         encoders.append(part_of(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype,
                                 files))
-    tiny = "AutoencoderTiny" in _read(folder, "vae/config.json")
     return Parts(
         tokenizers=tuple(tokenizers),
         text_encoders=tuple(encoders),
         unet=part_of(UNet2DConditionModel, folder / "unet", dtype, files),
-        vae=part_of(AutoencoderTiny if tiny else AutoencoderKL, folder / "vae", dtype, files),
+        vae=_vae(vae or folder / "vae", folder, dtype, files),
         scheduler_config=_scheduler_config(folder),
-        image_processor=_image_processor(folder, needed=not two),
+        image_processor=_image_processor(folder),
         zeros_for_nothing=two and _zeros_for_nothing(folder),
     )
 
 
-def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]) -> Parts:
-    """A checkpoint of weights alone, as community models are often published. diffusers' own
-    reader translates it; configuration and tokenizers are those of the family's base."""
-    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path],
+                      vae: Path | None) -> Parts:
+    """A checkpoint of weights alone, as community models are often published. Configuration and
+    tokenizers are those of the family's base."""
+    from transformers import CLIPTokenizer
 
     path, configs = entry.folder, entry.configs
     if configs is None:
@@ -82,35 +89,52 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
         raise ModelError(f"model {entry.name}: {path.name} must be a .safetensors file: others may "
                          "run code when they are read")
     xl = (configs / "text_encoder_2").is_dir()
-    kind = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
-    options: dict[str, Any] = {} if xl else {"safety_checker": None,
-                                             "requires_safety_checker": False}
     try:
-        said = marked(_keys(path))
-        pipe = kind.from_single_file(str(path), config=str(configs), local_files_only=True,
-                                     torch_dtype=dtype, **options)
-    except Exception as error:  # whatever its reader likes
+        tensors = single_file.tensors_of_family(path, xl)
+    except ModelError as error:
         raise ModelError(f"model {entry.name}: {path.name} cannot be read as a checkpoint of this "
                          f"family: {error}") from error
+    if vae is None and not single_file.has_vae(tensors):
+        raise ModelError(f"model {entry.name}: {path.name} holds no VAE: give one with --vae")
     files.append(path)
-    encoders = [pipe.text_encoder, pipe.text_encoder_2] if xl else [pipe.text_encoder]
-    tokenizers = [pipe.tokenizer, pipe.tokenizer_2] if xl else [pipe.tokenizer]
+    where = (tensors, configs, dtype, path.name)
+    encoders = [single_file.text_encoder_of(*where)]
+    tokenizers = [part_of(CLIPTokenizer, configs / "tokenizer")]
+    if xl:
+        encoders.append(single_file.second_text_encoder_of(*where))
+        tokenizers.append(part_of(CLIPTokenizer, configs / "tokenizer_2"))
     return Parts(
         tokenizers=tuple(tokenizers),
         text_encoders=tuple(encoders),
-        unet=pipe.unet,
-        vae=pipe.vae,
-        scheduler_config=saying({"clip_sample": False} | dict(pipe.scheduler.config), said),
-        image_processor=_image_processor(configs, needed=False),
+        unet=single_file.unet_of(*where),
+        vae=single_file.vae_of(*where) if vae is None else _vae(vae, configs, dtype, files),
+        scheduler_config=saying(_scheduler_config(configs), marked(tensors)),
+        image_processor=_image_processor(configs),
         zeros_for_nothing=xl and _zeros_for_nothing(configs),
     )
 
 
-def _keys(path: Path) -> list[str]:
-    from safetensors import safe_open
+def _vae(place: Path, base: Path, dtype: torch.dtype, files: list[Path]) -> Any:
+    """The autoencoder in a folder, or in one file, which is then configured as the one of `base`:
+    its family's scale of latents cannot be told from weights."""
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
-    with safe_open(path, "pt") as file:
-        return list(file.keys())
+    if place.is_file():
+        if "AutoencoderKL" not in _read(base, "vae/config.json"):
+            raise ModelError(f"vae: {place.name} is one file, which needs a base of SD 1.5's or "
+                             "SDXL's family: give a folder in diffusers' layout")
+        files.append(place)
+        return single_file.vae_of(tensors_from_file(place), base, dtype, place.name)
+    tiny = "AutoencoderTiny" in _read(place, "config.json")
+    return part_of(AutoencoderTiny if tiny else AutoencoderKL, place, dtype, files)
+
+
+def _check_channels(entry: CatalogEntry, parts: Parts) -> None:
+    """A UNet reads latents; one for inpainting a mask and the latents of what is left as well."""
+    latents, reads = parts.vae.config.latent_channels, parts.unet.config.in_channels
+    if reads not in (latents, 2 * latents + 1):
+        raise ModelError(f"model {entry.name}: the UNet reads {reads} channels, where a VAE of "
+                         f"{latents} gives {latents}, and {2 * latents + 1} with a mask")
 
 
 def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
@@ -124,19 +148,27 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
     name = f"{folder.parent.name}: the part {folder.name!r}"
     if not folder.is_dir():
         raise ModelError(f"{name} is missing, looked in {folder}")
+    clip = kind.__module__.startswith("transformers.") and dtype is not None
     options: dict[str, Any] = {"local_files_only": True}
     if dtype is not None:
         variant, weights = _weights(folder)
         options |= {"torch_dtype": dtype, "output_loading_info": True, "variant": variant}
+    if clip:
+        options["ignore_mismatched_sizes"] = True  # else only its log says which they are
     try:
         loaded = kind.from_pretrained(folder, **options)
     except Exception as error:  # a damaged file raises whatever its reader likes
-        raise ModelError(f"{name} cannot be loaded: {error}") from error
+        raise ModelError(f"{name} cannot be loaded: {reason(error)}") from error
     if dtype is None:
         return loaded
     network, report = loaded
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{folder.parent.name}: the weights of {folder.name!r} lack {missing[:3]}")
+        raise ModelError(f"{folder.parent.name}: the weights of {folder.name!r} "
+                         f"lack {some_of(missing)}")
+    if other := sorted(report.get("mismatched_keys", ())):
+        key, found, wanted = other[0]
+        raise ModelError(f"{folder.parent.name}: the weights of {folder.name!r} hold {key} of "
+                         f"shape {tuple(found)}, where {tuple(wanted)} is needed")
     if files is not None:
         files.extend(weights)
     return network
@@ -163,11 +195,11 @@ def _scheduler_config(folder: Path) -> dict[str, Any]:
     return {"clip_sample": False} | dict(part_of(kind, folder / "scheduler").config)
 
 
-def _image_processor(folder: Path, needed: bool) -> Any:
-    """CLIP's own where the model says nothing of it: SDXL's folders do not."""
+def _image_processor(folder: Path) -> Any:
+    """CLIP's own where the model says nothing of it: SDXL's folders do not, nor do some others."""
     from transformers import CLIPImageProcessor
 
-    if needed or (folder / "feature_extractor").is_dir():
+    if (folder / "feature_extractor" / "preprocessor_config.json").is_file():
         return part_of(CLIPImageProcessor, folder / "feature_extractor")
     return CLIPImageProcessor()
 

@@ -26,6 +26,7 @@ from ipadapter_demo.models.sources import (
     Hub,
     Report,
     fetched,
+    file_at,
     local_folder,
     megabytes_of,
     of_repository,
@@ -187,22 +188,27 @@ def labels(models: str | None) -> dict[str, str]:
 
 def local_entry(model: Published, base: str | None, models: Path | None,
                 report: Report = lambda text, share: None,
-                own_adapter: Path | None = None) -> CatalogEntry:
+                own_adapter: Path | None = None,
+                own_encoder: str | None = None) -> CatalogEntry:
     """The entry with everything that a first picture takes at hand, fetched if need be.
 
     `base` replaces the base model: a folder in diffusers' layout, a single .safetensors file, or a
     repository on the hub. `own_adapter` replaces the adapter, a file or a folder of InvokeAI's, and
-    brings the image encoder that it reads. Raises ModelError or CheckpointError.
+    brings the image encoder that it reads; `own_encoder` replaces that encoder. What is replaced is
+    not fetched. Raises ModelError or CheckpointError.
     """
     encoder = _encoder_of(own_adapter, model) if own_adapter else model.image_encoder
     place, configs = base_place(model, base, models, report)
-    weights = own_adapter or (fetched(model.adapter, models, report) / model.adapter.files[0])
+    adapter = own_adapter
+    if adapter is None:
+        folder, wanted = fetched(model.adapter, models, report), model.adapter.files[0]
+        adapter = file_at(folder, wanted) or folder / wanted
     return CatalogEntry(
         name=model.name,
         folder=place,
         configs=configs,
-        image_encoder=str(fetched(encoder, models, report)),
-        adapters={own_adapter.stem if own_adapter else "base": str(weights)},
+        image_encoder=own_encoder or str(fetched(encoder, models, report)),
+        adapters={own_adapter.stem if own_adapter else "base": str(adapter)},
         structures=model.structures,
         image_scale=model.image_scale,
         text_image_scale=model.text_image_scale,

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import ModelError, some_of
 
 Report = Callable[[str, float], None]  # (what is being fetched, share done from 0 to 1)
 Locate = Callable[["Hub"], Path]  # the local folder of files on the hub, fetched if need be
@@ -40,21 +40,66 @@ class Hub:
         return tuple(f"{self.folder}/{file}" if self.folder else file for file in self.files)
 
 
+# Whoever reads a model does without these: CLIP's own preprocessing and markers are then taken.
+OPTIONAL = ("feature_extractor/preprocessor_config.json", "tokenizer/special_tokens_map.json",
+            "tokenizer_2/special_tokens_map.json")
+
+
+def served_by(path: str) -> tuple[str, ...]:
+    """The names under which people have the wanted weights, the wanted one first: in half
+    precision or plain, as `.safetensors` or `.bin`. Of any other file, its own name alone."""
+    folder, slash, name = path.rpartition("/")
+    stem, _, suffix = name.rpartition(".")
+    if suffix not in ("safetensors", "bin"):
+        return (path,)
+    base, half = stem.removesuffix(".fp16"), stem.endswith(".fp16")
+    safe = "model" if base == "pytorch_model" else base
+    pickled = "pytorch_model" if base == "model" else base  # as transformers calls it
+    names = [f"{known}{variant}.{kind}"
+             for kind, known in (("safetensors", safe), ("bin", pickled))
+             for variant in ((".fp16", "") if half else ("", ".fp16"))]
+    return tuple(folder + slash + each for each in dict.fromkeys([name, *names]))
+
+
+def file_at(folder: Path, path: str) -> Path | None:
+    """The file below `folder` that serves for `path`, under whichever of its names."""
+    found = (folder / name for name in served_by(path))
+    return next((file for file in found if file.is_file()), None)
+
+
 def local_folder(hub: Hub, models: Path | None) -> Path | None:
-    """The folder that already holds all the files: below `models`, or in the hub's cache."""
+    """The folder that already holds all the files, from the root: below `models`, or in the hub's
+    cache."""
+    mirrored = _mirror(hub, models)
+    if mirrored is not None and not _missing(hub, mirrored):
+        return (mirrored / hub.folder).absolute()
+    cached = _cache(hub)
+    return None if cached is None or _missing(hub, cached) else cached / hub.folder
+
+
+def _mirror(hub: Hub, models: Path | None) -> Path | None:
+    """The repository's own folder below `models`, the one with the fewest files missing."""
+    if models is None:
+        return None
+    roots = (models / hub.repo, models / hub.repo.replace("/", "--"))
+    return min(roots, key=lambda root: len(_missing(hub, root)))
+
+
+def _cache(hub: Hub) -> Path | None:
+    """The hub's cached snapshot of the repository, if it has any of the files."""
     from huggingface_hub import try_to_load_from_cache
 
-    if models is not None:
-        for root in (models / hub.repo, models / hub.repo.replace("/", "--")):
-            if all((root / path).is_file() for path in hub.paths):
-                return root / hub.folder
-    found: Path | None = None
-    for path in hub.paths:
+    for path in (name for wanted in hub.paths for name in served_by(wanted)):
         cached = try_to_load_from_cache(hub.repo, path, revision=hub.revision)
-        if not isinstance(cached, str):
-            return None
-        found = _root(Path(cached), path) / hub.folder
-    return found
+        if isinstance(cached, str):
+            return _root(Path(cached), path)
+    return None
+
+
+def _missing(hub: Hub, root: Path) -> list[str]:
+    """The paths for which nothing below `root` serves."""
+    return [path for path, file in zip(hub.paths, hub.files, strict=True)
+            if file not in OPTIONAL and file_at(root, path) is None]
 
 
 def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
@@ -66,19 +111,19 @@ def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
     """
     from huggingface_hub import HfApi, constants
 
-    plain = tuple(file.replace(".fp16.", ".") for file in like.files)
     other = replace(like, repo=repo, revision=None, megabytes=0, sha256={})
-    for hub in (other, replace(other, files=plain)):
-        if local_folder(hub, models) is not None:
-            return hub
+    if local_folder(other, models) is not None:
+        return other
     try:
         there = set(HfApi(endpoint=constants.ENDPOINT).list_repo_files(repo))
     except Exception as error:  # the hub's client raises errors of many libraries
         raise ModelError(_how_to_get(other, models, error)) from error
-    chosen = [file if file in there else substitute
-              for file, substitute in zip(like.files, plain, strict=True)]
-    return replace(other, files=tuple(file for file in chosen
-                                      if file in there or file.endswith(".safetensors")))
+    chosen = [next((name for name in served_by(file) if name in there), None)
+              for file in like.files]
+    plain = [file.replace(".fp16.", ".") for file in like.files]
+    return replace(other, files=tuple(
+        file or wanted for file, wanted in zip(chosen, plain, strict=True)
+        if file is not None or wanted.endswith(".safetensors")))
 
 
 def fetched(hub: Hub, models: Path | None = None,
@@ -148,12 +193,14 @@ def announced(write: Callable[[str], object]) -> Report:
 
 
 def _how_to_get(hub: Hub, models: Path | None, error: Exception) -> str:
-    missing = ", ".join(hub.paths[:4]) + (" ..." if len(hub.paths) > 4 else "")
-    size = f" ({hub.megabytes:,} MB)" if hub.megabytes else ""
+    places = [place for place in (_mirror(hub, models), _cache(hub)) if place is not None]
+    missing = min((_missing(hub, place) for place in places), key=len, default=list(hub.paths))
+    whole = hub.megabytes and len(missing) == len([f for f in hub.files if f not in OPTIONAL])
+    size = f" ({hub.megabytes:,} MB)" if whole else ""
     place = models or Path("models")
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
     return (
-        f"missing{size}: {missing} of {hub.repo}; they could not be fetched "
+        f"missing{size}: {some_of(missing, 4)} of {hub.repo}; they could not be fetched "
         f"({type(error).__name__}: {reason}). Put them below {place / hub.repo} and give "
         f"--models-dir {place}, or connect to https://huggingface.co"
     )

@@ -14,6 +14,7 @@ from ipadapter_demo.models.base_model import load_base_model
 from ipadapter_demo.models.catalog import CATALOG, CatalogEntry
 from ipadapter_demo.models.extras import Extras
 from ipadapter_demo.models.memory import best_dtype
+from ipadapter_demo.models.own_parts import with_own_parts
 from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.pipeline.effective import effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
@@ -35,8 +36,9 @@ def load(model: str | CatalogEntry = "tabletop", device: str | None = None, dtyp
     `base` puts a published model's adapter on another base of its family: a folder in diffusers'
     layout, a .safetensors checkpoint or a repository on the hub. `models` is a folder that mirrors
     the hub; `model_adapter` is the file of an adapter of your own, beside the built-in model's and
-    in place of a published one; `extras` are the other fields of `models.extras.Extras`. `dtype`
-    "auto" is half precision where the hardware has it and the model is not tiny.
+    in place of a published one; `extras`, such as a `vae` of your own, are the other fields of
+    `models.extras.Extras`. `dtype` "auto" is half precision where the hardware
+    has it and the model is not tiny.
 
     Raises ModelError or CheckpointError.
     """
@@ -59,13 +61,15 @@ def prepare(model: str | CatalogEntry, device: str | None = None, dtype: Dtype =
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
         raise ModelError(f"device {where} cannot be used here: {error}") from error
     precision = best_dtype(where, entry.small) if dtype == "auto" else getattr(torch, dtype)
-    return lambda: ImagePromptPipeline(load_base_model(entry, where, precision, more))
+    whole = with_own_parts(entry, more)
+    return lambda: ImagePromptPipeline(load_base_model(whole, where, precision, more))
 
 
 def _entry_named(name: str, base: str | None, adapter: Path | None,
                  extras: Extras) -> CatalogEntry:
     if name in PUBLISHED:
-        return local_entry(PUBLISHED[name], base, extras.models, extras.report, adapter)
+        return local_entry(PUBLISHED[name], base, extras.models, extras.report, adapter,
+                           extras.image_encoder)
     if name not in CATALOG:
         known = ", ".join([*CATALOG, *PUBLISHED])
         raise ModelError(f"model must be one of {known}, got {name!r}")

@@ -14,6 +14,7 @@ from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
 from ipadapter_demo.models.extras import Extras
 from ipadapter_demo.models.hub_files import VIT_H
+from ipadapter_demo.models.own_parts import encoder_folder
 from ipadapter_demo.models.published import PUBLISHED, base_place
 from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
 from ipadapter_demo.training.config import ImageAdapterConfig, TrainingConfig
@@ -21,7 +22,6 @@ from ipadapter_demo.training.config import ImageAdapterConfig, TrainingConfig
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _XL_KEY = re.compile(r"conditioner\.").match
 _SMALL = 32  # latent cells a side
-_ENCODER_FILES = ("config.json", "model.safetensors")
 
 
 def frozen_base(config: TrainingConfig, device: str, precision: str) -> BaseModel:
@@ -63,6 +63,26 @@ def _entry(config: TrainingConfig) -> CatalogEntry:
     )
 
 
+def model_options(config: TrainingConfig, base: BaseModel) -> list[str]:
+    """The flags with which `app.py` and the commands load the base of a training, and for an image
+    adapter the encoder that it reads."""
+    if config.base == TABLETOP.name:
+        return ["--model", config.base]
+    xl = len(base.text.encoders) > 1
+    family = [m for m in PUBLISHED.values() if m.base == PUBLISHED["sdxl" if xl else "sd15"].base]
+    encoder = ""
+    if isinstance(config, ImageAdapterConfig):
+        own = Path(config.base) / "image_encoder"
+        encoder = config.image_encoder or (str(own) if own.is_dir() else "")
+        family = [m for m in family if encoder or m.image_encoder == VIT_H]
+    named = config.base in PUBLISHED
+    model = config.base if config.base in {m.name for m in family} else family[0].name
+    options = ["--model", model, *([] if named else ["--base", config.base])]
+    if config.models_dir is not None:
+        options += ["--models-dir", str(config.models_dir)]
+    return [*options, *(["--image-encoder", encoder] if encoder else [])]
+
+
 def _encoder(config: ImageAdapterConfig, base: Path, default: Hub) -> Path:
     """The one named, the base's own, or the one the published adapters read."""
     named = config.image_encoder
@@ -71,14 +91,7 @@ def _encoder(config: ImageAdapterConfig, base: Path, default: Hub) -> Path:
         if own.is_dir():
             return own.resolve()
         return fetched(default, config.models_dir, announced(print))
-    if Path(named).is_dir():
-        return Path(named).resolve()
-    if named.count("/") < 1:
-        raise TrainingError("image_encoder must be a folder, or owner/name or owner/name/folder on "
-                            f"the hub, got {named!r}")
-    owner, name, *folder = named.split("/")
-    hub = Hub(repo=f"{owner}/{name}", folder="/".join(folder), files=_ENCODER_FILES)
-    return fetched(hub, config.models_dir, announced(print))
+    return encoder_folder(named, config.models_dir, announced(print))
 
 
 def _is_xl(base: str, models: Path | None) -> bool:

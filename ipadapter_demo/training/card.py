@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import ipadapter_demo
+
+ADAPTER = "ip-adapter.safetensors"
 
 
 def write_card(path: Path, facts: dict[str, Any]) -> Path:
@@ -28,7 +31,7 @@ def write_card(path: Path, facts: dict[str, Any]) -> Path:
         f"{facts['device']} process{'es' * (facts['processes'] > 1)}, precision "
         f"{facts['precision']}. Last loss, smoothed: {facts['loss']:.4f}.",
         "",
-        *_use(config),
+        *_use(path.parent, facts),
         "",
         "| Setting | Value |",
         "|---|---|",
@@ -42,18 +45,26 @@ def write_card(path: Path, facts: dict[str, Any]) -> Path:
     return path
 
 
-def _use(config: dict[str, Any]) -> list[str]:
-    if "variant" not in config:
-        return ["The folder loads with diffusers' `from_pretrained`, and in this demo as a "
-                "structure network of a model of your own."]
+def _use(folder: Path, facts: dict[str, Any]) -> list[str]:
+    """Commands as they are given where the training was started: paths may be relative to it."""
+    config = facts["config"]
+    if "variant" in config:
+        own, asked = ["--model-adapter", str(folder / ADAPTER)], "--reference PICTURE"
+        elsewhere = ["on a pipeline of the base with its image encoder:", "",
+                     f'    pipe.load_ip_adapter("FOLDER", subfolder="", weight_name="{ADAPTER}")']
+    else:
+        kind = config["annotator"]
+        own, asked = [f"--{config['network']}", f"{kind}={folder}"], f"--structure {kind}=PICTURE"
+        elsewhere = ["the folder loads with `from_pretrained`."]
+    options = shlex.join([*facts["model_options"], *own])
     return [
-        "In the demo:",
+        "In the demo, from the folder where the training was started:",
         "",
-        f"    python app.py --base {config['base']} --model-adapter ip-adapter.safetensors",
+        f"    python app.py {options}",
+        f"    python -m ipadapter_demo generate {asked} {options}",
         "",
-        "In diffusers, on a pipeline of the base with its image encoder:",
-        "",
-        '    pipe.load_ip_adapter("FOLDER", subfolder="", weight_name="ip-adapter.safetensors")',
+        f"In diffusers, {elsewhere[0]}",
+        *elsewhere[1:],
     ]
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.training.bases import frozen_base
+from ipadapter_demo.training.bases import frozen_base, model_options
 from ipadapter_demo.training.cache import broken_in, encoded
 from ipadapter_demo.training.checkpoints import last_checkpoint, last_progress
 from ipadapter_demo.training.config import TrainingConfig, plain
@@ -58,6 +58,7 @@ def train(config: TrainingConfig, task_on: Callable[[BaseModel], AnyTask],
         "parameters": sum(p.numel() for p in task.trained.parameters()),
         "processes": accelerator.num_processes, "precision": accelerator.mixed_precision,
         "device": device.split(":")[0], "config": plain(config),
+        "model_options": model_options(config, base),
     }
     if accelerator.is_main_process:
         config.out.mkdir(parents=True, exist_ok=True)

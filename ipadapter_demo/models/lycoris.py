@@ -1,0 +1,135 @@
+"""LoHa and LoKr: changes of weights as a Hadamard or a Kronecker product, merged for good.
+
+Names and formulas are those of LyCORIS (arXiv 2309.14859, sections 3.2 and 3.3, and
+https://github.com/KohakuBlueleaf/LyCORIS), which files of either kind are written with. diffusers
+reads LoRA and LoCon alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.parts import Parts
+
+Change = dict[str, Tensor]  # the tensors of one layer, by the last part of their names
+
+_READ = ("hada_", "lokr_")
+_NOT_READ = {
+    "on_input": "IA3", "oft_blocks": "OFT", "oft_diag": "OFT", "diff": "whole differences of "
+    "weights", "diff_b": "whole differences of biases", "w_norm": "changes of norms",
+    "b_norm": "changes of norms", "a1.weight": "GLoRA",
+}
+# in order: names that the first code has within those of its UNet's layers -> diffusers' own
+_FIRST_CODE = {
+    "input_blocks_0_0": "conv_in", "lora_unet_out_2": "lora_unet_conv_out",
+    "input_blocks": "down_blocks", "middle_block": "mid_block", "output_blocks": "up_blocks",
+    "time_embed_0": "time_embedding_linear_1", "time_embed_2": "time_embedding_linear_2",
+    "label_emb_0_0": "add_embedding_linear_1", "label_emb_0_2": "add_embedding_linear_2",
+    "_in_layers_2": "_conv1", "_out_layers_3": "_conv2", "_emb_layers_1": "_time_emb_proj",
+    "_skip_connection": "_conv_shortcut", "samplers_0_op": "samplers_0_conv",
+}
+
+
+def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Change], dict[str, Tensor]]:
+    """The layers of a file that LoHa or LoKr changes, and all that is left to others.
+
+    Raises ModelError for a kind that nobody here reads, which it names.
+    """
+    layers: dict[str, Change] = {}
+    for key, tensor in tensors.items():
+        layer, _, name = key.partition(".")
+        layers.setdefault(layer, {})[name] = tensor
+    for layer, change in layers.items():
+        if kind := next((_NOT_READ[name] for name in change if name in _NOT_READ), None):
+            raise ModelError(f"it holds {kind} ({layer}), which is not read: LoRA, LoCon, LoHa and "
+                             "LoKr are")
+    ours = {layer: change for layer, change in layers.items()
+            if any(name.startswith(_READ) for name in change)}
+    for layer, change in ours.items():
+        if "dora_scale" in change:
+            raise ModelError(f"it holds DoRA's scale beside LoHa or LoKr ({layer}), which is not "
+                             "read")
+    rest = {key: t for key, t in tensors.items() if key.partition(".")[0] not in ours}
+    return ours, rest
+
+
+@torch.no_grad()
+def merge(parts: Parts, changes: Mapping[str, Change], weight: float) -> None:
+    """Add `weight` times each change to the layer it names. Raises ModelError before anything is
+    changed where a layer is not the model's or of another shape."""
+    layers, found = dict(_layers(parts)), []
+    for name, change in _renamed(parts, changes).items():
+        if name not in layers:
+            raise ModelError(f"it changes {name}, which is no layer of this model's")
+        parameter, delta = layers[name], delta_of(change)
+        if delta.numel() != parameter.numel() or len(delta) != len(parameter):
+            raise ModelError(f"its change of {name} is {tuple(delta.shape)}, where the model has "
+                             f"{tuple(parameter.shape)}")
+        found.append((parameter, delta.reshape(parameter.shape)))
+    for parameter, delta in found:
+        parameter.copy_(parameter.float() + weight * delta)
+
+
+def _renamed(parts: Parts, changes: Mapping[str, Change]) -> dict[str, Change]:
+    """With diffusers' names of layers. Files for SDXL have those of the first code."""
+    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
+
+    if len(parts.text_encoders) == 1:
+        return dict(changes)
+    named: dict[str, Any] = _maybe_map_sgm_blocks_to_diffusers(dict(changes), parts.unet.config)
+    for theirs, ours in _FIRST_CODE.items():
+        named = {name.replace(theirs, ours): change for name, change in named.items()}
+    return named
+
+
+def delta_of(change: Change) -> Tensor:
+    """The change of a weight (out, in, ...), scaled by alpha / rank, in float32."""
+    values = {name: tensor.float() for name, tensor in change.items()}
+    try:
+        if "hada_w1_a" in values:
+            rank = len(values["hada_w1_b"])
+            delta = _low_rank(values, "hada_w1", "hada_t1") * _low_rank(values, "hada_w2",
+                                                                        "hada_t2")
+        else:
+            first, second = _factor(values, "lokr_w1"), _factor(values, "lokr_w2")
+            first = first.reshape(first.shape + (1,) * (second.ndim - first.ndim))
+            delta = torch.kron(first.contiguous(), second.contiguous())
+            inner = [values[name] for name in ("lokr_w1_b", "lokr_w2_b") if name in values]
+            rank = len(inner[0]) if inner else 0  # two whole factors have none: no scale
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"its factors {sorted(change)} do not fit each other: {error}") from error
+    alpha = values.get("alpha")
+    return delta if alpha is None or not rank else delta * float(alpha) / rank
+
+
+def _factor(values: Change, name: str) -> Tensor:
+    """A factor of LoKr, whole or of low rank."""
+    return values[name] if name in values else _low_rank(values, name, name.replace("_w", "_t"))
+
+
+def _low_rank(values: Change, name: str, core: str) -> Tensor:
+    """(out, rank) @ (rank, in); of a convolution with a core (rank, rank, height, width) between
+    them, whose first matrix is then (rank, out)."""
+    one, other = values[f"{name}_a"], values[f"{name}_b"]
+    if core not in values:
+        return one @ other.flatten(1)
+    return torch.einsum("ijhw,ip,jq->pqhw", values[core], one, other)
+
+
+def _layers(parts: Parts) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weight of every layer, by the name that such files give it."""
+    several = len(parts.text_encoders) > 1
+    for number, encoder in enumerate(parts.text_encoders, 1):
+        prefix = f"lora_te{number}" if several else "lora_te"
+        for name, module in encoder.named_modules():
+            name = "text_model." + name.removeprefix("text_model.")
+            if isinstance(weight := getattr(module, "weight", None), nn.Parameter):
+                yield f"{prefix}_{name.replace('.', '_')}", weight
+    for name, module in parts.unet.named_modules():
+        if isinstance(weight := getattr(module, "weight", None), nn.Parameter):
+            yield f"lora_unet_{name.replace('.', '_')}", weight

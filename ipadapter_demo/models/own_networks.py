@@ -1,0 +1,137 @@
+"""A ControlNet or a T2I-Adapter of one's own, from a folder or from one file of any layout, and
+whether it fits the model's UNet."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.weights import network_from_weights
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+
+_UNION = ("task_embedding", "control_type_proj.linear_1.weight")
+# The published ControlNet that reads a map as a whole: its weights do not tell, its name does.
+_POOLED = "shuffle"
+
+
+def controlnet_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, dtype: torch.dtype,
+                  name: str) -> ControlNetModel:
+    """From the tensors of the file `name`, in diffusers' layout or the first code's
+    (https://github.com/lllyasviel/ControlNet). What they do not tell is as in the UNet that the
+    network was copied from. Raises ModelError."""
+    from diffusers import ControlNetModel
+    from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+
+    if any(key.endswith(_UNION) for key in tensors):
+        raise ModelError(f"{name} is a ControlNet Union, which is not read: give one for a "
+                         "single kind of map")
+    taken = inspect.signature(ControlNetModel.__init__).parameters
+    config = {key: value for key, value in unet.config.items() if key in taken}
+    converted = {key: t for key, t in convert_controlnet_checkpoint(dict(tensors), config).items()
+                 if t is not None}
+    for key, t in tensors.items():  # of SDXL, which diffusers' converter leaves out
+        if match := re.fullmatch(r"(?:control_model\.)?label_emb\.0\.([02])\.(weight|bias)", key):
+            converted[f"add_embedding.linear_{1 + int(match[1]) // 2}.{match[2]}"] = t
+    first = converted.get("conv_in.weight")
+    hint = converted.get("controlnet_cond_embedding.conv_in.weight")
+    if first is None or hint is None:
+        raise ModelError(f"{name} is no ControlNet: it holds {sorted(tensors)[:2]}")
+    wider = [converted[key].shape[0] for key in _in_order(
+        converted, r"controlnet_cond_embedding\.blocks\.(\d*[13579])\.weight")]
+    config |= {"in_channels": first.shape[1], "conditioning_channels": hint.shape[1],
+               "conditioning_embedding_out_channels": (hint.shape[0], *wider),
+               "global_pool_conditions": _POOLED in name}
+    return network_from_weights(lambda: ControlNetModel(**config), converted, dtype,
+                                f"{name}: the weights of the ControlNet")
+
+
+def t2i_adapter_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, factor: int,
+                   dtype: torch.dtype, name: str) -> T2IAdapter:
+    """Likewise; the first code's is https://github.com/TencentARC/T2I-Adapter.
+    `factor` is how many pixels a latent cell is wide. Raises ModelError."""
+    from diffusers import T2IAdapter
+
+    tensors = {key.removeprefix("adapter."): t for key, t in tensors.items()}
+    light = "body.0.out_conv.weight" in tensors
+    first = tensors.get("body.0.in_conv.weight" if light else "conv_in.weight")
+    levels = len(unet.config.block_out_channels)
+    named = {_t2i_key(key, light, len(_blocks(tensors)) // levels): t
+             for key, t in tensors.items()}
+    # Where the UNet's first block has no attention it halves the grid before features are added.
+    late = not unet.config.down_block_types[0].startswith("CrossAttn")
+    cells = factor * (2 if late else 1)
+    ends = "out_conv" if light else r"resnets\.0\.block1"
+    channels = [named[key].shape[0] for key in _in_order(named, rf"body\.(\d+)\.{ends}\.weight")]
+    if first is None or not channels:
+        raise ModelError(f"{name} is no T2I-Adapter: it holds {sorted(tensors)[:2]}")
+    if first.shape[1] % cells**2:
+        raise ModelError(f"{name} does not fit this model: it reads {first.shape[1]} values a "
+                         f"cell, which is no multiple of {cells**2}")
+    config = {
+        "in_channels": first.shape[1] // cells**2,
+        "channels": channels[:-1] if light else channels,
+        "num_res_blocks": len(_in_order(named, r"body\.0\.resnets\.(\d+)\.block1\.weight")),
+        "downscale_factor": cells,
+        "adapter_type": "light_adapter" if light else "full_adapter_xl" if late else "full_adapter",
+    }
+    return network_from_weights(lambda: T2IAdapter(**config),
+                                {f"adapter.{key}": t for key, t in named.items()}, dtype,
+                                f"{name}: the weights of the T2I-Adapter")
+
+
+def check_class(folder: Path, kind: type) -> None:
+    """Raises ModelError where a folder says that it holds another network."""
+    path = folder / "config.json"
+    found = json.loads(path.read_text()).get("_class_name") if path.is_file() else None
+    if found not in (None, kind.__name__):
+        raise ModelError(f"{folder} holds a {found}, where a {kind.__name__} is needed")
+
+
+def check_network_fits(network: Any, unet: UNet2DConditionModel, name: str) -> None:
+    """Raises ModelError for a ControlNet or a T2I-Adapter of another base."""
+    ours, theirs = unet.config, network.config
+    widths, wanted = list(theirs.get("block_out_channels") or theirs.channels), \
+        list(ours.block_out_channels)
+    if theirs.get("adapter_type") == "light_adapter":
+        wanted.pop()
+    if widths != wanted:
+        raise ModelError(f"{name} does not fit this model: its blocks are {widths} wide, the "
+                         f"model's {wanted}")
+    dim = theirs.get("cross_attention_dim", ours.cross_attention_dim)
+    if dim != ours.cross_attention_dim:
+        raise ModelError(f"{name} does not fit this model: it reads text {dim} wide, the model "
+                         f"{ours.cross_attention_dim}")
+
+
+def _blocks(tensors: dict[str, Tensor]) -> list[str]:
+    """Of the first code's full adapter, whose levels are not told apart."""
+    return _in_order(tensors, r"body\.(\d+)\.block1\.weight")
+
+
+def _t2i_key(key: str, light: bool, each: int) -> str:
+    """The first code's name as diffusers', which has the blocks of a level in one list; `each` is
+    how many there are in a level."""
+    if light:
+        return re.sub(r"^(body\.\d+)\.body\.", r"\1.resnets.", key)
+    match = re.fullmatch(r"body\.(\d+)\.(in_conv|block[12])\.(weight|bias)", key)
+    if match is None or not each:
+        return key
+    level, number = divmod(int(match[1]), each)
+    inner = "" if match[2] == "in_conv" else f"resnets.{number}."
+    return f"body.{level}.{inner}{match[2]}.{match[3]}"
+
+
+def _in_order(tensors: dict[str, Tensor], pattern: str) -> list[str]:
+    """The keys that fit a pattern, by the number in it."""
+    found = {int(match[1]): key for key in tensors if (match := re.fullmatch(pattern, key))}
+    return [found[number] for number in sorted(found)]

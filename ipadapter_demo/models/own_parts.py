@@ -1,0 +1,65 @@
+"""Parts of one's own in place of a model's: where they lie, and the entry that has them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.annotators import DETECTORS
+from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
+from ipadapter_demo.models.extras import Extras
+from ipadapter_demo.models.sources import Hub, Report, fetched
+
+_ENCODER_FILES = ("config.json", "model.safetensors")
+_DRAWN = ("canny", "palette", *(name for name in DETECTORS if name != "canny"))
+
+
+def with_own_parts(entry: CatalogEntry, extras: Extras) -> CatalogEntry:
+    """The entry with the image encoder and the structure networks of `extras`.
+
+    Raises ModelError that names the part and where it was looked for.
+    """
+    if extras.image_encoder is not None:
+        encoder = encoder_folder(extras.image_encoder, extras.models, extras.report)
+        entry = replace(entry, image_encoder=str(encoder))
+    structures = dict(entry.structures)
+    for kind, place in extras.controlnets:
+        structures[kind] = StructureEntry(folder=_existing("controlnet", kind, place),
+                                          network="controlnet", annotators=_suited(entry, kind))
+    for kind, place in extras.t2i_adapters:
+        if kind in dict(extras.controlnets):
+            raise ModelError(f"t2i_adapter {kind}: a ControlNet has this name already")
+        structures[kind] = StructureEntry(folder=_existing("t2i_adapter", kind, place),
+                                          network="t2i-adapter", annotators=_suited(entry, kind))
+    return replace(entry, structures=structures)
+
+
+def encoder_folder(place: str, models: Path | None, report: Report) -> Path:
+    """The folder of an image encoder: a local one, or owner/name or owner/name/folder on the hub.
+    Raises ModelError."""
+    if Path(place).is_dir():
+        return Path(place).absolute()
+    if Path(place).is_file():
+        raise ModelError(f"image_encoder must be a folder with config.json and weights, and {place}"
+                         " is a file")
+    owner, _, rest = place.partition("/")
+    if not owner or not rest or place.startswith("."):
+        raise ModelError("image_encoder must be a folder, or owner/name or owner/name/folder on "
+                         f"the hub, got {place!r}")
+    name, _, folder = rest.partition("/")
+    return fetched(Hub(repo=f"{owner}/{name}", folder=folder, files=_ENCODER_FILES), models, report)
+
+
+def _existing(part: str, kind: str, place: Path) -> str:
+    if not place.exists():
+        raise ModelError(f"{part} {kind}: no file or folder {place}")
+    return str(place.absolute())
+
+
+def _suited(entry: CatalogEntry, kind: str) -> tuple[str, ...]:
+    """The detectors of the model's own network of this name, the detector of this name, or, for a
+    kind of map that is new, ready maps first and whatever draws one."""
+    if kind in entry.structures:
+        return entry.structures[kind].annotators
+    return (kind, "none") if kind in _DRAWN else ("none", *_DRAWN)

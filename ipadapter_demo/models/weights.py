@@ -1,0 +1,80 @@
+"""Weights from a file of any layout, and a network made of them: strictly, by key."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ipadapter_demo.errors import ModelError, some_of
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_ADVICE = re.compile(r"\s*(If you want|Please|For more info|You should|Make sure|Pass `|You set)",
+                     re.IGNORECASE)
+
+
+def weights_from_file(path: Path) -> dict[str, Any]:
+    """What a `.safetensors` file or a pickle holds, by key, on the CPU. A pickle is read as numbers
+    only, and refused if it holds anything that would run. Raises ModelError."""
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix not in PICKLES:
+            raise ModelError(f"{path.name}: the name must end in .safetensors, "
+                             f"{', '.join(PICKLES)}")
+        with torch.serialization.safe_globals([nn.ParameterDict]):  # of old embeddings
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{path.name}: holds code or objects that are not tensors, which is "
+                         "refused") from error
+    except ModelError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way at all
+        raise ModelError(f"{path.name} cannot be read: {reason(error)}") from error
+    if isinstance(found, Tensor):
+        return {path.stem: found}
+    if not isinstance(found, dict):
+        raise ModelError(f"{path.name}: holds a {type(found).__name__}, not weights by name")
+    inner = found.get("state_dict", found)
+    return {str(key): value for key, value in inner.items()}
+
+
+def tensors_from_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of such a file; counters beside them are left out. Raises ModelError."""
+    return {key: value for key, value in weights_from_file(path).items()
+            if isinstance(value, Tensor)}
+
+
+def network_from_weights(make: Callable[[], Any], tensors: Mapping[str, Tensor],
+                         dtype: torch.dtype, name: str) -> Any:
+    """The network that `make` builds, with `tensors` under its own keys, in evaluation. What it
+    does not know is left out. Raises ModelError, beginning with `name`, that says which weights
+    are missing or of another shape."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        network = make()
+    own = network.state_dict()
+    if missing := [key for key in own if key not in tensors]:
+        raise ModelError(f"{name} lack {some_of(missing)}")
+    for key, tensor in own.items():
+        if tensors[key].shape != tensor.shape:
+            raise ModelError(f"{name} hold {key} of shape {tuple(tensors[key].shape)}, where "
+                             f"{tuple(tensor.shape)} is needed")
+    network.load_state_dict({key: tensors[key].to(dtype).contiguous() for key in own}, assign=True)
+    return network.eval()
+
+
+def reason(error: BaseException) -> str:
+    """What a library's error says of the matter, without its advice to programmers."""
+    text = " ".join(str(error).split())
+    return _ADVICE.split(text, maxsplit=1)[0][:300].strip() or type(error).__name__
