@@ -30,6 +30,8 @@ ZOOMED = 0.45  # of a cell's side, for the part that is shown larger
 MARK = "#e3342f"
 FORMATS = ("pdf", "svg", "png")
 
+Box = tuple[float, float, float, float]  # left, bottom, width, height, in parts of the figure
+
 _TEXT_STAYS_TEXT: Any = {
     "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "comparison", "font.size": FONT,
     "font.family": FAMILY, "text.parse_math": False,
@@ -59,7 +61,9 @@ def draw(job: Job, page: Page, inches: float, zoom: list[float] | None = None) -
     """One page. `zoom` is the part of every cell that is shown larger: left, top, width and
     height, in fractions."""
     pictures = [[_picture(job, panel) for panel in row] for row in page.panels]
-    aspect = next((i.height / i.width for row in pictures for i in row if i is not None), 1.0)
+    aspect = max((i.height / i.width for row, panels in zip(pictures, page.panels, strict=True)
+                  for i, panel in zip(row, panels, strict=True)
+                  if i is not None and isinstance(panel, Cell)), default=1.0)
     width, columns = inches * POINTS, len(page.column_heads)
     down = [wrapped(head, HEAD * width, FONT) for head in page.row_heads]
     left = max(text_width(text, FONT) for text in down)
@@ -87,7 +91,7 @@ def draw(job: Job, page: Page, inches: float, zoom: list[float] | None = None) -
             box = ((left + column * (side + GAP)) / width, bottom, side / width,
                    side * aspect / height)
             if picture is not None:
-                _show(figure, box, picture, zoom)
+                _show(figure, _within(box, aspect, picture), picture, zoom)
             elif isinstance(panel, Cell):
                 words = wrapped(job.message(panel) or "not drawn yet", side - 4, FONT - 1)
                 figure.text(box[0] + box[2] / 2, middle, words, color="grey",
@@ -95,8 +99,16 @@ def draw(job: Job, page: Page, inches: float, zoom: list[float] | None = None) -
     return figure
 
 
-def _show(figure: Figure, box: tuple[float, float, float, float], picture: Image.Image,
-          zoom: list[float] | None) -> None:
+def _within(box: Box, aspect: float, picture: Image.Image) -> Box:
+    """The middle of a box that is `aspect` times as high as wide, in the picture's proportions."""
+    left, bottom, width, height = box
+    own = picture.height / picture.width
+    if own < aspect:
+        return left, bottom + height * (1 - own / aspect) / 2, width, height * own / aspect
+    return left + width * (1 - aspect / own) / 2, bottom, width * aspect / own, height
+
+
+def _show(figure: Figure, box: Box, picture: Image.Image, zoom: list[float] | None) -> None:
     panel = figure.add_axes(box)
     panel.set_axis_off()
     # "none": vector formats keep the picture's own pixels

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -116,9 +117,17 @@ class T2IAdapterStructure:
     net: T2IAdapter
 
     def read(self, map_pixels: Tensor) -> Guide:
-        return Guide(self, tuple(self.net(map_pixels.to(self.net.device, self.net.dtype))))
+        whole = _in_whole_cells(map_pixels, self.net.downscale_factor)
+        return Guide(self, tuple(self.net(whole.to(self.net.device, self.net.dtype))))
 
     def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
                   text_states: Tensor, weight: float,
                   added: dict[str, Tensor] | None) -> Residuals:
         return Residuals(encoder=tuple(weight * features for features in seen))
+
+
+def _in_whole_cells(map_pixels: Tensor, cell: int) -> Tensor:
+    """The last row and column repeated until both sides are multiples of `cell`: a T2I-Adapter of
+    SDXL reads cells of 16 pixels, and the UNet rounds its sides up likewise."""
+    height, width = map_pixels.shape[-2:]
+    return F.pad(map_pixels, (0, -width % cell, 0, -height % cell), mode="replicate")

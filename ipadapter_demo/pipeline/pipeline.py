@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -33,22 +32,22 @@ from ipadapter_demo.pipeline.close_up import close_up, put_back, put_back_small
 from ipadapter_demo.pipeline.conditioning import (
     Conditioner,
     ContentCache,
-    Size,
     heard,
     together,
 )
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
-from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
-from ipadapter_demo.pipeline.seam import matched
-from ipadapter_demo.request import (
-    MAX_SIZE,
-    MIN_SIZE,
-    SIZE_STEP,
-    GenerateRequest,
-    Reference,
-    Sampler,
-    Structure,
+from ipadapter_demo.pipeline.notes import notes_on
+from ipadapter_demo.pipeline.sampler import (
+    Guidance,
+    Start,
+    Step,
+    denoise,
+    effective_sampler,
+    new_scheduler,
 )
+from ipadapter_demo.pipeline.seam import matched
+from ipadapter_demo.pipeline.sizes import Size, reshaped, working_size
+from ipadapter_demo.request import GenerateRequest, Reference, Structure
 
 DECODED_AGAIN = ("The autoencoder gave no finite pixels in half precision; the picture was decoded "
                  "again in float32.")
@@ -125,8 +124,9 @@ class ImagePromptPipeline:
         shared, model = near[0], self._model
         size = self.working_size(shared)
         conditions = [self._conditioner.condition(r, size, watched) for r in near]
+        scheduler = new_scheduler(effective_sampler(shared), model.scheduler_config)
         steps = denoise(
-            model.unet, new_scheduler(_sampler(shared), model.scheduler_config), shared.steps,
+            model.unet, scheduler, shared.steps,
             Guidance(shared.guidance, shared.guidance_rescale),
             Start.together([self._start(request, size) for request in near]),
             together(conditions, [request.count for request in requests]), self._lane,
@@ -140,7 +140,8 @@ class ImagePromptPipeline:
         seconds = (time.monotonic() - began) / len(requests)
         for request, own in zip(requests, conditions, strict=True):
             yield Result(_put_in_place(request, images[: request.count]), request.seeds, request,
-                         own.maps, seconds, self.facts, own.notes + notes,
+                         own.maps, seconds, self.facts,
+                         notes_on(request, size, own.maps, model) + notes,
                          heard(own.image_prompts, request.count))
             images = images[request.count :]
 
@@ -164,16 +165,8 @@ class ImagePromptPipeline:
         return [self.structure_map(structure, size) for structure in near.structures]
 
     def working_size(self, request: GenerateRequest) -> Size:
-        """(width, height) the model works at. Sides that the request leaves open are the model's
-        own, or follow the proportions of the picture that is being changed."""
-        inpaint = close_up(request).inpaint
-        given = inpaint.image if inpaint else request.init_image
-        native = self._model.native_size
-        width, height = native, native
-        if given is not None:
-            scale = native / math.sqrt(given.width * given.height)
-            width, height = _side(given.width * scale), _side(given.height * scale)
-        return request.width or width, request.height or height
+        """(width, height) the model works at: see `sizes.working_size`."""
+        return working_size(close_up(request), self._model.native_size)
 
     @cached_property
     def facts(self) -> dict[str, Any]:
@@ -211,7 +204,7 @@ class ImagePromptPipeline:
                          passes=passes, generators=again)
         seen = self._nothing_left(noise, size) if sees_mask else None
         if request.init_image is not None:
-            pixels = pixels_from_images([resize_image(request.init_image, size)])
+            pixels = pixels_from_images([reshaped(request.init_image, size, "crop")])
             return Start(noise, self._latents(pixels), request.strength, seen=seen)
         return Start(noise, seen=seen)
 
@@ -287,15 +280,6 @@ def _noise_and_more(seed: int, shape: tuple[int, ...]) -> tuple[Tensor, torch.Ge
     Another seed would not do: torch's generator knows only the lower 32 bits."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator), generator
-
-
-def _sampler(request: GenerateRequest) -> Sampler:
-    """Only DDIM takes a step twice as if it were the first time: others remember."""
-    return "ddim" if request.inpaint and request.inpaint.passes > 1 else request.sampler
-
-
-def _side(length: float) -> int:
-    return min(MAX_SIZE, max(MIN_SIZE, round(length / SIZE_STEP) * SIZE_STEP))
 
 
 def _version(name: str) -> str:

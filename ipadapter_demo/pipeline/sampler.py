@@ -13,7 +13,7 @@ from torch import Tensor
 from ipadapter_demo.adapter import ImagePrompt
 from ipadapter_demo.models.structure import total
 from ipadapter_demo.pipeline.conditioning import Conditions, active
-from ipadapter_demo.request import Sampler
+from ipadapter_demo.request import GenerateRequest, Sampler
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,9 +147,33 @@ def _predict_noise(unet: Any, noisy: Tensor, seen: Tensor | None, t: Tensor, i: 
                 **residuals.unet_arguments()).sample
 
 
+def steps_taken(request: GenerateRequest) -> int:
+    """How many of the steps of a request are taken: fewer where it starts from a picture, and one
+    more with PNDM, which takes one twice."""
+    given = request.inpaint
+    strength = given.strength if given else request.strength if request.init_image else 1.0
+    twice = effective_sampler(request) == "pndm" and request.steps > 1
+    return _kept(request.steps, strength) + int(twice)
+
+
+def unet_calls(request: GenerateRequest) -> int:
+    """How often the UNet runs: `passes` times a step, but once in the last."""
+    passes = request.inpaint.passes if request.inpaint else 1
+    return (steps_taken(request) - 1) * passes + 1
+
+
+def effective_sampler(request: GenerateRequest) -> Sampler:
+    """Only DDIM takes a step twice as if it were the first time: others remember."""
+    return "ddim" if request.inpaint and request.inpaint.passes > 1 else request.sampler
+
+
+def _kept(steps: int, strength: float) -> int:
+    return max(1, min(int(steps * strength), steps))
+
+
 def _remaining_timesteps(scheduler: Any, steps: int, strength: float) -> Tensor:
     """All of them, or the last `strength` of them, as diffusers' image-to-image counts."""
-    skipped = steps - max(1, min(int(steps * strength), steps))
+    skipped = steps - _kept(steps, strength)
     if skipped and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped * scheduler.order)
     return scheduler.timesteps[skipped * scheduler.order :]

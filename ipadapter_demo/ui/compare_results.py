@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from ipadapter_demo.compare import Job, scores, write_bundle
+from ipadapter_demo.compare import Done, Job, scores, write_bundle
 from ipadapter_demo.compare.bundle import BUNDLE
 from ipadapter_demo.request import MAX_SEED
 from ipadapter_demo.ui import compare_votes
@@ -115,7 +116,12 @@ def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[dict[gr.Component,
     total = len(job.plan.grid.cells)
     yield {shown.job: job, shown.grid: grid_html(job),
            shown.status: progress(len(job.finished()), total, "cell")}
-    for _ in job.run():
+    noted: set[str] = set()
+    for event in job.run():
+        new = set(event.notes) - noted if isinstance(event, Done) else set()
+        for note in sorted(new):
+            gr.Info(html.escape(note))
+        noted |= new
         yield {shown.grid: grid_html(job),
                shown.status: progress(len(job.finished()), total, "cell")}
     yield finished(shown, job, chosen)

@@ -6,7 +6,6 @@ import html
 import inspect
 import logging
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from ipadapter_demo.errors import DemoError
-from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
+from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
 from ipadapter_demo.ui.updates import lines_of, strip_updates, updates
 from ipadapter_demo.ui.uploads import value_from_widget
@@ -106,9 +105,9 @@ def connect(studio: Studio, tab: Tab, results: Results, buttons: Buttons) -> Non
             with shown_errors():
                 model = value_from_widget(tab.inputs["model"], values.pop("model"), "model")
                 watched = values.pop("attention", False) is True
+                values.pop("shape", None)  # it has filled width and height
                 request = request_from_values(tab, values)
                 with studio.visit(model) as pipeline:
-                    warn_about_words(pipeline, request)
                     for update in updates_of(pipeline, request, watched):
                         yield update[: len(outputs)]
 
@@ -153,6 +152,8 @@ def _signature(tab: Tab) -> inspect.Signature:
     def default(name: str) -> Any:
         if name == "attention":
             return False
+        if name in ("shape", "width", "height"):
+            return None
         return None if isinstance(tab.inputs[name], gr.Image) else inspect._empty
 
     return inspect.Signature([
@@ -167,10 +168,3 @@ def request_from_values(tab: Tab, values: Mapping[str, Any]) -> GenerateRequest:
     if read.pop("random_seed"):
         read["seed"] = random.randint(0, MAX_SEED - MAX_COUNT)
     return tab.translate(**read)
-
-
-def warn_about_words(pipeline: ImagePromptPipeline, request: GenerateRequest) -> None:
-    known = pipeline.info.words
-    words = re.findall(r"\w+", request.prompt.lower())
-    if known and words and not any(word in known for word in words):
-        gr.Warning(f"This model knows no word of the prompt. It knows: {', '.join(known)}")

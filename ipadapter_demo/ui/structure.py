@@ -14,6 +14,7 @@ from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.running import LANE, Tab, Widgets, connect, shown_errors
 from ipadapter_demo.ui.slots import (
+    map_fit_input,
     slots_from_structures,
     structure_choices,
     structure_of,
@@ -27,6 +28,7 @@ def structure(
     *,
     control: Image.Image | None,
     kind: str,
+    control_fit: Any = "crop",
     structure_weight: float,
     start: float,
     end: float,
@@ -45,16 +47,18 @@ def structure(
 
     control: the picture that says where things are. kind: what is kept of it and which detector
     finds it, as kind/detector; the detector "none" takes the picture as the map itself.
+    control_fit: crop, pad or squash, for a picture of other proportions than the result.
     structure_weight: how strictly. start, end: the part of the steps, in fractions, during which it
-    acts. control_2, control_3: further pictures, each with its own kind_2, strictness_2, start_2
-    and end_2. reference: a picture for the looks, with image_scale, its λ. changed and
-    changed_mask: a picture of which only the white part of the mask is drawn, with passes, how
-    often every step is taken for its seam, context, how much around it is seen, and surroundings,
-    weight of that picture as an image prompt around the mask. seed counts where random_seed is
-    false. Returns PNG files that hold their whole request, a status line and the seed of the first
-    picture.
+    acts. control_2, control_3: further pictures, each with its own kind_2, control_fit_2,
+    strictness_2, start_2 and end_2. reference: a picture for the looks, with image_scale, its λ.
+    changed and changed_mask: a picture of which only the white part of the mask is drawn, with
+    passes, how often every step is taken for its seam, context, how much around it is seen, and
+    surroundings, weight of that picture as an image prompt around the mask. seed counts where
+    random_seed is false. Returns PNG files that hold their whole request, a status line and the
+    seed of the first picture.
     """
-    kept = structure_of(control, kind, weight=structure_weight, window=(start, end))
+    kept = structure_of(control, kind, weight=structure_weight, window=(start, end),
+                        fit=control_fit)
     if kept is None:
         raise RequestError("control is missing: upload the picture whose structure is to be kept")
     return GenerateRequest(
@@ -85,6 +89,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     return {
         "control": kept.image,
         "kind": f"{kept.kind}/{kept.annotator}",
+        "control_fit": kept.fit,
         "structure_weight": kept.weight,
         "start": kept.window[0],
         "end": kept.window[1],
@@ -104,7 +109,6 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs, drawn = _control_inputs(structure_choices(pipeline.info))
-            _draw_map(pipeline, inputs, drawn)
             inputs |= components.prompt_input(pipeline)
             inputs |= components.reference_input(pipeline, optional=True)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.map_image_scale)
@@ -113,6 +117,7 @@ def build(pipeline: Studio, model: gr.Dropdown) -> Tab:
                 inputs["start"] = components.slider(0, 1, 0.0, 0.05, "Structure from")
                 inputs["end"] = components.slider(0, 1, 1.0, 0.05, "until")
             inputs |= components.sampling_inputs(pipeline, count=1)
+            _draw_map(pipeline, inputs, drawn)
             inputs |= structure_slots(pipeline.info)
             with gr.Accordion("Only a part of a picture", open=False):
                 with gr.Row():
@@ -154,6 +159,7 @@ def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:
     with gr.Row():
         first = choices[0][1] if choices else None
         inputs["kind"] = gr.Dropdown(choices, value=first, label="Keep")
+        inputs["control_fit"] = map_fit_input()
         inputs["structure_weight"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "How strictly")
     return inputs, drawn
 
@@ -163,16 +169,25 @@ def _draw_map(
 ) -> None:
     """Keep `drawn` at the map that the chosen detector makes of the picture."""
 
-    def structure_map(control: Any, kind: str) -> Image.Image | None:
-        """The map that a detector draws of a picture. kind: as for /structure."""
+    def structure_map(control: Any, kind: str, control_fit: Any = "crop",
+                      width: Any = None, height: Any = None) -> Image.Image | None:
+        """The map that a detector draws of a picture. kind, control_fit: as for /structure; so are
+        width and height, of the result."""
         with shown_errors():
-            kept = structure_of(image_from_upload(control, "control"), kind)
-            return None if kept is None else pipeline.structure_map(kept)
+            kept = structure_of(image_from_upload(control, "control"), kind, fit=control_fit)
+            if kept is None:
+                return None
+            try:
+                request = GenerateRequest(structures=(kept,), width=width, height=height)
+            except RequestError:  # a size that is being typed
+                return gr.skip()
+            return pipeline.pipeline.structure_maps(request)[0]
 
+    shown = [inputs[name] for name in ("control", "kind", "control_fit", "width", "height")]
     gr.on(
-        [inputs["control"].change, inputs["kind"].change],
+        [widget.change for widget in shown],
         structure_map,
-        inputs=[inputs["control"], inputs["kind"]],
+        inputs=shown,
         outputs=drawn,
         preprocess=False,
         show_progress="minimal",
