@@ -52,11 +52,18 @@ def draw(arguments: Arguments, spec: Spec, studio: Studio) -> None:
     cost = Pace().cost(plan)
     print(cost, file=sys.stderr)
     if arguments.cost:
-        _print(cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1))
+        _print(cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1),
+               unknown=cost.unknown)
         return
     failed = []
+    noted: set[str] = set()
 
     def report(event: Done | Failed) -> None:
+        if isinstance(event, Done):
+            for note in event.notes:
+                if note not in noted:  # cells have most of them in common
+                    print(f"{event.cell.name}: {note}", file=sys.stderr)
+            noted.update(event.notes)
         if isinstance(event, Failed):
             failed.append(event.cell.name)
             _print(cell=event.cell.name, error=event.message)
