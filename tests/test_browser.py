@@ -204,11 +204,16 @@ def test_image_and_text_from_an_example(page: Page) -> None:
 def test_a_shape_of_the_model_is_chosen(page: Page) -> None:
     panel = open_tab(page, "Image + text")
     click_example(panel, 0)
-    open_section(panel, "Advanced", "Shape").click()
+    open_section(panel, "Advanced", "Shape")
+    expect(panel.get_by_label("Width")).to_have_value("0")
+    set_number(panel, "Steps", 1)
+    set_number(panel, "Pictures", 1)
+    request = request_of(generate(panel))
+    assert (request.width, request.height) == (None, None)
+    panel.get_by_label("Shape").click()
     page.get_by_role("option", name="96x168", exact=True).click()
     expect(panel.get_by_label("Width")).to_have_value("96")
     expect(panel.get_by_label("Height")).to_have_value("168")
-    set_number(panel, "Pictures", 1)
     request = request_of(generate(panel))
     assert (request.width, request.height) == (96, 168)
 

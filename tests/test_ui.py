@@ -601,7 +601,7 @@ def test_a_side_that_was_left_open_stays_open(pipeline: Any, warnings: list[str]
     with gr.Blocks():
         tab = TABS["variation"][1](Studio(pipeline), model_input(Studio(pipeline)))
     request = GenerateRequest(references=(Reference(image=picture(1)),))
-    assert restore.shown(tab, request)[tab.inputs["width"]] is None
+    assert restore.shown(tab, request)[tab.inputs["width"]] == 0
     assert not warnings
 
 
@@ -622,8 +622,10 @@ def test_the_shapes_to_choose_from_fill_width_and_height(api: Api, pipeline: Any
     choices = [value for _, value in components.shape_choices(pipeline.info)]
     assert choices[:3] == ["", "64x64", "72x56"]
     assert components.sides_of_shape("1344x768") == (1344, 768)
-    assert components.sides_of_shape("") == (None, None)
+    assert components.sides_of_shape("") == (0, 0)
     width, height = components.sides_of_shape(choices[-1])
+    [file] = api.pngs("image_text", reference=None, prompt="a", width=0, height=height)
+    assert Image.open(io.BytesIO(file)).size == (64, height), "0 leaves a side open"
     [file] = api.pngs("image_text", reference=None, prompt="a", width=width, height=height)
     assert Image.open(io.BytesIO(file)).size == (width, height) == (40, 96)
 

@@ -143,8 +143,8 @@ def _size_inputs(info: ModelInfo) -> Widgets:
     """Width and height, and sizes of the model to fill them with."""
     with gr.Row():
         shape = gr.Dropdown(shape_choices(info), value="", label="Shape", min_width=140)
-        sides = {side: gr.Number(None, label=side.title(), step=SIZE_STEP, min_width=90,
-                                 placeholder="open") for side in ("width", "height")}
+        sides = {side: gr.Number(0, label=side.title(), step=SIZE_STEP, min_width=90,
+                                 info="0: open") for side in ("width", "height")}
     shape.input(sides_of_shape, inputs=shape, outputs=list(sides.values()), queue=False,
                 show_progress="hidden", api_visibility="private")
     return {"shape": shape, **sides}
@@ -157,9 +157,9 @@ def shape_choices(info: ModelInfo) -> list[tuple[str, str]]:
             (square, square), *((size, size) for size in others)]
 
 
-def sides_of_shape(shape: str) -> tuple[int | None, int | None]:
+def sides_of_shape(shape: str) -> tuple[int, int]:
     if not shape:
-        return None, None
+        return 0, 0
     width, height = map(int, shape.split("x"))
     return width, height
 

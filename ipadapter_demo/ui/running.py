@@ -165,6 +165,9 @@ def _signature(tab: Tab) -> inspect.Signature:
 def request_from_values(tab: Tab, values: Mapping[str, Any]) -> GenerateRequest:
     """The request that raw widget values ask for. A random seed is drawn here, once."""
     read = {name: value_from_widget(tab.inputs[name], values[name], name) for name in values}
+    for side in ("width", "height"):
+        if side in read:
+            read[side] = read[side] or None  # a number field cannot be empty: 0 leaves it open
     if read.pop("random_seed"):
         read["seed"] = random.randint(0, MAX_SEED - MAX_COUNT)
     return tab.translate(**read)

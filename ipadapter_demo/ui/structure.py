@@ -178,7 +178,8 @@ def _draw_map(
             if kept is None:
                 return None
             try:
-                request = GenerateRequest(structures=(kept,), width=width, height=height)
+                request = GenerateRequest(structures=(kept,), width=width or None,
+                                          height=height or None)
             except RequestError:  # a size that is being typed
                 return gr.skip()
             return pipeline.pipeline.structure_maps(request)[0]
