@@ -39,7 +39,10 @@ MAX_STRUCTURES = 8
 MAX_FEATHER = 64
 MAX_PASSES = 10
 MAX_LAYERS = 200
-MIN_SIZE, MAX_SIZE, SIZE_STEP = 64, 1024, 8
+# SDXL's training sizes go from 512x2048 to 2048x512, all of at most 1024 x 1024 pixels
+# (arXiv 2307.01952, appendix I).
+MAX_AREA, MAX_ASPECT = 1024 * 1024, 4
+MIN_SIZE, MAX_SIZE, SIZE_STEP = 32, 2048, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,9 @@ class Structure:
     """A picture that fixes where things are.
 
     `kind` names the network that reads the map ("canny", "palette", ...), `annotator` the detector
-    that draws the map from `image`; "none" when `image` already is the map.
+    that draws the map from `image`; "none" when `image` already is the map. `fit` says how a
+    picture of other proportions than the output becomes one of its size: its middle is cropped, it
+    is padded with black (colours with grey), or squashed.
     `window` is the part of the sampling steps, in fractions, during which it acts.
     """
 
@@ -88,10 +93,12 @@ class Structure:
     annotator: str = "none"
     weight: float = 1.0
     window: Window = (0.0, 1.0)
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         _text("structure.kind", self.kind)
         _text("structure.annotator", self.annotator)
+        _one_of("structure.fit", self.fit, FITS)
         _set(self, "image", flatten_image(self.image, "structure.image"))
         _set(self, "weight", _number("structure.weight", self.weight, 0.0, MAX_WEIGHT))
         _set(self, "window", _window("structure.window", self.window))
@@ -149,8 +156,10 @@ class GenerateRequest:
     the model's image adapters, None the first of them.
     `guidance_rescale` is the φ of arXiv 2305.08891, section 3.4, for models that guidance
     overexposes. `width` and `height` of None mean the base model's own size, in the proportions of
-    the picture that is inpainted or started from, if there is one.
-    `init_image` with `strength` starts from a noised picture instead of pure noise (SDEdit).
+    the picture that is inpainted or started from, if there is one; one of them alone lets the other
+    follow. Together they may have MAX_AREA pixels and be MAX_ASPECT to 1.
+    `init_image` with `strength` starts from a noised picture instead of pure noise (SDEdit); it is
+    cropped to the proportions of the output.
     """
 
     prompt: str = ""
@@ -199,6 +208,8 @@ class GenerateRequest:
         for name in ("width", "height"):
             if getattr(self, name) is not None:
                 _set(self, name, _side(name, getattr(self, name)))
+        if self.width is not None and self.height is not None:
+            _check_shape(self.width, self.height)
         _set(self, "strength", _strength("strength", self.strength))
         if self.inpaint is not None and not isinstance(self.inpaint, Inpaint):
             raise RequestError(f"inpaint must be an Inpaint, got {type(self.inpaint).__name__}")
@@ -261,6 +272,15 @@ def _side(field: str, value: object) -> int:
             f"{field} must be a multiple of {SIZE_STEP}, got {side}; nearest is {nearest}"
         )
     return side
+
+
+def _check_shape(width: int, height: int) -> None:
+    if width * height > MAX_AREA:
+        raise RequestError(f"width x height must be at most {MAX_AREA:,} pixels, "
+                           f"got {width}x{height}, {width * height:,}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise RequestError(f"width and height must be at most {MAX_ASPECT} to 1, "
+                           f"got {width}x{height}")
 
 
 def _layers(field: str, value: object) -> object:

@@ -122,6 +122,23 @@ def test_image_and_text_from_an_example(page: Page) -> None:
     assert "floor" in request_of(generate(panel)).prompt
 
 
+def test_a_shape_of_the_model_is_chosen(page: Page) -> None:
+    panel = open_tab(page, "Image + text")
+    click_example(panel, 0)
+    open_section(panel, "Advanced", "Shape")
+    expect(panel.get_by_label("Width")).to_have_value("0")
+    set_number(panel, "Steps", 1)
+    set_number(panel, "Pictures", 1)
+    request = request_of(generate(panel))
+    assert (request.width, request.height) == (None, None)
+    panel.get_by_label("Shape").click()
+    page.get_by_role("option", name="96x168", exact=True).click()
+    expect(panel.get_by_label("Width")).to_have_value("96")
+    expect(panel.get_by_label("Height")).to_have_value("168")
+    request = request_of(generate(panel))
+    assert (request.width, request.height) == (96, 168)
+
+
 def test_structure_shows_its_map_and_keeps_it(page: Page, tmp_path: Path) -> None:
     panel = open_tab(page, "Structure")
     picture(3, 200, 100).save(tmp_path / "control.png")

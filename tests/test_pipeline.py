@@ -266,7 +266,8 @@ class TestContext:
 
     BOX = (10, 12, 30, 30)
     REQUEST = replace(EVERYTHING, inpaint=Inpaint(
-        image=picture(7, 96, 80), mask=box_mask(BOX, 96, 80), context=0.3, feather=0))
+        image=picture(7, 96, 80), mask=box_mask(BOX, 96, 80), context=0.3, feather=0),
+        structures=tuple(replace(s, fit="squash") for s in EVERYTHING.structures))
 
     def test_what_lies_far_from_the_mask_has_no_say(self, pipeline: ImagePromptPipeline) -> None:
         other = picture(7, 96, 80)
@@ -515,8 +516,8 @@ class TestSizes:
 
     def test_or_follow_the_picture_that_is_changed(self, pipeline: ImagePromptPipeline) -> None:
         start = replace(BASE, init_image=picture(1, 300, 200))
-        assert pipeline.working_size(start) == (80, 64)  # 78 x 52, in eights and not too small
-        assert pipeline.generate(start).images[0].size == (80, 64)
+        assert pipeline.working_size(start) == (80, 56)  # 78 x 52, in eights
+        assert pipeline.generate(start).images[0].size == (80, 56)
 
 
 class TestStream:

@@ -43,10 +43,10 @@ from ipadapter_demo.ui import (
     compare_form,
     compare_results,
     compare_view,
+    components,
     launch_options,
     restore,
     reuse,
-    running,
 )
 from ipadapter_demo.ui.model_input import model_input
 from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE, MAX_SIDE
@@ -189,9 +189,9 @@ def test_a_variation_is_a_png_that_restores_its_request(api: Api, watched: Any) 
     record = record_from_png(file)
     expected = GenerateRequest(
         references=(Reference(image=picture(1)),), image_scale=0.8, adapter="base",
-        guidance=3.0, steps=2, seed=7, width=64, height=64,
+        guidance=3.0, steps=2, seed=7,
     )  # fmt: skip
-    assert record.request == expected
+    assert record.request == expected, "sides that are left open stay open"
     assert (record.seed, record.index) == (7, 0)
     [again] = watched.generate(expected).images
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), np.asarray(again))
@@ -588,8 +588,8 @@ MADE: dict[str, GenerateRequest] = {
     ),
     "structure": GenerateRequest(
         structures=(
-            Structure(kind="canny", image=picture(3), weight=0.7, window=(0.1, 0.9)),
-            Structure(kind="palette", image=picture(5), annotator="palette"),
+            Structure(kind="canny", image=picture(3), weight=0.7, window=(0.1, 0.9), fit="squash"),
+            Structure(kind="palette", image=picture(5), annotator="palette", fit="pad"),
         ),
         width=64,
         height=64,
@@ -617,7 +617,7 @@ def test_a_request_comes_back_whole(pipeline: Any, name: str, warnings: list[str
     with gr.Blocks():
         tab = TABS[name][1](Studio(pipeline), model_input(Studio(pipeline)))
     values = restore.values_from_request(tab, request)
-    assert set(values) == set(tab.inputs) - {"model", "attention"}
+    assert set(values) == set(tab.inputs) - {"model", "attention", "shape"}
     assert values.pop("random_seed") is False
     assert tab.translate(**values) == request
     restore.shown(tab, request)
@@ -634,11 +634,11 @@ def test_what_the_page_has_no_widget_for_is_named(pipeline: Any, warnings: list[
     assert warnings == ["The page has no widget for all of this result's image_window."]
 
 
-def test_a_side_that_was_left_open_shows_the_models_own(pipeline: Any, warnings: list[str]) -> None:
+def test_a_side_that_was_left_open_stays_open(pipeline: Any, warnings: list[str]) -> None:
     with gr.Blocks():
         tab = TABS["variation"][1](Studio(pipeline), model_input(Studio(pipeline)))
     request = GenerateRequest(references=(Reference(image=picture(1)),))
-    assert restore.shown(tab, request)[tab.inputs["width"]] == 64
+    assert restore.shown(tab, request)[tab.inputs["width"]] == 0
     assert not warnings
 
 
@@ -655,18 +655,46 @@ def test_only_our_own_pngs_are_restored(tmp_path: Path) -> None:
     assert record_from_png(tmp_path / "ours.png").request == MADE["variation"]
 
 
-def test_a_prompt_of_unknown_words_is_remarked_on(
-    pipeline: Any, warnings: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Info:
-        words = ("red", "cube")
+def test_the_shapes_to_choose_from_fill_width_and_height(api: Api, pipeline: Any) -> None:
+    choices = [value for _, value in components.shape_choices(pipeline.info)]
+    assert choices[:3] == ["", "64x64", "72x56"]
+    assert components.sides_of_shape("1344x768") == (1344, 768)
+    assert components.sides_of_shape("") == (0, 0)
+    width, height = components.sides_of_shape(choices[-1])
+    [file] = api.pngs("image_text", reference=None, prompt="a", width=0, height=height)
+    assert Image.open(io.BytesIO(file)).size == (64, height), "0 leaves a side open"
+    [file] = api.pngs("image_text", reference=None, prompt="a", width=width, height=height)
+    assert Image.open(io.BytesIO(file)).size == (width, height) == (40, 96)
 
-    monkeypatch.setattr(type(pipeline), "info", Info())
-    for prompt in ("a red dog", "", "Cube!"):
-        running.warn_about_words(pipeline, GenerateRequest(prompt=prompt))
-    assert not warnings
-    running.warn_about_words(pipeline, GenerateRequest(prompt="a dog"))
-    assert "red, cube" in warnings[0]
+
+def test_a_picture_that_is_changed_in_part_keeps_its_proportions(api: Api, watched: Any) -> None:
+    """Of another shape than the model's own."""
+    given, mask = picture(4, 128, 64), box_mask((32, 8, 90, 40), 128, 64)
+    [file] = api.pngs("structure", control=api.upload(png(given)), kind="canny/none",
+                      changed=api.upload(png(given)), changed_mask=api.upload(png(mask)))
+    assert Image.open(io.BytesIO(file)).size == (128, 64)
+    assert watched.working_size(record_from_png(file).request) == (88, 48)
+
+
+def test_what_was_not_done_is_said_beside_the_result(api: Api) -> None:
+    wide = api.upload(png(picture(3, 192, 64)))
+    _, status, *_ = api.call("structure", control=wide, kind="canny/none", guidance=1)
+    assert "structure.fit: the picture of structure 1 (canny), 192x64, is cropped" in status
+    _, status, *_ = api.call("structure", control=wide, kind="canny/none", guidance=1,
+                             control_fit="squash", negative_prompt="<b>")
+    assert "192x64, is squeezed" in status
+    assert "negative_prompt has no effect at guidance 1." in status
+    _, status, *_ = api.call("image_text", reference=None, prompt="(<b>:1.2)")
+    assert "prompt: a weight in brackets is read as plain text: (&lt;b&gt;:1.2)" in status
+
+
+def test_the_map_is_shown_in_the_shape_of_the_result(api: Api) -> None:
+    control = api.upload(png(picture(3)))
+    for fields, size in (({}, (64, 64)), ({"width": 96, "height": 40}, (96, 40)),
+                         ({"width": 96}, (96, 64))):
+        [shown] = api.call("structure_map", control=control, kind="canny/none", **fields)
+        drawn = Image.open(io.BytesIO(api.http.get(shown["url"]).content))
+        assert drawn.size == size
 
 
 # The Compare tab

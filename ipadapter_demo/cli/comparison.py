@@ -10,6 +10,7 @@ from ipadapter_demo.cli.options import Arguments
 from ipadapter_demo.compare import (
     BATCH,
     Bundle,
+    Done,
     Event,
     Failed,
     Note,
@@ -53,11 +54,18 @@ def draw(arguments: Arguments, spec: Spec, studio: Studio) -> None:
     cost = Pace().cost(plan)
     print(cost, file=sys.stderr)
     if arguments.cost:
-        _print(cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1))
+        _print(cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1),
+               unknown=cost.unknown)
         return
     failed = []
+    noted: set[str] = set()
 
     def report(event: Event) -> None:
+        if isinstance(event, Done):
+            for note in event.notes:
+                if note not in noted:  # cells have most of them in common
+                    print(f"{event.cell.name}: {note}", file=sys.stderr)
+            noted.update(event.notes)
         if isinstance(event, Note):
             print(event.message, file=sys.stderr)
         elif isinstance(event, Failed):

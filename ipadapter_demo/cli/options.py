@@ -193,6 +193,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "kind's")
     add("--structure-weight", type=float, action="append", metavar="W",
         help="once for all structures, or once for each, 0 to 2 [1]")
+    add("--structure-fit", choices=FITS, action="append",
+        help="how a picture of other proportions than the output is brought to them; once for all "
+        "structures, or once for each [crop]")
     add("--structure-window", **window, help="the part of the steps in which they act [0 1]")
     add("--inpaint", type=Path, metavar="I.png", help="a picture to replace a part of")
     add("--mask", type=Path, metavar="M.png", help="which part: the white one, as large as I.png")
@@ -221,8 +224,9 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--sampler", choices=SAMPLERS, help="[dpm++]")
     add("--seed", type=int, metavar="N", help="where the noise comes from [0]")
     add("--count", type=int, metavar="N", help="how many pictures [1]")
-    add("--width", type=int, metavar="W", help="in pixels [the model's own, or as I.png]")
-    add("--height", type=int, metavar="H", help="in pixels [the model's own, or as I.png]")
+    add("--width", type=int, metavar="W", help="in pixels, a multiple of 8; both sides together at "
+        "most 1024 x 1024 pixels and 4 to 1 [the model's own, or as I.png]")
+    add("--height", type=int, metavar="H", help="likewise [the model's own, or as I.png]")
     add("--out", type=Path, default=Path("outputs"), metavar="DIR",
         help="folder for the PNGs, named by seed; nothing is overwritten [outputs]")
     _add_model(parser)

@@ -94,12 +94,13 @@ def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:
     """With "" as the annotator where none is named; see `completed`."""
     parts = arguments.structure or []
     weights = _one_each("--structure", "weight", parts, arguments.structure_weight, 1.0)
+    fits = _one_each("--structure", "fit", parts, arguments.structure_fit, "crop")
     if arguments.structure_window and not parts:
         raise RequestError("--structure-window needs a --structure")
     return tuple(
         Structure(kind=kind, annotator=annotator, image=_picture(f"--structure {kind}", path),
-                  weight=weight, window=arguments.structure_window or (0.0, 1.0))
-        for (kind, annotator, path), weight in zip(parts, weights, strict=True)
+                  weight=weight, fit=fit, window=arguments.structure_window or (0.0, 1.0))
+        for (kind, annotator, path), weight, fit in zip(parts, weights, fits, strict=True)
     ) or None
 
 

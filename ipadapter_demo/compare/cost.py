@@ -6,52 +6,101 @@ import time
 from collections.abc import Hashable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
+from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.conditioning import ContentCache
+from ipadapter_demo.pipeline.sampler import steps_taken, unet_calls
 from ipadapter_demo.request import GenerateRequest
 
 PROBE_STEPS = 3  # the first also encodes and warms up, and does not count
+MEASURED = 256  # kinds of request whose pace is remembered
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
+    """`unknown` cells are of models that are not loaded and were not measured before: `seconds`
+    are those of the others."""
+
     cells: int
     steps: int
     seconds: float
+    unknown: int = 0
 
     def __str__(self) -> str:
+        cells = "1 cell" if self.cells == 1 else f"{self.cells} cells"
+        made = f"{cells}, {self.steps:,} steps"
+        if self.unknown == self.cells:
+            return f"{made}: how long is known once the model is loaded"
         minutes, seconds = divmod(round(self.seconds), 60)
         time = f"{minutes} min {seconds} s" if minutes else f"{max(1, seconds)} s"
-        cells = "1 cell" if self.cells == 1 else f"{self.cells} cells"
-        return f"{cells}, {self.steps:,} steps: about {time}"
+        more = f", and {self.unknown} of a model that is not loaded" if self.unknown else ""
+        return f"{made}: about {time}{more}"
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds that one call of the UNet takes, and what comes after the last: decoding, saving."""
+
+    call: float
+    finish: float
 
 
 class Pace:
-    """Seconds that a step takes, measured once for every kind of request by drawing a little.
+    """How fast a model draws each kind of request, measured once by drawing a little.
 
-    Always on the model that is loaded: another is not loaded only to look.
+    Visitors share what was measured, each model's by itself. Another model than the one that is
+    loaded is not loaded only to look.
     """
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, float] = {}
+        self._known = ContentCache(MEASURED)
 
     def cost(self, plan: Plan) -> Cost:
         cells = plan.grid.cells
-        steps = sum(cell.planned.steps for cell in cells)
-        seconds = sum(cell.planned.steps * self._seconds(plan.studio.pipeline, cell.planned)
-                      for cell in cells)
-        return Cost(len(cells), steps, seconds)
+        pipeline = plan.studio.pipeline  # once: another visitor may change it meanwhile
+        seconds = [self._seconds(pipeline, cell) for cell in cells]
+        return Cost(
+            cells=len(cells),
+            steps=sum(steps_taken(cell.planned) * cell.planned.count for cell in cells),
+            seconds=sum(s for s in seconds if s is not None),
+            unknown=seconds.count(None),
+        )
 
-    def _seconds(self, pipeline: ImagePromptPipeline, request: GenerateRequest) -> float:
-        kinds = tuple(structure.kind for structure in request.structures)
-        key = (pipeline.info.name, pipeline.working_size(request), request.guidance > 1.0, kinds)
-        if key not in self._known:
-            probe = replace(request, steps=PROBE_STEPS, strength=1.0)
-            with closing(pipeline.stream(probe)) as events:
-                next(events)
-                began = time.monotonic()
-                for _ in range(PROBE_STEPS - 1):
-                    next(events)
-                self._known[key] = (time.monotonic() - began) / (PROBE_STEPS - 1)
-        return self._known[key]
+    def _seconds(self, pipeline: ImagePromptPipeline, cell: Cell) -> float | None:
+        request = cell.planned
+        if cell.model == pipeline.info.name:
+            key = cell.model, kind_of(request), pipeline.working_size(request)
+            speed = self._known.get(key, lambda: measured(pipeline, request))
+            return unet_calls(request) * speed.call + speed.finish
+        return None
+
+
+def kind_of(request: GenerateRequest) -> Hashable:
+    """What decides how long a call of the UNet takes, besides model and size: the rows of its
+    batch, the networks beside it, and the image prompts."""
+    prompts = [(r.negative, r.window, r.mask is None, r.only_image)
+               for r in request.references if r.weight > 0 and request.image_scale > 0]
+    return (
+        request.count, request.guidance > 1.0, tuple(prompts),
+        tuple(structure.kind for structure in request.structures if structure.weight > 0),
+        request.inpaint is not None,
+    )
+
+
+def measured(pipeline: ImagePromptPipeline, request: GenerateRequest) -> Speed:
+    """By a few steps of the request, each taken once, all of them with everything that acts in
+    it. The quickest counts: others may be at work as well."""
+    probe = replace(
+        request, steps=PROBE_STEPS, strength=1.0, image_window=(0.0, 1.0),
+        structures=tuple(replace(s, window=(0.0, 1.0)) for s in request.structures),
+        inpaint=request.inpaint and replace(request.inpaint, passes=1, strength=1.0),
+    )
+    times = []
+    with closing(pipeline.stream(probe)) as events:
+        for _ in events:
+            times.append(time.monotonic())
+    *steps, finish = [after - before for before, after in pairwise(times)]
+    return Speed(min(steps), finish)

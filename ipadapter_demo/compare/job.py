@@ -39,6 +39,7 @@ class Done:
     cell: Cell
     path: Path
     seconds: float  # its share of the batch
+    notes: tuple[str, ...] = ()  # as in Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Job:
             save_png(content, outcome.images[0], cell.request, cell.request.seed, 0, facts)
             write_file(self.path(cell), content.getvalue())
         self._text(cell).unlink(missing_ok=True)
-        return Done(cell, self.path(cell), outcome.seconds)
+        return Done(cell, self.path(cell), outcome.seconds, outcome.notes)
 
     def _is_finished(self, cell: Cell, facts: dict[str, Any]) -> bool:
         """By the same model, with the same request."""

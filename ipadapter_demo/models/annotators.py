@@ -15,12 +15,17 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.segmentation import Segmenter
 from ipadapter_demo.models.sources import Hub, Locate, fetched
 
+CANNY = (100, 200)  # of 255, as the published networks were trained: arXiv 2302.05543, section 4
+THRESHOLDS = ("low_threshold", "high_threshold")
+MIN_CONTRAST = 0.05  # of all levels: a picture with less is taken to have no edges
+MIN_SHARE = 0.001  # of the pixels: a map with less on it holds nothing
+LEAST_SIDE = 64  # the detectors round sides to multiples of it
 PALETTE_CELLS = 8  # cells along the shorter side, as in T2I-Adapter's colour palette: 512 / 64
 
 
@@ -66,7 +71,7 @@ def _weights(megabytes: int, *files: str) -> Hub:
 
 _HED = _weights(29, "ControlNetHED.pth")
 DETECTORS = {
-    "canny": Detector(_aux("CannyDetector"), call={"low_threshold": 100, "high_threshold": 200}),
+    "canny": Detector(_aux("CannyDetector"), call=dict(zip(THRESHOLDS, CANNY, strict=True))),
     "lineart": Detector(_aux("LineartStandardDetector"), sides=("detect_resolution",)),
     "lineart-fine": Detector(_aux("LineartDetector"),
                              _weights(34, "sk_model.pth", "sk_model2.pth")),
@@ -99,12 +104,36 @@ def annotate(annotator: str, image: Image.Image, locate: Locate = fetched) -> Im
         return image
     if annotator == "palette":
         return _palette(image)
+    drawn = _detected(annotator, image, DETECTORS[annotator].call, locate)
+    if annotator == "canny" and is_empty(drawn) and (found := _contrast(image)) >= MIN_CONTRAST:
+        pale = {name: found * level for name, level in zip(THRESHOLDS, CANNY, strict=True)}
+        drawn = _detected(annotator, image, pale, locate)
+    return drawn
+
+
+def is_empty(drawn: Image.Image) -> bool:
+    """Whether (nearly) all of a map is of one colour."""
+    pixels = np.asarray(drawn).reshape(-1, 3)
+    return bool((pixels != np.median(pixels, axis=0)).any(-1).mean() < MIN_SHARE)
+
+
+def _contrast(image: Image.Image) -> float:
+    """The widest range of a channel, as a share of all levels. Noise, which a blur levels, is
+    none."""
+    extrema: Any = image.convert("RGB").filter(ImageFilter.GaussianBlur(2)).getextrema()
+    return max(high - low for low, high in extrema) / 255
+
+
+def _detected(annotator: str, image: Image.Image, call: dict[str, Any],
+              locate: Locate) -> Image.Image:
     detector = DETECTORS[annotator]
-    sizes = dict.fromkeys(detector.sides, min(image.size))
+    sizes = dict.fromkeys(detector.sides, max(LEAST_SIDE, min(image.size)))
     folder = None if detector.weights is None else locate(detector.weights)
-    with _numpy_seeded():  # shuffling draws from numpy's global generator
-        drawn = _loaded(annotator, folder)(image, **sizes, **detector.call).convert("RGB")
-    if drawn.size != image.size:  # those of controlnet-aux round sides to multiples of 64
+    # shuffling draws from numpy's global generator; line art takes the median of nothing, if a
+    # picture has no lines
+    with _numpy_seeded(), warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        drawn = _loaded(annotator, folder)(image, **sizes, **call).convert("RGB")
+    if drawn.size != image.size:  # those of controlnet-aux round sides to multiples of LEAST_SIDE
         drawn = drawn.resize(image.size, Image.Resampling.BILINEAR)
     return drawn
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 from PIL import Image
 
 from ipadapter_demo.imaging import resize_image
-from ipadapter_demo.request import GenerateRequest, Inpaint
+from ipadapter_demo.pipeline.sizes import reshaped
+from ipadapter_demo.request import Fit, GenerateRequest, Inpaint
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 
@@ -38,15 +39,16 @@ def close_up(request: GenerateRequest) -> GenerateRequest:
         return request
     box, size = box_around(given.mask, given.context), given.image.size
 
-    def part(image: Image.Image) -> Image.Image:
+    def part(image: Image.Image, fit: Fit) -> Image.Image:
         """Of maps and regions, which cover the whole picture whatever their size."""
-        return resize_image(image, size).crop(box)
+        return reshaped(image, size, fit).crop(box)
 
     return replace(
         request,
         inpaint=replace(given, image=given.image.crop(box), mask=given.mask.crop(box), context=1.0),
-        structures=tuple(replace(s, image=part(s.image)) for s in request.structures),
-        references=tuple(r if r.mask is None else replace(r, mask=part(r.mask))
+        structures=tuple(replace(s, image=part(s.image, s.fit), fit="squash")
+                         for s in request.structures),
+        references=tuple(r if r.mask is None else replace(r, mask=part(r.mask, "squash"))
                          for r in request.references),
     )
 

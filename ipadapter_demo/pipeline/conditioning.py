@@ -21,6 +21,7 @@ from torch import Tensor
 from ipadapter_demo.adapter import ImageAdapter, ImagePrompt, Watch
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
+    PAD_COLOUR,
     centre_crop,
     fit_square,
     mask_from_image,
@@ -32,10 +33,11 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.models.structure import Guide, around_hole
 from ipadapter_demo.models.text import TextStates
+from ipadapter_demo.pipeline.sizes import Size, inner_size, padded, reshaped, same_shape
 from ipadapter_demo.pipeline.surroundings import spoken_for
 from ipadapter_demo.request import Combine, Fit, GenerateRequest, Reference, Structure, Window
 
-Size = tuple[int, int]  # (width, height) in pixels
+OF_COLOURS = ("palette", "shuffle")  # kinds of structure to which black is a colour like another
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +75,6 @@ class Conditions:
     image_window: Window
     structures: tuple[StructureGuide, ...]
     maps: tuple[Image.Image, ...]
-    notes: tuple[str, ...]
 
 
 class ContentCache:
@@ -110,7 +111,6 @@ class Conditioner:
     def condition(self, request: GenerateRequest, size: Size, watched: bool = False) -> Conditions:
         """`watched`: with somebody who looks on where each reference is heard."""
         guided = request.guidance > 1.0
-        prompts = ([request.negative_prompt] if guided else []) + [request.prompt]
         texts = [self._text_states(request.negative_prompt, unconditional=True)] if guided else []
         texts.append(self._text_states(request.prompt))
         maps = tuple(self.structure_map(structure, size) for structure in request.structures)
@@ -124,7 +124,6 @@ class Conditioner:
             image_window=request.image_window,
             structures=(*guides, *self._around_the_mask(request, size)),
             maps=maps,
-            notes=tuple(note for prompt in prompts for note in self._notes(prompt)),
         )
 
     def encoder_view(self, reference: Reference) -> Image.Image:
@@ -155,11 +154,17 @@ class Conditioner:
         if structure.annotator not in annotators:
             raise RequestError(f"structure.annotator for {structure.kind} must be one of "
                                f"{', '.join(annotators)}, got {structure.annotator!r}")
-        key = (structure.annotator, digest(structure.image), size)
-        return self._maps.get(
-            key, lambda: annotate(structure.annotator, resize_image(structure.image, size),
-                                  self.model.locate)
-        )
+        key = (structure.annotator, structure.kind, digest(structure.image), structure.fit, size)
+        return self._maps.get(key, lambda: self._drawn_map(structure, size))
+
+    def _drawn_map(self, structure: Structure, size: Size) -> Image.Image:
+        image, locate = structure.image, self.model.locate
+        if structure.fit != "pad" or same_shape(image.size, size):
+            return annotate(structure.annotator, reshaped(image, size, structure.fit), locate)
+        # padded afterwards: a detector would take the border for an edge
+        inside = resize_image(image, inner_size(image.size, size))
+        colour = PAD_COLOUR if structure.kind in OF_COLOURS else (0, 0, 0)
+        return padded(annotate(structure.annotator, inside, locate), size, colour)
 
     def _guide(self, kind: str, drawn: Image.Image) -> Guide:
         def read() -> Guide:
@@ -201,12 +206,6 @@ class Conditioner:
         sides = [float(size[1]), float(size[0])]
         times = torch.tensor([[*sides, 0.0, 0.0, *sides]]).expand(len(texts) * count, -1)
         return {"text_embeds": torch.cat(pooled), "time_ids": times.to(pooled[0])}
-
-    def _notes(self, prompt: str) -> list[str]:
-        used, limit = self.model.text.tokens_used(prompt)
-        return [f"The prompt has {used} tokens; the model reads the first {limit}."] * (
-            used > limit
-        )
 
     def _image_prompts(
         self, request: GenerateRequest, size: Size, guided: bool, watched: bool
@@ -361,7 +360,6 @@ def together(each: Sequence[Conditions], counts: Sequence[int]) -> Conditions:
         image_prompts=tuple(prompts),
         structures=tuple(_of_rows(column, counts, len(each[0].text_states) // counts[0])
                          for column in zip(*(own.structures for own in each), strict=True)),
-        notes=tuple(note for own in each for note in own.notes),
     )
 
 

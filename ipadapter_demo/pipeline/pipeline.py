@@ -36,12 +36,12 @@ from ipadapter_demo.pipeline.conditioning import (
 )
 from ipadapter_demo.pipeline.effective import changed_notes, effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
-from ipadapter_demo.pipeline.previews import Previews, Size
+from ipadapter_demo.pipeline.notes import notes_on
+from ipadapter_demo.pipeline.previews import Previews
 from ipadapter_demo.pipeline.sampler import Guidance, Start, Step, denoise, new_scheduler
 from ipadapter_demo.pipeline.seam import matched
-from ipadapter_demo.request import (
-    GenerateRequest,
-)
+from ipadapter_demo.pipeline.sizes import Size, reshaped
+from ipadapter_demo.request import GenerateRequest
 
 DECODED_AGAIN = ("The autoencoder gave no finite pixels in half precision; the picture was decoded "
                  "again in float32.")
@@ -141,7 +141,8 @@ class ImagePromptPipeline(Previews):
         for first, request, own in zip(asked, requests, conditions, strict=True):
             yield Result(_put_in_place(request, images[: request.count]), request.seeds, request,
                          own.maps, seconds, self.facts,
-                         changed_notes(first, request) + own.notes + notes,
+                         changed_notes(first, request) + notes_on(request, size, own.maps, model)
+                         + notes,
                          heard(own.image_prompts, request.count))
             images = images[request.count :]
 
@@ -185,7 +186,7 @@ class ImagePromptPipeline(Previews):
                          passes=passes, generators=again)
         seen = self._nothing_left(noise, size) if sees_mask else None
         if request.init_image is not None:
-            pixels = pixels_from_images([resize_image(request.init_image, size)])
+            pixels = pixels_from_images([reshaped(request.init_image, size, "crop")])
             return Start(noise, self._latents(pixels), request.strength, seen=seen)
         return Start(noise, seen=seen)
 

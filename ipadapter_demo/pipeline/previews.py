@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from threading import Lock
 
 from PIL import Image
 
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.close_up import close_up
-from ipadapter_demo.pipeline.conditioning import Conditioner, Size
-from ipadapter_demo.request import (
-    MAX_SIZE,
-    MIN_SIZE,
-    SIZE_STEP,
-    GenerateRequest,
-    Reference,
-    Structure,
-)
+from ipadapter_demo.pipeline.conditioning import Conditioner
+from ipadapter_demo.pipeline.sizes import Size, working_size
+from ipadapter_demo.request import GenerateRequest, Reference, Structure
 
 
 class Previews:
@@ -44,17 +37,5 @@ class Previews:
         return [self.structure_map(structure, size) for structure in near.structures]
 
     def working_size(self, request: GenerateRequest) -> Size:
-        """(width, height) the model works at. Sides that the request leaves open are the model's
-        own, or follow the proportions of the picture that is being changed."""
-        inpaint = close_up(request).inpaint
-        given = inpaint.image if inpaint else request.init_image
-        native = self._model.native_size
-        width, height = native, native
-        if given is not None:
-            scale = native / math.sqrt(given.width * given.height)
-            width, height = _side(given.width * scale), _side(given.height * scale)
-        return request.width or width, request.height or height
-
-
-def _side(length: float) -> int:
-    return min(MAX_SIZE, max(MIN_SIZE, round(length / SIZE_STEP) * SIZE_STEP))
+        """(width, height) the model works at: see `sizes.working_size`."""
+        return working_size(close_up(request), self._model.native_size)

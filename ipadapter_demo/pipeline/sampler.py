@@ -15,7 +15,8 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.schedule import ends_at_zero_snr
 from ipadapter_demo.models.structure import total
 from ipadapter_demo.pipeline.conditioning import Conditions, active
-from ipadapter_demo.request import SAMPLERS, Sampler
+from ipadapter_demo.pipeline.effective import effective_request
+from ipadapter_demo.request import SAMPLERS, GenerateRequest, Sampler
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,9 +159,28 @@ def _predict_noise(unet: Any, noisy: Tensor, seen: Tensor | None, t: Tensor, i: 
                 **residuals.unet_arguments()).sample
 
 
+def steps_taken(request: GenerateRequest) -> int:
+    """How many of the steps of a request are taken: fewer where it starts from a picture, and one
+    more with PNDM, which takes one twice."""
+    given = request.inpaint
+    strength = given.strength if given else request.strength if request.init_image else 1.0
+    twice = effective_request(request).sampler == "pndm" and request.steps > 1
+    return _kept(request.steps, strength) + int(twice)
+
+
+def unet_calls(request: GenerateRequest) -> int:
+    """How often the UNet runs: `passes` times a step, but once in the last."""
+    passes = request.inpaint.passes if request.inpaint else 1
+    return (steps_taken(request) - 1) * passes + 1
+
+
+def _kept(steps: int, strength: float) -> int:
+    return max(1, min(int(steps * strength), steps))
+
+
 def _remaining_timesteps(scheduler: Any, steps: int, strength: float) -> Tensor:
     """All of them, or the last `strength` of them, as diffusers' image-to-image counts."""
-    skipped = steps - max(1, min(int(steps * strength), steps))
+    skipped = steps - _kept(steps, strength)
     if skipped and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped * scheduler.order)
     return scheduler.timesteps[skipped * scheduler.order :]

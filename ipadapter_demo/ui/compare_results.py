@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from ipadapter_demo.compare import Job, Note, write_bundle
+from ipadapter_demo.compare import Done, Job, Note, write_bundle
 from ipadapter_demo.compare.bundle import BUNDLE
 from ipadapter_demo.request import MAX_SEED
 from ipadapter_demo.ui import compare_votes
@@ -24,6 +24,7 @@ from ipadapter_demo.ui.compare_view import (
     score_rows,
 )
 from ipadapter_demo.ui.running import AT_ONCE
+from ipadapter_demo.ui.say import inform
 from ipadapter_demo.ui.updates import lasting, progress
 
 DAY = 86_400
@@ -116,9 +117,14 @@ def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[dict[gr.Component,
     job.save_given()
     before, began = len(job.finished()), time.monotonic()
     yield {shown.job: job, shown.grid: grid_html(job), shown.status: so_far(job, before, 0.0)}
-    notes = []
+    notes: list[str] = []
+    noted: set[str] = set()
     for event in job.run():
         notes += [event.message] if isinstance(event, Note) else []
+        new = set(event.notes) - noted if isinstance(event, Done) else set()
+        for note in sorted(new):
+            inform(note)
+        noted |= new
         yield {shown.grid: grid_html(job),
                shown.status: so_far(job, before, time.monotonic() - began)}
     yield finished(shown, job, chosen, notes)

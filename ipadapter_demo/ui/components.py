@@ -8,6 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.pipeline import ModelInfo, Studio
+from ipadapter_demo.pipeline.sizes import usual_sizes
 from ipadapter_demo.request import (
     MAX_PASSES,
     MAX_SEED,
@@ -129,11 +130,7 @@ def sampling_inputs(pipeline: Studio, *, count: int, painting: bool = False) -> 
             0, 1, 0.0, 0.05, "Guidance rescale", info="against overexposure; v-prediction likes 0.7"
         )
         if not painting:
-            with gr.Row():
-                for side in ("width", "height"):
-                    widgets[side] = gr.Number(
-                        info.native_size, label=side.title(), step=SIZE_STEP, info="pixels"
-                    )
+            widgets |= _size_inputs(info)
         widgets["negative_prompt"] = gr.Textbox(
             "", label="Negative prompt", placeholder="what to keep out", max_lines=3
         )
@@ -141,6 +138,31 @@ def sampling_inputs(pipeline: Studio, *, count: int, painting: bool = False) -> 
             False, label="Show where the picture is heard", info="takes a little longer"
         )
     return widgets
+
+
+def _size_inputs(info: ModelInfo) -> Widgets:
+    """Width and height, and sizes of the model to fill them with."""
+    with gr.Row():
+        shape = gr.Dropdown(shape_choices(info), value="", label="Shape", min_width=140)
+        sides = {side: gr.Number(0, label=side.title(), step=SIZE_STEP, min_width=90,
+                                 info="0: open") for side in ("width", "height")}
+    shape.input(sides_of_shape, inputs=shape, outputs=list(sides.values()), queue=False,
+                show_progress="hidden", api_visibility="private")
+    return {"shape": shape, **sides}
+
+
+def shape_choices(info: ModelInfo) -> list[tuple[str, str]]:
+    """(what to call it, WxH) of the sizes that suit a model."""
+    square, *others = (f"{width}x{height}" for width, height in usual_sizes(info.native_size))
+    return [("the model's own", ""),  # or that of the picture that is changed
+            (square, square), *((size, size) for size in others)]
+
+
+def sides_of_shape(shape: str) -> tuple[int, int]:
+    if not shape:
+        return 0, 0
+    width, height = map(int, shape.split("x"))
+    return width, height
 
 
 def inpainting_inputs(pipeline: Studio) -> Widgets:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from ipadapter_demo.errors import DemoError
-from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
+from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
-from ipadapter_demo.ui.say import failure, warn
+from ipadapter_demo.ui.say import failure
 from ipadapter_demo.ui.updates import (
     lines_of,
     loading,
@@ -171,13 +170,13 @@ def _handler(studio: Studio, tab: Tab, results: Results,
     def drawn(values: dict[str, Any]) -> Iterator[Update]:
         model = value_from_widget(tab.inputs["model"], values.pop("model"), "model")
         watched = values.pop("attention", False) is True
+        values.pop("shape", None)  # it has filled width and height
         request = request_from_values(tab, values)
         with studio.turn(model) as turn:
             yield from map(only, waited(turn))
             if model != studio.info.name:
                 yield only(loading(model))
             pipeline = studio.at_turn(turn, model)
-            warn_about_words(pipeline, request)
             for update in updates_of(pipeline, request, watched, turn):
                 yield update[: len(outputs)]
 
@@ -199,6 +198,8 @@ def _signature(tab: Tab) -> inspect.Signature:
             return False
         if name.startswith("means_"):
             return "white"
+        if name in ("shape", "width", "height"):
+            return None
         return None if isinstance(tab.inputs[name], gr.Image) else inspect._empty
 
     return inspect.Signature([
@@ -210,13 +211,9 @@ def _signature(tab: Tab) -> inspect.Signature:
 def request_from_values(tab: Tab, values: Mapping[str, Any]) -> GenerateRequest:
     """The request that raw widget values ask for. A random seed is drawn here, once."""
     read = {name: value_from_widget(tab.inputs[name], values[name], name) for name in values}
+    for side in ("width", "height"):
+        if side in read:
+            read[side] = read[side] or None  # a number field cannot be empty: 0 leaves it open
     if read.pop("random_seed"):
         read["seed"] = random.randint(0, MAX_SEED - MAX_COUNT)
     return tab.translate(**read)
-
-
-def warn_about_words(pipeline: ImagePromptPipeline, request: GenerateRequest) -> None:
-    known = pipeline.info.words
-    words = re.findall(r"\w+", request.prompt.lower())
-    if known and words and not any(word in known for word in words):
-        warn(f"This model knows no word of the prompt. It knows: {', '.join(known)}")

@@ -1,9 +1,9 @@
 """Several references and several structures: numbered slots of widgets, and what they ask for.
 
 Slot k of a reference has the widgets reference_k, fit_k, weight_k, mask_k, means_k, from_k,
-until_k, negative_k and only_k; slot k of a structure control_k, kind_k, strictness_k, start_k and
-end_k. An empty picture is an empty slot. The tab's own picture is reference 1, without fit and
-negative.
+until_k, negative_k and only_k; slot k of a structure control_k, kind_k, control_fit_k,
+strictness_k, start_k and end_k. An empty picture is an empty slot. The tab's own picture is
+reference 1, without fit and negative.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ipadapter_demo.ui.running import Widgets
 REFERENCES = (2, 3, 4)  # beside the tab's own, which is the first
 FIELDS = ("reference", "fit", "weight", "mask", "means", "from", "until", "negative", "only")
 STRUCTURES = (2, 3)
+MAP_FITS = [("crop it", "crop"), ("pad it", "pad"), ("squash it", "squash")]
 
 # How a detector is called where people choose one; any other appears under its own name.
 LABELS = {
@@ -85,6 +86,7 @@ def structure_slots(info: ModelInfo) -> Widgets:
                 widgets[f"control_{k}"] = components.picture(f"Structure {k} of", height=150)
                 with gr.Column():
                     widgets[f"kind_{k}"] = gr.Dropdown(choices, value=first, label="Keep")
+                    widgets[f"control_fit_{k}"] = map_fit_input()
                     widgets[f"strictness_{k}"] = components.slider(
                         0, MAX_WEIGHT, 1.0, 0.05, "How strictly")
             with gr.Row():
@@ -142,12 +144,13 @@ def slots_from_references(references: Sequence[Reference]) -> dict[str, Any]:
 
 def structures_from_slots(values: dict[str, Any]) -> list[Structure]:
     """The structures of the slots; their values are taken out of `values`."""
-    taken = take(values, ("control", "kind", "strictness", "start", "end"), STRUCTURES)
+    taken = take(values, ("control", "kind", "control_fit", "strictness", "start", "end"),
+                 STRUCTURES)
     found = []
     for k in STRUCTURES:
         kept = structure_of(
             taken.get(f"control_{k}"), taken.get(f"kind_{k}"),
-            weight=taken.get(f"strictness_{k}", 1.0),
+            weight=taken.get(f"strictness_{k}", 1.0), fit=taken.get(f"control_fit_{k}", "crop"),
             window=(taken.get(f"start_{k}", 0.0), taken.get(f"end_{k}", 1.0)),
         )
         found += [] if kept is None else [kept]
@@ -163,6 +166,7 @@ def slots_from_structures(structures: Sequence[Structure], unused: str) -> dict[
         values |= {
             f"control_{k}": given and given.image,
             f"kind_{k}": f"{given.kind}/{given.annotator}" if given else unused,
+            f"control_fit_{k}": given.fit if given else "crop",
             f"strictness_{k}": given.weight if given else 1.0,
             f"start_{k}": given.window[0] if given else 0.0,
             f"end_{k}": given.window[1] if given else 1.0,
@@ -178,6 +182,11 @@ def structure_of(control: Any, choice: object, **how: Any) -> Structure | None:
         raise RequestError(f"kind must be kind/detector, such as canny/none, got {choice!r:.80}")
     kind, annotator = choice.split("/")
     return Structure(image=control, kind=kind, annotator=annotator, **how)
+
+
+def map_fit_input() -> gr.Dropdown:
+    """What becomes of a picture that has not the proportions of the result."""
+    return gr.Dropdown(MAP_FITS, value="crop", label="If it has another shape", min_width=120)
 
 
 def structure_choices(info: ModelInfo) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from ipadapter_demo.ui.masks import mask_input
 from ipadapter_demo.ui.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.running import Tab, Widgets, connect, shown_errors
 from ipadapter_demo.ui.slots import (
+    map_fit_input,
     slots_from_structures,
     structure_choices,
     structure_of,
@@ -30,6 +31,7 @@ def structure(
     *,
     control: Image.Image | None,
     kind: str,
+    control_fit: Any = "crop",
     structure_weight: float,
     start: float,
     end: float,
@@ -49,16 +51,18 @@ def structure(
 
     control: the picture that says where things are. kind: what is kept of it and which detector
     finds it, as kind/detector; the detector "none" takes the picture as the map itself.
+    control_fit: crop, pad or squash, for a picture of other proportions than the result.
     structure_weight: how strictly. start, end: the part of the steps, in fractions, during which it
-    acts. control_2, control_3: further pictures, each with its own kind_2, strictness_2, start_2
-    and end_2. reference: a picture for the looks, with image_scale, its λ. changed and
-    changed_mask: a picture of which only the white part of the mask is drawn, or the transparent
-    part, if changed_means is transparent, with passes, how often every step is taken for its seam,
-    context, how much around it is seen, and surroundings, weight of that picture as an image prompt
-    around the mask. seed counts where random_seed is false. Returns PNG files that hold their whole
-    request, a status line and the seed of the first picture.
+    acts. control_2, control_3: further pictures, each with its own kind_2, control_fit_2,
+    strictness_2, start_2 and end_2. reference: a picture for the looks, with image_scale, its λ.
+    changed and changed_mask: a picture of which only the white part of the mask is drawn, or the
+    transparent part, if changed_means is transparent, with passes, how often every step is taken
+    for its seam, context, how much around it is seen, and surroundings, weight of that picture as
+    an image prompt around the mask. seed counts where random_seed is false. Returns PNG files that
+    hold their whole request, a status line and the seed of the first picture.
     """
-    kept = structure_of(control, kind, weight=structure_weight, window=(start, end))
+    kept = structure_of(control, kind, weight=structure_weight, window=(start, end),
+                        fit=control_fit)
     if kept is None:
         raise RequestError("control is missing: upload the picture whose structure is to be kept")
     return GenerateRequest(
@@ -89,6 +93,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     return {
         "control": kept.image,
         "kind": f"{kept.kind}/{kept.annotator}",
+        "control_fit": kept.fit,
         "structure_weight": kept.weight,
         "start": kept.window[0],
         "end": kept.window[1],
@@ -109,7 +114,6 @@ def build(pipeline: Studio, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs, drawn = _control_inputs(structure_choices(pipeline.info))
-            _draw_map(pipeline, model, inputs, drawn)
             inputs |= components.prompt_input(pipeline)
             inputs |= components.reference_input(pipeline, model, optional=True)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.map_image_scale)
@@ -118,6 +122,7 @@ def build(pipeline: Studio, model: ModelInput) -> Tab:
                 inputs["start"] = components.slider(0, 1, 0.0, 0.05, "Structure from")
                 inputs["end"] = components.slider(0, 1, 1.0, 0.05, "until")
             inputs |= components.sampling_inputs(pipeline, count=1)
+            _draw_map(pipeline, model, inputs, drawn)
             inputs |= structure_slots(pipeline.info)
             with gr.Accordion("Only a part of a picture", open=False):
                 with gr.Row():
@@ -157,6 +162,7 @@ def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:
     with gr.Row():
         first = choices[0][1] if choices else None
         inputs["kind"] = gr.Dropdown(choices, value=first, label="Keep")
+        inputs["control_fit"] = map_fit_input()
         inputs["structure_weight"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "How strictly")
     return inputs, drawn
 
@@ -166,18 +172,26 @@ def _draw_map(
 ) -> None:
     """Keep `drawn` at the map that the chosen detector makes of the picture."""
 
-    def structure_map(control: Any, kind: str, model: str) -> Image.Image | None:
-        """The map that a detector draws of a picture. kind, model: as for /structure."""
+    def structure_map(control: Any, kind: str, control_fit: Any = "crop", width: Any = None,
+                      height: Any = None, model: str = "") -> Image.Image | None:
+        """The map that a detector draws of a picture. kind, control_fit, model: as for /structure;
+        so are width and height, of the result."""
         with shown_errors():
-            kept = structure_of(image_from_upload(control, "control"), kind)
+            kept = structure_of(image_from_upload(control, "control"), kind, fit=control_fit)
             if kept is None or (previews := previews_of(pipeline, model)) is None:
                 return None
-            return previews.structure_map(kept)
+            try:
+                request = GenerateRequest(structures=(kept,), width=width or None,
+                                          height=height or None)
+            except RequestError:  # a size that is being typed
+                return gr.skip()
+            return previews.structure_maps(request)[0]
 
+    shown = [inputs[name] for name in ("control", "kind", "control_fit", "width", "height")]
     gr.on(
-        [inputs["control"].change, inputs["kind"].change, model.shown.change],
+        [*(widget.change for widget in shown), model.shown.change],
         structure_map,
-        inputs=[inputs["control"], inputs["kind"], model.chosen],
+        inputs=[*shown, model.chosen],
         outputs=drawn,
         preprocess=False,
         show_progress="minimal",

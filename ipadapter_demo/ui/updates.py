@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,7 @@ def updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
                 yield (list(event.images) or same, progress(event.step, event.steps), same, same,
                        same)
             else:
-                for note in event.notes:
-                    inform(note)
+                tell(event.notes)
                 yield saved(event), summary(event), event.seeds[0], heard(event), compared(event)
 
 
@@ -59,6 +58,8 @@ def strip_updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
         with closing(pipeline.stream(one, watched=watched)) as events:
             *_, result = events
         assert isinstance(result, Result)
+        if number == 0:
+            tell(result.notes)
         label = f"λ = {one.image_scale:g}"
         shown += [(path, label) for path in saved(result)]
         seen += [(tinted(result.images[0], amount), label)
@@ -66,6 +67,11 @@ def strip_updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
     said = f"λ from {requests[0].image_scale:g} to {requests[-1].image_scale:g}, seed {one.seed}."
     turn.share = 1.0
     yield shown, said, one.seed, gr.Gallery(seen, visible=bool(seen)), None
+
+
+def tell(notes: Sequence[str]) -> None:
+    for note in notes:
+        inform(note)
 
 
 def heard(result: Result) -> Any:
@@ -100,7 +106,8 @@ def summary(result: Result) -> str:
         made = f"1 picture in {result.seconds:.1f} s, seed {first}."
     else:
         made = f"{len(result.seeds)} pictures in {result.seconds:.1f} s, seeds {first} to {last}."
-    return f"{made} Each PNG holds its request."
+    notes = "".join(f"<br>{escaped(note)}" for note in result.notes)
+    return f"{made} Each PNG holds its request.{notes}"
 
 
 def waited(turn: Turn) -> Iterator[str]:

@@ -1,0 +1,190 @@
+"""What a person should know of a request that runs, but not as they may think: one sentence each,
+that begins with the field. Nothing is said of an ordinary request."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+import torch.nn.functional as F
+from PIL import Image
+
+from ipadapter_demo.imaging import mask_from_image, resize_image
+from ipadapter_demo.models.annotators import is_empty
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline.close_up import close_up
+from ipadapter_demo.pipeline.conditioning import OF_COLOURS, active
+from ipadapter_demo.pipeline.sampler import steps_taken
+from ipadapter_demo.pipeline.sizes import Size, same_shape
+from ipadapter_demo.pipeline.surroundings import spoken_for
+from ipadapter_demo.request import MAX_ASPECT, SIZE_STEP, GenerateRequest, Reference, Window
+
+# What other programs read in a prompt, and this one as plain text.
+MARKUP = {
+    "a weight in brackets": re.compile(r"[(\[][^()\[\]]*(?<!\d):\s*\d?\.?\d+\s*[)\]]|\(\(|\)\)"),
+    "BREAK": re.compile(r"\bBREAK\b"),
+    "a tag": re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>"),
+}
+# Words between the words: in the captions of a small model, or said without a meaning.
+JOINING = {"a", "an", "the", "and", "on", "with", "of", "in", "solid"}
+FEW_STEPS = 2
+STRENGTH = next(f.default for f in fields(GenerateRequest) if f.name == "strength")
+DONE_TO = {"crop": "cropped", "pad": "padded", "squash": "squeezed"}
+
+
+def notes_on(request: GenerateRequest, size: Size, maps: Sequence[Image.Image],
+             model: BaseModel) -> tuple[str, ...]:
+    """`size` is the one the model works at, `maps` those that its structure networks read."""
+    near = close_up(request)
+    return (*_on_prompts(request, model), *_on_steps(request, model),
+            *_on_shapes(request, near, size), *_on_layers(request), *_on_windows(request),
+            *_on_regions(request, near, size, model), *_on_maps(request, maps))
+
+
+def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
+    guided = request.guidance > 1
+    prompts = {"prompt": request.prompt}
+    if guided:
+        prompts["negative_prompt"] = request.negative_prompt
+    elif request.negative_prompt:
+        yield "negative_prompt has no effect at guidance 1."
+    if not guided and any(r.negative and r.weight > 0 for r in request.references):
+        yield "reference.negative: a negative reference has no effect at guidance 1."
+    if not guided and request.guidance_rescale > 0:
+        yield "guidance_rescale has no effect at guidance 1."
+    for field, prompt in prompts.items():
+        used, limit = model.text.tokens_used(prompt)
+        if used > limit:
+            yield f"{field}: it has {used} tokens; the model reads the first {limit}."
+        for what, pattern in MARKUP.items():
+            if found := pattern.search(prompt):
+                yield f"{field}: {what} is read as plain text: {found[0]:.40}"
+        if unknown := _unknown_words(prompt, model.entry.words):
+            yield (f"{field}: {model.entry.name} does not know {', '.join(unknown):.200}. "
+                   f"It knows: {', '.join(model.entry.words)}.")
+
+
+def _unknown_words(prompt: str, known: Sequence[str]) -> list[str]:
+    """Of a model with a small world; another knows all words."""
+    if not known:
+        return []
+    for pattern in MARKUP.values():
+        prompt = pattern.sub(" ", prompt)
+    words = re.findall(r"[^\W\d_]+", prompt.lower())
+    return [word for word in dict.fromkeys(words) if word not in known and word not in JOINING]
+
+
+def _on_layers(request: GenerateRequest) -> Iterator[str]:
+    layers, followed = request.image_layers, any(r.weight > 0 for r in request.references)
+    if layers != "all" and not followed:
+        yield "image_layers has no effect without a reference."
+    elif isinstance(layers, tuple) and not any(layers):
+        yield "image_layers: all factors are 0, so references have no effect."
+
+
+def _on_steps(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
+    if request.inpaint is not None and request.strength != STRENGTH:
+        yield "strength has no effect on inpainting: inpaint.strength has."
+    if request.steps <= FEW_STEPS and model.entry.steps > 2 * FEW_STEPS:
+        yield (f"steps: {request.steps} of them leave a picture unfinished; {model.entry.name} "
+               f"takes about {model.entry.steps}.")
+
+
+def _on_shapes(request: GenerateRequest, near: GenerateRequest, size: Size) -> Iterator[str]:
+    """Of whatever has other proportions than the output."""
+    whole = size if request.inpaint is None or near is request else request.inpaint.image.size
+
+    def differs(image: Image.Image, wanted: Size) -> bool:
+        return not same_shape(image.size, wanted, SIZE_STEP)
+
+    if near.inpaint is not None and differs(near.inpaint.image, size):
+        given = near.inpaint.image
+        way = ("leave width or height open to keep its proportions"
+               if request.width and request.height else
+               f"at most {MAX_ASPECT} to 1 is drawn; inpaint.context below 1 draws less of it")
+        yield f"inpaint.image: {_said(given.size)} is squeezed to {_said(size)}; {way}."
+    if request.init_image is not None and differs(request.init_image, size):
+        yield (f"init_image: {_said(request.init_image.size)} is cropped to the proportions of the "
+               f"output, {_said(size)}.")
+    for number, structure in enumerate(request.structures, 1):
+        if differs(structure.image, whole):
+            yield (f"structure.fit: the picture of structure {number} ({structure.kind}), "
+                   f"{_said(structure.image.size)}, is {DONE_TO[structure.fit]} to the proportions "
+                   f"of the output, {_said(whole)}.")
+    for number, reference in enumerate(request.references, 1):
+        if reference.mask is not None and differs(reference.mask, whole):
+            yield (f"reference.mask: the region of reference {number}, "
+                   f"{_said(reference.mask.size)}, is stretched over the output, {_said(whole)}.")
+
+
+def _on_windows(request: GenerateRequest) -> Iterator[str]:
+    steps = steps_taken(request)
+
+    def never(*windows: Window) -> bool:
+        return not any(all(active(window, i, steps) for window in windows) for i in range(steps))
+
+    heard = [(n, r) for n, r in enumerate(request.references, 1) if r.weight > 0]
+    if heard and request.image_scale > 0:
+        if never(request.image_window):
+            yield f"image_window: {_no_step(request.image_window, steps)}."
+        else:
+            for number, reference in heard:
+                if never(request.image_window, reference.window):
+                    yield (f"reference.window: {_no_step(reference.window, steps)}, so reference "
+                           f"{number} has no effect.")
+    for number, structure in enumerate(request.structures, 1):
+        if structure.weight > 0 and never(structure.window):
+            yield (f"structure.window: {_no_step(structure.window, steps)}, so structure {number} "
+                   f"({structure.kind}) has no effect.")
+
+
+def _on_regions(request: GenerateRequest, near: GenerateRequest, size: Size,
+                model: BaseModel) -> Iterator[str]:
+    """Of regions in which the attention layers have no place at all."""
+    cell = _finest_cell(model)
+    if request.image_scale == 0:
+        return
+    for number, (own, reference) in enumerate(zip(request.references, near.references, strict=True),
+                                              1):
+        if own.mask is not None and own.weight > 0 and _is_silent(reference, size, cell):
+            why = ("is black" if own.mask.getbbox() is None else "is too thin or outside of what "
+                   f"is drawn: the model has cells of {cell} pixels")
+            yield f"reference.mask: the region of reference {number} {why}, so it has no effect."
+    followed, _ = spoken_for(near, told=model.inpaint_adapter is not None)
+    masks = [reference.mask for reference in near.references]
+    if any(_is_silent(r, size, cell) for r in followed if all(r.mask is not m for m in masks)):
+        yield (f"inpaint.mask: it is too small for references to act in it: the model has cells of "
+               f"{cell} pixels. A lower inpaint.context draws it larger.")
+
+
+def _on_maps(request: GenerateRequest, maps: Sequence[Image.Image]) -> Iterator[str]:
+    for number, (structure, drawn) in enumerate(zip(request.structures, maps, strict=True), 1):
+        if structure.weight > 0 and structure.kind not in OF_COLOURS and is_empty(drawn):
+            yield (f"structure.image: the map of structure {number} ({structure.kind}) is empty, "
+                   "so it holds nothing.")
+
+
+def _is_silent(reference: Reference, size: Size, cell: int) -> bool:
+    """Whether no query of the finest attention layer lies in a reference's region."""
+    if reference.mask is None:
+        return False
+    mask = mask_from_image(resize_image(reference.mask, size))
+    grid = (math.ceil(size[1] / cell), math.ceil(size[0] / cell))
+    return bool(F.interpolate(mask, size=grid, mode="bicubic").max() < 0.5)
+
+
+def _finest_cell(model: BaseModel) -> int:
+    """Pixels that a query of the finest layer with cross-attention stands for."""
+    blocks = model.unet.config.down_block_types
+    level = next((i for i, kind in enumerate(blocks) if "CrossAttn" in kind), len(blocks) - 1)
+    return model.codec.factor * 2**level
+
+
+def _no_step(window: Window, steps: int) -> str:
+    return f"no step of {steps} lies wholly in {window[0]:g} to {window[1]:g}"
+
+
+def _said(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

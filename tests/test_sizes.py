@@ -1,0 +1,299 @@
+"""Law 11: proportions in are proportions out."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import T2IAdapter
+from PIL import Image
+
+from ipadapter_demo.compare import Job, Plan, spec_from_document
+from ipadapter_demo.compare.figure import draw
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import PAD_COLOUR
+from ipadapter_demo.models.structure import T2IAdapterStructure
+from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
+from ipadapter_demo.pipeline.sizes import (
+    inner_size,
+    reshaped,
+    same_shape,
+    size_like,
+    usual_sizes,
+    working_size,
+)
+from ipadapter_demo.record import request_from_json, request_to_json
+from ipadapter_demo.request import MAX_AREA, GenerateRequest, Inpaint, Structure
+from tests.tiny import box_mask, noise, picture, seeded, tiny_t2i_adapter, tiny_unet
+
+# arXiv 2307.01952, appendix I
+SDXL_TRAINED = [
+    (512, 2048), (512, 1984), (512, 1920), (512, 1856), (576, 1792), (576, 1728), (576, 1664),
+    (640, 1600), (640, 1536), (704, 1472), (704, 1408), (704, 1344), (768, 1344), (768, 1280),
+    (832, 1216), (832, 1152), (896, 1152), (896, 1088), (960, 1088), (960, 1024), (1024, 1024),
+]
+
+
+def blank(width: int, height: int) -> Image.Image:
+    return Image.new("RGB", (width, height), "teal")
+
+
+def start(across: int, down: int, **fields: Any) -> GenerateRequest:
+    return GenerateRequest(init_image=blank(across, down), **fields)
+
+
+class TestLimits:
+    @pytest.mark.parametrize("size", [*SDXL_TRAINED, *(s[::-1] for s in SDXL_TRAINED)])
+    def test_sdxl_s_own_sizes_are_accepted(self, size: tuple[int, int]) -> None:
+        request = GenerateRequest(width=size[0], height=size[1])
+        assert working_size(request, 1024) == size
+
+    @pytest.mark.parametrize(("width", "height", "message"), [
+        (1032, 1024, r"^width x height must be at most 1,048,576 pixels, got 1032x1024, 1,0"),
+        (2048, 520, r"at most 1,048,576 pixels, got 2048x520"),
+        (512, 120, r"^width and height must be at most 4 to 1, got 512x120$"),
+        (64, 1024, "at most 4 to 1, got 64x1024"),
+        (2056, 512, r"^width must lie in \[32, 2048\], got 2056"),
+        (24, 64, r"^width must lie in \[32, 2048\], got 24"),
+    ])
+    def test_area_and_proportions_are_limited(self, width: int, height: int, message: str) -> None:
+        with pytest.raises(RequestError, match=message):
+            GenerateRequest(width=width, height=height)
+
+    def test_the_sizes_to_choose_from_are_sdxl_s(self) -> None:
+        assert usual_sizes(1024) == [
+            (1024, 1024), (1152, 896), (1216, 832), (1344, 768), (1536, 640),
+            (896, 1152), (832, 1216), (768, 1344), (640, 1536),
+        ]
+        for native in (64, 128, 512, 768, 1024):
+            for width, height in usual_sizes(native):
+                assert working_size(GenerateRequest(width=width, height=height), native)
+
+
+class TestProportions:
+    @pytest.mark.parametrize("native", range(64, 1025, 8))
+    def test_the_law(self, native: int) -> None:
+        """Within a step of 8 a side, and within 10 % of the model's own area."""
+        for i in range(-40, 41):
+            shape = (round(5000 * 2 ** (i / 20)), 5000)
+            width, height = size_like(shape, native)
+            assert width % 8 == height % 8 == 0
+            exact = math.sqrt(native**2 * shape[0] / shape[1])
+            assert abs(width - exact) <= 8
+            assert abs(height - exact * shape[1] / shape[0]) <= 8
+            assert abs(width * height / native**2 - 1) <= 0.1
+            assert width * height <= MAX_AREA
+            assert GenerateRequest(width=width, height=height), "it can be asked for"
+
+    def test_with_one_side_given_the_other_follows(self) -> None:
+        for i, side in itertools.product(range(-20, 21), (64, 128, 256, 504)):
+            given = (round(64 * 2 ** (i / 10)), 64)
+            width, height = working_size(start(*given, width=side), 128)
+            assert width == side
+            wanted = side * given[1] / given[0]
+            assert abs(height - wanted) <= 4 or (wanted < 32 and height == 32)
+            sideways = working_size(start(*given[::-1], height=side), 128)
+            assert sideways == (height, width)
+
+    @pytest.mark.parametrize(("request_", "native", "expected"), [
+        (start(256, 128, width=256), 128, (256, 128)),
+        (start(1920, 1080, width=256), 128, (256, 144)),
+        (start(1080, 1920, height=256), 512, (144, 256)),
+        (start(1920, 1080), 1024, (1360, 768)),
+        (start(1920, 1080), 512, (680, 384)),
+        (start(1920, 1080, width=512, height=512), 512, (512, 512)),
+        (start(4000, 100), 512, (1024, 256)),
+        (start(100, 100, width=2048), 1024, (2048, 512)),
+        (GenerateRequest(), 128, (128, 128)),
+        (GenerateRequest(width=96), 128, (96, 128)),
+        (GenerateRequest(width=2048), 1024, (2048, 512)),
+        (GenerateRequest(height=64), 1024, (256, 64)),
+    ])
+    def test_right_values(self, request_: GenerateRequest, native: int,
+                          expected: tuple[int, int]) -> None:
+        assert working_size(request_, native) == expected
+
+    def test_a_picture_to_inpaint_is_drawn_in_its_proportions(self) -> None:
+        given = Inpaint(image=blank(1920, 1080), mask=box_mask((0, 0, 99, 99), 1920, 1080))
+        assert working_size(GenerateRequest(inpaint=given), 1024) == (1360, 768)
+
+    @pytest.mark.parametrize("shape", [(256, 64), (64, 256)])
+    def test_four_to_one_is_drawn(self, pipeline: ImagePromptPipeline,
+                                  shape: tuple[int, int]) -> None:
+        """The smallest sides there are, with every network."""
+        given = picture(1, *shape)
+        request = GenerateRequest(
+            init_image=given, steps=2, structures=(
+                Structure(kind="canny", image=given, annotator="lineart"),
+                Structure(kind="palette", image=given, annotator="palette")))
+        result = pipeline.generate(request)
+        assert result.images[0].size == tuple(side // 2 for side in shape)
+        assert not result.notes
+
+    def test_ten_to_one_is_cropped_or_squeezed_and_said(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        long = picture(1, 640, 64)
+        result = pipeline.generate(GenerateRequest(init_image=long, steps=2))
+        assert result.images[0].size == (128, 32)
+        assert result.notes == (
+            "init_image: 640x64 is cropped to the proportions of the output, 128x32.",)
+        mask = box_mask((0, 0, 64, 64), 640, 64)
+        result = pipeline.generate(GenerateRequest(inpaint=Inpaint(image=long, mask=mask), steps=2))
+        assert result.images[0].size == (640, 64)
+        assert result.notes == ("inpaint.image: 640x64 is squeezed to 128x32; at most 4 to 1 is "
+                                "drawn; inpaint.context below 1 draws less of it.",)
+
+
+class TestReshaped:
+    HALVES = Image.new("RGB", (96, 32), "red")
+    HALVES.paste("blue", (32, 0, 64, 32))
+
+    def test_crop_keeps_the_middle_in_its_proportions(self) -> None:
+        assert reshaped(self.HALVES, (64, 64), "crop").getcolors() == [(4096, (0, 0, 255))]
+
+    def test_pad_keeps_all_of_it(self) -> None:
+        padded = np.asarray(reshaped(self.HALVES, (96, 96), "pad"))
+        assert np.array_equal(padded[32:64], np.asarray(self.HALVES))
+        assert not padded[:32].any()
+        assert not padded[64:].any()
+
+    def test_squash_changes_the_proportions(self) -> None:
+        squashed = reshaped(self.HALVES, (96, 96), "squash")
+        assert squashed == self.HALVES.resize((96, 96), Image.Resampling.BICUBIC)
+
+    def test_the_same_shape_is_only_scaled(self) -> None:
+        wide = picture(1, 1920, 1080)
+        expected = wide.resize((680, 384), Image.Resampling.BICUBIC)
+        for fit in ("crop", "pad", "squash"):
+            assert reshaped(wide, (680, 384), fit) == expected  # type: ignore[arg-type]
+
+    def test_what_the_same_shape_is(self) -> None:
+        assert same_shape((1920, 1080), (680, 384))
+        assert not same_shape((1920, 1080), (512, 512))
+        assert not same_shape((144, 128), (128, 128))
+        assert same_shape((144, 128), (128, 128), within=8)
+
+    def test_a_thread_keeps_some_pixels(self) -> None:
+        assert inner_size((5000, 3), (64, 64)) == (64, 8)
+        assert inner_size((3, 2), (64, 64)) == (64, 43)
+
+
+class TestMaps:
+    """Of another shape than the output."""
+
+    WIDE = picture(3, 192, 64)
+
+    def test_the_middle_is_cropped_unless_told_otherwise(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        middle = self.WIDE.crop((64, 0, 128, 64))
+        structure = Structure(kind="canny", image=self.WIDE)
+        assert pipeline.structure_map(structure) == middle
+        squashed = pipeline.structure_map(replace(structure, fit="squash"))
+        assert squashed == self.WIDE.resize((64, 64), Image.Resampling.BICUBIC)
+
+    def test_padding_is_no_edge(self, pipeline: ImagePromptPipeline) -> None:
+        structure = Structure(kind="canny", image=blank(192, 64), annotator="canny", fit="pad")
+        assert pipeline.structure_map(structure).getbbox() is None
+        colours = Structure(kind="palette", image=blank(192, 64), annotator="palette", fit="pad")
+        drawn = pipeline.structure_map(colours)
+        assert drawn.getpixel((32, 2)) == PAD_COLOUR
+        assert drawn.getpixel((32, 32)) == (0, 128, 128)
+
+    def test_the_fit_has_an_effect_and_a_note(self, pipeline: ImagePromptPipeline) -> None:
+        made = {}
+        for fit, done in (("crop", "cropped"), ("pad", "padded"), ("squash", "squeezed")):
+            structure = Structure(kind="canny", image=self.WIDE, fit=fit)  # type: ignore[arg-type]
+            result = pipeline.generate(GenerateRequest(structures=(structure,), steps=2))
+            made[fit] = result.images[0].tobytes()
+            assert result.notes == (
+                f"structure.fit: the picture of structure 1 (canny), 192x64, is {done} to the "
+                "proportions of the output, 64x64.",)
+        assert len(set(made.values())) == 3
+
+    def test_a_close_up_s_map_is_cropped_with_its_picture(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        mask = box_mask((24, 24, 40, 40), 64, 64)
+        request = GenerateRequest(
+            inpaint=Inpaint(image=picture(1), mask=mask, context=0.5), steps=2,
+            structures=(Structure(kind="canny", image=self.WIDE),))
+        middle = replace(request, structures=(
+            Structure(kind="canny", image=self.WIDE.crop((64, 0, 128, 64))),))
+        assert pipeline.structure_maps(request) == pipeline.structure_maps(middle)
+        [note] = pipeline.generate(request).notes
+        assert "cropped to the proportions of the output, 64x64" in note
+
+    def test_a_record_from_before_has_the_default(self) -> None:
+        request = GenerateRequest(structures=(Structure(kind="canny", image=picture(1)),))
+        record = request_to_json(request)
+        assert record["request"]["structures"][0].pop("fit") == "crop"
+        assert request_from_json(record) == request
+        other = GenerateRequest(structures=(Structure(kind="canny", image=picture(1), fit="pad"),))
+        assert request_from_json(request_to_json(other)) == other != request
+
+    def test_another_fit_is_refused(self) -> None:
+        with pytest.raises(RequestError, match=r"structure.fit must be one of crop, pad, sq"):
+            Structure(kind="canny", image=picture(1), fit="stretch")  # type: ignore[arg-type]
+
+
+class TestT2IAdapters:
+    """SDXL's read cells of 16 pixels: sides are multiples of 8."""
+
+    @pytest.mark.parametrize("size", [(72, 88), (88, 72), (136, 64), (64, 64)])
+    def test_an_odd_number_of_steps_is_read(self, size: tuple[int, int]) -> None:
+        with seeded(1):
+            net = T2IAdapter(in_channels=3, channels=[8, 16, 24], num_res_blocks=1,
+                             downscale_factor=16, adapter_type="full_adapter_xl").eval()
+        drawn = noise(2, 1, 3, size[1], size[0]).sigmoid()
+        read = T2IAdapterStructure(net).read(drawn).seen
+        unet = tiny_unet(
+            block_out_channels=(8, 16, 24), attention_head_dim=(1, 2, 3),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+        with torch.no_grad():  # an autoencoder of factor 8, as SDXL's
+            out = unet(noise(3, 1, 4, size[1] // 8, size[0] // 8), 1, noise(4, 1, 6, 24),
+                       down_intrablock_additional_residuals=list(read)).sample
+        assert out.shape[2:] == (size[1] // 8, size[0] // 8)
+        assert read[0].shape[2:] == (math.ceil(size[1] / 16), math.ceil(size[0] / 16))
+        whole = [side // 16 * 16 for side in size]
+        with torch.no_grad():
+            inner = net(drawn[:, :, : whole[1], : whole[0]])[0]
+        torch.testing.assert_close(read[0][:, :, 0, 0], inner[:, :, 0, 0])
+
+    def test_whole_cells_are_read_as_they_are(self) -> None:
+        net = tiny_t2i_adapter(tiny_unet())
+        drawn = noise(1, 1, 3, 72, 88).sigmoid()
+        with torch.no_grad():
+            expected = net(drawn)
+        for ours, theirs in zip(T2IAdapterStructure(net).read(drawn).seen, expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_a_figure_squeezes_no_cell(pipeline: ImagePromptPipeline, tmp_path: Path) -> None:
+    """Nor what is shown beside them: pictures of several shapes stand in one grid."""
+    wide = io.BytesIO()
+    picture(1, 128, 64).save(wide, "PNG")
+    document = {"request": {"steps": 2}, "rows": {"reference": ["wide.png"]},
+                "columns": {"method": ["as it is", "image to image"]}, "beside": ["reference"]}
+    spec = spec_from_document(document, lambda _: wide.getvalue())
+    job = Job(Plan(spec, Studio(pipeline)), tmp_path)
+    job.save_given()
+    assert len(list(job.run())) == 2
+    figure = draw(job, job.plan.grid.pages[0], 6.875)
+    width, height = figure.get_size_inches()
+    shapes = []
+    for axes in figure.axes:
+        box, [shown] = axes.get_position(), axes.images
+        rows, columns = shown.get_array().shape[:2]
+        assert box.height * height / (box.width * width) == pytest.approx(rows / columns)
+        shapes.append((columns, rows))
+    assert shapes == [(128, 64), (64, 64), (88, 48)]
