@@ -26,7 +26,7 @@ from ipadapter_demo.pipeline.sampler import (
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.ui import TABS, image_text, inpaint, structure, variation
 from ipadapter_demo.ui.examples import FOLDER
-from ipadapter_demo.ui.models import model_input
+from ipadapter_demo.ui.model_input import model_input
 from ipadapter_demo.ui.uploads import Painting
 from tests.tiny import box_mask, picture
 
@@ -310,6 +310,8 @@ class TestOrdinary:
                 continue
             picture = isinstance(widget, (gr.Image, gr.ImageEditor))
             value = None if picture else widget.value
+            if name in ("width", "height"):
+                value = value or None  # as request_from_values reads 0
             if widget in inputs and (cell := example[inputs.index(widget)]) is not None:
                 value = cell
                 if picture:
