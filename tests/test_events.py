@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,7 +34,9 @@ def test_image_scale_for_a_picture_alone_is_the_default() -> None:
 
 
 def test_inpainting_has_a_guidance_of_its_own() -> None:
-    assert INFO.recommended({"inpaint": "given"})["guidance"] == 3.0
+    assert INFO.recommended({"inpaint": "given"}) == {
+        "guidance": 3.0, "steps": 9, "image_scale": 1.0, "sampler": "ddim"}
+    assert replace(INFO, passes=1).recommended({"inpaint": "given"})["sampler"] == "dpm++"
     assert INFO.recommended({"inpaint": None})["guidance"] == 6.0
     assert INFO.inpainting == {"passes": 4, "context": 0.5, "surroundings": 0.7}
 

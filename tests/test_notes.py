@@ -301,6 +301,7 @@ class TestOrdinary:
         assert len(requests) >= 12
         for request in requests:
             assert self.said(tabletop, request) == ()
+            assert effective_request(request) == request, "what is drawn is what is asked for"
 
     @staticmethod
     def values(widgets: dict[str, Any], inputs: list[Any], example: list[Any]) -> dict[str, Any]:

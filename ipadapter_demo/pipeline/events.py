@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.request import SAMPLERS, GenerateRequest, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,18 @@ class ModelInfo:
         return self.map_image_scale if maps else self.image_scale
 
     def recommended(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What a request of these fields takes where they do not say: guidance, steps, λ."""
+        """What a request of these fields takes where they do not say: guidance, steps, λ,
+        the sampler of an inpainting."""
         scale = self.recommended_scale(bool(given.get("prompt")), bool(given.get("structures")))
-        guidance = self.paint_guidance if given.get("inpaint") else self.guidance
-        return {"guidance": guidance, "steps": self.steps, "image_scale": scale}
+        if not given.get("inpaint"):
+            return {"guidance": self.guidance, "steps": self.steps, "image_scale": scale}
+        return {"guidance": self.paint_guidance, "steps": self.steps, "image_scale": scale,
+                "sampler": self.paint_sampler}
+
+    @property
+    def paint_sampler(self) -> Sampler:
+        """Of inpainting: the one that takes steps again, where the model's passes do."""
+        return "ddim" if self.passes > 1 else SAMPLERS[0]
 
     @property
     def inpainting(self) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def sampling_inputs(pipeline: Studio, *, count: int, painting: bool = False) -> 
     """How the picture is drawn. `painting` into one that is given, which has a size."""
     info = pipeline.info
     guidance = info.paint_guidance if painting else info.guidance
+    sampler = info.paint_sampler if painting else SAMPLERS[0]
     widgets: Widgets = {}
     with gr.Row():
         widgets["steps"] = slider(1, 50, info.steps, 1, "Steps")
@@ -118,7 +119,7 @@ def sampling_inputs(pipeline: Studio, *, count: int, painting: bool = False) -> 
     with gr.Accordion("Advanced", open=False):
         with gr.Row():
             widgets["count"] = slider(1, 8, count, 1, "Pictures")
-            widgets["sampler"] = gr.Dropdown(list(SAMPLERS), value=SAMPLERS[0], label="Sampler")
+            widgets["sampler"] = gr.Dropdown(list(SAMPLERS), value=sampler, label="Sampler")
         with gr.Row():
             widgets["seed"] = gr.Number(
                 0, label="Seed", info="of the first picture", minimum=0, maximum=MAX_SEED

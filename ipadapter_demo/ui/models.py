@@ -9,6 +9,7 @@ import gradio as gr
 
 from ipadapter_demo.models.sources import Report
 from ipadapter_demo.pipeline import ModelInfo, Studio
+from ipadapter_demo.request import SAMPLERS
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.model_input import ModelInput
 from ipadapter_demo.ui.running import AT_ONCE, LANE, Tab, shown_errors
@@ -75,6 +76,8 @@ FIELDS: dict[str, Callable[[ModelInfo, str], Properties]] = {
     "steps": lambda info, tab: {"value": info.steps},
     "guidance": lambda info, tab: {
         "value": info.paint_guidance if tab == "inpaint" else info.guidance},
+    "sampler": lambda info, tab: {
+        "value": info.paint_sampler if tab == "inpaint" else SAMPLERS[0]},
     "passes": lambda info, tab: {"value": info.passes},
     "context": lambda info, tab: {"value": info.context},
     "surroundings": lambda info, tab: {"value": info.surroundings},
