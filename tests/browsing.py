@@ -96,6 +96,7 @@ def set_number(panel: Locator, label: str, value: int) -> None:
 
 def click_example(panel: Locator, row: int) -> None:
     panel.locator(".gallery-item, tr.tr-body").nth(row).click()
+    expect(panel.locator(".filled img").first).to_be_visible()  # what is drawn of its picture
 
 
 def generate(panel: Locator) -> list[bytes]:

@@ -16,8 +16,8 @@ from ipadapter_demo.pipeline import ImagePromptPipeline
 from tests.tiny import write_tiny_model
 
 # Files that take longest, begun first, so that no worker ends long after the others.
-LONG = ("test_browser", "test_trainer", "test_evaluation", "test_compare", "test_claims",
-        "test_coco", "test_training")
+LONG = ("test_browser", "test_trainer", "test_visitors", "test_compare", "test_evaluation",
+        "test_own_parts", "test_publish", "test_claims", "test_coco", "test_training", "test_card")
 
 # Tiny models gain nothing from a second thread, and on a busy machine they would wait for it.
 torch.set_num_threads(1)

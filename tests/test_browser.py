@@ -26,6 +26,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
 from tests.browsing import (
+    WAIT_MS,
     browser,
     click_example,
     generate,

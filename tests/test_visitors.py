@@ -329,7 +329,7 @@ def test_a_png_comes_back_with_the_model_that_made_it(
     expect(page.get_by_label("Model", exact=True)).to_have_value("other")
     panel = open_tab(page, "Variation")
     expect(panel.get_by_label("number input for Steps")).to_have_value("9")
-    expect(open_section(panel, "Advanced", "Width")).to_have_value(str(SIDE))
+    expect(open_section(panel, "Advanced", "Width")).to_have_value("0")
     expect(shown(panel, "The encoder sees")).to_have_js_property("naturalWidth", SEEN)
     assert len(generate(panel)) == 1
     assert server.studio.info.name == "other"

@@ -91,6 +91,7 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
     xl = (configs / "text_encoder_2").is_dir()
     try:
         tensors = single_file.tensors_of_family(path, xl)
+        said = marked(tensors)
     except ModelError as error:
         raise ModelError(f"model {entry.name}: {path.name} cannot be read as a checkpoint of this "
                          f"family: {error}") from error
@@ -108,7 +109,7 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
         text_encoders=tuple(encoders),
         unet=single_file.unet_of(*where),
         vae=single_file.vae_of(*where) if vae is None else _vae(vae, configs, dtype, files),
-        scheduler_config=saying(_scheduler_config(configs), marked(tensors)),
+        scheduler_config=saying(_scheduler_config(configs), said),
         image_processor=_image_processor(configs),
         zeros_for_nothing=xl and _zeros_for_nothing(configs),
     )

@@ -136,7 +136,7 @@ def fetched(hub: Hub, models: Path | None = None,
     they go, and how to point elsewhere.
     """
     if (found := local_folder(hub, models)) is not None:
-        own = models is not None and found.is_relative_to(models)
+        own = models is not None and found.is_relative_to(models.absolute())
         return found if own else _checked(hub, found)
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import get_session
@@ -158,8 +158,9 @@ def fetched(hub: Hub, models: Path | None = None,
 
 
 def _checked(hub: Hub, folder: Path) -> Path:
-    """`folder`, if each of its files is the one that is pinned. Raises ModelError."""
-    for file in hub.files:
+    """`folder`, if each of its files is the one that is pinned; a file that serves under another
+    name is another file, of which nothing is pinned. Raises ModelError."""
+    for file in filter(lambda file: (folder / file).is_file(), hub.files):
         expected = hub.sha256.get(file)
         if expected is not None and (got := file_sha256(folder / file)) != expected:
             raise ModelError(f"{hub.repo}: {file} has the SHA-256 {got}, but {expected} is pinned: "
