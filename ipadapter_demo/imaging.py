@@ -171,14 +171,17 @@ def _cut(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, upper, left + width, upper + height))
 
 
-def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """To (width, height), bicubic; a mask ("L") stays 0 or 255."""
+def resize_image(
+    image: Image.Image, size: tuple[int, int],
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """To (width, height); a mask ("L") stays 0 or 255, however it is resampled."""
     if image.size == size:
         return image.copy()
     if image.mode == "L":
         covered = image.resize(size, Image.Resampling.BOX)
         return covered.point(lambda value: 255 if value >= 128 else 0)
-    return image.resize(size, Image.Resampling.BICUBIC)
+    return image.resize(size, resampling)
 
 
 def shrink_image(image: Image.Image, longest: int) -> Image.Image:

@@ -95,6 +95,13 @@ class Structure:
     window: Window = (0.0, 1.0)
     fit: Fit = "crop"
 
+    @property
+    def resampling(self) -> Image.Resampling:
+        """How `image` is brought to another size: the colours of a segmentation map are classes,
+        and one between two of them would be a third."""
+        is_classes = self.kind == "segmentation" and self.annotator == "none"
+        return Image.Resampling.NEAREST if is_classes else Image.Resampling.BICUBIC
+
     def __post_init__(self) -> None:
         _text("structure.kind", self.kind)
         _text("structure.annotator", self.annotator)

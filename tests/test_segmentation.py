@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from transformers import (
     ConvNextConfig,
     SegformerImageProcessor,
@@ -27,8 +28,8 @@ from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
 from ipadapter_demo.models.segmentation import ade20k_palette
 from ipadapter_demo.models.sources import Hub, fetched
 from ipadapter_demo.pipeline import ImagePromptPipeline
-from ipadapter_demo.request import Structure
-from tests.tiny import picture, randomise, seeded
+from ipadapter_demo.request import GenerateRequest, Inpaint, Structure
+from tests.tiny import box_mask, picture, randomise, seeded
 
 # Classes and colours of ADE20K as mmsegmentation has them, beside which the network was trained.
 # https://github.com/open-mmlab/mmsegmentation/blob/v1.2.2/mmseg/datasets/ade.py
@@ -122,6 +123,26 @@ def test_as_a_structure(entry: CatalogEntry, model: BaseModel,
     colours = {colour for _, colour in drawn.getcolors(2**16) or ()}
     assert colours <= palette
     assert drawn.size == (72, 64)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (72, 48), (96, 96)], ids=str)
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+@pytest.mark.parametrize("context", [1.0, 0.4])
+def test_a_ready_map_keeps_its_colours(entry: CatalogEntry, model: BaseModel, fit: Any,
+                                       size: tuple[int, int], context: float) -> None:
+    """Of two classes that meet none has a colour between them, at any size and of any part."""
+    known = replace(entry.structures["canny"], annotators=("segmentation", "none"))
+    own = replace(model, entry=replace(entry, structures={"segmentation": known}))
+    ready = Image.new("RGB", (90, 70), KNOWN[2])
+    ready.paste(KNOWN[9], (0, 31, 57, 70))
+    request = GenerateRequest(
+        structures=(Structure(kind="segmentation", image=ready, fit=fit),),
+        width=size[0], height=size[1],
+        inpaint=None if context == 1 else Inpaint(
+            image=picture(1, *size), mask=box_mask((20, 20, 40, 40), *size), context=context))
+    [drawn] = ImagePromptPipeline(own).structure_maps(request)
+    colours = {colour for _, colour in drawn.getcolors() or ()}
+    assert {KNOWN[2], KNOWN[9]} <= colours <= {KNOWN[2], KNOWN[9], (0, 0, 0)}
 
 
 class Harm:

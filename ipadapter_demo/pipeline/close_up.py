@@ -39,14 +39,15 @@ def close_up(request: GenerateRequest) -> GenerateRequest:
         return request
     box, size = box_around(given.mask, given.context), given.image.size
 
-    def part(image: Image.Image, fit: Fit) -> Image.Image:
+    def part(image: Image.Image, fit: Fit,
+             resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
         """Of maps and regions, which cover the whole picture whatever their size."""
-        return reshaped(image, size, fit).crop(box)
+        return reshaped(image, size, fit, resampling).crop(box)
 
     return replace(
         request,
         inpaint=replace(given, image=given.image.crop(box), mask=given.mask.crop(box), context=1.0),
-        structures=tuple(replace(s, image=part(s.image, s.fit), fit="squash")
+        structures=tuple(replace(s, image=part(s.image, s.fit, s.resampling), fit="squash")
                          for s in request.structures),
         references=tuple(r if r.mask is None else replace(r, mask=part(r.mask, "squash"))
                          for r in request.references),

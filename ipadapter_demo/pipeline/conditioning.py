@@ -158,11 +158,11 @@ class Conditioner:
         return self._maps.get(key, lambda: self._drawn_map(structure, size))
 
     def _drawn_map(self, structure: Structure, size: Size) -> Image.Image:
-        image, locate = structure.image, self.model.locate
+        image, how, locate = structure.image, structure.resampling, self.model.locate
         if structure.fit != "pad" or same_shape(image.size, size):
-            return annotate(structure.annotator, reshaped(image, size, structure.fit), locate)
+            return annotate(structure.annotator, reshaped(image, size, structure.fit, how), locate)
         # padded afterwards: a detector would take the border for an edge
-        inside = resize_image(image, inner_size(image.size, size))
+        inside = resize_image(image, inner_size(image.size, size), how)
         colour = PAD_COLOUR if structure.kind in OF_COLOURS else (0, 0, 0)
         return padded(annotate(structure.annotator, inside, locate), size, colour)
 

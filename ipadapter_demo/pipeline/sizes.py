@@ -81,16 +81,18 @@ def same_shape(one: Size, other: Size, within: float = SIZE_STEP / 2) -> bool:
     return low <= high
 
 
-def reshaped(image: Image.Image, size: Size, fit: Fit) -> Image.Image:
+def reshaped(image: Image.Image, size: Size, fit: Fit,
+             resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
     """An RGB picture at `size`: cropped to its proportions, padded with black, or squashed. One
     that has them but for rounding is only scaled."""
     if fit == "squash" or same_shape(image.size, size):
-        return resize_image(image, size)
+        return resize_image(image, size, resampling)
     if fit == "crop":
         part = inner_size(size, image.size)
         left, upper = ((whole - side) // 2 for whole, side in zip(image.size, part, strict=True))
-        return resize_image(image.crop((left, upper, left + part[0], upper + part[1])), size)
-    return padded(resize_image(image, inner_size(image.size, size)), size)
+        box = left, upper, left + part[0], upper + part[1]
+        return resize_image(image.crop(box), size, resampling)
+    return padded(resize_image(image, inner_size(image.size, size), resampling), size)
 
 
 def inner_size(shape: Size, size: Size) -> Size:
