@@ -191,6 +191,15 @@ def shrink_image(image: Image.Image, longest: int) -> Image.Image:
     return resize_image(image, _fitted(image.size, longest))
 
 
+def shrink_to_area(image: Image.Image, most: int) -> Image.Image:
+    """A copy of at most `most` pixels, in the same proportions."""
+    scale = (most / (image.width * image.height)) ** 0.5
+    if scale >= 1:
+        return image.copy()
+    width, height = (max(1, int(side * scale)) for side in image.size)
+    return resize_image(image, (width, height))
+
+
 def soft_mask(mask: Image.Image, feather: int) -> Image.Image:
     """Opacity for a seam: 0 wherever `mask` is 0, rising to 255 over `feather` pixels inwards.
 

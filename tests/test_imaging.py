@@ -23,6 +23,7 @@ from ipadapter_demo.imaging import (
     read_image,
     resize_image,
     shrink_image,
+    shrink_to_area,
     soft_mask,
 )
 from ipadapter_demo.masks import flatten_mask
@@ -297,6 +298,16 @@ def test_a_resized_mask_stays_a_mask() -> None:
 def test_shrinking_keeps_proportions_and_never_enlarges() -> None:
     assert shrink_image(Image.new("RGB", (4000, 3000)), 1024).size == (1024, 768)
     assert shrink_image(noise(), 1024) == noise()
+
+
+@pytest.mark.parametrize(("size", "shrunk"), [
+    ((4000, 3000), (1182, 886)), ((1536, 640), (1536, 640)), ((1024, 1024), (1024, 1024)),
+    ((3072, 1280), (1586, 660)), ((10**6, 2), (724077, 1)),
+], ids=str)
+def test_a_picture_is_shrunk_to_an_area(size: tuple[int, int], shrunk: tuple[int, int]) -> None:
+    found = shrink_to_area(Image.new("RGB", size), 1024 * 1024)
+    assert found.size == shrunk
+    assert found.width * found.height <= 1024 * 1024
 
 
 # Masks: law 7

@@ -49,7 +49,7 @@ from ipadapter_demo.ui import (
     reuse,
 )
 from ipadapter_demo.ui.model_input import model_input
-from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE, MAX_SIDE
+from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE
 from tests.icc import DISPLAY_P3, rgb_profile
 from tests.tiny import box_mask, picture
 
@@ -316,7 +316,7 @@ def test_a_mask_follows_its_picture_when_that_is_shrunk(api: Api) -> None:
 def test_a_phone_photo_is_shrunk_before_it_travels(api: Api) -> None:
     [file] = api.pngs("variation", reference=api.upload(png(picture(1, 3000, 1500))))
     [reference] = record_from_png(file).request.references
-    assert reference.image.size == (MAX_SIDE, MAX_SIDE // 2)
+    assert reference.image.size == (1448, 724)  # as many pixels as a result may have
 
 
 # What people upload
@@ -674,6 +674,17 @@ def test_a_picture_that_is_changed_in_part_keeps_its_proportions(api: Api, watch
                       changed=api.upload(png(given)), changed_mask=api.upload(png(mask)))
     assert Image.open(io.BytesIO(file)).size == (128, 64)
     assert watched.working_size(record_from_png(file).request) == (88, 48)
+
+
+def test_the_mask_of_a_large_picture_is_shrunk_with_it(api: Api) -> None:
+    """Not so, it was refused for having another size."""
+    given, mask = picture(4, 2400, 1200), box_mask((600, 300, 1200, 900), 2400, 1200)
+    [file] = api.pngs("structure", control=api.upload(png(given)), kind="canny/none",
+                      changed=api.upload(png(given)), changed_mask=api.upload(png(mask)))
+    changed = record_from_png(file).request.inpaint
+    assert changed is not None
+    assert changed.image.size == changed.mask.size == (1448, 724)
+    assert changed.mask.getbbox() == (362, 181, 724, 543)
 
 
 def test_what_was_not_done_is_said_beside_the_result(api: Api) -> None:

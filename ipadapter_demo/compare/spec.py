@@ -20,15 +20,13 @@ from PIL import Image
 
 from ipadapter_demo.compare.document import check_document, document_from_text
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import flatten_image, read_bytes, read_image, shrink_image
+from ipadapter_demo.imaging import flatten_image, read_bytes, read_image, shrink_to_area
 from ipadapter_demo.masks import flatten_mask
-from ipadapter_demo.request import structure_parts
+from ipadapter_demo.request import MAX_AREA, structure_parts
 
 MAX_BYTES = 200 * 2**20  # of all its files
 MAX_VALUES = 100  # along one axis
 MAX_ERRORS = 20  # of a document, among which the one to tell is looked for
-# The encoder sees 224 pixels or so, and the pictures of a cell travel inside it.
-MAX_SIDE = 1024
 
 Document = dict[str, Any]
 Files = Mapping[str, bytes]
@@ -42,8 +40,9 @@ class Spec:
     files: Files
 
     def picture(self, name: str) -> Image.Image:
-        """RGB, at most MAX_SIDE long. Raises RequestError."""
-        return shrink_image(flatten_image(self.decoded(name), name), MAX_SIDE)
+        """RGB. It travels inside its cells, so it has no more pixels than a cell may have. Raises
+        RequestError."""
+        return shrink_to_area(flatten_image(self.decoded(name), name), MAX_AREA)
 
     def whole_picture(self, name: str) -> Image.Image:
         """RGB in its own size: a picture that is inpainted keeps every pixel."""

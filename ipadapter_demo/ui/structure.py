@@ -8,8 +8,10 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import resize_image
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.pipeline.sizes import same_shape
 from ipadapter_demo.request import MAX_WEIGHT, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
@@ -82,7 +84,10 @@ def _inpaint(changed: Image.Image | None, mask: Image.Image | None, means: Any,
         return None
     if changed is None or mask is None:
         raise RequestError("changed and changed_mask go together: upload both, or neither")
-    return Inpaint(image=changed, mask=flatten_mask(mask, "changed_mask", means), **how)
+    found = flatten_mask(mask, "changed_mask", means)
+    if same_shape(found.size, changed.size):  # the picture was shrunk when it was uploaded
+        found = resize_image(found, changed.size)
+    return Inpaint(image=changed, mask=found, **how)
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from ipadapter_demo.imaging import (
     read_image,
     resize_image,
     shrink_image,
+    shrink_to_area,
 )
 from ipadapter_demo.masks import MaskMeans, flatten_mask, painted_mask
+from ipadapter_demo.request import MAX_AREA
 
-# The encoder sees 224 pixels or so, and every picture of a request travels inside its results.
-MAX_SIDE = 1024
 MAX_INPAINT_SIDE = 2048  # the result has the size of the picture, so more of it is kept
 
 
@@ -60,10 +60,11 @@ def value_from_widget(component: gr.Component, value: Any, field: str) -> Any:
 
 
 def image_from_upload(upload: object, field: str) -> Image.Image | None:
-    """The uploaded picture, at most MAX_SIDE long; None where nothing was uploaded."""
+    """The uploaded picture; None where nothing was uploaded. Every picture of a request travels
+    inside its results, so it has no more pixels than a result may have."""
     if upload is None:
         return None
-    return shrink_image(flatten_image(_read(upload, field), field), MAX_SIDE)
+    return shrink_to_area(flatten_image(_read(upload, field), field), MAX_AREA)
 
 
 def mask_from_upload(
