@@ -13,6 +13,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ipadapter_demo.compare.strip import filmstrip
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import tinted
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, Turn
 from ipadapter_demo.record import record_from_png, save_png
@@ -144,8 +145,14 @@ def progress(step: int, steps: int, what: str = "step") -> str:
 
 
 def lines_of(gallery: Any, event: gr.EventData) -> tuple[str, str]:
-    """Command and Python of the result that was clicked, or of the first."""
+    """Command and Python of the result that was clicked, or of the first; nothing where a run was
+    stopped, and only its last preview is there."""
+    if not gallery:
+        return "", ""
     number = event._data.get("index") if isinstance(event._data, Mapping) else None
     path = path_of_upload(gallery[number if isinstance(number, int) else 0]["image"], "result")
-    facts = record_from_png(path).facts
+    try:
+        facts = record_from_png(path).facts
+    except RequestError:
+        return "", ""
     return reuse.command(path.name, facts), reuse.python(path.name, facts)
