@@ -401,6 +401,7 @@ def test_a_mask_is_shown_on_the_picture_by_either_convention(page: Page, tmp_pat
     expect(panel.locator(".mask-editor canvas").first).to_be_visible()  # the editor is ready
     page.wait_for_timeout(500)
     panel.locator(".mask-editor input[type=file]").first.set_input_files(tmp_path / "photo.png")
+    page.wait_for_timeout(2000)  # the editor says nowhere that it has a picture
     panel.locator(".mask input[type=file]").first.set_input_files(tmp_path / "mask.png")
     view = panel.locator(".mask-view img")
     expect(view).to_be_visible()
