@@ -61,7 +61,9 @@ def write_structure(models: Path, hub: Hub, unet: UNet2DConditionModel, network:
     else:
         kind, factor = ("full_adapter_xl", 16) if "sdxl" in hub.repo else ("full_adapter", 8)
         with seeded(6):
-            net = T2IAdapter(channels=list(unet.config.block_out_channels), num_res_blocks=1,
+            widths = list(unet.config.block_out_channels)
+            widths += widths[-1:] if factor == 16 else []  # the middle block's, as published
+            net = T2IAdapter(channels=widths, num_res_blocks=1,
                              downscale_factor=factor, adapter_type=kind)
         net.half().save_pretrained(folder, variant=variant, safe_serialization=safe)
 

@@ -146,11 +146,12 @@ def test_a_t2i_adapter_from_any_layout(tmp_path: Path, layout: str, kind: str,
         assert torch.equal(ours, theirs)
 
 
-def test_a_t2i_adapter_of_the_sdxl_kind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("widths", [[8, 16, 24], [8, 16, 24, 24]], ids=["blocks", "and middle"])
+def test_a_t2i_adapter_of_the_sdxl_kind(tmp_path: Path, widths: list[int]) -> None:
     """Its UNet halves the grid before features are added, so a cell is twice as wide."""
     unet = tiny_tabletop_unet()
     with seeded(6):
-        net = T2IAdapter(in_channels=3, channels=[8, 16, 24], num_res_blocks=2,
+        net = T2IAdapter(in_channels=3, channels=widths, num_res_blocks=2,
                          downscale_factor=16, adapter_type="full_adapter_xl").eval()
     tensors = tensors_from_file(write_layout(net, "first.pth", tmp_path))
     found = t2i_adapter_of(tensors, unet, 8, torch.float32, "net")
@@ -159,12 +160,13 @@ def test_a_t2i_adapter_of_the_sdxl_kind(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_a_shuffle_network_says_so_in_its_name_alone() -> None:
+def test_a_shuffle_network_says_so_in_its_name_or_by_its_kind() -> None:
     """Its configuration has global_pool_conditions, which no weight tells."""
     tensors, unet = controlnet_tensors(controlnet()), tiny_sd15_unet()
-    pooled = [controlnet_of(tensors, unet, torch.float32, name).config.global_pool_conditions
-              for name in ("control_v11e_sd15_shuffle.pth", "control_v11p_sd15_canny.pth")]
-    assert pooled == [True, False]
+    pooled = [controlnet_of(tensors, unet, torch.float32, *name).config.global_pool_conditions
+              for name in (("control_v11e_sd15_shuffle.pth",), ("control_v11p_sd15_canny.pth",),
+                           ("mine.pth", "shuffle"), ("unshuffled.pth", "canny"), ("Shuffle.pth",))]
+    assert pooled == [True, False, True, False, True]
 
 
 @pytest.mark.parametrize("config", [SD15_UNET, SDXL_UNET], ids=["sd15", "sdxl"])
@@ -237,6 +239,16 @@ class TestWrongNetworks:
         with pytest.raises(ModelError, match=r"net does not fit this model: its blocks are \[16, 3"
                                              r"2\] wide, the model's \[8, 16, 24, 24\]"):
             sd15(shelf, controlnets=(("edges", place),))
+
+    def test_a_t2i_adapter_for_another_grid(self, shelf: Path, tmp_path: Path) -> None:
+        """Of the same widths: SDXL's kind, whose cells are twice as wide."""
+        net = T2IAdapter(channels=[8, 16, 24, 24], num_res_blocks=1, downscale_factor=16,
+                         adapter_type="full_adapter_xl")
+        net.save_pretrained(tmp_path / "net")
+        with pytest.raises(ModelError, match="net does not fit this model: of 128 pixels it makes "
+                           "features 8 x 8 x 8, 16 x 8 x 8, 24 x 4 x 4, 24 x 4 x 4, the model has "
+                           "places for 8 x 16 x 16, 16 x 8 x 8, 24 x 4 x 4, 24 x 2 x 2"):
+            sd15(shelf, t2i_adapters=(("edges", tmp_path / "net"),))
 
     def test_a_weight_is_missing(self, shelf: Path, tmp_path: Path) -> None:
         tensors = controlnet_tensors(controlnet())

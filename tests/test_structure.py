@@ -190,10 +190,12 @@ class TestT2IAdapter:
                         height=height)
         assert_same(pixels_of(load(entry), monkeypatch)(asked), expected)
 
+    @pytest.mark.parametrize("widths", [[8, 16, 24], [8, 16, 24, 24]], ids=["blocks", "and middle"])
     @pytest.mark.parametrize("in_channels", [1, 3])
-    def test_sdxl(self, xl: CatalogEntry, in_channels: int, tmp_path: Path,
+    def test_sdxl(self, xl: CatalogEntry, in_channels: int, widths: list[int], tmp_path: Path,
                   monkeypatch: pytest.MonkeyPatch) -> None:
-        net = t2i_adapter("full_adapter_xl", [8, 16, 24], in_channels, factor=8)
+        """The published ones have features for the middle block too."""
+        net = t2i_adapter("full_adapter_xl", widths, in_channels, factor=8)
         net.save_pretrained(tmp_path / "net")
         oracle = loaded(
             StableDiffusionXLAdapterPipeline, xl, adapter=net,
@@ -209,6 +211,24 @@ class TestT2IAdapter:
                         references=(reference(),), image_scale=0.7)
         assert_same(pixels_of(load(entry), monkeypatch)(asked), expected)
 
+    def test_two_of_which_one_has_features_for_the_middle_block(
+        self, xl: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """diffusers takes no two of such; at a weight of 0 the other one adds nothing."""
+        entry = xl
+        for name, widths in (("three", [8, 16, 24]), ("four", [8, 16, 24, 24])):
+            net = t2i_adapter("full_adapter_xl", widths, 3, factor=8)
+            net.save_pretrained(tmp_path / name)
+            entry = with_structure(entry, name, "t2i-adapter", tmp_path / name)
+        pipeline, drawn = load(entry), picture(5)
+        three, four = (Structure(kind=kind, image=drawn, weight=0.9) for kind in ("three", "four"))
+        draw = pixels_of(pipeline, monkeypatch)
+        alone, both = draw(request(structures=(four,))), draw(request(structures=(three, four)))
+        with_nothing = draw(request(structures=(replace(three, weight=0.0), four)))
+        assert torch.equal(alone, with_nothing)
+        assert (both - alone).abs().max() > 0.01
+        assert_same(draw(request(structures=(four, three))), both)
+
     def test_sides_that_are_no_multiple_of_its_factor(
         self, xl: CatalogEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -218,7 +238,7 @@ class TestT2IAdapter:
         net.save_pretrained(tmp_path / "net")
         shutil.copytree(xl.folder, tmp_path / "xl")
         tiny_kl().save_pretrained(tmp_path / "xl" / "vae")
-        eight = replace(xl, folder=tmp_path / "xl")
+        eight = replace(xl, folder=tmp_path / "xl", structures={})  # those are for cells of 4
         drawn = picture(5, 72, 64)
         pixels = torch.from_numpy(np.array(drawn)).permute(2, 0, 1)[None] / 255
         longer = torch.cat([pixels, pixels[..., -1:].expand(-1, -1, -1, 8)], dim=-1)

@@ -25,7 +25,8 @@ from ipadapter_demo.models.extras import Extras, with_extras
 from ipadapter_demo.models.memory import take_turns
 from ipadapter_demo.models.own_networks import (
     check_class,
-    check_network_fits,
+    check_controlnet_fits,
+    check_t2i_adapter_fits,
     controlnet_of,
     t2i_adapter_of,
 )
@@ -101,7 +102,7 @@ class Structures:
     """The structure networks of a model, each loaded once: those at hand when the model is, the
     others when they are first asked for."""
 
-    def __init__(self, entry: CatalogEntry, load: Callable[[type, Path], Any],
+    def __init__(self, entry: CatalogEntry, load: Callable[[type, Path, str], Any],
                  locate: Locate) -> None:
         self._entries, self._load, self._locate = entry.structures, load, locate
         self._loaded: dict[str, StructureNet] = {}
@@ -113,7 +114,7 @@ class Structures:
     @classmethod
     def of(cls, entry: CatalogEntry, locate: Locate, nets: dict[str, StructureNet]) -> Structures:
         """Networks at hand, such as one in training."""
-        found = cls(replace(entry, structures={}), lambda kind, folder: None, locate)
+        found = cls(replace(entry, structures={}), lambda network, folder, kind: None, locate)
         found._loaded = nets
         return found
 
@@ -134,8 +135,8 @@ class Structures:
 
         try:
             if self._entries[kind].network == "controlnet":
-                return ControlNetStructure(self._load(ControlNetModel, folder))
-            return T2IAdapterStructure(self._load(T2IAdapter, folder))
+                return ControlNetStructure(self._load(ControlNetModel, folder, kind))
+            return T2IAdapterStructure(self._load(T2IAdapter, folder, kind))
         except ModelError as error:
             raise ModelError(f"structure {kind}: {error}") from error
 
@@ -153,18 +154,23 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         where = "cpu" if extras.offload else device
         return network.to(where).eval().requires_grad_(False)
 
-    def load(kind: type, place: Path) -> Any:
-        if not place.is_file():
-            check_class(place, kind)
-            network = part_of(kind, place, dtype, files)
-        else:
+    def load(network: type, place: Path, kind: str = "") -> Any:
+        unet, factor, name = parts.unet, Codec(parts.vae).factor, place.name
+        tensors = None
+        if place.is_file():
             files.append(place)
-            tensors, unet = tensors_from_file(place), parts.unet
-            network = (controlnet_of(tensors, unet, dtype, place.name) if kind is ControlNetModel
-                       else t2i_adapter_of(tensors, unet, Codec(parts.vae).factor, dtype,
-                                           place.name))
-        check_network_fits(network, parts.unet, place.name)
-        return network.to(device).eval().requires_grad_(False)
+            tensors = tensors_from_file(place)
+        else:
+            check_class(place, network)
+        if network is ControlNetModel:
+            found = (part_of(network, place, dtype, files) if tensors is None
+                     else controlnet_of(tensors, unet, dtype, name, kind))
+            check_controlnet_fits(found, unet, name)
+        else:
+            found = (part_of(network, place, dtype, files) if tensors is None
+                     else t2i_adapter_of(tensors, unet, factor, dtype, name))
+            check_t2i_adapter_fits(found, unet, factor, name)
+        return found.to(device).eval().requires_grad_(False)
 
     def locate(hub: Hub) -> Path:
         return fetched(hub, extras.models, extras.report)

@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 
 _UNION = ("task_embedding", "control_type_proj.linear_1.weight")
-# The published ControlNet that reads a map as a whole: its weights do not tell, its name does.
-_POOLED = "shuffle"
+# The published ControlNet that reads a map as a whole: its weights do not tell, its name or what it
+# is given for does.
+_POOLED = re.compile(r"(?<![a-z])shuffle(?![a-z])")
 
 
 def controlnet_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, dtype: torch.dtype,
-                  name: str) -> ControlNetModel:
+                  name: str, kind: str = "") -> ControlNetModel:
     """From the tensors of the file `name`, in diffusers' layout or the first code's
-    (https://github.com/lllyasviel/ControlNet). What they do not tell is as in the UNet that the
-    network was copied from. Raises ModelError."""
+    (https://github.com/lllyasviel/ControlNet), given for maps of a `kind`. What they do not tell is
+    as in the UNet that the network was copied from. Raises ModelError."""
     from diffusers import ControlNetModel
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
@@ -50,7 +51,7 @@ def controlnet_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, dty
         converted, r"controlnet_cond_embedding\.blocks\.(\d*[13579])\.weight")]
     config |= {"in_channels": first.shape[1], "conditioning_channels": hint.shape[1],
                "conditioning_embedding_out_channels": (hint.shape[0], *wider),
-               "global_pool_conditions": _POOLED in name}
+               "global_pool_conditions": any(map(_POOLED.search, (name.lower(), kind)))}
     return network_from_weights(lambda: ControlNetModel(**config), converted, dtype,
                                 f"{name}: the weights of the ControlNet")
 
@@ -64,11 +65,12 @@ def t2i_adapter_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, fa
     tensors = {key.removeprefix("adapter."): t for key, t in tensors.items()}
     light = "body.0.out_conv.weight" in tensors
     first = tensors.get("body.0.in_conv.weight" if light else "conv_in.weight")
-    levels = len(unet.config.block_out_channels)
-    named = {_t2i_key(key, light, len(_blocks(tensors)) // levels): t
-             for key, t in tensors.items()}
     # Where the UNet's first block has no attention it halves the grid before features are added.
     late = not unet.config.down_block_types[0].startswith("CrossAttn")
+    levels, blocks = len(unet.config.block_out_channels), len(_blocks(tensors))
+    if late and blocks % (levels + 1) == 0:
+        levels += 1  # the published ones have features for the middle block as well
+    named = {_t2i_key(key, light, blocks // levels): t for key, t in tensors.items()}
     cells = factor * (2 if late else 1)
     ends = "out_conv" if light else r"resnets\.0\.block1"
     channels = [named[key].shape[0] for key in _in_order(named, rf"body\.(\d+)\.{ends}\.weight")]
@@ -97,20 +99,53 @@ def check_class(folder: Path, kind: type) -> None:
         raise ModelError(f"{folder} holds a {found}, where a {kind.__name__} is needed")
 
 
-def check_network_fits(network: Any, unet: UNet2DConditionModel, name: str) -> None:
-    """Raises ModelError for a ControlNet or a T2I-Adapter of another base."""
+def check_controlnet_fits(network: ControlNetModel, unet: UNet2DConditionModel, name: str) -> None:
+    """Raises ModelError for a ControlNet of another base."""
     ours, theirs = unet.config, network.config
-    widths, wanted = list(theirs.get("block_out_channels") or theirs.channels), \
-        list(ours.block_out_channels)
-    if theirs.get("adapter_type") == "light_adapter":
-        wanted.pop()
+    widths, wanted = list(theirs.block_out_channels), list(ours.block_out_channels)
     if widths != wanted:
         raise ModelError(f"{name} does not fit this model: its blocks are {widths} wide, the "
                          f"model's {wanted}")
-    dim = theirs.get("cross_attention_dim", ours.cross_attention_dim)
-    if dim != ours.cross_attention_dim:
-        raise ModelError(f"{name} does not fit this model: it reads text {dim} wide, the model "
-                         f"{ours.cross_attention_dim}")
+    if theirs.cross_attention_dim != ours.cross_attention_dim:
+        raise ModelError(f"{name} does not fit this model: it reads text "
+                         f"{theirs.cross_attention_dim} wide, the model {ours.cross_attention_dim}")
+
+
+def check_t2i_adapter_fits(network: T2IAdapter, unet: UNet2DConditionModel, factor: int,
+                           name: str) -> None:
+    """Raises ModelError for a T2I-Adapter whose features the UNet has no place for. `factor` is how
+    many pixels a latent cell is wide."""
+    from diffusers import T2IAdapter
+
+    *wanted, middle = _places(unet)
+    side = wanted[0][1] * factor * (1 if unet.config.down_block_types[0].startswith("CrossAttn")
+                                    else 2)
+    with torch.device("meta"):  # shapes only
+        outline: Any = T2IAdapter.from_config(network.config)
+        pixels = torch.empty(1, network.config.in_channels, side, side)
+        found = [(features.shape[1], features.shape[2]) for features in outline(pixels)]
+    if found not in (wanted, [*wanted, middle]):
+        raise ModelError(f"{name} does not fit this model: of {side} pixels it makes features "
+                         f"{_said(found)}, the model has places for {_said(wanted)}")
+
+
+def _places(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
+    """(channels, cells a side) of what diffusers adds features to, one for each down block and then
+    the middle block, with 2 cells in the middle: a block with attention takes them before it halves
+    the grid, another one after."""
+    config = unet.config
+    last = len(config.block_out_channels) - 1
+    places, side = [], 2 ** (last + 1)
+    for i, (kind, width) in enumerate(zip(config.down_block_types, config.block_out_channels,
+                                          strict=True)):
+        after = side // 2 if i < last else side
+        places.append((width, side if kind.startswith("CrossAttn") else after))
+        side = after
+    return [*places, (config.block_out_channels[-1], side)]
+
+
+def _said(features: list[tuple[int, int]]) -> str:
+    return ", ".join(f"{width} x {side} x {side}" for width, side in features)
 
 
 def _blocks(tensors: dict[str, Tensor]) -> list[str]:

@@ -46,9 +46,9 @@ class Residuals:
 
 
 def _sums(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    if not ours or not theirs:
-        return ours or theirs
-    return tuple(a + b for a, b in zip(ours, theirs, strict=True))
+    """Some T2I-Adapters have features for the middle block as well, and some have not."""
+    both = tuple(a + b for a, b in zip(ours, theirs, strict=False))
+    return both + ours[len(both):] + theirs[len(both):]
 
 
 def total(residuals: Iterable[Residuals]) -> Residuals:

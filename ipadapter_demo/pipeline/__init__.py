@@ -79,4 +79,7 @@ def _entry_named(name: str, base: str | None, adapter: Path | None,
     entry = CATALOG[name]
     if adapter is None:
         return entry
+    if adapter.stem in entry.adapters:
+        raise ModelError(f"model_adapter: {adapter.name} would be called {adapter.stem}, which "
+                         f"{name} has already: give the file another name")
     return replace(entry, adapters={adapter.stem: str(adapter)} | entry.adapters)
