@@ -85,7 +85,7 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
     path, configs = entry.folder, entry.configs
     if configs is None:
         raise ModelError(f"model {entry.name}: {path.name} needs a folder with its configuration")
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise ModelError(f"model {entry.name}: {path.name} must be a .safetensors file: others may "
                          "run code when they are read")
     xl = (configs / "text_encoder_2").is_dir()

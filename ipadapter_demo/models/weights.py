@@ -26,9 +26,9 @@ def weights_from_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        if path.suffix not in PICKLES:
+        if path.suffix.lower() not in PICKLES:
             raise ModelError(f"{path.name}: the name must end in .safetensors, "
                              f"{', '.join(PICKLES)}")
         with torch.serialization.safe_globals([nn.ParameterDict]):  # of old embeddings
