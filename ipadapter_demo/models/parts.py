@@ -13,6 +13,7 @@ from ipadapter_demo.errors import ModelError, some_of
 from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.schedule import marked, saying
+from ipadapter_demo.models.sources import served_by, weights_at
 from ipadapter_demo.models.weights import reason, tensors_from_file
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
         CLIPTextModelWithProjection,
         CLIPTokenizer,
     )
-
-_WEIGHTS = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +151,7 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
     clip = kind.__module__.startswith("transformers.") and dtype is not None
     options: dict[str, Any] = {"local_files_only": True}
     if dtype is not None:
-        variant, weights = _weights(folder)
+        variant, weights = _weights(folder, "model" if clip else "diffusion_pytorch_model")
         options |= {"torch_dtype": dtype, "output_loading_info": True, "variant": variant}
     if clip:
         options["ignore_mismatched_sizes"] = True  # else only its log says which they are
@@ -175,14 +174,13 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
     return network
 
 
-def _weights(folder: Path) -> tuple[str | None, list[Path]]:
-    """The variant to ask for, and the files it stands for: full names first, else fp16."""
-    found = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
-    half = [path for path in found if ".fp16." in path.name]
-    plain = [path for path in found if path not in half]
-    chosen = plain or half
-    safe = [path for path in chosen if path.suffix == ".safetensors"]
-    return ("fp16" if half and not plain else None), safe or chosen
+def _weights(folder: Path, stem: str) -> tuple[str | None, list[Path]]:
+    """The variant to ask for, and the files it stands for: full names first, else fp16. Others
+    that lie beside them (`non_ema`, OpenVINO's) are no weights of this part."""
+    for name in sorted(served_by(f"{stem}.safetensors"), key=lambda name: ".fp16." in name):
+        if found := weights_at(folder, name):
+            return ("fp16" if ".fp16." in name else None), found
+    return None, []  # the loader says what it misses
 
 
 def _scheduler_config(folder: Path) -> dict[str, Any]:
