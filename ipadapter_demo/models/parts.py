@@ -14,7 +14,7 @@ from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.schedule import marked, saying
 from ipadapter_demo.models.sources import served_by, weights_at
-from ipadapter_demo.models.weights import reason, tensors_from_file
+from ipadapter_demo.models.weights import header_of, reason, tensors_from_file
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -40,11 +40,12 @@ class Parts:
 
 
 def read_parts(entry: CatalogEntry, dtype: torch.dtype, files: list[Path],
-               vae: Path | None = None) -> Parts:
+               vae: Path | None = None, prediction_type: str | None = None) -> Parts:
     """`vae` replaces the base's autoencoder: a folder in diffusers' layout, or one file. The files
-    that were read are added to `files`. Raises ModelError."""
+    that were read are added to `files`. A `prediction_type` settles what a file contradicts itself
+    about. Raises ModelError."""
     if entry.folder.is_file():
-        parts = _from_single_file(entry, dtype, files, vae)
+        parts = _from_single_file(entry, dtype, files, vae, prediction_type)
     elif entry.folder.is_dir():
         parts = _from_folder(entry.folder, dtype, files, vae)
     else:
@@ -76,7 +77,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path], vae: Path 
 
 
 def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path],
-                      vae: Path | None) -> Parts:
+                      vae: Path | None, prediction_type: str | None) -> Parts:
     """A checkpoint of weights alone, as community models are often published. Configuration and
     tokenizers are those of the family's base."""
     from transformers import CLIPTokenizer
@@ -90,7 +91,7 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
     xl = (configs / "text_encoder_2").is_dir()
     try:
         tensors = single_file.tensors_of_family(path, xl)
-        said = marked(tensors)
+        said = marked(tensors, header_of(path), prediction_type)
     except ModelError as error:
         raise ModelError(f"model {entry.name}: {path.name} cannot be read as a checkpoint of this "
                          f"family: {error}") from error

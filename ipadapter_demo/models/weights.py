@@ -48,6 +48,17 @@ def weights_from_file(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in inner.items()}
 
 
+def header_of(path: Path) -> dict[str, str]:
+    """What the header of a `.safetensors` file says beside its tensors. Raises ModelError."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # a damaged file can fail in any way at all
+        raise ModelError(f"{path.name} cannot be read: {reason(error)}") from error
+
+
 def tensors_from_file(path: Path) -> dict[str, Tensor]:
     """The tensors of such a file; counters beside them are left out. Raises ModelError."""
     return {key: value for key, value in weights_from_file(path).items()
