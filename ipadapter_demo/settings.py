@@ -127,7 +127,7 @@ def embeddings(text: str) -> tuple[Path, ...]:
     found = _listed(text, _EMBEDDING)
     for item in found:
         _check(bool(_EMBEDDING.fullmatch(item)), "embedding",
-               "a file .safetensors, .pt or .bin", item)
+               "a file .safetensors, .pt, .pth or .bin", item)
     return tuple(Path(item) for item in found)
 
 
@@ -145,8 +145,8 @@ def places(name: str, text: str) -> tuple[tuple[str, Path], ...]:
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_LORA = re.compile(r"(.+\.safetensors)(?::([^:/\\]*))?")
-_EMBEDDING = re.compile(r".+\.(?:safetensors|pt|bin)")
+_LORA = re.compile(r"(.+\.(?i:safetensors))(?::([^:/\\]*))?")
+_EMBEDDING = re.compile(r".+\.(?i:safetensors|pt|pth|bin)")
 _PLACE = re.compile(r"([\w-]+)=(.+)")
 
 

@@ -64,6 +64,20 @@ def counted(tensors: Tensors) -> dict[str, Any]:
             "optimizer": {"state": torch.ones(2)}}
 
 
+def parallel(tensors: Tensors) -> Tensors:
+    return {f"module.{key}": tensor for key, tensor in tensors.items()}
+
+
+def accelerate(tensors: Tensors, folder: Path, safe: bool = True) -> None:
+    """As its `save_state` writes them, with what else is in such a folder."""
+    folder.mkdir()
+    torch.save({"state": {}}, folder / "optimizer.bin")
+    if safe:
+        save_file(tensors, folder / "model.safetensors")
+    else:
+        torch.save(tensors, folder / "pytorch_model.bin")
+
+
 def invoke(tensors: Tensors, folder: Path) -> None:
     folder.mkdir()
     torch.save(nested(tensors), folder / "ip_adapter.bin")
@@ -88,6 +102,19 @@ LAYOUTS: dict[str, tuple[str, Callable[[Tensors, Path], object]]] = {
         flat(t, "image_proj_model", "adapter_modules"), p)),
     "with counts": ("a.bin", lambda t, p: torch.save(counted(t), p)),
     "flat bin": ("a.bin", torch.save),
+    "pt": ("a.pt", lambda t, p: torch.save(nested(t), p)),
+    "capitals": ("a.SAFETENSORS", lambda t, p: save_file(t, p)),
+    "capitals of a pickle": ("a.PTH", lambda t, p: torch.save(nested(t), p)),
+    "trainer, state_dict": ("a.pt", lambda t, p: torch.save({"state_dict": raw(t), "step": 4}, p)),
+    "trainer, parallel": ("a.bin", lambda t, p: torch.save(parallel(raw(t)), p)),
+    "trainer, parallel, safetensors": ("a.safetensors", lambda t, p: save_file(
+        parallel(raw(t)), p)),
+    "trainer, parallel, state_dict": ("a.pt", lambda t, p: torch.save(
+        {"state_dict": parallel(raw(t))}, p)),
+    "DeepSpeed": ("a.pt", lambda t, p: torch.save({"module": raw(t), "dp_world_size": 2}, p)),
+    "published, state_dict": ("a.pt", lambda t, p: torch.save({"state_dict": nested(t)}, p)),
+    "accelerate": ("checkpoint-2000", lambda t, p: accelerate(raw(t), p)),
+    "accelerate, pickled": ("checkpoint-2000", lambda t, p: accelerate(raw(t), p, safe=False)),
     "InvokeAI": ("ip_adapter_sd15", invoke),
     "InvokeAI, safetensors": ("ip_adapter_sd15", invoke_safetensors),
 }

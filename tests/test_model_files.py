@@ -317,9 +317,10 @@ def test_a_folder_with_old_names_of_the_text_encoder(shelf: Path, models: Path) 
         (".pt", lambda v: {"string_to_token": {"*": torch.tensor(265)},
                            "string_to_param": nn.ParameterDict({"*": nn.Parameter(v)})}),
         (".bin", lambda v: {"<zorb>": v}),
+        (".PT", lambda v: {"<zorb>": v}),
         (".safetensors", lambda v: {"emb_params": v}),
     ],
-    ids=["automatic1111", "first code", "diffusers", "emb_params"],
+    ids=["automatic1111", "first code", "diffusers", "capitals", "emb_params"],
 )
 @pytest.mark.parametrize("vectors", [1, 2])
 def test_an_embedding_of_any_layout(shelf: Path, tmp_path: Path, suffix: str, vectors: int,

@@ -116,6 +116,51 @@ def test_marked_as_v_alone(shelf: Path, plain: Path, sampler: Sampler, tmp_path:
     assert pipeline.info.note.endswith("It predicts v.")
 
 
+def with_header(path: Path, plain: Path, said: str, *keys: str) -> Path:
+    """As Stability AI's Model Metadata Standard has it."""
+    marks = {key: torch.empty(0) for key in keys}
+    save_file(load_file(plain) | marks, path, metadata={
+        "modelspec.sai_model_spec": "1.0.0", "modelspec.prediction_type": said})
+    return path
+
+
+@pytest.mark.parametrize("said", ["v", "v_prediction"])
+def test_a_header_that_says_v(shelf: Path, plain: Path, tmp_path: Path, said: str,
+                              monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = sdxl(shelf, with_header(tmp_path / "v.safetensors", plain, said))
+    oracle, entry = oracle_of(shelf, prediction_type="v_prediction")
+    assert_same(pixels_of(pipeline, monkeypatch)(request(sampler="ddim")),
+                theirs(oracle, entry, "ddim"))
+    assert pipeline.info.note.endswith("It predicts v.")
+
+
+def test_a_header_that_says_epsilon(shelf: Path, plain: Path, tmp_path: Path) -> None:
+    """Whatever the folder with the configurations says."""
+    configs = tmp_path / "hub"
+    shutil.copytree(shelf, configs)
+    config = configs / PUBLISHED["sdxl"].base.repo / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text())
+                                 | {"prediction_type": "v_prediction"}))
+    said = with_header(tmp_path / "e.safetensors", plain, "epsilon")
+    assert sdxl(configs, said).facts["scheduler"]["prediction_type"] == "epsilon"
+    other = with_header(tmp_path / "o.safetensors", plain, "rectified flow")  # no word of SD's
+    assert sdxl(configs, other).facts["scheduler"]["prediction_type"] == "v_prediction"
+
+
+def test_keys_and_header_that_contradict_each_other(shelf: Path, plain: Path, tmp_path: Path
+                                                    ) -> None:
+    path = with_header(tmp_path / "both.safetensors", plain, "epsilon", "v_pred")
+    with pytest.raises(ModelError, match=r"both\.safetensors .*its key 'v_pred' says that it "
+                       r"predicts v, and its header's modelspec\.prediction_type is 'epsilon': say "
+                       "which with --prediction-type"):
+        sdxl(shelf, path)
+    for decided in ("epsilon", "v_prediction"):
+        model = sdxl(shelf, path, prediction_type=decided)
+        assert model.facts["scheduler"]["prediction_type"] == decided
+    agreed = with_header(tmp_path / "same.safetensors", plain, "v", "v_pred", "ztsnr")
+    assert ZERO_SNR.items() <= sdxl(shelf, agreed).facts["scheduler"].items()
+
+
 def test_what_a_file_does_not_say_an_operator_does(shelf: Path, plain: Path,
                                                    tmp_path: Path) -> None:
     marked = drawn(sdxl(shelf, with_keys(tmp_path / "noob.safetensors", plain, "v_pred", "ztsnr")))

@@ -6,14 +6,18 @@
 | the same as `.pth`, as Stable Diffusion web UIs name it | `image_proj` | `ip_adapter` |
 | written for ComfyUI | `image_proj` | `adapter_modules` |
 | the first trainer's own state, flat, the UNet beside it | `image_proj_model` | `adapter_modules` |
+| a folder `checkpoint-N` of accelerate's with that state | the same | |
 | InvokeAI: a folder, `ip_adapter.bin` with `image_encoder.txt` | the published ones | |
 
+Each of them may lie under `state_dict`, and its keys may begin with `module.`, as parallel training
+leaves them.
 What else a file holds, a step count or a frozen UNet, is no part of an adapter and is left out.
 """
 
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,17 +30,20 @@ from torch import Tensor
 from ipadapter_demo.adapter.unsupported import what_it_is
 from ipadapter_demo.errors import CheckpointError
 
-SUFFIXES = (".safetensors", ".bin", ".pth")
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 # A section of the published layout, and the names it goes by.
 SECTIONS = {
     "image_proj": ("image_proj", "image_proj_model"),
     "ip_adapter": ("ip_adapter", "adapter_modules"),
 }
-_IN_A_FOLDER = ("ip_adapter.safetensors", "ip_adapter.bin")  # as InvokeAI names them
+# as InvokeAI names them, then accelerate
+_IN_A_FOLDER = ("ip_adapter.safetensors", "ip_adapter.bin", "model.safetensors",
+                "pytorch_model.bin")
+_WRAPPERS = re.compile(r"^(state_dict\.)?(module\.)*")
 
 
 def adapter_file(path: Path) -> Path:
-    """The file with the weights: `path` itself, or the one in a folder of InvokeAI's.
+    """The file with the weights: `path` itself, or the one in InvokeAI's or accelerate's folder.
 
     Raises CheckpointError where there is none, or its name ends in another way.
     """
@@ -45,12 +52,12 @@ def adapter_file(path: Path) -> Path:
         if not found:
             raise CheckpointError(
                 f"{path.name}: this folder holds no {' or '.join(_IN_A_FOLDER)}; name the file "
-                "of an adapter, or a folder as InvokeAI makes one"
+                "of an adapter, or a folder as InvokeAI or a trainer makes one"
             )
         return found[0]
     if not path.is_file():
         raise CheckpointError(f"{path.name}: no such file in {path.absolute().parent}")
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise CheckpointError(f"{path.name}: the name must end in {', '.join(SUFFIXES)}")
     return path
 
@@ -60,12 +67,23 @@ def image_encoder_named(path: Path) -> str | None:
     note = path / "image_encoder.txt"
     if not note.is_file():
         return None
-    named = note.read_text(encoding="utf-8", errors="replace").strip()
-    if named.count("/") != 1 or len(named.split()) != 1:
+    named = note.read_text(encoding="utf-8-sig", errors="replace").strip()
+    if named.count("/") != 1 or not is_repository(named):
         raise CheckpointError(
             f"{path.name}/{note.name} must name a repository, owner/name, got {named[:80]!r}"
         )
     return named
+
+
+def is_repository(name: str) -> bool:
+    """Whether the hub could have a repository of this name."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -75,7 +93,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError for a file that cannot be read or lacks a section, and says what else it
     is where that is known.
     """
-    content = _read_flat(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    read = _read_flat(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    content = {_WRAPPERS.sub("", key): value for key, value in read.items()}
     sections = {section: _section(content, section) for section in SECTIONS}
     found = {key: value for tensors in sections.values() for key, value in tensors.items()}
     for name, value in found.items():
@@ -132,10 +151,14 @@ def _read_pickle(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(nested, dict):
         raise CheckpointError(f"{path.name}: holds a {type(nested).__name__}, not a dictionary")
+    return _flattened(nested)
+
+
+def _flattened(nested: Mapping[Any, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for section, part in nested.items():
         if isinstance(part, dict):
-            content |= {f"{section}.{key}": value for key, value in part.items()}
+            content |= {f"{section}.{key}": value for key, value in _flattened(part).items()}
         else:
             content[str(section)] = part
     return content

@@ -175,7 +175,8 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
     def locate(hub: Hub) -> Path:
         return fetched(hub, extras.models, extras.report)
 
-    parts: Parts = with_extras(read_parts(entry, dtype, files, extras.vae), extras)
+    parts: Parts = with_extras(
+        read_parts(entry, dtype, files, extras.vae, extras.prediction_type), extras)
     unet: UNet2DConditionModel = frozen(parts.unet)
     vision = None
     if entry.image_encoder is not None:

@@ -1,24 +1,26 @@
-"""LoHa and LoKr: changes of weights as a Hadamard or a Kronecker product, merged for good.
+"""LoRA, LoHa and LoKr as trainers write them (`lora_unet_...`, `lora_te_...`), merged for good.
 
 Names and formulas are those of LyCORIS (arXiv 2309.14859, sections 3.2 and 3.3, and
-https://github.com/KohakuBlueleaf/LyCORIS), which files of either kind are written with. diffusers
-reads LoRA and LoCon alone.
+https://github.com/KohakuBlueleaf/LyCORIS), which files of these kinds are written with. diffusers
+reads LoRA alone under these names; of a DoRA (arXiv 2402.09353) it leaves the magnitudes out, and
+it passes over layers that the model lacks.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import ModelError, some_of
 from ipadapter_demo.models.parts import Parts
 
 Change = dict[str, Tensor]  # the tensors of one layer, by the last part of their names
 
-_READ = ("hada_", "lokr_")
+_READ = ("hada_", "lokr_", "lora_up.", "lora_down.")
 _NOT_READ = {
     "on_input": "IA3", "oft_blocks": "OFT", "oft_diag": "OFT", "diff": "whole differences of "
     "weights", "diff_b": "whole differences of biases", "w_norm": "changes of norms",
@@ -36,7 +38,7 @@ _FIRST_CODE = {
 
 
 def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Change], dict[str, Tensor]]:
-    """The layers of a file that LoHa or LoKr changes, and all that is left to others.
+    """The layers of a file that are read here, and all that is left to others.
 
     Raises ModelError for a kind that nobody here reads, which it names.
     """
@@ -49,9 +51,10 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Change], dict[str, T
             raise ModelError(f"it holds {kind} ({layer}), which is not read: LoRA, LoCon, LoHa and "
                              "LoKr are")
     ours = {layer: change for layer, change in layers.items()
-            if any(name.startswith(_READ) for name in change)}
+            if layer.startswith(("lora_unet_", "lora_te"))
+            and any(name.startswith(_READ) for name in change)}
     for layer, change in ours.items():
-        if "dora_scale" in change:
+        if "dora_scale" in change and "lora_up.weight" not in change:
             raise ModelError(f"it holds DoRA's scale beside LoHa or LoKr ({layer}), which is not "
                              "read")
     rest = {key: t for key, t in tensors.items() if key.partition(".")[0] not in ours}
@@ -62,26 +65,48 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Change], dict[str, T
 def merge(parts: Parts, changes: Mapping[str, Change], weight: float) -> None:
     """Add `weight` times each change to the layer it names. Raises ModelError before anything is
     changed where a layer is not the model's or of another shape."""
-    layers, found = dict(_layers(parts)), []
-    for name, change in _renamed(parts, changes).items():
-        if name not in layers:
-            raise ModelError(f"it changes {name}, which is no layer of this model's")
+    layers, changes, found = dict(_layers(parts)), _renamed(parts, changes), []
+    if alien := [name for name in changes if name not in layers]:
+        few = f"{some_of(alien)}, which {'are no layers' if alien[1:] else 'is no layer'}"
+        raise ModelError(f"it changes {few} of this model's")
+    for name, change in changes.items():
         parameter, delta = layers[name], delta_of(change)
         if delta.numel() != parameter.numel() or len(delta) != len(parameter):
             raise ModelError(f"its change of {name} is {tuple(delta.shape)}, where the model has "
                              f"{tuple(parameter.shape)}")
-        found.append((parameter, delta.reshape(parameter.shape)))
+        delta = delta.reshape(parameter.shape)
+        if "dora_scale" in change:
+            delta = _with_magnitudes(name, parameter.float(), delta, change["dora_scale"].float())
+        found.append((parameter, delta))
     for parameter, delta in found:
         parameter.copy_(parameter.float() + weight * delta)
 
 
+def _with_magnitudes(name: str, plain: Tensor, delta: Tensor, magnitudes: Tensor) -> Tensor:
+    """What DoRA (arXiv 2402.09353, equation 5) adds to a weight (out, in, ...): its direction is
+    changed by `delta`, and then it has these magnitudes, one for each output (out, 1, ...), or for
+    each input (1, in, ...) in LyCORIS' older files."""
+    changed = plain + delta
+    for kept in (0, 1):
+        if magnitudes.numel() == plain.shape[kept] and len(magnitudes) == (plain.shape[0], 1)[kept]:
+            others = [axis for axis in range(plain.ndim) if axis != kept]
+            norm = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
+            return changed * magnitudes.reshape(norm.shape) / norm - plain
+    raise ModelError(f"its DoRA magnitudes of {name} are {tuple(magnitudes.shape)}, where the "
+                     f"model's weight is {tuple(plain.shape)}")
+
+
 def _renamed(parts: Parts, changes: Mapping[str, Change]) -> dict[str, Change]:
-    """With diffusers' names of layers. Files for SDXL have those of the first code."""
+    """With diffusers' names of layers. Files for SDXL have those of the first code, and either
+    family's first text encoder is called `te` or `te1`."""
     from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
 
-    if len(parts.text_encoders) == 1:
-        return dict(changes)
-    named: dict[str, Any] = _maybe_map_sgm_blocks_to_diffusers(dict(changes), parts.unet.config)
+    one = len(parts.text_encoders) == 1
+    theirs, ours = ("lora_te1_", "lora_te_") if one else ("lora_te_", "lora_te1_")
+    named: dict[str, Any] = {re.sub(f"^{theirs}", ours, name): c for name, c in changes.items()}
+    if one:
+        return named
+    named = _maybe_map_sgm_blocks_to_diffusers(named, parts.unet.config)
     for theirs, ours in _FIRST_CODE.items():
         named = {name.replace(theirs, ours): change for name, change in named.items()}
     return named
@@ -91,7 +116,10 @@ def delta_of(change: Change) -> Tensor:
     """The change of a weight (out, in, ...), scaled by alpha / rank, in float32."""
     values = {name: tensor.float() for name, tensor in change.items()}
     try:
-        if "hada_w1_a" in values:
+        if "lora_up.weight" in values:
+            rank = len(values["lora_down.weight"])
+            delta = _low_rank_of_lora(values)
+        elif "hada_w1_a" in values:
             rank = len(values["hada_w1_b"])
             delta = _low_rank(values, "hada_w1", "hada_t1") * _low_rank(values, "hada_w2",
                                                                         "hada_t2")
@@ -105,6 +133,15 @@ def delta_of(change: Change) -> Tensor:
         raise ModelError(f"its factors {sorted(change)} do not fit each other: {error}") from error
     alpha = values.get("alpha")
     return delta if alpha is None or not rank else delta * float(alpha) / rank
+
+
+def _low_rank_of_lora(values: Change) -> Tensor:
+    """(out, rank, 1, 1) and (rank, in, height, width) of a convolution; with a core between them
+    (rank, rank, height, width), (rank, in, 1, 1)."""
+    up, down = values["lora_up.weight"].flatten(1), values["lora_down.weight"].flatten(1)
+    if "lora_mid.weight" not in values:
+        return up @ down
+    return torch.einsum("ijhw,pi,jq->pqhw", values["lora_mid.weight"], up, down)
 
 
 def _factor(values: Change, name: str) -> Tensor:
@@ -127,7 +164,8 @@ def _layers(parts: Parts) -> Iterator[tuple[str, nn.Parameter]]:
     for number, encoder in enumerate(parts.text_encoders, 1):
         prefix = f"lora_te{number}" if several else "lora_te"
         for name, module in encoder.named_modules():
-            name = "text_model." + name.removeprefix("text_model.")
+            if name != "text_projection":
+                name = "text_model." + name.removeprefix("text_model.")
             if isinstance(weight := getattr(module, "weight", None), nn.Parameter):
                 yield f"{prefix}_{name.replace('.', '_')}", weight
     for name, module in parts.unet.named_modules():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from ipadapter_demo.adapter import is_repository
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
@@ -44,10 +45,10 @@ def encoder_folder(place: str, models: Path | None, report: Report) -> Path:
         raise ModelError(f"image_encoder must be a folder with config.json and weights, and {place}"
                          " is a file")
     owner, _, rest = place.partition("/")
-    if not owner or not rest or place.startswith("."):
+    name, _, folder = rest.partition("/")
+    if not rest or not is_repository(f"{owner}/{name}"):
         raise ModelError("image_encoder must be a folder, or owner/name or owner/name/folder on "
                          f"the hub, got {place!r}")
-    name, _, folder = rest.partition("/")
     return fetched(Hub(repo=f"{owner}/{name}", folder=folder, files=_ENCODER_FILES), models, report)
 
 

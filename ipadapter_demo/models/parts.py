@@ -13,7 +13,8 @@ from ipadapter_demo.errors import ModelError, some_of
 from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.schedule import marked, saying
-from ipadapter_demo.models.weights import reason, tensors_from_file
+from ipadapter_demo.models.sources import served_by, weights_at
+from ipadapter_demo.models.weights import header_of, reason, tensors_from_file
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
         CLIPTextModelWithProjection,
         CLIPTokenizer,
     )
-
-_WEIGHTS = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,11 +40,12 @@ class Parts:
 
 
 def read_parts(entry: CatalogEntry, dtype: torch.dtype, files: list[Path],
-               vae: Path | None = None) -> Parts:
+               vae: Path | None = None, prediction_type: str | None = None) -> Parts:
     """`vae` replaces the base's autoencoder: a folder in diffusers' layout, or one file. The files
-    that were read are added to `files`. Raises ModelError."""
+    that were read are added to `files`. A `prediction_type` settles what a file contradicts itself
+    about. Raises ModelError."""
     if entry.folder.is_file():
-        parts = _from_single_file(entry, dtype, files, vae)
+        parts = _from_single_file(entry, dtype, files, vae, prediction_type)
     elif entry.folder.is_dir():
         parts = _from_folder(entry.folder, dtype, files, vae)
     else:
@@ -77,7 +77,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path], vae: Path 
 
 
 def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path],
-                      vae: Path | None) -> Parts:
+                      vae: Path | None, prediction_type: str | None) -> Parts:
     """A checkpoint of weights alone, as community models are often published. Configuration and
     tokenizers are those of the family's base."""
     from transformers import CLIPTokenizer
@@ -85,13 +85,13 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
     path, configs = entry.folder, entry.configs
     if configs is None:
         raise ModelError(f"model {entry.name}: {path.name} needs a folder with its configuration")
-    if path.suffix != ".safetensors":
+    if path.suffix.lower() != ".safetensors":
         raise ModelError(f"model {entry.name}: {path.name} must be a .safetensors file: others may "
                          "run code when they are read")
     xl = (configs / "text_encoder_2").is_dir()
     try:
         tensors = single_file.tensors_of_family(path, xl)
-        said = marked(tensors)
+        said = marked(tensors, header_of(path), prediction_type)
     except ModelError as error:
         raise ModelError(f"model {entry.name}: {path.name} cannot be read as a checkpoint of this "
                          f"family: {error}") from error
@@ -152,7 +152,7 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
     clip = kind.__module__.startswith("transformers.") and dtype is not None
     options: dict[str, Any] = {"local_files_only": True}
     if dtype is not None:
-        variant, weights = _weights(folder)
+        variant, weights = _weights(folder, "model" if clip else "diffusion_pytorch_model")
         options |= {"torch_dtype": dtype, "output_loading_info": True, "variant": variant}
     if clip:
         options["ignore_mismatched_sizes"] = True  # else only its log says which they are
@@ -175,14 +175,13 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
     return network
 
 
-def _weights(folder: Path) -> tuple[str | None, list[Path]]:
-    """The variant to ask for, and the files it stands for: full names first, else fp16."""
-    found = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
-    half = [path for path in found if ".fp16." in path.name]
-    plain = [path for path in found if path not in half]
-    chosen = plain or half
-    safe = [path for path in chosen if path.suffix == ".safetensors"]
-    return ("fp16" if half and not plain else None), safe or chosen
+def _weights(folder: Path, stem: str) -> tuple[str | None, list[Path]]:
+    """The variant to ask for, and the files it stands for: full names first, else fp16. Others
+    that lie beside them (`non_ema`, OpenVINO's) are no weights of this part."""
+    for name in sorted(served_by(f"{stem}.safetensors"), key=lambda name: ".fp16." in name):
+        if found := weights_at(folder, name):
+            return ("fp16" if ".fp16." in name else None), found
+    return None, []  # the loader says what it misses
 
 
 def _scheduler_config(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ at that end ε says nothing, and its steps have to begin there: "trailing" spaci
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ipadapter_demo.errors import ModelError
@@ -17,13 +17,19 @@ Config = dict[str, Any]  # of a diffusers scheduler
 # ComfyUI looks for, in comfy/supported_models.py, class SDXL, model_type.
 _MARKS: dict[str, Config] = {"v_pred": {"prediction_type": "v_prediction"},
                              "ztsnr": {"rescale_betas_zero_snr": True}}
+# A field of the file's header and its values, by Stability AI's Model Metadata Standard 1.0
+# (https://github.com/Stability-AI/ModelSpec), and as some trainers spell them.
+_FIELD = "modelspec.prediction_type"
+_VALUES = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 _EDM = ("edm_mean", "edm_vpred.sigma_max")  # Playground v2.5, CosXL
 
 
-def marked(keys: Iterable[str]) -> Config:
-    """What a checkpoint file with these `keys` says of itself.
+def marked(keys: Iterable[str], header: Mapping[str, str],
+           prediction_type: str | None = None) -> Config:
+    """What a checkpoint file with these `keys` and this `header` says of itself.
 
-    Raises ModelError for one of EDM's noise levels (arXiv 2206.00364), which nothing here draws.
+    Raises ModelError for one of EDM's noise levels (arXiv 2206.00364), which nothing here draws,
+    and where keys and header contradict each other, unless an operator's `prediction_type` decides.
     """
     there = set(keys)
     for key in _EDM:
@@ -33,7 +39,14 @@ def marked(keys: Iterable[str]) -> Config:
     said: Config = {}
     for mark, values in _MARKS.items():
         said |= values if mark in there else {}
-    return said
+    written = header.get(_FIELD, "")
+    named = _VALUES.get(written.strip().lower())  # other families have concepts of their own
+    if named is None:
+        return said
+    if prediction_type is None and said.get("prediction_type", named) != named:
+        raise ModelError(f"its key 'v_pred' says that it predicts v, and its header's {_FIELD} is "
+                         f"{written!r}: say which with --prediction-type")
+    return {"prediction_type": named} | said
 
 
 def settled(config: Config, prediction_type: str | None, zero_snr: bool) -> Config:

@@ -7,12 +7,14 @@ A local folder mirrors the hub: `<models>/<owner>/<repository>/<file>`, which is
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ipadapter_demo.adapter import is_repository
 from ipadapter_demo.errors import ModelError, some_of
 
 Report = Callable[[str, float], None]  # (what is being fetched, share done from 0 to 1)
@@ -67,6 +69,32 @@ def file_at(folder: Path, path: str) -> Path | None:
     return next((file for file in found if file.is_file()), None)
 
 
+def weights_at(folder: Path, path: str) -> list[Path]:
+    """The file `path` below `folder`, or the index of its shards with all of these; nothing where
+    one is missing. The names are those that diffusers and transformers write."""
+    whole = folder / path
+    if whole.is_file():
+        return [whole]
+    stem, _, suffix = whole.name.rpartition(".")
+    half = stem.endswith(".fp16")
+    for end in ("index.fp16.json", "fp16.index.json") if half else ("index.json",):
+        index = whole.with_name(f"{stem.removesuffix('.fp16')}.{suffix}.{end}")
+        if index.is_file():
+            shards = _shards(index)
+            if shards and all(shard.is_file() for shard in shards):
+                return [index, *shards]
+    return []
+
+
+def _shards(index: Path) -> list[Path]:
+    """None for an index that cannot be read."""
+    try:
+        return sorted({index.with_name(name)
+                       for name in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
 def local_folder(hub: Hub, models: Path | None) -> Path | None:
     """The folder that already holds all the files, from the root: below `models`, or in the hub's
     cache."""
@@ -99,7 +127,8 @@ def _cache(hub: Hub) -> Path | None:
 def _missing(hub: Hub, root: Path) -> list[str]:
     """The paths for which nothing below `root` serves."""
     return [path for path, file in zip(hub.paths, hub.files, strict=True)
-            if file not in OPTIONAL and file_at(root, path) is None]
+            if file not in OPTIONAL
+            and not any(weights_at(root, name) for name in served_by(path))]
 
 
 def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
@@ -107,10 +136,13 @@ def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
     them, else the plain ones. What neither it nor its mirror has is asked for and so missed by
     name if it is weights, and left out if it is not: whoever reads the parts needs few of those.
 
-    Raises ModelError where the repository cannot be looked at.
+    Raises ModelError for what is no repository's name, and where it cannot be looked at.
     """
     from huggingface_hub import HfApi, constants
 
+    if not is_repository(repo):
+        raise ModelError("base must be a folder in diffusers' layout, a .safetensors file, or "
+                         f"owner/name on the hub, got {repo!r}, which is none of them")
     other = replace(like, repo=repo, revision=None, megabytes=0, sha256={})
     if local_folder(other, models) is not None:
         return other

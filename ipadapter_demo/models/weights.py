@@ -26,9 +26,9 @@ def weights_from_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             return load_file(path)
-        if path.suffix not in PICKLES:
+        if path.suffix.lower() not in PICKLES:
             raise ModelError(f"{path.name}: the name must end in .safetensors, "
                              f"{', '.join(PICKLES)}")
         with torch.serialization.safe_globals([nn.ParameterDict]):  # of old embeddings
@@ -46,6 +46,17 @@ def weights_from_file(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path.name}: holds a {type(found).__name__}, not weights by name")
     inner = found.get("state_dict", found)
     return {str(key): value for key, value in inner.items()}
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """What the header of a `.safetensors` file says beside its tensors. Raises ModelError."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # a damaged file can fail in any way at all
+        raise ModelError(f"{path.name} cannot be read: {reason(error)}") from error
 
 
 def tensors_from_file(path: Path) -> dict[str, Tensor]:
