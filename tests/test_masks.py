@@ -70,6 +70,29 @@ FILES = {
 }
 
 
+def nearly_opaque(colour: tuple[int, int, int]) -> Image.Image:
+    image = Image.new("RGBA", (200, 200), (*colour, 255))
+    image.putpixel((3, 3), (*colour, 254))
+    return image
+
+
+def grey_on_black() -> Image.Image:
+    image = nearly_opaque((0, 0, 0))
+    image.paste((14, 14, 14, 255), INSIDE)
+    return image
+
+
+EMPTY = {
+    "black, one pixel of opacity 254": nearly_opaque((0, 0, 0)),
+    "dark grey on black, one pixel of opacity 254": grey_on_black(),
+    "red, one pixel of opacity 254": nearly_opaque((255, 0, 0)),
+    "black, rotated": Image.new("RGBA", (200, 200), "black").rotate(5),
+    "black, rotated by 45 degrees": Image.new("LA", (200, 200), "black").rotate(45),
+    "black": Image.new("RGBA", (200, 200), "black"),
+    "black, half transparent": Image.new("RGBA", (200, 200), (0, 0, 0, 128)),
+}
+
+
 def share(mask: Image.Image) -> float:
     assert set(mask.get_flattened_data()) <= {0, 255}
     return float((np.asarray(mask) == 255).mean())
@@ -87,6 +110,20 @@ def test_white_means_here_whatever_is_transparent(image: Image.Image) -> None:
     mask = flatten_mask(read_image(written(image)))
     assert share(mask) == SHARE
     assert mask.getbbox() == INSIDE
+
+
+@pytest.mark.parametrize("image", EMPTY.values(), ids=EMPTY)
+def test_a_black_mask_is_empty_whatever_hint_of_transparency_it_has(image: Image.Image) -> None:
+    assert share(flatten_mask(image)) == 0
+    with pytest.raises(RequestError, match=r"inpaint.mask"):
+        Inpaint(image=Image.new("RGB", (200, 200)), mask=image)
+
+
+@pytest.mark.parametrize("colour", ["black", "red", "blue", "white"])
+def test_half_a_layer_of_paint_is_half_a_mask(colour: str) -> None:
+    layer = Image.new("RGBA", (200, 200))
+    layer.paste(colour, (0, 0, 100, 200))
+    assert share(flatten_mask(layer)) == 0.5
 
 
 @pytest.mark.parametrize("image", FILES.values(), ids=FILES)
