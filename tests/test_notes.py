@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ipadapter_demo import cli
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, effective_request
+from ipadapter_demo.pipeline.markup import markup_in
 from ipadapter_demo.pipeline.notes import notes_on
 from ipadapter_demo.pipeline.sampler import (
     _remaining_timesteps,
@@ -52,16 +54,38 @@ class TestPrompts:
         ("((a))", "a weight in brackets is read as plain text: (("),
         ("a BREAK b", "BREAK is read as plain text: BREAK"),
         ("<lora:x:1>", "a tag is read as plain text: <lora:x:1>"),
+        ("x (a (b) c:1.3)", "a weight in brackets is read as plain text: (a (b) c:1.3)"),
+        ("(cube:-0.5)", "a weight in brackets is read as plain text: (cube:-0.5)"),
+        ("(a :1.25 )", "a weight in brackets is read as plain text: (a :1.25 )"),
+        ("a [cube]", "emphasis by brackets is read as plain text: [cube]"),
+        ("a (cube)", "emphasis by brackets is read as plain text: (cube)"),
+        ("([cube]) (b)", "emphasis by brackets is read as plain text: ([cube])"),
+        ("[a|b]", "a choice in brackets is read as plain text: [a|b]"),
+        ("a {a|b}", "a choice in brackets is read as plain text: {a|b}"),
+        ("a AND b", "AND is read as plain text: AND"),
+        ("embedding:a-2, b", "an embedding is read as plain text: embedding:a-2"),
+        ("(at 10:30)", "emphasis by brackets is read as plain text: (at 10:30)"),
     ])
     def test_markup_that_is_taken_literally(self, pipeline: ImagePromptPipeline, prompt: str,
                                             found: str) -> None:
         assert notes(pipeline, prompt=prompt) == (f"prompt: {found}",)
         assert notes(pipeline, negative_prompt=prompt) == (f"negative_prompt: {found}",)
 
-    @pytest.mark.parametrize("prompt", ["(a cube)", "a 16:9", "(16:9)", "break", "(10:30)", "a: b"])
+    @pytest.mark.parametrize("prompt", [
+        "a 16:9", "(16:9)", "break", "(10:30)", "a: b", "a and b", "{a}", r"a \(b\)", "a :) b (",
+        "a | b", "embedding: b", "1) a 2) b", "[1]", ")a("])
     def test_ordinary_brackets_and_colons(self, pipeline: ImagePromptPipeline,
                                           prompt: str) -> None:
         assert notes(pipeline, prompt=prompt) == ()
+
+    @pytest.mark.parametrize("part", ["(", "((", "[", "(a", "(a:", "a:1", "(a:1", "(a)", "<lora:",
+                                      "embedding:", ":", " ", "\\", "{|", "(a:1)", "1", "(a|"])
+    def test_long_markup_takes_no_time(self, part: str) -> None:
+        for prompt in ((part * 2000)[:2000], "(" * 900 + part * 10 + ":1)" * 300,
+                       "(a:" + " " * 1000 + "1" * 900 + "!)"):
+            start = time.process_time()
+            markup_in(prompt)
+            assert time.process_time() - start < 0.01
 
     def test_words_that_a_small_model_does_not_know(self, model: BaseModel) -> None:
         entry = replace(model.entry, words=("red", "cube"))
@@ -70,6 +94,9 @@ class TestPrompts:
             "prompt: tiny does not know fat, dog. It knows: red, cube.",)
         assert notes(small, negative_prompt="dog") == (
             "negative_prompt: tiny does not know dog. It knows: red, cube.",)
+        assert notes(small, prompt="a (fat) cube") == (
+            "prompt: emphasis by brackets is read as plain text: (fat)",
+            "prompt: tiny does not know fat. It knows: red, cube.")
         for known in ("a red Cube!", "", "an red cube"):
             assert notes(small, prompt=known) == ()
 
