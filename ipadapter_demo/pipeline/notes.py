@@ -18,9 +18,9 @@ from ipadapter_demo.pipeline.close_up import close_up
 from ipadapter_demo.pipeline.conditioning import OF_COLOURS, active
 from ipadapter_demo.pipeline.markup import markup_in, without_words
 from ipadapter_demo.pipeline.sampler import steps_taken
-from ipadapter_demo.pipeline.sizes import Size, same_shape
+from ipadapter_demo.pipeline.sizes import Size, limit_on, same_shape
 from ipadapter_demo.pipeline.surroundings import spoken_for
-from ipadapter_demo.request import MAX_ASPECT, SIZE_STEP, GenerateRequest, Reference, Window
+from ipadapter_demo.request import SIZE_STEP, GenerateRequest, Reference, Window
 
 # Words between the words: in the captions of a small model, or said without a meaning.
 JOINING = {"a", "an", "the", "and", "on", "with", "of", "in", "solid"}
@@ -95,7 +95,7 @@ def _on_shapes(request: GenerateRequest, near: GenerateRequest, size: Size) -> I
         given = near.inpaint.image
         way = ("leave width or height open to keep its proportions"
                if request.width and request.height else
-               f"at most {MAX_ASPECT} to 1 is drawn; inpaint.context below 1 draws less of it")
+               limit_on(request, given.size))
         yield f"inpaint.image: {_said(given.size)} is squeezed to {_said(size)}; {way}."
     if request.init_image is not None and differs(request.init_image, size):
         yield (f"init_image: {_said(request.init_image.size)} is cropped to the proportions of the "
