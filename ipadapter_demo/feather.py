@@ -41,10 +41,14 @@ def _make_arms_opaque(opaque: np.ndarray, depth: np.ndarray, below: int, least: 
     thin = (away > NEAR * least) & (depth > 0)
     if not (thin & (depth >= below)).any():
         return
-    arms = np.where(thin, depth, np.float32(0))
-    reach = _reach(arms, least)
-    risen = arms / reach * np.minimum(away / least - NEAR, 1)
-    np.maximum(opaque, risen, out=opaque, where=thin & (reach >= below))
+    count, parts = cv2.connectedComponents(thin.view(np.uint8))
+    arms = np.flatnonzero(thin)  # few pixels of many, as a rule
+    part, deep = parts.ravel()[arms], depth.ravel()[arms]
+    reach = np.zeros(count, np.float32)
+    np.maximum.at(reach, part, deep)
+    reach[reach < below] = np.inf  # thinner arms have risen before
+    risen = deep / reach[part] * np.minimum(away.ravel()[arms] / least - NEAR, 1)
+    opaque.ravel()[arms] = np.maximum(opaque.ravel()[arms], risen)
 
 
 def _reach(depth: np.ndarray, most: int) -> np.ndarray:
