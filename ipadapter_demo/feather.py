@@ -43,7 +43,7 @@ def _make_arms_opaque(opaque: np.ndarray, depth: np.ndarray, below: int, least: 
         return
     count, parts = cv2.connectedComponents(thin.view(np.uint8))
     arms = np.flatnonzero(thin)  # few pixels of many, as a rule
-    part, deep = parts.ravel()[arms], depth.ravel()[arms]
+    part, deep = np.asarray(parts, np.int32).ravel()[arms], depth.ravel()[arms]
     reach = np.zeros(count, np.float32)
     np.maximum.at(reach, part, deep)
     reach[reach < below] = np.inf  # thinner arms have risen before
