@@ -18,6 +18,7 @@ from PIL import Image, ImageCms
 from ipadapter_demo.colour import rgb_from_picture
 from ipadapter_demo.depth import upright
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.feather import opacity
 
 if TYPE_CHECKING:  # a page or a command line that only builds requests never waits for torch
     from jaxtyping import Float
@@ -203,12 +204,10 @@ def shrink_to_area(image: Image.Image, most: int) -> Image.Image:
 def soft_mask(mask: Image.Image, feather: int) -> Image.Image:
     """Opacity for a seam: 0 wherever `mask` is 0, rising to 255 over `feather` pixels inwards.
 
-    A part of the mask that is less deep than that rises to 255 where it is deepest. The border of
-    the picture is no seam: a mask that reaches it is opaque there.
+    A part of the mask that is less deep than that, or a thin arm of it, rises to 255 where it is
+    deepest. The border of the picture is no seam: a mask that reaches it is opaque there.
     """
-    depth = _depth(mask)
-    opacity = np.minimum(depth / _reach_of_part(depth, feather + 1), 1.0)
-    return Image.fromarray(np.rint(opacity * 255).astype(np.uint8))
+    return Image.fromarray(np.rint(opacity(_depth(mask), feather + 1) * 255).astype(np.uint8))
 
 
 def inner_mask(mask: Image.Image, rim: int) -> Image.Image:
@@ -229,20 +228,6 @@ def _depth(mask: Image.Image) -> np.ndarray:
     if inside.all():
         return np.full(inside.shape, np.inf, np.float32)
     return cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-
-
-def _reach_of_part(depth: np.ndarray, most: int) -> np.ndarray:
-    """For each pixel the depth of the deepest one that is connected with it, up to `most`."""
-    import cv2
-
-    count, parts = cv2.connectedComponents((depth > 0).astype(np.uint8))
-    parts = np.asarray(parts, np.int32)
-    reach = np.zeros(count, np.float32)
-    reach[parts[depth >= most]] = most
-    shallow = (depth > 0) & (reach[parts] == 0)
-    np.maximum.at(reach, parts[shallow], depth[shallow])
-    reach[0] = most  # outside, where the depth is 0
-    return reach[parts]
 
 
 def paste_inside(

@@ -17,6 +17,7 @@ MASK_MEANS: tuple[MaskMeans, ...] = get_args(MaskMeans)
 PAINT, VIEW = (255, 79, 216), 512  # the colour, and the longer side, of a mask that is shown
 HERE = 128  # the first of the 256 levels that means here
 ONE_COLOUR = 16  # levels by which paint of one colour may differ: a lossy file makes it do so
+BLACK = 16  # the last level that counts as black, for the same reason; pure blue has 29
 
 
 def flatten_mask(
@@ -25,8 +26,11 @@ def flatten_mask(
     """Any PIL image as an "L" mask of exactly 0 or 255 (255 = here), cut at 128.
 
     With `means` "white" bright means here, and what is transparent is outside; but a picture whose
-    opaque part has one colour only is a layer of paint: see `painted_mask`. With "transparent" the
-    part that one sees through means here, whatever the colours. Colour profiles play no role.
+    opaque part has one colour only, beside a transparent part, is a layer of paint: see
+    `painted_mask`. Black paint needs a layer of which at least half is transparent: a black mask
+    with transparent corners, or with one pixel that is not quite opaque, is an empty mask. With
+    `means` "transparent" the part that one sees through means here, whatever the colours. Colour
+    profiles play no role.
     """
     if means not in MASK_MEANS:
         raise RequestError(f"{field} must mean one of {', '.join(MASK_MEANS)}, got {means!r:.80}")
@@ -64,14 +68,17 @@ def _level(image: Image.Image, alpha: Image.Image) -> Image.Image:
     brightness = brightness_of(image)
     levels = np.asarray(brightness)
     opaque = levels[np.asarray(alpha) >= HERE]
-    if not opaque.size or int(opaque.max()) - int(opaque.min()) > ONE_COLOUR:
-        return ImageChops.multiply(brightness, alpha)
+    as_seen = ImageChops.multiply(brightness, alpha)
+    if not 0 < opaque.size < levels.size or int(opaque.max()) - int(opaque.min()) > ONE_COLOUR:
+        return as_seen
     # A palette names one of its colours as transparent, but the picture was drawn with all of them.
     # Elsewhere the colour of what cannot be seen is left over from how the file was made.
     is_drawn = not {"A", "a"} & set(image.getbands())
     if is_drawn and opaque.max() < HERE <= levels.max():
         return brightness
-    return alpha
+    # Black is paint, too, but also the rest of a mask: after turning it, most of it is opaque.
+    is_paint = opaque.max() > BLACK or 2 * opaque.size <= levels.size
+    return alpha if is_paint else as_seen
 
 
 def _cut_in_two(level: Image.Image) -> Image.Image:

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pypdf import PdfReader
 from transformers import (
     CLIPConfig,
@@ -416,6 +417,20 @@ def _saved_again(content: bytes) -> bytes:
     return saved.getvalue()
 
 
+def _edited(content: bytes) -> bytes:
+    """By an editor that keeps the texts of a PNG: one pixel is another."""
+    image = Image.open(io.BytesIO(content))
+    texts = PngInfo()
+    for name, text in image.text.items():  # type: ignore[attr-defined]
+        texts.add_itxt(name, text)
+    red, *others = image.getpixel((5, 5))  # type: ignore[misc]
+    image.putpixel((5, 5), (red ^ 1, *others))
+    saved = io.BytesIO()
+    image.save(saved, "PNG", pnginfo=texts)
+    assert record_from_png(saved.getvalue()) == record_from_png(content)
+    return saved.getvalue()
+
+
 class TestJob:
     def test_cells_are_pngs_that_hold_their_request(self, studio: Studio, tmp_path: Path) -> None:
         job = drawn(plan(SMALL, studio), tmp_path / "out")
@@ -473,6 +488,7 @@ class TestJob:
         (lambda content: content[:-20], "cut short"),
         (lambda content: content.replace(b"IDAT", b"IDAX", 1), "damaged"),
         (lambda content: _saved_again(content), "holds no request"),
+        (lambda content: _edited(content), "file has other pixels than those that were drawn"),
         (lambda content: b"not a picture", "file is not a picture"),
     ])
     def test_a_damaged_cell_is_named_and_drawn_again(
@@ -495,6 +511,19 @@ class TestJob:
         assert path.with_name("p1-r1-c2.png.damaged").read_bytes() == damage(whole)
         assert [p.stat().st_mtime_ns for p in others] == times, "what is there stays"
         assert not list(Job(job.plan, tmp_path).run())
+
+    @pytest.mark.parametrize("text", [None, "", "[]", '{"p1-r1'])
+    def test_a_folder_without_sums_goes_on(self, studio: Studio, tmp_path: Path,
+                                           text: str | None) -> None:
+        """As one from before there were any; a cell drawn from then on has its own."""
+        drawn(plan(SMALL, studio), tmp_path)
+        sums = tmp_path / "pixels.json"
+        assert len(json.loads(sums.read_text())) == 6
+        sums.unlink() if text is None else sums.write_text(text)
+        assert not list(Job(plan(SMALL, studio), tmp_path).run())
+        (tmp_path / "cells/p1-r1-c2.png").unlink()
+        drawn(plan(SMALL, studio), tmp_path)
+        assert list(json.loads(sums.read_text())) == ["p1-r1-c2"]
 
     @pytest.mark.parametrize("text", ["", '{"columns": {"se', "[]", "1", "\x00\x00"])
     def test_a_cut_spec_is_said(self, studio: Studio, tmp_path: Path, text: str) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import scipy
+from PIL import Image, ImageDraw
 
 from ipadapter_demo.cli import main
 from ipadapter_demo.compare.spec import spec_from_document
@@ -70,6 +71,29 @@ FILES = {
 }
 
 
+def nearly_opaque(colour: tuple[int, int, int]) -> Image.Image:
+    image = Image.new("RGBA", (200, 200), (*colour, 255))
+    image.putpixel((3, 3), (*colour, 254))
+    return image
+
+
+def grey_on_black() -> Image.Image:
+    image = nearly_opaque((0, 0, 0))
+    image.paste((14, 14, 14, 255), INSIDE)
+    return image
+
+
+EMPTY = {
+    "black, one pixel of opacity 254": nearly_opaque((0, 0, 0)),
+    "dark grey on black, one pixel of opacity 254": grey_on_black(),
+    "red, one pixel of opacity 254": nearly_opaque((255, 0, 0)),
+    "black, rotated": Image.new("RGBA", (200, 200), "black").rotate(5),
+    "black, rotated by 45 degrees": Image.new("LA", (200, 200), "black").rotate(45),
+    "black": Image.new("RGBA", (200, 200), "black"),
+    "black, half transparent": Image.new("RGBA", (200, 200), (0, 0, 0, 128)),
+}
+
+
 def share(mask: Image.Image) -> float:
     assert set(mask.get_flattened_data()) <= {0, 255}
     return float((np.asarray(mask) == 255).mean())
@@ -87,6 +111,20 @@ def test_white_means_here_whatever_is_transparent(image: Image.Image) -> None:
     mask = flatten_mask(read_image(written(image)))
     assert share(mask) == SHARE
     assert mask.getbbox() == INSIDE
+
+
+@pytest.mark.parametrize("image", EMPTY.values(), ids=EMPTY)
+def test_a_black_mask_is_empty_whatever_hint_of_transparency_it_has(image: Image.Image) -> None:
+    assert share(flatten_mask(image)) == 0
+    with pytest.raises(RequestError, match=r"inpaint.mask"):
+        Inpaint(image=Image.new("RGB", (200, 200)), mask=image)
+
+
+@pytest.mark.parametrize("colour", ["black", "red", "blue", "white"])
+def test_half_a_layer_of_paint_is_half_a_mask(colour: str) -> None:
+    layer = Image.new("RGBA", (200, 200))
+    layer.paste(colour, (0, 0, 100, 200))
+    assert share(flatten_mask(layer)) == 0.5
 
 
 @pytest.mark.parametrize("image", FILES.values(), ids=FILES)
@@ -167,3 +205,38 @@ def test_a_seam_narrower_than_the_mask_is_as_it_was() -> None:
     mask = square("L", 0, 255)
     row = np.asarray(soft_mask(mask, 4))[99, 79:90].tolist()
     assert row == [0, 51, 102, 153, 204, *[255] * 6]
+
+
+@pytest.mark.parametrize("feather", [20, 64])
+@pytest.mark.parametrize("width", [2, 4, 10, 24])
+def test_a_thin_arm_of_a_thick_part_is_no_ghost(width: int, feather: int) -> None:
+    """Nor is the part itself another than it would be without the arm."""
+    body = Image.new("L", (300, 200))
+    body.paste(255, (20, 50, 120, 150))
+    mask = body.copy()
+    mask.paste(255, (120, 100 - width // 2, 240, 100 + width // 2))
+    opacity, alone = (np.asarray(soft_mask(m, feather)).astype(int) for m in (mask, body))
+    most = min(width // 2, feather + 1)
+    across = opacity[100 - width // 2 : 100 + 1, 200]
+    assert abs(across[:most] - np.arange(1, most + 1) * 255 / most).max() <= 1
+    assert (opacity[99, 120 + 2 * width + 4 : 240 - width] == 255).all()
+    assert not opacity[np.asarray(mask) == 0].any()
+    rows = np.r_[50:75, 125:150]
+    assert np.array_equal(opacity[rows, 20:80], alone[rows, 20:80])
+    steps = abs(np.diff(opacity[99, 60:240]))
+    assert steps.max() <= 255 / most + 1, "nowhere steeper than the seam itself"
+
+
+@pytest.mark.parametrize("shape", ["square", "ellipse", "turned square"])
+def test_the_corners_of_a_thick_part_are_no_arms(shape: str) -> None:
+    mask = Image.new("L", (400, 400))
+    draw = ImageDraw.Draw(mask)
+    if shape == "square":
+        draw.rectangle((60, 60, 340, 340), fill=255)
+    elif shape == "ellipse":
+        draw.ellipse((40, 100, 360, 300), fill=255)
+    else:
+        draw.regular_polygon((200, 200, 180), 4, rotation=20, fill=255)
+    inside = np.pad(np.asarray(mask) > 0, 1)
+    depth = scipy.ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
+    assert abs(np.asarray(soft_mask(mask, 40)) - np.minimum(depth / 41, 1) * 255).max() <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from ipadapter_demo import cli
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, effective_request
+from ipadapter_demo.pipeline.markup import markup_in
 from ipadapter_demo.pipeline.notes import notes_on
 from ipadapter_demo.pipeline.sampler import (
     _remaining_timesteps,
@@ -23,6 +25,7 @@ from ipadapter_demo.pipeline.sampler import (
     steps_taken,
     unet_calls,
 )
+from ipadapter_demo.pipeline.sizes import working_size
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.ui import TABS, image_text, inpaint, structure, variation
 from ipadapter_demo.ui.examples import FOLDER
@@ -52,16 +55,38 @@ class TestPrompts:
         ("((a))", "a weight in brackets is read as plain text: (("),
         ("a BREAK b", "BREAK is read as plain text: BREAK"),
         ("<lora:x:1>", "a tag is read as plain text: <lora:x:1>"),
+        ("x (a (b) c:1.3)", "a weight in brackets is read as plain text: (a (b) c:1.3)"),
+        ("(cube:-0.5)", "a weight in brackets is read as plain text: (cube:-0.5)"),
+        ("(a :1.25 )", "a weight in brackets is read as plain text: (a :1.25 )"),
+        ("a [cube]", "emphasis by brackets is read as plain text: [cube]"),
+        ("a (cube)", "emphasis by brackets is read as plain text: (cube)"),
+        ("([cube]) (b)", "emphasis by brackets is read as plain text: ([cube])"),
+        ("[a|b]", "a choice in brackets is read as plain text: [a|b]"),
+        ("a {a|b}", "a choice in brackets is read as plain text: {a|b}"),
+        ("a AND b", "AND is read as plain text: AND"),
+        ("embedding:a-2", "an embedding is read as plain text: embedding:a-2"),
+        ("(at 10:30)", "emphasis by brackets is read as plain text: (at 10:30)"),
     ])
     def test_markup_that_is_taken_literally(self, pipeline: ImagePromptPipeline, prompt: str,
                                             found: str) -> None:
         assert notes(pipeline, prompt=prompt) == (f"prompt: {found}",)
         assert notes(pipeline, negative_prompt=prompt) == (f"negative_prompt: {found}",)
 
-    @pytest.mark.parametrize("prompt", ["(a cube)", "a 16:9", "(16:9)", "break", "(10:30)", "a: b"])
+    @pytest.mark.parametrize("prompt", [
+        "a 16:9", "(16:9)", "break", "(10:30)", "a: b", "a and b", "{a}", r"a \(b\)", "a :) b (",
+        "a | b", "embedding: b", "1) a 2) b", "[1]", ")a("])
     def test_ordinary_brackets_and_colons(self, pipeline: ImagePromptPipeline,
                                           prompt: str) -> None:
         assert notes(pipeline, prompt=prompt) == ()
+
+    @pytest.mark.parametrize("part", ["(", "((", "[", "(a", "(a:", "a:1", "(a:1", "(a)", "<lora:",
+                                      "embedding:", ":", " ", "\\", "{|", "(a:1)", "1", "(a|"])
+    def test_long_markup_takes_no_time(self, part: str) -> None:
+        for prompt in ((part * 2000)[:2000], "(" * 900 + part * 10 + ":1)" * 300,
+                       "(a:" + " " * 1000 + "1" * 900 + "!)"):
+            start = time.process_time()
+            markup_in(prompt)
+            assert time.process_time() - start < 0.01
 
     def test_words_that_a_small_model_does_not_know(self, model: BaseModel) -> None:
         entry = replace(model.entry, words=("red", "cube"))
@@ -70,6 +95,9 @@ class TestPrompts:
             "prompt: tiny does not know fat, dog. It knows: red, cube.",)
         assert notes(small, negative_prompt="dog") == (
             "negative_prompt: tiny does not know dog. It knows: red, cube.",)
+        assert notes(small, prompt="a (fat) cube") == (
+            "prompt: emphasis by brackets is read as plain text: (fat)",
+            "prompt: tiny does not know fat. It knows: red, cube.")
         for known in ("a red Cube!", "", "an red cube"):
             assert notes(small, prompt=known) == ()
 
@@ -203,6 +231,34 @@ class TestShapes:
             "inpaint.image: 128x64 is squeezed to 64x64; leave width or height open to keep its "
             "proportions.",)
         assert notes(pipeline, inpaint=given) == notes(pipeline, inpaint=given, width=64) == ()
+
+    @pytest.mark.parametrize(("shape", "sides", "drawn", "why"), [
+        ((100, 100), {"width": 2048}, "2048x512", "width 2048 leaves at most 512 beside it: a "
+         "picture has at most 1024 x 1024 pixels; a width of 1024 or less keeps the proportions"),
+        ((100, 100), {"height": 1600}, "648x1600", "height 1600 leaves at most 648 beside it: a "
+         "picture has at most 1024 x 1024 pixels; a height of 1024 or less keeps the proportions"),
+        ((160, 90), {"width": 1600}, "1600x648", "width 1600 leaves at most 648 beside it: a "
+         "picture has at most 1024 x 1024 pixels; a width of 1360 or less keeps the proportions"),
+        ((120, 40), {"width": 40}, "40x32", "width 40 would have 13 beside it: a side has at least "
+         "32 pixels; a width of 96 or more keeps the proportions"),
+        ((50, 500), {"width": 256}, "256x1024", "at most 4 to 1 is drawn; inpaint.context below 1 "
+         "draws less of it"),
+        ((500, 50), {"width": 2048}, "2048x512", "at most 4 to 1 is drawn; inpaint.context below 1 "
+         "draws less of it"),
+    ])
+    def test_a_picture_to_inpaint_that_one_side_squeezes(
+        self, pipeline: ImagePromptPipeline, model: BaseModel, shape: tuple[int, int],
+        sides: dict[str, int], drawn: str, why: str
+    ) -> None:
+        given = Inpaint(image=picture(4, *shape), mask=box_mask((0, 0, 40, 40), *shape))
+        request = GenerateRequest(inpaint=given, steps=3, **sides)
+        size = working_size(request, 1024)
+        [note] = [n for n in notes_on(request, size, (), model) if n.startswith("inpaint.image")]
+        assert note == (f"inpaint.image: {shape[0]}x{shape[1]} is squeezed to {drawn}; {why}.")
+        if "keeps" in why:  # and it does
+            [(name, _)] = sides.items()
+            kept = replace(request, **{name: int(why.split(" of ")[1].split()[0])})
+            assert not notes_on(kept, working_size(kept, 1024), (), model)
 
     def test_a_start_that_both_sides_crop(self, pipeline: ImagePromptPipeline) -> None:
         wide = picture(4, 192, 64)

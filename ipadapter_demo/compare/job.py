@@ -3,6 +3,7 @@
     DIR/spec.json          the completed document; with inputs/ beside it, it can be run anywhere
     DIR/inputs/            every file that it names, byte for byte
     DIR/cells/p1-r2-c3.png finished cells, each with its whole request; .txt what kept one from it
+    DIR/pixels.json        the SHA-256 of the pixels of each finished cell
     DIR/given/             references and maps that are shown beside the cells
 
 A batch of which anything is missing is drawn again as a whole, and what is there stays: so an
@@ -23,13 +24,14 @@ from typing import Any
 from ipadapter_demo.compare.grid import Cell, Given
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec
+from ipadapter_demo.compare.sums import Sums
 from ipadapter_demo.errors import DemoError, RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes, read_image
 from ipadapter_demo.pipeline import Result
 from ipadapter_demo.record import Record, record_from_png, save_png
 
-SPEC = "spec.json"
+SPEC, PIXELS = "spec.json", "pixels.json"
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Job:
     def __init__(self, plan: Plan, folder: Path) -> None:
         """Raises RequestError where the cells in `folder` are another comparison's."""
         self.plan, self.folder = plan, folder
+        self._sums = Sums(folder / PIXELS)
         self._open()
 
     def run(self) -> Iterator[Event]:
@@ -110,6 +113,7 @@ class Job:
         if not self._is_finished(cell, facts):  # what is there stays as it is
             content = io.BytesIO()
             save_png(content, outcome.images[0], cell.request, cell.request.seed, 0, facts)
+            self._sums.add(cell.name, outcome.images[0])  # first: a cell is never without its own
             write_file(self.path(cell), content.getvalue())
         self._text(cell).unlink(missing_ok=True)
         return Done(cell, self.path(cell), outcome.seconds, outcome.notes)
@@ -122,14 +126,19 @@ class Job:
         return record.facts == facts and record.request == cell.request
 
     def record(self, cell: Cell) -> Record:
-        """Of a finished cell. Raises RequestError for a file that is not whole, or no cell."""
+        """Of a finished cell. Raises RequestError for a file that is not whole, no cell, or one
+        whose pixels are not those that were drawn."""
         content = read_bytes(self.path(cell), "file")
-        read_image(content, "file")
-        return record_from_png(content)
+        image = read_image(content, "file")
+        record = record_from_png(content)
+        if self._sums.differs(cell.name, image):
+            raise RequestError("file has other pixels than those that were drawn: another program "
+                               "changed it")
+        return record
 
     def _damaged_put_aside(self, cells: list[Cell]) -> Iterator[Note]:
-        """What is no cell any more, cut short or saved again by another program, makes room for a
-        new one, and stays beside it."""
+        """What is no cell any more, cut short, changed or saved by another program, makes room
+        for a new one, and stays beside it."""
         for path, cell in [(self.path(cell), cell) for cell in cells if self.path(cell).exists()]:
             try:
                 self.record(cell)

@@ -16,17 +16,12 @@ from ipadapter_demo.models.annotators import is_empty
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.close_up import close_up
 from ipadapter_demo.pipeline.conditioning import OF_COLOURS, active
+from ipadapter_demo.pipeline.markup import markup_in, without_words
 from ipadapter_demo.pipeline.sampler import steps_taken
-from ipadapter_demo.pipeline.sizes import Size, same_shape
+from ipadapter_demo.pipeline.sizes import Size, limit_on, same_shape
 from ipadapter_demo.pipeline.surroundings import spoken_for
-from ipadapter_demo.request import MAX_ASPECT, SIZE_STEP, GenerateRequest, Reference, Window
+from ipadapter_demo.request import SIZE_STEP, GenerateRequest, Reference, Window
 
-# What other programs read in a prompt, and this one as plain text.
-MARKUP = {
-    "a weight in brackets": re.compile(r"[(\[][^()\[\]]*(?<!\d):\s*\d?\.?\d+\s*[)\]]|\(\(|\)\)"),
-    "BREAK": re.compile(r"\bBREAK\b"),
-    "a tag": re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>"),
-}
 # Words between the words: in the captions of a small model, or said without a meaning.
 JOINING = {"a", "an", "the", "and", "on", "with", "of", "in", "solid"}
 FEW_STEPS = 2
@@ -58,9 +53,8 @@ def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
         used, limit = model.text.tokens_used(prompt)
         if used > limit:
             yield f"{field}: it has {used} tokens; the model reads the first {limit}."
-        for what, pattern in MARKUP.items():
-            if found := pattern.search(prompt):
-                yield f"{field}: {what} is read as plain text: {found[0]:.40}"
+        for what, found in markup_in(prompt).items():
+            yield f"{field}: {what} is read as plain text: {found:.40}"
         if unknown := _unknown_words(prompt, model.entry.words):
             yield (f"{field}: {model.entry.name} does not know {', '.join(unknown):.200}. "
                    f"It knows: {', '.join(model.entry.words)}.")
@@ -70,9 +64,7 @@ def _unknown_words(prompt: str, known: Sequence[str]) -> list[str]:
     """Of a model with a small world; another knows all words."""
     if not known:
         return []
-    for pattern in MARKUP.values():
-        prompt = pattern.sub(" ", prompt)
-    words = re.findall(r"[^\W\d_]+", prompt.lower())
+    words = re.findall(r"[^\W\d_]+", without_words(prompt).lower())
     return [word for word in dict.fromkeys(words) if word not in known and word not in JOINING]
 
 
@@ -103,7 +95,7 @@ def _on_shapes(request: GenerateRequest, near: GenerateRequest, size: Size) -> I
         given = near.inpaint.image
         way = ("leave width or height open to keep its proportions"
                if request.width and request.height else
-               f"at most {MAX_ASPECT} to 1 is drawn; inpaint.context below 1 draws less of it")
+               limit_on(request, given.size))
         yield f"inpaint.image: {_said(given.size)} is squeezed to {_said(size)}; {way}."
     if request.init_image is not None and differs(request.init_image, size):
         yield (f"init_image: {_said(request.init_image.size)} is cropped to the proportions of the "

@@ -48,6 +48,23 @@ def working_size(request: GenerateRequest, native: int) -> Size:
     return (native, native) if given is None else size_like(given.size, native)
 
 
+def limit_on(request: GenerateRequest, shape: Size) -> str:
+    """Which limit keeps the size of `request`, of which at most one side is given, from the
+    proportions of `shape`; and what would keep them."""
+    name, side = ("width", request.width) if request.width else ("height", request.height)
+    slope = shape[1] / shape[0] if request.width else shape[0] / shape[1]
+    if side is None or not 1 / MAX_ASPECT <= slope <= MAX_ASPECT:
+        return f"at most {MAX_ASPECT} to 1 is drawn; inpaint.context below 1 draws less of it"
+    if side * slope < MIN_SIZE:
+        return (f"{name} {side} would have {side * slope:.0f} beside it: a side has at least "
+                f"{MIN_SIZE} pixels; a {name} of {_up(MIN_SIZE / slope)} or more keeps the "
+                "proportions")
+    edge = math.isqrt(MAX_AREA)
+    return (f"{name} {side} leaves at most {_other_side(side, side * slope)} beside it: a picture "
+            f"has at most {edge} x {edge} pixels; a {name} of {_down(math.sqrt(MAX_AREA / slope))} "
+            "or less keeps the proportions")
+
+
 def size_like(shape: Size, native: int) -> Size:
     """The size nearest to the proportions of `shape`, at the area of `native` x `native`.
 
