@@ -168,6 +168,17 @@ def _listed(text: str, item: re.Pattern[str], begins: bool = False) -> list[str]
     return [each for each in found if each]
 
 
+def is_repository(name: str) -> bool:
+    """Whether the hub could have a repository of this name."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def resolved_device(device: str | None) -> str:
     """`device`, or the best there is. Imports torch only where nothing was asked for."""
     if device is not None:

@@ -15,7 +15,7 @@ from ipadapter_demo.adapter.checkpoint import (
     load_image_adapter,
     save_image_adapter,
 )
-from ipadapter_demo.adapter.formats import adapter_file, image_encoder_named, is_repository
+from ipadapter_demo.adapter.formats import adapter_file, image_encoder_named
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
 from ipadapter_demo.adapter.overlay import Watch
 from ipadapter_demo.adapter.projection import (
@@ -45,7 +45,6 @@ __all__ = [
     "encoder_needed",
     "image_encoder_named",
     "is_attached",
-    "is_repository",
     "load_image_adapter",
     "save_image_adapter",
 ]

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ipadapter_demo.adapter.unsupported import what_it_is
 from ipadapter_demo.errors import CheckpointError
+from ipadapter_demo.settings import is_repository
 
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 # A section of the published layout, and the names it goes by.
@@ -73,17 +74,6 @@ def image_encoder_named(path: Path) -> str | None:
             f"{path.name}/{note.name} must name a repository, owner/name, got {named[:80]!r}"
         )
     return named
-
-
-def is_repository(name: str) -> bool:
-    """Whether the hub could have a repository of this name."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ipadapter_demo.adapter import is_repository
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
 from ipadapter_demo.models.extras import Extras
 from ipadapter_demo.models.sources import Hub, Report, fetched
+from ipadapter_demo.settings import is_repository
 
 _ENCODER_FILES = ("config.json", "model.safetensors")
 _DRAWN = ("canny", "palette", *(name for name in DETECTORS if name != "canny"))

@@ -14,8 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ipadapter_demo.adapter import is_repository
 from ipadapter_demo.errors import ModelError, some_of
+from ipadapter_demo.settings import is_repository
 
 Report = Callable[[str, float], None]  # (what is being fetched, share done from 0 to 1)
 Locate = Callable[["Hub"], Path]  # the local folder of files on the hub, fetched if need be
