@@ -14,25 +14,16 @@ from torch import Tensor
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.settings import embeddings, loras
-from tests.published import tiny_sd15_unet, write_published
+from tests.published import tiny_sd15_unet
+from tests.shelf import offline, shelf
 from tests.test_model_files import assert_change
 from tests.tiny import CROSS_DIM, noise, seeded
 
+__all__ = ["offline", "shelf"]  # fixtures
+ON_THE_SHELF = ("sdxl", "sd15")
+
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 LAYERS = ["attn1.to_q", "attn2.to_v", "ff.net.0.proj", "resnets.0.conv1"]
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tmp_path_factory.mktemp("models")
-    for name in ("sdxl", "sd15"):
-        write_published(models, name)
-    return models
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def model(shelf: Path, lora: Path | None = None, weight: float = 1.0, name: str = "sd15") -> Any:

@@ -23,7 +23,8 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
 from tests.ldm_layout import write_checkpoint
 from tests.oracle import assert_same, loaded, pixels_of, request, theirs
-from tests.published import tiny_kl, tiny_sd15_unet, write_published, write_structure
+from tests.published import tiny_kl, tiny_sd15_unet, write_structure
+from tests.shelf import models, offline, shelf
 from tests.tiny import (
     CROSS_DIM,
     noise,
@@ -34,29 +35,12 @@ from tests.tiny import (
     tiny_text_encoder,
 )
 
+__all__ = ["models", "offline", "shelf"]  # fixtures
+ON_THE_SHELF = ("sdxl", "sd15")
+
 REQUEST = GenerateRequest(prompt="a cube", references=(Reference(image=picture(1)),), steps=2,
                           guidance=3.0)
 BASE = PUBLISHED["sd15"].base.repo
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tmp_path_factory.mktemp("models")
-    for name in ("sdxl", "sd15"):
-        write_published(models, name)
-    return models
-
-
-@pytest.fixture
-def models(shelf: Path, tmp_path: Path) -> Path:
-    """The same, to be damaged."""
-    shutil.copytree(shelf, tmp_path / "models")
-    return tmp_path / "models"
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def sd15(models: Path, **options: Any) -> ImagePromptPipeline:

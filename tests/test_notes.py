@@ -17,6 +17,7 @@ from ipadapter_demo import cli
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, effective_request
+from ipadapter_demo.pipeline.close_up import close_up
 from ipadapter_demo.pipeline.markup import markup_in
 from ipadapter_demo.pipeline.notes import notes_on
 from ipadapter_demo.pipeline.sampler import (
@@ -253,12 +254,13 @@ class TestShapes:
         given = Inpaint(image=picture(4, *shape), mask=box_mask((0, 0, 40, 40), *shape))
         request = GenerateRequest(inpaint=given, steps=3, **sides)
         size = working_size(request, 1024)
-        [note] = [n for n in notes_on(request, size, (), model) if n.startswith("inpaint.image")]
+        [note] = [n for n in notes_on(request, close_up(request), size, (), model)
+                  if n.startswith("inpaint.image")]
         assert note == (f"inpaint.image: {shape[0]}x{shape[1]} is squeezed to {drawn}; {why}.")
         if "keeps" in why:  # and it does
             [(name, _)] = sides.items()
             kept = replace(request, **{name: int(why.split(" of ")[1].split()[0])})
-            assert not notes_on(kept, working_size(kept, 1024), (), model)
+            assert not notes_on(kept, close_up(kept), working_size(kept, 1024), (), model)
 
     def test_a_start_that_both_sides_crop(self, pipeline: ImagePromptPipeline) -> None:
         wide = picture(4, 192, 64)
@@ -338,8 +340,8 @@ class TestOrdinary:
 
     @staticmethod
     def said(pipeline: ImagePromptPipeline, request: GenerateRequest) -> tuple[str, ...]:
-        return notes_on(request, pipeline.working_size(request), pipeline.structure_maps(request),
-                        pipeline._model)
+        return notes_on(request, close_up(request), pipeline.working_size(request),
+                        pipeline.structure_maps(request), pipeline._model)
 
     def test_the_page_s_examples(self, tabletop: ImagePromptPipeline,
                                  monkeypatch: pytest.MonkeyPatch) -> None:

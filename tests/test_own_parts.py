@@ -42,7 +42,8 @@ from tests.ldm_layout import (
     vae_tensors,
     write_checkpoint,
 )
-from tests.published import tiny_kl, tiny_sd15_unet, write_published
+from tests.published import tiny_kl, tiny_sd15_unet
+from tests.shelf import offline, shelf
 from tests.tiny import (
     CROSS_DIM,
     picture,
@@ -55,22 +56,13 @@ from tests.tiny import (
     tiny_vision_encoder,
 )
 
+__all__ = ["offline", "shelf"]  # fixtures
+ON_THE_SHELF = ("sd15",)
+
 ROOT = Path(__file__).parent.parent
 REQUEST = GenerateRequest(prompt="a cube", references=(Reference(image=picture(1)),), steps=2,
                           guidance=3.0)
 WITH_MAP = replace(REQUEST, structures=(Structure(kind="edges", image=picture(5, 128, 128)),))
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tmp_path_factory.mktemp("models")
-    write_published(models, "sd15")
-    return models
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def sd15(shelf: Path, **options: Any) -> ImagePromptPipeline:

@@ -3,7 +3,6 @@ repositories that are none."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,14 @@ from ipadapter_demo.adapter import image_encoder_named
 from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.models.published import PUBLISHED, listing
 from ipadapter_demo.pipeline import load
-from tests.published import tiny_sd15_unet, write_published
+from tests.published import tiny_sd15_unet
+from tests.shelf import models, offline, shelf
+
+__all__ = ["models", "offline", "shelf"]  # fixtures
+ON_THE_SHELF = ("sd15",)
 
 BASE = PUBLISHED["sd15"].base.repo
 UNET = "diffusion_pytorch_model"
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tmp_path_factory.mktemp("models")
-    write_published(models, "sd15")
-    return models
-
-
-@pytest.fixture
-def models(shelf: Path, tmp_path: Path) -> Path:
-    """The same, to be changed."""
-    shutil.copytree(shelf, tmp_path / "models")
-    return tmp_path / "models"
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def model(models: Path, **options: Any) -> Any:

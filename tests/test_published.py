@@ -41,7 +41,8 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import LAYER_PRESETS, GenerateRequest, Reference, Structure
 from tests.ldm_layout import write_checkpoint
 from tests.oracle import assert_same, loaded, pixels_of, reference, request, theirs
-from tests.published import tiny_kl, tiny_sd15_unet, write_published, write_structure
+from tests.published import tiny_kl, tiny_sd15_unet, write_structure
+from tests.shelf import models, offline, shelf
 from tests.tiny import (
     CROSS_DIM,
     picture,
@@ -53,30 +54,11 @@ from tests.tiny import (
     tiny_vision_encoder,
 )
 
+__all__ = ["models", "offline", "shelf"]  # fixtures
+ON_THE_SHELF = tuple(PUBLISHED)
+
 REQUEST = GenerateRequest(prompt="a cube", references=(Reference(image=picture(1)),), steps=2,
                           guidance=3.0)
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All published models, below one folder."""
-    models = tmp_path_factory.mktemp("models")
-    for name in PUBLISHED:
-        write_published(models, name)
-    return models
-
-
-@pytest.fixture
-def models(shelf: Path, tmp_path: Path) -> Path:
-    """The same, to be damaged."""
-    shutil.copytree(shelf, tmp_path / "models")
-    return tmp_path / "models"
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here may reach for the network."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def drawn(pipeline: ImagePromptPipeline, request: GenerateRequest = REQUEST) -> np.ndarray:

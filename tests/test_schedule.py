@@ -34,7 +34,8 @@ from ipadapter_demo.settings import load_options, settings_from_args, without_ad
 from ipadapter_demo.training.noise import Diffusion
 from tests.ldm_layout import write_checkpoint
 from tests.oracle import ALIGNED, assert_same, loaded, pixels_of, reference, request, theirs
-from tests.published import tiny_kl, tiny_sd15_unet, write_published
+from tests.published import tiny_kl, tiny_sd15_unet
+from tests.shelf import shelf
 from tests.tiny import (
     picture,
     tiny_sdxl_text_encoder,
@@ -43,17 +44,12 @@ from tests.tiny import (
     write_tiny_model,
 )
 
+__all__ = ["shelf"]  # fixtures
+ON_THE_SHELF = ("sdxl", "sd15")
+
 ZERO_SNR: dict[str, Any] = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
                             "timestep_spacing": "trailing"}
 ABLE: tuple[Sampler, ...] = tuple(sampler for sampler in SAMPLERS if sampler != "pndm")
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tmp_path_factory.mktemp("hub")
-    for name in ("sdxl", "sd15"):
-        write_published(models, name)
-    return models
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,6 @@ from PIL import Image
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.annotators import is_empty
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.pipeline.close_up import close_up
 from ipadapter_demo.pipeline.conditioning import OF_COLOURS, active
 from ipadapter_demo.pipeline.markup import markup_in, without_words
 from ipadapter_demo.pipeline.sampler import steps_taken
@@ -29,10 +28,10 @@ STRENGTH = next(f.default for f in fields(GenerateRequest) if f.name == "strengt
 DONE_TO = {"crop": "cropped", "pad": "padded", "squash": "squeezed"}
 
 
-def notes_on(request: GenerateRequest, size: Size, maps: Sequence[Image.Image],
-             model: BaseModel) -> tuple[str, ...]:
-    """`size` is the one the model works at, `maps` those that its structure networks read."""
-    near = close_up(request)
+def notes_on(request: GenerateRequest, near: GenerateRequest, size: Size,
+             maps: Sequence[Image.Image], model: BaseModel) -> tuple[str, ...]:
+    """`near` is the close-up of the request, `size` the one the model works at, `maps` those that
+    its structure networks read."""
     return (*_on_prompts(request, model), *_on_steps(request, model),
             *_on_shapes(request, near, size), *_on_layers(request), *_on_windows(request),
             *_on_regions(request, near, size, model), *_on_maps(request, maps))

@@ -138,11 +138,11 @@ class ImagePromptPipeline(Previews):
                           self._preview(requests[0], step) if show else ())
         images, notes = self._decoded(step.latents)
         seconds = (time.monotonic() - began) / len(requests)
-        for first, request, own in zip(asked, requests, conditions, strict=True):
+        for first, request, close, own in zip(asked, requests, near, conditions, strict=True):
+            said = notes_on(request, close, size, own.maps, model)
             yield Result(_put_in_place(request, images[: request.count]), request.seeds, request,
                          own.maps, seconds, self.facts,
-                         changed_notes(first, request) + notes_on(request, size, own.maps, model)
-                         + notes,
+                         changed_notes(first, request) + said + notes,
                          heard(own.image_prompts, request.count))
             images = images[request.count :]
 

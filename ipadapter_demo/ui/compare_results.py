@@ -24,8 +24,7 @@ from ipadapter_demo.ui.compare_view import (
     score_rows,
 )
 from ipadapter_demo.ui.running import AT_ONCE
-from ipadapter_demo.ui.say import inform
-from ipadapter_demo.ui.updates import lasting, progress
+from ipadapter_demo.ui.updates import lasting, progress, tell
 
 DAY = 86_400
 
@@ -122,8 +121,7 @@ def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[dict[gr.Component,
     for event in job.run():
         notes += [event.message] if isinstance(event, Note) else []
         new = set(event.notes) - noted if isinstance(event, Done) else set()
-        for note in sorted(new):
-            inform(note)
+        tell(sorted(new))
         noted |= new
         yield {shown.grid: grid_html(job),
                shown.status: so_far(job, before, time.monotonic() - began)}
