@@ -1,6 +1,6 @@
 """The demo in a browser: settings → pipeline → page → server. Also what a Space starts.
 
-    python app.py --help
+python app.py --help
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from ipadapter_demo.errors import CheckpointError, ModelError
     from ipadapter_demo.models.published import labels
     from ipadapter_demo.models.sources import announced
-    from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, prepare
+    from ipadapter_demo.pipeline import ImagePromptPipeline, prepare
+    from ipadapter_demo.serving import ModelManager
     from ipadapter_demo.ui import build_ui, launch_options
 
     def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
@@ -36,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         pipeline = prepared(settings.model, announced(print))()
     except (CheckpointError, ModelError) as error:
         sys.exit(f"app.py: {error}")
-    studio = Studio(pipeline, prepared, labels(settings.models_dir), settings.queue_size)
-    build_ui(studio, settings).launch(**launch_options(settings))
+    manager = ModelManager(pipeline, prepared, labels(settings.models_dir), settings.queue_size)
+    build_ui(manager, settings).launch(**launch_options(settings))
 
 
 if __name__ == "__main__":

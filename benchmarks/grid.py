@@ -21,7 +21,7 @@ import torch
 
 import ipadapter_demo as ip
 from ipadapter_demo.compare import BATCH, Job, Plan, spec_from_document, write_bundle
-from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.serving import ModelManager
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "examples" / "red-sphere.png"
 
@@ -41,7 +41,7 @@ def main() -> None:
     }
     spec = spec_from_document(document, lambda _: EXAMPLE.read_bytes())
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(Plan(spec, Studio(pipeline), arguments.batch), Path(folder))
+        job = Job(Plan(spec, ModelManager(pipeline), arguments.batch), Path(folder))
         cells = job.plan.grid.cells
         pipeline.generate(cells[0].request)  # warm up
         drawn, alone = 0.0, 0.0
@@ -51,12 +51,20 @@ def main() -> None:
             drawn += _seconds(lambda now=now: [next(events) for _ in now])
             alone += _seconds(lambda now=now: [pipeline.generate(c.request) for c in now])
         finished = _seconds(lambda: (list(events), write_bundle(job)))
-    print(json.dumps({
-        "cells": len(cells), "steps": arguments.steps, "batch": arguments.batch,
-        "threads": torch.get_num_threads(),
-        "seconds": round(drawn + finished, 1), "of_which_figures_and_bundle": round(finished, 1),
-        "cells_alone_seconds": round(alone, 1), "ratio": round((drawn + finished) / alone, 3),
-    }))
+    print(
+        json.dumps(
+            {
+                "cells": len(cells),
+                "steps": arguments.steps,
+                "batch": arguments.batch,
+                "threads": torch.get_num_threads(),
+                "seconds": round(drawn + finished, 1),
+                "of_which_figures_and_bundle": round(finished, 1),
+                "cells_alone_seconds": round(alone, 1),
+                "ratio": round((drawn + finished) / alone, 3),
+            }
+        )
+    )
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -34,12 +34,16 @@ def main() -> None:
     ours, theirs = _ours(picture), _diffusers(picture)
     ours(), theirs()  # warm up
     timed = [(_seconds(ours), _seconds(theirs)) for _ in range(repeats)]
-    print(json.dumps({
-        "threads": torch.get_num_threads(),
-        "seconds": round(statistics.median(a for a, _ in timed), 3),
-        "diffusers_seconds": round(statistics.median(b for _, b in timed), 3),
-        "ratio": round(statistics.median(a / b for a, b in timed), 3),
-    }))
+    print(
+        json.dumps(
+            {
+                "threads": torch.get_num_threads(),
+                "seconds": round(statistics.median(a for a, _ in timed), 3),
+                "diffusers_seconds": round(statistics.median(b for _, b in timed), 3),
+                "ratio": round(statistics.median(a / b for a, b in timed), 3),
+            }
+        )
+    )
 
 
 def _seconds(run: Callable[[], object]) -> float:
@@ -50,19 +54,30 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def _ours(picture: Image.Image) -> Callable[[], object]:
     pipeline = ip.load("tabletop", device="cpu", dtype="float32")
-    request = ip.GenerateRequest(references=(ip.Reference(image=picture),), guidance=GUIDANCE,
-                                 steps=STEPS)
+    request = ip.GenerateRequest(
+        references=(ip.Reference(image=picture),), guidance=GUIDANCE, steps=STEPS
+    )
     return lambda: pipeline.generate(request)
 
 
 def _diffusers(picture: Image.Image) -> Callable[[], object]:
     pipe = StableDiffusionPipeline.from_pretrained(TABLETOP.folder, torch_dtype=torch.float32)
-    pipe.load_ip_adapter(str(TABLETOP.folder), subfolder="", weight_name=TABLETOP.adapters["base"],
-                         image_encoder_folder=None)
+    pipe.load_ip_adapter(
+        str(TABLETOP.folder),
+        subfolder="",
+        weight_name=TABLETOP.adapters["base"],
+        image_encoder_folder=None,
+    )
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
-    return lambda: pipe("", ip_adapter_image=picture, guidance_scale=GUIDANCE,
-                        num_inference_steps=STEPS, height=128, width=128)
+    return lambda: pipe(
+        "",
+        ip_adapter_image=picture,
+        guidance_scale=GUIDANCE,
+        num_inference_steps=STEPS,
+        height=128,
+        width=128,
+    )
 
 
 if __name__ == "__main__":

@@ -46,11 +46,17 @@ def main() -> None:
         print(json.dumps((_ours if arguments.side == "ours" else _plain)(arguments)))
         return
     write_if_missing(arguments.folder, "sd15")
-    print(json.dumps({
-        "device": arguments.device, "precision": arguments.precision, "batch": arguments.batch,
-        "threads": torch.get_num_threads(),
-        **in_turns("plain", arguments.rounds, lambda side: _elsewhere(side, arguments)),
-    }))
+    print(
+        json.dumps(
+            {
+                "device": arguments.device,
+                "precision": arguments.precision,
+                "batch": arguments.batch,
+                "threads": torch.get_num_threads(),
+                **in_turns("plain", arguments.rounds, lambda side: _elsewhere(side, arguments)),
+            }
+        )
+    )
 
 
 def _elsewhere(side: str, arguments: argparse.Namespace) -> dict[str, float]:
@@ -62,15 +68,19 @@ def _elsewhere(side: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _figures(seconds: float, device: str) -> dict[str, float]:
-    peak = (torch.cuda.max_memory_allocated() / 2**30 if device == "cuda"
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**30
+        if device == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    )
     return {"seconds_a_step": round(seconds, 3), "peak_gib": round(peak, 2)}
 
 
 def _images(count: int) -> list[Image.Image]:
     rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
-            for _ in range(count)]
+    return [
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)) for _ in range(count)
+    ]
 
 
 def _ours(arguments: argparse.Namespace) -> dict[str, float]:
@@ -97,11 +107,23 @@ def _ours(arguments: argparse.Namespace) -> dict[str, float]:
             stamps.append(time.perf_counter())
 
         loop._step = stamped  # type: ignore[assignment]
-        train_image_adapter(ImageAdapterConfig(
-            data=(str(place),), run=place / "run", out=place / "out", base="sd15",
-            models_dir=arguments.folder, batch=arguments.batch, steps=1 + arguments.steps,
-            precision=arguments.precision, device="cpu" if arguments.device == "cpu" else "",
-            workers=0, preview_every=0, save_every=10_000, log_every=10_000))
+        train_image_adapter(
+            ImageAdapterConfig(
+                data=(str(place),),
+                run=place / "run",
+                out=place / "out",
+                base="sd15",
+                models_dir=arguments.folder,
+                batch=arguments.batch,
+                steps=1 + arguments.steps,
+                precision=arguments.precision,
+                device="cpu" if arguments.device == "cpu" else "",
+                workers=0,
+                preview_every=0,
+                save_every=10_000,
+                log_every=10_000,
+            )
+        )
     return _figures((stamps[-1] - stamps[0]) / arguments.steps, arguments.device)
 
 
@@ -127,8 +149,13 @@ class _JoinedTokens(nn.Module):
         self.to_k_ip.load_state_dict(attn.to_k.state_dict())
         self.to_v_ip.load_state_dict(attn.to_v.state_dict())
 
-    def __call__(self, attn: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor,
-                 attention_mask: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
         text = encoder_hidden_states[:, : -self.tokens]
         image = encoder_hidden_states[:, -self.tokens :]
 
@@ -166,20 +193,28 @@ def _plain_step(arguments: argparse.Namespace) -> Callable[[], None]:
     vae = frozen(AutoencoderKL.from_pretrained(base / "vae", **options))
     text = frozen(CLIPTextModel.from_pretrained(base / "text_encoder", **options))
     tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
-    encoder = frozen(CLIPVisionModelWithProjection.from_pretrained(
-        arguments.folder / model.image_encoder.repo / model.image_encoder.folder, dtype=half))
-    processor, scheduler = CLIPImageProcessor(), DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    encoder = frozen(
+        CLIPVisionModelWithProjection.from_pretrained(
+            arguments.folder / model.image_encoder.repo / model.image_encoder.folder, dtype=half
+        )
+    )
+    processor, scheduler = (
+        CLIPImageProcessor(),
+        DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+    )
     tokens, width = 4, unet.config.cross_attention_dim
-    projection = nn.ModuleList([nn.Linear(encoder.config.projection_dim, tokens * width),
-                                nn.LayerNorm(width)]).to(device)
+    projection = nn.ModuleList(
+        [nn.Linear(encoder.config.projection_dim, tokens * width), nn.LayerNorm(width)]
+    ).to(device)
     layers = nn.ModuleList()
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
             layers.append(_JoinedTokens(module, tokens).to(device))
             module.set_processor(layers[-1])
-    learnt = [*projection.requires_grad_(True).parameters(),
-              *layers.requires_grad_(True).parameters()]
+    learnt = [
+        *projection.requires_grad_(True).parameters(),
+        *layers.requires_grad_(True).parameters(),
+    ]
     optimiser = torch.optim.AdamW(learnt, lr=1e-4, weight_decay=0.01)
     images = _images(arguments.batch)
 
@@ -190,8 +225,13 @@ def _plain_step(arguments: argparse.Namespace) -> Callable[[], None]:
             latents = vae.encode((pixels / 127.5 - 1).to(device, half)).latent_dist.sample()
             latents = latents * vae.config.scaling_factor
             embeds = encoder(seen).image_embeds
-            ids = tokenizer(["a cat"] * len(images), padding="max_length", truncation=True,
-                            max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+            ids = tokenizer(
+                ["a cat"] * len(images),
+                padding="max_length",
+                truncation=True,
+                max_length=tokenizer.model_max_length,
+                return_tensors="pt",
+            ).input_ids
             states = text(ids.to(device))[0]
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (len(images),), device=device)

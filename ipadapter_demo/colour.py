@@ -14,7 +14,7 @@ _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
 
 def rgb_from_picture(image: Image.Image) -> Image.Image:
-    """"RGB" in sRGB, on white where `image` is transparent. Deep pictures are scaled to 8 bits.
+    """ "RGB" in sRGB, on white where `image` is transparent. Deep pictures are scaled to 8 bits.
 
     A profile that is damaged, or made for another kind of values, is ignored.
     """
@@ -84,7 +84,7 @@ def _rgba(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image, profile: object) -> Image.Image:
-    """"L", "RGB" or "CMYK" as "RGB", by its profile if that says something else than sRGB."""
+    """ "L", "RGB" or "CMYK" as "RGB", by its profile if that says something else than sRGB."""
     transform = _transform(image.mode, profile) if isinstance(profile, bytes) else None
     return image.convert("RGB") if transform is None else _converted(image, transform)
 
@@ -97,8 +97,13 @@ def _transform(mode: str, profile: bytes) -> ImageCms.ImageCmsTransform | None:
         if source.profile.xcolor_space.strip() != _SPACES[mode]:
             return None
         transform = ImageCms.buildTransform(
-            source, ImageCms.createProfile("sRGB"), mode, "RGB",
-            ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION)
+            source,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return None
     return None if _changes_nothing(transform, mode) else transform

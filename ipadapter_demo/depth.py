@@ -26,8 +26,11 @@ _FULL = 65535.0
 # What Pillow calls the 16-bit values of which it keeps the high byte, and the name under which it
 # would keep the low one. libtiff hands them out in the machine's order, "N".
 _NATIVE, _OTHER = ("L", "B") if sys.byteorder == "little" else ("B", "L")
-_LOW_BYTES = {f"{bands};16{order}": f"{bands};16{low}" for bands in ("RGB", "RGBA", "RGBX")
-              for order, low in (("L", "B"), ("B", "L"), ("N", _OTHER))}
+_LOW_BYTES = {
+    f"{bands};16{order}": f"{bands};16{low}"
+    for bands in ("RGB", "RGBA", "RGBX")
+    for order, low in (("L", "B"), ("B", "L"), ("N", _OTHER))
+}
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -61,8 +64,11 @@ def _grey_levels(values: np.ndarray, tags: Any) -> np.ndarray:
 def _colour_levels(high: Image.Image, content: bytes, tags: Any) -> np.ndarray:
     """The file decoded once more, for the low bytes that Pillow drops."""
     with Image.open(io.BytesIO(content), formats=("TIFF",)) as low:
-        low.tile = [tile._replace(args=(_LOW_BYTES[tile.args[0]], *tile.args[1:]))
-                    for tile in low.tile if isinstance(tile.args, tuple)]
+        low.tile = [
+            tile._replace(args=(_LOW_BYTES[tile.args[0]], *tile.args[1:]))
+            for tile in low.tile
+            if isinstance(tile.args, tuple)
+        ]
         low.load()
         lower = np.asarray(ImageOps.exif_transpose(low))
     values = np.asarray(high).astype(np.uint16) << 8 | lower
@@ -96,8 +102,11 @@ def _declared(tags: Any) -> float | None:
     """The largest value by the tags, if they say more than the number of bits stored. They may name
     the brightest value found instead of the brightest possible one: it stands for the number of
     bits that it needs."""
-    bits = [int(max(_numbers(tags[tag]))).bit_length() for tag in (_MAXIMUM, _SAMPLE_MAXIMUM)
-            if tag in tags]
+    bits = [
+        int(max(_numbers(tags[tag]))).bit_length()
+        for tag in (_MAXIMUM, _SAMPLE_MAXIMUM)
+        if tag in tags
+    ]
     stored = max(_numbers(tags.get(_BITS, 16)))
     bits += [stored] if stored < 16 else []
     return 2.0 ** max(1, min(bits)) - 1 if bits else None

@@ -146,7 +146,9 @@ def fit_square(image: Image.Image, size: int, fit: Literal["crop", "pad", "squas
 
 
 def centre_crop(
-    image: Image.Image, shortest: int, size: int,
+    image: Image.Image,
+    shortest: int,
+    size: int,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Image.Image:
     """The central square of `size` pixels, of `image` with its shorter side at `shortest`.
@@ -159,8 +161,9 @@ def centre_crop(
     """
     short = min(image.size)
     image = _cut(image, *(min(side, short * LONGEST) for side in image.size))
-    width, height = (shortest if side == short else int(shortest * side / short)
-                     for side in image.size)
+    width, height = (
+        shortest if side == short else int(shortest * side / short) for side in image.size
+    )
     if image.size != (width, height):
         image = image.resize((width, height), resample)
     return _cut(image, size, size)
@@ -173,7 +176,8 @@ def _cut(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def resize_image(
-    image: Image.Image, size: tuple[int, int],
+    image: Image.Image,
+    size: tuple[int, int],
     resampling: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Image.Image:
     """To (width, height); a mask ("L") stays 0 or 255, however it is resampled."""

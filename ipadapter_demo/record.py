@@ -1,8 +1,8 @@
 """A request as JSON, and inside the PNG it produced, so that any output restores all its settings.
 
-A record is `{"schema": 1, "request": {...}, "images": {sha256: base64 PNG}}`; pictures in the
+A record is `{"schema": 2, "request": {...}, "images": {sha256: base64 PNG}}`; pictures in the
 request are named by the SHA-256 of their PNG, so a picture used twice is stored once. An output
-PNG adds `facts` (what made it), `index` and `seed`. Reading trusts nothing.
+PNG adds `provenance` (what made it), `index` and `seed`. Reading trusts nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
-SCHEMA = 1
+SCHEMA = 2
 KEYWORD = "ipadapter_demo"
 MAX_RECORD_BYTES = 60 * 2**20  # Pillow refuses to open a PNG with more than 64 MiB of text
 MAX_RECORD_PIXELS = 2 * MAX_PIXELS  # of all pictures together, once decoded
@@ -43,6 +43,8 @@ _LONGEST = 80  # bytes of a keyword and the zero behind it
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _INTENT = b"\1"  # relative colorimetric, as `colour` converts: section 11.3.2.5
 
+# What fields of schema 1 are called since.
+_RENAMED = {"passes": "repaint_passes", "surroundings": "background_weight"}
 _PICTURES = {"image", "mask", "init_image"}
 _PARTS: dict[str, type] = {"references": Reference, "structures": Structure, "inpaint": Inpaint}
 
@@ -53,13 +55,13 @@ T = TypeVar("T")
 class Record:
     """What an output PNG remembers: image `index` of `request`, started from `seed`.
 
-    `facts` is whatever the writer knew: model, weight hashes, library versions.
+    `provenance` is whatever the writer knew: model, weight hashes, library versions.
     """
 
     request: GenerateRequest
     index: int
     seed: int
-    facts: dict[str, Any]
+    provenance: dict[str, Any]
 
 
 def request_to_json(request: GenerateRequest) -> dict[str, Any]:
@@ -88,13 +90,17 @@ def save_png(
     request: GenerateRequest,
     seed: int,
     index: int,
-    facts: Mapping[str, Any],
+    provenance: Mapping[str, Any],
 ) -> None:
     """Write `image` losslessly, with everything needed to make it again: the whole file or none.
 
     Raises RequestError when the request's pictures are too large to travel inside a PNG.
     """
-    record = request_to_json(request) | {"index": index, "seed": seed, "facts": dict(facts)}
+    record = request_to_json(request) | {
+        "index": index,
+        "seed": seed,
+        "provenance": dict(provenance),
+    }
     text = json.dumps(record, allow_nan=False)
     if len(text) > MAX_RECORD_BYTES:
         raise RequestError(
@@ -126,11 +132,13 @@ def record_from_png(source: Path | str | bytes | BinaryIO) -> Record:
             "PNG holds no request: it was not made by this program, or was saved again by another"
         )
     record = _parsed(b"".join(pieces[name] for name in _NAMES if name in pieces))
-    extra = {name: record.pop(name, None) for name in ("index", "seed", "facts")}
-    index, seed, facts = extra["index"], extra["seed"], extra["facts"]
-    if type(index) is not int or type(seed) is not int or not isinstance(facts, dict):
-        raise RequestError("PNG holds a damaged record: index, seed or facts are missing")
-    return Record(request=request_from_json(record), index=index, seed=seed, facts=facts)
+    if record.get("schema") == 1 and "facts" in record:
+        record["provenance"] = record.pop("facts")
+    extra = {name: record.pop(name, None) for name in ("index", "seed", "provenance")}
+    index, seed, provenance = extra["index"], extra["seed"], extra["provenance"]
+    if type(index) is not int or type(seed) is not int or not isinstance(provenance, dict):
+        raise RequestError("PNG holds a damaged record: index, seed or provenance are missing")
+    return Record(request=request_from_json(record), index=index, seed=seed, provenance=provenance)
 
 
 def check_values(field: str, text: str | bytes, most: int) -> None:
@@ -139,8 +147,11 @@ def check_values(field: str, text: str | bytes, most: int) -> None:
     Its brackets, braces and commas count: an empty list takes 20 times its two characters when
     parsed. Pictures, which are what makes a document long, are base64 and have none of these.
     """
-    values = (sum(text.count(mark) for mark in "[{,") if isinstance(text, str)
-              else sum(text.count(mark) for mark in b"[{,"))
+    values = (
+        sum(text.count(mark) for mark in "[{,")
+        if isinstance(text, str)
+        else sum(text.count(mark) for mark in b"[{,")
+    )
     if values > most:
         raise RequestError(f"{field} must have at most {most:,} values, got about {values:,}")
 
@@ -159,8 +170,19 @@ def _plain(value: object, images: dict[str, str]) -> Any:
     return value
 
 
+def current_names(values: object) -> object:
+    """The fields of an `Inpaint`, as schema 1 named them or as they are named now."""
+    if not isinstance(values, Mapping):
+        return values
+    return {
+        _RENAMED[name] if name in _RENAMED and _RENAMED[name] not in values else name: value
+        for name, value in values.items()
+    }
+
+
 def _built(kind: type[T], values: object, where: str, pictures: _Pictures) -> T:
     declared = fields(kind)  # type: ignore[arg-type]
+    values = current_names(values)
     required = {field.name for field in declared if field.default is MISSING}
     _check_fields(where, values, known={field.name for field in declared}, required=required)
     assert isinstance(values, Mapping)

@@ -37,7 +37,7 @@ MAX_PROMPT = 2000
 MAX_REFERENCES = 8
 MAX_STRUCTURES = 8
 MAX_FEATHER = 64
-MAX_PASSES = 10
+MAX_REPAINT_PASSES = 10
 MAX_LAYERS = 200
 # SDXL's training sizes go from 512x2048 to 2048x512, all of at most 1024 x 1024 pixels
 # (arXiv 2307.01952, appendix I).
@@ -116,33 +116,36 @@ class Inpaint:
     """Replace the white part of `mask` in `image`; every other pixel stays exactly as it is.
 
     The result has the size of `image`. `feather` softens the seam over that many pixels, measured
-    inwards from the edge of the mask. `strength` 1 forgets what was under the mask. With `passes`
-    above 1 every step is taken as often, its noise put back in between, so that inside and outside
-    settle on one picture (RePaint, arXiv 2201.09865, section 4.2); then the sampler is DDIM.
-    `context` says how much of the picture the model sees and draws, at its own resolution: 1 all of
-    it, 0 a square around the mask; at 0.5 the width is the geometric mean of both.
-    With `surroundings` above 0, references that have no region act inside the mask, and around it
-    the picture itself is an image prompt of this weight. A model with a network that reads what is
-    left around a mask uses it, and references act inside in any case.
-    """
+    inwards from the edge of the mask. `strength` 1 forgets what was under the mask. With
+    `repaint_passes` above 1 every step is taken as often, its noise put back in between, so that
+    inside and outside settle on one picture (RePaint, arXiv 2201.09865, section 4.2); then the
+    sampler is DDIM. `context` says how much of the picture the model sees and draws, at its own
+    resolution: 1 all of it, 0 a square around the mask; at 0.5 the width is the geometric mean of
+    both. With `background_weight` above 0, references that have no region act inside the mask, and
+    around it the picture itself is an image prompt of this weight. A model with a network that
+    reads what is left around a mask uses it, and references act inside in any case."""
 
     image: Image.Image
     mask: Image.Image
     strength: float = 1.0
     feather: int = 2
-    passes: int = 1
+    repaint_passes: int = 1
     context: float = 1.0
-    surroundings: float = 0.0
+    background_weight: float = 0.0
 
     def __post_init__(self) -> None:
         _set(self, "image", flatten_image(self.image, "inpaint.image"))
         _set(self, "mask", flatten_mask(self.mask, "inpaint.mask"))
         _set(self, "strength", _strength("inpaint.strength", self.strength))
         _set(self, "feather", _integer("inpaint.feather", self.feather, 0, MAX_FEATHER))
-        _set(self, "passes", _integer("inpaint.passes", self.passes, 1, MAX_PASSES))
+        _set(
+            self,
+            "repaint_passes",
+            _integer("inpaint.repaint_passes", self.repaint_passes, 1, MAX_REPAINT_PASSES),
+        )
         _set(self, "context", _number("inpaint.context", self.context, 0.0, 1.0))
-        around = _number("inpaint.surroundings", self.surroundings, 0.0, MAX_WEIGHT)
-        _set(self, "surroundings", around)
+        around = _number("inpaint.background_weight", self.background_weight, 0.0, MAX_WEIGHT)
+        _set(self, "background_weight", around)
         if self.mask.size != self.image.size:
             raise RequestError(
                 "inpaint.mask must have the size of inpaint.image, "
@@ -210,8 +213,10 @@ class GenerateRequest:
         _set(self, "seed", _integer("seed", self.seed, 0, MAX_SEED - self.count + 1))
         for reference in self.references:
             if reference.only_image is not None and reference.only_image >= self.count:
-                raise RequestError(f"reference.only_image must lie below count, {self.count}, "
-                                   f"got {reference.only_image}")
+                raise RequestError(
+                    f"reference.only_image must lie below count, {self.count}, "
+                    f"got {reference.only_image}"
+                )
         for name in ("width", "height"):
             if getattr(self, name) is not None:
                 _set(self, name, _side(name, getattr(self, name)))
@@ -283,11 +288,14 @@ def _side(field: str, value: object) -> int:
 
 def _check_shape(width: int, height: int) -> None:
     if width * height > MAX_AREA:
-        raise RequestError(f"width x height must be at most {MAX_AREA:,} pixels, "
-                           f"got {width}x{height}, {width * height:,}")
+        raise RequestError(
+            f"width x height must be at most {MAX_AREA:,} pixels, "
+            f"got {width}x{height}, {width * height:,}"
+        )
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise RequestError(f"width and height must be at most {MAX_ASPECT} to 1, "
-                           f"got {width}x{height}")
+        raise RequestError(
+            f"width and height must be at most {MAX_ASPECT} to 1, got {width}x{height}"
+        )
 
 
 def _layers(field: str, value: object) -> object:
@@ -295,8 +303,10 @@ def _layers(field: str, value: object) -> object:
         _one_of(field, value, LAYER_PRESETS)
         return value
     if not isinstance(value, (tuple, list)) or not 0 < len(value) <= MAX_LAYERS:
-        raise RequestError(f"{field} must be one of {', '.join(LAYER_PRESETS)}, or a number for "
-                           f"each cross-attention layer, got {value!r:.80}")
+        raise RequestError(
+            f"{field} must be one of {', '.join(LAYER_PRESETS)}, or a number for "
+            f"each cross-attention layer, got {value!r:.80}"
+        )
     return tuple(_number(field, factor, 0.0, MAX_IMAGE_SCALE) for factor in value)
 
 

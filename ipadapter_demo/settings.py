@@ -69,8 +69,12 @@ class Settings:
         for name in ("controlnet", "t2i_adapter"):
             places(name, getattr(self, name))
         kinds = (None, "epsilon", "v_prediction")
-        _check(self.prediction_type in kinds, "prediction_type", "epsilon or v_prediction",
-               self.prediction_type)
+        _check(
+            self.prediction_type in kinds,
+            "prediction_type",
+            "epsilon or v_prediction",
+            self.prediction_type,
+        )
         known = self.device is None or re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", self.device)
         _check(bool(known), "device", "cpu, mps, cuda, cuda:1, ... or nothing", self.device)
         _check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
@@ -83,9 +87,19 @@ class Settings:
 
 def without_additions(settings: Settings) -> Settings:
     """The same for any other model: what an operator adds belongs to the one named."""
-    return replace(settings, base=None, model_adapter=None, image_encoder=None, vae=None,
-                   controlnet="", t2i_adapter="", lora="", embedding="", prediction_type=None,
-                   zero_snr=False)
+    return replace(
+        settings,
+        base=None,
+        model_adapter=None,
+        image_encoder=None,
+        vae=None,
+        controlnet="",
+        t2i_adapter="",
+        lora="",
+        embedding="",
+        prediction_type=None,
+        zero_snr=False,
+    )
 
 
 def load_options(settings: Settings) -> dict[str, Any]:
@@ -126,8 +140,12 @@ def embeddings(text: str) -> tuple[Path, ...]:
     """The files of "cat.safetensors, dog.pt". Raises ValueError."""
     found = _listed(text, _EMBEDDING)
     for item in found:
-        _check(bool(_EMBEDDING.fullmatch(item)), "embedding",
-               "a file .safetensors, .pt, .pth or .bin", item)
+        _check(
+            bool(_EMBEDDING.fullmatch(item)),
+            "embedding",
+            "a file .safetensors, .pt, .pth or .bin",
+            item,
+        )
     return tuple(Path(item) for item in found)
 
 
@@ -137,8 +155,12 @@ def places(name: str, text: str) -> tuple[tuple[str, Path], ...]:
     found: dict[str, Path] = {}
     for item in _listed(text, _PLACE, begins=True):
         match = _PLACE.fullmatch(item)
-        _check(match is not None and match[1] not in found, name,
-               "NAME=FOLDER or NAME=FILE, each NAME once, of letters, digits, - and _", item)
+        _check(
+            match is not None and match[1] not in found,
+            name,
+            "NAME=FOLDER or NAME=FILE, each NAME once, of letters, digits, - and _",
+            item,
+        )
         assert match is not None
         found[match[1]] = Path(match[2])
     return tuple(found.items())
@@ -215,25 +237,45 @@ def settings_parser() -> argparse.ArgumentParser:
     )
     default = Settings()
     parser.add_argument("--model", help=f"name from the catalogue [{default.model}]")
-    parser.add_argument("--base", metavar="FOLDER_OR_ID",
-                        help="another base model for a published adapter: a folder in diffusers' "
-                        "layout, a .safetensors checkpoint, or a repository on the hub")
-    parser.add_argument("--model-adapter", metavar="FILE",
-                        help="an image adapter of your own for the model: a .safetensors, .bin or "
-                             ".pth file, or a folder as InvokeAI makes one")
-    parser.add_argument("--models-dir", metavar="DIR",
-                        help="folder that mirrors the hub, DIR/owner/repository/file")
+    parser.add_argument(
+        "--base",
+        metavar="FOLDER_OR_ID",
+        help="another base model for a published adapter: a folder in diffusers' "
+        "layout, a .safetensors checkpoint, or a repository on the hub",
+    )
+    parser.add_argument(
+        "--model-adapter",
+        metavar="FILE",
+        help="an image adapter of your own for the model: a .safetensors, .bin or "
+        ".pth file, or a folder as InvokeAI makes one",
+    )
+    parser.add_argument(
+        "--models-dir", metavar="DIR", help="folder that mirrors the hub, DIR/owner/repository/file"
+    )
     add_own_parts(parser.add_argument)
-    parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction"),
-                        help="of a checkpoint that does not say its own")
-    parser.add_argument("--zero-snr", action=argparse.BooleanOptionalAction,
-                        help="the model was trained to zero terminal SNR and does not say so [no]")
-    parser.add_argument("--offload", action=argparse.BooleanOptionalAction,
-                        help="for small GPUs: keep there only what is at work [no]")
-    parser.add_argument("--tiling", action=argparse.BooleanOptionalAction,
-                        help="decode large pictures in parts [no]")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps [cuda if there is one, else mps, "
-                        "else cpu]")
+    parser.add_argument(
+        "--prediction-type",
+        choices=("epsilon", "v_prediction"),
+        help="of a checkpoint that does not say its own",
+    )
+    parser.add_argument(
+        "--zero-snr",
+        action=argparse.BooleanOptionalAction,
+        help="the model was trained to zero terminal SNR and does not say so [no]",
+    )
+    parser.add_argument(
+        "--offload",
+        action=argparse.BooleanOptionalAction,
+        help="for small GPUs: keep there only what is at work [no]",
+    )
+    parser.add_argument(
+        "--tiling",
+        action=argparse.BooleanOptionalAction,
+        help="decode large pictures in parts [no]",
+    )
+    parser.add_argument(
+        "--device", help="cpu, cuda, cuda:1, mps [cuda if there is one, else mps, else cpu]"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help=f"of the weights [{default.dtype}]")
     parser.add_argument("--host", help=f"address to listen on [{default.host}]")
     parser.add_argument("--port", type=int, help=f"[{default.port}]")
@@ -248,8 +290,13 @@ def settings_parser() -> argparse.ArgumentParser:
 class _Repeated(argparse.Action):
     """A flag that may be given several times: its values become the lines of one text."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
-                 values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         before = getattr(namespace, self.dest)
         setattr(namespace, self.dest, f"{before}\n{values}" if before else values)
 
@@ -257,21 +304,39 @@ class _Repeated(argparse.Action):
 def add_own_parts(add: Callable[..., Any]) -> None:
     """The flags for files of one's own, which `app.py` and the commands share; `add` is a
     parser's `add_argument`."""
-    add("--image-encoder", metavar="PLACE",
+    add(
+        "--image-encoder",
+        metavar="PLACE",
         help="another image encoder for --model-adapter: a folder, or owner/name/folder on the hub "
-        "[$IPADAPTER_IMAGE_ENCODER]")
-    add("--vae", metavar="PLACE",
-        help="another autoencoder: a folder or a file [$IPADAPTER_VAE]")
-    add("--controlnet", metavar="NAME=PLACE", action=_Repeated,
+        "[$IPADAPTER_IMAGE_ENCODER]",
+    )
+    add("--vae", metavar="PLACE", help="another autoencoder: a folder or a file [$IPADAPTER_VAE]")
+    add(
+        "--controlnet",
+        metavar="NAME=PLACE",
+        action=_Repeated,
         help="a ControlNet for maps that --structure NAME=... names: a folder in diffusers' "
-        "layout, or a file .safetensors or .pth; repeatable [$IPADAPTER_CONTROLNET]")
-    add("--t2i-adapter", metavar="NAME=PLACE", action=_Repeated,
-        help="a T2I-Adapter, likewise [$IPADAPTER_T2I_ADAPTER]")
-    add("--lora", metavar="FILE[:WEIGHT]", action=_Repeated,
-        help="a LoRA, LoCon, LoHa or LoKr to merge; repeatable, or with commas [$IPADAPTER_LORA]")
-    add("--embedding", metavar="FILE", action=_Repeated,
+        "layout, or a file .safetensors or .pth; repeatable [$IPADAPTER_CONTROLNET]",
+    )
+    add(
+        "--t2i-adapter",
+        metavar="NAME=PLACE",
+        action=_Repeated,
+        help="a T2I-Adapter, likewise [$IPADAPTER_T2I_ADAPTER]",
+    )
+    add(
+        "--lora",
+        metavar="FILE[:WEIGHT]",
+        action=_Repeated,
+        help="a LoRA, LoCon, LoHa or LoKr to merge; repeatable, or with commas [$IPADAPTER_LORA]",
+    )
+    add(
+        "--embedding",
+        metavar="FILE",
+        action=_Repeated,
         help="a textual inversion, called in prompts by the name of its file; repeatable, or with "
-        "commas [$IPADAPTER_EMBEDDING]")
+        "commas [$IPADAPTER_EMBEDDING]",
+    )
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:

@@ -86,8 +86,9 @@ def open_section(panel: Locator, name: str, field: str) -> Locator:
 def settle(page: Page) -> None:
     """Two frames: in the one after Gradio shows a tab or an accordion, it sets every field there
     to its initial value once more, and only a machine types sooner."""
-    page.evaluate("new Promise((done) => "
-                  "requestAnimationFrame(() => requestAnimationFrame(() => done())))")
+    page.evaluate(
+        "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
+    )
 
 
 def set_number(panel: Locator, label: str, value: int) -> None:

@@ -16,8 +16,19 @@ from ipadapter_demo.pipeline import ImagePromptPipeline
 from tests.tiny import write_tiny_model
 
 # Files that take longest, begun first, so that no worker ends long after the others.
-LONG = ("test_browser", "test_trainer", "test_visitors", "test_compare", "test_evaluation",
-        "test_own_parts", "test_publish", "test_claims", "test_coco", "test_training", "test_card")
+LONG = (
+    "test_browser",
+    "test_trainer",
+    "test_visitors",
+    "test_compare",
+    "test_evaluation",
+    "test_own_parts",
+    "test_publish",
+    "test_claims",
+    "test_coco",
+    "test_training",
+    "test_card",
+)
 
 # Tiny models gain nothing from a second thread, and on a busy machine they would wait for it.
 torch.set_num_threads(1)
@@ -60,7 +71,9 @@ def _the_shared_model_stays(request: pytest.FixtureRequest) -> Iterator[None]:
 def weight_hashes(model: BaseModel) -> dict[str, str]:
     """SHA-256 of the parameters and buffers of every network of a model, by name."""
     networks: dict[str, nn.Module | None] = {
-        "unet": model.unet, "vae": model.codec.vae, "image_encoder": model.vision,
+        "unet": model.unet,
+        "vae": model.vae.autoencoder,
+        "image_encoder": model.vision,
         **{f"text_encoder_{i}": encoder for i, encoder in enumerate(model.text.encoders)},
         **{f"adapter {name}": adapter for name, adapter in model.adapters.items()},
         **{f"structure {i}": net.net for i, net in enumerate(model.structures.loaded())},

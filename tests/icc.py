@@ -12,8 +12,9 @@ D50 = np.array([0.9642, 1.0, 0.8249])
 D65 = (0.3127, 0.3290)
 SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))  # IEC 61966-2-1
 DISPLAY_P3 = ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060))  # SMPTE EG 432-1, with D65
-_BRADFORD = np.array([
-    [0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+_BRADFORD = np.array(
+    [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
+)
 
 
 def rgb_profile(primaries: tuple[tuple[float, float], ...]) -> bytes:
@@ -22,8 +23,11 @@ def rgb_profile(primaries: tuple[tuple[float, float], ...]) -> bytes:
     scaled = columns * np.linalg.solve(columns, _xyz(*D65))
     gain = (_BRADFORD @ D50) / (_BRADFORD @ _xyz(*D65))
     to_d50 = np.linalg.inv(_BRADFORD) @ np.diag(gain) @ _BRADFORD @ scaled
-    curve = b"para\0\0\0\0" + struct.pack(">HH", 3, 0) + b"".join(
-        map(_fixed, (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)))
+    curve = (
+        b"para\0\0\0\0"
+        + struct.pack(">HH", 3, 0)
+        + b"".join(map(_fixed, (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)))
+    )
     tags = {b"wtpt": _xyz_tag(D50)}
     for letter, column in zip((b"r", b"g", b"b"), to_d50.T, strict=True):
         tags |= {letter + b"XYZ": _xyz_tag(column), letter + b"TRC": curve}
@@ -38,19 +42,26 @@ def grey_profile(gamma: float) -> bytes:
 def cmyk_profile() -> bytes:
     """A printer whose paper is white and whose inks are all the same grey, L* = 50 where one is
     full, and black where several are."""
+
     def lightness(inks: int) -> int:
         return {0: 255, 1: 128}.get(inks, 0)
 
     grid = b"".join(bytes([lightness(bin(corner).count("1")), 128, 128]) for corner in range(16))
     identity = b"".join(_fixed(value) for value in np.eye(3).ravel())
     ramp = bytes(range(256))
-    table = (b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + ramp * 4 + grid + ramp * 3)
-    return _profile(b"prtr", b"CMYK", b"Lab ", {b"wtpt": _xyz_tag(D50), b"A2B0": table},
-                    version=0x02400000)
+    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + ramp * 4 + grid + ramp * 3
+    return _profile(
+        b"prtr", b"CMYK", b"Lab ", {b"wtpt": _xyz_tag(D50), b"A2B0": table}, version=0x02400000
+    )
 
 
-def _profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes],
-             version: int = 0x04300000) -> bytes:
+def _profile(
+    kind: bytes,
+    space: bytes,
+    connection: bytes,
+    tags: dict[bytes, bytes],
+    version: int = 0x04300000,
+) -> bytes:
     table, body, start = b"", b"", 128 + 4 + 12 * len(tags)
     for name, content in tags.items():
         table += name + struct.pack(">II", start + len(body), len(content))

@@ -25,10 +25,18 @@ def write_larger_model(entry: CatalogEntry, folder: Path) -> CatalogEntry:
     with seeded(3):
         CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
     size = {"height": SEEN, "width": SEEN}
-    _change(folder / "feature_extractor/preprocessor_config.json",
-            lambda config: config | {"size": {"shortest_edge": SEEN}, "crop_size": size})
-    return replace(entry, name="other", folder=folder, steps=4, guidance=4.0,
-                   structures={"palette": entry.structures["palette"]})
+    _change(
+        folder / "feature_extractor/preprocessor_config.json",
+        lambda config: config | {"size": {"shortest_edge": SEEN}, "crop_size": size},
+    )
+    return replace(
+        entry,
+        name="other",
+        folder=folder,
+        steps=4,
+        guidance=4.0,
+        structures={"palette": entry.structures["palette"]},
+    )
 
 
 def _change(path: Path, change: Any) -> None:

@@ -12,24 +12,53 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-UNET_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0",
-               "conv2": "out_layers.3", "time_emb_proj": "emb_layers.1",
-               "conv_shortcut": "skip_connection"}
-UNET_ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-             "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
-             "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
-OPEN_CLIP_LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
-                   "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj"}
-OPEN_CLIP_ENDS = {"embeddings.token_embedding": "token_embedding",
-                  "embeddings.position_embedding.weight": "positional_embedding",
-                  "final_layer_norm": "ln_final"}
-VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v",
-                 "to_out.0": "proj_out"}
+UNET_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+UNET_ENDS = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
+OPEN_CLIP_ENDS = {
+    "embeddings.token_embedding": "token_embedding",
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "final_layer_norm": "ln_final",
+}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
 
 
-def write_checkpoint(path: Path, unet: UNet2DConditionModel, vae: AutoencoderKL | None,
-                     text: CLIPTextModel | None, second: CLIPTextModelWithProjection | None = None,
-                     old: bool = False, without: str = "") -> None:
+def write_checkpoint(
+    path: Path,
+    unet: UNet2DConditionModel,
+    vae: AutoencoderKL | None,
+    text: CLIPTextModel | None,
+    second: CLIPTextModelWithProjection | None = None,
+    old: bool = False,
+    without: str = "",
+) -> None:
     """`second` is SDXL's second text encoder, which comes from another code base. `old` names of
     the text encoder lack "text_model."; the key that holds `without` is left out."""
     tensors = {f"model.diffusion_model.{k}": t for k, t in _unet(unet)}
@@ -38,12 +67,13 @@ def write_checkpoint(path: Path, unet: UNet2DConditionModel, vae: AutoencoderKL 
     place = "cond_stage_model" if second is None else "conditioner.embedders.0"
     inner = "" if old else "text_model."
     if text is not None:
-        tensors |= {f"{place}.transformer.{inner}{k.removeprefix('text_model.')}": t
-                    for k, t in text.state_dict().items()}
+        tensors |= {
+            f"{place}.transformer.{inner}{k.removeprefix('text_model.')}": t
+            for k, t in text.state_dict().items()
+        }
     if second is not None:
         tensors |= {f"conditioner.embedders.1.model.{k}": t for k, t in _open_clip(second)}
-    kept = {k: t.half().contiguous() for k, t in tensors.items()
-            if not without or without not in k}
+    kept = {k: t.half().contiguous() for k, t in tensors.items() if not without or without not in k}
     assert len(kept) == len(tensors) - bool(without)
     save_file(kept, path)
 
@@ -78,7 +108,7 @@ def t2i_adapter_tensors(net: T2IAdapter) -> dict[str, Tensor]:
             key = key.replace(".resnets.", ".body.")
         elif key.startswith("body."):
             _, level, rest = key.split(".", 2)
-            number, rest = (rest.split(".", 2)[1:] if rest.startswith("resnets.") else (0, rest))
+            number, rest = rest.split(".", 2)[1:] if rest.startswith("resnets.") else (0, rest)
             key = f"body.{each * int(level) + int(number)}.{rest}"
         found[key] = tensor
     return found
@@ -137,8 +167,10 @@ def _open_clip(text: CLIPTextModelWithProjection) -> Iterator[tuple[str, Tensor]
             place = f"transformer.resblocks.{number}"
             if rest.startswith("self_attn.q_proj."):
                 kind = rest.rsplit(".", 1)[1]
-                three = [state[f"text_model.encoder.layers.{number}.self_attn.{x}_proj.{kind}"]
-                         for x in "qkv"]
+                three = [
+                    state[f"text_model.encoder.layers.{number}.self_attn.{x}_proj.{kind}"]
+                    for x in "qkv"
+                ]
                 yield f"{place}.attn.in_proj_{kind}", torch.cat(three)
             elif not rest.startswith(("self_attn.k_proj.", "self_attn.v_proj.")):
                 yield f"{place}.{_renamed(rest, OPEN_CLIP_LAYER)}", tensor
@@ -169,8 +201,6 @@ def _vae(vae: AutoencoderKL) -> Iterator[tuple[str, Tensor]]:
             else:
                 inner = _renamed(inner, VAE_ATTENTION)
                 matrix = inner.endswith(".weight") and not inner.startswith("norm")
-                yield (f"{half}.mid.attn_1.{inner}",
-                       tensor[:, :, None, None] if matrix else tensor)
+                yield (f"{half}.mid.attn_1.{inner}", tensor[:, :, None, None] if matrix else tensor)
         else:
             yield f"{half}.{_renamed(f'{part}.{rest}', {'conv_norm_out': 'norm_out'})}", tensor
-

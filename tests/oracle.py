@@ -56,12 +56,22 @@ def pixels_of(pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch) ->
     return generate
 
 
-def theirs(pipeline: Any, entry: CatalogEntry, sampler: Sampler = "dpm++",
-           scale: Any = None, adapter: str = "base", **arguments: Any) -> Tensor:
+def theirs(
+    pipeline: Any,
+    entry: CatalogEntry,
+    sampler: Sampler = "dpm++",
+    scale: Any = None,
+    adapter: str = "base",
+    **arguments: Any,
+) -> Tensor:
     """What a diffusers pipeline makes of the same request; `scale` loads the adapter."""
     if scale is not None:
-        pipeline.load_ip_adapter(str(entry.folder), subfolder="",
-                                 weight_name=entry.adapters[adapter], image_encoder_folder=None)
+        pipeline.load_ip_adapter(
+            str(entry.folder),
+            subfolder="",
+            weight_name=entry.adapters[adapter],
+            image_encoder_folder=None,
+        )
         pipeline.set_ip_adapter_scale(scale)
     config = pipeline.scheduler.config
     pipeline.scheduler = {
@@ -71,8 +81,14 @@ def theirs(pipeline: Any, entry: CatalogEntry, sampler: Sampler = "dpm++",
         "dpm++": lambda: DPMSolverMultistepScheduler.from_config(config),
     }[sampler]()
     pipeline.set_progress_bar_config(disable=True)
-    common = {"prompt": "a cube", "negative_prompt": "blur", "guidance_scale": GUIDANCE,
-              "num_inference_steps": STEPS, "num_images_per_prompt": COUNT, "output_type": "pt"}
+    common = {
+        "prompt": "a cube",
+        "negative_prompt": "blur",
+        "guidance_scale": GUIDANCE,
+        "num_inference_steps": STEPS,
+        "num_images_per_prompt": COUNT,
+        "output_type": "pt",
+    }
     generators = [torch.Generator().manual_seed(SEED + i) for i in range(COUNT)]
     return pipeline(**{**common, **arguments}, generator=generators).images
 

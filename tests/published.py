@@ -63,8 +63,9 @@ def write_structure(models: Path, hub: Hub, unet: UNet2DConditionModel, network:
         with seeded(6):
             widths = list(unet.config.block_out_channels)
             widths += widths[-1:] if factor == 16 else []  # the middle block's, as published
-            net = T2IAdapter(channels=widths, num_res_blocks=1,
-                             downscale_factor=factor, adapter_type=kind)
+            net = T2IAdapter(
+                channels=widths, num_res_blocks=1, downscale_factor=factor, adapter_type=kind
+            )
         net.half().save_pretrained(folder, variant=variant, safe_serialization=safe)
 
 
@@ -84,28 +85,48 @@ def tiny_sd15_unet(seed: int = 30) -> UNet2DConditionModel:
 def tiny_kl() -> AutoencoderKL:
     """The published autoencoder's class and depth: factor 8."""
     with seeded(31):
-        return AutoencoderKL(
-            block_out_channels=(4, 4, 8, 8), norm_num_groups=4, scaling_factor=0.18215,
-            latent_channels=4, layers_per_block=1,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        ).eval().requires_grad_(False)
+        return (
+            AutoencoderKL(
+                block_out_channels=(4, 4, 8, 8),
+                norm_num_groups=4,
+                scaling_factor=0.18215,
+                latent_channels=4,
+                layers_per_block=1,
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+            )
+            .eval()
+            .requires_grad_(False)
+        )
 
 
 def _write_base(folder: Path, unet: UNet2DConditionModel, xl: bool) -> None:
-    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-             "steps_offset": 1}
+    betas = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "steps_offset": 1,
+    }
     if xl:
         pipeline = StableDiffusionXLPipeline(
-            vae=tiny_kl(), unet=unet, scheduler=EulerDiscreteScheduler(**betas),
+            vae=tiny_kl(),
+            unet=unet,
+            scheduler=EulerDiscreteScheduler(**betas),
             text_encoder=tiny_sdxl_text_encoder(21, second=False),
             text_encoder_2=tiny_sdxl_text_encoder(22, second=True),
-            tokenizer=tiny_tokenizer(), tokenizer_2=tiny_tokenizer(),
-            force_zeros_for_empty_prompt=True, add_watermarker=False,
+            tokenizer=tiny_tokenizer(),
+            tokenizer_2=tiny_tokenizer(),
+            force_zeros_for_empty_prompt=True,
+            add_watermarker=False,
         )
     else:
         pipeline = StableDiffusionPipeline(
-            vae=tiny_kl(), unet=unet, text_encoder=tiny_text_encoder(),
-            tokenizer=tiny_tokenizer(), safety_checker=None, requires_safety_checker=False,
+            vae=tiny_kl(),
+            unet=unet,
+            text_encoder=tiny_text_encoder(),
+            tokenizer=tiny_tokenizer(),
+            safety_checker=None,
+            requires_safety_checker=False,
             scheduler=PNDMScheduler(**betas, skip_prk_steps=True, set_alpha_to_one=False),
             feature_extractor=tiny_image_processor(),
         )

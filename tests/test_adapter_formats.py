@@ -36,8 +36,9 @@ from tests.tiny import (
 Tensors = dict[str, Tensor]
 
 
-def nested(tensors: Tensors, projection: str = "image_proj", layers: str = "ip_adapter"
-           ) -> dict[str, Any]:
+def nested(
+    tensors: Tensors, projection: str = "image_proj", layers: str = "ip_adapter"
+) -> dict[str, Any]:
     sections: dict[str, Any] = {projection: {}, layers: {}}
     for key, tensor in tensors.items():
         section, rest = key.split(".", 1)
@@ -54,14 +55,23 @@ def raw(tensors: Tensors) -> Tensors:
     """What the first trainer's accelerator writes: the whole module that it trained, the frozen
     UNet too, whose processors are the adapter's own layers once more."""
     unet = {f"unet.{key}": t for key, t in tiny_unet().state_dict().items()}
-    again = {f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.processor.{kind}.weight":
-             tensors[f"ip_adapter.13.{kind}.weight"].clone() for kind in ("to_k_ip", "to_v_ip")}
+    again = {
+        f"unet.mid_block.attentions.0.transformer_blocks.0.attn2.processor.{kind}.weight": tensors[
+            f"ip_adapter.13.{kind}.weight"
+        ].clone()
+        for kind in ("to_k_ip", "to_v_ip")
+    }
     return unet | again | flat(tensors, "image_proj_model", "adapter_modules")
 
 
 def counted(tensors: Tensors) -> dict[str, Any]:
-    return {**nested(tensors), "epoch": 3, "global_step": 1000, "config": {"lr": 1e-4},
-            "optimizer": {"state": torch.ones(2)}}
+    return {
+        **nested(tensors),
+        "epoch": 3,
+        "global_step": 1000,
+        "config": {"lr": 1e-4},
+        "optimizer": {"state": torch.ones(2)},
+    }
 
 
 def parallel(tensors: Tensors) -> Tensors:
@@ -92,14 +102,18 @@ def invoke_safetensors(tensors: Tensors, folder: Path) -> None:
 COMFY = ("image_proj", "adapter_modules")
 LAYOUTS: dict[str, tuple[str, Callable[[Tensors, Path], object]]] = {
     "pth": ("a.pth", lambda t, p: torch.save(nested(t), p)),
-    "pth of the old kind": ("a.pth", lambda t, p: torch.save(
-        nested(t), p, _use_new_zipfile_serialization=False)),
+    "pth of the old kind": (
+        "a.pth",
+        lambda t, p: torch.save(nested(t), p, _use_new_zipfile_serialization=False),
+    ),
     "ComfyUI, nested": ("a.bin", lambda t, p: torch.save(nested(t, *COMFY), p)),
     "ComfyUI, flat": ("a.safetensors", lambda t, p: save_file(flat(t, *COMFY), p)),
     "trainer": ("pytorch_model.bin", lambda t, p: torch.save(raw(t), p)),
     "trainer, safetensors": ("model.safetensors", lambda t, p: save_file(raw(t), p)),
-    "trainer, without a UNet": ("a.bin", lambda t, p: torch.save(
-        flat(t, "image_proj_model", "adapter_modules"), p)),
+    "trainer, without a UNet": (
+        "a.bin",
+        lambda t, p: torch.save(flat(t, "image_proj_model", "adapter_modules"), p),
+    ),
     "with counts": ("a.bin", lambda t, p: torch.save(counted(t), p)),
     "flat bin": ("a.bin", torch.save),
     "pt": ("a.pt", lambda t, p: torch.save(nested(t), p)),
@@ -107,10 +121,14 @@ LAYOUTS: dict[str, tuple[str, Callable[[Tensors, Path], object]]] = {
     "capitals of a pickle": ("a.PTH", lambda t, p: torch.save(nested(t), p)),
     "trainer, state_dict": ("a.pt", lambda t, p: torch.save({"state_dict": raw(t), "step": 4}, p)),
     "trainer, parallel": ("a.bin", lambda t, p: torch.save(parallel(raw(t)), p)),
-    "trainer, parallel, safetensors": ("a.safetensors", lambda t, p: save_file(
-        parallel(raw(t)), p)),
-    "trainer, parallel, state_dict": ("a.pt", lambda t, p: torch.save(
-        {"state_dict": parallel(raw(t))}, p)),
+    "trainer, parallel, safetensors": (
+        "a.safetensors",
+        lambda t, p: save_file(parallel(raw(t)), p),
+    ),
+    "trainer, parallel, state_dict": (
+        "a.pt",
+        lambda t, p: torch.save({"state_dict": parallel(raw(t))}, p),
+    ),
     "DeepSpeed": ("a.pt", lambda t, p: torch.save({"module": raw(t), "dp_world_size": 2}, p)),
     "published, state_dict": ("a.pt", lambda t, p: torch.save({"state_dict": nested(t)}, p)),
     "accelerate": ("checkpoint-2000", lambda t, p: accelerate(raw(t), p)),
@@ -135,8 +153,9 @@ def test_every_layout_gives_the_same_adapter(tmp_path: Path, variant: str, layou
         if section == "ip_adapter":
             number, rest = rest.split(".", 1)
             rest = f"{(int(number) - 1) // 2}.{rest}"
-        assert torch.equal(state[f"{'projection' if section == 'image_proj' else 'layers'}.{rest}"],
-                           tensor)
+        assert torch.equal(
+            state[f"{'projection' if section == 'image_proj' else 'layers'}.{rest}"], tensor
+        )
 
 
 def test_a_folder_names_its_image_encoder(tmp_path: Path) -> None:
@@ -153,34 +172,52 @@ def test_a_folder_names_its_image_encoder(tmp_path: Path) -> None:
 
 # The published files, by their keys and shapes: (projection, K' and V' of each layer) -> what is
 # read from them. Written down here from the files' own listing, not from this project's classes.
-WIDTHS = {768: [320] * 2 + [640] * 2 + [1280] * 5 + [640] * 3 + [320] * 3 + [1280],
-          2048: [640] * 4 + [1280] * 50 + [640] * 6 + [1280] * 10}
+WIDTHS = {
+    768: [320] * 2 + [640] * 2 + [1280] * 5 + [640] * 3 + [320] * 3 + [1280],
+    2048: [640] * 4 + [1280] * 50 + [640] * 6 + [1280] * 10,
+}
 
 
 def linear(embed: int, cross: int) -> dict[str, tuple[int, ...]]:
-    return {"proj.weight": (4 * cross, embed), "proj.bias": (4 * cross,),
-            "norm.weight": (cross,), "norm.bias": (cross,)}
+    return {
+        "proj.weight": (4 * cross, embed),
+        "proj.bias": (4 * cross,),
+        "norm.weight": (cross,),
+        "norm.bias": (cross,),
+    }
 
 
 def full(embed: int, cross: int) -> dict[str, tuple[int, ...]]:
-    return {"proj.0.weight": (embed, embed), "proj.0.bias": (embed,),
-            "proj.2.weight": (cross, embed), "proj.2.bias": (cross,),
-            "proj.3.weight": (cross,), "proj.3.bias": (cross,)}
+    return {
+        "proj.0.weight": (embed, embed),
+        "proj.0.bias": (embed,),
+        "proj.2.weight": (cross, embed),
+        "proj.2.bias": (cross,),
+        "proj.3.weight": (cross,),
+        "proj.3.bias": (cross,),
+    }
 
 
 def plus(width: int, inner: int, cross: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
-        "latents": (1, 16, width), "proj_in.weight": (width, 1280), "proj_in.bias": (width,),
-        "proj_out.weight": (cross, width), "proj_out.bias": (cross,),
-        "norm_out.weight": (cross,), "norm_out.bias": (cross,)}
+        "latents": (1, 16, width),
+        "proj_in.weight": (width, 1280),
+        "proj_in.bias": (width,),
+        "proj_out.weight": (cross, width),
+        "proj_out.bias": (cross,),
+        "norm_out.weight": (cross,),
+        "norm_out.bias": (cross,),
+    }
     for i in range(4):
         for norm in ("0.norm1", "0.norm2", "1.0"):
             shapes |= {f"layers.{i}.{norm}.{part}": (width,) for part in ("weight", "bias")}
-        shapes |= {f"layers.{i}.0.to_q.weight": (inner, width),
-                   f"layers.{i}.0.to_kv.weight": (2 * inner, width),
-                   f"layers.{i}.0.to_out.weight": (width, inner),
-                   f"layers.{i}.1.1.weight": (4 * width, width),
-                   f"layers.{i}.1.3.weight": (width, 4 * width)}
+        shapes |= {
+            f"layers.{i}.0.to_q.weight": (inner, width),
+            f"layers.{i}.0.to_kv.weight": (2 * inner, width),
+            f"layers.{i}.0.to_out.weight": (width, inner),
+            f"layers.{i}.1.1.weight": (4 * width, width),
+            f"layers.{i}.1.3.weight": (width, 4 * width),
+        }
     return shapes
 
 
@@ -207,10 +244,15 @@ def test_every_published_file_in_full_size(name: str) -> None:
     """On the meta device: what kind it is, how large, and what encoder it reads."""
     shapes, variant, tokens, encoder, parameters = FULL_SIZE[name]
     cross = 2048 if "sdxl" in name else 768
-    layers = {f"ip_adapter.{2 * i + 1}.{kind}.weight": (width, cross)
-              for i, width in enumerate(WIDTHS[cross]) for kind in ("to_k_ip", "to_v_ip")}
-    tensors = {key: torch.empty(shape, dtype=torch.float16, device="meta") for key, shape in
-               ({f"image_proj.{k}": s for k, s in shapes.items()} | layers).items()}
+    layers = {
+        f"ip_adapter.{2 * i + 1}.{kind}.weight": (width, cross)
+        for i, width in enumerate(WIDTHS[cross])
+        for kind in ("to_k_ip", "to_v_ip")
+    }
+    tensors = {
+        key: torch.empty(shape, dtype=torch.float16, device="meta")
+        for key, shape in ({f"image_proj.{k}": s for k, s in shapes.items()} | layers).items()
+    }
     adapter: ImageAdapter = adapter_like(tensors, Path(name))
     assert (adapter.variant, adapter.num_tokens) == (variant, tokens)
     assert adapter.layer_widths == tuple(WIDTHS[cross])
@@ -219,13 +261,17 @@ def test_every_published_file_in_full_size(name: str) -> None:
 
 
 def layer(cross: int, **more: Tensor) -> Tensors:
-    return {"ip_adapter.1.to_k_ip.weight": torch.ones(32, cross),
-            "ip_adapter.1.to_v_ip.weight": torch.ones(32, cross), **more}
+    return {
+        "ip_adapter.1.to_k_ip.weight": torch.ones(32, cross),
+        "ip_adapter.1.to_v_ip.weight": torch.ones(32, cross),
+        **more,
+    }
 
 
 def projection(**shapes: tuple[int, ...]) -> Tensors:
-    return {f"image_proj.{key.replace('__', '.')}": torch.ones(shape)
-            for key, shape in shapes.items()}
+    return {
+        f"image_proj.{key.replace('__', '.')}": torch.ones(shape) for key, shape in shapes.items()
+    }
 
 
 def resampler(**sizes: int) -> Tensors:
@@ -234,58 +280,110 @@ def resampler(**sizes: int) -> Tensors:
 
 
 def face_id(cross: int, tokens: int = 4) -> Tensors:
-    return projection(proj__0__weight=(1024, 512), proj__0__bias=(1024,),
-                      proj__2__weight=(tokens * cross, 1024), proj__2__bias=(tokens * cross,),
-                      norm__weight=(cross,), norm__bias=(cross,))
+    return projection(
+        proj__0__weight=(1024, 512),
+        proj__0__bias=(1024,),
+        proj__2__weight=(tokens * cross, 1024),
+        proj__2__bias=(tokens * cross,),
+        norm__weight=(cross,),
+        norm__bias=(cross,),
+    )
 
 
 def loras(of: int) -> Tensors:
-    return {f"ip_adapter.{n}.to_{kind}_lora.{end}.weight": torch.ones(4, 4)
-            for n in range(of) for kind in ("q", "k", "v", "out") for end in ("down", "up")}
+    return {
+        f"ip_adapter.{n}.to_{kind}_lora.{end}.weight": torch.ones(4, 4)
+        for n in range(of)
+        for kind in ("q", "k", "v", "out")
+        for end in ("down", "up")
+    }
 
 
 FACES = r"it reads face embeddings of InsightFace \(512 wide\)"
 OTHERS: dict[str, tuple[Callable[[], Tensors], str]] = {
-    "FaceID SD 1.5": (lambda: face_id(768) | layer(768) | loras(2),
-                      f"a FaceID adapter: {FACES}, which this version does not read$"),
+    "FaceID SD 1.5": (
+        lambda: face_id(768) | layer(768) | loras(2),
+        f"a FaceID adapter: {FACES}, which this version does not read$",
+    ),
     "FaceID portrait": (lambda: face_id(768, 16) | layer(768), f"a FaceID adapter: {FACES}"),
     "FaceID SDXL": (lambda: face_id(2048) | layer(2048) | loras(2), f"a FaceID adapter: {FACES}"),
-    "FaceID Plus": (lambda: projection(
-        proj__0__weight=(1024, 512), proj__2__weight=(3072, 1024), norm__weight=(768,),
-        perceiver_resampler__proj_in__weight=(768, 1280)) | layer(768) | loras(2),
-        f"a FaceID Plus adapter: {FACES} beside CLIP's"),
-    "InstantID": (lambda: resampler(embed_dim=512, cross_dim=2048, width=1280, heads=20)
-                  | layer(2048), f"an InstantID adapter or .* portrait adapter for SDXL: {FACES}"),
-    "Kolors": (lambda: resampler(embed_dim=1024, cross_dim=2048, width=2048, heads=12)
-               | layer(2048), "an IP-Adapter for Kolors: it needs Kolors' UNet and CLIP ViT-L/14"),
-    "SD 3.5": (lambda: resampler(embed_dim=1152, cross_dim=2432, width=1280, heads=20)
-               | projection(time_embedding__linear_1__weight=(1280, 320))
-               | {"ip_adapter.0.to_k_ip.weight": torch.ones(4, 4),
-                  "ip_adapter.0.norm_ip.linear.weight": torch.ones(4, 4)},
-               "an IP-Adapter for SD 3.5: .* needs SD 3.5's transformer"),
-    "Flux, XLabs": (lambda: {
-        "double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": torch.ones(4, 4),
-        "ip_adapter_proj_model.proj.weight": torch.ones(4, 4)},
-        r"an IP-Adapter for Flux \(XLabs\): it needs Flux's transformer"),
-    "Flux, InstantX": (lambda: projection(
-        proj__0__weight=(2304, 1152), proj__2__weight=(128, 2304), norm__weight=(4096,))
-        | {"ip_adapter.0.to_k_ip.weight": torch.ones(3072, 4096)},
-        r"an IP-Adapter for Flux \(InstantX\)"),
-    "PhotoMaker": (lambda: {"id_encoder.vision_model.embeddings.weight": torch.ones(2),
-                            "lora_weights.unet.down_blocks.0.lora.up.weight": torch.ones(2)},
-                   "a PhotoMaker model: it writes into the text's tokens"),
-    "adapter with a LoRA": (lambda: flat_tensors() | loras(1),
-                            "an adapter with a LoRA of the UNet inside"),
-    "LoRA, kohya": (lambda: {"lora_unet_down_blocks_0.lora_down.weight": torch.ones(2)},
-                    "a LoRA, not an IP-Adapter: give it to --lora"),
-    "LoRA, diffusers": (lambda: {"unet.down_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2)},
-                        "a LoRA, not an IP-Adapter"),
-    "LoRA, the old kind": (lambda: {
-        "mid_block.attn1.processor.to_q_lora.down.weight": torch.ones(2)}, "a LoRA, not an IP"),
+    "FaceID Plus": (
+        lambda: (
+            projection(
+                proj__0__weight=(1024, 512),
+                proj__2__weight=(3072, 1024),
+                norm__weight=(768,),
+                perceiver_resampler__proj_in__weight=(768, 1280),
+            )
+            | layer(768)
+            | loras(2)
+        ),
+        f"a FaceID Plus adapter: {FACES} beside CLIP's",
+    ),
+    "InstantID": (
+        lambda: resampler(embed_dim=512, cross_dim=2048, width=1280, heads=20) | layer(2048),
+        f"an InstantID adapter or .* portrait adapter for SDXL: {FACES}",
+    ),
+    "Kolors": (
+        lambda: resampler(embed_dim=1024, cross_dim=2048, width=2048, heads=12) | layer(2048),
+        "an IP-Adapter for Kolors: it needs Kolors' UNet and CLIP ViT-L/14",
+    ),
+    "SD 3.5": (
+        lambda: (
+            resampler(embed_dim=1152, cross_dim=2432, width=1280, heads=20)
+            | projection(time_embedding__linear_1__weight=(1280, 320))
+            | {
+                "ip_adapter.0.to_k_ip.weight": torch.ones(4, 4),
+                "ip_adapter.0.norm_ip.linear.weight": torch.ones(4, 4),
+            }
+        ),
+        "an IP-Adapter for SD 3.5: .* needs SD 3.5's transformer",
+    ),
+    "Flux, XLabs": (
+        lambda: {
+            "double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": torch.ones(4, 4),
+            "ip_adapter_proj_model.proj.weight": torch.ones(4, 4),
+        },
+        r"an IP-Adapter for Flux \(XLabs\): it needs Flux's transformer",
+    ),
+    "Flux, InstantX": (
+        lambda: (
+            projection(
+                proj__0__weight=(2304, 1152), proj__2__weight=(128, 2304), norm__weight=(4096,)
+            )
+            | {"ip_adapter.0.to_k_ip.weight": torch.ones(3072, 4096)}
+        ),
+        r"an IP-Adapter for Flux \(InstantX\)",
+    ),
+    "PhotoMaker": (
+        lambda: {
+            "id_encoder.vision_model.embeddings.weight": torch.ones(2),
+            "lora_weights.unet.down_blocks.0.lora.up.weight": torch.ones(2),
+        },
+        "a PhotoMaker model: it writes into the text's tokens",
+    ),
+    "adapter with a LoRA": (
+        lambda: flat_tensors() | loras(1),
+        "an adapter with a LoRA of the UNet inside",
+    ),
+    "LoRA, kohya": (
+        lambda: {"lora_unet_down_blocks_0.lora_down.weight": torch.ones(2)},
+        "a LoRA, not an IP-Adapter: give it to --lora",
+    ),
+    "LoRA, diffusers": (
+        lambda: {"unet.down_blocks.0.attn1.to_q.lora_A.weight": torch.ones(2)},
+        "a LoRA, not an IP-Adapter",
+    ),
+    "LoRA, the old kind": (
+        lambda: {"mid_block.attn1.processor.to_q_lora.down.weight": torch.ones(2)},
+        "a LoRA, not an IP",
+    ),
     "LoHa": (lambda: {"lora_unet_mid.hada_w1_a": torch.ones(2)}, "a LoRA, not an IP-Adapter"),
     "ControlNet": (lambda: tiny_controlnet(tiny_unet()).state_dict(), "a ControlNet, not an IP-A"),
-    "ControlNet, the first code's": (lambda: {
-        "control_model.input_hint_block.0.weight": torch.ones(2)}, "a ControlNet, not an IP-Adapt"),
+    "ControlNet, the first code's": (
+        lambda: {"control_model.input_hint_block.0.weight": torch.ones(2)},
+        "a ControlNet, not an IP-Adapt",
+    ),
     "T2I-Adapter": (lambda: tiny_t2i_adapter(tiny_unet()).state_dict(), "a T2I-Adapter, not an IP"),
     "UNet": (lambda: tiny_unet().state_dict(), "a UNet, not an IP-Adapter"),
     "VAE": (lambda: tiny_kl().state_dict(), r"an autoencoder \(VAE\), not an IP-Adapter"),
@@ -311,8 +409,10 @@ def test_nested_files_are_named_too(tmp_path: Path) -> None:
     torch.save(nested(face_id(768) | layer(768)), tmp_path / "faceid.bin")
     with pytest.raises(CheckpointError, match=r"faceid\.bin: this is a FaceID adapter"):
         load_image_adapter(tmp_path / "faceid.bin")
-    torch.save({"id_encoder": {"a": torch.ones(1)}, "lora_weights": {"b": torch.ones(1)}},
-               tmp_path / "photomaker-v1.bin")
+    torch.save(
+        {"id_encoder": {"a": torch.ones(1)}, "lora_weights": {"b": torch.ones(1)}},
+        tmp_path / "photomaker-v1.bin",
+    )
     with pytest.raises(CheckpointError, match=r"photomaker-v1\.bin: this is a PhotoMaker model"):
         load_image_adapter(tmp_path / "photomaker-v1.bin")
 

@@ -14,11 +14,22 @@ PACKAGE = "ipadapter_demo"
 
 # A unit is a module or subpackage of the package. It imports from its own tier and those before.
 TIERS = [
-    {"errors", "files", "colour", "depth", "feather", "imaging", "masks", "request", "record",
-     "settings"},
+    {
+        "errors",
+        "files",
+        "colour",
+        "depth",
+        "feather",
+        "imaging",
+        "masks",
+        "request",
+        "record",
+        "settings",
+    },
     {"adapter"},
     {"models"},
     {"pipeline"},
+    {"serving"},
     {"compare", "evaluation", "training"},
     {"claims"},
     {"ui", "cli", "__main__", "app"},

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 TESTS = sorted(Path(__file__).parent.glob("*.py"))
-_NEVER_FALSE = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.JoinedStr, ast.Lambda,
-                ast.GeneratorExp)
+_NEVER_FALSE = (ast.List, ast.Tuple, ast.Dict, ast.Set, ast.JoinedStr, ast.Lambda, ast.GeneratorExp)
 
 
 def is_always_true(condition: ast.expr) -> bool:
@@ -42,14 +41,17 @@ def test_no_assertion_is_always_true(path: Path) -> None:
     assert list(always_true(path.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize(("assertion", "fails"), [
-    ("assert found == [2] if ready else [3]", False),
-    ("assert found == ([2] if ready else [3])", True),
-    ("assert size == other == (1, 1) if small else (2, 2)", False),
-    ("assert (found, 'found')", False),
-    ("assert found or 'nothing was found'", False),
-    ("assert found and wanted", True),
-    ("assert not found", True),
-])
+@pytest.mark.parametrize(
+    ("assertion", "fails"),
+    [
+        ("assert found == [2] if ready else [3]", False),
+        ("assert found == ([2] if ready else [3])", True),
+        ("assert size == other == (1, 1) if small else (2, 2)", False),
+        ("assert (found, 'found')", False),
+        ("assert found or 'nothing was found'", False),
+        ("assert found and wanted", True),
+        ("assert not found", True),
+    ],
+)
 def test_such_assertions_are_seen(assertion: str, fails: bool) -> None:
     assert (list(always_true(assertion)) == []) == fails

@@ -239,7 +239,7 @@ class TestFormula:
 
         def weighted(first: float, second: float) -> Tensor:
             weights = torch.tensor([first] * 4 + [second] * 4)
-            prompt = ImagePrompt(rows=ALL, tokens=both, scale=1.0, value_weights=weights)
+            prompt = ImagePrompt(rows=ALL, tokens=both, scale=1.0, token_weights=weights)
             return layer(image_states, text, ip_hidden_states=(prompt,))
 
         def plain(image: Tensor) -> Tensor:
@@ -264,10 +264,10 @@ class TestFormula:
             rows=slice(1, 3),
             tokens=tokens(1).double(),
             scale=torch.ones(2, 1, 1),
-            value_weights=torch.full((4,), 0.5),
+            token_weights=torch.full((4,), 0.5),
             mask=torch.rand(1, 1, 8, 8),
         )
-        given = [image_states, text, prompt.tokens, prompt.scale, prompt.value_weights, prompt.mask]
+        given = [image_states, text, prompt.tokens, prompt.scale, prompt.token_weights, prompt.mask]
         before = [tensor.clone() for tensor in given]
         layer(image_states, text, ip_hidden_states=(prompt,))
         assert all(torch.equal(*pair) for pair in zip(given, before, strict=True))
@@ -282,7 +282,7 @@ class TestFormula:
             rows=ALL,
             tokens=tokens(1).bfloat16(),
             scale=torch.ones(BATCH, 1, 1),
-            value_weights=torch.ones(4),
+            token_weights=torch.ones(4),
             mask=torch.ones(1, 1, 8, 8),
         )
         states = noise(20, BATCH, QUERIES, WIDTH).bfloat16()
@@ -300,7 +300,7 @@ class TestFormula:
             rows=ALL,
             tokens=tokens(1).double().to("meta"),
             scale=torch.ones(BATCH, 1, 1),
-            value_weights=torch.ones(4),
+            token_weights=torch.ones(4),
             mask=torch.ones(1, 1, 8, 8),
         )
         states = noise(20, BATCH, QUERIES, WIDTH).double().to("meta")
@@ -328,8 +328,9 @@ class TestSteps:
         def call(prompt: ImagePrompt) -> Tensor:
             return layer(image_states, text, ip_hidden_states=(prompt,))
 
-        prompt = ImagePrompt(rows=slice(1, 3), tokens=tokens(1).double(), scale=0.7,
-                             value_weights=weights)
+        prompt = ImagePrompt(
+            rows=slice(1, 3), tokens=tokens(1).double(), scale=0.7, token_weights=weights
+        )
         trained = [call(prompt), call(prompt)]
         assert len(calls) == 4
         with torch.no_grad():
@@ -558,23 +559,26 @@ class TestAttaching:
         unet = tiny_unet()
         attach(unet, tiny_adapter(unet))
         prompt = prompt_for(ALL)
-        half = dataclasses.replace(prompt, layers=(0.5,) * 7)
+        half = dataclasses.replace(prompt, layer_scales=(0.5,) * 7)
         halved = dataclasses.replace(prompt, scale=0.5)
         assert torch.equal(predict(unet, half), predict(unet, halved))
-        assert torch.equal(predict(unet, dataclasses.replace(prompt, layers=(0.0,) * 7)),
-                           predict(unet))
+        assert torch.equal(
+            predict(unet, dataclasses.replace(prompt, layer_scales=(0.0,) * 7)), predict(unet)
+        )
         spoken: list[tuple[str, Tensor]] = []
         for name, attn in cross_attention_layers(unet).items():
             attn.to_out[0].register_forward_pre_hook(
-                lambda _, args, name=name: spoken.append((name, args[0])))
+                lambda _, args, name=name: spoken.append((name, args[0]))
+            )
         predict(unet)
         bare = list(spoken)
         for number, name in enumerate(cross_attention_layers(unet)):
             spoken.clear()
             only = tuple(float(i == number) for i in range(7))
-            predict(unet, dataclasses.replace(prompt, layers=only))
-            changed = [a for (a, x), (_, y) in zip(bare, spoken, strict=True)
-                       if not torch.equal(x, y)]
+            predict(unet, dataclasses.replace(prompt, layer_scales=only))
+            changed = [
+                a for (a, x), (_, y) in zip(bare, spoken, strict=True) if not torch.equal(x, y)
+            ]
             assert changed[0] == name
 
     def test_each_of_several_adapters_reads_its_own_prompts(self) -> None:
@@ -590,7 +594,7 @@ class TestAttaching:
         assert not is_attached(unet, second, first)
         assert not is_attached(unet, first)
         assert torch.equal(predict(unet, prompt), alone[0])
-        assert torch.equal(predict(unet, dataclasses.replace(prompt, adapter=1)), alone[1])
+        assert torch.equal(predict(unet, dataclasses.replace(prompt, adapter_index=1)), alone[1])
         assert not torch.equal(alone[0], alone[1])
 
     def test_the_base_model_is_left_alone(self) -> None:

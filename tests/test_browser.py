@@ -207,14 +207,14 @@ def test_a_filmstrip_shows_what_the_strength_does(page: Page) -> None:
     expect(panel.get_by_text("Bright where the picture was heard")).to_be_visible()
     panel.get_by_role("button", name="Make it again elsewhere").click()
     expect(panel.get_by_text("--from-png")).to_be_visible()
-    scales = [record_from_png(httpx.get(image.get_attribute("src") or "").content)
-              .request.image_scale for image in panel.locator(".results img").all()]
+    scales = [
+        record_from_png(httpx.get(image.get_attribute("src") or "").content).request.image_scale
+        for image in panel.locator(".results img").all()
+    ]
     assert scales == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
 
 
-def test_a_comparison_from_the_page_and_from_the_command_line(
-    page: Page, tmp_path: Path
-) -> None:
+def test_a_comparison_from_the_page_and_from_the_command_line(page: Page, tmp_path: Path) -> None:
     """Three references, two strengths, two seeds: the same bundle, byte for byte."""
     panel = open_tab(page, "Compare")
     set_number(panel, "Steps", 2)
@@ -243,8 +243,12 @@ def test_a_comparison_from_the_page_and_from_the_command_line(
         content.extractall(tmp_path / "unpacked")
 
     def compare(*words: str) -> list[dict[str, Any]]:
-        said = subprocess.run([sys.executable, "-m", "ipadapter_demo", "compare", *words,
-                               "--device", "cpu"], cwd=ROOT, check=True, capture_output=True)
+        said = subprocess.run(
+            [sys.executable, "-m", "ipadapter_demo", "compare", *words, "--device", "cpu"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
         return [json.loads(line) for line in said.stdout.splitlines()]
 
     compare(str(tmp_path / "unpacked/spec.json"), "--out", str(tmp_path / "out"))
@@ -253,7 +257,8 @@ def test_a_comparison_from_the_page_and_from_the_command_line(
 
     page.reload()
     page.locator(".header input[type=file]").set_input_files(
-        tmp_path / "unpacked" / "manifest.json")
+        tmp_path / "unpacked" / "manifest.json"
+    )
     panel = open_tab(page, "Compare")
     expect(panel.get_by_text("12 cells, 24 steps")).to_be_visible()
     expect(panel.get_by_label("YAML or JSON")).to_have_value(re.compile('"seed"'))
@@ -267,12 +272,15 @@ def test_a_result_dropped_on_the_page_is_restored(page: Page) -> None:
     [file, *_] = generate(panel)
     page.goto(address)
     expect(panel.get_by_label("number input for Steps").first).not_to_have_value("3")
-    page.evaluate("""content => {
+    page.evaluate(
+        """content => {
         const dropped = new DataTransfer();
         dropped.items.add(new File([Uint8Array.from(content)], "r.png", { type: "image/png" }));
         document.querySelector("h1").dispatchEvent(
             new DragEvent("drop", { dataTransfer: dropped, bubbles: true }));
-    }""", list(file))
+    }""",
+        list(file),
+    )
     expect(panel.get_by_label("number input for Steps")).to_have_value("3")
     expect(panel.locator(".filled img")).to_be_visible()
 
@@ -344,11 +352,14 @@ def test_the_page_fits_a_phone(page: Page) -> None:
 
 def dropped(page: Page, zone: Locator, content: bytes, name: str) -> None:
     """Drop a file of which the system knows no type, as with .heic on most."""
-    transfer = page.evaluate_handle("""([bytes, name]) => {
+    transfer = page.evaluate_handle(
+        """([bytes, name]) => {
         const transfer = new DataTransfer();
         transfer.items.add(new File([new Uint8Array(bytes)], name, { type: "" }));
         return transfer;
-    }""", [list(content), name])
+    }""",
+        [list(content), name],
+    )
     zone.dispatch_event("drop", {"dataTransfer": transfer})
 
 
@@ -365,8 +376,9 @@ def test_a_heic_photo_is_shown_and_read(page: Page, by: str) -> None:
     else:
         chooser.evaluate("input => input.click()")
         assert ".heic" in (chooser.get_attribute("accept") or "")
-        chooser.set_input_files({"name": "IMG_0001.HEIC", "mimeType": "", "buffer":
-                                 file.getvalue()})
+        chooser.set_input_files(
+            {"name": "IMG_0001.HEIC", "mimeType": "", "buffer": file.getvalue()}
+        )
     expect(panel.locator(".filled img")).to_be_visible()  # what the encoder sees
     shown = panel.get_by_test_id("image").locator("img").first
     expect(shown).to_have_js_property("naturalWidth", 96)
@@ -385,7 +397,8 @@ def test_a_tiff_can_be_painted_on(page: Page) -> None:
     chooser = panel.locator(".mask-editor input[type=file]").first
     with page.expect_response(lambda answer: "gradio_api/file=" in answer.url):
         chooser.set_input_files(
-            {"name": "scan.tif", "mimeType": "image/tiff", "buffer": file.getvalue()})
+            {"name": "scan.tif", "mimeType": "image/tiff", "buffer": file.getvalue()}
+        )
     page.wait_for_timeout(2000)  # the editor says nowhere that it has a picture
     paint(panel)
     set_number(panel, "Steps", 2)

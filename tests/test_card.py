@@ -16,7 +16,7 @@ from ipadapter_demo.pipeline import prepare
 from ipadapter_demo.record import request_from_png
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
 from ipadapter_demo.settings import load_options, settings_from_args
-from ipadapter_demo.training.bases import model_options
+from ipadapter_demo.training.base_models import model_options
 from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig, config_from
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.structure import train_structure
@@ -38,9 +38,19 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def values(tars: Path, **given: Any) -> dict[str, Any]:
     """The paths are relative to where the training is started."""
-    return {"data": f"{tars}/0.tar", "run": "runs/a/run", "out": "runs/a/my result", "size": 64,
-            "batch": 2, "steps": 1, "lr": 1e-2, "precision": "no", "device": "cpu", "workers": 0,
-            "preview_every": 0} | given
+    return {
+        "data": f"{tars}/0.tar",
+        "run": "runs/a/run",
+        "out": "runs/a/my result",
+        "size": 64,
+        "batch": 2,
+        "steps": 1,
+        "lr": 1e-2,
+        "precision": "no",
+        "device": "cpu",
+        "workers": 0,
+        "preview_every": 0,
+    } | given
 
 
 def commands(card: str) -> list[list[str]]:
@@ -57,20 +67,37 @@ def shown(card: str, request: GenerateRequest, capsys: pytest.CaptureFixture[str
     picture(1).save("R.png")
     words = [word.replace("PICTURE", "R.png") for word in generate[3:]]
     capsys.readouterr()
-    status = cli.main([*words, "--steps", str(request.steps), "--device", "cpu", "--dtype",
-                       "float32", "--width", "64", "--height", "64"])
+    status = cli.main(
+        [
+            *words,
+            "--steps",
+            str(request.steps),
+            "--device",
+            "cpu",
+            "--dtype",
+            "float32",
+            "--width",
+            "64",
+            "--height",
+            "64",
+        ]
+    )
     out, err = capsys.readouterr()
     assert status == 0, err
     drawn = request_from_png(json.loads(out)["path"])
     assert (drawn.references, drawn.structures) == (request.references, request.structures)
-    assert any("my result" in file for file in result.facts["weights"])
+    assert any("my result" in file for file in result.provenance["weights"])
 
 
 @pytest.mark.parametrize("variant", ["base", "plus"])
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_of_an_image_adapter_for_a_base_in_a_folder(
-    tars: Path, tmp_path: Path, variant: str, family: str, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str]
+    tars: Path,
+    tmp_path: Path,
+    variant: str,
+    family: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Nothing but the base and its encoder is at hand."""
     monkeypatch.chdir(tmp_path)
@@ -79,23 +106,43 @@ def test_of_an_image_adapter_for_a_base_in_a_folder(
     train_image_adapter(config)
     card = Path("runs/a/my result/README.md").read_text()
     assert commands(card)[0][2:4] == ["--model", family]
-    shown(card, GenerateRequest(references=(Reference(image=picture(1)),), steps=1, width=64,
-                                height=64), capsys)
+    shown(
+        card,
+        GenerateRequest(references=(Reference(image=picture(1)),), steps=1, width=64, height=64),
+        capsys,
+    )
 
 
-@pytest.mark.parametrize(("network", "annotator"), [("controlnet", "canny"),
-                                                    ("t2i-adapter", "palette")])
+@pytest.mark.parametrize(
+    ("network", "annotator"), [("controlnet", "canny"), ("t2i-adapter", "palette")]
+)
 def test_of_a_structure_network_for_a_base_of_the_catalogue(
-    tars: Path, tmp_path: Path, network: str, annotator: str, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str]
+    tars: Path,
+    tmp_path: Path,
+    network: str,
+    annotator: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_published(Path("models"), "sd15")
-    train_structure(config_from(StructureConfig, values(
-        tars, base="sd15", models_dir="models", network=network, annotator=annotator)))
+    train_structure(
+        config_from(
+            StructureConfig,
+            values(tars, base="sd15", models_dir="models", network=network, annotator=annotator),
+        )
+    )
     card = Path("runs/a/my result/README.md").read_text()
-    assert commands(card)[0] == ["python", "app.py", "--model", "sd15", "--models-dir", "models",
-                                 f"--{network}", f"{annotator}=runs/a/my result"]
+    assert commands(card)[0] == [
+        "python",
+        "app.py",
+        "--model",
+        "sd15",
+        "--models-dir",
+        "models",
+        f"--{network}",
+        f"{annotator}=runs/a/my result",
+    ]
     structure = Structure(kind=annotator, annotator=annotator, image=picture(1))
     shown(card, GenerateRequest(structures=(structure,), steps=1, width=64, height=64), capsys)
 
@@ -115,6 +162,16 @@ def test_flags_of_other_bases(tars: Path) -> None:
     assert flags(1, base="tabletop") == ["--model", "tabletop"]
     assert flags(1, base="sd15") == ["--model", "sd15"]
     assert flags(1, base="some/repo", image_encoder="other/vit") == [
-        "--model", "sd15", "--base", "some/repo", "--image-encoder", "other/vit"]
+        "--model",
+        "sd15",
+        "--base",
+        "some/repo",
+        "--image-encoder",
+        "other/vit",
+    ]
     assert flags(2, base="x.safetensors", network="controlnet")[:4] == [
-        "--model", "sdxl", "--base", "x.safetensors"]
+        "--model",
+        "sdxl",
+        "--base",
+        "x.safetensors",
+    ]

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ipadapter_demo.claims import lab as lab_module
 from ipadapter_demo.claims import look, page, study
-from ipadapter_demo.claims.lab import Exam, Lab, open_lab, shuffled
+from ipadapter_demo.claims import testbed as lab_module
 from ipadapter_demo.claims.methods import METHODS, TRIED, at_rate, simple_adapter
 from ipadapter_demo.claims.studies import STUDIES, by_name
+from ipadapter_demo.claims.testbed import EvalSet, Testbed, open_testbed, shuffled
 from ipadapter_demo.cli.options import STUDIES as NAMES
 from ipadapter_demo.errors import DemoError
 from ipadapter_demo.tabletop.scene import sample_scenes
@@ -22,12 +22,12 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Testbed:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab_module, "PICTURES", 64)
         patch.setattr(lab_module, "BASE_STEPS", 1)
         patch.setattr(lab_module, "BASE_BATCH", 2)
-        return open_lab(tmp_path_factory.mktemp("claims"))
+        return open_testbed(tmp_path_factory.mktemp("claims"))
 
 
 @pytest.fixture
@@ -38,48 +38,54 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "MARKS_SCENES", 2)
 
 
-def read(lab: Lab, reads: str, count: int = 2) -> torch.Tensor:
-    pixels = lab.pictures.pixels(torch.arange(count))
-    return lab.read(reads, pixels, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+def read(testbed: Testbed, reads: str, count: int = 2) -> torch.Tensor:
+    pixels = testbed.pictures.pixels(torch.arange(count))
+    return testbed.read(reads, pixels, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("build", METHODS)
 def test_a_method_learns_from_pictures_and_leaves_the_base_alone(
-    lab: Lab, build: object, short: None
+    testbed: Testbed, build: object, short: None
 ) -> None:
-    before = {name: weight.clone() for name, weight in lab.unet.state_dict().items()}
-    fresh = build(lab)  # type: ignore[operator]
-    method = study.trained(lab, build, 0)  # type: ignore[arg-type]
-    assert all(torch.equal(weight, before[name]) for name, weight in lab.unet.state_dict().items())
-    moved = [not torch.equal(ours, theirs) for ours, theirs in
-             zip(method.trained.parameters(), fresh.trained.parameters(), strict=True)]
+    before = {name: weight.clone() for name, weight in testbed.unet.state_dict().items()}
+    fresh = build(testbed)  # type: ignore[operator]
+    method = study.trained(testbed, build, 0)  # type: ignore[arg-type]
+    assert all(
+        torch.equal(weight, before[name]) for name, weight in testbed.unet.state_dict().items()
+    )
+    moved = [
+        not torch.equal(ours, theirs)
+        for ours, theirs in zip(
+            method.trained.parameters(), fresh.trained.parameters(), strict=True
+        )
+    ]
     assert all(p.requires_grad for p in method.trained.parameters())
     assert any(moved)
-    marks = study.marks_of(study.run_folder(lab, method, 0, len(lab.pictures)))
-    assert list(marks) == [1, 2]
-    assert {"clip_i", "clip_t", "attributes", "light_side"} < set(marks[2])
+    metrics = study.metrics_of(study.run_folder(testbed, method, 0, len(testbed.pictures)))
+    assert list(metrics) == [1, 2]
+    assert {"clip_i", "clip_t", "attributes", "light_side"} < set(metrics[2])
 
 
-def test_a_method_at_another_rate_is_trained_apart(lab: Lab, short: None) -> None:
-    plain = study.trained(lab, simple_adapter, 0)
-    other = study.trained(lab, at_rate(simple_adapter, 5e-3), 0)
+def test_a_method_at_another_rate_is_trained_apart(testbed: Testbed, short: None) -> None:
+    plain = study.trained(testbed, simple_adapter, 0)
+    other = study.trained(testbed, at_rate(simple_adapter, 5e-3), 0)
     assert other.lr == 5e-3
     weights = [torch.cat([w.flatten() for w in m.trained.parameters()]) for m in (plain, other)]
     assert not torch.equal(*weights)
-    folders = {study.run_folder(lab, m, 0, len(lab.pictures)) for m in (plain, other)}
+    folders = {study.run_folder(testbed, m, 0, len(testbed.pictures)) for m in (plain, other)}
     assert len(folders) == 2
 
 
 @pytest.mark.parametrize("build", METHODS)
-def test_a_method_s_own_rate_is_among_those_tried(lab: Lab, build: object) -> None:
-    assert build(lab).lr in [lr for tried, lr, _ in TRIED if tried is build]  # type: ignore[operator]
+def test_a_method_s_own_rate_is_among_those_tried(testbed: Testbed, build: object) -> None:
+    assert build(testbed).lr in [lr for tried, lr, _ in TRIED if tried is build]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("build", METHODS)
-def test_at_scale_zero_a_method_s_picture_has_no_say(lab: Lab, build: object) -> None:
-    method = build(lab)  # type: ignore[operator]
-    noisy, text = torch.randn(2, 4, 16, 16), lab.frozen.text_states(["a cube", ""], "cpu")
-    first, second = read(lab, method.reads), read(lab, method.reads).flip(0)
+def test_at_scale_zero_a_method_s_picture_has_no_say(testbed: Testbed, build: object) -> None:
+    method = build(testbed)  # type: ignore[operator]
+    noisy, text = torch.randn(2, 4, 16, 16), testbed.frozen.text_states(["a cube", ""], "cpu")
+    first, second = read(testbed, method.reads), read(testbed, method.reads).flip(0)
 
     def predicted(given: torch.Tensor, scale: float) -> torch.Tensor:
         with torch.no_grad():
@@ -91,11 +97,11 @@ def test_at_scale_zero_a_method_s_picture_has_no_say(lab: Lab, build: object) ->
         assert not torch.allclose(predicted(first, 1.0), predicted(second, 1.0))
 
 
-def test_scale_two_is_as_if_every_image_token_came_twice(lab: Lab) -> None:
+def test_scale_two_is_as_if_every_image_token_came_twice(testbed: Testbed) -> None:
     """The meaning of λ in one softmax, exactly."""
-    method = simple_adapter(lab)
-    noisy, text = torch.randn(2, 4, 16, 16), lab.frozen.text_states(["a cube", ""], "cpu")
-    given, t = read(lab, "embeds"), torch.tensor(500)
+    method = simple_adapter(testbed)
+    noisy, text = torch.randn(2, 4, 16, 16), testbed.frozen.text_states(["a cube", ""], "cpu")
+    given, t = read(testbed, "embeds"), torch.tensor(500)
     doubled = method.arguments(given, text, noisy, t, 1.0)
     states = doubled["encoder_hidden_states"]
     doubled["encoder_hidden_states"] = torch.cat([states, states[:, text.shape[1] :]], dim=1)
@@ -117,14 +123,14 @@ def test_shuffling_keeps_colours_and_loses_the_layout() -> None:
     torch.testing.assert_close(moved[:, 1:], torch.full_like(moved[:, 1:], -1.0))
 
 
-def test_the_exam_gives_the_references_themselves_full_marks(lab: Lab) -> None:
-    exam = Exam.of(lab, 16)
-    marks = exam.marks(lab, exam.references)
-    assert marks["clip_i"] == pytest.approx(1, abs=1e-3)
-    assert marks["attributes"] > 0.95
-    by_name = [marks[name] for name in exam.judge.truth]
-    assert marks["attributes"] == pytest.approx(sum(by_name) / len(by_name), abs=1e-4)
-    turned = exam.marks(lab, exam.references.roll(1, 0))
+def test_the_exam_gives_the_references_themselves_full_marks(testbed: Testbed) -> None:
+    eval_set = EvalSet.of(testbed, 16)
+    metrics = eval_set.metrics(testbed, eval_set.references)
+    assert metrics["clip_i"] == pytest.approx(1, abs=1e-3)
+    assert metrics["attributes"] > 0.95
+    by_name = [metrics[name] for name in eval_set.scorer.truth]
+    assert metrics["attributes"] == pytest.approx(sum(by_name) / len(by_name), abs=1e-4)
+    turned = eval_set.metrics(testbed, eval_set.references.roll(1, 0))
     assert turned["clip_i"] < 0.8
     assert turned["attributes"] < 0.6
 
@@ -143,7 +149,7 @@ def test_a_table_goes_between_its_marks_and_nowhere_else() -> None:
     text = "one\n<!-- data -->\nold\n<!-- /data -->\ntwo\n"
     expected = "one\n<!-- data -->\nnew\n<!-- /data -->\ntwo\n"
     assert page.with_table(text, "data", "new\n") == expected
-    with pytest.raises(DemoError, match="must have the marks <!-- data -->"):
+    with pytest.raises(DemoError, match="must have the metrics <!-- data -->"):
         page.with_table("nothing", "data", "new\n")
 
 

@@ -47,8 +47,9 @@ def load(pipeline: ImagePromptPipeline, asked_for: list) -> Callable[..., ImageP
 
 
 @pytest.fixture
-def run(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str]) -> Run:
+def run(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     """A command line, given as words, in a folder with pictures -> its JSON lines."""
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("R", "S", "C", "I"), 1):
@@ -107,7 +108,7 @@ class TestGenerate:
             *("--structure", "palette:none=S.png", "--structure-weight", "0.7"),
             *("--structure-window", "0", "0.5", "--inpaint", "I.png", "--mask", "M.png"),
             *("--strength", "0.9", "--feather", "4", "--context", "0.6"),
-            *("--surroundings", "0.7"),
+            *("--background-weight", "0.7"),
             *("--out", "there/and/here"),
         )
         request = request_from_png(line["path"])
@@ -135,11 +136,20 @@ class TestGenerate:
         assert request.inpaint is not None
         given = request.inpaint
         assert (given.strength, given.feather, given.context) == (0.9, 4, 0.6)
-        assert given.surroundings == 0.7
+        assert given.background_weight == 0.7
 
     def test_every_reference_has_its_own_fit(self, run: Run) -> None:
-        (line,) = run("generate", "--reference", "R.png", "--reference", "S.png", "--fit", "pad",
-                      "--fit", "squash")
+        (line,) = run(
+            "generate",
+            "--reference",
+            "R.png",
+            "--reference",
+            "S.png",
+            "--fit",
+            "pad",
+            "--fit",
+            "squash",
+        )
         request = request_from_png(line["path"])
         assert [reference.fit for reference in request.references] == ["pad", "squash"]
 
@@ -150,8 +160,17 @@ class TestGenerate:
 
     def test_a_png_made_again(self, run: Run) -> None:
         """Law 10, from one end to the other."""
-        lines = run("generate", "--reference", "R.png", "--inpaint", "I.png", "--mask", "M.png",
-                    "--count", "2")
+        lines = run(
+            "generate",
+            "--reference",
+            "R.png",
+            "--inpaint",
+            "I.png",
+            "--mask",
+            "M.png",
+            "--count",
+            "2",
+        )
         assert request_from_png(lines[0]["path"]).guidance == 2.0, "recommended where one paints"
         again = run("generate", "--from-png", lines[1]["path"])
         assert [line["path"] for line in again] == ["outputs/0-2.png", "outputs/1-2.png"]
@@ -175,16 +194,19 @@ class TestGenerate:
         monkeypatch.setenv("IPADAPTER_DTYPE", "float32")
         run("generate")
         run("generate", "--model", "yours", "--device", "cuda:1")
-        asked = [(model, {name: options[name] for name in ("device", "dtype")})
-                 for model, options in asked_for]
+        asked = [
+            (model, {name: options[name] for name in ("device", "dtype")})
+            for model, options in asked_for
+        ]
         assert asked == [
             ("tabletop", {"device": None, "dtype": "auto"}),
             ("mine", {"device": None, "dtype": "float32"}),
             ("yours", {"device": "cuda:1", "dtype": "float32"}),
         ]
 
-    def test_a_note_goes_to_stderr(self, load: Any, tmp_path: Path,
-                                   capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_note_goes_to_stderr(
+        self, load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(["generate", "--prompt", "a " * 60, "--out", str(tmp_path)], load) == 0
         assert "the model reads the first 16" in capsys.readouterr().err
 
@@ -207,7 +229,7 @@ BAD_INPUT = [
     ("--strength 0.5", "--strength needs --inpaint or --init"),
     ("--feather 2", "--feather needs --inpaint"),
     ("--context 0.5", "--context needs --inpaint"),
-    ("--surroundings 1", "--surroundings needs --inpaint"),
+    ("--background-weight 1", "--background-weight needs --inpaint"),
     ("--fit pad", "--fit needs a --reference"),
     ("--from-png R.png", "PNG holds no request"),
     ("--from-png nowhere.png", "PNG cannot be read"),
@@ -219,8 +241,13 @@ BAD_INPUT = [
 class TestRefusals:
     @pytest.mark.parametrize(("options", "message"), BAD_INPUT)
     def test_bad_input_is_one_clear_line(
-        self, load: Any, options: str, message: str, tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+        self,
+        load: Any,
+        options: str,
+        message: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.chdir(tmp_path)
         picture(1).save("R.png")
@@ -236,8 +263,10 @@ class TestRefusals:
         def load(model: str, **_: Any) -> ImagePromptPipeline:
             raise ModelError(f"model must be one of tabletop, got {model!r}")
 
-        for words in (["generate", "--out", str(tmp_path)],
-                      ["evaluate", "--out", str(tmp_path / "report.json")]):
+        for words in (
+            ["generate", "--out", str(tmp_path)],
+            ["evaluate", "--out", str(tmp_path / "report.json")],
+        ):
             assert "got 'sd0'" in refused(capsys, load, *words, "--model", "sd0")
 
     def test_the_real_loader_refuses_as_well(
@@ -296,8 +325,10 @@ class TestRender:
     def test_maps_are_the_truth_as_pictures(self, run: Run) -> None:
         run("render", "--count", "4", "--size", "64", "--maps", "--out", "scenes")
         for scene in json.loads(Path("scenes/scene.json").read_text()):
-            maps = {kind: np.asarray(Image.open(Path("scenes", name)))
-                    for kind, name in scene["maps"].items()}
+            maps = {
+                kind: np.asarray(Image.open(Path("scenes", name)))
+                for kind, name in scene["maps"].items()
+            }
             solids = len(scene["truth"]["solids"])
             assert maps.keys() == {"edges", "depth", *(f"mask-{i + 1}" for i in range(solids))}
             assert {map_.shape for map_ in maps.values()} == {(64, 64)}
@@ -319,8 +350,9 @@ def stub(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
 def test_evaluate_writes_what_the_report_says(
     run: Run, pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def evaluate(given: ImagePromptPipeline, scenes: int, seed: int, progress: Any,
-                 draw: Any) -> dict:
+    def evaluate(
+        given: ImagePromptPipeline, scenes: int, seed: int, progress: Any, draw: Any
+    ) -> dict:
         assert given is pipeline
         assert len(draw([GenerateRequest(steps=1)])) == 1
         progress("variation")
@@ -354,8 +386,11 @@ def test_models_are_listed_with_what_is_at_hand(
 def test_sheets_are_drawn_where_asked(
     run: Run, pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stub(monkeypatch, "ipadapter_demo.evaluation.sheets",
-         draw_sheets=lambda given, out: [out / "overview.png"] * (given is pipeline))
+    stub(
+        monkeypatch,
+        "ipadapter_demo.evaluation.sheets",
+        draw_sheets=lambda given, out: [out / "overview.png"] * (given is pipeline),
+    )
     assert run("sheets", "--out", "there") == [{"path": "there/overview.png"}]
 
 
@@ -366,12 +401,30 @@ def test_train_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -
         calls.append((part, runs, out, options))
         return {"loss": 0.5}
 
-    stub(monkeypatch, "ipadapter_demo.training.recipes", train=train, PICTURES=32768,
-         OUT=Path("shipped"))
-    assert run("train", "codec", "--steps", "3", "--device", "cpu", "--runs", "r", "--out", "o",
-               "--threads", "1") == [{"part": "codec", "loss": 0.5}]
-    assert calls == [("codec", Path("r"), Path("o"),
-                      {"steps": 3, "device": "cpu", "pictures": 32768})]
+    stub(
+        monkeypatch,
+        "ipadapter_demo.training.recipes",
+        train=train,
+        PICTURES=32768,
+        OUT=Path("shipped"),
+    )
+    assert run(
+        "train",
+        "vae",
+        "--steps",
+        "3",
+        "--device",
+        "cpu",
+        "--runs",
+        "r",
+        "--out",
+        "o",
+        "--threads",
+        "1",
+    ) == [{"part": "vae", "loss": 0.5}]
+    assert calls == [
+        ("vae", Path("r"), Path("o"), {"steps": 3, "device": "cpu", "pictures": 32768})
+    ]
 
 
 @pytest.mark.slow
@@ -379,17 +432,32 @@ def test_the_parts_are_those_of_the_recipes() -> None:
     from ipadapter_demo.training.recipes import PICTURES, RECIPES
 
     assert tuple(RECIPES) == PARTS
-    assert f"[{PICTURES}]" in _help("train", "codec")
+    assert f"[{PICTURES}]" in _help("train", "vae")
 
 
 def _help(*command: str) -> str:
-    return subprocess.run([sys.executable, "-m", "ipadapter_demo", *command, "--help"],
-                          check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        [sys.executable, "-m", "ipadapter_demo", *command, "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
 
 @pytest.mark.parametrize(
-    "command", ["generate", "compare", "render", "evaluate", "models", "sheets", "claims",
-                "train codec", "train image-adapter", "train structure"]
+    "command",
+    [
+        "generate",
+        "compare",
+        "render",
+        "evaluate",
+        "models",
+        "sheets",
+        "claims",
+        "train vae",
+        "train image-adapter",
+        "train structure",
+    ],
 )
 def test_help_explains_every_option(command: str) -> None:
     parser = command_parser()
@@ -416,12 +484,15 @@ def test_an_old_record_may_name_any_model(load: Any, tmp_path: Path, asked_for: 
 
 
 class TestCompare:
-    SPEC = "columns: {image_scale: [0, 1]}\nrows: {reference: [R.png, S.png]}\n" \
+    SPEC = (
+        "columns: {image_scale: [0, 1]}\nrows: {reference: [R.png, S.png]}\n"
         "request: {steps: 1}\nmodel: tabletop\n"
+    )
 
     @pytest.fixture
-    def compare(self, run: Run, pipeline: ImagePromptPipeline,
-                monkeypatch: pytest.MonkeyPatch) -> Run:
+    def compare(
+        self, run: Run, pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> Run:
         """The tiny model stands for tabletop, under its name."""
         monkeypatch.setitem(pipeline.__dict__, "info", replace(pipeline.info, name="tabletop"))
         Path("spec.yaml").write_text(self.SPEC)
@@ -435,8 +506,9 @@ class TestCompare:
         assert compare("spec.yaml", "--out", "out") == [bundle], "nothing is left to draw"
         assert [line["difference"] for line in compare("--verify", "out/bundle.zip")] == [0] * 4
 
-    def test_the_cost_and_the_schema_draw_nothing(self, compare: Run, load: Any,
-                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_cost_and_the_schema_draw_nothing(
+        self, compare: Run, load: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         [cost] = compare("spec.yaml", "--cost")
         assert (cost["cells"], cost["steps"]) == (4, 4)
         assert main(["compare", "--schema"], load) == 0
@@ -446,8 +518,9 @@ class TestCompare:
     def test_a_cell_that_fails_is_named_and_the_status_says_so(
         self, compare: Run, load: Any, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        Path("spec.yaml").write_text(self.SPEC.replace("image_scale: [0, 1]",
-                                                       "adapter: [base, nonesuch]"))
+        Path("spec.yaml").write_text(
+            self.SPEC.replace("image_scale: [0, 1]", "adapter: [base, nonesuch]")
+        )
         assert main(["compare", "spec.yaml"], load) == 2
         out, err = capsys.readouterr()
         lines = [json.loads(line) for line in out.splitlines()]
@@ -467,15 +540,17 @@ class TestCompare:
         assert json.loads(out.splitlines()[-1]) == bundle
         assert Path("out/bundle.zip").read_bytes() == whole
 
-    def test_a_cut_spec_is_said(self, compare: Run, load: Any,
-                                capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_cut_spec_is_said(
+        self, compare: Run, load: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         compare("spec.yaml", "--out", "out")
         text = Path("out/spec.json").read_text()
         Path("out/spec.json").write_text(text[: len(text) // 2])
         assert main(["compare", "spec.yaml", "--out", "out"], load) == 2
         assert "out: out/spec.json is damaged" in capsys.readouterr().err
-        assert "spec.json: spec is neither JSON" in refused(capsys, load, "compare",
-                                                            "out/spec.json")
+        assert "spec.json: spec is neither JSON" in refused(
+            capsys, load, "compare", "out/spec.json"
+        )
 
     def test_what_the_bundle_lacks_is_said(
         self, compare: Run, load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -484,9 +559,14 @@ class TestCompare:
         assert "scores.csv could not be made: clip:" in capsys.readouterr().err
         assert Path("comparison/bundle.zip").is_file()
 
-    def test_another_weight_is_noticed(self, compare: Run, pipeline: ImagePromptPipeline,
-                                       load: Any, capsys: pytest.CaptureFixture[str],
-                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_another_weight_is_noticed(
+        self,
+        compare: Run,
+        pipeline: ImagePromptPipeline,
+        load: Any,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         compare("spec.yaml", "--out", "out")
         weight = pipeline._model.adapters["base"].layers[0].to_v_ip.weight
         before = weight.detach().clone()  # in float32, w * 5 / 5 is not always w
@@ -500,13 +580,23 @@ class TestCompare:
                 weight.copy_(before)
         assert "2 cells are not those of the bundle: p1-r1-c2, p1-r2-c2" in capsys.readouterr().err
 
-    @pytest.mark.parametrize(("words", "message"), [
-        ([], "a spec is missing"), (["nowhere.yaml"], "nowhere.yaml cannot be read"),
-        (["spec.yaml", "--verify", "x.zip"], "--verify takes a bundle and no spec"),
-        (["--verify", "x.zip"], "x.zip is no bundle"),
-    ])
-    def test_mistakes_are_named(self, compare: Run, load: Any, words: list[str], message: str,
-                                capsys: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ([], "a spec is missing"),
+            (["nowhere.yaml"], "nowhere.yaml cannot be read"),
+            (["spec.yaml", "--verify", "x.zip"], "--verify takes a bundle and no spec"),
+            (["--verify", "x.zip"], "x.zip is no bundle"),
+        ],
+    )
+    def test_mistakes_are_named(
+        self,
+        compare: Run,
+        load: Any,
+        words: list[str],
+        message: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         assert message in refused(capsys, load, "compare", *words)
 
 

@@ -1,4 +1,4 @@
-""""crop" shows the encoder the very pixels of CLIPImageProcessor.
+""" "crop" shows the encoder the very pixels of CLIPImageProcessor.
 
 The first authors and diffusers had the one that resizes with PIL, which transformers 5 calls
 CLIPImageProcessorPil: to that the pixels are equal bit for bit. CLIPImageProcessor of transformers
@@ -21,9 +21,24 @@ from ipadapter_demo.pipeline.conditioning import Conditioner
 from ipadapter_demo.request import GenerateRequest, Reference
 
 RNG = np.random.default_rng(0)
-SIZES = [(224, 224), (1024, 768), (768, 1024), (1920, 1080), (333, 500), (500, 333), (225, 224),
-         (224, 227), (100, 101), (64, 1000), (1000, 64), (31, 17), (1, 90), (90, 1), (1, 1),
-         *map(tuple, RNG.integers(20, 700, (30, 2)).tolist())]
+SIZES = [
+    (224, 224),
+    (1024, 768),
+    (768, 1024),
+    (1920, 1080),
+    (333, 500),
+    (500, 333),
+    (225, 224),
+    (224, 227),
+    (100, 101),
+    (64, 1000),
+    (1000, 64),
+    (31, 17),
+    (1, 90),
+    (90, 1),
+    (1, 1),
+    *map(tuple, RNG.integers(20, 700, (30, 2)).tolist()),
+]
 ONE_LEVEL = 1 / 255
 
 
@@ -44,14 +59,21 @@ def test_a_crop_is_that_of_the_processor(size: tuple[int, int]) -> None:
     assert abs(cropped - seen_by(CLIPImageProcessor, image)).max() <= 2
 
 
-@pytest.mark.parametrize(("shortest", "side", "resample"), [
-    (256, 224, Image.Resampling.BICUBIC), (129, 128, Image.Resampling.BILINEAR)])
+@pytest.mark.parametrize(
+    ("shortest", "side", "resample"),
+    [(256, 224, Image.Resampling.BICUBIC), (129, 128, Image.Resampling.BILINEAR)],
+)
 def test_a_processor_may_crop_more_and_filter_otherwise(
     shortest: int, side: int, resample: Image.Resampling
 ) -> None:
     image = noise((301, 190))
-    expected = seen_by(CLIPImageProcessorPil, image, size={"shortest_edge": shortest},
-                       crop_size={"height": side, "width": side}, resample=resample)
+    expected = seen_by(
+        CLIPImageProcessorPil,
+        image,
+        size={"shortest_edge": shortest},
+        crop_size={"height": side, "width": side},
+        resample=resample,
+    )
     assert np.array_equal(np.asarray(centre_crop(image, shortest, side, resample)), expected)
 
 
@@ -71,21 +93,26 @@ class TestTokens:
     @pytest.fixture(params=[16, 24], ids=["16", "24 cut to 16"])
     def own(self, model: BaseModel, request: pytest.FixtureRequest) -> BaseModel:
         side = model.image_encoder.config.image_size
-        processor = CLIPImageProcessorPil(size={"shortest_edge": request.param},
-                                          crop_size={"height": side, "width": side})
+        processor = CLIPImageProcessorPil(
+            size={"shortest_edge": request.param}, crop_size={"height": side, "width": side}
+        )
         return replace(model, image_processor=processor)
 
     @pytest.mark.parametrize("size", SIZES[1:15], ids=str)
-    def test_they_are_those_of_the_processor(
-        self, own: BaseModel, size: tuple[int, int]
-    ) -> None:
+    def test_they_are_those_of_the_processor(self, own: BaseModel, size: tuple[int, int]) -> None:
         conditioner, image = Conditioner(own, Lock()), noise(size)
         expected = own.image_processor(image, return_tensors="pt").pixel_values
         view = conditioner.encoder_view(Reference(image=image))
         assert torch.equal(conditioner._clip_pixels(view), expected)
-        [prompt] = [timed.prompt for timed in conditioner._image_prompts(
-            GenerateRequest(references=(Reference(image=image),)), (64, 64), guided=False,
-            watched=False)]
+        [prompt] = [
+            timed.prompt
+            for timed in conditioner._image_prompts(
+                GenerateRequest(references=(Reference(image=image),)),
+                (64, 64),
+                guided=False,
+                record_attention=False,
+            )
+        ]
         adapter = next(iter(own.adapters.values()))
         embeds = adapter.embeds_from_clip_pixels(expected, own.image_encoder)
         assert torch.equal(prompt.tokens, adapter.tokens_from_embeds(embeds))
@@ -101,4 +128,5 @@ class TestTokens:
         expected = model.image_processor(image, return_tensors="pt").pixel_values
         found = conditioner._clip_pixels(conditioner.encoder_view(Reference(image=image)))
         assert (found - expected).abs().max() < 2.1 * ONE_LEVEL / min(
-            model.image_processor.image_std)
+            model.image_processor.image_std
+        )

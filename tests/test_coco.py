@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 import ipadapter_demo as ip
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.evaluation import coco
-from ipadapter_demo.evaluation.coco import Item, Judge, Protocol, evaluate_coco, items_of
+from ipadapter_demo.evaluation.coco import Item, Protocol, Scorer, evaluate_coco, items_of
 from ipadapter_demo.evaluation.similarity import NamedClip
 from ipadapter_demo.imaging import flatten_image, read_image
 
@@ -26,15 +26,29 @@ SHORT = Protocol(samples=2, steps=2)
 def write_clip(folder: Path) -> Path:
     """A random CLIP of the published class and layout."""
     tokenizer = tiny_tokenizer()
-    text = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=24, intermediate_size=32,
-                          num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=16,
-                          bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                          pad_token_id=tokenizer.pad_token_id)
-    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-                              num_attention_heads=2, image_size=16, patch_size=8)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+    )
     torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(),
-                         projection_dim=12)).save_pretrained(folder)
+    CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=12)
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tiny_image_processor().save_pretrained(folder)
     return folder
@@ -51,8 +65,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         picture(number, 48, 40).save(place / "images" / f"{number:012d}.jpg")
     content = {
         "images": [{"id": 10 * n, "file_name": f"{n:012d}.jpg"} for n in reversed(range(5))],
-        "annotations": [{"image_id": 10 * n, "caption": f"caption {k} of {n} "}
-                        for k in range(2) for n in range(5)],
+        "annotations": [
+            {"image_id": 10 * n, "caption": f"caption {k} of {n} "}
+            for k in range(2)
+            for n in range(5)
+        ],
     }
     (place / "captions.json").write_text(json.dumps(content))
     return place
@@ -81,11 +98,22 @@ def shown_of(place: Path) -> Image.Image:
 
 
 def test_a_row_holds_the_cosines_of_every_sample(place: Path, options: dict[str, Any]) -> None:
-    judge = Judge(options, place / "clip", SHORT)
-    row = judge.row(items(place)[3])
-    made = ip.load(**options).generate(ip.GenerateRequest(
-        references=(ip.Reference(image=shown_of(place)),), count=2,
-        seed=6, steps=2, guidance=7.5, sampler="ddim")).images
+    scorer = Scorer(options, place / "clip", SHORT)
+    row = scorer.row(items(place)[3])
+    made = (
+        ip.load(**options)
+        .generate(
+            ip.GenerateRequest(
+                references=(ip.Reference(image=shown_of(place)),),
+                count=2,
+                seed=6,
+                steps=2,
+                guidance=7.5,
+                sampler="ddim",
+            )
+        )
+        .images
+    )
     clip = NamedClip(place / "clip")
     shown = clip.of_images([shown_of(place)])
     torch.testing.assert_close(torch.tensor(row["clip_i"]), (clip.of_images(made) @ shown[0]))
@@ -99,12 +127,14 @@ def test_two_workers_a_stop_and_the_report(
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     everything = items(place)
-    report = evaluate_coco(everything, options, place / "clip", SHORT, tmp_path / "whole",
-                           workers=2)
-    rows = [json.loads(line) for line in
-            (tmp_path / "whole" / "rows.jsonl").read_text().splitlines()]
+    report = evaluate_coco(
+        everything, options, place / "clip", SHORT, tmp_path / "whole", workers=2
+    )
+    rows = [
+        json.loads(line) for line in (tmp_path / "whole" / "rows.jsonl").read_text().splitlines()
+    ]
     assert sorted(row["number"] for row in rows) == list(range(5))
-    alone = Judge(options, place / "clip", SHORT)
+    alone = Scorer(options, place / "clip", SHORT)
     for row in rows:
         expected = alone.row(everything[row["number"]])
         assert row["clip_i"] == pytest.approx(expected["clip_i"], abs=1e-5)
@@ -112,9 +142,10 @@ def test_two_workers_a_stop_and_the_report(
     values = [v for row in rows for v in row["clip_t"]]
     assert report["clip_t"]["cosine"] == pytest.approx(sum(values) / 10, abs=1e-4)
     assert report["clip_t"]["clip_score"] == pytest.approx(
-        sum(2.5 * max(v, 0) for v in values) / 10, abs=1e-4)
+        sum(2.5 * max(v, 0) for v in values) / 10, abs=1e-4
+    )
     assert report["protocol"]["seed"] == 0
-    assert report["facts"]["weights"]
+    assert report["provenance"]["weights"]
 
     # stopped in the middle of a line, after two rows
     stopped = tmp_path / "stopped"
@@ -140,18 +171,24 @@ def test_what_a_worker_cannot_do_is_said_as_it_is(
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     with pytest.raises(RequestError, match="image is not a picture"):
-        evaluate_coco([Item(0, str(broken), "words")], options, place / "clip", SHORT,
-                      tmp_path / "out")
+        evaluate_coco(
+            [Item(0, str(broken), "words")], options, place / "clip", SHORT, tmp_path / "out"
+        )
 
 
-@pytest.mark.parametrize(("content", "said"), [
-    ("no json", "captions: .* is no COCO captions file"),
-    ('{"images": []}', "captions: .* is no COCO captions file: KeyError"),
-    ('{"images": [], "annotations": []}', "has no picture with a caption"),
-    ('{"images": [{"id": 1, "file_name": "x.jpg"}], '
-     '"annotations": [{"image_id": 1, "caption": "a"}]}',
-     "images: 1 of 1 pictures are not in .*, such as x.jpg"),
-])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no json", "captions: .* is no COCO captions file"),
+        ('{"images": []}', "captions: .* is no COCO captions file: KeyError"),
+        ('{"images": [], "annotations": []}', "has no picture with a caption"),
+        (
+            '{"images": [{"id": 1, "file_name": "x.jpg"}], '
+            '"annotations": [{"image_id": 1, "caption": "a"}]}',
+            "images: 1 of 1 pictures are not in .*, such as x.jpg",
+        ),
+    ],
+)
 def test_a_collection_that_is_none(tmp_path: Path, content: str, said: str) -> None:
     path = tmp_path / "captions.json"
     path.write_text(content)
@@ -160,6 +197,7 @@ def test_a_collection_that_is_none(tmp_path: Path, content: str, said: str) -> N
 
 
 def test_the_defaults_are_the_papers() -> None:
-    assert Protocol() == Protocol(samples=4, steps=50, guidance=7.5, sampler="ddim",
-                                  image_scale=1.0, seed=0)
+    assert Protocol() == Protocol(
+        samples=4, steps=50, guidance=7.5, sampler="ddim", image_scale=1.0, seed=0
+    )
     assert coco.CLIP_SCORE == 2.5

@@ -18,8 +18,14 @@ from tests.icc import DISPLAY_P3, SRGB, cmyk_profile, grey_profile, rgb_profile
 
 P3 = rgb_profile(DISPLAY_P3)
 # By the definitions of the two spaces, to the nearest level.
-FROM_P3 = {(200, 60, 60): (217, 42, 52), (200, 60, 40): (217, 42, 23), (0, 160, 60): (0, 163, 41),
-           (128, 128, 128): (128, 128, 128), (255, 255, 255): (255, 255, 255), (0, 0, 0): (0, 0, 0)}
+FROM_P3 = {
+    (200, 60, 60): (217, 42, 52),
+    (200, 60, 40): (217, 42, 23),
+    (0, 160, 60): (0, 163, 41),
+    (128, 128, 128): (128, 128, 128),
+    (255, 255, 255): (255, 255, 255),
+    (0, 0, 0): (0, 0, 0),
+}
 LOSSLESS = {"PNG": {}, "TIFF": {}, "WEBP": {"lossless": True}}
 
 
@@ -77,8 +83,12 @@ def test_a_profile_is_applied_once() -> None:
     read = read_image(in_file(Image.new("RGB", (2, 2), (200, 60, 60)), "PNG", P3))
     once = flatten_image(read)
     assert once.info == {}
-    for again in (flatten_image(once), Reference(image=once).image, Reference(image=read).image,
-                  shrink_image(once, 1)):
+    for again in (
+        flatten_image(once),
+        Reference(image=once).image,
+        Reference(image=read).image,
+        shrink_image(once, 1),
+    ):
         assert again.getpixel((0, 0)) == once.getpixel((0, 0))
 
 
@@ -93,8 +103,10 @@ def test_srgb_by_any_profile_changes_no_bit(profile: bytes) -> None:
     assert flatten_image(read_image(in_file(noise(), "PNG", profile))) == noise()
 
 
-@pytest.mark.parametrize("profile", [
-    b"", b"damaged", P3[:200], P3[:300] + bytes(len(P3) - 300), grey_profile(1.8), cmyk_profile()])
+@pytest.mark.parametrize(
+    "profile",
+    [b"", b"damaged", P3[:200], P3[:300] + bytes(len(P3) - 300), grey_profile(1.8), cmyk_profile()],
+)
 def test_a_profile_that_is_damaged_or_of_other_values_is_ignored(profile: bytes) -> None:
     picture = noise()
     picture.info["icc_profile"] = profile

@@ -33,10 +33,10 @@ from transformers import (
 
 from ipadapter_demo.compare import (
     Bundle,
+    ComparisonWarning,
     Done,
     Failed,
     Job,
-    Note,
     Pace,
     Plan,
     Spec,
@@ -59,22 +59,31 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import (
     ImagePromptPipeline,
     Result,
-    Studio,
+    can_batch,
     effective_request,
     load,
-    may_share_a_batch,
     prepare,
 )
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.serving import ModelManager
 from tests.tiny import box_mask, picture
 
-HOSTILE = ["<script>alert(1)</script>", r"\input{/etc/passwd} $x^2$ 50% #1_~", "../../x",
-           "λ " * 250, "😀🎉 party", "שלום مرحبا", "=1+1", "\x00\u202e a\nb"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    r"\input{/etc/passwd} $x^2$ 50% #1_~",
+    "../../x",
+    "λ " * 250,
+    "😀🎉 party",
+    "שלום مرحبا",
+    "=1+1",
+    "\x00\u202e a\nb",
+]
 
 
 def files(*names: str) -> Callable[[str], bytes]:
     """A picture for every name, another for each."""
+
     def read(name: str) -> bytes:
         assert name in names, name
         content = io.BytesIO()
@@ -98,14 +107,15 @@ SMALL: dict[str, Any] = {
 
 
 @pytest.fixture
-def studio(entry: CatalogEntry, pipeline: ImagePromptPipeline) -> Studio:
+def manager(entry: CatalogEntry, pipeline: ImagePromptPipeline) -> ModelManager:
     """With a second model, the same under another name."""
-    return Studio(pipeline, lambda name, report: prepare(replace(entry, name=name)),
-                  {"other": "other"})
+    return ModelManager(
+        pipeline, lambda name, report: prepare(replace(entry, name=name)), {"other": "other"}
+    )
 
 
-def plan(document: dict[str, Any], studio: Studio, batch: int = 4) -> Plan:
-    return Plan(spec(document), studio, batch)
+def plan(document: dict[str, Any], manager: ModelManager, batch: int = 4) -> Plan:
+    return Plan(spec(document), manager, batch)
 
 
 def drawn(plan: Plan, folder: Path) -> Job:
@@ -132,51 +142,98 @@ class TestSpec:
             rows: {seed: 1:3}
             columns: {image_scale: 0:1.2:0.2, reference: [a.png, ~]}
         """
-        document = {"rows": {"seed": "1:3"},
-                    "columns": {"image_scale": "0:1.2:0.2", "reference": ["a.png", None]}}
+        document = {
+            "rows": {"seed": "1:3"},
+            "columns": {"image_scale": "0:1.2:0.2", "reference": ["a.png", None]},
+        }
         read = files("a.png")
         assert spec_from_text(text, read) == spec_from_text(json.dumps(document), read)
 
-    @pytest.mark.parametrize(("text", "values"), [
-        ("0:1.2:0.2", [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2]), ("1:4", [1, 2, 3, 4]),
-        ("10:30:10", [10, 20, 30]), ("0.1:0.3:0.1", [0.1, 0.2, 0.3]), ("5:5", [5]),
-    ])
+    @pytest.mark.parametrize(
+        ("text", "values"),
+        [
+            ("0:1.2:0.2", [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2]),
+            ("1:4", [1, 2, 3, 4]),
+            ("10:30:10", [10, 20, 30]),
+            ("0.1:0.3:0.1", [0.1, 0.2, 0.3]),
+            ("5:5", [5]),
+        ],
+    )
     def test_a_range_includes_both_ends(self, text: str, values: list[float]) -> None:
         assert expanded("columns.x", text) == values
         assert [type(v) for v in expanded("columns.x", text)] == [type(v) for v in values]
 
-    @pytest.mark.parametrize(("change", "message"), [
-        ({"columns": {"image_scale": "1:0"}}, r"columns.image_scale must be .* rising, got '1:0'"),
-        ({"columns": {"image_scale": "0:1:0.001"}}, "must have at most 100 values, got 1,001"),
-        ({"columns": {"sharpness": [1]}}, r"spec.columns.*'sharpness'"),
-        ({"columns": {}}, r"spec.columns"),
-        ({"rows": {"image_scale": [1]}}, "columns.image_scale: image_scale is already on another"),
-        ({"rows": {"seed": "1:100"}, "pages": {"steps": [1, 2]}}, "at most 400 cells, got 600"),
-        ({"columns": {n: [1] * 100 for n in ("seed", "steps", "guidance", "guidance_rescale",
-                                             "structure_weight")}},
-         "at most 400 cells, got"),
-        ({"request": {"prompt": 7}}, r"spec.request.prompt: 7 is not of type 'string'"),
-        ({"request": {"image_scale": 3.0}, "columns": {"seed": [1]}},
-         r"cell p1-r1: image_scale must lie in \[0, 2\], got 3.0"),
-        ({"columns": {"steps": [0]}}, r"cell p1-r1: steps must lie in \[1, 200\], got 0"),
-        ({"labels": {"columns": ["one"]}}, "labels.columns must be 2, one for each, got 1"),
-        ({"redraw": {"p9-r9-c9": 1}}, "redraw: there is no cell p9-r9-c9"),
-        ({"columns": {"structure": ["a.png"]}}, "structure must be KIND=FILE"),
-        ({"model": "sd99"}, "model must be one of tiny, other, got 'sd99'"),
-        ({"columns": {"model": ["tiny", "sd99"]}}, "model must be one of tiny, other, got 'sd99'"),
-        ({"columns": {"method": ["image to image"]}, "rows": {"seed": [1]}},
-         "image to image needs a reference"),
-    ])
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (
+                {"columns": {"image_scale": "1:0"}},
+                r"columns.image_scale must be .* rising, got '1:0'",
+            ),
+            ({"columns": {"image_scale": "0:1:0.001"}}, "must have at most 100 values, got 1,001"),
+            ({"columns": {"sharpness": [1]}}, r"spec.columns.*'sharpness'"),
+            ({"columns": {}}, r"spec.columns"),
+            (
+                {"rows": {"image_scale": [1]}},
+                "columns.image_scale: image_scale is already on another",
+            ),
+            ({"rows": {"seed": "1:100"}, "pages": {"steps": [1, 2]}}, "at most 400 cells, got 600"),
+            (
+                {
+                    "columns": {
+                        n: [1] * 100
+                        for n in (
+                            "seed",
+                            "steps",
+                            "guidance",
+                            "guidance_rescale",
+                            "structure_weight",
+                        )
+                    }
+                },
+                "at most 400 cells, got",
+            ),
+            ({"request": {"prompt": 7}}, r"spec.request.prompt: 7 is not of type 'string'"),
+            (
+                {"request": {"image_scale": 3.0}, "columns": {"seed": [1]}},
+                r"cell p1-r1: image_scale must lie in \[0, 2\], got 3.0",
+            ),
+            ({"columns": {"steps": [0]}}, r"cell p1-r1: steps must lie in \[1, 200\], got 0"),
+            ({"labels": {"columns": ["one"]}}, "labels.columns must be 2, one for each, got 1"),
+            ({"redraw": {"p9-r9-c9": 1}}, "redraw: there is no cell p9-r9-c9"),
+            ({"columns": {"structure": ["a.png"]}}, "structure must be KIND=FILE"),
+            ({"model": "sd99"}, "model must be one of tiny, other, got 'sd99'"),
+            (
+                {"columns": {"model": ["tiny", "sd99"]}},
+                "model must be one of tiny, other, got 'sd99'",
+            ),
+            (
+                {"columns": {"method": ["image to image"]}, "rows": {"seed": [1]}},
+                "image to image needs a reference",
+            ),
+        ],
+    )
     def test_what_cannot_be_drawn_is_refused_before_it_starts(
-        self, studio: Studio, tmp_path: Path, change: dict[str, Any], message: str
+        self, manager: ModelManager, tmp_path: Path, change: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(RequestError, match=message):
-            Job(plan(SMALL | change, studio), tmp_path / "out")
+            Job(plan(SMALL | change, manager), tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
-    @pytest.mark.parametrize("text", [b"\xff\xfe", "{", "a: [", "- 1", "'", "columns: &a [*a]",
-                                      "!!python/object/apply:os.system [true]", "9" * 5000,
-                                      '{"columns": {"prompt": ["\\ud800"]}}'])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"\xff\xfe",
+            "{",
+            "a: [",
+            "- 1",
+            "'",
+            "columns: &a [*a]",
+            "!!python/object/apply:os.system [true]",
+            "9" * 5000,
+            '{"columns": {"prompt": ["\\ud800"]}}',
+        ],
+    )
     def test_what_is_no_spec_is_a_request_error(self, text: Any) -> None:
         with pytest.raises(RequestError):
             spec_from_text(text, files())
@@ -190,32 +247,36 @@ class TestSpec:
     def test_the_schemas_are_schemas(self, kind: str) -> None:
         jsonschema.Draft202012Validator.check_schema(schema(kind))
 
-    def test_everything_said_once_more_is_the_same(self, studio: Studio) -> None:
-        once = completed(spec(SMALL), studio.info)
-        assert completed(once, studio.info).document == once.document
-        assert once.document["request"]["image_scale"] == studio.info.text_image_scale
-        mapped = {"request": {"references": [{"image": "a.png"}],
-                              "structures": [{"kind": "canny", "image": "a.png"}]},
-                  "columns": {"seed": [1, 2]}}
-        said = completed(spec(mapped), studio.info).document["request"]
-        assert said["image_scale"] == studio.info.map_image_scale == 0.8
-        assert said["guidance"] == studio.info.guidance == 3.0
+    def test_everything_said_once_more_is_the_same(self, manager: ModelManager) -> None:
+        once = completed(spec(SMALL), manager.info)
+        assert completed(once, manager.info).document == once.document
+        assert once.document["request"]["image_scale"] == manager.info.text_image_scale
+        mapped = {
+            "request": {
+                "references": [{"image": "a.png"}],
+                "structures": [{"kind": "canny", "image": "a.png"}],
+            },
+            "columns": {"seed": [1, 2]},
+        }
+        said = completed(spec(mapped), manager.info).document["request"]
+        assert said["image_scale"] == manager.info.map_image_scale == 0.8
+        assert said["guidance"] == manager.info.guidance == 3.0
         mapped["request"]["inpaint"] = {"image": "a.png", "mask": "b.png"}
-        said = completed(spec(mapped), studio.info).document["request"]
-        assert said["guidance"] == studio.info.paint_guidance == 2.0
+        said = completed(spec(mapped), manager.info).document["request"]
+        assert said["guidance"] == manager.info.paint_guidance == 2.0
         assert set(once.files) == {n for n in once.files if re.fullmatch(r"inputs/\w{16}\.png", n)}
 
-    def test_the_order_of_fields_does_not_matter(self, studio: Studio) -> None:
+    def test_the_order_of_fields_does_not_matter(self, manager: ModelManager) -> None:
         turned = dict(reversed(SMALL.items()))
-        texts = [json.dumps(completed(spec(d), studio.info).document) for d in (SMALL, turned)]
+        texts = [json.dumps(completed(spec(d), manager.info).document) for d in (SMALL, turned)]
         assert texts[0] == texts[1]
 
 
 class TestGrid:
     def test_rows_and_columns_differ_in_what_is_named_and_nothing_else(
-        self, studio: Studio
+        self, manager: ModelManager
     ) -> None:
-        [page] = plan(SMALL, studio).grid.pages
+        [page] = plan(SMALL, manager).grid.pages
         assert page.column_heads == ("reference", "λ = 0", "λ = 0.5", "λ = 1")
         assert page.row_heads == ("a", "b")
         for number, row in enumerate(page.panels):
@@ -226,10 +287,14 @@ class TestGrid:
             for cell, scale in zip(cells, (0.5, 1.0), strict=True):
                 assert isinstance(cell, Cell)
                 assert cell.request == GenerateRequest(
-                    prompt="a cube", steps=2, guidance=3.0, image_scale=scale,
-                    references=(Reference(image=picture(number)),))
+                    prompt="a cube",
+                    steps=2,
+                    guidance=3.0,
+                    image_scale=scale,
+                    references=(Reference(image=picture(number)),),
+                )
 
-    def test_every_axis_reaches_its_field(self, studio: Studio) -> None:
+    def test_every_axis_reaches_its_field(self, manager: ModelManager) -> None:
         axes: dict[str, tuple[list[Any], Callable[[Cell], Any], list[Any]]] = {
             "prompt": (["x", ""], lambda c: c.request.prompt, ["x", ""]),
             "negative_prompt": (["x"], lambda c: c.request.negative_prompt, ["x"]),
@@ -240,43 +305,66 @@ class TestGrid:
             "seed": ([4, 5], lambda c: c.request.seed, [4, 5]),
             "fit": (["pad"], lambda c: c.request.references[0].fit, ["pad"]),
             "combine": (["average"], lambda c: c.request.combine, ["average"]),
-            "image_layers": (["all", [1, 0]], lambda c: c.request.image_layers,
-                             ["all", (1.0, 0.0)]),
+            "image_layers": (
+                ["all", [1, 0]],
+                lambda c: c.request.image_layers,
+                ["all", (1.0, 0.0)],
+            ),
             "adapter": (["base"], lambda c: c.request.adapter, ["base"]),
             "model": (["tiny", "other"], lambda c: c.model, ["tiny", "other"]),
-            "structure": (["canny:none=c.png", "palette=c.png", None],
-                          lambda c: [(s.kind, s.annotator) for s in c.request.structures],
-                          [[("canny", "none")], [("palette", "palette")], []]),
+            "structure": (
+                ["canny:none=c.png", "palette=c.png", None],
+                lambda c: [(s.kind, s.annotator) for s in c.request.structures],
+                [[("canny", "none")], [("palette", "palette")], []],
+            ),
             "structure_weight": ([0.5], lambda c: c.request.structures[0].weight, [0.5]),
-            "method": (["as it is", "image only", "text only", "image to image"],
-                       lambda c: (c.request.prompt, c.request.image_scale,
-                                  c.request.init_image is not None),
-                       [("a cube", 0.9, False), ("", 0.9, False), ("a cube", 0.0, False),
-                        ("a cube", 0.0, True)]),
+            "method": (
+                ["as it is", "image only", "text only", "image to image"],
+                lambda c: (
+                    c.request.prompt,
+                    c.request.image_scale,
+                    c.request.init_image is not None,
+                ),
+                [
+                    ("a cube", 0.9, False),
+                    ("", 0.9, False),
+                    ("a cube", 0.0, False),
+                    ("a cube", 0.0, True),
+                ],
+            ),
         }
         known = set(schema("spec")["$defs"]["axes"]["properties"])
         assert known == set(axes) | {"reference", "image_scale"}
         for name, (values, field, expected) in axes.items():
-            request = {"prompt": "a cube", "image_scale": 0.9,
-                       "references": [{"image": "a.png", "mask": "m.png"}],
-                       "structures": [{"kind": "canny", "image": "b.png"}]}
-            cells = plan({"columns": {name: values}, "request": request}, studio).grid.cells
+            request = {
+                "prompt": "a cube",
+                "image_scale": 0.9,
+                "references": [{"image": "a.png", "mask": "m.png"}],
+                "structures": [{"kind": "canny", "image": "b.png"}],
+            }
+            cells = plan({"columns": {name: values}, "request": request}, manager).grid.cells
             assert [field(cell) for cell in cells] == expected, name
 
-    def test_a_reference_that_differs_by_column_is_shown_above(self, studio: Studio) -> None:
-        document = {"columns": {"reference": ["a.png", None]}, "rows": {"seed": [1, 2]},
-                    "beside": ["reference", "text_only"]}
-        [page] = plan(document, studio).grid.pages
+    def test_a_reference_that_differs_by_column_is_shown_above(self, manager: ModelManager) -> None:
+        document = {
+            "columns": {"reference": ["a.png", None]},
+            "rows": {"seed": [1, 2]},
+            "beside": ["reference", "text_only"],
+        }
+        [page] = plan(document, manager).grid.pages
         assert page.row_heads == ("reference", "seed 1", "seed 2")
         assert page.column_heads == ("text only", "a", "no reference")
         above = page.panels[0]
-        assert [panel.name if panel else None for panel in above] == [
-            None, "p1-c1-reference", None]
+        assert [panel.name if panel else None for panel in above] == [None, "p1-c1-reference", None]
 
-    def test_the_text_alone_has_no_structure_and_hears_no_picture(self, studio: Studio) -> None:
-        document = SMALL | {"beside": ["structure", "text_only"], "request": {
-            "prompt": "x", "structures": [{"kind": "canny", "image": "c.png"}]}}
-        cells = plan(document, studio).grid.cells
+    def test_the_text_alone_has_no_structure_and_hears_no_picture(
+        self, manager: ModelManager
+    ) -> None:
+        document = SMALL | {
+            "beside": ["structure", "text_only"],
+            "request": {"prompt": "x", "structures": [{"kind": "canny", "image": "c.png"}]},
+        }
+        cells = plan(document, manager).grid.cells
         assert (cells[0].request.structures, cells[0].request.image_scale) == ((), 0.0)
         assert len(cells[1].request.structures) == 1
 
@@ -288,21 +376,31 @@ class TestGrid:
         assert head_of("seed", 4_000_000_000) == "seed 4000000000"
         assert len(head_of("reference", "x" * 500 + ".png")) == 80
 
-    def test_a_long_prompt_is_a_head_that_can_be_read_again(self, studio: Studio) -> None:
-        once = completed(spec({"columns": {"prompt": ["x " * 900]}}), studio.info)
+    def test_a_long_prompt_is_a_head_that_can_be_read_again(self, manager: ModelManager) -> None:
+        once = completed(spec({"columns": {"prompt": ["x " * 900]}}), manager.info)
         assert [len(head) for head in once.document["labels"]["columns"]] == [500]
         spec_from_document(once.document, once.files.__getitem__)
 
     def test_cells_are_counted_before_any_is_built(self) -> None:
-        assert count_cells({"columns": {"seed": "1:10"}, "rows": {"steps": [1, 2]},
-                            "pages": {"guidance": [1, 2]}, "beside": ["no_image"]}) == 44
+        assert (
+            count_cells(
+                {
+                    "columns": {"seed": "1:10"},
+                    "rows": {"steps": [1, 2]},
+                    "pages": {"guidance": [1, 2]},
+                    "beside": ["no_image"],
+                }
+            )
+            == 44
+        )
 
 
-def together_as_alone(pipeline: ImagePromptPipeline,
-                      requests: list[GenerateRequest]) -> list[Result]:
+def together_as_alone(
+    pipeline: ImagePromptPipeline, requests: list[GenerateRequest]
+) -> list[Result]:
     """The results of a batch, each checked against what its request gives by itself."""
-    assert all(may_share_a_batch(requests[0], request) for request in requests)
-    results = [event for event in pipeline.stream_together(requests) if isinstance(event, Result)]
+    assert all(can_batch(requests[0], request) for request in requests)
+    results = [event for event in pipeline.stream_batch(requests) if isinstance(event, Result)]
     for result, request in zip(results, requests, strict=True):
         alone = pipeline.generate(request)
         assert result.request == effective_request(request)
@@ -322,91 +420,152 @@ class TestTogether:
         self, pipeline: ImagePromptPipeline, guidance: float
     ) -> None:
         shared = GenerateRequest(
-            guidance=guidance, steps=3, structures=(
+            guidance=guidance,
+            steps=3,
+            structures=(
                 Structure(kind="canny", image=picture(3), annotator="canny"),
-                Structure(kind="palette", image=picture(4), annotator="palette")))
+                Structure(kind="palette", image=picture(4), annotator="palette"),
+            ),
+        )
         references = (
-            (), (Reference(image=picture(1)),),
-            (Reference(image=picture(2), mask=box_mask((0, 0, 32, 64))),
-             Reference(image=picture(5), weight=0.5), Reference(image=picture(6), negative=True)),
+            (),
+            (Reference(image=picture(1)),),
+            (
+                Reference(image=picture(2), mask=box_mask((0, 0, 32, 64))),
+                Reference(image=picture(5), weight=0.5),
+                Reference(image=picture(6), negative=True),
+            ),
             (Reference(image=picture(1), only_image=1), Reference(image=picture(2))),
         )
         requests = [
-            replace(shared, references=given, prompt="abcd"[i], image_scale=0.3 * (i + 1), seed=i,
-                    count=2 if i == 3 else 1, combine="average" if i == 2 else "concat")
+            replace(
+                shared,
+                references=given,
+                prompt="abcd"[i],
+                image_scale=0.3 * (i + 1),
+                seed=i,
+                count=2 if i == 3 else 1,
+                combine="average" if i == 2 else "concat",
+            )
             for i, given in enumerate(references)
         ]
         a, b, *_ = together_as_alone(pipeline, requests)
-        assert np.abs(np.asarray(a.images[0], dtype=int)
-                      - np.asarray(b.images[0], dtype=int)).max() > 10
+        assert (
+            np.abs(np.asarray(a.images[0], dtype=int) - np.asarray(b.images[0], dtype=int)).max()
+            > 10
+        )
 
     @pytest.mark.parametrize("guidance", [1.0, 3.0])
     def test_each_of_a_batch_has_its_own_maps(
         self, pipeline: ImagePromptPipeline, guidance: float
     ) -> None:
-        first = GenerateRequest(guidance=guidance, steps=3, structures=(
-            Structure(kind="canny", image=picture(3), annotator="canny"),
-            Structure(kind="palette", image=picture(4), annotator="palette")))
+        first = GenerateRequest(
+            guidance=guidance,
+            steps=3,
+            structures=(
+                Structure(kind="canny", image=picture(3), annotator="canny"),
+                Structure(kind="palette", image=picture(4), annotator="palette"),
+            ),
+        )
         other = (replace(first.structures[0], image=picture(5)), first.structures[1])
-        together_as_alone(pipeline, [first, replace(first, structures=other, count=2),
-                                     replace(first, structures=other, seed=4)])
+        together_as_alone(
+            pipeline,
+            [
+                first,
+                replace(first, structures=other, count=2),
+                replace(first, structures=other, seed=4),
+            ],
+        )
 
     @pytest.mark.parametrize("context", [1.0, 0.3])
     def test_each_of_a_batch_has_its_own_part_to_paint(
         self, pipeline: ImagePromptPipeline, context: float
     ) -> None:
         first = GenerateRequest(
-            guidance=3.0, steps=3, references=(Reference(image=picture(1)),),
-            inpaint=Inpaint(image=picture(2), mask=box_mask((8, 8, 40, 40)), passes=2,
-                            context=context, surroundings=1.0))
+            guidance=3.0,
+            steps=3,
+            references=(Reference(image=picture(1)),),
+            inpaint=Inpaint(
+                image=picture(2),
+                mask=box_mask((8, 8, 40, 40)),
+                repaint_passes=2,
+                context=context,
+                background_weight=1.0,
+            ),
+        )
         assert first.inpaint is not None
-        second = replace(first.inpaint, image=picture(3), mask=box_mask((20, 24, 52, 56)),
-                         feather=8, surroundings=0.0)
+        second = replace(
+            first.inpaint,
+            image=picture(3),
+            mask=box_mask((20, 24, 52, 56)),
+            feather=8,
+            background_weight=0.0,
+        )
         together_as_alone(pipeline, [first, replace(first, inpaint=second, seed=3, count=2)])
 
     def test_a_picture_that_all_paint_in_is_encoded_once(
         self, pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         given = Inpaint(image=picture(77), mask=box_mask((8, 8, 40, 40)))
-        codec, encoded = pipeline._model.codec, []
-        encode = type(codec).latents_from_pixels
-        monkeypatch.setattr(type(codec), "latents_from_pixels",
-                            lambda self, pixels: encoded.append(1) or encode(self, pixels))
+        vae, encoded = pipeline._model.vae, []
+        encode = type(vae).latents_from_pixels
+        monkeypatch.setattr(
+            type(vae),
+            "latents_from_pixels",
+            lambda self, pixels: encoded.append(1) or encode(self, pixels),
+        )
         requests = [GenerateRequest(steps=1, inpaint=given, seed=seed) for seed in range(3)]
-        list(pipeline.stream_together(requests))
+        list(pipeline.stream_batch(requests))
         assert len(encoded) == 1
 
     def test_only_what_is_the_same_for_all_is_shared(self) -> None:
         one = GenerateRequest(references=(Reference(image=picture(1)),), seed=1)
-        assert may_share_a_batch(one, replace(one, references=(), prompt="x", seed=7, count=3))
-        for change in ({"steps": 3}, {"guidance": 2.0}, {"sampler": "ddim"}, {"width": 64},
-                       {"image_window": (0.0, 0.5)}, {"negative_prompt": "x"},
-                       {"init_image": picture(2)}):
-            assert may_share_a_batch(one, replace(one, **change)) is ("negative_prompt" in change)
+        assert can_batch(one, replace(one, references=(), prompt="x", seed=7, count=3))
+        for change in (
+            {"steps": 3},
+            {"guidance": 2.0},
+            {"sampler": "ddim"},
+            {"width": 64},
+            {"image_window": (0.0, 0.5)},
+            {"negative_prompt": "x"},
+            {"init_image": picture(2)},
+        ):
+            assert can_batch(one, replace(one, **change)) is ("negative_prompt" in change)
 
     def test_maps_of_the_same_networks_may_differ(self) -> None:
         canny = Structure(kind="canny", image=picture(1))
         one = GenerateRequest(structures=(canny,))
-        for change, shared in (({"image": picture(2)}, True), ({"annotator": "canny"}, True),
-                               ({"kind": "palette"}, False), ({"weight": 0.5}, False),
-                               ({"window": (0.0, 0.5)}, False)):
+        for change, shared in (
+            ({"image": picture(2)}, True),
+            ({"annotator": "canny"}, True),
+            ({"kind": "palette"}, False),
+            ({"weight": 0.5}, False),
+            ({"window": (0.0, 0.5)}, False),
+        ):
             other = replace(one, structures=(replace(canny, **change),))
-            assert may_share_a_batch(one, other) is shared, change
-        assert not may_share_a_batch(one, replace(one, structures=(canny, canny)))
-        assert not may_share_a_batch(one, replace(one, structures=()))
+            assert can_batch(one, other) is shared, change
+        assert not can_batch(one, replace(one, structures=(canny, canny)))
+        assert not can_batch(one, replace(one, structures=()))
 
     def test_what_is_painted_may_differ_at_one_size(self) -> None:
         given = Inpaint(image=picture(1), mask=box_mask((8, 8, 40, 40)))
         one = GenerateRequest(inpaint=given)
-        larger = {"image": picture(1).resize((128, 64)),
-                  "mask": box_mask((8, 8, 40, 40)).resize((128, 64))}
-        for change, shared in (({"image": picture(2)}, True), ({"feather": 9}, True),
-                               ({"mask": box_mask((0, 0, 64, 32))}, True), (larger, False),
-                               ({"passes": 2}, False), ({"strength": 0.5}, False),
-                               ({"context": 0.0}, False)):
+        larger = {
+            "image": picture(1).resize((128, 64)),
+            "mask": box_mask((8, 8, 40, 40)).resize((128, 64)),
+        }
+        for change, shared in (
+            ({"image": picture(2)}, True),
+            ({"feather": 9}, True),
+            ({"mask": box_mask((0, 0, 64, 32))}, True),
+            (larger, False),
+            ({"repaint_passes": 2}, False),
+            ({"strength": 0.5}, False),
+            ({"context": 0.0}, False),
+        ):
             other = replace(one, inpaint=replace(given, **change))
-            assert may_share_a_batch(one, other) is shared, change
-        assert not may_share_a_batch(one, replace(one, inpaint=None))
+            assert can_batch(one, other) is shared, change
+        assert not can_batch(one, replace(one, inpaint=None))
 
 
 def _saved_again(content: bytes) -> bytes:
@@ -431,77 +590,88 @@ def _edited(content: bytes) -> bytes:
 
 
 class TestJob:
-    def test_cells_are_pngs_that_hold_their_request(self, studio: Studio, tmp_path: Path) -> None:
-        job = drawn(plan(SMALL, studio), tmp_path / "out")
+    def test_cells_are_pngs_that_hold_their_request(
+        self, manager: ModelManager, tmp_path: Path
+    ) -> None:
+        job = drawn(plan(SMALL, manager), tmp_path / "out")
         assert len(job.finished()) == 6
         for cell in job.plan.grid.cells:
             record = record_from_png(job.path(cell))
             assert record.request == cell.request
-            assert record.facts == studio.pipeline.facts
-            [alone] = studio.pipeline.generate(cell.request).images
+            assert record.provenance == manager.pipeline.provenance
+            [alone] = manager.pipeline.generate(cell.request).images
             assert np.abs(pixels(job.path(cell)) - np.asarray(alone, dtype=np.int16)).max() <= 1
 
-    def test_models_come_one_after_the_other(self, studio: Studio, tmp_path: Path) -> None:
-        document = {"columns": {"model": ["tiny", "other"]}, "rows": {"seed": "1:3"},
-                    "request": {"steps": 1}}
-        job = Job(plan(document, studio), tmp_path)
+    def test_models_come_one_after_the_other(self, manager: ModelManager, tmp_path: Path) -> None:
+        document = {
+            "columns": {"model": ["tiny", "other"]},
+            "rows": {"seed": "1:3"},
+            "request": {"steps": 1},
+        }
+        job = Job(plan(document, manager), tmp_path)
         assert [event.cell.model for event in job.run()] == ["tiny"] * 3 + ["other"] * 3
 
     def test_a_stopped_job_goes_on_and_ends_like_any_other(
-        self, studio: Studio, tmp_path: Path
+        self, manager: ModelManager, tmp_path: Path
     ) -> None:
-        whole = drawn(plan(SMALL, studio), tmp_path / "whole")
-        part = Job(plan(SMALL, studio), tmp_path / "part")
+        whole = drawn(plan(SMALL, manager), tmp_path / "whole")
+        part = Job(plan(SMALL, manager), tmp_path / "part")
         events = part.run()
         first = next(events)
         events.close()
         before = first.path.stat().st_mtime_ns  # type: ignore[union-attr]
         assert 0 < len(part.finished()) < 6
-        part = drawn(plan(SMALL, studio), tmp_path / "part")
+        part = drawn(plan(SMALL, manager), tmp_path / "part")
         assert part.path(first.cell).stat().st_mtime_ns == before, "what is there stays"
         for cell in whole.plan.grid.cells:
             assert part.path(cell).read_bytes() == whole.path(cell).read_bytes()
         bundles = [write_bundle(job).path.read_bytes() for job in (whole, part)]
         assert bundles[0] == bundles[1]
 
-    def test_a_finished_job_draws_nothing(self, studio: Studio, tmp_path: Path) -> None:
-        drawn(plan(SMALL, studio), tmp_path)
-        assert list(Job(plan(SMALL, studio), tmp_path).run()) == []
+    def test_a_finished_job_draws_nothing(self, manager: ModelManager, tmp_path: Path) -> None:
+        drawn(plan(SMALL, manager), tmp_path)
+        assert list(Job(plan(SMALL, manager), tmp_path).run()) == []
 
-    def test_what_another_model_drew_is_drawn_again(self, studio: Studio, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-        job = drawn(plan(SMALL, studio), tmp_path)
-        monkeypatch.setitem(studio.pipeline.facts, "weights", {"unet": "retrained"})
+    def test_what_another_model_drew_is_drawn_again(
+        self, manager: ModelManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = drawn(plan(SMALL, manager), tmp_path)
+        monkeypatch.setitem(manager.pipeline.provenance, "weights", {"unet": "retrained"})
         for path in tmp_path.glob("cells/*.png"):
             path.write_bytes(path.read_bytes())
         assert len(list(Job(job.plan, tmp_path).run())) == 6
 
-    def test_another_comparison_is_not_mixed_in(self, studio: Studio, tmp_path: Path) -> None:
-        drawn(plan(SMALL, studio), tmp_path)
-        with pytest.raises(RequestError, match="holds another comparison"):
-            Job(plan(SMALL | {"title": "?"}, studio), tmp_path)
-
-    @pytest.mark.parametrize(("damage", "reason"), [
-        (lambda content: b"", "file is an empty file"),
-        (lambda content: content[:100], "file is damaged or cut short"),
-        (lambda content: content[:-20], "cut short"),
-        (lambda content: content.replace(b"IDAT", b"IDAX", 1), "damaged"),
-        (lambda content: _saved_again(content), "holds no request"),
-        (lambda content: _edited(content), "file has other pixels than those that were drawn"),
-        (lambda content: b"not a picture", "file is not a picture"),
-    ])
-    def test_a_damaged_cell_is_named_and_drawn_again(
-        self, studio: Studio, tmp_path: Path, damage: Callable[[bytes], bytes], reason: str
+    def test_another_comparison_is_not_mixed_in(
+        self, manager: ModelManager, tmp_path: Path
     ) -> None:
-        job = drawn(plan(SMALL, studio), tmp_path)
+        drawn(plan(SMALL, manager), tmp_path)
+        with pytest.raises(RequestError, match="holds another comparison"):
+            Job(plan(SMALL | {"title": "?"}, manager), tmp_path)
+
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            (lambda content: b"", "file is an empty file"),
+            (lambda content: content[:100], "file is damaged or cut short"),
+            (lambda content: content[:-20], "cut short"),
+            (lambda content: content.replace(b"IDAT", b"IDAX", 1), "damaged"),
+            (lambda content: _saved_again(content), "holds no request"),
+            (lambda content: _edited(content), "file has other pixels than those that were drawn"),
+            (lambda content: b"not a picture", "file is not a picture"),
+        ],
+    )
+    def test_a_damaged_cell_is_named_and_drawn_again(
+        self, manager: ModelManager, tmp_path: Path, damage: Callable[[bytes], bytes], reason: str
+    ) -> None:
+        job = drawn(plan(SMALL, manager), tmp_path)
         path = tmp_path / "cells" / "p1-r1-c2.png"
         whole, others = path.read_bytes(), [p for p in path.parent.iterdir() if p != path]
         times = [p.stat().st_mtime_ns for p in others]
         path.write_bytes(damage(whole))
-        notes, cells = [], []
+        warnings, cells = [], []
         for event in Job(job.plan, tmp_path).run():
-            (notes if isinstance(event, Note) else cells).append(event)
-        [note] = notes
+            (warnings if isinstance(event, ComparisonWarning) else cells).append(event)
+        [note] = warnings
         assert note.message.startswith("cells/p1-r1-c2.png is drawn again: ")
         assert reason in note.message
         assert "p1-r1-c2" in [event.cell.name for event in cells]
@@ -512,40 +682,45 @@ class TestJob:
         assert not list(Job(job.plan, tmp_path).run())
 
     @pytest.mark.parametrize("text", [None, "", "[]", '{"p1-r1'])
-    def test_a_folder_without_sums_goes_on(self, studio: Studio, tmp_path: Path,
-                                           text: str | None) -> None:
+    def test_a_folder_without_sums_goes_on(
+        self, manager: ModelManager, tmp_path: Path, text: str | None
+    ) -> None:
         """As one from before there were any; a cell drawn from then on has its own."""
-        drawn(plan(SMALL, studio), tmp_path)
+        drawn(plan(SMALL, manager), tmp_path)
         sums = tmp_path / "pixels.json"
         assert len(json.loads(sums.read_text())) == 6
         sums.unlink() if text is None else sums.write_text(text)
-        assert not list(Job(plan(SMALL, studio), tmp_path).run())
+        assert not list(Job(plan(SMALL, manager), tmp_path).run())
         (tmp_path / "cells/p1-r1-c2.png").unlink()
-        drawn(plan(SMALL, studio), tmp_path)
+        drawn(plan(SMALL, manager), tmp_path)
         assert list(json.loads(sums.read_text())) == ["p1-r1-c2"]
 
     @pytest.mark.parametrize("text", ["", '{"columns": {"se', "[]", "1", "\x00\x00"])
-    def test_a_cut_spec_is_said(self, studio: Studio, tmp_path: Path, text: str) -> None:
-        drawn(plan(SMALL, studio), tmp_path / "out")
+    def test_a_cut_spec_is_said(self, manager: ModelManager, tmp_path: Path, text: str) -> None:
+        drawn(plan(SMALL, manager), tmp_path / "out")
         (tmp_path / "out" / "spec.json").write_text(text)
         with pytest.raises(RequestError, match=r"out: out/spec\.json is damaged .* delete it"):
-            Job(plan(SMALL, studio), tmp_path / "out")
+            Job(plan(SMALL, manager), tmp_path / "out")
         (tmp_path / "out" / "spec.json").unlink()
-        assert not list(Job(plan(SMALL, studio), tmp_path / "out").run())
+        assert not list(Job(plan(SMALL, manager), tmp_path / "out").run())
 
-    def test_a_cut_input_or_reference_is_put_right(self, studio: Studio, tmp_path: Path) -> None:
-        bundle = draw_comparison(spec(SMALL), tmp_path, studio).read_bytes()
+    def test_a_cut_input_or_reference_is_put_right(
+        self, manager: ModelManager, tmp_path: Path
+    ) -> None:
+        bundle = draw_comparison(spec(SMALL), tmp_path, manager).read_bytes()
         for path in [*tmp_path.glob("inputs/*"), *tmp_path.glob("given/*")]:
             path.write_bytes(path.read_bytes()[:50])
-        assert draw_comparison(spec(SMALL), tmp_path, studio).read_bytes() == bundle
+        assert draw_comparison(spec(SMALL), tmp_path, manager).read_bytes() == bundle
 
-    def test_another_seed_is_checked_before_anything_is_drawn(self, studio: Studio) -> None:
+    def test_another_seed_is_checked_before_anything_is_drawn(self, manager: ModelManager) -> None:
         with pytest.raises(RequestError, match=r"p1-r1-c2 drawn again: seed must"):
-            plan(SMALL | {"redraw": {"p1-r1-c2": -1}}, studio)
+            plan(SMALL | {"redraw": {"p1-r1-c2": -1}}, manager)
 
-    def test_one_bad_cell_does_not_blank_the_rest(self, studio: Studio, tmp_path: Path) -> None:
+    def test_one_bad_cell_does_not_blank_the_rest(
+        self, manager: ModelManager, tmp_path: Path
+    ) -> None:
         document = SMALL | {"columns": {"adapter": ["base", "nonesuch"]}, "beside": []}
-        job = Job(plan(document, studio), tmp_path)
+        job = Job(plan(document, manager), tmp_path)
         events = list(job.run())
         failed = [event for event in events if isinstance(event, Failed)]
         assert [event.cell.column for event in failed] == [2, 2]
@@ -559,34 +734,35 @@ class TestJob:
         assert "adapter must be" in text
 
     def test_a_batch_that_does_not_fit_comes_one_by_one(
-        self, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, manager: ModelManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = studio.draw_between
+        whole = manager.draw_in_background
 
         def narrow(name: str, requests: Any) -> Any:
             if len(requests) > 1:
                 raise RuntimeError("out of memory")
             return whole(name, requests)
 
-        monkeypatch.setattr(studio, "draw_between", narrow)
-        assert len(drawn(plan(SMALL, studio), tmp_path).finished()) == 6
+        monkeypatch.setattr(manager, "draw_in_background", narrow)
+        assert len(drawn(plan(SMALL, manager), tmp_path).finished()) == 6
 
     def test_a_cell_can_be_drawn_again_from_another_seed(
-        self, studio: Studio, tmp_path: Path
+        self, manager: ModelManager, tmp_path: Path
     ) -> None:
-        before = drawn(plan(SMALL, studio), tmp_path)
+        before = drawn(plan(SMALL, manager), tmp_path)
         contents = {c.name: before.path(c).read_bytes() for c in before.plan.grid.cells}
-        after = drawn(plan(SMALL | {"redraw": {"p1-r1-c2": 9}}, studio), tmp_path)
-        changed = [c.name for c in after.plan.grid.cells
-                   if after.path(c).read_bytes() != contents[c.name]]
+        after = drawn(plan(SMALL | {"redraw": {"p1-r1-c2": 9}}, manager), tmp_path)
+        changed = [
+            c.name for c in after.plan.grid.cells if after.path(c).read_bytes() != contents[c.name]
+        ]
         assert changed == ["p1-r1-c2"]
         assert record_from_png(tmp_path / "cells/p1-r1-c2.png").request.seed == 9
-        afresh = drawn(plan(SMALL | {"redraw": {"p1-r1-c2": 9}}, studio), tmp_path / "afresh")
+        afresh = drawn(plan(SMALL | {"redraw": {"p1-r1-c2": 9}}, manager), tmp_path / "afresh")
         for cell in after.plan.grid.cells:
             assert after.path(cell).read_bytes() == afresh.path(cell).read_bytes()
 
-    def test_the_cost_is_known_before(self, studio: Studio) -> None:
-        cost = Pace().cost(plan(SMALL, studio))
+    def test_the_cost_is_known_before(self, manager: ModelManager) -> None:
+        cost = Pace().cost(plan(SMALL, manager))
         assert (cost.cells, cost.steps) == (6, 12)
         assert 0 < cost.seconds < 60
         assert re.fullmatch(r"6 cells, 12 steps: about \d+ s", str(cost))
@@ -595,110 +771,127 @@ class TestJob:
 class TestCourtesy:
     """A comparison never holds up a single picture."""
 
-    def test_it_waits_between_two_steps(self, studio: Studio) -> None:
+    def test_it_waits_between_two_steps(self, manager: ModelManager) -> None:
         long = GenerateRequest(steps=40, references=(Reference(image=picture(1)),))
         short = replace(long, steps=2)
         order = []
 
         def compare() -> None:
-            studio.draw_between("tiny", [long] * 2)
+            manager.draw_in_background("tiny", [long] * 2)
             order.append("comparison")
 
         thread = threading.Thread(target=compare)
         thread.start()
-        while studio.pipeline._conditioner._text._entries == {}:
+        while manager.pipeline._conditioner._text._entries == {}:
             time.sleep(0.001)
         for _ in range(5):
-            with studio.visit("tiny") as pipeline:
+            with manager.acquire("tiny") as pipeline:
                 pipeline.generate(short)
                 order.append("picture")
         thread.join()
         assert order == ["picture"] * 5 + ["comparison"]
 
-    def test_it_gives_up_its_model_and_comes_back(self, studio: Studio) -> None:
+    def test_it_gives_up_its_model_and_comes_back(self, manager: ModelManager) -> None:
         long = GenerateRequest(steps=60)
         results: list[Any] = []
         thread = threading.Thread(
-            target=lambda: results.extend(studio.draw_between("tiny", [long])))
+            target=lambda: results.extend(manager.draw_in_background("tiny", [long]))
+        )
         thread.start()
-        while studio.pipeline._conditioner._text._entries == {}:
+        while manager.pipeline._conditioner._text._entries == {}:
             time.sleep(0.001)
-        with studio.visit("other") as pipeline:
-            assert studio.info.name == "other"
+        with manager.acquire("other") as pipeline:
+            assert manager.info.name == "other"
             assert not results
             pipeline.generate(GenerateRequest(steps=1))
         thread.join()
-        assert studio.info.name == "tiny"
-        expected = studio.pipeline.generate(long)
+        assert manager.info.name == "tiny"
+        expected = manager.pipeline.generate(long)
         assert np.array_equal(np.asarray(results[0].images[0]), np.asarray(expected.images[0]))
 
 
 class TestBundle:
     @pytest.fixture
-    def bundle(self, studio: Studio, tmp_path: Path) -> Path:
+    def bundle(self, manager: ModelManager, tmp_path: Path) -> Path:
         document = SMALL | {
             "request": SMALL["request"] | {"structures": [{"kind": "canny", "image": "c.png"}]},
-            "beside": ["reference", "structure", "no_image"], "pages": {"seed": [1, 2]},
+            "beside": ["reference", "structure", "no_image"],
+            "pages": {"seed": [1, 2]},
             "figure": {"width": "single", "zoom": [0.4, 0.4, 0.2, 0.2]},
         }
-        return draw_comparison(spec(document), tmp_path / "out", studio)
+        return draw_comparison(spec(document), tmp_path / "out", manager)
 
     def test_it_holds_all_that_was_promised(self, bundle: Path) -> None:
         with zipfile.ZipFile(bundle) as content:
             names = set(content.namelist())
             figures = {f"figure-p{p}.{kind}" for p in (1, 2) for kind in ("pdf", "svg", "png")}
-            assert figures | {"figure.tex", "scores.csv", "spec.json", "manifest.json",
-                              "rerun.sh"} <= names
+            assert (
+                figures | {"figure.tex", "scores.csv", "spec.json", "manifest.json", "rerun.sh"}
+                <= names
+            )
             assert len([n for n in names if n.startswith("cells/")]) == 12
             assert "given/p1-r1-structure.png" in names
             assert len([n for n in names if n.startswith("maps/")]) == 1
             manifest = json.loads(content.read("manifest.json"))
             for row in manifest["inputs"]:
-                assert content.read(row["file"]) in {files("a.png", "b.png", "c.png")(n)
-                                                     for n in ("a.png", "b.png", "c.png")}
+                assert content.read(row["file"]) in {
+                    files("a.png", "b.png", "c.png")(n) for n in ("a.png", "b.png", "c.png")
+                }
         assert all(row["maps"] and row["maps"][0] in names for row in manifest["cells"])
         assert not any(n.startswith("/") or ".." in n for n in names)
-        assert manifest["models"]["tiny"].keys() >= {"weights", "scheduler", "dtype", "device",
-                                                     "versions"}
+        assert manifest["models"]["tiny"].keys() >= {
+            "weights",
+            "scheduler",
+            "dtype",
+            "device",
+            "versions",
+        }
 
-    def test_drawn_again_it_is_the_same(self, bundle: Path, studio: Studio) -> None:
+    def test_drawn_again_it_is_the_same(self, bundle: Path, manager: ModelManager) -> None:
         found = Bundle(bundle)
-        assert found.changes(studio) == []
-        assert [v.difference for v in found.verified(studio)] == [0] * 12
+        assert found.changes(manager) == []
+        assert [v.difference for v in found.verified(manager)] == [0] * 12
 
     def test_unpacked_it_is_a_spec_like_any_other(
-        self, bundle: Path, studio: Studio, tmp_path: Path
+        self, bundle: Path, manager: ModelManager, tmp_path: Path
     ) -> None:
         with zipfile.ZipFile(bundle) as content:
             content.extractall(tmp_path / "unpacked")
-        assert [v.difference for v in Bundle(tmp_path / "unpacked").verified(studio)] == [0] * 12
-        again = draw_comparison(tmp_path / "unpacked" / "spec.json", tmp_path / "again", studio)
+        assert [v.difference for v in Bundle(tmp_path / "unpacked").verified(manager)] == [0] * 12
+        again = draw_comparison(tmp_path / "unpacked" / "spec.json", tmp_path / "again", manager)
         assert again.read_bytes() == bundle.read_bytes()
 
     def test_a_changed_cell_and_another_model_are_noticed(
-        self, bundle: Path, studio: Studio, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, bundle: Path, manager: ModelManager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         with zipfile.ZipFile(bundle) as content:
             content.extractall(tmp_path / "unpacked")
         cell = tmp_path / "unpacked/cells/p1-r1-c1.png"
         cell.write_bytes((tmp_path / "unpacked/cells/p1-r1-c2.png").read_bytes())
-        monkeypatch.setitem(studio.pipeline.facts, "dtype", "float16")
+        monkeypatch.setitem(manager.pipeline.provenance, "dtype", "float16")
         found = Bundle(tmp_path / "unpacked")
-        assert found.changes(studio) == ["tiny: dtype was 'float32', is 'float16'"]
-        [changed] = [v for v in found.verified(studio) if v.difference != 0]
+        assert found.changes(manager) == ["tiny: dtype was 'float32', is 'float16'"]
+        [changed] = [v for v in found.verified(manager) if v.difference != 0]
         assert (changed.cell.name, changed.difference) == ("p1-r1-c1", None)
         assert "not the one that the manifest names" in changed.message
 
-    def test_a_manifest_restores_everything(self, bundle: Path, studio: Studio) -> None:
+    def test_a_manifest_restores_everything(self, bundle: Path, manager: ModelManager) -> None:
         with zipfile.ZipFile(bundle) as content:
             restored = spec_from_manifest(content.read("manifest.json"))
-        assert Plan(restored, studio).grid == Plan(Bundle(bundle).spec, studio).grid
+        assert Plan(restored, manager).grid == Plan(Bundle(bundle).spec, manager).grid
         assert len(restored.files) == 3
 
-    @pytest.mark.parametrize("change", [
-        {"schema": 2}, {"inputs": []}, {"spec": {}}, {"cells": [{}]}, {"more": 1},
-        {"inputs": [{"file": "../../x", "sha256": "0" * 64, "bytes": 1, "content": "!"}]},
-    ])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"schema": 2},
+            {"inputs": []},
+            {"spec": {}},
+            {"cells": [{}]},
+            {"more": 1},
+            {"inputs": [{"file": "../../x", "sha256": "0" * 64, "bytes": 1, "content": "!"}]},
+        ],
+    )
     def test_a_manifest_is_not_trusted(self, bundle: Path, change: dict[str, Any]) -> None:
         with zipfile.ZipFile(bundle) as content:
             document = json.loads(content.read("manifest.json"))
@@ -719,8 +912,9 @@ class TestBundle:
         cells = rows[:12]
         assert all(-1 <= float(row["clip_i"]) <= 1 for row in cells)
         assert all(row["clip_t"] == row["attributes"] == "" for row in cells), "tiny has no words"
-        first = [float(row["clip_i"]) for row in cells if (row["page"], row["row"]) ==
-                 ("seed 1", "a")]
+        first = [
+            float(row["clip_i"]) for row in cells if (row["page"], row["row"]) == ("seed 1", "a")
+        ]
         mean = next(row for row in rows if row["cell"] == "mean of the row")
         assert float(mean["clip_i"]) == pytest.approx(np.mean(first), abs=2e-4)
 
@@ -739,11 +933,15 @@ class TestBundle:
 class TestText:
     @pytest.mark.parametrize("text", HOSTILE)
     def test_hostile_labels_come_out_as_plain_text(
-        self, studio: Studio, tmp_path: Path, text: str
+        self, manager: ModelManager, tmp_path: Path, text: str
     ) -> None:
-        document = {"request": {"steps": 1}, "columns": {"seed": [1]}, "title": text[:500],
-                    "labels": {"columns": [text[:500]]}}
-        bundle = draw_comparison(spec(document), tmp_path / "out", studio)
+        document = {
+            "request": {"steps": 1},
+            "columns": {"seed": [1]},
+            "title": text[:500],
+            "labels": {"columns": [text[:500]]},
+        }
+        bundle = draw_comparison(spec(document), tmp_path / "out", manager)
         with zipfile.ZipFile(bundle) as content:
             assert not any(".." in name or "<" in name for name in content.namelist())
         shown = PdfReader(tmp_path / "out/figure-p1.pdf").pages[0].extract_text()
@@ -760,7 +958,8 @@ class TestText:
 
     def test_latex_takes_nothing_for_a_command(self) -> None:
         assert latex(r"\a{b}$c_d^e&f#g%h~") == (
-            r"\textbackslash{}a\{b\}\$c\_d\textasciicircum{}e\&f\#g\%h\textasciitilde{}")
+            r"\textbackslash{}a\{b\}\$c\_d\textasciicircum{}e\&f\#g\%h\textasciitilde{}"
+        )
         assert latex("λ = 1\n2") == r"$\lambda$ = 1 2"
         assert latex("a 🎉") == "a [party popper]"
 
@@ -779,7 +978,12 @@ class TestText:
 
     def test_spreadsheets_see_no_formula(self) -> None:
         assert [csv_cell(t) for t in ("=1+1", "-2", "@x", "+3", "a=1")] == [
-            "'=1+1", "'-2", "'@x", "'+3", "a=1"]
+            "'=1+1",
+            "'-2",
+            "'@x",
+            "'+3",
+            "a=1",
+        ]
 
     def test_long_lists_are_told_shortly(self) -> None:
         scales = [f"λ = {i / 5:g}" for i in range(7)]
@@ -789,8 +993,8 @@ class TestText:
 
 class TestVotes:
     @pytest.fixture
-    def job(self, studio: Studio, tmp_path: Path) -> Job:
-        return drawn(plan(SMALL | {"beside": [], "pages": {"seed": "1:4"}}, studio), tmp_path)
+    def job(self, manager: ModelManager, tmp_path: Path) -> Job:
+        return drawn(plan(SMALL | {"beside": [], "pages": {"seed": "1:4"}}, manager), tmp_path)
 
     def test_every_row_once_on_shuffled_sides(self, job: Job) -> None:
         found = ballot(job, 1, 2, seed=3)
@@ -822,9 +1026,15 @@ class TestVotes:
 
 
 def test_a_filmstrip_is_one_request_at_several_scales() -> None:
-    request = GenerateRequest(seed=5, count=3, references=(
-        Reference(image=picture(1)), Reference(image=picture(2), only_image=1),
-        Reference(image=picture(3), only_image=0)))
+    request = GenerateRequest(
+        seed=5,
+        count=3,
+        references=(
+            Reference(image=picture(1)),
+            Reference(image=picture(2), only_image=1),
+            Reference(image=picture(3), only_image=0),
+        ),
+    )
     strip = filmstrip(request)
     assert [one.image_scale for one in strip] == list(SCALES)
     assert {one.seed for one in strip} == {5}
@@ -833,13 +1043,17 @@ def test_a_filmstrip_is_one_request_at_several_scales() -> None:
 
 
 def test_tabletop_cells_are_read_as_well(tmp_path: Path) -> None:
-    """CLIP-T and attributes, which only a model with words and a reader has."""
+    """CLIP-T and attributes, which only a model with words and a classifier has."""
     pipeline = load("tabletop")
     assets = Path(__file__).parent.parent / "assets" / "examples"
-    document = {"request": {"steps": 8, "prompt": "a red sphere"}, "beside": ["no_image"],
-                "columns": {"image_scale": [1]}, "rows": {"reference": ["red-sphere.png"]}}
+    document = {
+        "request": {"steps": 8, "prompt": "a red sphere"},
+        "beside": ["no_image"],
+        "columns": {"image_scale": [1]},
+        "rows": {"reference": ["red-sphere.png"]},
+    }
     known = spec_from_document(document, lambda name: (assets / name).read_bytes())
-    job = drawn(Plan(known, Studio(pipeline)), tmp_path)
+    job = drawn(Plan(known, ModelManager(pipeline)), tmp_path)
     without, having = scores(job)
     assert having.clip_i > without.clip_i  # type: ignore[operator]
     assert having.attributes > without.attributes  # type: ignore[operator]
@@ -851,28 +1065,42 @@ def test_tabletop_cells_are_read_as_well(tmp_path: Path) -> None:
         scores(job, tmp_path)
 
 
-def test_cells_can_be_scored_by_another_clip(studio: Studio, tmp_path: Path) -> None:
+def test_cells_can_be_scored_by_another_clip(manager: ModelManager, tmp_path: Path) -> None:
     """A CLIP of transformers' own class, whose cosines transformers computes as well."""
-    pipe = studio.pipeline._model
+    pipe = manager.pipeline._model
     torch.manual_seed(0)
-    text = CLIPTextConfig(vocab_size=len(pipe.text.tokenizers[0]), hidden_size=16,
-                          intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-                          max_position_embeddings=77, eos_token_id=49407)
-    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-                              num_attention_heads=2, image_size=32, patch_size=8)
+    text = CLIPTextConfig(
+        vocab_size=len(pipe.text.tokenizers[0]),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        eos_token_id=49407,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    )
     clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).eval()
     clip.save_pretrained(tmp_path / "clip")
-    processor = CLIPImageProcessor(size={"shortest_edge": 32},
-                                   crop_size={"height": 32, "width": 32})
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
     processor.save_pretrained(tmp_path / "clip")
     tokenizer = pipe.text.tokenizers[0]
     tokenizer.save_pretrained(tmp_path / "clip")
-    job = drawn(plan(SMALL, studio), tmp_path / "out")
+    job = drawn(plan(SMALL, manager), tmp_path / "out")
     [score, *_] = scores(job, tmp_path / "clip")
     pictures = [Image.open(job.path(score.cell)).convert("RGB"), picture(0)]
     with torch.no_grad():
-        out = clip(**tokenizer(["a cube"], return_tensors="pt"),
-                   **processor(pictures, return_tensors="pt"))
+        out = clip(
+            **tokenizer(["a cube"], return_tensors="pt"), **processor(pictures, return_tensors="pt")
+        )
     seen, said = out.image_embeds, out.text_embeds
     assert score.clip_i == pytest.approx(float(seen[0] @ seen[1]), abs=1e-5)
     assert score.clip_t == pytest.approx(float(seen[0] @ said[0]), abs=1e-5)
@@ -885,15 +1113,25 @@ def test_killed_and_begun_again_it_ends_as_if_it_had_not_been(tmp_path: Path) ->
         (tmp_path / f"{name}.png").write_bytes(source.read_bytes())
     (tmp_path / "spec.yaml").write_text(
         "request: {steps: 4}\nrows: {reference: [red-sphere.png, blue-cone.png]}\n"
-        "columns: {image_scale: 0:1:0.25}\n")
+        "columns: {image_scale: 0:1:0.25}\n"
+    )
     command = [sys.executable, "-m", "ipadapter_demo", "compare", "spec.yaml", "--device", "cpu"]
-    environment = {"PYTHONPATH": str(Path(__file__).parent.parent), "PATH": "",
-                   "OMP_NUM_THREADS": "1"}
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PATH": "",
+        "OMP_NUM_THREADS": "1",
+    }
 
     def run(out: str, until: int | None = None) -> None:
         cells = 0
-        with subprocess.Popen([*command, "--out", out], cwd=tmp_path, env=environment, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            [*command, "--out", out],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 cells += "cell" in json.loads(line)
@@ -915,9 +1153,9 @@ def test_killed_and_begun_again_it_ends_as_if_it_had_not_been(tmp_path: Path) ->
     assert whole.read_bytes() == killed.read_bytes()
 
 
-def test_pictures_are_limited(studio: Studio) -> None:
+def test_pictures_are_limited(manager: ModelManager) -> None:
     wide = io.BytesIO()
     Image.new("RGB", (3000, 1500)).save(wide, "PNG")
     known = spec_from_document({"columns": {"reference": ["w.png"]}}, lambda _: wide.getvalue())
-    [cell] = Plan(known, studio).grid.cells
+    [cell] = Plan(known, manager).grid.cells
     assert cell.request.references[0].image.size == (1448, 724)  # as many pixels as a cell may have

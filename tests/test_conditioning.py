@@ -22,7 +22,7 @@ from ipadapter_demo.models.annotators import DETECTORS, annotate, is_empty
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.pipeline import ImagePromptPipeline
-from ipadapter_demo.pipeline.conditioning import Conditioner, Conditions, ContentCache, active
+from ipadapter_demo.pipeline.conditioning import Conditioner, Conditions, ContentCache, is_active
 from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
 from tests.tiny import CROSS_DIM, box_mask, picture
 
@@ -73,9 +73,7 @@ class TestEncoderView:
         atol = 1e-6 if size == 16 else 1.1 / 255 / min(model.image_processor.image_std)
         torch.testing.assert_close(conditioner._clip_pixels(view), expected, rtol=0, atol=atol)
 
-    def test_the_fit_decides_what_is_seen_of_a_wide_picture(
-        self, conditioner: Conditioner
-    ) -> None:
+    def test_the_fit_decides_what_is_seen_of_a_wide_picture(self, conditioner: Conditioner) -> None:
         wide = Image.new("RGB", (96, 32), "red")
         wide.paste("blue", (32, 0, 64, 32))
         seen = {fit: conditioner.encoder_view(Reference(image=wide, fit=fit)) for fit in FITS}
@@ -117,7 +115,7 @@ class TestImagePrompts:
         reference = (Reference(image=picture(1)),)
         for place, (name, adapter) in enumerate(model.adapters.items()):
             for prompt in prompts_of(read(conditioner, references=reference, adapter=name)):
-                assert prompt.adapter == place
+                assert prompt.adapter_index == place
                 assert prompt.tokens.shape == (1, adapter.num_tokens, CROSS_DIM)
         with pytest.raises(RequestError, match=r"adapter must be .* tiny \(base, plus\), got 'xl'"):
             read(conditioner, references=reference, adapter="xl")
@@ -125,14 +123,14 @@ class TestImagePrompts:
     def test_weights_weigh_the_tokens_of_their_reference(self, conditioner: Conditioner) -> None:
         pair = (Reference(image=picture(1)), Reference(image=picture(2), weight=0.5))
         for prompt in prompts_of(read(conditioner, references=pair)):
-            assert prompt.value_weights is not None
-            assert prompt.value_weights.tolist() == [1.0] * 4 + [0.5] * 4
+            assert prompt.token_weights is not None
+            assert prompt.token_weights.tolist() == [1.0] * 4 + [0.5] * 4
 
     def test_a_masked_reference_has_a_branch_of_its_own(self, conditioner: Conditioner) -> None:
         masked = Reference(image=picture(2), weight=0.5, mask=box_mask((0, 0, 32, 64)))
-        prompts = prompts_of(read(
-            conditioner, references=(Reference(image=picture(1)), masked), image_scale=0.8
-        ))
+        prompts = prompts_of(
+            read(conditioner, references=(Reference(image=picture(1)), masked), image_scale=0.8)
+        )
         assert [prompt.scale for prompt in prompts] == [0.8, 0.4, 0.8, 0.4]
         assert [prompt.mask is None for prompt in prompts] == [True, False, True, False]
         assert prompts[1].mask is not None
@@ -155,13 +153,16 @@ class TestImagePrompts:
     def test_references_can_be_averaged(self, conditioner: Conditioner, model: BaseModel) -> None:
         pair = (Reference(image=picture(1)), Reference(image=picture(2), weight=0.5))
         adapter = model.adapters["base"]
-        embeds = [adapter.embeds_from_clip_pixels(
-            conditioner._clip_pixels(conditioner.encoder_view(r)), model.image_encoder)
-            for r in pair]
+        embeds = [
+            adapter.embeds_from_clip_pixels(
+                conditioner._clip_pixels(conditioner.encoder_view(r)), model.image_encoder
+            )
+            for r in pair
+        ]
         prompt = prompts_of(read(conditioner, references=pair, combine="average"))[0]
         expected = adapter.tokens_from_embeds((2 * embeds[0] + embeds[1]) / 3)
         torch.testing.assert_close(prompt.tokens, expected)
-        assert prompt.value_weights is None
+        assert prompt.token_weights is None
         alone = prompts_of(read(conditioner, references=pair[:1], combine="average"))[0]
         assert torch.equal(alone.tokens, adapter.tokens_from_embeds(embeds[0]))
 
@@ -169,8 +170,8 @@ class TestImagePrompts:
         reference = (Reference(image=picture(1)),)
         factors = (0.0, 1.0, 0.5, 0.0, 0.0, 0.0, 1.0)
         prompts = prompts_of(read(conditioner, references=reference, image_layers=factors))
-        assert [prompt.layers for prompt in prompts] == [factors] * 2
-        assert prompts_of(read(conditioner, references=reference))[0].layers is None
+        assert [prompt.layer_scales for prompt in prompts] == [factors] * 2
+        assert prompts_of(read(conditioner, references=reference))[0].layer_scales is None
         with pytest.raises(RequestError, match=r"each of the 7 .* of tiny, got 2"):
             read(conditioner, references=reference, image_layers=(1.0, 0.5))
         with pytest.raises(RequestError, match="'style' is known for SD 1"):
@@ -195,12 +196,17 @@ class TestImagePrompts:
         self, conditioner: Conditioner, model: BaseModel
     ) -> None:
         same = GenerateRequest(
-            prompt="a", negative_prompt="b", structures=(COLOURS,),
+            prompt="a",
+            negative_prompt="b",
+            structures=(COLOURS,),
             references=(Reference(image=picture(1)), Reference(image=picture(2))),
         )
         net = model.structures["palette"].net
-        with recorded(model.image_encoder) as images, recorded(model.text.encoders[0]) as texts, \
-                recorded(net) as maps:
+        with (
+            recorded(model.image_encoder) as images,
+            recorded(model.text.encoders[0]) as texts,
+            recorded(net) as maps,
+        ):
             for request in (same, same, replace(same, prompt="b", seed=9, image_scale=0.1)):
                 conditioner.condition(request, (64, 64))
         assert (len(images), len(texts), len(maps)) == (2, 2, 1)
@@ -232,11 +238,19 @@ class TestWhenNetworksRun:
 
     @pytest.mark.parametrize(
         ("window", "expected"),
-        [((0.0, 1.0), [1, 2, 3, 4]), ((0.0, 0.5), [1, 2]), ((0.25, 0.75), [2, 3]),
-         ((0.1, 0.6), [2]), ((0.0, 0.1), [])],
+        [
+            ((0.0, 1.0), [1, 2, 3, 4]),
+            ((0.0, 0.5), [1, 2]),
+            ((0.25, 0.75), [2, 3]),
+            ((0.1, 0.6), [2]),
+            ((0.0, 0.1), []),
+        ],
     )
     def test_a_controlnet_runs_once_per_step_inside_its_window(
-        self, pipeline: ImagePromptPipeline, model: BaseModel, window: tuple[float, float],
+        self,
+        pipeline: ImagePromptPipeline,
+        model: BaseModel,
+        window: tuple[float, float],
         expected: list[int],
     ) -> None:
         """Law 6."""
@@ -245,8 +259,9 @@ class TestWhenNetworksRun:
         )
         with recorded(model.structures["canny"].net) as calls, recorded(model.unet) as steps:
             pipeline.generate(request)
-        helped = [i for i, (call, _) in enumerate(steps, 1)
-                  if "down_block_additional_residuals" in call]
+        helped = [
+            i for i, (call, _) in enumerate(steps, 1) if "down_block_additional_residuals" in call
+        ]
         assert helped == expected
         assert len(calls) == len(expected)
         assert all(len(call["0"]) == 4 for call, _ in calls)
@@ -261,18 +276,26 @@ class TestWhenNetworksRun:
             pipeline.generate(request)
         assert len(calls) == 1
         assert ["down_intrablock_additional_residuals" in call for call, _ in steps] == [
-            True, True, False, False,
+            True,
+            True,
+            False,
+            False,
         ]
 
     def test_the_window_of_the_scale(self, pipeline: ImagePromptPipeline, model: BaseModel) -> None:
         request = GenerateRequest(
-            prompt="a", steps=4, image_window=(0.25, 0.75),
+            prompt="a",
+            steps=4,
+            image_window=(0.25, 0.75),
             references=(Reference(image=picture(1)),),
         )
         with recorded(model.unet) as steps:
             pipeline.generate(request)
         assert [call["cross_attention_kwargs"] is not None for call, _ in steps] == [
-            False, True, True, False,
+            False,
+            True,
+            True,
+            False,
         ]
 
     def test_without_guidance_only_one_half_runs(
@@ -294,7 +317,9 @@ def test_every_step_belongs_to_one_of_two_windows_that_share_a_step_s_border() -
         for cut in range(1, steps):
             border = cut / steps
             for step in range(steps):
-                assert active((0.0, border), step, steps) is not active((border, 1.0), step, steps)
+                assert is_active((0.0, border), step, steps) is not is_active(
+                    (border, 1.0), step, steps
+                )
 
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "examples" / "two-solids.png"
@@ -335,8 +360,11 @@ class TestStructureMaps:
     def test_pale_edges_are_seen(self, contrast: float) -> None:
         """As many as those of the same picture at full contrast."""
         scene = np.asarray(Image.open(EXAMPLE).convert("RGB")).astype(float)
-        pale = Image.fromarray((128 + contrast * (scene - scene.mean())).round().astype(np.uint8)
-                               if contrast < 1 else scene.astype(np.uint8))
+        pale = Image.fromarray(
+            (128 + contrast * (scene - scene.mean())).round().astype(np.uint8)
+            if contrast < 1
+            else scene.astype(np.uint8)
+        )
         edges = np.asarray(annotate("canny", pale).convert("L")) > 127
         assert abs(edges.sum() - 2948) < 60
 
@@ -345,8 +373,9 @@ class TestStructureMaps:
 
         scene = np.asarray(Image.open(EXAMPLE).convert("RGB"))
         expected = cv2.Canny(scene, 100, 200)
-        assert np.array_equal(np.asarray(annotate("canny", Image.fromarray(scene)))[..., 0],
-                              expected)
+        assert np.array_equal(
+            np.asarray(annotate("canny", Image.fromarray(scene)))[..., 0], expected
+        )
 
     @pytest.mark.parametrize("noise", [0, 1, 2, 5])
     def test_noise_is_no_edge(self, noise: int) -> None:
@@ -355,13 +384,10 @@ class TestStructureMaps:
 
     @pytest.mark.parametrize("size", [(128, 32), (40, 40), (64, 8)])
     @pytest.mark.parametrize("annotator", DRAWING)
-    def test_a_narrow_picture_can_be_annotated(self, annotator: str,
-                                               size: tuple[int, int]) -> None:
+    def test_a_narrow_picture_can_be_annotated(self, annotator: str, size: tuple[int, int]) -> None:
         assert annotate(annotator, picture(1, *size)).size == size
 
-    def test_a_map_is_drawn_at_the_size_of_the_output(
-        self, pipeline: ImagePromptPipeline
-    ) -> None:
+    def test_a_map_is_drawn_at_the_size_of_the_output(self, pipeline: ImagePromptPipeline) -> None:
         structure = Structure(kind="canny", image=picture(1, 300, 200), annotator="canny")
         assert pipeline.structure_map(structure).size == (64, 64)
         request = GenerateRequest(structures=(structure,), steps=1, width=72, height=64)
@@ -377,10 +403,14 @@ class TestStructureMaps:
     @pytest.mark.parametrize(
         ("structure", "message"),
         [
-            (Structure(kind="depth", image=picture(1)),
-             r"structure.kind must be one of those of tiny \(canny, palette\), got 'depth'"),
-            (Structure(kind="canny", image=picture(1), annotator="palette"),
-             "structure.annotator for canny must be one of canny, lineart, none, got 'palette'"),
+            (
+                Structure(kind="depth", image=picture(1)),
+                r"structure.kind must be one of those of tiny \(canny, palette\), got 'depth'",
+            ),
+            (
+                Structure(kind="canny", image=picture(1), annotator="palette"),
+                "structure.annotator for canny must be one of canny, lineart, none, got 'palette'",
+            ),
         ],
     )
     def test_what_the_model_does_not_have_is_refused(

@@ -11,9 +11,10 @@ import pytest
 from ipadapter_demo.compare import Pace, Plan, spec_from_document
 from ipadapter_demo.compare.cost import Cost, Speed, kind_of, measured
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, prepare
+from ipadapter_demo.pipeline import ImagePromptPipeline, prepare
 from ipadapter_demo.pipeline.sampler import unet_calls
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.serving import ModelManager
 from tests.tiny import box_mask, picture
 
 SEVERAL = {"columns": {"seed": [0, 1, 2]}, "request": {"prompt": "a", "steps": 20, "guidance": 3}}
@@ -27,37 +28,48 @@ def read(name: str) -> bytes:
 
 
 @pytest.fixture
-def studio(entry: CatalogEntry, pipeline: ImagePromptPipeline) -> Studio:
-    return Studio(pipeline, lambda name, report: prepare(replace(entry, name=name)),
-                  {"other": "other"})
+def manager(entry: CatalogEntry, pipeline: ImagePromptPipeline) -> ModelManager:
+    return ModelManager(
+        pipeline, lambda name, report: prepare(replace(entry, name=name)), {"other": "other"}
+    )
 
 
-def cost(pace: Pace, studio: Studio, **request: Any) -> Cost:
+def cost(pace: Pace, manager: ModelManager, **request: Any) -> Cost:
     document = SEVERAL | {"request": SEVERAL["request"] | request}  # type: ignore[operator]
-    return pace.cost(Plan(spec_from_document(document, read), studio))
+    return pace.cost(Plan(spec_from_document(document, read), manager))
 
 
-def test_every_pass_and_only_what_is_left_of_the_steps_counts(studio: Studio) -> None:
+def test_every_pass_and_only_what_is_left_of_the_steps_counts(manager: ModelManager) -> None:
     pace = Pace()
     inpaint = {"image": "a.png", "mask": "m.png"}
-    twenty, forty = (cost(pace, studio, inpaint=inpaint, steps=steps) for steps in (20, 40))
+    twenty, forty = (cost(pace, manager, inpaint=inpaint, steps=steps) for steps in (20, 40))
     call = (forty.seconds - twenty.seconds) / (3 * 20)
     assert call > 0
-    careful = cost(pace, studio, inpaint=inpaint | {"passes": 4})
+    careful = cost(pace, manager, inpaint=inpaint | {"repaint_passes": 4})
     assert careful.seconds - twenty.seconds == pytest.approx(3 * (19 * 4 + 1 - 20) * call)
-    half = cost(pace, studio, inpaint=inpaint | {"strength": 0.5})
+    half = cost(pace, manager, inpaint=inpaint | {"strength": 0.5})
     assert (half.steps, twenty.steps) == (30, 60)
     assert twenty.seconds - half.seconds == pytest.approx(3 * 10 * call)
 
 
 def test_what_makes_a_step_slower_is_measured_by_itself() -> None:
     plain = GenerateRequest(references=(Reference(image=picture(1)),))
-    assert kind_of(plain) == kind_of(replace(
-        plain, prompt="a", steps=50, seed=3, image_scale=0.5,
-        references=(Reference(image=picture(2), weight=0.5),)))
+    assert kind_of(plain) == kind_of(
+        replace(
+            plain,
+            prompt="a",
+            steps=50,
+            seed=3,
+            image_scale=0.5,
+            references=(Reference(image=picture(2), weight=0.5),),
+        )
+    )
     slower = [
-        replace(plain, count=4), replace(plain, inpaint=GIVEN), replace(plain, image_scale=0.0),
-        replace(plain, guidance=1.0), replace(plain, references=plain.references * 2),
+        replace(plain, count=4),
+        replace(plain, inpaint=GIVEN),
+        replace(plain, image_scale=0.0),
+        replace(plain, guidance=1.0),
+        replace(plain, references=plain.references * 2),
         replace(plain, structures=(Structure(kind="canny", image=picture(1)),)),
     ]
     assert len({kind_of(request) for request in [plain, *slower]}) == 7
@@ -66,13 +78,21 @@ def test_what_makes_a_step_slower_is_measured_by_itself() -> None:
 def test_more_pictures_take_longer(pipeline: ImagePromptPipeline) -> None:
     one = GenerateRequest(prompt="a", width=128, height=128)
     pipeline.generate(replace(one, steps=2))
-    assert any(measured(pipeline, replace(one, count=16)).call > 2 * measured(pipeline, one).call
-               for _ in range(5)), "on a busy machine not every time"
+    assert any(
+        measured(pipeline, replace(one, count=16)).call > 2 * measured(pipeline, one).call
+        for _ in range(5)
+    ), "on a busy machine not every time"
 
 
 def test_it_is_about_what_a_request_takes(pipeline: ImagePromptPipeline) -> None:
-    request = GenerateRequest(inpaint=replace(GIVEN, passes=4), steps=20, guidance=3.0,
-                              references=(Reference(image=picture(1)),), width=128, height=128)
+    request = GenerateRequest(
+        inpaint=replace(GIVEN, repaint_passes=4),
+        steps=20,
+        guidance=3.0,
+        references=(Reference(image=picture(1)),),
+        width=128,
+        height=128,
+    )
     pipeline.generate(replace(request, steps=2))
 
     def said() -> float:
@@ -80,25 +100,26 @@ def test_it_is_about_what_a_request_takes(pipeline: ImagePromptPipeline) -> None
         return unet_calls(request) * speed.call + speed.finish
 
     assert any(0.6 < said() / pipeline.generate(request).seconds < 1.4 for _ in range(5)), (
-        "on a busy machine not every time")
+        "on a busy machine not every time"
+    )
 
 
-def test_a_visitor_with_another_model_changes_nothing(studio: Studio) -> None:
+def test_a_visitor_with_another_model_changes_nothing(manager: ModelManager) -> None:
     """What was measured of a model stays; one that is not loaded is not estimated by another."""
     pace = Pace()
-    before = cost(pace, studio)
-    own = Plan(spec_from_document(SEVERAL, read), studio)
-    studio.with_model("other")
+    before = cost(pace, manager)
+    own = Plan(spec_from_document(SEVERAL, read), manager)
+    manager.with_model("other")
     assert pace.cost(own) == Cost(3, 60, 0, unknown=3)
     assert str(pace.cost(own)) == "3 cells, 60 steps: how long is known once the model is loaded"
-    assert pace.cost(Plan(spec_from_document(SEVERAL, read), studio)).unknown == 0
-    studio.with_model("tiny")
+    assert pace.cost(Plan(spec_from_document(SEVERAL, read), manager)).unknown == 0
+    manager.with_model("tiny")
     assert pace.cost(own) == before
 
 
-def test_of_two_models_the_one_that_is_loaded_is_estimated(studio: Studio) -> None:
+def test_of_two_models_the_one_that_is_loaded_is_estimated(manager: ModelManager) -> None:
     both = SEVERAL | {"rows": {"model": ["tiny", "other"]}}
-    found = Pace().cost(Plan(spec_from_document(both, read), studio))
+    found = Pace().cost(Plan(spec_from_document(both, read), manager))
     assert (found.cells, found.unknown) == (6, 3)
     assert found.seconds > 0
     assert str(found).endswith("s, and 3 of a model that is not loaded")

@@ -26,9 +26,17 @@ def colour_tiff(values: np.ndarray, order: str, tags: dict[int, int] | None = No
     """16 bits a channel, which Pillow does not write."""
     height, width, channels = values.shape
     data = values.astype(f"{order}u2").tobytes()
-    entries = [(256, 3, [width]), (257, 3, [height]), (258, 3, [16] * channels), (259, 3, [1]),
-               (262, 3, [2]), (273, 4, [8]), (277, 3, [channels]), (278, 3, [height]),
-               (279, 4, [len(data)])]
+    entries = [
+        (256, 3, [width]),
+        (257, 3, [height]),
+        (258, 3, [16] * channels),
+        (259, 3, [1]),
+        (262, 3, [2]),
+        (273, 4, [8]),
+        (277, 3, [channels]),
+        (278, 3, [height]),
+        (279, 4, [len(data)]),
+    ]
     entries += [(338, 3, [2])] * (channels == 4)
     entries += [(tag, 3, [value] * channels) for tag, value in (tags or {}).items()]
     wide, narrow = (np.dtype(f"{order}u{size}") for size in (4, 2))
@@ -119,10 +127,26 @@ def test_a_deep_tiff_that_is_cut_short_is_refused() -> None:
 
 def test_twelve_bits_packed_into_twelve() -> None:
     """Two values in three bytes; BitsPerSample says it."""
-    entries = [(256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8),
-               (277, 3, 1), (278, 3, 1), (279, 4, 3)]
-    table = b"".join(np.array([tag, kind, 1, 0, value, 0], "<u2").tobytes()
-                     for tag, kind, value in entries)
-    content = (b"II*\0" + np.array(12, "<u4").tobytes() + bytes([0x80, 0x0F, 0xFF, 0])
-               + np.array(len(entries), "<u2").tobytes() + table + bytes(4))
+    entries = [
+        (256, 3, 2),
+        (257, 3, 1),
+        (258, 3, 12),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 3, 1),
+        (279, 4, 3),
+    ]
+    table = b"".join(
+        np.array([tag, kind, 1, 0, value, 0], "<u2").tobytes() for tag, kind, value in entries
+    )
+    content = (
+        b"II*\0"
+        + np.array(12, "<u4").tobytes()
+        + bytes([0x80, 0x0F, 0xFF, 0])
+        + np.array(len(entries), "<u2").tobytes()
+        + table
+        + bytes(4)
+    )
     assert grey(content).tolist() == [[128, 255]]

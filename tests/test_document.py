@@ -15,7 +15,8 @@ from ipadapter_demo.errors import RequestError
 
 # Every level is nine of the one before: 9^7 texts at the end.
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{own}: &{own} [{','.join([f'*{before}'] * 9)}]\n" for before, own in pairwise("abcdefg"))
+    f"{own}: &{own} [{','.join([f'*{before}'] * 9)}]\n" for before, own in pairwise("abcdefg")
+)
 LONG = 299_000  # characters, just below what is read at all
 
 ATTACKS = {
@@ -59,11 +60,15 @@ def test_a_text_costs_no_more_than_its_length(name: str) -> None:
     assert len(str(caught.value)) < 450, "what is refused is not said in full"
 
 
-@pytest.mark.parametrize("document", [
-    {"columns": {"seed": [10**400]}}, {"columns": {"guidance": [float("inf")]}},
-    {"columns": {"seed": [1]}, "title": [[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]},
-    {"columns": {"prompt": [["x"] * 200] * 100}},
-])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"columns": {"seed": [10**400]}},
+        {"columns": {"guidance": [float("inf")]}},
+        {"columns": {"seed": [1]}, "title": [[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]},
+        {"columns": {"prompt": [["x"] * 200] * 100}},
+    ],
+)
 def test_a_document_from_elsewhere_has_the_same_limits(document: object) -> None:
     with pytest.raises(RequestError, match=r"2\^63|finite|20 deep|10,000 values"):
         spec_from_document(document, lambda name: b"")
@@ -76,19 +81,24 @@ def test_a_document_that_holds_itself_is_refused() -> None:
         spec_from_document(document, lambda name: b"")
 
 
-@pytest.mark.parametrize(("text", "prompts"), [
-    ('{"columns": {"prompt": ["\\ud83d\\ude00 smile"]}}', ["😀 smile"]),
-    ('{\n\t"columns": {\n\t\t"prompt": ["a",\t"b"]\n\t}\n}', ["a", "b"]),
-    ('{"columns": {"prompt": ["a\\/b"]}}', ["a/b"]),
-    ('\ufeff{"columns": {"prompt": ["a"]}}', ["a"]),
-    ('{"columns": {"prompt": ["grün"]}}'.encode("utf-16"), ["grün"]),
-    ("columns: {prompt: [grün]}".encode("utf-8-sig"), ["grün"]),
-    ("columns: {prompt: [yes, no, on, 2024-05-01, 1:20:5, 0x10, 007, 1_000, .inf]}",
-     ["yes", "no", "on", "2024-05-01", "1:20:5", "0x10", "007", "1_000", ".inf"]),
-    ("columns: {prompt: ['1', \"~\", 'true', '']}", ["1", "~", "true", ""]),
-    ("columns: # a comment\n  prompt:\n  - |\n    two\n    lines\n", ["two\nlines\n"]),
-    ('{"columns": {"prompt": ["a",]}}', ["a"]),
-])
+@pytest.mark.parametrize(
+    ("text", "prompts"),
+    [
+        ('{"columns": {"prompt": ["\\ud83d\\ude00 smile"]}}', ["😀 smile"]),
+        ('{\n\t"columns": {\n\t\t"prompt": ["a",\t"b"]\n\t}\n}', ["a", "b"]),
+        ('{"columns": {"prompt": ["a\\/b"]}}', ["a/b"]),
+        ('\ufeff{"columns": {"prompt": ["a"]}}', ["a"]),
+        ('{"columns": {"prompt": ["grün"]}}'.encode("utf-16"), ["grün"]),
+        ("columns: {prompt: [grün]}".encode("utf-8-sig"), ["grün"]),
+        (
+            "columns: {prompt: [yes, no, on, 2024-05-01, 1:20:5, 0x10, 007, 1_000, .inf]}",
+            ["yes", "no", "on", "2024-05-01", "1:20:5", "0x10", "007", "1_000", ".inf"],
+        ),
+        ("columns: {prompt: ['1', \"~\", 'true', '']}", ["1", "~", "true", ""]),
+        ("columns: # a comment\n  prompt:\n  - |\n    two\n    lines\n", ["two\nlines\n"]),
+        ('{"columns": {"prompt": ["a",]}}', ["a"]),
+    ],
+)
 def test_json_is_json_and_yaml_its_core(text: str | bytes, prompts: list[str]) -> None:
     assert spec_from_text(text, lambda name: b"").document == {"columns": {"prompt": prompts}}
 
@@ -97,16 +107,20 @@ def test_numbers_and_nothing_are_read_as_json_reads_them() -> None:
     text = "columns: {guidance: [1, -2, 0.5, .5, 1., 1e3, +4]}\nrows: {reference: [~, null, ]}"
     assert spec_from_text(text, lambda name: b"").document == {
         "columns": {"guidance": [1, -2, 0.5, 0.5, 1.0, 1000.0, 4]},
-        "rows": {"reference": [None, None]}}
+        "rows": {"reference": [None, None]},
+    }
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ('{"columns": {"seed": [1, 2', r"neither JSON \(line 1: .*\) nor YAML \(line \d+: "),
-    ("columns: {seed: [1]}\nrows: [", r"nor YAML \(line \d+: "),
-    ("a: \x07", "control characters are not allowed"),
-    (b"columns: \xff", "must be text in UTF-8: invalid start byte at byte 9"),
-    ("", "None is not of type 'object'"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"columns": {"seed": [1, 2', r"neither JSON \(line 1: .*\) nor YAML \(line \d+: "),
+        ("columns: {seed: [1]}\nrows: [", r"nor YAML \(line \d+: "),
+        ("a: \x07", "control characters are not allowed"),
+        (b"columns: \xff", "must be text in UTF-8: invalid start byte at byte 9"),
+        ("", "None is not of type 'object'"),
+    ],
+)
 def test_what_cannot_be_read_says_where(text: str | bytes, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         spec_from_text(text, lambda name: b"")
@@ -118,13 +132,27 @@ def test_a_cut_file_is_named(tmp_path: Path) -> None:
         spec_from_file(tmp_path / "spec.json")
 
 
-@pytest.mark.parametrize("values", [
-    "0:" + "9" * 400 + ":1", "-" + "9" * 400 + ":0:1", "0:1:0." + "0" * 320 + "1",
-    "0:1:0." + "0" * 400 + "1", "1e308:2e308:1e307", "0:1e308", "1:0:-0.5", "0:1:-1", "nan:nan",
-    "0:inf", "5:1", "0:1000000000", "1:1:0",
-])
+@pytest.mark.parametrize(
+    "values",
+    [
+        "0:" + "9" * 400 + ":1",
+        "-" + "9" * 400 + ":0:1",
+        "0:1:0." + "0" * 320 + "1",
+        "0:1:0." + "0" * 400 + "1",
+        "1e308:2e308:1e307",
+        "0:1e308",
+        "1:0:-0.5",
+        "0:1:-1",
+        "nan:nan",
+        "0:inf",
+        "5:1",
+        "0:1000000000",
+        "1:1:0",
+    ],
+)
 def test_a_range_is_rising_finite_and_short(values: str) -> None:
     """By the schema, where it does not fit it, or when it is written out."""
+
     def read() -> None:
         spec_from_text(json.dumps({"columns": {"seed": values}}), lambda name: b"")
         expanded("columns.seed", values)

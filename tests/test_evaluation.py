@@ -1,4 +1,4 @@
-"""The reader reads rendered truth; the measures measure what they say."""
+"""The classifier reads rendered truth; the measures measure what they say."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch
 from PIL import Image, ImageDraw
 
 from ipadapter_demo.evaluation import experiments
-from ipadapter_demo.evaluation.bench import Bench
-from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers, kept_in
-from ipadapter_demo.evaluation.experiments import edge_f1
-from ipadapter_demo.evaluation.reader import (
+from ipadapter_demo.evaluation.attribute_classifier import (
     ATTRIBUTES,
     HUES,
     PLACES,
-    AttributeReader,
+    AttributeClassifier,
     degrees,
     hue_error,
-    load_reader,
+    load_attribute_classifier,
     measures_of_scenes,
     truth_of_scenes,
 )
+from ipadapter_demo.evaluation.benchmark import Benchmark
+from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers, kept_in
+from ipadapter_demo.evaluation.experiments import edge_f1
 from ipadapter_demo.evaluation.report import evaluate
 from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.models.annotators import annotate
@@ -40,13 +40,14 @@ HELD_OUT = 920_001  # neither the recipes' seed nor the report's
 
 
 @pytest.fixture(scope="module")
-def reader() -> AttributeReader:
-    return load_reader(TABLETOP.folder / "reader.safetensors")
+def classifier() -> AttributeClassifier:
+    return load_attribute_classifier(TABLETOP.folder / "attribute_classifier.safetensors")
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
-def test_the_reader_reads_held_out_renders(reader: AttributeReader, name: str,
-                                           held_out_reading: dict[str, torch.Tensor]) -> None:
+def test_the_reader_reads_held_out_renders(
+    classifier: AttributeClassifier, name: str, held_out_reading: dict[str, torch.Tensor]
+) -> None:
     truth, exists = truth_of_scenes(sample_scenes(320, HELD_OUT))
     right = (held_out_reading[name] == truth[name])[exists[name]].float().mean().item()
     assert right >= 0.98
@@ -73,10 +74,12 @@ def test_hues_are_compared_round_the_circle() -> None:
 
 
 @pytest.fixture(scope="module")
-def held_out_reading(reader: AttributeReader) -> dict[str, torch.Tensor]:
+def held_out_reading(classifier: AttributeClassifier) -> dict[str, torch.Tensor]:
     scenes = sample_scenes(320, HELD_OUT)
-    parts = [reader.read(images_from_pixels(render(scenes[i : i + 32]).pixels * 2 - 1))
-             for i in range(0, 320, 32)]
+    parts = [
+        classifier.classify(images_from_pixels(render(scenes[i : i + 32]).pixels * 2 - 1))
+        for i in range(0, 320, 32)
+    ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -119,23 +122,27 @@ def test_the_report_covers_every_claim_on_the_built_in_model() -> None:
     assert 0 <= report["variation"]["median_hue_error_degrees"] <= 180
     assert report["layout"]["references"] == 1
     assert report["layout"]["spread_over_seeds"]["x"] > 0
-    assert report["codec"]["psnr_db"] > 25
+    assert report["vae"]["psnr_db"] > 25
 
 
 class Stamped:
     """Draws nothing new: every request gets the picture of its first reference back."""
 
     def __call__(self, requests: Sequence[GenerateRequest]) -> list[Image.Image]:
-        return [r.references[0].image if r.references else Image.new("RGB", (128, 128))
-                for r in requests]
+        return [
+            r.references[0].image if r.references else Image.new("RGB", (128, 128))
+            for r in requests
+        ]
 
 
 def test_pictures_that_are_the_reference_count_as_copies_and_keep_everything() -> None:
-    bench = Bench(load("tabletop", device="cpu").info, Stamped(), sample_scenes(16, HELD_OUT))
-    kept = experiments.variation(bench)
+    benchmark = Benchmark(
+        load("tabletop", device="cpu").info, Stamped(), sample_scenes(16, HELD_OUT)
+    )
+    kept = experiments.variation(benchmark)
     assert kept["mean"] > 0.95
     assert kept["median_hue_error_degrees"] < 4
-    found = experiments.layout(bench)
+    found = experiments.layout(benchmark)
     assert found["copies"] == 1.0
     assert found["copies_by_chance"] < 0.2
     assert found["spread_over_seeds"]["x"] == 0
@@ -151,20 +158,23 @@ def test_kept_pictures_are_drawn_once_and_say_what_made_them(tmp_path: Path) -> 
         drawn.extend(todo)
         return drawn_by(pipeline)(todo)
 
-    keep = kept_in(tmp_path, draw, pipeline.facts)
+    keep = kept_in(tmp_path, draw, pipeline.provenance)
     first = keep(requests[:2])
     whole = keep(requests)
     assert drawn == requests  # the two that were there were read
     assert [i.tobytes() for i in whole[:2]] == [i.tobytes() for i in first]
     assert {record_from_png(path).seed for path in tmp_path.glob("*.png")} == {0, 1, 2}
 
-    kept_in(tmp_path, draw, pipeline.facts | {"weights": "others"})(requests[:1])
+    kept_in(tmp_path, draw, pipeline.provenance | {"weights": "others"})(requests[:1])
     assert drawn == [*requests, requests[0]]
 
 
 def test_processes_draw_what_this_one_draws() -> None:
-    requests = [GenerateRequest(prompt="a red cube", steps=steps, seed=seed)
-                for steps in (2, 1) for seed in range(5)]
+    requests = [
+        GenerateRequest(prompt="a red cube", steps=steps, seed=seed)
+        for steps in (2, 1)
+        for seed in range(5)
+    ]
     pipeline = load("tabletop", device="cpu")
     with drawn_by_workers(2, model="tabletop", device="cpu") as draw:
         theirs = draw(requests)

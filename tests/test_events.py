@@ -10,17 +10,36 @@ import pytest
 from ipadapter_demo.pipeline.events import ModelInfo
 
 INFO = ModelInfo(
-    name="m", native_size=64, image_scale=1.0, text_image_scale=0.6, map_image_scale=0.8,
-    guidance=6.0, steps=9, paint_guidance=3.0, passes=4, context=0.5, surroundings=0.7,
-    adapters=("base",), structures={"canny": ("canny", "lineart", "none")}, layer_presets=False,
-    words=(), note="",
+    name="m",
+    native_size=64,
+    image_scale=1.0,
+    text_image_scale=0.6,
+    map_image_scale=0.8,
+    guidance=6.0,
+    steps=9,
+    paint_guidance=3.0,
+    repaint_passes=4,
+    context=0.5,
+    background_weight=0.7,
+    adapters=("base",),
+    structures={"canny": ("canny", "lineart", "none")},
+    layer_presets=False,
+    words=(),
+    note="",
 )
 
 
-@pytest.mark.parametrize(("given", "scale"), [
-    ({}, 1.0), ({"prompt": ""}, 1.0), ({"prompt": "a cube"}, 0.6), ({"structures": ("s",)}, 0.8),
-    ({"structures": ()}, 1.0), ({"prompt": "a cube", "structures": ("s",)}, 0.6),
-])
+@pytest.mark.parametrize(
+    ("given", "scale"),
+    [
+        ({}, 1.0),
+        ({"prompt": ""}, 1.0),
+        ({"prompt": "a cube"}, 0.6),
+        ({"structures": ("s",)}, 0.8),
+        ({"structures": ()}, 1.0),
+        ({"prompt": "a cube", "structures": ("s",)}, 0.6),
+    ],
+)
 def test_the_image_scale_follows_what_stands_beside_the_reference(
     given: dict[str, Any], scale: float
 ) -> None:
@@ -35,10 +54,14 @@ def test_image_scale_for_a_picture_alone_is_the_default() -> None:
 
 def test_inpainting_has_a_guidance_of_its_own() -> None:
     assert INFO.recommended({"inpaint": "given"}) == {
-        "guidance": 3.0, "steps": 9, "image_scale": 1.0, "sampler": "ddim"}
-    assert replace(INFO, passes=1).recommended({"inpaint": "given"})["sampler"] == "dpm++"
+        "guidance": 3.0,
+        "steps": 9,
+        "image_scale": 1.0,
+        "sampler": "ddim",
+    }
+    assert replace(INFO, repaint_passes=1).recommended({"inpaint": "given"})["sampler"] == "dpm++"
     assert INFO.recommended({"inpaint": None})["guidance"] == 6.0
-    assert INFO.inpainting == {"passes": 4, "context": 0.5, "surroundings": 0.7}
+    assert INFO.inpainting == {"repaint_passes": 4, "context": 0.5, "background_weight": 0.7}
 
 
 def test_the_usual_annotator_is_the_first_that_is_offered() -> None:

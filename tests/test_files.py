@@ -58,7 +58,8 @@ def test_a_kill_in_the_middle_leaves_no_half_picture(tmp_path: Path) -> None:
         "    whole(self, content[:-1])\n"
         "    os._exit(9)\n"
         "pathlib.Path.write_bytes = cut\n"
-        "save_png(sys.argv[1], picture(2), GenerateRequest(seed=2), 2, 0, {})\n")
+        "save_png(sys.argv[1], picture(2), GenerateRequest(seed=2), 2, 0, {})\n"
+    )
     ended = subprocess.run([sys.executable, "-c", script, str(path)], cwd=ROOT, check=False)
     assert ended.returncode == 9
     assert record_from_png(path).seed == 1

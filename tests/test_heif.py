@@ -34,11 +34,14 @@ def heic(image: Image.Image, **options: object) -> bytes:
 
 
 def test_a_heic_file_is_read_by_a_process_that_has_loaded_no_plugin() -> None:
-    script = ("import sys; from ipadapter_demo.imaging import read_image, flatten_image;"
-              "image = flatten_image(read_image(sys.stdin.buffer));"
-              "print(image.size, *image.getpixel((10, 10)))")
-    ran = subprocess.run([sys.executable, "-c", script], input=heic(halves()), check=True,
-                         capture_output=True)
+    script = (
+        "import sys; from ipadapter_demo.imaging import read_image, flatten_image;"
+        "image = flatten_image(read_image(sys.stdin.buffer));"
+        "print(image.size, *image.getpixel((10, 10)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], input=heic(halves()), check=True, capture_output=True
+    )
     *size, red, green, blue = ran.stdout.decode().split()
     assert size == ["(96,", "64)"]
     assert abs(np.array([red, green, blue], int) - (220, 30, 30)).max() <= 4

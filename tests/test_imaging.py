@@ -300,10 +300,17 @@ def test_shrinking_keeps_proportions_and_never_enlarges() -> None:
     assert shrink_image(noise(), 1024) == noise()
 
 
-@pytest.mark.parametrize(("size", "shrunk"), [
-    ((4000, 3000), (1182, 886)), ((1536, 640), (1536, 640)), ((1024, 1024), (1024, 1024)),
-    ((3072, 1280), (1586, 660)), ((10**6, 2), (724077, 1)),
-], ids=str)
+@pytest.mark.parametrize(
+    ("size", "shrunk"),
+    [
+        ((4000, 3000), (1182, 886)),
+        ((1536, 640), (1536, 640)),
+        ((1024, 1024), (1024, 1024)),
+        ((3072, 1280), (1586, 660)),
+        ((10**6, 2), (724077, 1)),
+    ],
+    ids=str,
+)
 def test_a_picture_is_shrunk_to_an_area(size: tuple[int, int], shrunk: tuple[int, int]) -> None:
     found = shrink_to_area(Image.new("RGB", size), 1024 * 1024)
     assert found.size == shrunk

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline.line import Line, Turn
+from ipadapter_demo.serving.line import Line, Turn
 
 
 class Clock:

@@ -28,8 +28,9 @@ LAYERS = ["attn1.to_q", "attn2.to_v", "ff.net.0.proj", "resnets.0.conv1"]
 
 def model(shelf: Path, lora: Path | None = None, weight: float = 1.0, name: str = "sd15") -> Any:
     loras = () if lora is None else ((lora, weight),)
-    pipeline: ImagePromptPipeline = load(name, device="cpu", dtype="float32", models=shelf,
-                                         loras=loras)
+    pipeline: ImagePromptPipeline = load(
+        name, device="cpu", dtype="float32", models=shelf, loras=loras
+    )
     return pipeline._model
 
 
@@ -40,16 +41,22 @@ def written(path: Path, tensors: dict[str, Tensor]) -> Path:
 
 def plain_lora(layer: str, width: int = 8, seed: int = 3) -> dict[str, Tensor]:
     """Of rank 2, in the names of kohya's trainer, alpha half the rank."""
-    return {f"{layer}.lora_up.weight": noise(seed, width, 2),
-            f"{layer}.lora_down.weight": noise(seed + 1, 2, width),
-            f"{layer}.alpha": torch.tensor(1.0)}
+    return {
+        f"{layer}.lora_up.weight": noise(seed, width, 2),
+        f"{layer}.lora_down.weight": noise(seed + 1, 2, width),
+        f"{layer}.alpha": torch.tensor(1.0),
+    }
 
 
 def dora() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """A random DoRA in those names, and the UNet's weights with it merged by peft."""
     unet = tiny_sd15_unet().half().float()  # as the shelf stores it
-    tuned = get_peft_model(unet, LoraConfig(r=4, lora_alpha=2, use_dora=True,
-                                            target_modules=LAYERS, init_lora_weights=False))
+    tuned = get_peft_model(
+        unet,
+        LoraConfig(
+            r=4, lora_alpha=2, use_dora=True, target_modules=LAYERS, init_lora_weights=False
+        ),
+    )
     tensors = {}
     with torch.no_grad(), seeded(12):
         for key, parameter in tuned.named_parameters():
@@ -57,8 +64,11 @@ def dora() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             if not rest:
                 continue
             magnitudes = rest.startswith("magnitude")
-            parameter.copy_(parameter * (0.5 + torch.rand_like(parameter)) if magnitudes
-                            else 0.3 * torch.randn_like(parameter))
+            parameter.copy_(
+                parameter * (0.5 + torch.rand_like(parameter))
+                if magnitudes
+                else 0.3 * torch.randn_like(parameter)
+            )
             kind = {"A": "lora_down.weight", "B": "lora_up.weight"}.get(rest[0], "dora_scale")
             value = parameter.detach().clone()
             if magnitudes:  # (out, 1) or (out, 1, 1, 1), as LyCORIS writes it
@@ -87,11 +97,13 @@ def test_dora_with_magnitudes_of_inputs(shelf: Path, tmp_path: Path) -> None:
     tensors = plain_lora(layer) | {f"{layer}.dora_scale": noise(5, 1, 8).abs() + 0.5}
     before = model(shelf).unet.get_submodule(ATTENTION).weight
     after = model(shelf, written(tmp_path / "dora.safetensors", tensors))
-    changed = before + 0.5 * tensors[f"{layer}.lora_up.weight"] @ tensors[
-        f"{layer}.lora_down.weight"]
+    changed = (
+        before + 0.5 * tensors[f"{layer}.lora_up.weight"] @ tensors[f"{layer}.lora_down.weight"]
+    )
     expected = tensors[f"{layer}.dora_scale"] * changed / changed.square().sum(0).sqrt()
-    torch.testing.assert_close(after.unet.get_submodule(ATTENTION).weight, expected, rtol=0,
-                               atol=1e-5)
+    torch.testing.assert_close(
+        after.unet.get_submodule(ATTENTION).weight, expected, rtol=0, atol=1e-5
+    )
 
 
 def test_dora_of_another_size_is_named(shelf: Path, tmp_path: Path) -> None:
@@ -105,19 +117,29 @@ def test_a_convolution_with_a_core(shelf: Path, tmp_path: Path) -> None:
     layer = "down_blocks.0.resnets.0.conv1"
     up, mid, down = noise(1, 8, 2, 1, 1), noise(2, 2, 2, 3, 3), noise(3, 2, 8, 1, 1)
     name = f"lora_unet_{layer.replace('.', '_')}"
-    path = written(tmp_path / "locon.safetensors", {
-        f"{name}.lora_up.weight": up, f"{name}.lora_mid.weight": mid,
-        f"{name}.lora_down.weight": down})
-    expected = torch.stack([sum(up[o, i, 0, 0] * mid[i, j] * down[j, c, 0, 0]
-                                for i in range(2) for j in range(2))
-                            for o in range(8) for c in range(8)]).reshape(8, 8, 3, 3)
+    path = written(
+        tmp_path / "locon.safetensors",
+        {
+            f"{name}.lora_up.weight": up,
+            f"{name}.lora_mid.weight": mid,
+            f"{name}.lora_down.weight": down,
+        },
+    )
+    expected = torch.stack(
+        [
+            sum(up[o, i, 0, 0] * mid[i, j] * down[j, c, 0, 0] for i in range(2) for j in range(2))
+            for o in range(8)
+            for c in range(8)
+        ]
+    ).reshape(8, 8, 3, 3)
     assert_change(model(shelf).unet, model(shelf, path).unet, layer, expected)
 
 
 @pytest.mark.parametrize("prefix", ["lora_te", "lora_te1"])
 @pytest.mark.parametrize("layer", ["q_proj", "v_proj"])
-def test_a_text_encoder_s_projection_alone(shelf: Path, tmp_path: Path, layer: str, prefix: str
-                                           ) -> None:
+def test_a_text_encoder_s_projection_alone(
+    shelf: Path, tmp_path: Path, layer: str, prefix: str
+) -> None:
     place = f"encoder.layers.1.self_attn.{layer}"
     name = f"{prefix}_text_model_{place.replace('.', '_')}"
     tensors = plain_lora(name, CROSS_DIM)
@@ -129,32 +151,45 @@ def test_a_text_encoder_s_projection_alone(shelf: Path, tmp_path: Path, layer: s
 
 GOOD = f"lora_unet_{ATTENTION.replace('.', '_')}"
 ALIEN = {
-    "kohya, one": (plain_lora(GOOD) | plain_lora("lora_unet_down_blocks_7_conv"),
-                   "it changes lora_unet_down_blocks_7_conv, which is no layer of this model's"),
+    "kohya, one": (
+        plain_lora(GOOD) | plain_lora("lora_unet_down_blocks_7_conv"),
+        "it changes lora_unet_down_blocks_7_conv, which is no layer of this model's",
+    ),
     "kohya, SDXL's second encoder": (
-        plain_lora(GOOD) | plain_lora("lora_te2_text_model_encoder_layers_0_mlp_fc1")
+        plain_lora(GOOD)
+        | plain_lora("lora_te2_text_model_encoder_layers_0_mlp_fc1")
         | plain_lora("lora_te2_text_model_encoder_layers_0_mlp_fc2"),
         "it changes lora_te2_text_model_encoder_layers_0_mlp_fc1, lora_te2_text_model_encoder_"
-        "layers_0_mlp_fc2, which are no layers of this model's"),
+        "layers_0_mlp_fc2, which are no layers of this model's",
+    ),
 }
 
 
 def peft_lora(*layers: str) -> dict[str, Tensor]:
-    return {f"{layer}.lora_{kind}.weight": tensor.clone() for layer in layers
-            for kind, tensor in (("A", noise(1, 2, 8)), ("B", noise(2, 8, 2)))}
+    return {
+        f"{layer}.lora_{kind}.weight": tensor.clone()
+        for layer in layers
+        for kind, tensor in (("A", noise(1, 2, 8)), ("B", noise(2, 8, 2)))
+    }
 
 
 ALIEN |= {
-    "peft, one": (peft_lora(f"unet.{ATTENTION}", "unet.down_blocks.7.conv"),
-                  "it changes unet.down_blocks.7.conv, which is no layer of this model's"),
+    "peft, one": (
+        peft_lora(f"unet.{ATTENTION}", "unet.down_blocks.7.conv"),
+        "it changes unet.down_blocks.7.conv, which is no layer of this model's",
+    ),
     "peft, SDXL's second encoder": (
         peft_lora(f"unet.{ATTENTION}", "text_encoder_2.text_model.encoder.layers.0.mlp.fc1"),
-        "it changes text_encoder_2.text_model.encoder.layers.0.mlp.fc1, which is no layer"),
+        "it changes text_encoder_2.text_model.encoder.layers.0.mlp.fc1, which is no layer",
+    ),
     "old processors": (
-        {f"{place}.processor.to_{kind}_lora.{end}.weight": tensor.clone()
-         for place, kind in ((ATTENTION.removesuffix(".to_q"), "out"), ("mid.attn9", "q"))
-         for end, tensor in (("down", noise(1, 2, 8)), ("up", noise(2, 8, 2)))},
-        "it changes unet.mid.attn9.to_q, which is no layer"),
+        {
+            f"{place}.processor.to_{kind}_lora.{end}.weight": tensor.clone()
+            for place, kind in ((ATTENTION.removesuffix(".to_q"), "out"), ("mid.attn9", "q"))
+            for end, tensor in (("down", noise(1, 2, 8)), ("up", noise(2, 8, 2)))
+        },
+        "it changes unet.mid.attn9.to_q, which is no layer",
+    ),
 }
 
 
@@ -172,12 +207,15 @@ def test_a_suffix_in_capitals(shelf: Path, tmp_path: Path, kind: str) -> None:
     one, other = written(tmp_path / "a.safetensors", tensors), tmp_path / "b.SAFETENSORS"
     other.write_bytes(one.read_bytes())
     first, second = model(shelf, one).unet, model(shelf, other).unet
-    assert torch.equal(first.get_submodule(ATTENTION).weight,
-                       second.get_submodule(ATTENTION).weight)
+    assert torch.equal(
+        first.get_submodule(ATTENTION).weight, second.get_submodule(ATTENTION).weight
+    )
 
 
 def test_flags_take_every_suffix_that_can_be_read() -> None:
-    assert loras("a.SAFETENSORS:0.5, b.safetensors") == ((Path("a.SAFETENSORS"), 0.5),
-                                                         (Path("b.safetensors"), 1.0))
+    assert loras("a.SAFETENSORS:0.5, b.safetensors") == (
+        (Path("a.SAFETENSORS"), 0.5),
+        (Path("b.safetensors"), 1.0),
+    )
     names = ("a.PT", "b.pth", "c.Bin", "d.safetensors")
     assert embeddings(", ".join(names)) == tuple(map(Path, names))

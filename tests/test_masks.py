@@ -132,20 +132,40 @@ def test_every_door_reads_a_mask_alike(image: Image.Image, tmp_path: Path) -> No
     plain = Image.new("RGB", (200, 200))
     assert share(Inpaint(image=plain, mask=image).mask) == SHARE
     assert share(Reference(image=plain, mask=image).mask) == SHARE
-    document = {"request": {"inpaint": {"image": "a.png", "mask": "m.png"}},
-                "columns": {"seed": [1, 2]}}
+    document = {
+        "request": {"inpaint": {"image": "a.png", "mask": "m.png"}},
+        "columns": {"seed": [1, 2]},
+    }
     files = {"a.png": written(plain), "m.png": written(image)}
     assert share(spec_from_document(document, files.__getitem__).mask("m.png")) == SHARE
 
 
 def test_the_command_line_reads_a_mask_alike(tmp_path: Path) -> None:
     """The rotated file marked the whole picture: now all but the square stays."""
-    files = {"photo": Image.fromarray(np.random.default_rng(0).integers(
-        0, 256, (200, 200, 3), dtype=np.uint8)), "mask": FILES["rotated"]}
+    files = {
+        "photo": Image.fromarray(
+            np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        ),
+        "mask": FILES["rotated"],
+    }
     for name, image in files.items():
         (tmp_path / f"{name}.png").write_bytes(written(image))
-    assert main(["generate", "--inpaint", str(tmp_path / "photo.png"), "--mask",
-                 str(tmp_path / "mask.png"), "--steps", "1", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                "--inpaint",
+                str(tmp_path / "photo.png"),
+                "--mask",
+                str(tmp_path / "mask.png"),
+                "--steps",
+                "1",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     [made] = (tmp_path / "out").glob("*.png")
     changed = (np.asarray(read_image(made)) != np.asarray(files["photo"])).any(axis=-1)
     assert not changed[np.asarray(square("L", 0, 255)) == 0].any()

@@ -38,8 +38,9 @@ from tests.tiny import (
 __all__ = ["models", "offline", "shelf"]  # fixtures
 ON_THE_SHELF = ("sdxl", "sd15")
 
-REQUEST = GenerateRequest(prompt="a cube", references=(Reference(image=picture(1)),), steps=2,
-                          guidance=3.0)
+REQUEST = GenerateRequest(
+    prompt="a cube", references=(Reference(image=picture(1)),), steps=2, guidance=3.0
+)
 BASE = PUBLISHED["sd15"].base.repo
 
 
@@ -74,8 +75,13 @@ def renamed(models: Path, form: str) -> None:
         if form == "plain":
             path.rename(path.with_name(plain))
         elif form == "fp16":
-            path.rename(path.with_name(plain.replace(".safetensors", ".fp16.safetensors")
-                                       if "ip-adapter" not in plain else plain))
+            path.rename(
+                path.with_name(
+                    plain.replace(".safetensors", ".fp16.safetensors")
+                    if "ip-adapter" not in plain
+                    else plain
+                )
+            )
         else:
             half = ".fp16" if form == "fp16 bin" and "ip-adapter" not in plain else ""
             stem = plain.removesuffix(".safetensors")
@@ -84,8 +90,9 @@ def renamed(models: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["plain", "fp16", "bin", "fp16 bin"])
-def test_all_usual_names_are_at_hand_and_draw_the_same(shelf: Path, models: Path,
-                                                       form: str) -> None:
+def test_all_usual_names_are_at_hand_and_draw_the_same(
+    shelf: Path, models: Path, form: str
+) -> None:
     """Bases, encoders, adapters, and structure networks of both kinds."""
     for kind in ("canny", "palette"):
         structure = PUBLISHED["sd15"].structures[kind]
@@ -93,18 +100,23 @@ def test_all_usual_names_are_at_hand_and_draw_the_same(shelf: Path, models: Path
         for place in (shelf, models):
             write_structure(place, structure.folder, tiny_sd15_unet(), structure.network)
     net = models / "TencentARC/t2iadapter_color_sd14v1/diffusion_pytorch_model.bin"
-    save_file(torch.load(net, weights_only=True), net.with_suffix(".safetensors"),
-              metadata={"format": "pt"})
+    save_file(
+        torch.load(net, weights_only=True),
+        net.with_suffix(".safetensors"),
+        metadata={"format": "pt"},
+    )
     net.unlink()
     renamed(models, form)
-    structures = tuple(Structure(kind=kind, image=picture(5, 128, 128))
-                       for kind in ("canny", "palette"))
+    structures = tuple(
+        Structure(kind=kind, image=picture(5, 128, 128)) for kind in ("canny", "palette")
+    )
     asked = replace(REQUEST, structures=structures)
     assert np.array_equal(drawn(sd15(models), asked), drawn(sd15(shelf), asked))
 
 
-def test_the_folder_may_be_given_from_where_one_is(shelf: Path, monkeypatch: pytest.MonkeyPatch
-                                                    ) -> None:
+def test_the_folder_may_be_given_from_where_one_is(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """--models-dir models, as the README has it."""
     monkeypatch.chdir(shelf.parent)
     assert np.array_equal(drawn(sd15(Path(shelf.name))), drawn(sd15(shelf)))
@@ -113,22 +125,38 @@ def test_the_folder_may_be_given_from_where_one_is(shelf: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("wanted", "others"),
     [
-        ("unet/diffusion_pytorch_model.fp16.safetensors",
-         ["unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.fp16.bin",
-          "unet/diffusion_pytorch_model.bin"]),
-        ("model.safetensors", ["model.fp16.safetensors", "pytorch_model.bin",
-                               "pytorch_model.fp16.bin"]),
-        ("diffusion_pytorch_model.bin",
-         ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors",
-          "diffusion_pytorch_model.fp16.bin"]),
-        ("models/ip-adapter_sd15.safetensors",
-         ["models/ip-adapter_sd15.fp16.safetensors", "models/ip-adapter_sd15.bin",
-          "models/ip-adapter_sd15.fp16.bin"]),
+        (
+            "unet/diffusion_pytorch_model.fp16.safetensors",
+            [
+                "unet/diffusion_pytorch_model.safetensors",
+                "unet/diffusion_pytorch_model.fp16.bin",
+                "unet/diffusion_pytorch_model.bin",
+            ],
+        ),
+        (
+            "model.safetensors",
+            ["model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin"],
+        ),
+        (
+            "diffusion_pytorch_model.bin",
+            [
+                "diffusion_pytorch_model.safetensors",
+                "diffusion_pytorch_model.fp16.safetensors",
+                "diffusion_pytorch_model.fp16.bin",
+            ],
+        ),
+        (
+            "models/ip-adapter_sd15.safetensors",
+            [
+                "models/ip-adapter_sd15.fp16.safetensors",
+                "models/ip-adapter_sd15.bin",
+                "models/ip-adapter_sd15.fp16.bin",
+            ],
+        ),
         ("config.json", []),
     ],
 )
-def test_names_that_serve_for_a_wanted_one(wanted: str, others: list[str],
-                                           tmp_path: Path) -> None:
+def test_names_that_serve_for_a_wanted_one(wanted: str, others: list[str], tmp_path: Path) -> None:
     assert served_by(wanted) == (wanted, *others)
     for name in reversed(served_by(wanted)):  # each is preferred to those after it
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -143,10 +171,14 @@ def test_the_error_lists_only_what_is_absent(models: Path) -> None:
     with pytest.raises(ModelError) as refused:
         sd15(models)
     assert str(refused.value).startswith(
-        f"missing: {', '.join(absent)} of {BASE}; they could not be fetched")
+        f"missing: {', '.join(absent)} of {BASE}; they could not be fetched"
+    )
     shutil.rmtree(models / BASE / "tokenizer")
-    with pytest.raises(ModelError, match=r"tokenizer/merges\.txt, tokenizer/tokenizer_config\.json,"
-                                         r" tokenizer/vocab\.json and 1 more of"):
+    with pytest.raises(
+        ModelError,
+        match=r"tokenizer/merges\.txt, tokenizer/tokenizer_config\.json,"
+        r" tokenizer/vocab\.json and 1 more of",
+    ):
         sd15(models)
 
 
@@ -159,8 +191,9 @@ def test_the_mirror_with_more_of_it_is_spoken_of(tmp_path: Path) -> None:
         fetched(hub, tmp_path)
 
 
-def test_a_base_without_preprocessing_takes_clips_own(shelf: Path, models: Path,
-                                                      tmp_path: Path) -> None:
+def test_a_base_without_preprocessing_takes_clips_own(
+    shelf: Path, models: Path, tmp_path: Path
+) -> None:
     """In the mirror, and as a folder of its own."""
     folder = tmp_path / "own"
     shutil.copytree(models / BASE, folder)
@@ -185,8 +218,9 @@ def test_a_base_without_preprocessing_takes_clips_own(shelf: Path, models: Path,
         ("layers.1.self_attn.q_proj.bias", "'text_encoder' lack encoder.layers.1.self_attn.q_pro"),
     ],
 )
-def test_a_checkpoint_that_lacks_a_weight(shelf: Path, tmp_path: Path, left_out: str,
-                                          said: str) -> None:
+def test_a_checkpoint_that_lacks_a_weight(
+    shelf: Path, tmp_path: Path, left_out: str, said: str
+) -> None:
     path = tmp_path / "cut.safetensors"
     write_checkpoint(path, tiny_sd15_unet(), tiny_kl(), tiny_text_encoder(), without=left_out)
     with pytest.raises(ModelError) as refused:
@@ -203,11 +237,18 @@ def test_a_checkpoint_that_lacks_a_weight(shelf: Path, tmp_path: Path, left_out:
         ("resblocks.1.attn.in_proj_bias", "'text_encoder_2' lack text_model.encoder.layers.1.self"),
     ],
 )
-def test_an_sdxl_checkpoint_that_lacks_a_weight(shelf: Path, tmp_path: Path, left_out: str,
-                                                said: str) -> None:
+def test_an_sdxl_checkpoint_that_lacks_a_weight(
+    shelf: Path, tmp_path: Path, left_out: str, said: str
+) -> None:
     path = tmp_path / "cut.safetensors"
-    write_checkpoint(path, tiny_sdxl_unet(), tiny_kl(), tiny_sdxl_text_encoder(21, second=False),
-                     tiny_sdxl_text_encoder(22, second=True), without=left_out)
+    write_checkpoint(
+        path,
+        tiny_sdxl_unet(),
+        tiny_kl(),
+        tiny_sdxl_text_encoder(21, second=False),
+        tiny_sdxl_text_encoder(22, second=True),
+        without=left_out,
+    )
     with pytest.raises(ModelError) as refused:
         load("sdxl", device="cpu", models=shelf, base=str(path))
     assert str(refused.value).startswith(f"cut.safetensors: the weights of {said}")
@@ -239,8 +280,11 @@ def no_advice(error: ModelError) -> None:
 def test_a_checkpoint_without_a_text_encoder(shelf: Path, tmp_path: Path, vae: bool) -> None:
     path = tmp_path / "base.safetensors"
     write_checkpoint(path, tiny_sd15_unet(), tiny_kl() if vae else None, None)
-    with pytest.raises(ModelError, match=r"base\.safetensors cannot be read .*: it holds a UNet "
-                                         r"without a text encoder$"):
+    with pytest.raises(
+        ModelError,
+        match=r"base\.safetensors cannot be read .*: it holds a UNet "
+        r"without a text encoder$",
+    ):
         sd15(shelf, base=str(path))
 
 
@@ -254,15 +298,22 @@ def test_a_checkpoint_of_something_else_is_named(shelf: Path, tmp_path: Path) ->
 
     write_checkpoint(path, tiny_sd15_unet(), tiny_kl(), tiny_text_encoder())
     assert "it holds a model of SD 1.5's family: take one of SD 1.5's" in refused("sdxl")
-    write_checkpoint(path, tiny_sdxl_unet(), tiny_kl(), tiny_sdxl_text_encoder(21, second=False),
-                     tiny_sdxl_text_encoder(22, second=True))
+    write_checkpoint(
+        path,
+        tiny_sdxl_unet(),
+        tiny_kl(),
+        tiny_sdxl_text_encoder(21, second=False),
+        tiny_sdxl_text_encoder(22, second=True),
+    )
     assert "it holds an SDXL model: take one of SDXL's models with --model" in refused("sd15")
     save_file({k: t.contiguous() for k, t in tiny_sd15_unet().state_dict().items()}, path)
     assert "it holds a UNet alone, in diffusers' layout" in refused("sd15")
-    for key, what in (("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "a Flux model"),
-                      ("model.diffusion_model.joint_blocks.0.x", "a Stable Diffusion 3 model"),
-                      ("lora_unet_x.lora_up.weight", "a LoRA"),
-                      ("cond_stage_model.model.ln_final.bias", "a Stable Diffusion 2 model")):
+    for key, what in (
+        ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "a Flux model"),
+        ("model.diffusion_model.joint_blocks.0.x", "a Stable Diffusion 3 model"),
+        ("lora_unet_x.lora_up.weight", "a LoRA"),
+        ("cond_stage_model.model.ln_final.bias", "a Stable Diffusion 2 model"),
+    ):
         save_file({key: torch.zeros(1)}, path)
         assert refused("sd15").endswith(f"it holds {what}")
 
@@ -274,8 +325,9 @@ def test_old_names_of_the_text_encoder(shelf: Path, tmp_path: Path, xl: bool) ->
     if xl:
         texts = tuple(tiny_sdxl_text_encoder(21 + i, second=bool(i)) for i in range(2))
     name, path = "sdxl" if xl else "sd15", tmp_path / "old.safetensors"
-    write_checkpoint(path, tiny_sdxl_unet() if xl else tiny_sd15_unet(), tiny_kl(), *texts,
-                     old=True)
+    write_checkpoint(
+        path, tiny_sdxl_unet() if xl else tiny_sd15_unet(), tiny_kl(), *texts, old=True
+    )
     ours = load(name, device="cpu", dtype="float32", models=shelf, base=str(path))
     plain = load(name, device="cpu", dtype="float32", models=shelf)
     assert np.array_equal(drawn(ours), drawn(plain))
@@ -283,8 +335,10 @@ def test_old_names_of_the_text_encoder(shelf: Path, tmp_path: Path, xl: bool) ->
 
 def test_a_folder_with_old_names_of_the_text_encoder(shelf: Path, models: Path) -> None:
     path = next((models / BASE / "text_encoder").glob("*.safetensors"))
-    both = [{f"{start}{k.removeprefix('text_model.')}": t for k, t in load_file(path).items()}
-            for start in ("", "text_model.")]
+    both = [
+        {f"{start}{k.removeprefix('text_model.')}": t for k, t in load_file(path).items()}
+        for start in ("", "text_model.")
+    ]
     for tensors in both:
         save_file(tensors, path, metadata={"format": "pt"})
         assert np.array_equal(drawn(sd15(models)), drawn(sd15(shelf)))
@@ -296,10 +350,23 @@ def test_a_folder_with_old_names_of_the_text_encoder(shelf: Path, models: Path) 
 @pytest.mark.parametrize(
     ("suffix", "layout"),
     [
-        (".pt", lambda v: {"string_to_token": {"*": 265}, "string_to_param": {"*": v},
-                           "name": "other", "step": 5, "sd_checkpoint": None}),
-        (".pt", lambda v: {"string_to_token": {"*": torch.tensor(265)},
-                           "string_to_param": nn.ParameterDict({"*": nn.Parameter(v)})}),
+        (
+            ".pt",
+            lambda v: {
+                "string_to_token": {"*": 265},
+                "string_to_param": {"*": v},
+                "name": "other",
+                "step": 5,
+                "sd_checkpoint": None,
+            },
+        ),
+        (
+            ".pt",
+            lambda v: {
+                "string_to_token": {"*": torch.tensor(265)},
+                "string_to_param": nn.ParameterDict({"*": nn.Parameter(v)}),
+            },
+        ),
         (".bin", lambda v: {"<zorb>": v}),
         (".PT", lambda v: {"<zorb>": v}),
         (".safetensors", lambda v: {"emb_params": v}),
@@ -307,9 +374,14 @@ def test_a_folder_with_old_names_of_the_text_encoder(shelf: Path, models: Path) 
     ids=["automatic1111", "first code", "diffusers", "capitals", "emb_params"],
 )
 @pytest.mark.parametrize("vectors", [1, 2])
-def test_an_embedding_of_any_layout(shelf: Path, tmp_path: Path, suffix: str, vectors: int,
-                                    layout: Callable[[Tensor], Any],
-                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_embedding_of_any_layout(
+    shelf: Path,
+    tmp_path: Path,
+    suffix: str,
+    vectors: int,
+    layout: Callable[[Tensor], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     vector, path = noise(5, vectors, CROSS_DIM), tmp_path / f"zorb{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(layout(vector), path)
     entry = local_entry(PUBLISHED["sd15"], None, shelf)
@@ -340,29 +412,37 @@ class TestWrongEmbeddings:
     def test_of_the_other_family(self, shelf: Path, tmp_path: Path) -> None:
         path = tmp_path / "zorb.safetensors"
         save_file({"clip_l": noise(1, 1, 8), "clip_g": noise(2, 1, 16)}, path)
-        assert self.refused(shelf, path) == ("zorb.safetensors does not fit this model: it is made "
-                                             "for SDXL's two text encoders, and the model has one")
+        assert self.refused(shelf, path) == (
+            "zorb.safetensors does not fit this model: it is made "
+            "for SDXL's two text encoders, and the model has one"
+        )
         save_file({"emb_params": noise(1, 1, CROSS_DIM)}, path)
-        assert "it is made for one text encoder, as SD 1.5 has, and the model has 2" in \
-            self.refused(shelf, path, "sdxl")
+        assert (
+            "it is made for one text encoder, as SD 1.5 has, and the model has 2"
+            in self.refused(shelf, path, "sdxl")
+        )
         save_file({"clip_l": noise(1, 1, 8), "clip_g": noise(2, 1, 20)}, path)
-        assert "its vectors are 20 wide, and the model's text encoder reads 16" in \
-            self.refused(shelf, path, "sdxl")
+        assert "its vectors are 20 wide, and the model's text encoder reads 16" in self.refused(
+            shelf, path, "sdxl"
+        )
 
     def test_of_another_width(self, shelf: Path, tmp_path: Path) -> None:
         torch.save({"string_to_param": {"*": noise(1, 1, 30)}}, tmp_path / "zorb.pt")
-        assert "its vectors are 30 wide, and the model's text encoder reads 24" in \
-            self.refused(shelf, tmp_path / "zorb.pt")
+        assert "its vectors are 30 wide, and the model's text encoder reads 24" in self.refused(
+            shelf, tmp_path / "zorb.pt"
+        )
 
     def test_something_else(self, shelf: Path, tmp_path: Path) -> None:
         torch.save({"a": noise(1, 2, CROSS_DIM), "b": noise(1, 2, CROSS_DIM)}, tmp_path / "zorb.pt")
-        assert "it is no textual inversion: it holds ['a', 'b']" in \
-            self.refused(shelf, tmp_path / "zorb.pt")
+        assert "it is no textual inversion: it holds ['a', 'b']" in self.refused(
+            shelf, tmp_path / "zorb.pt"
+        )
 
     def test_a_word_that_is_known(self, shelf: Path, tmp_path: Path) -> None:
         torch.save({"x": noise(1, 1, CROSS_DIM)}, tmp_path / "q.bin")
-        assert "'q' is a word of the model already: rename the file" in \
-            self.refused(shelf, tmp_path / "q.bin")
+        assert "'q' is a word of the model already: rename the file" in self.refused(
+            shelf, tmp_path / "q.bin"
+        )
 
 
 # --- LoHa, LoKr and what is not read -------------------------------------------------------------
@@ -410,17 +490,25 @@ def _parts_of(key: str) -> tuple[str, bool, str]:
     "config",
     [
         LoHaConfig(r=4, alpha=2, target_modules=LAYERS, init_weights=False),
-        LoHaConfig(r=4, alpha=2, target_modules=LAYERS, use_effective_conv2d=True,
-                   init_weights=False),
+        LoHaConfig(
+            r=4, alpha=2, target_modules=LAYERS, use_effective_conv2d=True, init_weights=False
+        ),
         LoKrConfig(r=2, alpha=1, target_modules=LAYERS, init_weights=False),
-        LoKrConfig(r=2, alpha=1, target_modules=LAYERS, use_effective_conv2d=True,
-                   decompose_both=True, init_weights=False),
+        LoKrConfig(
+            r=2,
+            alpha=1,
+            target_modules=LAYERS,
+            use_effective_conv2d=True,
+            decompose_both=True,
+            init_weights=False,
+        ),
     ],
     ids=["loha", "loha tucker", "lokr", "lokr tucker"],
 )
 @pytest.mark.parametrize("weight", [1.0, -0.5])
-def test_loha_and_lokr_are_what_peft_makes_of_them(shelf: Path, tmp_path: Path, config: Any,
-                                                   weight: float) -> None:
+def test_loha_and_lokr_are_what_peft_makes_of_them(
+    shelf: Path, tmp_path: Path, config: Any, weight: float
+) -> None:
     plain = {k: t.clone() for k, t in sd15(shelf)._model.unet.state_dict().items()}
     fresh = tiny_sd15_unet().half().float()  # as the shelf stores it
     tensors, merged = lycoris(fresh, config)
@@ -441,11 +529,18 @@ def test_loha_beside_lora_and_in_the_text_encoder(shelf: Path, tmp_path: Path) -
     up, down = noise(3, 8, 2), noise(4, 2, 8)
     attention = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     changes = squared(f"lora_te_text_model_{layer.replace('.', '_')}", a, b)
-    save_file(changes | {
-        f"lora_unet_{attention.replace('.', '_')}.{name}": tensor
-        for name, tensor in {"lora_up.weight": up, "lora_down.weight": down,
-                             "alpha": torch.tensor(2.0)}.items()
-    }, tmp_path / "mixed.safetensors")
+    save_file(
+        changes
+        | {
+            f"lora_unet_{attention.replace('.', '_')}.{name}": tensor
+            for name, tensor in {
+                "lora_up.weight": up,
+                "lora_down.weight": down,
+                "alpha": torch.tensor(2.0),
+            }.items()
+        },
+        tmp_path / "mixed.safetensors",
+    )
     plain, ours = sd15(shelf), sd15(shelf, loras=((tmp_path / "mixed.safetensors", 0.5),))
     (before,), (after,) = plain._model.text.encoders, ours._model.text.encoders
     assert_change(before, after, layer, 0.5 * (a @ b) ** 2)
@@ -454,8 +549,11 @@ def test_loha_beside_lora_and_in_the_text_encoder(shelf: Path, tmp_path: Path) -
 
 def squared(layer: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
     """LoHa with two equal factors and no alpha: the square of their product."""
-    return {f"{layer}.hada_w{i}_{x}": tensor.clone() for i in (1, 2)
-            for x, tensor in (("a", a), ("b", b))}
+    return {
+        f"{layer}.hada_w{i}_{x}": tensor.clone()
+        for i in (1, 2)
+        for x, tensor in (("a", a), ("b", b))
+    }
 
 
 def assert_change(before: nn.Module, after: nn.Module, layer: str, expected: Tensor) -> None:
@@ -468,8 +566,10 @@ def assert_change(before: nn.Module, after: nn.Module, layer: str, expected: Ten
 @pytest.mark.parametrize(
     ("theirs", "layer"),
     [  # one block and its sampler fill the first level: its successor's first block is number 3
-        ("input_blocks_3_1_transformer_blocks_0_attn1_to_q",
-         "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"),
+        (
+            "input_blocks_3_1_transformer_blocks_0_attn1_to_q",
+            "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+        ),
         ("input_blocks_2_0_op", "down_blocks.0.downsamplers.0.conv"),
         ("input_blocks_3_0_emb_layers_1", "down_blocks.1.resnets.0.time_emb_proj"),
         ("middle_block_2_in_layers_2", "mid_block.resnets.1.conv1"),
@@ -481,21 +581,29 @@ def assert_change(before: nn.Module, after: nn.Module, layer: str, expected: Ten
         ("out_2", "conv_out"),
     ],
 )
-def test_loha_of_sdxl_under_the_first_code_s_names(shelf: Path, tmp_path: Path, theirs: str,
-                                                   layer: str) -> None:
+def test_loha_of_sdxl_under_the_first_code_s_names(
+    shelf: Path, tmp_path: Path, theirs: str, layer: str
+) -> None:
     weight = tiny_sdxl_unet().get_submodule(layer).weight
     a, b = noise(1, len(weight), 2), noise(2, 2, weight.numel() // len(weight))
     save_file(squared(f"lora_unet_{theirs}", a, b), tmp_path / "xl.safetensors")
-    plain, ours = (load("sdxl", device="cpu", dtype="float32", models=shelf, loras=loras)
-                   for loras in ((), ((tmp_path / "xl.safetensors", 1.0),)))
+    plain, ours = (
+        load("sdxl", device="cpu", dtype="float32", models=shelf, loras=loras)
+        for loras in ((), ((tmp_path / "xl.safetensors", 1.0),))
+    )
     assert_change(plain._model.unet, ours._model.unet, layer, (a @ b) ** 2)
 
 
 def test_the_first_lora_files_had_bare_processors(shelf: Path, tmp_path: Path) -> None:
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
     up, down = noise(3, 8, 2), noise(4, 2, 8)
-    save_file({f"{layer}.processor.to_q_lora.up.weight": up,
-               f"{layer}.processor.to_q_lora.down.weight": down}, tmp_path / "old.safetensors")
+    save_file(
+        {
+            f"{layer}.processor.to_q_lora.up.weight": up,
+            f"{layer}.processor.to_q_lora.down.weight": down,
+        },
+        tmp_path / "old.safetensors",
+    )
     plain, ours = sd15(shelf), sd15(shelf, loras=((tmp_path / "old.safetensors", 1.0),))
     assert_change(plain._model.unet, ours._model.unet, f"{layer}.to_q", up @ down)
 
@@ -503,22 +611,37 @@ def test_the_first_lora_files_had_bare_processors(shelf: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
-        ({"lora_unet_x.on_input": torch.zeros(1), "lora_unet_x.weight": torch.ones(4)},
-         r"it holds IA3 \(lora_unet_x\), which is not read: LoRA, LoCon, LoHa and LoKr are"),
+        (
+            {"lora_unet_x.on_input": torch.zeros(1), "lora_unet_x.weight": torch.ones(4)},
+            r"it holds IA3 \(lora_unet_x\), which is not read: LoRA, LoCon, LoHa and LoKr are",
+        ),
         ({"lora_unet_x.diff": torch.zeros(4, 4)}, "it holds whole differences of weights"),
         ({"lora_unet_x.oft_blocks": torch.zeros(4, 4)}, "it holds OFT"),
-        ({"lora_unet_x.hada_w1_a": torch.zeros(4, 2), "lora_unet_x.hada_w1_b": torch.zeros(2, 4),
-          "lora_unet_x.hada_w2_a": torch.zeros(4, 2), "lora_unet_x.hada_w2_b": torch.zeros(2, 4)},
-         "it changes lora_unet_x, which is no layer of this model's"),
-        ({"lora_unet_conv_in.lokr_w1": torch.zeros(2, 2),
-          "lora_unet_conv_in.lokr_w2": torch.zeros(2, 2)},
-         r"its change of lora_unet_conv_in is \(4, 4\), where the model has \(8, 4, 3, 3\)"),
-        ({"lora_unet_conv_in.hada_w1_a": torch.zeros(4, 2)},
-         r"its factors \['hada_w1_a'\] do not fit each other"),
+        (
+            {
+                "lora_unet_x.hada_w1_a": torch.zeros(4, 2),
+                "lora_unet_x.hada_w1_b": torch.zeros(2, 4),
+                "lora_unet_x.hada_w2_a": torch.zeros(4, 2),
+                "lora_unet_x.hada_w2_b": torch.zeros(2, 4),
+            },
+            "it changes lora_unet_x, which is no layer of this model's",
+        ),
+        (
+            {
+                "lora_unet_conv_in.lokr_w1": torch.zeros(2, 2),
+                "lora_unet_conv_in.lokr_w2": torch.zeros(2, 2),
+            },
+            r"its change of lora_unet_conv_in is \(4, 4\), where the model has \(8, 4, 3, 3\)",
+        ),
+        (
+            {"lora_unet_conv_in.hada_w1_a": torch.zeros(4, 2)},
+            r"its factors \['hada_w1_a'\] do not fit each other",
+        ),
     ],
 )
-def test_what_is_not_read_is_named(shelf: Path, tmp_path: Path, tensors: dict[str, Tensor],
-                                   said: str) -> None:
+def test_what_is_not_read_is_named(
+    shelf: Path, tmp_path: Path, tensors: dict[str, Tensor], said: str
+) -> None:
     path = tmp_path / "style.safetensors"
     save_file(tensors, path)
     with pytest.raises(ModelError, match=rf"style\.safetensors does not fit this model: {said}"):

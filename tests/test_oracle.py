@@ -73,48 +73,84 @@ class TestEverySampler:
         net = ControlNetModel.from_pretrained(entry.folder / "controlnet-canny")
         oracle = loaded(StableDiffusionControlNetPipeline, entry, controlnet=net)
         expected = theirs(
-            oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image,
-            image=picture(3), controlnet_conditioning_scale=0.8, control_guidance_start=0.2,
+            oracle,
+            entry,
+            sampler,
+            scale=0.7,
+            ip_adapter_image=reference().image,
+            image=picture(3),
+            controlnet_conditioning_scale=0.8,
+            control_guidance_start=0.2,
             control_guidance_end=0.8,
         )
         structure = Structure(kind="canny", image=picture(3), weight=0.8, window=(0.2, 0.8))
-        asked = request(sampler=sampler, references=(reference(),), image_scale=0.7,
-                        structures=(structure,))
+        asked = request(
+            sampler=sampler, references=(reference(),), image_scale=0.7, structures=(structure,)
+        )
         assert_same(ours(asked), expected)
 
     @pytest.mark.parametrize("strength", [1.0, 0.6])
-    def test_inpainting(self, ours: Any, entry: CatalogEntry, sampler: Sampler,
-                        strength: float) -> None:
+    def test_inpainting(
+        self, ours: Any, entry: CatalogEntry, sampler: Sampler, strength: float
+    ) -> None:
         """Compared before the paste, which diffusers does not do."""
         oracle = loaded(StableDiffusionInpaintPipeline, entry)
         expected = theirs(
-            oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image,
-            image=picture(4), mask_image=ALIGNED, height=64, width=64, strength=strength,
+            oracle,
+            entry,
+            sampler,
+            scale=0.7,
+            ip_adapter_image=reference().image,
+            image=picture(4),
+            mask_image=ALIGNED,
+            height=64,
+            width=64,
+            strength=strength,
         )
         inpaint = Inpaint(image=picture(4), mask=ALIGNED, strength=strength)
-        asked = request(sampler=sampler, references=(reference(),), image_scale=0.7,
-                        inpaint=inpaint)
+        asked = request(
+            sampler=sampler, references=(reference(),), image_scale=0.7, inpaint=inpaint
+        )
         assert_same(ours(asked), expected)
 
     def test_start_picture(self, ours: Any, entry: CatalogEntry, sampler: Sampler) -> None:
         oracle = loaded(StableDiffusionImg2ImgPipeline, entry)
-        expected = theirs(oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image,
-                          image=picture(4), strength=0.6)
-        asked = request(sampler=sampler, references=(reference(),), image_scale=0.7,
-                        init_image=picture(4), strength=0.6)
+        expected = theirs(
+            oracle,
+            entry,
+            sampler,
+            scale=0.7,
+            ip_adapter_image=reference().image,
+            image=picture(4),
+            strength=0.6,
+        )
+        asked = request(
+            sampler=sampler,
+            references=(reference(),),
+            image_scale=0.7,
+            init_image=picture(4),
+            strength=0.6,
+        )
         assert_same(ours(asked), expected)
 
 
 def test_edges_twice(ours: Any, entry: CatalogEntry) -> None:
     net = ControlNetModel.from_pretrained(entry.folder / "controlnet-canny")
-    oracle = loaded(StableDiffusionControlNetPipeline, entry,
-                    controlnet=MultiControlNetModel([net, net]))
-    expected = theirs(
-        oracle, entry, scale=0.7, ip_adapter_image=reference().image,
-        image=[picture(3), picture(6)], controlnet_conditioning_scale=[0.8, 0.3],
+    oracle = loaded(
+        StableDiffusionControlNetPipeline, entry, controlnet=MultiControlNetModel([net, net])
     )
-    structures = (Structure(kind="canny", image=picture(3), weight=0.8),
-                  Structure(kind="canny", image=picture(6), weight=0.3))
+    expected = theirs(
+        oracle,
+        entry,
+        scale=0.7,
+        ip_adapter_image=reference().image,
+        image=[picture(3), picture(6)],
+        controlnet_conditioning_scale=[0.8, 0.3],
+    )
+    structures = (
+        Structure(kind="canny", image=picture(3), weight=0.8),
+        Structure(kind="canny", image=picture(6), weight=0.3),
+    )
     asked = request(references=(reference(),), image_scale=0.7, structures=structures)
     assert_same(ours(asked), expected)
 
@@ -123,8 +159,9 @@ def test_palette(ours: Any, entry: CatalogEntry) -> None:
     """diffusers cannot combine a T2I-Adapter with an IP-Adapter, so alone."""
     net = T2IAdapter.from_pretrained(entry.folder / "t2i-palette")
     oracle = loaded(StableDiffusionAdapterPipeline, entry, adapter=net)
-    latents = theirs(oracle, entry, image=picture(5), adapter_conditioning_scale=0.9,
-                     output_type="latent")  # it has no other that is a tensor
+    latents = theirs(
+        oracle, entry, image=picture(5), adapter_conditioning_scale=0.9, output_type="latent"
+    )  # it has no other that is a tensor
     expected = (oracle.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
     structure = Structure(kind="palette", image=picture(5), weight=0.9)
     assert_same(ours(request(structures=(structure,))), expected)
@@ -132,8 +169,9 @@ def test_palette(ours: Any, entry: CatalogEntry) -> None:
 
 def test_without_guidance(ours: Any, entry: CatalogEntry) -> None:
     oracle = loaded(StableDiffusionPipeline, entry)
-    expected = theirs(oracle, entry, scale=1.0, ip_adapter_image=reference().image,
-                      guidance_scale=1.0)
+    expected = theirs(
+        oracle, entry, scale=1.0, ip_adapter_image=reference().image, guidance_scale=1.0
+    )
     assert_same(ours(request(references=(reference(),), guidance=1.0)), expected)
 
 
@@ -149,7 +187,10 @@ def test_masked_references_have_their_own_regions(ours: Any, entry: CatalogEntry
     masks = [box_mask((0, 0, 32, 64)), box_mask((32, 0, 64, 64))]
     pair = tuple(reference(i, mask=mask, weight=0.5 + i) for i, mask in enumerate(masks))
     expected = theirs(
-        oracle, entry, scale=[[0.5, 1.5]], ip_adapter_image=[[r.image for r in pair]],
+        oracle,
+        entry,
+        scale=[[0.5, 1.5]],
+        ip_adapter_image=[[r.image for r in pair]],
         cross_attention_kwargs={
             "ip_adapter_masks": [torch.cat([mask_from_image(m) for m in masks], dim=1)]
         },
@@ -164,8 +205,9 @@ def test_a_negative_reference_takes_the_empty_picture_s_place(
     pair = (reference(1), reference(2, negative=True))
     pixels = oracle.feature_extractor([r.image for r in pair], return_tensors="pt").pixel_values
     positive, negative = oracle.image_encoder(pixels).image_embeds.chunk(2)
-    expected = theirs(oracle, entry, scale=0.7,
-                      ip_adapter_image_embeds=[torch.stack([negative, positive])])
+    expected = theirs(
+        oracle, entry, scale=0.7, ip_adapter_image_embeds=[torch.stack([negative, positive])]
+    )
     assert_same(ours(request(references=pair, image_scale=0.7)), expected)
 
 
@@ -179,12 +221,20 @@ def nine(entry: CatalogEntry, tmp_path_factory: pytest.TempPathFactory) -> Catal
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.6])
-def test_a_unet_trained_for_inpainting(nine: CatalogEntry, strength: float,
-                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_unet_trained_for_inpainting(
+    nine: CatalogEntry, strength: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     oracle = loaded(StableDiffusionInpaintPipeline, nine)
     expected = theirs(
-        oracle, nine, scale=0.7, ip_adapter_image=reference().image, image=picture(4),
-        mask_image=ALIGNED, height=64, width=64, strength=strength,
+        oracle,
+        nine,
+        scale=0.7,
+        ip_adapter_image=reference().image,
+        image=picture(4),
+        mask_image=ALIGNED,
+        height=64,
+        width=64,
+        strength=strength,
     )
     inpaint = Inpaint(image=picture(4), mask=ALIGNED, strength=strength)
     asked = request(references=(reference(),), image_scale=0.7, inpaint=inpaint)
@@ -194,8 +244,9 @@ def test_a_unet_trained_for_inpainting(nine: CatalogEntry, strength: float,
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_base_that_predicts_velocity(entry: CatalogEntry, sampler: Sampler, tmp_path: Path,
-                                       monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_predicts_velocity(
+    entry: CatalogEntry, sampler: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(entry.folder, tmp_path / "v")
     DDIMScheduler.from_pretrained(
         tmp_path / "v" / "scheduler", prediction_type="v_prediction"
@@ -220,8 +271,12 @@ def test_a_factor_for_each_layer(ours: Any, entry: CatalogEntry, fit: float | No
     oracle = loaded(StableDiffusionPipeline, entry)
     names = list(cross_attention_layers(oracle.unet))
     factors = tuple(float(name.startswith("up_blocks.0")) for name in names)
-    expected = theirs(oracle, entry, scale={"up": {"block_0": [fit or 1.0] * 2}},
-                      ip_adapter_image=reference().image)
+    expected = theirs(
+        oracle,
+        entry,
+        scale={"up": {"block_0": [fit or 1.0] * 2}},
+        ip_adapter_image=reference().image,
+    )
     layered = request(references=(reference(),), image_scale=fit or 1.0, image_layers=factors)
     assert_same(ours(layered), expected)
 
@@ -245,8 +300,9 @@ def test_plus(ours: Any, entry: CatalogEntry) -> None:
 def test_another_shape(ours: Any, entry: CatalogEntry) -> None:
     """Latents of 18 x 22 cells: sides that the UNet has to halve rounding up."""
     oracle = loaded(StableDiffusionPipeline, entry)
-    expected = theirs(oracle, entry, scale=0.7, ip_adapter_image=reference().image,
-                      width=72, height=88)
+    expected = theirs(
+        oracle, entry, scale=0.7, ip_adapter_image=reference().image, width=72, height=88
+    )
     assert_same(
         ours(request(references=(reference(),), image_scale=0.7, width=72, height=88)), expected
     )

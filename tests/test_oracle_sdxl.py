@@ -34,7 +34,9 @@ def entry(tmp_path_factory: pytest.TempPathFactory) -> CatalogEntry:
 def loaded_xl(kind: Any, entry: CatalogEntry, **parts: Any) -> Any:
     """The published folder has neither image encoder nor processor."""
     return loaded(
-        kind, entry, **parts,
+        kind,
+        entry,
+        **parts,
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(entry.folder / "image_encoder"),
         feature_extractor=CLIPImageProcessor.from_pretrained(entry.folder / "feature_extractor"),
     )
@@ -58,8 +60,7 @@ def test_text(ours: Any, entry: CatalogEntry, negative: str) -> None:
 @pytest.mark.parametrize("adapter", ["base", "plus"])
 def test_image(ours: Any, entry: CatalogEntry, adapter: str) -> None:
     oracle = loaded_xl(StableDiffusionXLPipeline, entry)
-    expected = theirs(oracle, entry, scale=0.7, adapter=adapter,
-                      ip_adapter_image=reference().image)
+    expected = theirs(oracle, entry, scale=0.7, adapter=adapter, ip_adapter_image=reference().image)
     asked = request(references=(reference(),), image_scale=0.7, adapter=adapter)
     assert_same(ours(asked), expected)
 
@@ -67,8 +68,9 @@ def test_image(ours: Any, entry: CatalogEntry, adapter: str) -> None:
 def test_another_shape(ours: Any, entry: CatalogEntry) -> None:
     """The size conditioning follows it."""
     oracle = loaded_xl(StableDiffusionXLPipeline, entry)
-    expected = theirs(oracle, entry, scale=0.7, ip_adapter_image=reference().image,
-                      width=72, height=88)
+    expected = theirs(
+        oracle, entry, scale=0.7, ip_adapter_image=reference().image, width=72, height=88
+    )
     asked = request(references=(reference(),), image_scale=0.7, width=72, height=88)
     assert_same(ours(asked), expected)
 
@@ -78,7 +80,10 @@ def test_masked_references(ours: Any, entry: CatalogEntry) -> None:
     masks = [box_mask((0, 0, 32, 64)), box_mask((32, 0, 64, 64))]
     pair = tuple(reference(i, mask=mask, weight=0.5 + i) for i, mask in enumerate(masks))
     expected = theirs(
-        oracle, entry, scale=[[0.5, 1.5]], ip_adapter_image=[[r.image for r in pair]],
+        oracle,
+        entry,
+        scale=[[0.5, 1.5]],
+        ip_adapter_image=[[r.image for r in pair]],
         cross_attention_kwargs={
             "ip_adapter_masks": [torch.cat([mask_from_image(m) for m in masks], dim=1)]
         },
@@ -88,14 +93,21 @@ def test_masked_references(ours: Any, entry: CatalogEntry) -> None:
 
 def test_edges_twice(ours: Any, entry: CatalogEntry) -> None:
     net = ControlNetModel.from_pretrained(entry.folder / "controlnet-canny")
-    oracle = loaded_xl(StableDiffusionXLControlNetPipeline, entry,
-                    controlnet=MultiControlNetModel([net, net]))
-    expected = theirs(
-        oracle, entry, scale=0.7, ip_adapter_image=reference().image,
-        image=[picture(3), picture(6)], controlnet_conditioning_scale=[0.8, 0.3],
+    oracle = loaded_xl(
+        StableDiffusionXLControlNetPipeline, entry, controlnet=MultiControlNetModel([net, net])
     )
-    structures = (Structure(kind="canny", image=picture(3), weight=0.8),
-                  Structure(kind="canny", image=picture(6), weight=0.3))
+    expected = theirs(
+        oracle,
+        entry,
+        scale=0.7,
+        ip_adapter_image=reference().image,
+        image=[picture(3), picture(6)],
+        controlnet_conditioning_scale=[0.8, 0.3],
+    )
+    structures = (
+        Structure(kind="canny", image=picture(3), weight=0.8),
+        Structure(kind="canny", image=picture(6), weight=0.3),
+    )
     asked = request(references=(reference(),), image_scale=0.7, structures=structures)
     assert_same(ours(asked), expected)
 
@@ -103,8 +115,14 @@ def test_edges_twice(ours: Any, entry: CatalogEntry) -> None:
 def test_palette_with_an_image_prompt(ours: Any, entry: CatalogEntry) -> None:
     net = T2IAdapter.from_pretrained(entry.folder / "t2i-palette")
     oracle = loaded_xl(StableDiffusionXLAdapterPipeline, entry, adapter=net)
-    expected = theirs(oracle, entry, scale=0.7, ip_adapter_image=reference().image,
-                      image=picture(5), adapter_conditioning_scale=0.9)
+    expected = theirs(
+        oracle,
+        entry,
+        scale=0.7,
+        ip_adapter_image=reference().image,
+        image=picture(5),
+        adapter_conditioning_scale=0.9,
+    )
     structure = Structure(kind="palette", image=picture(5), weight=0.9)
     asked = request(references=(reference(),), image_scale=0.7, structures=(structure,))
     assert_same(ours(asked), expected)
@@ -114,8 +132,15 @@ def test_palette_with_an_image_prompt(ours: Any, entry: CatalogEntry) -> None:
 def test_inpainting(ours: Any, entry: CatalogEntry, strength: float) -> None:
     oracle = loaded_xl(StableDiffusionXLInpaintPipeline, entry)
     expected = theirs(
-        oracle, entry, scale=0.7, ip_adapter_image=reference().image, image=picture(4),
-        mask_image=ALIGNED, height=64, width=64, strength=strength,
+        oracle,
+        entry,
+        scale=0.7,
+        ip_adapter_image=reference().image,
+        image=picture(4),
+        mask_image=ALIGNED,
+        height=64,
+        width=64,
+        strength=strength,
     )
     inpaint = Inpaint(image=picture(4), mask=ALIGNED, strength=strength)
     asked = request(references=(reference(),), image_scale=0.7, inpaint=inpaint)
@@ -124,10 +149,10 @@ def test_inpainting(ours: Any, entry: CatalogEntry, strength: float) -> None:
 
 def test_start_picture(ours: Any, entry: CatalogEntry) -> None:
     oracle = loaded_xl(StableDiffusionXLImg2ImgPipeline, entry)
-    expected = theirs(oracle, entry, scale=0.7, ip_adapter_image=reference().image,
-                      image=picture(4), strength=0.6)
-    asked = request(references=(reference(),), image_scale=0.7, init_image=picture(4),
-                    strength=0.6)
+    expected = theirs(
+        oracle, entry, scale=0.7, ip_adapter_image=reference().image, image=picture(4), strength=0.6
+    )
+    asked = request(references=(reference(),), image_scale=0.7, init_image=picture(4), strength=0.6)
     assert_same(ours(asked), expected)
 
 
@@ -137,8 +162,12 @@ def test_everything_at_once_is_the_sum_of_its_parts(ours: Any) -> None:
     inpaint = Inpaint(image=picture(4), mask=ALIGNED)
     edges = Structure(kind="canny", image=picture(3), weight=0.8)
     colours = Structure(kind="palette", image=picture(5), weight=0.9)
-    whole = {"references": (reference(),), "image_scale": 0.7, "structures": (edges, colours),
-             "inpaint": inpaint}
+    whole = {
+        "references": (reference(),),
+        "image_scale": 0.7,
+        "structures": (edges, colours),
+        "inpaint": inpaint,
+    }
     everything = ours(request(**whole))
     silent = Structure(kind="canny", image=picture(6), weight=0.0)
     assert_same(ours(request(**whole | {"structures": (edges, colours, silent)})), everything, 0)

@@ -60,8 +60,9 @@ __all__ = ["offline", "shelf"]  # fixtures
 ON_THE_SHELF = ("sd15",)
 
 ROOT = Path(__file__).parent.parent
-REQUEST = GenerateRequest(prompt="a cube", references=(Reference(image=picture(1)),), steps=2,
-                          guidance=3.0)
+REQUEST = GenerateRequest(
+    prompt="a cube", references=(Reference(image=picture(1)),), steps=2, guidance=3.0
+)
 WITH_MAP = replace(REQUEST, structures=(Structure(kind="edges", image=picture(5, 128, 128)),))
 
 
@@ -80,9 +81,13 @@ def controlnet() -> ControlNetModel:
 def t2i_adapter(unet: Any, kind: str, channels: int, cells: int = 8) -> T2IAdapter:
     widths = list(unet.config.block_out_channels)
     with seeded(6):
-        net = T2IAdapter(in_channels=channels, channels=widths[: 3 if kind == "light" else 4],
-                         num_res_blocks=4 if kind == "light" else 2, downscale_factor=cells,
-                         adapter_type=f"{kind}_adapter")
+        net = T2IAdapter(
+            in_channels=channels,
+            channels=widths[: 3 if kind == "light" else 4],
+            num_res_blocks=4 if kind == "light" else 2,
+            downscale_factor=cells,
+            adapter_type=f"{kind}_adapter",
+        )
         randomise(net)
     return net.eval()
 
@@ -95,8 +100,10 @@ def write_layout(net: Any, layout: str, folder: Path) -> Path:
     old = controlnet_tensors if isinstance(net, ControlNetModel) else t2i_adapter_tensors
     tensors = net.state_dict() if layout == "diffusers.safetensors" else old(net)
     if layout == "control_model.pth":
-        tensors = {"state_dict": {f"control_model.{k}": t for k, t in tensors.items()},
-                   "global_step": 7}
+        tensors = {
+            "state_dict": {f"control_model.{k}": t for k, t in tensors.items()},
+            "global_step": 7,
+        }
     path = folder / f"net{Path(layout).suffix}"
     if path.suffix == ".safetensors":
         save_file({k: t.contiguous() for k, t in tensors.items()}, path)
@@ -111,28 +118,32 @@ def by_controlnet(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> np.n
     return drawn(sd15(shelf, controlnets=(("edges", place),)), WITH_MAP)
 
 
-@pytest.mark.parametrize("layout", ["diffusers.safetensors", "control_model.pth",
-                                    "first.safetensors"])
-def test_a_controlnet_from_any_layout(shelf: Path, tmp_path: Path, layout: str,
-                                      by_controlnet: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "layout", ["diffusers.safetensors", "control_model.pth", "first.safetensors"]
+)
+def test_a_controlnet_from_any_layout(
+    shelf: Path, tmp_path: Path, layout: str, by_controlnet: np.ndarray
+) -> None:
     pipeline = sd15(shelf, controlnets=(("edges", write_layout(controlnet(), layout, tmp_path)),))
     found = drawn(pipeline, WITH_MAP)
     assert np.array_equal(found, by_controlnet)
     assert np.abs(found - drawn(pipeline)).max() > 0
-    assert any("net" in file for file in pipeline.facts["weights"])
+    assert any("net" in file for file in pipeline.provenance["weights"])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", ["full", "light"])
 @pytest.mark.parametrize("layout", ["diffusers.safetensors", "first.pth"])
-def test_a_t2i_adapter_from_any_layout(tmp_path: Path, layout: str, kind: str,
-                                       channels: int) -> None:
+def test_a_t2i_adapter_from_any_layout(
+    tmp_path: Path, layout: str, kind: str, channels: int
+) -> None:
     unet = tiny_sd15_unet()
     net = t2i_adapter(unet, kind, channels)
     tensors = tensors_from_file(write_layout(net, layout, tmp_path))
     found = t2i_adapter_of(tensors, unet, 8, torch.float32, "net")
     assert {k: found.config[k] for k in ("in_channels", "adapter_type", "num_res_blocks")} == {
-        k: net.config[k] for k in ("in_channels", "adapter_type", "num_res_blocks")}
+        k: net.config[k] for k in ("in_channels", "adapter_type", "num_res_blocks")
+    }
     pixels = torch.rand(1, channels, 128, 128)
     for ours, theirs in zip(found(pixels), net(pixels), strict=True):
         assert torch.equal(ours, theirs)
@@ -143,8 +154,13 @@ def test_a_t2i_adapter_of_the_sdxl_kind(tmp_path: Path, widths: list[int]) -> No
     """Its UNet halves the grid before features are added, so a cell is twice as wide."""
     unet = tiny_tabletop_unet()
     with seeded(6):
-        net = T2IAdapter(in_channels=3, channels=widths, num_res_blocks=2,
-                         downscale_factor=16, adapter_type="full_adapter_xl").eval()
+        net = T2IAdapter(
+            in_channels=3,
+            channels=widths,
+            num_res_blocks=2,
+            downscale_factor=16,
+            adapter_type="full_adapter_xl",
+        ).eval()
     tensors = tensors_from_file(write_layout(net, "first.pth", tmp_path))
     found = t2i_adapter_of(tensors, unet, 8, torch.float32, "net")
     pixels = torch.rand(1, 3, 128, 128)
@@ -155,9 +171,16 @@ def test_a_t2i_adapter_of_the_sdxl_kind(tmp_path: Path, widths: list[int]) -> No
 def test_a_shuffle_network_says_so_in_its_name_or_by_its_kind() -> None:
     """Its configuration has global_pool_conditions, which no weight tells."""
     tensors, unet = controlnet_tensors(controlnet()), tiny_sd15_unet()
-    pooled = [controlnet_of(tensors, unet, torch.float32, *name).config.global_pool_conditions
-              for name in (("control_v11e_sd15_shuffle.pth",), ("control_v11p_sd15_canny.pth",),
-                           ("mine.pth", "shuffle"), ("unshuffled.pth", "canny"), ("Shuffle.pth",))]
+    pooled = [
+        controlnet_of(tensors, unet, torch.float32, *name).config.global_pool_conditions
+        for name in (
+            ("control_v11e_sd15_shuffle.pth",),
+            ("control_v11p_sd15_canny.pth",),
+            ("mine.pth", "shuffle"),
+            ("unshuffled.pth", "canny"),
+            ("Shuffle.pth",),
+        )
+    ]
     assert pooled == [True, False, True, False, True]
 
 
@@ -176,9 +199,12 @@ def test_the_published_sizes(config: dict[str, Any], tmp_path: Path) -> None:
         for kind, channels in (("full", 1), ("full", 3), ("light", 3)):
             with torch.device("meta"):
                 adapter = T2IAdapter(
-                    in_channels=channels, adapter_type=f"{kind}_adapter",
+                    in_channels=channels,
+                    adapter_type=f"{kind}_adapter",
                     channels=[320, 640, 1280, 1280][: 3 if kind == "light" else 4],
-                    num_res_blocks=4 if kind == "light" else 2, downscale_factor=8)
+                    num_res_blocks=4 if kind == "light" else 2,
+                    downscale_factor=8,
+                )
             made = t2i_adapter_of(t2i_adapter_tensors(adapter), unet, 8, torch.float16, "net")
             assert (shapes(made), dict(made.config)) == (shapes(adapter), dict(adapter.config))
 
@@ -196,8 +222,9 @@ def test_a_t2i_adapter_s_file_draws_as_its_folder(shelf: Path, tmp_path: Path) -
 
 def test_the_name_says_which_detectors_are_offered(shelf: Path, tmp_path: Path) -> None:
     place = write_layout(controlnet(), "folder", tmp_path)
-    kinds = sd15(shelf, controlnets=(("depth", place), ("new", place), ("lineart-fine", place))
-                 ).info.structures
+    kinds = sd15(
+        shelf, controlnets=(("depth", place), ("new", place), ("lineart-fine", place))
+    ).info.structures
     assert kinds["depth"] == SD15_STRUCTURES["depth"].annotators
     assert kinds["lineart-fine"] == ("lineart-fine", "none")
     assert kinds["new"][0] == "none"
@@ -228,26 +255,39 @@ class TestWrongNetworks:
 
     def test_of_another_base(self, shelf: Path, tmp_path: Path) -> None:
         place = write_layout(tiny_controlnet(tiny_unet(), factor=8), "folder", tmp_path)
-        with pytest.raises(ModelError, match=r"net does not fit this model: its blocks are \[16, 3"
-                                             r"2\] wide, the model's \[8, 16, 24, 24\]"):
+        with pytest.raises(
+            ModelError,
+            match=r"net does not fit this model: its blocks are \[16, 3"
+            r"2\] wide, the model's \[8, 16, 24, 24\]",
+        ):
             sd15(shelf, controlnets=(("edges", place),))
 
     def test_a_t2i_adapter_for_another_grid(self, shelf: Path, tmp_path: Path) -> None:
         """Of the same widths: SDXL's kind, whose cells are twice as wide."""
-        net = T2IAdapter(channels=[8, 16, 24, 24], num_res_blocks=1, downscale_factor=16,
-                         adapter_type="full_adapter_xl")
+        net = T2IAdapter(
+            channels=[8, 16, 24, 24],
+            num_res_blocks=1,
+            downscale_factor=16,
+            adapter_type="full_adapter_xl",
+        )
         net.save_pretrained(tmp_path / "net")
-        with pytest.raises(ModelError, match="net does not fit this model: of 128 pixels it makes "
-                           "features 8 x 8 x 8, 16 x 8 x 8, 24 x 4 x 4, 24 x 4 x 4, the model has "
-                           "places for 8 x 16 x 16, 16 x 8 x 8, 24 x 4 x 4, 24 x 2 x 2"):
+        with pytest.raises(
+            ModelError,
+            match="net does not fit this model: of 128 pixels it makes "
+            "features 8 x 8 x 8, 16 x 8 x 8, 24 x 4 x 4, 24 x 4 x 4, the model has "
+            "places for 8 x 16 x 16, 16 x 8 x 8, 24 x 4 x 4, 24 x 2 x 2",
+        ):
             sd15(shelf, t2i_adapters=(("edges", tmp_path / "net"),))
 
     def test_a_weight_is_missing(self, shelf: Path, tmp_path: Path) -> None:
         tensors = controlnet_tensors(controlnet())
         del tensors["zero_convs.3.0.bias"]
         torch.save(tensors, tmp_path / "net.pth")
-        with pytest.raises(ModelError, match=r"net\.pth: the weights of the ControlNet lack "
-                                             r"controlnet_down_blocks\.3\.bias"):
+        with pytest.raises(
+            ModelError,
+            match=r"net\.pth: the weights of the ControlNet lack "
+            r"controlnet_down_blocks\.3\.bias",
+        ):
             sd15(shelf, controlnets=(("edges", tmp_path / "net.pth"),))
 
     def test_a_pickle_with_code_is_not_run(self, shelf: Path, tmp_path: Path) -> None:
@@ -287,8 +327,9 @@ def write_vae(layout: str, folder: Path) -> Path:
     elif layout == "bare.safetensors":
         save_file({k: t.contiguous() for k, t in vae_tensors(vae).items()}, path)
     else:
-        torch.save({"state_dict": {f"first_stage_model.{k}": t
-                                   for k, t in vae_tensors(vae).items()}}, path)
+        torch.save(
+            {"state_dict": {f"first_stage_model.{k}": t for k, t in vae_tensors(vae).items()}}, path
+        )
     return path
 
 
@@ -311,16 +352,21 @@ def test_a_checkpoint_without_a_vae_takes_one(shelf: Path, tmp_path: Path) -> No
 def test_wrong_vaes_are_named(shelf: Path, tmp_path: Path) -> None:
     config = dict(tiny_kl().config) | {"latent_channels": 16}
     AutoencoderKL.from_config(config).save_pretrained(tmp_path / "flux")
-    with pytest.raises(ModelError, match="the UNet reads 4 channels, where a VAE of 16 gives 16, "
-                                         "and 33 with a mask"):
+    with pytest.raises(
+        ModelError,
+        match="the UNet reads 4 channels, where a VAE of 16 gives 16, and 33 with a mask",
+    ):
         sd15(shelf, vae=tmp_path / "flux")
     with pytest.raises(ModelError, match=r"config\.json is missing, looked in .*/nowhere/config"):
         sd15(shelf, vae=tmp_path / "nowhere")
     tensors = vae_tensors(other_vae())
     del tensors["decoder.conv_in.bias"]
     save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / "cut.safetensors")
-    with pytest.raises(ModelError, match=r"cut\.safetensors: the weights of 'vae' lack "
-                                         r"decoder\.conv_in\.bias$"):
+    with pytest.raises(
+        ModelError,
+        match=r"cut\.safetensors: the weights of 'vae' lack "
+        r"decoder\.conv_in\.bias$",
+    ):
         sd15(shelf, vae=tmp_path / "cut.safetensors")
 
 
@@ -384,14 +430,26 @@ FLAGS = ("--image-encoder", "--vae", "--controlnet", "--t2i-adapter", "--lora", 
 
 def test_flags_and_variables_reach_the_loader() -> None:
     given = settings_from_args(
-        ["--vae", "v.ckpt", "--controlnet", "edges=runs/a, with comma", "--controlnet",
-         "depth=d.pth,pose=p=q.safetensors", "--t2i-adapter", "sketch=s.pth"],
-        {"IPADAPTER_IMAGE_ENCODER": "owner/name/folder", "IPADAPTER_VAE": "other"})
+        [
+            "--vae",
+            "v.ckpt",
+            "--controlnet",
+            "edges=runs/a, with comma",
+            "--controlnet",
+            "depth=d.pth,pose=p=q.safetensors",
+            "--t2i-adapter",
+            "sketch=s.pth",
+        ],
+        {"IPADAPTER_IMAGE_ENCODER": "owner/name/folder", "IPADAPTER_VAE": "other"},
+    )
     options = load_options(given)
     assert options["vae"] == Path("v.ckpt")
     assert options["image_encoder"] == "owner/name/folder"
-    assert options["controlnets"] == (("edges", Path("runs/a, with comma")),
-                                      ("depth", Path("d.pth")), ("pose", Path("p=q.safetensors")))
+    assert options["controlnets"] == (
+        ("edges", Path("runs/a, with comma")),
+        ("depth", Path("d.pth")),
+        ("pose", Path("p=q.safetensors")),
+    )
     assert options["t2i_adapters"] == (("sketch", Path("s.pth")),)
     by_variable = settings_from_args([], {"IPADAPTER_CONTROLNET": "a=x,b=y"})
     assert load_options(by_variable)["controlnets"] == (("a", Path("x")), ("b", Path("y")))
@@ -424,15 +482,25 @@ def test_the_app_offers_them() -> None:
     assert all(f"{flag} " in said and f"${_variable(flag)}" in said for flag in FLAGS)
 
 
-def test_generate_with_an_own_network(shelf: Path, tmp_path: Path,
-                                      monkeypatch: pytest.MonkeyPatch,
-                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_generate_with_an_own_network(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By the command's flags and by the app's settings: the same picture."""
     monkeypatch.chdir(tmp_path)
     write_layout(controlnet(), "control_model.pth", tmp_path)
     picture(5, 128, 128).save("map.png")
-    model = ["--model", "sd15", "--models-dir", str(shelf), "--device", "cpu", "--dtype",
-             "float32", "--controlnet", "edges=net.pth"]
+    model = [
+        "--model",
+        "sd15",
+        "--models-dir",
+        str(shelf),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--controlnet",
+        "edges=net.pth",
+    ]
     status = cli.main(["generate", "--structure", "edges=map.png", "--steps", "2", *model])
     out, err = capsys.readouterr()
     assert status == 0, err
@@ -447,9 +515,25 @@ def test_generate_with_an_own_network(shelf: Path, tmp_path: Path,
 def test_the_app_itself_takes_them(shelf: Path, tmp_path: Path) -> None:
     """It ends where the network is missing, with its name; so the flag is read."""
     done = subprocess.run(
-        [sys.executable, "app.py", "--model", "sd15", "--models-dir", str(shelf), "--device",
-         "cpu", "--controlnet", f"edges={tmp_path}/nowhere"],
-        cwd=ROOT, capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            "app.py",
+            "--model",
+            "sd15",
+            "--models-dir",
+            str(shelf),
+            "--device",
+            "cpu",
+            "--controlnet",
+            f"edges={tmp_path}/nowhere",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == \
-        f"app.py: controlnet edges: no file or folder {tmp_path}/nowhere"
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"app.py: controlnet edges: no file or folder {tmp_path}/nowhere"
+    )

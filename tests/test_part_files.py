@@ -44,8 +44,9 @@ def assert_same_unet(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("half", [True, False])
-@pytest.mark.parametrize("beside", [f"{UNET}.non_ema.safetensors", "openvino_model.bin",
-                                    f"{UNET}.non_ema.bin"])
+@pytest.mark.parametrize(
+    "beside", [f"{UNET}.non_ema.safetensors", "openvino_model.bin", f"{UNET}.non_ema.bin"]
+)
 def test_other_files_beside_the_weights(shelf: Path, models: Path, half: bool, beside: str) -> None:
     unet = models / BASE / "unet"
     name = f"{UNET}.fp16.safetensors" if half else f"{UNET}.safetensors"
@@ -71,16 +72,18 @@ def test_shards(shelf: Path, models: Path, variant: str | None) -> None:
     for path in (*base.glob("unet/*.safetensors"), *base.glob("text_encoder/*.safetensors")):
         path.unlink()
     tiny_sd15_unet().half().save_pretrained(base / "unet", variant=variant, max_shard_size="20KB")
-    encoder = CLIPTextModel.from_pretrained(shelf / BASE / "text_encoder", variant="fp16",
-                                            torch_dtype=torch.float16)
+    encoder = CLIPTextModel.from_pretrained(
+        shelf / BASE / "text_encoder", variant="fp16", torch_dtype=torch.float16
+    )
     encoder.save_pretrained(base / "text_encoder", variant=variant, max_shard_size="20KB")
     (row,) = [row for row in listing(models) if row["name"] == "sd15"]
     assert row["present"]
     found = model(models)
     assert_same_unet(model(shelf), found)
     for part in ("unet", "text_encoder"):
-        there = sorted(f"{part}/{p.name}" for p in (base / part).iterdir()
-                       if p.name != "config.json")
+        there = sorted(
+            f"{part}/{p.name}" for p in (base / part).iterdir() if p.name != "config.json"
+        )
         assert len(there) > 2
         assert hashed(found, part) == there
     next(base.glob("unet/*00001-of*")).unlink()
@@ -97,16 +100,20 @@ def test_shards(shelf: Path, models: Path, variant: str | None) -> None:
 def test_a_base_that_is_no_repository(shelf: Path, name: str) -> None:
     with pytest.raises(ModelError) as error:
         model(shelf, base=name)
-    assert str(error.value) == ("base must be a folder in diffusers' layout, a .safetensors file, "
-                                f"or owner/name on the hub, got {name!r}, which is none of them")
+    assert str(error.value) == (
+        "base must be a folder in diffusers' layout, a .safetensors file, "
+        f"or owner/name on the hub, got {name!r}, which is none of them"
+    )
 
 
 @pytest.mark.parametrize("name", ["a/b?c", "a b/c", "a/b c/folder", "alone", "../a"])
 def test_an_image_encoder_that_is_no_repository(shelf: Path, name: str) -> None:
     with pytest.raises(ModelError) as error:
         model(shelf, image_encoder=name)
-    assert str(error.value) == ("image_encoder must be a folder, or owner/name or owner/name/folder"
-                                f" on the hub, got {name!r}")
+    assert str(error.value) == (
+        "image_encoder must be a folder, or owner/name or owner/name/folder"
+        f" on the hub, got {name!r}"
+    )
 
 
 def test_a_note_with_a_byte_order_mark(tmp_path: Path) -> None:

@@ -22,13 +22,13 @@ from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.imaging import resize_image
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.codec import Codec
+from ipadapter_demo.models.vae import VAE
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
-from ipadapter_demo.pipeline.close_up import box_around, put_back_small
+from ipadapter_demo.pipeline.inpainting.background import split_by_mask
+from ipadapter_demo.pipeline.inpainting.crop import mask_box, uncrop_preview
+from ipadapter_demo.pipeline.inpainting.seam import match_seam_color
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
-from ipadapter_demo.pipeline.sampler import Start, _clean, _stepped_back, new_scheduler
-from ipadapter_demo.pipeline.seam import matched
-from ipadapter_demo.pipeline.surroundings import spoken_for
+from ipadapter_demo.pipeline.sampler import LatentInit, _clean, _renoise, new_scheduler
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from tests.tiny import (
@@ -103,11 +103,15 @@ class TestWithoutAnImage:
 class TestPasses:
     """Every step several times, for the seam."""
 
-    REQUEST = replace(WITH_IMAGE, inpaint=Inpaint(
-        image=picture(7), mask=box_mask((10, 10, 50, 45)), passes=3, feather=0))
+    REQUEST = replace(
+        WITH_IMAGE,
+        inpaint=Inpaint(
+            image=picture(7), mask=box_mask((10, 10, 50, 45)), repaint_passes=3, feather=0
+        ),
+    )
 
     def test_they_change_the_inside_and_nothing_else(self, pipeline: ImagePromptPipeline) -> None:
-        once = replace(self.REQUEST, inpaint=replace(self.REQUEST.inpaint, passes=1))
+        once = replace(self.REQUEST, inpaint=replace(self.REQUEST.inpaint, repaint_passes=1))
         one, other = (generated(pipeline, r)[0] for r in (once, self.REQUEST))
         inside = np.asarray(box_mask((10, 10, 50, 45))) > 0
         assert np.array_equal(one[~inside], other[~inside])
@@ -120,8 +124,9 @@ class TestPasses:
         assert [preview.step for preview in previews] == [1, 2, 3]
 
     def test_the_sampler_is_ddim(self, pipeline: ImagePromptPipeline) -> None:
-        results = [generated(pipeline, replace(self.REQUEST, sampler=sampler))
-                   for sampler in SAMPLERS]
+        results = [
+            generated(pipeline, replace(self.REQUEST, sampler=sampler)) for sampler in SAMPLERS
+        ]
         assert all(np.array_equal(result, results[0]) for result in results)
 
     def test_they_do_not_depend_on_the_batch(self, pipeline: ImagePromptPipeline) -> None:
@@ -132,13 +137,15 @@ class TestPasses:
     def test_noise_put_back_is_that_of_the_forward_process(self) -> None:
         """Latents of unit variance at one level have it at the other."""
         scheduler = new_scheduler("ddim", {})
-        start = Start(noise(0, 4, 4, 32, 32), generators=tuple(
-            torch.Generator().manual_seed(i) for i in range(10, 14)))
+        start = LatentInit(
+            noise(0, 4, 4, 32, 32),
+            generators=tuple(torch.Generator().manual_seed(i) for i in range(10, 14)),
+        )
         for t, after in ((900, 800), (300, 100)):
             t_, after_ = torch.tensor(t), torch.tensor(after)
             clean, eps = torch.zeros(4, 4, 32, 32), noise(1, 4, 4, 32, 32)
             before = scheduler.add_noise(clean, eps, after_.expand(4))
-            back = _stepped_back(scheduler, t_, after_, start, before)
+            back = _renoise(scheduler, t_, after_, start, before)
             expected = (1 - scheduler.alphas_cumprod[t]).sqrt()
             assert back.std() == pytest.approx(float(expected), rel=0.02)
 
@@ -147,8 +154,9 @@ class TestSamePixels:
     """Law 3."""
 
     @pytest.mark.parametrize("sampler", SAMPLERS)
-    def test_the_same_request_twice(self, entry: CatalogEntry, pipeline: ImagePromptPipeline,
-                                    sampler: Any) -> None:
+    def test_the_same_request_twice(
+        self, entry: CatalogEntry, pipeline: ImagePromptPipeline, sampler: Any
+    ) -> None:
         request = replace(EVERYTHING, sampler=sampler)
         first = generated(pipeline, request)
         generated(pipeline, BASE)
@@ -188,9 +196,15 @@ def test_generating_leaves_every_weight_alone(
     pipeline: ImagePromptPipeline, model: BaseModel
 ) -> None:
     """Law 9."""
-    networks = (model.unet, *model.adapters.values(), *model.text.encoders, model.image_encoder,
-                model.codec.vae, *(net.net for net in model.structures.loaded()),
-                model.inpaint_adapter.net)
+    networks = (
+        model.unet,
+        *model.adapters.values(),
+        *model.text.encoders,
+        model.image_encoder,
+        model.vae.autoencoder,
+        *(net.net for net in model.structures.loaded()),
+        model.inpaint_adapter.net,
+    )
     before = [[weight.clone() for weight in net.state_dict().values()] for net in networks]
     pipeline.generate(EVERYTHING)
     for net, weights in zip(networks, before, strict=True):
@@ -211,10 +225,10 @@ def test_a_png_makes_itself_again(
     result = pipeline.generate(request_)
     index = request_.count - 1
     path = tmp_path / "output.png"
-    save_png(path, result.images[index], request_, result.seeds[index], index, result.facts)
+    save_png(path, result.images[index], request_, result.seeds[index], index, result.provenance)
     record = record_from_png(path)
     assert record.request == request_
-    assert record.facts == result.facts
+    assert record.provenance == result.provenance
     again = load(entry).generate(record.request).images[record.index]
     with Image.open(path) as stored:
         assert (again.size, again.tobytes()) == (stored.size, stored.tobytes())
@@ -231,8 +245,9 @@ class TestInpainting:
         width, height = size
         mask = box_mask((width // 5, height // 5, 4 * width // 5, 4 * height // 5), *size)
         given = picture(7, *size)
-        request = replace(WITH_IMAGE, steps=2,
-                          inpaint=Inpaint(image=given, mask=mask, feather=feather))
+        request = replace(
+            WITH_IMAGE, steps=2, inpaint=Inpaint(image=given, mask=mask, feather=feather)
+        )
         changed = np.abs(generated(pipeline, request)[0] - np.asarray(given, np.int16)).max(-1)
         inside = np.asarray(mask) > 0
         assert changed.shape == (height, width)
@@ -245,8 +260,12 @@ class TestInpainting:
         given = picture(7, 512, 512)
         mask = box_mask((100, 200, 400, 203), 512, 512)
         first, second = (
-            generated(pipeline, replace(BASE, seed=seed, steps=2,
-                                        inpaint=Inpaint(image=given, mask=mask, feather=0)))
+            generated(
+                pipeline,
+                replace(
+                    BASE, seed=seed, steps=2, inpaint=Inpaint(image=given, mask=mask, feather=0)
+                ),
+            )
             for seed in (1, 2)
         )
         assert np.abs(first - second)[0, 201, 100:400].max() > 3, "the model never drew there"
@@ -265,17 +284,28 @@ class TestContext:
     """Inpainting from near: only what lies around the mask is seen and drawn."""
 
     BOX = (10, 12, 30, 30)
-    REQUEST = replace(EVERYTHING, inpaint=Inpaint(
-        image=picture(7, 96, 80), mask=box_mask(BOX, 96, 80), context=0.3, feather=0),
-        structures=tuple(replace(s, fit="squash") for s in EVERYTHING.structures))
+    REQUEST = replace(
+        EVERYTHING,
+        inpaint=Inpaint(
+            image=picture(7, 96, 80), mask=box_mask(BOX, 96, 80), context=0.3, feather=0
+        ),
+        structures=tuple(replace(s, fit="squash") for s in EVERYTHING.structures),
+    )
 
     def test_what_lies_far_from_the_mask_has_no_say(self, pipeline: ImagePromptPipeline) -> None:
         other = picture(7, 96, 80)
         other.paste(picture(8), (60, 10))
         for context, same in ((0.3, True), (1.0, False)):
             one, two = (
-                generated(pipeline, replace(WITH_IMAGE, inpaint=Inpaint(
-                    image=image, mask=box_mask(self.BOX, 96, 80), context=context)))[0]
+                generated(
+                    pipeline,
+                    replace(
+                        WITH_IMAGE,
+                        inpaint=Inpaint(
+                            image=image, mask=box_mask(self.BOX, 96, 80), context=context
+                        ),
+                    ),
+                )[0]
                 for image in (picture(7, 96, 80), other)
             )
             inside = np.asarray(box_mask(self.BOX, 96, 80)) > 0
@@ -287,7 +317,7 @@ class TestContext:
     ) -> None:
         given = self.REQUEST.inpaint
         assert given is not None
-        left, upper, right, lower = box = box_around(given.mask, given.context)
+        left, upper, right, lower = box = mask_box(given.mask, given.context)
         assert right - left == lower - upper == round(20**0.7 * 96**0.3) == 32
 
         def part(image: Image.Image | None) -> Image.Image | None:
@@ -297,7 +327,8 @@ class TestContext:
             self.REQUEST,
             inpaint=replace(given, image=part(given.image), mask=part(given.mask), context=1.0),
             references=tuple(replace(r, mask=part(r.mask)) for r in self.REQUEST.references),
-            structures=tuple(replace(s, image=part(s.image)) for s in self.REQUEST.structures))
+            structures=tuple(replace(s, image=part(s.image)) for s in self.REQUEST.structures),
+        )
         expected = np.asarray(given.image, np.int16).copy()
         expected[upper:lower, left:right] = generated(pipeline, cut)[0]
         result = pipeline.generate(self.REQUEST)
@@ -311,34 +342,42 @@ class TestContext:
         assert preview.images[0].size == (96, 80)
 
     def test_previews_of_a_large_picture_are_as_large_as_what_is_drawn(self) -> None:
-        given = Inpaint(image=picture(7, 960, 800), mask=box_mask((100, 120, 300, 300), 960, 800),
-                        context=0.3)
+        given = Inpaint(
+            image=picture(7, 960, 800), mask=box_mask((100, 120, 300, 300), 960, 800), context=0.3
+        )
         drawn = picture(2, 32, 32)
-        small = put_back_small(given, drawn)
+        small = uncrop_preview(given, drawn)
         assert small.size == (96, 80)
-        left, upper, *_ = box_around(given.mask, given.context)
+        left, upper, *_ = mask_box(given.mask, given.context)
         box = (round(left / 10), round(upper / 10), round(left / 10) + 32, round(upper / 10) + 32)
         assert small.crop(box).tobytes() == drawn.tobytes()
 
-    @pytest.mark.parametrize(("box", "size", "context", "expected"), [
-        ((0, 0, 10, 10), (100, 100), 0.0, (0, 0, 10, 10)),
-        ((40, 45, 60, 55), (100, 100), 0.0, (40, 40, 60, 60)),
-        ((40, 45, 60, 55), (100, 100), 1.0, (0, 0, 100, 100)),
-        ((90, 0, 100, 10), (100, 100), 0.5, (68, 0, 100, 32)),
-        ((0, 10, 400, 14), (400, 20), 0.5, (0, 0, 400, 20)),
-    ])
+    @pytest.mark.parametrize(
+        ("box", "size", "context", "expected"),
+        [
+            ((0, 0, 10, 10), (100, 100), 0.0, (0, 0, 10, 10)),
+            ((40, 45, 60, 55), (100, 100), 0.0, (40, 40, 60, 60)),
+            ((40, 45, 60, 55), (100, 100), 1.0, (0, 0, 100, 100)),
+            ((90, 0, 100, 10), (100, 100), 0.5, (68, 0, 100, 32)),
+            ((0, 10, 400, 14), (400, 20), 0.5, (0, 0, 400, 20)),
+        ],
+    )
     def test_the_box_holds_the_mask_and_stays_in_the_picture(
-        self, box: tuple[int, int, int, int], size: tuple[int, int], context: float,
+        self,
+        box: tuple[int, int, int, int],
+        size: tuple[int, int],
+        context: float,
         expected: tuple[int, int, int, int],
     ) -> None:
-        assert box_around(box_mask(box, *size), context) == expected
+        assert mask_box(box_mask(box, *size), context) == expected
 
 
 class TestAroundTheMask:
     """A network reads what is left of a picture of which a part is replaced."""
 
-    REQUEST = replace(WITH_IMAGE, inpaint=Inpaint(
-        image=picture(7), mask=box_mask((16, 20, 48, 60))))
+    REQUEST = replace(
+        WITH_IMAGE, inpaint=Inpaint(image=picture(7), mask=box_mask((16, 20, 48, 60)))
+    )
 
     def test_it_has_a_say_where_there_is_a_mask(
         self, model: BaseModel, pipeline: ImagePromptPipeline
@@ -352,18 +391,22 @@ class TestAroundTheMask:
         given = self.REQUEST.inpaint
         assert given is not None
         other = Image.composite(picture(9), given.image, given.mask)
-        (one,), (again,) = (pipeline._conditioner.condition(request, (64, 64)).structures
-                            for request in (self.REQUEST, replace(
-                                self.REQUEST, inpaint=replace(given, image=other))))
-        assert one.guide is not again.guide
-        assert all(map(torch.equal, one.guide.seen, again.guide.seen))
+        (one,), (again,) = (
+            pipeline._conditioner.condition(request, (64, 64)).structures
+            for request in (
+                self.REQUEST,
+                replace(self.REQUEST, inpaint=replace(given, image=other)),
+            )
+        )
+        assert one.condition is not again.condition
+        assert all(map(torch.equal, one.condition.seen, again.condition.seen))
 
     def test_references_act_inside_the_mask(self) -> None:
-        (reference,), around = spoken_for(self.REQUEST, told=True)
+        (reference,), around = split_by_mask(self.REQUEST, has_inpaint_adapter=True)
         assert around == []
         assert reference.mask is not None
         assert reference.mask.getbbox() == (19, 23, 45, 57)
-        assert spoken_for(self.REQUEST)[0][0].mask is None
+        assert split_by_mask(self.REQUEST)[0][0].mask is None
 
 
 class TestSeam:
@@ -379,31 +422,35 @@ class TestSeam:
     @pytest.mark.parametrize("scale", [1, 10])
     def test_a_small_tint_goes(self, scale: int) -> None:
         width, height = (side * scale for side in self.SIZE)
-        given, drawn, mask = (image.resize((width, height), Image.Resampling.NEAREST) for image in
-                              (self.PLAIN, self.drawn((94, 137, 202)), self.MASK))
-        after = np.asarray(matched(given, drawn, mask), np.int16)
+        given, drawn, mask = (
+            image.resize((width, height), Image.Resampling.NEAREST)
+            for image in (self.PLAIN, self.drawn((94, 137, 202)), self.MASK)
+        )
+        after = np.asarray(match_seam_color(given, drawn, mask), np.int16)
         assert np.abs(after - np.asarray(given))[np.asarray(mask) > 0].max() <= 1
 
     def test_what_is_meant_to_differ_stays(self) -> None:
         drawn = self.drawn((140, 60, 60))
-        assert matched(self.PLAIN, drawn, self.MASK).tobytes() == drawn.tobytes()
+        assert match_seam_color(self.PLAIN, drawn, self.MASK).tobytes() == drawn.tobytes()
 
     def test_a_pattern_is_not_taken_for_a_tint(self) -> None:
         stripes = Image.fromarray(np.tile(np.uint8([[[60], [180]]]), (64, 48, 3)))
         drawn = Image.composite(Image.eval(stripes, lambda v: v + 4), stripes, self.MASK)
-        assert matched(stripes, drawn, self.MASK).tobytes() == drawn.tobytes()
+        assert match_seam_color(stripes, drawn, self.MASK).tobytes() == drawn.tobytes()
 
     def test_a_mask_of_everything_has_no_edge(self) -> None:
         drawn = self.drawn((94, 137, 202))
         whole = Image.new("L", self.SIZE, 255)
-        assert matched(self.PLAIN, drawn, whole).tobytes() == drawn.tobytes()
+        assert match_seam_color(self.PLAIN, drawn, whole).tobytes() == drawn.tobytes()
 
 
 class TestSurroundings:
     """Around a mask the picture itself is the image prompt; references act inside it."""
 
-    REQUEST = replace(WITH_IMAGE, inpaint=Inpaint(
-        image=picture(7), mask=box_mask((16, 20, 48, 60)), surroundings=0.8))
+    REQUEST = replace(
+        WITH_IMAGE,
+        inpaint=Inpaint(image=picture(7), mask=box_mask((16, 20, 48, 60)), background_weight=0.8),
+    )
 
     def test_they_are_a_reference_of_their_own_with_the_rest_as_its_region(
         self, pipeline: ImagePromptPipeline
@@ -413,10 +460,15 @@ class TestSurroundings:
         rim = 3  # 0.05 of 64 pixels
         inner = box_mask((16 + rim, 20 + rim, 48 - rim, 60 - rim))
         spelled = replace(
-            self.REQUEST, inpaint=replace(given, surroundings=0.0),
-            references=(*(replace(r, mask=inner) for r in self.REQUEST.references),
-                        Reference(image=given.image, weight=0.8, fit="squash",
-                                  mask=ImageChops.invert(inner))))
+            self.REQUEST,
+            inpaint=replace(given, background_weight=0.0),
+            references=(
+                *(replace(r, mask=inner) for r in self.REQUEST.references),
+                Reference(
+                    image=given.image, weight=0.8, fit="squash", mask=ImageChops.invert(inner)
+                ),
+            ),
+        )
         assert np.array_equal(generated(pipeline, self.REQUEST), generated(pipeline, spelled))
 
     def test_without_a_reference_there_is_nothing_to_keep_in_bounds(
@@ -425,14 +477,16 @@ class TestSurroundings:
         alone = replace(self.REQUEST, references=())
         given = alone.inpaint
         assert given is not None
-        none = replace(alone, inpaint=replace(given, surroundings=0.0))
+        none = replace(alone, inpaint=replace(given, background_weight=0.0))
         assert np.array_equal(generated(pipeline, alone), generated(pipeline, none))
 
     def test_a_region_that_the_request_gives_stays(self) -> None:
         region = box_mask((0, 0, 20, 64))
-        own = replace(self.REQUEST, references=(Reference(image=picture(3), mask=region),
-                                                Reference(image=picture(4))))
-        (first, second), (around,) = spoken_for(own)
+        own = replace(
+            self.REQUEST,
+            references=(Reference(image=picture(3), mask=region), Reference(image=picture(4))),
+        )
+        (first, second), (around,) = split_by_mask(own)
         assert first.mask is not None
         assert first.mask.tobytes() == region.tobytes()
         assert second.mask is not None
@@ -440,16 +494,16 @@ class TestSurroundings:
         assert ImageChops.invert(second.mask).tobytes() == around.mask.tobytes()
 
     def test_a_mask_of_everything_has_none(self) -> None:
-        given = Inpaint(image=picture(7), mask=box_mask((0, 0, 64, 64)), surroundings=1.0)
-        (reference,), around = spoken_for(replace(self.REQUEST, inpaint=given))
+        given = Inpaint(image=picture(7), mask=box_mask((0, 0, 64, 64)), background_weight=1.0)
+        (reference,), around = split_by_mask(replace(self.REQUEST, inpaint=given))
         assert around == []
         assert reference.mask is not None
         assert reference.mask.getextrema() == (255, 255)
 
     def test_only_what_the_request_names_is_watched(self, pipeline: ImagePromptPipeline) -> None:
-        *_, result = pipeline.stream(self.REQUEST, watched=True)
+        *_, result = pipeline.stream(self.REQUEST, record_attention=True)
         assert isinstance(result, Result)
-        assert [len(maps) for maps in result.heard] == [len(self.REQUEST.references)]
+        assert [len(maps) for maps in result.attention_maps] == [len(self.REQUEST.references)]
 
 
 class TestEverythingTogether:
@@ -459,7 +513,7 @@ class TestEverythingTogether:
         assert result.seeds == (5, 6)
         assert [drawn.size for drawn in result.maps] == [(64, 64)] * 2
         assert result.seconds > 0
-        assert result.notes == ()
+        assert result.warnings == ()
 
     @pytest.mark.parametrize(
         "changes",
@@ -467,12 +521,20 @@ class TestEverythingTogether:
             {"prompt": "a sphere"},
             {"negative_prompt": ""},
             {"references": EVERYTHING.references[1:]},
-            {"references": (replace(EVERYTHING.references[0], mask=None),
-                            *EVERYTHING.references[1:])},
+            {
+                "references": (
+                    replace(EVERYTHING.references[0], mask=None),
+                    *EVERYTHING.references[1:],
+                )
+            },
             {"references": (EVERYTHING.references[0], *EVERYTHING.references[2:])},
-            {"references": (EVERYTHING.references[0],
-                            replace(EVERYTHING.references[1], weight=1.0),
-                            EVERYTHING.references[2])},
+            {
+                "references": (
+                    EVERYTHING.references[0],
+                    replace(EVERYTHING.references[1], weight=1.0),
+                    EVERYTHING.references[2],
+                )
+            },
             {"references": EVERYTHING.references[:2]},
             {"image_scale": 0.5},
             {"image_window": (0.0, 0.7)},
@@ -482,12 +544,16 @@ class TestEverythingTogether:
             {"seed": 6},
             {"structures": EVERYTHING.structures[1:]},
             {"structures": EVERYTHING.structures[:1]},
-            {"structures": (replace(EVERYTHING.structures[0], annotator="none"),
-                            EVERYTHING.structures[1])},
+            {
+                "structures": (
+                    replace(EVERYTHING.structures[0], annotator="none"),
+                    EVERYTHING.structures[1],
+                )
+            },
             {"inpaint": replace(EVERYTHING.inpaint, strength=0.7)},
             {"inpaint": replace(EVERYTHING.inpaint, feather=8)},
             {"inpaint": replace(EVERYTHING.inpaint, context=0.5)},
-            {"inpaint": replace(EVERYTHING.inpaint, surroundings=0.5)},
+            {"inpaint": replace(EVERYTHING.inpaint, background_weight=0.5)},
             {"inpaint": None},
         ],
     )
@@ -542,8 +608,10 @@ class TestStream:
     def test_previews_approach_the_result(self, pipeline: ImagePromptPipeline) -> None:
         """They show the clean picture that a step points to, not the noisy one it is at."""
         *previews, result = pipeline.stream(replace(WITH_IMAGE, steps=10), preview_every=1)
-        off = [np.abs(arrays(result)[0] - np.asarray(event.images[0], np.int16)).mean()
-               for event in previews[:-1]]
+        off = [
+            np.abs(arrays(result)[0] - np.asarray(event.images[0], np.int16)).mean()
+            for event in previews[:-1]
+        ]
         assert off[-1] < off[0] / 2
         assert off[-1] < 5
 
@@ -585,20 +653,28 @@ class TestLoading:
         info = pipeline.info
         assert (info.name, info.guidance, info.steps) == ("tiny", 3.0, 3)
         assert info.structures == {
-            "canny": ("canny", "lineart", "none"), "palette": ("palette", "none"),
+            "canny": ("canny", "lineart", "none"),
+            "palette": ("palette", "none"),
         }
 
     def test_facts_name_the_weights_and_the_versions(self, pipeline: ImagePromptPipeline) -> None:
-        facts = pipeline.facts
-        assert (facts["model"], facts["device"], facts["dtype"]) == ("tiny", "cpu", "float32")
-        assert {"unet/diffusion_pytorch_model.safetensors", "ip-adapter.safetensors",
-                "controlnet-canny/diffusion_pytorch_model.safetensors"} <= set(facts["weights"])
-        assert all(len(sum_) == 64 for sum_ in facts["weights"].values())
-        assert torch.__version__.startswith(facts["versions"]["torch"])
+        provenance = pipeline.provenance
+        assert (provenance["model"], provenance["device"], provenance["dtype"]) == (
+            "tiny",
+            "cpu",
+            "float32",
+        )
+        assert {
+            "unet/diffusion_pytorch_model.safetensors",
+            "ip-adapter.safetensors",
+            "controlnet-canny/diffusion_pytorch_model.safetensors",
+        } <= set(provenance["weights"])
+        assert all(len(sum_) == 64 for sum_ in provenance["weights"].values())
+        assert torch.__version__.startswith(provenance["versions"]["torch"])
 
     def test_half_precision(self, entry: CatalogEntry, pipeline: ImagePromptPipeline) -> None:
         half = load(entry, dtype="bfloat16")
-        assert half.facts["dtype"] == "bfloat16"
+        assert half.provenance["dtype"] == "bfloat16"
         off = np.abs(generated(half, EVERYTHING) - generated(pipeline, EVERYTHING))
         assert off.mean() < 5
         assert generated(half, WITH_IMAGE).shape == (1, 64, 64, 3)
@@ -608,35 +684,41 @@ class TestLoading:
     ) -> None:
         """In float32 the two factors cancel; in half precision the first is too much."""
         overflowing = load_base_model(entry, "cpu", torch.float16)
-        [first, *_] = [layer.conv for layer in overflowing.codec.vae.decoder.layers
-                       if hasattr(layer, "conv")]
+        [first, *_] = [
+            layer.conv
+            for layer in overflowing.vae.autoencoder.decoder.layers
+            if hasattr(layer, "conv")
+        ]
         with torch.no_grad():
             first[0].weight.mul_(3e5)
             first[0].bias.mul_(3e5)
             first[2].weight.div_(3e5)
-        codec = overflowing.codec
+        vae = overflowing.vae
         latents = 50 * noise(1, 1, 4, 8, 8).half()
-        assert not codec.pixels_from_latents(latents).isfinite().all()
-        assert codec.pixels_in_float32(latents).isfinite().all()
-        assert codec.vae.dtype == torch.float16
+        assert not vae.pixels_from_latents(latents).isfinite().all()
+        assert vae.pixels_in_float32(latents).isfinite().all()
+        assert vae.autoencoder.dtype == torch.float16
         pipeline = ImagePromptPipeline(overflowing)
-        images, notes = pipeline._decoded(latents)
-        assert notes == (DECODED_AGAIN,)
+        images, warnings = pipeline._decoded(latents)
+        assert warnings == (DECODED_AGAIN,)
         assert images[0].getextrema() != ((0, 0),) * 3
         assert not ImagePromptPipeline(model)._decoded(latents)[1]
 
     def test_an_ordinary_autoencoder(self) -> None:
         """Its latents are the mode of a distribution, and scaled."""
         vae = AutoencoderKL(
-            block_out_channels=(8, 8), norm_num_groups=4, scaling_factor=0.5,
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+            block_out_channels=(8, 8),
+            norm_num_groups=4,
+            scaling_factor=0.5,
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
         ).eval()
-        codec, pixels = Codec(vae), noise(1, 1, 3, 16, 16)
-        latents = codec.latents_from_pixels(pixels)
-        assert (codec.factor, latents.shape) == (2, (1, 4, 8, 8))
+        ours, pixels = VAE(vae), noise(1, 1, 3, 16, 16)
+        latents = ours.latents_from_pixels(pixels)
+        assert (ours.factor, latents.shape) == (2, (1, 4, 8, 8))
         torch.testing.assert_close(latents, vae.encode(pixels).latent_dist.mean * 0.5)
         torch.testing.assert_close(
-            codec.pixels_from_latents(latents), vae.decode(latents / 0.5).sample
+            ours.pixels_from_latents(latents), vae.decode(latents / 0.5).sample
         )
 
     def test_unknown_names(self, entry: CatalogEntry, tmp_path: Path) -> None:
@@ -649,8 +731,16 @@ class TestLoading:
 
     @pytest.mark.parametrize(
         "part",
-        ["unet", "vae", "text_encoder", "tokenizer", "image_encoder", "scheduler",
-         "controlnet-canny", "t2i-palette"],
+        [
+            "unet",
+            "vae",
+            "text_encoder",
+            "tokenizer",
+            "image_encoder",
+            "scheduler",
+            "controlnet-canny",
+            "t2i-palette",
+        ],
     )
     def test_a_missing_part_is_named(self, copy: CatalogEntry, part: str) -> None:
         shutil.rmtree(copy.folder / part)

@@ -135,9 +135,16 @@ def test_tokens_of_one_picture() -> None:
     """The full variant has as many as its encoder gives: 257 of ViT-H/14."""
     unet, encoder = tiny_unet(), tiny_vision_encoder()
     with torch.device("meta"):
-        vit_h = CLIPVisionModelWithProjection(CLIPVisionConfig(
-            hidden_size=1280, num_hidden_layers=2, num_attention_heads=16, patch_size=14,
-            image_size=224, projection_dim=1024))
+        vit_h = CLIPVisionModelWithProjection(
+            CLIPVisionConfig(
+                hidden_size=1280,
+                num_hidden_layers=2,
+                num_attention_heads=16,
+                patch_size=14,
+                image_size=224,
+                projection_dim=1024,
+            )
+        )
         full = ImageAdapter(MLPProjection(1280, 768), SD15)
         seen = full.embeds_from_clip_pixels(torch.zeros(1, 3, 224, 224), vit_h)
         assert full.tokens_from_embeds(seen).shape == (1, 257, 768)

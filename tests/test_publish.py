@@ -23,9 +23,9 @@ from PIL import Image
 from pypdf import PdfReader
 
 from ipadapter_demo.compare import (
+    ComparisonWarning,
     Done,
     Job,
-    Note,
     Plan,
     Spec,
     draw_comparison,
@@ -37,7 +37,8 @@ from ipadapter_demo.compare.figure import draw
 from ipadapter_demo.compare.layout import figure_options
 from ipadapter_demo.compare.text import latex, listed, printable, wrapped
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.serving import ModelManager
 from tests.tiny import picture
 
 DATES = ["2024-05-01", "2024-05-02", "2024-05-03", "2024-05-04"]
@@ -52,46 +53,59 @@ def png(image: Image.Image) -> bytes:
 
 
 def spec(document: dict[str, Any], image: Image.Image | None = None) -> Spec:
-    return spec_from_document({"request": {"steps": 1}} | document,
-                              lambda name: png(image or picture(1)))
+    return spec_from_document(
+        {"request": {"steps": 1}} | document, lambda name: png(image or picture(1))
+    )
 
 
 @pytest.fixture
-def studio(pipeline: ImagePromptPipeline) -> Studio:
-    return Studio(pipeline)
+def manager(pipeline: ImagePromptPipeline) -> ModelManager:
+    return ModelManager(pipeline)
 
 
 @pytest.fixture
-def published(studio: Studio, tmp_path: Path) -> Callable[[dict[str, Any]], list[str]]:
+def published(manager: ModelManager, tmp_path: Path) -> Callable[[dict[str, Any]], list[str]]:
     """The names in the bundle of a comparison that is drawn in `tmp_path`."""
+
     def draw_and_list(document: dict[str, Any]) -> list[str]:
         events: list[Any] = []
-        path = draw_comparison(spec(document), tmp_path, studio, report=events.append)
+        path = draw_comparison(spec(document), tmp_path, manager, report=events.append)
         with zipfile.ZipFile(path) as bundle:
-            notes = bundle.read("notes.txt").decode() if "notes.txt" in bundle.namelist() else ""
-            assert notes.splitlines() == [e.message for e in events if isinstance(e, Note)]
+            warnings = (
+                bundle.read("warnings.txt").decode() if "warnings.txt" in bundle.namelist() else ""
+            )
+            assert warnings.splitlines() == [
+                e.message for e in events if isinstance(e, ComparisonWarning)
+            ]
             return bundle.namelist()
 
     return draw_and_list
 
 
 class TestLists:
-    @pytest.mark.parametrize(("heads", "expected"), [
-        (DATES, ", ".join(DATES)),
-        ([f"v1.0.{i}" for i in range(4)], "v1.0.0, v1.0.1, v1.0.2, v1.0.3"),
-        (["1-1", "1-2", "1-3", "1-4"], "1-1, 1-2, 1-3, 1-4"),
-        ([f"Screenshot 2024-05-01-10-20-3{i}" for i in range(4)],
-         ", ".join(f"Screenshot 2024-05-01-10-20-3{i}" for i in range(4))),
-        (["λ = 0", "λ = 0.2", "λ = 0.4", "λ = 0.6"], "λ = 0, 0.2, …, 0.6"),
-        (["seed 1", "seed 2", "seed 3", "seed 4"], "seed 1, 2, …, 4"),
-        (["λ = 0", "λ = 0.1", "λ = 0.5", "λ = 1"], "λ = 0, λ = 0.1, λ = 0.5, λ = 1"),
-        (["-1", "-0.5", "0", "0.5"], "-1, -0.5, …, 0.5"),
-        (["..", "..", "..", ".."], ".., .., .., .."),
-        (["-", "--", "-.", ".-"], "-, --, -., .-"),
-        (["9" * 400] * 4, ", ".join(["9" * 400] * 4)),
-        ([f"photo {c}" for c in "abcdefghij"],
-         "photo a, photo b, photo c, photo d, photo e, photo f, photo g, …"),
-    ])
+    @pytest.mark.parametrize(
+        ("heads", "expected"),
+        [
+            (DATES, ", ".join(DATES)),
+            ([f"v1.0.{i}" for i in range(4)], "v1.0.0, v1.0.1, v1.0.2, v1.0.3"),
+            (["1-1", "1-2", "1-3", "1-4"], "1-1, 1-2, 1-3, 1-4"),
+            (
+                [f"Screenshot 2024-05-01-10-20-3{i}" for i in range(4)],
+                ", ".join(f"Screenshot 2024-05-01-10-20-3{i}" for i in range(4)),
+            ),
+            (["λ = 0", "λ = 0.2", "λ = 0.4", "λ = 0.6"], "λ = 0, 0.2, …, 0.6"),
+            (["seed 1", "seed 2", "seed 3", "seed 4"], "seed 1, 2, …, 4"),
+            (["λ = 0", "λ = 0.1", "λ = 0.5", "λ = 1"], "λ = 0, λ = 0.1, λ = 0.5, λ = 1"),
+            (["-1", "-0.5", "0", "0.5"], "-1, -0.5, …, 0.5"),
+            (["..", "..", "..", ".."], ".., .., .., .."),
+            (["-", "--", "-.", ".-"], "-, --, -., .-"),
+            (["9" * 400] * 4, ", ".join(["9" * 400] * 4)),
+            (
+                [f"photo {c}" for c in "abcdefghij"],
+                "photo a, photo b, photo c, photo d, photo e, photo f, photo g, …",
+            ),
+        ],
+    )
     def test_numbers_in_even_steps_are_told_shortly(self, heads: list[str], expected: str) -> None:
         assert listed(heads) == expected
 
@@ -101,8 +115,10 @@ class TestLists:
         alphabet = "0123456789-.eE+ v=λ,\n\x00\u202e\ufe0f\ud800\U0001f389红あ구שß_$%#&~^\\{}"
         alphabet += "".join(chr(choose.randrange(0x110000)) for _ in range(200))
         for _ in range(500):
-            heads = ["".join(choose.choices(alphabet, k=choose.randrange(12)))
-                     for _ in range(choose.randrange(1, 12))]
+            heads = [
+                "".join(choose.choices(alphabet, k=choose.randrange(12)))
+                for _ in range(choose.randrange(1, 12))
+            ]
             assert isinstance(listed(heads), str)
             for head in heads:
                 latex(head).encode()
@@ -110,8 +126,12 @@ class TestLists:
                 assert wrapped(head, 40, 7).count("\n") < 6
         numbers = "0123456789-."
         for _ in range(2000):
-            assert listed(["x" + "".join(choose.choices(numbers, k=choose.randrange(6)))
-                           for _ in range(choose.randrange(1, 6))])
+            assert listed(
+                [
+                    "x" + "".join(choose.choices(numbers, k=choose.randrange(6)))
+                    for _ in range(choose.randrange(1, 6))
+                ]
+            )
 
 
 class TestWhateverHappens:
@@ -121,20 +141,32 @@ class TestWhateverHappens:
     ) -> None:
         names = published({"columns": {"seed": "1:4"}, "labels": {"columns": heads}})
         assert {"figure-p1.pdf", "figure.tex", "scores.csv", "manifest.json"} < set(names)
-        assert "notes.txt" not in names
+        assert "warnings.txt" not in names
         assert f"Columns: {', '.join(heads)}." in (tmp_path / "figure.tex").read_text()
 
-    @pytest.mark.parametrize(("place", "part", "lost"), [
-        ("snippet", "figure.tex", {"figure.tex"}),
-        ("scores", "scores.csv", {"scores.csv"}),
-        ("maps_by_cell", "a map of a structure", set()),
-        ("page_figures", "page 1 of the figure", {f"figure-p{p}.{kind}" for p in (1, 2)
-                                                  for kind in ("pdf", "svg", "png")}),
-    ])
+    @pytest.mark.parametrize(
+        ("place", "part", "lost"),
+        [
+            ("snippet", "figure.tex", {"figure.tex"}),
+            ("scores", "scores.csv", {"scores.csv"}),
+            ("maps_by_cell", "a map of a structure", set()),
+            (
+                "page_figures",
+                "page 1 of the figure",
+                {f"figure-p{p}.{kind}" for p in (1, 2) for kind in ("pdf", "svg", "png")},
+            ),
+        ],
+    )
     @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("font"), RequestError("why")])
     def test_a_part_that_fails_is_left_out_and_said(
-        self, published: Callable[..., list[str]], tmp_path: Path, place: str, part: str,
-        lost: set[str], error: Exception, monkeypatch: pytest.MonkeyPatch
+        self,
+        published: Callable[..., list[str]],
+        tmp_path: Path,
+        place: str,
+        part: str,
+        lost: set[str],
+        error: Exception,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         document = {"columns": {"seed": [1, 2]}, "pages": {"guidance": [1, 2]}}
         whole = published(document)
@@ -144,9 +176,9 @@ class TestWhateverHappens:
 
         monkeypatch.setattr(publishing, place, fail)
         names = published(document)
-        assert set(names) == set(whole) - lost | {"notes.txt"}
+        assert set(names) == set(whole) - lost | {"warnings.txt"}
         assert not any((tmp_path / name).exists() for name in lost), "of the time before"
-        said = (tmp_path / "notes.txt").read_text()
+        said = (tmp_path / "warnings.txt").read_text()
         reason = "why" if isinstance(error, RequestError) else type(error).__name__
         assert f"{part} could not be made: " in said
         assert reason in said
@@ -165,58 +197,84 @@ class TestWhateverHappens:
 
         monkeypatch.setattr(Figure, "savefig", small)
         names = published({"columns": {"seed": [1]}})
-        assert {"figure-p1.pdf", "figure-p1.svg", "cells/p1-r1-c1.png", "notes.txt"} < set(names)
+        assert {"figure-p1.pdf", "figure-p1.svg", "cells/p1-r1-c1.png", "warnings.txt"} < set(names)
         assert "figure-p1.png" not in names
 
     def test_a_clip_that_is_none_costs_the_numbers_and_nothing_else(
-        self, studio: Studio, tmp_path: Path
+        self, manager: ModelManager, tmp_path: Path
     ) -> None:
         events: list[Any] = []
-        path = draw_comparison(spec({"columns": {"seed": [1]}}), tmp_path / "out", studio,
-                               clip=tmp_path, report=events.append)
-        assert [type(event) for event in events] == [Done, Note]
+        path = draw_comparison(
+            spec({"columns": {"seed": [1]}}),
+            tmp_path / "out",
+            manager,
+            clip=tmp_path,
+            report=events.append,
+        )
+        assert [type(event) for event in events] == [Done, ComparisonWarning]
         assert "scores.csv could not be made: clip:" in events[1].message
         assert "manifest.json" in zipfile.ZipFile(path).namelist()
 
 
 class TestSize:
-    @pytest.mark.parametrize(("figure", "rows", "message"), [
-        ({"width": 20, "dpi": 600}, 100, r"page 1 may take 12,000 x [\d,]+ pixels, of which "
-         r"50,000,000 .*figure.dpi of \d\d \(got 600\).*\(got 20 inches\)"),
-        ({"width": "double", "dpi": 600}, 100, r"page 1 may take 4,125 x 4\d\d,\d\d\d pixels"),
-        ({"width": "double"}, 100, r"figure.dpi of 10\d \(got 300\)"),
-        ({"width": "single", "dpi": 72}, 100, "inches high, and no more than 200 can be opened"),
-    ])
+    @pytest.mark.parametrize(
+        ("figure", "rows", "message"),
+        [
+            (
+                {"width": 20, "dpi": 600},
+                100,
+                r"page 1 may take 12,000 x [\d,]+ pixels, of which "
+                r"50,000,000 .*figure.dpi of \d\d \(got 600\).*\(got 20 inches\)",
+            ),
+            ({"width": "double", "dpi": 600}, 100, r"page 1 may take 4,125 x 4\d\d,\d\d\d pixels"),
+            ({"width": "double"}, 100, r"figure.dpi of 10\d \(got 300\)"),
+            (
+                {"width": "single", "dpi": 72},
+                100,
+                "inches high, and no more than 200 can be opened",
+            ),
+        ],
+    )
     def test_a_figure_too_large_is_refused_before_anything_is_drawn(
-        self, studio: Studio, figure: dict[str, Any], rows: int, message: str
+        self, manager: ModelManager, figure: dict[str, Any], rows: int, message: str
     ) -> None:
         with pytest.raises(RequestError, match=message):
-            Plan(spec({"columns": {"guidance": [1]}, "rows": {"seed": f"1:{rows}"},
-                       "figure": figure}), studio)
+            Plan(
+                spec(
+                    {"columns": {"guidance": [1]}, "rows": {"seed": f"1:{rows}"}, "figure": figure}
+                ),
+                manager,
+            )
 
-    def test_columns_need_room(self, studio: Studio) -> None:
+    def test_columns_need_room(self, manager: ModelManager) -> None:
         with pytest.raises(RequestError, match=r"figure.width: 60 columns have no room in 1 inch"):
-            Plan(spec({"columns": {"seed": "1:60"}, "figure": {"width": 1}}), studio)
+            Plan(spec({"columns": {"seed": "1:60"}, "figure": {"width": 1}}), manager)
 
-    def test_what_passes_can_be_drawn(self, studio: Studio, tmp_path: Path) -> None:
+    def test_what_passes_can_be_drawn(self, manager: ModelManager, tmp_path: Path) -> None:
         """The dpi that a refusal names passes, and what is drawn is within the limit."""
-        document = {"columns": {"guidance": [1]}, "rows": {"seed": "1:20"}, "figure": {
-            "width": "double", "dpi": 600}}
+        document = {
+            "columns": {"guidance": [1]},
+            "rows": {"seed": "1:20"},
+            "figure": {"width": "double", "dpi": 600},
+        }
         with pytest.raises(RequestError) as caught:
-            Plan(spec(document), studio)
+            Plan(spec(document), manager)
         dpi = int(str(caught.value).split("figure.dpi of ")[1].split()[0])
-        plan = Plan(spec(document | {"figure": {"width": "double", "dpi": dpi}}), studio)
+        plan = Plan(spec(document | {"figure": {"width": "double", "dpi": dpi}}), manager)
         figure = draw(Job(plan, tmp_path), 1, figure_options(plan.spec.document))
         width, height = figure.get_size_inches() * dpi
         assert 0.8 * 50_000_000 < width * height <= 50_000_000
 
     def test_pictures_of_a_page_are_held_within_the_limit(
-        self, studio: Studio, tmp_path: Path
+        self, manager: ModelManager, tmp_path: Path
     ) -> None:
         """A picture that is inpainted keeps its size as a cell; on a page of many it is shrunk."""
-        document = {"columns": {"seed": "1:8"}, "beside": ["reference"],
-                    "request": {"steps": 1, "references": [{"image": "a.png"}]}}
-        plan = Plan(spec(document), studio)
+        document = {
+            "columns": {"seed": "1:8"},
+            "beside": ["reference"],
+            "request": {"steps": 1, "references": [{"image": "a.png"}]},
+        }
+        plan = Plan(spec(document), manager)
         job = Job(plan, tmp_path)
         for cell in plan.grid.cells:
             job.path(cell).parent.mkdir(exist_ok=True)
@@ -227,12 +285,15 @@ class TestSize:
         assert 45_000_000 < sum(h * w for h, w, _ in shown) * 9 / 8 <= 50_000_000
 
     def test_cells_keep_their_proportions_beside_a_long_reference(
-        self, studio: Studio, tmp_path: Path
+        self, manager: ModelManager, tmp_path: Path
     ) -> None:
         wide = picture(1).resize((300, 100))
-        document = {"columns": {"image_scale": [1]}, "rows": {"reference": ["w.png"]},
-                    "beside": ["reference"]}
-        plan = Plan(spec(document, wide), studio)
+        document = {
+            "columns": {"image_scale": [1]},
+            "rows": {"reference": ["w.png"]},
+            "beside": ["reference"],
+        }
+        plan = Plan(spec(document, wide), manager)
         job = Job(plan, tmp_path)
         job.save_given()
         list(job.run())
@@ -270,7 +331,8 @@ def forget() -> None:
 
 
 OTHER_SCRIPTS: dict[str, Any] = {
-    "columns": {"seed": [1, 2]}, "rows": {"guidance": [1]},
+    "columns": {"seed": [1, 2]},
+    "rows": {"guidance": [1]},
     "labels": {"columns": [HAN, f"λ = 1, {KANA}"], "rows": [HANGUL]},
 }
 
@@ -279,7 +341,7 @@ class TestOtherScripts:
     def test_heads_are_letters_where_the_system_has_a_font(
         self, with_font: None, published: Callable[..., list[str]], tmp_path: Path
     ) -> None:
-        assert "notes.txt" not in published(OTHER_SCRIPTS)
+        assert "warnings.txt" not in published(OTHER_SCRIPTS)
         shown = PdfReader(tmp_path / "figure-p1.pdf").pages[0].extract_text()
         svg = (tmp_path / "figure-p1.svg").read_text(encoding="utf-8")
         for head in (HAN, KANA, HANGUL, "λ = 1"):
@@ -289,6 +351,7 @@ class TestOtherScripts:
 
     def test_every_letter_has_a_shape_of_its_own(self, with_font: None) -> None:
         """Drawn, they are neither alike nor boxes, and no wider than what they were wrapped to."""
+
         def ink(text: str) -> np.ndarray:
             figure = Figure(figsize=(0.5, 0.5))
             figure.text(0.2, 0.3, text, family=fonts.families(text), fontsize=12)
@@ -303,15 +366,16 @@ class TestOtherScripts:
     def test_without_a_font_they_are_named_and_a_note_says_so(
         self, without_font: None, published: Callable[..., list[str]], tmp_path: Path
     ) -> None:
-        assert "notes.txt" in published(OTHER_SCRIPTS)
-        assert "no font on this machine has 빨" in (tmp_path / "notes.txt").read_text()
-        assert "Noto Sans CJK" in (tmp_path / "notes.txt").read_text()
+        assert "warnings.txt" in published(OTHER_SCRIPTS)
+        assert "no font on this machine has 빨" in (tmp_path / "warnings.txt").read_text()
+        assert "Noto Sans CJK" in (tmp_path / "warnings.txt").read_text()
         shown = PdfReader(tmp_path / "figure-p1.pdf").pages[0].extract_text()
         assert "[hangul" in shown
 
     def test_symbols_need_no_note(self, without_font: None, published: Any) -> None:
-        assert "notes.txt" not in published({"columns": {"seed": [1]},
-                                             "labels": {"columns": ["a 🎉 \ufe0f"]}})
+        assert "warnings.txt" not in published(
+            {"columns": {"seed": [1]}, "labels": {"columns": ["a 🎉 \ufe0f"]}}
+        )
 
     def test_a_caption_says_what_it_takes_to_compile(
         self, with_font: None, published: Callable[..., list[str]], tmp_path: Path
@@ -334,8 +398,16 @@ class TestOtherScripts:
         (tmp_path / "share" / "fonts" / FONT.name).symlink_to(FONT)
         script = "from ipadapter_demo.compare.text import printable; print(ascii(printable('红')))"
         said = subprocess.run(
-            [sys.executable, "-c", script], cwd=Path(__file__).parent.parent, text=True, check=True,
-            capture_output=True, env={"XDG_DATA_HOME": str(tmp_path / "share"), "PATH": "",
-                                      "MPLCONFIGDIR": str(tmp_path)})
+            [sys.executable, "-c", script],
+            cwd=Path(__file__).parent.parent,
+            text=True,
+            check=True,
+            capture_output=True,
+            env={
+                "XDG_DATA_HOME": str(tmp_path / "share"),
+                "PATH": "",
+                "MPLCONFIGDIR": str(tmp_path),
+            },
+        )
         assert json.loads(said.stdout.replace("'", '"')) == "红"
         assert unicodedata.category("红") == "Lo"

@@ -57,8 +57,9 @@ from tests.tiny import (
 __all__ = ["models", "offline", "shelf"]  # fixtures
 ON_THE_SHELF = tuple(PUBLISHED)
 
-REQUEST = GenerateRequest(prompt="a cube", references=(Reference(image=picture(1)),), steps=2,
-                          guidance=3.0)
+REQUEST = GenerateRequest(
+    prompt="a cube", references=(Reference(image=picture(1)),), steps=2, guidance=3.0
+)
 
 
 def drawn(pipeline: ImagePromptPipeline, request: GenerateRequest = REQUEST) -> np.ndarray:
@@ -71,8 +72,8 @@ def test_every_entry_loads_from_the_published_layout_and_generates(name: str, sh
     result = pipeline.generate(REQUEST)
     size = pipeline.info.native_size
     assert result.images[0].size == (size, size) == (128, 128)
-    assert result.facts["model"] == name
-    assert any(PUBLISHED[name].adapter.files[0] in file for file in result.facts["weights"])
+    assert result.provenance["model"] == name
+    assert any(PUBLISHED[name].adapter.files[0] in file for file in result.provenance["weights"])
     without = GenerateRequest(prompt="a cube", steps=2, guidance=3.0)
     assert np.abs(drawn(pipeline) - drawn(pipeline, without)).max() > 0
 
@@ -103,11 +104,13 @@ def test_every_published_adapter_is_in_the_catalogue_with_its_encoder() -> None:
 
 
 def places() -> list[Hub]:
-    structures = [s.folder for entries in (SD15_STRUCTURES, SDXL_STRUCTURES)
-                  for s in entries.values()]
+    structures = [
+        s.folder for entries in (SD15_STRUCTURES, SDXL_STRUCTURES) for s in entries.values()
+    ]
     detectors = [d.weights for d in DETECTORS.values()]
     return [place for place in (*structures, *detectors) if isinstance(place, Hub)] + [
-        place for model in PUBLISHED.values() for place in model.needed]
+        place for model in PUBLISHED.values() for place in model.needed
+    ]
 
 
 def test_what_is_pinned_is_a_commit_and_a_hash_of_a_file() -> None:
@@ -121,16 +124,23 @@ def test_what_is_pinned_is_a_commit_and_a_hash_of_a_file() -> None:
 
 
 def places_with_hashes() -> list[tuple[str, str]]:
-    return [(place.repo, path) for place in places()
-            for file, path in zip(place.files, place.paths, strict=True) if file in place.sha256]
+    return [
+        (place.repo, path)
+        for place in places()
+        for file, path in zip(place.files, place.paths, strict=True)
+        if file in place.sha256
+    ]
 
 
 def test_what_no_public_source_pins_is_known() -> None:
     """To shrink, never to grow: networks of these repositories are taken as the hub gives them."""
     assert {place.repo for place in places() if place.revision is None} <= {
-        "lllyasviel/control_v11p_sd15_seg", "lllyasviel/control_v11p_sd15_scribble",
-        "TencentARC/t2iadapter_color_sd14v1", "TencentARC/t2iadapter_canny_sd15v2",
-        "TencentARC/t2i-adapter-lineart-sdxl-1.0", "TencentARC/t2i-adapter-openpose-sdxl-1.0",
+        "lllyasviel/control_v11p_sd15_seg",
+        "lllyasviel/control_v11p_sd15_scribble",
+        "TencentARC/t2iadapter_color_sd14v1",
+        "TencentARC/t2iadapter_canny_sd15v2",
+        "TencentARC/t2i-adapter-lineart-sdxl-1.0",
+        "TencentARC/t2i-adapter-openpose-sdxl-1.0",
         "ybelkada/segment-anything",
     }
 
@@ -143,22 +153,29 @@ def test_sdxl_s_openpose_t2i_adapter_is_in_single_precision(models: Path) -> Non
     assert hub.megabytes == 316
     write_structure(models, hub, tiny_sdxl_unet(), "t2i-adapter")
     pipeline = load("sdxl", device="cpu", dtype="float32", models=models)
-    asked = GenerateRequest(steps=1, structures=(Structure(kind="t2i-openpose",
-                                                           image=picture(3)),))
+    asked = GenerateRequest(steps=1, structures=(Structure(kind="t2i-openpose", image=picture(3)),))
     assert np.abs(drawn(pipeline, asked) - drawn(pipeline, GenerateRequest(steps=1))).max() > 0
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd15-light-v11", "sd15-vit-g", "sd15-full-face",
-                                  "sd15-composition"])
-def test_pictures_are_diffusers_own(shelf: Path, name: str,
-                                    monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name", ["sd15", "sd15-light-v11", "sd15-vit-g", "sd15-full-face", "sd15-composition"]
+)
+def test_pictures_are_diffusers_own(
+    shelf: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, entry = PUBLISHED[name], local_entry(PUBLISHED[name], None, shelf)
     encoder = CLIPVisionModelWithProjection.from_pretrained(
-        shelf / model.image_encoder.repo / model.image_encoder.folder)
-    oracle = loaded(StableDiffusionPipeline, entry, variant="fp16", dtype=torch.float32,
-                    image_encoder=encoder)
-    oracle.load_ip_adapter(str(shelf / model.adapter.repo), subfolder=model.adapter.folder,
-                           weight_name=model.adapter.files[0], image_encoder_folder=None)
+        shelf / model.image_encoder.repo / model.image_encoder.folder
+    )
+    oracle = loaded(
+        StableDiffusionPipeline, entry, variant="fp16", dtype=torch.float32, image_encoder=encoder
+    )
+    oracle.load_ip_adapter(
+        str(shelf / model.adapter.repo),
+        subfolder=model.adapter.folder,
+        weight_name=model.adapter.files[0],
+        image_encoder_folder=None,
+    )
     oracle.set_ip_adapter_scale(0.7)
     own = reference()
     # the folder's own processor is of full size, the tiny encoder's is not
@@ -172,14 +189,15 @@ def test_pictures_are_diffusers_own(shelf: Path, name: str,
 def test_the_full_adapter_with_weights_maps_and_an_average(shelf: Path) -> None:
     """Its number of tokens is its encoder's: nothing may count on the number in a file."""
     pipeline = load("sd15-full-face", device="cpu", dtype="float32", models=shelf)
-    two = tuple(Reference(image=picture(seed), weight=weight)
-                for seed, weight in ((1, 1.0), (2, 0.5)))
+    two = tuple(
+        Reference(image=picture(seed), weight=weight) for seed, weight in ((1, 1.0), (2, 0.5))
+    )
     both = replace(REQUEST, references=two)
     even = replace(REQUEST, references=tuple(replace(r, weight=1.0) for r in two))
     assert np.abs(drawn(pipeline, both) - drawn(pipeline, even)).max() > 0
     assert drawn(pipeline, replace(both, combine="average")).shape == (128, 128, 3)
-    *_, result = pipeline.stream(both, watched=True)
-    assert [len(maps) for maps in result.heard] == [2]
+    *_, result = pipeline.stream(both, record_attention=True)
+    assert [len(maps) for maps in result.attention_maps] == [2]
 
 
 class TestOwnAdapters:
@@ -198,41 +216,55 @@ class TestOwnAdapters:
         pipeline = load("sdxl", "cpu", "float32", models=shelf, model_adapter=folder)
         result = pipeline.generate(REQUEST)
         assert pipeline.info.adapters == ("ip_adapter_mine",)
-        assert any(file.endswith("ip_adapter_mine/ip_adapter.bin")
-                   for file in result.facts["weights"])
+        assert any(
+            file.endswith("ip_adapter_mine/ip_adapter.bin") for file in result.provenance["weights"]
+        )
 
-    @pytest.mark.parametrize(("name", "projection", "encoder"), [
-        ("sdxl", LinearProjection(1280, CROSS_DIM), VIT_BIGG),
-        ("sdxl-bigg", LinearProjection(1024, CROSS_DIM), VIT_H),
-        ("sdxl-bigg", Resampler(1280, CROSS_DIM, depth=1), VIT_H),
-        ("sd15-vit-g", MLPProjection(1280, CROSS_DIM), VIT_H),
-        ("sdxl-bigg", LinearProjection(20, CROSS_DIM), VIT_BIGG),  # of an unknown width: as it was
-    ])
+    @pytest.mark.parametrize(
+        ("name", "projection", "encoder"),
+        [
+            ("sdxl", LinearProjection(1280, CROSS_DIM), VIT_BIGG),
+            ("sdxl-bigg", LinearProjection(1024, CROSS_DIM), VIT_H),
+            ("sdxl-bigg", Resampler(1280, CROSS_DIM, depth=1), VIT_H),
+            ("sd15-vit-g", MLPProjection(1280, CROSS_DIM), VIT_H),
+            (
+                "sdxl-bigg",
+                LinearProjection(20, CROSS_DIM),
+                VIT_BIGG,
+            ),  # of an unknown width: as it was
+        ],
+    )
     def test_the_width_of_an_adapter_tells_its_encoder(
-        self, shelf: Path, tmp_path: Path, name: str, projection: Projection, encoder: Hub,
+        self,
+        shelf: Path,
+        tmp_path: Path,
+        name: str,
+        projection: Projection,
+        encoder: Hub,
     ) -> None:
         """So a file of the first authors works under any model of its family."""
         save_image_adapter(ImageAdapter(projection, [16]), tmp_path / "mine.safetensors")
-        entry = local_entry(PUBLISHED[name], None, shelf,
-                            own_adapter=tmp_path / "mine.safetensors")
+        entry = local_entry(PUBLISHED[name], None, shelf, own_adapter=tmp_path / "mine.safetensors")
         assert entry.image_encoder == str(shelf / encoder.repo / encoder.folder)
 
-    def test_an_encoder_that_is_not_at_hand_is_asked_for(self, shelf: Path,
-                                                         tmp_path: Path) -> None:
+    def test_an_encoder_that_is_not_at_hand_is_asked_for(self, shelf: Path, tmp_path: Path) -> None:
         folder = self.folder(tmp_path, "someone/their_encoder")
         with pytest.raises(ModelError, match=r"missing: config\.json, .* of someone/their_encoder"):
             load("sdxl", "cpu", "float32", models=shelf, model_adapter=folder)
 
-    def test_a_trainer_s_raw_state_draws_as_its_adapter(self, shelf: Path,
-                                                        tmp_path: Path) -> None:
+    def test_a_trainer_s_raw_state_draws_as_its_adapter(self, shelf: Path, tmp_path: Path) -> None:
         published = shelf / "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
         names = {"image_proj": "image_proj_model", "ip_adapter": "adapter_modules"}
-        state = {f"{names[section]}.{rest}": tensor for key, tensor in load_file(published).items()
-                 for section, _, rest in [key.partition(".")]}
+        state = {
+            f"{names[section]}.{rest}": tensor
+            for key, tensor in load_file(published).items()
+            for section, _, rest in [key.partition(".")]
+        }
         unet = {f"unet.{key}": t for key, t in tiny_sd15_unet().state_dict().items()}
         torch.save(unet | state, tmp_path / "pytorch_model.bin")
-        mine = load("sd15", "cpu", "float32", models=shelf,
-                    model_adapter=tmp_path / "pytorch_model.bin")
+        mine = load(
+            "sd15", "cpu", "float32", models=shelf, model_adapter=tmp_path / "pytorch_model.bin"
+        )
         theirs = load("sd15", "cpu", "float32", models=shelf)
         assert np.array_equal(drawn(mine), drawn(theirs))
 
@@ -254,8 +286,9 @@ def test_layer_presets_are_known_for_sd15(shelf: Path, preset: Any) -> None:
     [(SD15_UNET, 16, 3, 3), (SDXL_UNET, 70, 10, 10)],
     ids=["sd15", "sdxl"],
 )
-def test_layer_presets_on_the_full_architectures(config: dict, layers: int, style: int,
-                                                 layout: int) -> None:
+def test_layer_presets_on_the_full_architectures(
+    config: dict, layers: int, style: int, layout: int
+) -> None:
     """As many layers as the published adapters have, and of SDXL one transformer of ten each."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
@@ -263,7 +296,9 @@ def test_layer_presets_on_the_full_architectures(config: dict, layers: int, styl
     assert factors.pop("all") is None
     assert {len(found) for found in factors.values()} == {layers}
     assert {preset: sum(found) for preset, found in factors.items()} == {
-        "style": style, "layout": layout, "style+layout": style + layout,
+        "style": style,
+        "layout": layout,
+        "style+layout": style + layout,
     }
 
 
@@ -294,8 +329,11 @@ def test_another_base_of_the_family(models: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "community"
     shutil.copytree(base, elsewhere)
     tensors = load_file(next((elsewhere / "unet").glob("*.safetensors")))
-    save_file({k: 1.1 * t for k, t in tensors.items()},
-              next((elsewhere / "unet").glob("*.safetensors")), metadata={"format": "pt"})
+    save_file(
+        {k: 1.1 * t for k, t in tensors.items()},
+        next((elsewhere / "unet").glob("*.safetensors")),
+        metadata={"format": "pt"},
+    )
     ours = load("sd15", device="cpu", dtype="float32", models=models, base=str(elsewhere))
     theirs = load("sd15", device="cpu", dtype="float32", models=models)
     assert np.abs(drawn(ours) - drawn(theirs)).max() > 0
@@ -313,29 +351,41 @@ def test_a_single_checkpoint_file_as_a_base(shelf: Path, tmp_path: Path) -> None
     ours = load("sd15", device="cpu", dtype="float32", models=shelf, base=str(path))
     theirs = load("sd15", device="cpu", dtype="float32", models=shelf)
     assert np.array_equal(drawn(ours), drawn(theirs))
-    assert any("community" in file for file in ours.facts["weights"])
+    assert any("community" in file for file in ours.provenance["weights"])
 
 
 def test_a_single_sdxl_checkpoint_file(shelf: Path, tmp_path: Path) -> None:
     path = tmp_path / "community-xl.safetensors"
-    write_checkpoint(path, tiny_sdxl_unet(), tiny_kl(), tiny_sdxl_text_encoder(21, second=False),
-                     tiny_sdxl_text_encoder(22, second=True))
+    write_checkpoint(
+        path,
+        tiny_sdxl_unet(),
+        tiny_kl(),
+        tiny_sdxl_text_encoder(21, second=False),
+        tiny_sdxl_text_encoder(22, second=True),
+    )
     ours = load("sdxl", device="cpu", dtype="float32", models=shelf, base=str(path))
     theirs = load("sdxl", device="cpu", dtype="float32", models=shelf)
     assert np.array_equal(drawn(ours), drawn(theirs))
 
 
-def test_a_t2i_adapter_on_sd15_s_own_topology(models: Path,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_t2i_adapter_on_sd15_s_own_topology(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub = PUBLISHED["sd15"].structures["palette"].folder
     assert isinstance(hub, Hub)
     write_structure(models, hub, tiny_sd15_unet(), "t2i-adapter")
     entry = local_entry(PUBLISHED["sd15"], None, models)
     net = T2IAdapter.from_pretrained(models / hub.repo, dtype=torch.float32)
-    oracle = loaded(StableDiffusionAdapterPipeline, entry, adapter=net, variant="fp16",
-                    dtype=torch.float32)
-    latents = theirs(oracle, entry, image=picture(5, 128, 128), adapter_conditioning_scale=0.9,
-                     output_type="latent")
+    oracle = loaded(
+        StableDiffusionAdapterPipeline, entry, adapter=net, variant="fp16", dtype=torch.float32
+    )
+    latents = theirs(
+        oracle,
+        entry,
+        image=picture(5, 128, 128),
+        adapter_conditioning_scale=0.9,
+        output_type="latent",
+    )
     expected = oracle.vae.decode(latents / oracle.vae.config.scaling_factor).sample
     ours = pixels_of(load("sd15", "cpu", "float32", models=models), monkeypatch)
     structure = Structure(kind="palette", image=picture(5, 128, 128), weight=0.9)
@@ -352,20 +402,23 @@ def lora(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
     folder = tmp_path_factory.mktemp("lora")
     StableDiffusionPipeline.save_lora_weights(
-        folder, unet_lora_layers=get_peft_model_state_dict(unet), weight_name="style.safetensors")
+        folder, unet_lora_layers=get_peft_model_state_dict(unet), weight_name="style.safetensors"
+    )
     return folder / "style.safetensors"
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.5])
-def test_a_lora_is_what_diffusers_makes_of_it(shelf: Path, lora: Path, weight: float,
-                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lora_is_what_diffusers_makes_of_it(
+    shelf: Path, lora: Path, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     entry = local_entry(PUBLISHED["sd15"], None, shelf)
     oracle = loaded(StableDiffusionPipeline, entry, variant="fp16", dtype=torch.float32)
     plain = pixels_of(load("sd15", "cpu", "float32", models=shelf), monkeypatch)(request())
     oracle.load_lora_weights(str(lora.parent), weight_name=lora.name)
     expected = theirs(oracle, entry, cross_attention_kwargs={"scale": weight})
-    ours = pixels_of(load("sd15", "cpu", "float32", models=shelf, loras=((lora, weight),)),
-                     monkeypatch)
+    ours = pixels_of(
+        load("sd15", "cpu", "float32", models=shelf, loras=((lora, weight),)), monkeypatch
+    )
     assert_same(ours(request()), expected, 1e-4)
     assert not torch.allclose(expected, plain, atol=1e-3)
 
@@ -404,7 +457,7 @@ def test_precision_follows_the_hardware_and_the_size_of_the_model(
 
 def test_decoding_in_parts(shelf: Path) -> None:
     tiled = load("sd15", "cpu", "float32", models=shelf, tiling=True)
-    assert tiled._model.codec.vae.use_tiling
+    assert tiled._model.vae.autoencoder.use_tiling
     assert drawn(tiled).shape == (128, 128, 3)
 
 
@@ -412,18 +465,23 @@ class TestWrongFiles:
     def test_an_sdxl_adapter_on_sd15(self, models: Path) -> None:
         wrong = models / "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl.safetensors"
         shutil.copy(wrong, models / "h94/IP-Adapter/models/ip-adapter_sd15.safetensors")
-        with pytest.raises(CheckpointError, match=r"ip-adapter_sd15\.safetensors does not fit "
-                                                  r"this base model: the adapter has .* layers"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"ip-adapter_sd15\.safetensors does not fit "
+            r"this base model: the adapter has .* layers",
+        ):
             load("sd15", device="cpu", models=models)
 
     def test_an_sdxl_base_under_sd15(self, models: Path) -> None:
         with pytest.raises(CheckpointError, match="does not fit this base model"):
-            load("sd15", device="cpu", models=models,
-                 base=str(models / PUBLISHED["sdxl"].base.repo))
+            load(
+                "sd15", device="cpu", models=models, base=str(models / PUBLISHED["sdxl"].base.repo)
+            )
 
     def test_the_wrong_encoder(self, models: Path) -> None:
         tiny_vision_encoder(projection_dim=28).save_pretrained(
-            models / "h94/IP-Adapter/models/image_encoder")
+            models / "h94/IP-Adapter/models/image_encoder"
+        )
         with pytest.raises(CheckpointError, match="does not fit this image encoder: it reads 20"):
             load("sd15", device="cpu", models=models)
 
@@ -444,8 +502,9 @@ class TestWrongFiles:
         torch.save(Evil(), models / hub.repo / hub.files[-1])
         pipeline = load("sd15", device="cpu", dtype="float32", models=models)
         with pytest.raises(ModelError, match="cannot be loaded"):
-            pipeline.generate(GenerateRequest(
-                steps=1, structures=(Structure(kind="palette", image=picture(3)),)))
+            pipeline.generate(
+                GenerateRequest(steps=1, structures=(Structure(kind="palette", image=picture(3)),))
+            )
         assert not (tmp_path / "ran").exists()
         assert pipeline.generate(REQUEST).images
 

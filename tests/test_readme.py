@@ -27,9 +27,14 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
 
 
 GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-COMMANDS = list(dict.fromkeys(
-    line for block in [*blocks("bash"), *blocks("bash", GUIDE)] for line in block.splitlines()
-    if line.strip()))
+COMMANDS = list(
+    dict.fromkeys(
+        line
+        for block in [*blocks("bash"), *blocks("bash", GUIDE)]
+        for line in block.splitlines()
+        if line.strip()
+    )
+)
 
 
 def test_the_readme_shows_commands_and_python() -> None:
@@ -99,20 +104,23 @@ def faults(changelog: str, version: str) -> list[str]:
     parts = re.split(r"^## (.*)\n", changelog, flags=re.MULTILINE)[1:]
     heads = [HEADING.fullmatch(head) for head in parts[::2]]
     if not all(heads):
-        return [f"no heading of a version: {head}" for head in parts[::2]
-                if not HEADING.fullmatch(head)]
+        return [
+            f"no heading of a version: {head}" for head in parts[::2] if not HEADING.fullmatch(head)
+        ]
     found = [(match[1], match[2]) for match in heads if match]
     released = [tuple(map(int, name.split("."))) for name, _ in found if name != "Unreleased"]
     now = tuple(map(int, version.split(".")))
     open_ = bool(found) and found[0] == ("Unreleased", None)
     wrong = {
-        "an entry must be dated, and only what is unreleased is not":
-            any((name == "Unreleased") != (date is None) for name, date in found),
+        "an entry must be dated, and only what is unreleased is not": any(
+            (name == "Unreleased") != (date is None) for name, date in found
+        ),
         "Unreleased must come first": "Unreleased" in [name for name, _ in found[1:]],
         "versions must fall": released != sorted(set(released), reverse=True),
         "a section must say something": not all(text.strip() for text in parts[1::2]),
-        "the package's version must be the newest entry, or come after it under Unreleased":
-            now < max(released, default=(0, 0, 0)) or (now not in released and not open_),
+        "the package's version must be the newest entry, or come after it under Unreleased": now
+        < max(released, default=(0, 0, 0))
+        or (now not in released and not open_),
     }
     return [what for what, is_wrong in wrong.items() if is_wrong]
 
@@ -122,24 +130,31 @@ def test_the_changelog_is_one_and_knows_this_version() -> None:
     assert faults(text, ipadapter_demo.__version__) == []
 
 
-@pytest.mark.parametrize(("changelog", "fault"), [
-    ("# Changelog\n", "the package's version"),
-    ("## [0.0.9] - 2026-01-01\n- x\n", "the package's version"),
-    ("## [Unreleased]\n- y\n## [0.2.0] - 2026-01-01\n- x\n", "the package's version"),
-    ("## [Unreleased]\n\n## [0.0.1] - 2026-01-01\n- x\n", "must say something"),
-    ("## [0.1.0]\n- x\n", "must be dated"),
-    ("## [0.1.0] - 2026-01-01\n- x\n## [Unreleased]\n- y\n", "must come first"),
-    ("## [0.1.0] - 2026-01-01\n- x\n## [0.1.1] - 2026-01-02\n- y\n", "versions must fall"),
-    ("## Version 0.1.0\n- x\n", "no heading"),
-])
+@pytest.mark.parametrize(
+    ("changelog", "fault"),
+    [
+        ("# Changelog\n", "the package's version"),
+        ("## [0.0.9] - 2026-01-01\n- x\n", "the package's version"),
+        ("## [Unreleased]\n- y\n## [0.2.0] - 2026-01-01\n- x\n", "the package's version"),
+        ("## [Unreleased]\n\n## [0.0.1] - 2026-01-01\n- x\n", "must say something"),
+        ("## [0.1.0]\n- x\n", "must be dated"),
+        ("## [0.1.0] - 2026-01-01\n- x\n## [Unreleased]\n- y\n", "must come first"),
+        ("## [0.1.0] - 2026-01-01\n- x\n## [0.1.1] - 2026-01-02\n- y\n", "versions must fall"),
+        ("## Version 0.1.0\n- x\n", "no heading"),
+    ],
+)
 def test_a_changelog_s_faults_are_found(changelog: str, fault: str) -> None:
     assert any(fault in found for found in faults(changelog, "0.1.0"))
 
 
-@pytest.mark.parametrize("changelog", [
-    "## [Unreleased]\n- x\n", "## [0.1.0] - 2026-01-01\n- x\n",
-    "## [Unreleased]\n- y\n## [0.1.0] - 2026-01-01\n- x\n",
-    "## [Unreleased]\n- y\n## [0.0.9] - 2026-01-01\n- x\n",
-])
+@pytest.mark.parametrize(
+    "changelog",
+    [
+        "## [Unreleased]\n- x\n",
+        "## [0.1.0] - 2026-01-01\n- x\n",
+        "## [Unreleased]\n- y\n## [0.1.0] - 2026-01-01\n- x\n",
+        "## [Unreleased]\n- y\n## [0.0.9] - 2026-01-01\n- x\n",
+    ],
+)
 def test_a_changelog_without_faults_passes(changelog: str) -> None:
     assert faults(changelog, "0.1.0") == []

@@ -72,9 +72,11 @@ REQUESTS = [
 ]
 
 
-def saved(request: GenerateRequest, image: Image.Image | None = None, **facts: object) -> bytes:
+def saved(
+    request: GenerateRequest, image: Image.Image | None = None, **provenance: object
+) -> bytes:
     file = io.BytesIO()
-    save_png(file, image or noise(), request, request.seeds[-1], request.count - 1, facts)
+    save_png(file, image or noise(), request, request.seeds[-1], request.count - 1, provenance)
     return file.getvalue()
 
 
@@ -106,9 +108,9 @@ def test_every_field_of_a_request_is_recorded() -> None:
 
 
 def test_facts_index_and_seed_are_recorded() -> None:
-    facts = {"model": "tabletop", "weights": {"unet": "ab12"}, "versions": {"torch": "2"}}
-    record = record_from_png(saved(full_request(), **facts))
-    assert (record.facts, record.index, record.seed) == (facts, 3, 2**32 - 2)
+    provenance = {"model": "tabletop", "weights": {"unet": "ab12"}, "versions": {"torch": "2"}}
+    record = record_from_png(saved(full_request(), **provenance))
+    assert (record.provenance, record.index, record.seed) == (provenance, 3, 2**32 - 2)
 
 
 def test_the_picture_is_lossless_and_opens_anywhere() -> None:
@@ -261,9 +263,9 @@ BAD_FILES = [
     (with_text(b"ipadapter_demo\0"), "a text chunk is malformed"),
     (with_text(b"ipadapter_demo\0\1\0\0\0not zlib"), "a text chunk is malformed"),
     (with_text(b"ipadapter_demo\0\0\0\0\0{"), "record is not JSON"),
-    (with_text(record_text()), "damaged record: index, seed or facts are missing"),
-    (with_text(record_text(index=0, seed=0, facts=[])), "damaged record"),
-    (with_text(record_text(index=0, seed=0, facts={}, more=1)), "unknown fields: more"),
+    (with_text(record_text()), "damaged record: index, seed or provenance are missing"),
+    (with_text(record_text(index=0, seed=0, provenance=[])), "damaged record"),
+    (with_text(record_text(index=0, seed=0, provenance={}, more=1)), "unknown fields: more"),
     (with_text(compressed(b" " * (MAX_RECORD_BYTES * 2))), "record must have at most 62,914,560"),
 ]
 
@@ -275,7 +277,7 @@ def test_a_bad_file_is_refused(content: bytes, message: str) -> None:
 
 
 def test_a_minimal_record_is_read() -> None:
-    content = with_text(record_text(index=0, seed=0, facts={}))
+    content = with_text(record_text(index=0, seed=0, provenance={}))
     assert request_from_png(content) == GenerateRequest()
 
 
@@ -337,11 +339,21 @@ def much() -> bytes:
 
 
 def test_text_of_other_programs_is_never_inflated(much: bytes) -> None:
-    others = [piece(much, keyword=name) for name in (
-        "Comment", "XML:com.adobe.xmp", "ipadapter_demo.x", "ipadapter_demo.01", "ipadapter_demo.0",
-        "ipadapter_demo.16", "ipadapter_demo_2", "IPADAPTER_DEMO", "",
-    )]
-    content = with_text(*others, record_text(index=0, seed=0, facts={}), *others)
+    others = [
+        piece(much, keyword=name)
+        for name in (
+            "Comment",
+            "XML:com.adobe.xmp",
+            "ipadapter_demo.x",
+            "ipadapter_demo.01",
+            "ipadapter_demo.0",
+            "ipadapter_demo.16",
+            "ipadapter_demo_2",
+            "IPADAPTER_DEMO",
+            "",
+        )
+    ]
+    content = with_text(*others, record_text(index=0, seed=0, provenance={}), *others)
     assert peak(lambda: request_from_png(content)) < 5
     assert request_from_png(content) == GenerateRequest()
     assert peak(refused(with_text(*others), "PNG holds no request")) < 5
@@ -359,22 +371,24 @@ def test_all_pieces_share_one_budget(much: bytes) -> None:
 def test_a_piece_that_comes_twice_is_refused(much: bytes) -> None:
     twice = with_text(*[piece(much)] * 30)
     assert peak(refused(twice, "has two text chunks called ipadapter_demo")) < 150
-    first = record_text(index=0, seed=0, facts={})
-    again = with_text(first, record_text(index=0, seed=1, facts={}))
+    first = record_text(index=0, seed=0, provenance={})
+    again = with_text(first, record_text(index=0, seed=1, provenance={}))
     refused(again, "has two text chunks called ipadapter_demo")()
 
 
 def test_pieces_in_another_order_are_put_together() -> None:
-    keyword, text = record_text(index=0, seed=0, facts={}).split(b"\0\0\0\0\0")
+    keyword, text = record_text(index=0, seed=0, provenance={}).split(b"\0\0\0\0\0")
     parts = [text[:9], text[9:20], text[20:]]
-    bodies = [b"%s%s\0\0\0\0\0%s" % (keyword, b".%d" % n if n else b"", part)
-              for n, part in enumerate(parts)]
+    bodies = [
+        b"%s%s\0\0\0\0\0%s" % (keyword, b".%d" % n if n else b"", part)
+        for n, part in enumerate(parts)
+    ]
     assert request_from_png(with_text(*reversed(bodies))) == GenerateRequest()
 
 
 @pytest.mark.parametrize("unit", [b"[],", b"{},", b"0,", b'"",', b"[[],", b'{"a":'])
 def test_a_record_of_very_many_values_is_refused_unparsed(much: bytes, unit: bytes) -> None:
-    text = b'{"schema": 1, "facts": [' + unit * (len(much) // len(unit) // 2)
+    text = b'{"schema": 1, "provenance": [' + unit * (len(much) // len(unit) // 2)
     assert peak(refused(with_text(piece(text)), "record must have at most 100,000 values")) < 150
     with pytest.raises(RequestError, match="record must have at most 100,000 values"):
         request_from_json(text)
@@ -396,8 +410,35 @@ def test_so_is_a_manifest_in_a_zip(tmp_path: Path) -> None:
 
 
 def test_what_is_refused_is_not_said_in_full() -> None:
-    for record in ({"schema": "x" * 10**6}, {"schema": 1, "request": "x" * 10**6},
-                   json.dumps(["x" * 10**6])):
+    for record in (
+        {"schema": "x" * 10**6},
+        {"schema": 1, "request": "x" * 10**6},
+        json.dumps(["x" * 10**6]),
+    ):
         with pytest.raises(RequestError) as refusal:
             request_from_json(record)
         assert len(str(refusal.value)) < 300
+
+
+def test_a_record_of_schema_1_is_read() -> None:
+    """It called the provenance "facts", and two fields of an inpainting otherwise."""
+    request = GenerateRequest(
+        inpaint=Inpaint(
+            image=noise(),
+            mask=Image.new("L", noise().size, 255),
+            repaint_passes=3,
+            background_weight=0.5,
+        )
+    )
+    record = request_to_json(request)
+    inpaint = record["request"]["inpaint"]
+    inpaint["passes"] = inpaint.pop("repaint_passes")
+    inpaint["surroundings"] = inpaint.pop("background_weight")
+    former = record | {"schema": 1}
+    assert request_from_json(former) == request
+    text = json.dumps(former | {"index": 0, "seed": 0, "facts": {"model": "tabletop"}})
+    read = record_from_png(with_text(b"ipadapter_demo\0\0\0\0\0" + text.encode()))
+    assert (read.request, read.provenance) == (request, {"model": "tabletop"})
+    inpaint["repaint_passes"] = 2
+    with pytest.raises(RequestError, match="unknown fields: passes"):
+        request_from_json(former)

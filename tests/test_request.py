@@ -117,7 +117,7 @@ BAD_PARTS = [
     (Inpaint, {"strength": 0}, r"inpaint.strength must lie in \(0, 1\], got 0"),
     (Inpaint, {"feather": -1}, r"inpaint.feather must lie in \[0, 64\], got -1"),
     (Inpaint, {"context": 1.5}, r"inpaint.context must lie in \[0, 1\], got 1.5"),
-    (Inpaint, {"surroundings": 3}, r"inpaint.surroundings must lie in \[0, 2\], got 3"),
+    (Inpaint, {"background_weight": 3}, r"inpaint.background_weight must lie in \[0, 2\], got 3"),
     (Inpaint, {"feather": 1.5}, r"inpaint.feather must be a whole number, got 1.5"),
 ]
 

@@ -39,14 +39,17 @@ def check(text: str, pattern: str, *values: float) -> None:
     assert len(found) == 1, f"{pattern!r} must stand in the text once, is there {len(found)} times"
     numbers = found[0] if isinstance(found[0], tuple) else (found[0],)
     assert len(numbers) == len(values), pattern
-    wrong = [f"{shown} for {value}" for shown, value in zip(numbers, values, strict=True)
-             if not agrees(shown, value)]
+    wrong = [
+        f"{shown} for {value}"
+        for shown, value in zip(numbers, values, strict=True)
+        if not agrees(shown, value)
+    ]
     assert not wrong, f"{pattern!r}: {wrong}"
 
 
 def cells(text: str, head: str) -> list[list[str]]:
     """The rows of the Markdown table whose first line begins with `head`."""
-    lines = text[text.index(head):].split("\n\n")[0].splitlines()
+    lines = text[text.index(head) :].split("\n\n")[0].splitlines()
     assert re.fullmatch(r"[|:\- ]+", lines[1])
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -59,7 +62,8 @@ def of(report: Any, place: str) -> Any:
 
 # README's table of experiments: what its row begins with -> place in the report
 EXPERIMENTS = {
-    "Text alone": "text_alone", "Variation (empty prompt, λ = 1)": "variation",
+    "Text alone": "text_alone",
+    "Variation (empty prompt, λ = 1)": "variation",
     "The same at λ = 0": "no_image",
     "Image + text (λ = 0.65): the floor": "image_and_text.floor_named_by_text",
     "Image + text: the reference's first solid": "image_and_text.solid_of_reference",
@@ -96,32 +100,52 @@ def test_the_sentences_about_results_are_the_report() -> None:
     layout, edges, mask = REPORT["layout"], REPORT["structure"], REPORT["inpainting"]
     assert f"On {REPORT['scenes']:,} held-out scenes" in README
     assert f"({REPORT['steps']} steps; guidance {REPORT['guidance']:g}" in README
-    check(README, "hues are off by # degrees in the median",
-          REPORT["variation"]["median_hue_error_degrees"])
-    check(README, "over # seeds the first solid's place varies by # of the picture's "
-                  "width (over scenes: #), and # % of the variations have every solid where the "
-                  "reference has it (by chance # %)",
-          layout["pictures_each"], layout["spread_over_seeds"]["x"],
-          layout["spread_over_scenes"]["x"], 100 * layout["copies"],
-          100 * layout["copies_by_chance"])
-    check(README, "Edges: F1 # against the map at a tolerance of 2 pixels, # without the map",
-          edges["edge_f1"], edges["edge_f1_without_map"])
-    check(README, "a cell's channel is off by # grey levels, without the map by #",
-          *(REPORT["palette"][name] for name in ("cell_error", "cell_error_without_map")))
+    check(
+        README,
+        "hues are off by # degrees in the median",
+        REPORT["variation"]["median_hue_error_degrees"],
+    )
+    check(
+        README,
+        "over # seeds the first solid's place varies by # of the picture's "
+        "width (over scenes: #), and # % of the variations have every solid where the "
+        "reference has it (by chance # %)",
+        layout["pictures_each"],
+        layout["spread_over_seeds"]["x"],
+        layout["spread_over_scenes"]["x"],
+        100 * layout["copies"],
+        100 * layout["copies_by_chance"],
+    )
+    check(
+        README,
+        "Edges: F1 # against the map at a tolerance of 2 pixels, # without the map",
+        edges["edge_f1"],
+        edges["edge_f1_without_map"],
+    )
+    check(
+        README,
+        "a cell's channel is off by # grey levels, without the map by #",
+        *(REPORT["palette"][name] for name in ("cell_error", "cell_error_without_map")),
+    )
     check(README, "largest change outside the mask is #", mask["largest_change_outside"])
     check(README, "a channel is off by # grey levels from the scene", mask["seam_error"])
-    check(README, "through the codec alone is off by #", mask["seam_error_of_the_codec"])
-    check(README, "The codec reaches # dB", REPORT["codec"]["psnr_db"])
+    check(README, "through the VAE alone is off by #", mask["seam_error_of_the_vae"])
+    check(README, "The VAE reaches # dB", REPORT["vae"]["psnr_db"])
 
 
 def test_what_is_said_of_the_reader_and_of_the_hours_is_the_provenance() -> None:
-    accuracy = PROVENANCE["reader"]["held_out_accuracy"]
+    accuracy = PROVENANCE["attribute-classifier"]["held_out_accuracy"]
     worst = min(accuracy, key=accuracy.__getitem__)
-    check(README, f"at least # % of any attribute ({worst.replace('_', ' ')}), and off by # degrees"
-                  " in a solid's hue",
-          100 * accuracy[worst], PROVENANCE["reader"]["held_out_median_error"]["solid_hue"])
-    hours = sum(part["hours"] for part in PROVENANCE.values() if isinstance(part, dict)
-                and "hours" in part)
+    check(
+        README,
+        f"at least # % of any attribute ({worst.replace('_', ' ')}), and off by # degrees"
+        " in a solid's hue",
+        100 * accuracy[worst],
+        PROVENANCE["attribute-classifier"]["held_out_median_error"]["solid_hue"],
+    )
+    hours = sum(
+        part["hours"] for part in PROVENANCE.values() if isinstance(part, dict) and "hours" in part
+    )
     check(README, "hours (# in all,", hours)
 
 
@@ -139,8 +163,10 @@ def test_a_study_s_table_is_its_record(study: str) -> None:
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_s_figure_is_its_record(study: str, tmp_path: Path) -> None:
     page.FIGURES[study](RECORDS[study], tmp_path / "figure.png")
-    drawn, kept = (np.asarray(Image.open(path).convert("RGB"), dtype=np.int16) for path in
-                   (tmp_path / "figure.png", DOCS / "claims" / f"{study}.png"))
+    drawn, kept = (
+        np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
+        for path in (tmp_path / "figure.png", DOCS / "claims" / f"{study}.png")
+    )
     assert drawn.shape == kept.shape
     assert np.abs(drawn - kept).mean() < 0.05, "grey levels: antialiasing at most"
 
@@ -156,23 +182,44 @@ def by(study: str, rows: str, name: str) -> dict[Any, Any]:
 
 def test_what_is_said_of_the_methods() -> None:
     rows, text = by("methods", "rows", "method"), section("methods")
-    kept = {name: row["marks"]["attributes"] for name, row in rows.items()}
-    seen = {name: row["marks"]["clip_i"]["mean"] for name, row in rows.items()}
-    share = {name: 100 * row["parameters"] / RECORDS["methods"]["base_parameters"]
-             for name, row in rows.items()}
+    kept = {name: row["metrics"]["attributes"] for name, row in rows.items()}
+    seen = {name: row["metrics"]["clip_i"]["mean"] for name, row in rows.items()}
+    share = {
+        name: 100 * row["parameters"] / RECORDS["methods"]["base_parameters"]
+        for name, row in rows.items()
+    }
     plus, plain, tuned = "image adapter, Plus", "image adapter", "full fine-tuning"
     assert f"{RECORDS['methods']['scenes']} references." in text
-    check(text, "Plus, at # % of the parameters, keeps most (# %)", share[plus],
-          100 * kept[plus]["mean"])
+    check(
+        text,
+        "Plus, at # % of the parameters, keeps most (# %)",
+        share[plus],
+        100 * kept[plus]["mean"],
+    )
     assert kept[plus] == max(kept.values(), key=lambda mark: mark["mean"])
     assert kept[plus] == min(kept.values(), key=lambda mark: mark["std"])
-    check(text, "The base adapter, at # %, keeps # ± # %, full fine-tuning # ± #", share[plain],
-          *(100 * kept[name][key] for name in (plain, tuned) for key in ("mean", "std")))
-    check(text, "full fine-tuning is ahead of both (# against # and #)", seen[tuned], seen[plus],
-          seen[plain])
-    check(text, "carries the light's side (# %)", 100 * rows[tuned]["marks"]["light_side"]["mean"])
-    check(text, "keeps # % and the simple adapter #", 100 * kept["T2I-Adapter, style"]["mean"],
-          100 * kept["simple adapter"]["mean"])
+    check(
+        text,
+        "The base adapter, at # %, keeps # ± # %, full fine-tuning # ± #",
+        share[plain],
+        *(100 * kept[name][key] for name in (plain, tuned) for key in ("mean", "std")),
+    )
+    check(
+        text,
+        "full fine-tuning is ahead of both (# against # and #)",
+        seen[tuned],
+        seen[plus],
+        seen[plain],
+    )
+    check(
+        text, "carries the light's side (# %)", 100 * rows[tuned]["metrics"]["light_side"]["mean"]
+    )
+    check(
+        text,
+        "keeps # % and the simple adapter #",
+        100 * kept["T2I-Adapter, style"]["mean"],
+        100 * kept["simple adapter"]["mean"],
+    )
 
 
 def test_what_is_said_of_scale() -> None:
@@ -183,60 +230,98 @@ def test_what_is_said_of_scale() -> None:
         point = curves[method]["points"][at[scale]]
         return 100 * point["image"]["mean"], 100 * point["text"]["mean"]
 
-    check(text, "at λ = 0.5 the image adapter keeps # % of the solid and # % of the floor that the "
-                "text names, Plus # and # %", *pair("image adapter", 0.5),
-          *pair("image adapter, Plus", 0.5))
-    check(text, "at 0.02 the style adapter, the nearest, keeps # and # %, the simple adapter # "
-                "and #",
-          *pair("T2I-Adapter, style", 0.02), *pair("simple adapter", 0.02))
+    check(
+        text,
+        "at λ = 0.5 the image adapter keeps # % of the solid and # % of the floor that the "
+        "text names, Plus # and # %",
+        *pair("image adapter", 0.5),
+        *pair("image adapter, Plus", 0.5),
+    )
+    check(
+        text,
+        "at 0.02 the style adapter, the nearest, keeps # and # %, the simple adapter # and #",
+        *pair("T2I-Adapter, style", 0.02),
+        *pair("simple adapter", 0.02),
+    )
     check(text, "beside a picture (# and # % at 0.02)", *pair("full fine-tuning", 0.02))
     told = REPORT["image_and_text"]
-    check(text, "the shipped adapter, shown other views, keeps # and # % at λ = 0.65",
-          100 * told["solid_of_reference"]["mean"], 100 * told["floor_named_by_text"]["mean"])
+    check(
+        text,
+        "the shipped adapter, shown other views, keeps # and # % at λ = 0.65",
+        100 * told["solid_of_reference"]["mean"],
+        100 * told["floor_named_by_text"]["mean"],
+    )
 
 
 def test_what_is_said_of_transfer() -> None:
     own, moved, _ = RECORDS["transfer"]["rows"]
     _, look = RECORDS["transfer"]["rendered"]
     text = section("transfer")
-    check(text, "keeps # % of the attributes on the other base, beside # % on its own",
-          *(100 * row["marks"]["attributes"]["mean"] for row in (moved, own)))
-    check(text, "# % ink instead of #, in rendered pictures of that look #",
-          *(100 * row["marks"]["ink"]["mean"] for row in (moved, own)), 100 * look["marks"]["ink"])
-    check(text, "gets # % of those right", 100 * look["marks"]["attributes"])
+    check(
+        text,
+        "keeps # % of the attributes on the other base, beside # % on its own",
+        *(100 * row["metrics"]["attributes"]["mean"] for row in (moved, own)),
+    )
+    check(
+        text,
+        "# % ink instead of #, in rendered pictures of that look #",
+        *(100 * row["metrics"]["ink"]["mean"] for row in (moved, own)),
+        100 * look["metrics"]["ink"],
+    )
+    check(text, "gets # % of those right", 100 * look["metrics"]["attributes"])
 
 
 def test_what_is_said_of_structure() -> None:
-    rows = {(row["structure"], row["reference"]): row["marks"]
-            for row in RECORDS["structure"]["rows"]}
+    rows = {
+        (row["structure"], row["reference"]): row["metrics"] for row in RECORDS["structure"]["rows"]
+    }
     text = section("structure")
-    none, control, adapter = (rows[name, True] for name in (
-        "no structure", "ControlNet, edges", "T2I-Adapter, edges"))
+    none, control, adapter = (
+        rows[name, True] for name in ("no structure", "ControlNet, edges", "T2I-Adapter, edges")
+    )
     both = "T2I-Adapters, edges 1 + colours 1"
-    check(text, "the reference keeps # % of its colours",
-          100 * control["colours_of_reference"]["mean"])
-    check(text, "edges go from # to # with a ControlNet", none["edge_f1"]["mean"],
-          control["edge_f1"]["mean"])
+    check(
+        text,
+        "the reference keeps # % of its colours",
+        100 * control["colours_of_reference"]["mean"],
+    )
+    check(
+        text,
+        "edges go from # to # with a ControlNet",
+        none["edge_f1"]["mean"],
+        control["edge_f1"]["mean"],
+    )
     check(text, "holds them less (#)", adapter["edge_f1"]["mean"])
-    check(text, "colours at 1 bring a cell's error from # to #, at 0.5 to #",
-          rows["T2I-Adapter, edges", False]["cell_error"]["mean"],
-          rows[both, False]["cell_error"]["mean"],
-          rows["T2I-Adapters, edges 1 + colours 0.5", False]["cell_error"]["mean"])
+    check(
+        text,
+        "colours at 1 bring a cell's error from # to #, at 0.5 to #",
+        rows["T2I-Adapter, edges", False]["cell_error"]["mean"],
+        rows[both, False]["cell_error"]["mean"],
+        rows["T2I-Adapters, edges 1 + colours 0.5", False]["cell_error"]["mean"],
+    )
     check(text, "edges reach #, more than the ControlNet's", rows[both, True]["edge_f1"]["mean"])
-    check(text, "(# % of its colours, cells off by #)",
-          100 * rows[both, True]["colours_of_reference"]["mean"],
-          rows[both, True]["cell_error"]["mean"])
+    check(
+        text,
+        "(# % of its colours, cells off by #)",
+        100 * rows[both, True]["colours_of_reference"]["mean"],
+        rows[both, True]["cell_error"]["mean"],
+    )
 
 
 def test_what_is_said_of_data_and_of_tuning() -> None:
     text = section("data")
     check(text, "keeps # %", 100 * REPORT["variation"]["mean"])
-    ends = [curve["marks"][-1]["attributes"]["mean"] for curve in RECORDS["data"]["curves"]]
+    ends = [curve["metrics"][-1]["attributes"]["mean"] for curve in RECORDS["data"]["curves"]]
     check(text, "All curves end near # %", 100 * sum(ends) / len(ends))
-    tuned = {(row["method"], row["lr"]): [mark["attributes"] for mark in row["marks"].values()]
-             for row in RECORDS["tuning"]["rows"]}
+    tuned = {
+        (row["method"], row["lr"]): [mark["attributes"] for mark in row["metrics"].values()]
+        for row in RECORDS["tuning"]["rows"]
+    }
     slow = tuned["image adapter", 0.001]
-    check(section("tuning"), "the image adapter keeps # % and is behind the simple adapter",
-          100 * sum(slow) / len(slow))
+    check(
+        section("tuning"),
+        "the image adapter keeps # % and is behind the simple adapter",
+        100 * sum(slow) / len(slow),
+    )
     assert sum(value > 0.9 for value in tuned["image adapter", 0.003]) == 2, "two seeds of three"
     assert sum(value > 0.9 for value in tuned["image adapter", 0.01]) == 1

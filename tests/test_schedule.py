@@ -47,8 +47,11 @@ from tests.tiny import (
 __all__ = ["shelf"]  # fixtures
 ON_THE_SHELF = ("sdxl", "sd15")
 
-ZERO_SNR: dict[str, Any] = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True,
-                            "timestep_spacing": "trailing"}
+ZERO_SNR: dict[str, Any] = {
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
 ABLE: tuple[Sampler, ...] = tuple(sampler for sampler in SAMPLERS if sampler != "pndm")
 
 
@@ -61,8 +64,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SDXL checkpoint that says nothing of itself."""
     path = tmp_path_factory.mktemp("files") / "plain.safetensors"
-    write_checkpoint(path, tiny_sdxl_unet(), tiny_kl(), tiny_sdxl_text_encoder(21, second=False),
-                     tiny_sdxl_text_encoder(22, second=True))
+    write_checkpoint(
+        path,
+        tiny_sdxl_unet(),
+        tiny_kl(),
+        tiny_sdxl_text_encoder(21, second=False),
+        tiny_sdxl_text_encoder(22, second=True),
+    )
     return path
 
 
@@ -79,8 +87,9 @@ def sdxl(shelf: Path, base: Path | None = None, **options: Any) -> Any:
 def oracle_of(shelf: Path, **schedule: Any) -> tuple[Any, CatalogEntry]:
     entry = local_entry(PUBLISHED["sdxl"], None, shelf)
     pipeline = loaded(StableDiffusionXLPipeline, entry, variant="fp16", dtype=torch.float32)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False,
-                                                   **schedule)
+    pipeline.scheduler = DDIMScheduler.from_config(
+        pipeline.scheduler.config, clip_sample=False, **schedule
+    )
     return pipeline, entry
 
 
@@ -90,21 +99,28 @@ def drawn(pipeline: Any, **changes: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("value", [None, torch.tensor(1.0)], ids=["empty", "scalar"])
 @pytest.mark.parametrize("sampler", ABLE)
-def test_a_marked_checkpoint(shelf: Path, plain: Path, sampler: Sampler, value: Tensor | None,
-                             tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_marked_checkpoint(
+    shelf: Path,
+    plain: Path,
+    sampler: Sampler,
+    value: Tensor | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     path = with_keys(tmp_path / "noob.safetensors", plain, "v_pred", "ztsnr", value=value)
     pipeline = sdxl(shelf, path)
     oracle, entry = oracle_of(shelf, **ZERO_SNR)
     expected = theirs(oracle, entry, sampler, guidance_rescale=0.7)
     asked = request(sampler=sampler, guidance_rescale=0.7)
     assert_same(pixels_of(pipeline, monkeypatch)(asked), expected)
-    assert ZERO_SNR.items() <= pipeline.facts["scheduler"].items()
+    assert ZERO_SNR.items() <= pipeline.provenance["scheduler"].items()
     assert "It predicts v and was trained up to zero terminal SNR" in pipeline.info.note
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_marked_as_v_alone(shelf: Path, plain: Path, sampler: Sampler, tmp_path: Path,
-                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_marked_as_v_alone(
+    shelf: Path, plain: Path, sampler: Sampler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipeline = sdxl(shelf, with_keys(tmp_path / "v.safetensors", plain, "v_pred"))
     oracle, entry = oracle_of(shelf, prediction_type="v_prediction")
     expected = theirs(oracle, entry, sampler)
@@ -115,18 +131,23 @@ def test_marked_as_v_alone(shelf: Path, plain: Path, sampler: Sampler, tmp_path:
 def with_header(path: Path, plain: Path, said: str, *keys: str) -> Path:
     """As Stability AI's Model Metadata Standard has it."""
     marks = {key: torch.empty(0) for key in keys}
-    save_file(load_file(plain) | marks, path, metadata={
-        "modelspec.sai_model_spec": "1.0.0", "modelspec.prediction_type": said})
+    save_file(
+        load_file(plain) | marks,
+        path,
+        metadata={"modelspec.sai_model_spec": "1.0.0", "modelspec.prediction_type": said},
+    )
     return path
 
 
 @pytest.mark.parametrize("said", ["v", "v_prediction"])
-def test_a_header_that_says_v(shelf: Path, plain: Path, tmp_path: Path, said: str,
-                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_that_says_v(
+    shelf: Path, plain: Path, tmp_path: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipeline = sdxl(shelf, with_header(tmp_path / "v.safetensors", plain, said))
     oracle, entry = oracle_of(shelf, prediction_type="v_prediction")
-    assert_same(pixels_of(pipeline, monkeypatch)(request(sampler="ddim")),
-                theirs(oracle, entry, "ddim"))
+    assert_same(
+        pixels_of(pipeline, monkeypatch)(request(sampler="ddim")), theirs(oracle, entry, "ddim")
+    )
     assert pipeline.info.note.endswith("It predicts v.")
 
 
@@ -135,30 +156,36 @@ def test_a_header_that_says_epsilon(shelf: Path, plain: Path, tmp_path: Path) ->
     configs = tmp_path / "hub"
     shutil.copytree(shelf, configs)
     config = configs / PUBLISHED["sdxl"].base.repo / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text())
-                                 | {"prediction_type": "v_prediction"}))
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"})
+    )
     said = with_header(tmp_path / "e.safetensors", plain, "epsilon")
-    assert sdxl(configs, said).facts["scheduler"]["prediction_type"] == "epsilon"
+    assert sdxl(configs, said).provenance["scheduler"]["prediction_type"] == "epsilon"
     other = with_header(tmp_path / "o.safetensors", plain, "rectified flow")  # no word of SD's
-    assert sdxl(configs, other).facts["scheduler"]["prediction_type"] == "v_prediction"
+    assert sdxl(configs, other).provenance["scheduler"]["prediction_type"] == "v_prediction"
 
 
-def test_keys_and_header_that_contradict_each_other(shelf: Path, plain: Path, tmp_path: Path
-                                                    ) -> None:
+def test_keys_and_header_that_contradict_each_other(
+    shelf: Path, plain: Path, tmp_path: Path
+) -> None:
     path = with_header(tmp_path / "both.safetensors", plain, "epsilon", "v_pred")
-    with pytest.raises(ModelError, match=r"both\.safetensors .*its key 'v_pred' says that it "
-                       r"predicts v, and its header's modelspec\.prediction_type is 'epsilon': say "
-                       "which with --prediction-type"):
+    with pytest.raises(
+        ModelError,
+        match=r"both\.safetensors .*its key 'v_pred' says that it "
+        r"predicts v, and its header's modelspec\.prediction_type is 'epsilon': say "
+        "which with --prediction-type",
+    ):
         sdxl(shelf, path)
     for decided in ("epsilon", "v_prediction"):
         model = sdxl(shelf, path, prediction_type=decided)
-        assert model.facts["scheduler"]["prediction_type"] == decided
+        assert model.provenance["scheduler"]["prediction_type"] == decided
     agreed = with_header(tmp_path / "same.safetensors", plain, "v", "v_pred", "ztsnr")
-    assert ZERO_SNR.items() <= sdxl(shelf, agreed).facts["scheduler"].items()
+    assert ZERO_SNR.items() <= sdxl(shelf, agreed).provenance["scheduler"].items()
 
 
-def test_what_a_file_does_not_say_an_operator_does(shelf: Path, plain: Path,
-                                                   tmp_path: Path) -> None:
+def test_what_a_file_does_not_say_an_operator_does(
+    shelf: Path, plain: Path, tmp_path: Path
+) -> None:
     marked = drawn(sdxl(shelf, with_keys(tmp_path / "noob.safetensors", plain, "v_pred", "ztsnr")))
     told = sdxl(shelf, plain, prediction_type="v_prediction", zero_snr=True)
     assert np.array_equal(drawn(told), marked)
@@ -167,8 +194,9 @@ def test_what_a_file_does_not_say_an_operator_does(shelf: Path, plain: Path,
     assert "predicts" not in silent.info.note
 
 
-def test_an_sd15_checkpoint_whose_configuration_lacks_the_field(shelf: Path,
-                                                               tmp_path: Path) -> None:
+def test_an_sd15_checkpoint_whose_configuration_lacks_the_field(
+    shelf: Path, tmp_path: Path
+) -> None:
     """As the published one does: what diffusers fills in must not win over what is said."""
     models = tmp_path / "hub"
     shutil.copytree(shelf, models)
@@ -205,34 +233,41 @@ def with_trailing_steps(pipeline: Any) -> Any:
 
 @pytest.mark.parametrize("sampler", ABLE)
 class TestFolder:
-    def test_image(self, folder: CatalogEntry, sampler: Sampler,
-                   monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_image(
+        self, folder: CatalogEntry, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         oracle = with_trailing_steps(loaded(StableDiffusionPipeline, folder))
         expected = theirs(oracle, folder, sampler, scale=0.7, ip_adapter_image=reference().image)
         asked = request(sampler=sampler, references=(reference(),), image_scale=0.7)
         assert_same(pixels_of(load(folder), monkeypatch)(asked), expected)
 
-    def test_start_picture(self, folder: CatalogEntry, sampler: Sampler,
-                           monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_start_picture(
+        self, folder: CatalogEntry, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         oracle = with_trailing_steps(loaded(StableDiffusionImg2ImgPipeline, folder))
         expected = theirs(oracle, folder, sampler, image=picture(4), strength=0.6)
         asked = request(sampler=sampler, init_image=picture(4), strength=0.6)
         assert_same(pixels_of(load(folder), monkeypatch)(asked), expected)
 
-    @pytest.mark.parametrize("passes", [1, 3])
-    def test_nothing_is_divided_by_a_signal_of_zero(self, folder: CatalogEntry, sampler: Sampler,
-                                                    passes: int) -> None:
+    @pytest.mark.parametrize("repaint_passes", [1, 3])
+    def test_nothing_is_divided_by_a_signal_of_zero(
+        self, folder: CatalogEntry, sampler: Sampler, repaint_passes: int
+    ) -> None:
         """Neither in previews nor where a step is taken again: NaN would decode to black."""
         pipeline = load(folder)
-        asked = request(sampler=sampler, inpaint=Inpaint(
-            image=picture(4), mask=ALIGNED, passes=passes, feather=0), steps=5)
+        asked = request(
+            sampler=sampler,
+            inpaint=Inpaint(
+                image=picture(4), mask=ALIGNED, repaint_passes=repaint_passes, feather=0
+            ),
+            steps=5,
+        )
         *previews, result = pipeline.stream(asked, preview_every=1)
         for event in [*previews[:-1], result]:
             assert np.asarray(event.images[0]).std() > 1
             assert np.asarray(event.images[0].crop((20, 12, 44, 36))).std() > 1
 
-    def test_the_first_preview_is_what_v_says(self, folder: CatalogEntry,
-                                              sampler: Sampler) -> None:
+    def test_the_first_preview_is_what_v_says(self, folder: CatalogEntry, sampler: Sampler) -> None:
         """Where there is no signal yet, the clean latents are -v, the same for every sampler."""
         pipeline, other = load(folder), load(folder)
         first = next(iter(pipeline.stream(request(sampler=sampler), preview_every=1)))
@@ -291,8 +326,9 @@ class TestFlags:
         assert settings_from_args([], {"IPADAPTER_ZERO_SNR": "yes"}).zero_snr
         assert not settings_from_args([], {}).zero_snr
 
-    def test_of_the_command_line(self, folder: CatalogEntry, tmp_path: Path,
-                                 capsys: pytest.CaptureFixture[str]) -> None:
+    def test_of_the_command_line(
+        self, folder: CatalogEntry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """And it says how the model is read."""
         given: dict[str, Any] = {}
 
@@ -300,7 +336,20 @@ class TestFlags:
             given.update(options)
             return load(folder, **{k: options[k] for k in ("prediction_type", "zero_snr")})
 
-        code = main(["generate", "--prompt", "a cube", "--steps", "1", "--zero-snr",
-                     "--prediction-type", "v_prediction", "--out", str(tmp_path)], loading)
+        code = main(
+            [
+                "generate",
+                "--prompt",
+                "a cube",
+                "--steps",
+                "1",
+                "--zero-snr",
+                "--prediction-type",
+                "v_prediction",
+                "--out",
+                str(tmp_path),
+            ],
+            loading,
+        )
         assert (code, given["zero_snr"]) == (0, True)
         assert "It predicts v and was trained up to zero terminal SNR" in capsys.readouterr().err

@@ -33,16 +33,31 @@ from tests.tiny import box_mask, picture, randomise, seeded
 
 # Classes and colours of ADE20K as mmsegmentation has them, beside which the network was trained.
 # https://github.com/open-mmlab/mmsegmentation/blob/v1.2.2/mmseg/datasets/ade.py
-KNOWN = {0: (120, 120, 120), 2: (6, 230, 230), 4: (4, 200, 3), 9: (4, 250, 7), 12: (150, 5, 61),
-         149: (92, 0, 255)}  # wall, sky, tree, grass, person, flag
+KNOWN = {
+    0: (120, 120, 120),
+    2: (6, 230, 230),
+    4: (4, 200, 3),
+    9: (4, 250, 7),
+    12: (150, 5, 61),
+    149: (92, 0, 255),
+}  # wall, sky, tree, grass, person, flag
 
 
 def tiny_upernet(labels: int = 150) -> UperNetForSemanticSegmentation:
-    backbone = ConvNextConfig(hidden_sizes=[4, 8, 8, 8], depths=[1, 1, 1, 1],
-                              out_features=["stage1", "stage2", "stage3", "stage4"])
-    config = UperNetConfig(backbone_config=backbone, hidden_size=8, pool_scales=[1, 2],
-                           use_auxiliary_head=True, auxiliary_in_channels=8,
-                           auxiliary_channels=4, num_labels=labels)
+    backbone = ConvNextConfig(
+        hidden_sizes=[4, 8, 8, 8],
+        depths=[1, 1, 1, 1],
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = UperNetConfig(
+        backbone_config=backbone,
+        hidden_size=8,
+        pool_scales=[1, 2],
+        use_auxiliary_head=True,
+        auxiliary_in_channels=8,
+        auxiliary_channels=4,
+        num_labels=labels,
+    )
     with seeded(40):
         network = UperNetForSemanticSegmentation(config)
         randomise(network)
@@ -63,8 +78,9 @@ def network() -> UperNetForSemanticSegmentation:
 
 
 @pytest.fixture(scope="module")
-def models(network: UperNetForSemanticSegmentation,
-           tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(
+    network: UperNetForSemanticSegmentation, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     models = tmp_path_factory.mktemp("hub")
     hub = DETECTORS["segmentation"].weights
     assert hub is not None
@@ -92,7 +108,8 @@ def test_every_pixel_has_the_colour_of_its_class(
     drawn = annotate("segmentation", image, locate)
     assert (drawn.size, drawn.mode) == (size, "RGB")
     pixels = SegformerImageProcessor(size={"height": 64, "width": 64})(
-        image, return_tensors="pt").pixel_values
+        image, return_tensors="pt"
+    ).pixel_values
     with torch.no_grad():
         logits = network(pixels).logits
     classes = F.interpolate(logits, (size[1], size[0]), mode="bilinear").argmax(dim=1)[0].numpy()
@@ -109,15 +126,17 @@ def test_the_colour_of_a_class(label: int, tmp_path: Path) -> None:
     assert drawn.getcolors() == [(64 * 64, KNOWN[label])]
 
 
-def test_as_a_structure(entry: CatalogEntry, model: BaseModel,
-                        locate: Callable[[Hub], Path]) -> None:
+def test_as_a_structure(
+    entry: CatalogEntry, model: BaseModel, locate: Callable[[Hub], Path]
+) -> None:
     """What the ControlNet is given, at the size of the output."""
-    net = StructureEntry(folder="controlnet-canny", network="controlnet",
-                         annotators=("segmentation", "none"))
-    segmenting = replace(model, entry=replace(entry, structures={"segmentation": net}),
-                         locate=locate)
-    structure = Structure(kind="segmentation", image=picture(2, 300, 200),
-                          annotator="segmentation")
+    net = StructureEntry(
+        folder="controlnet-canny", network="controlnet", annotators=("segmentation", "none")
+    )
+    segmenting = replace(
+        model, entry=replace(entry, structures={"segmentation": net}), locate=locate
+    )
+    structure = Structure(kind="segmentation", image=picture(2, 300, 200), annotator="segmentation")
     drawn = ImagePromptPipeline(segmenting).structure_map(structure, (72, 64))
     palette = {tuple(colour) for colour in ade20k_palette().tolist()}
     colours = {colour for _, colour in drawn.getcolors(2**16) or ()}
@@ -128,8 +147,9 @@ def test_as_a_structure(entry: CatalogEntry, model: BaseModel,
 @pytest.mark.parametrize("size", [(64, 64), (72, 48), (96, 96)], ids=str)
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 @pytest.mark.parametrize("context", [1.0, 0.4])
-def test_a_ready_map_keeps_its_colours(entry: CatalogEntry, model: BaseModel, fit: Any,
-                                       size: tuple[int, int], context: float) -> None:
+def test_a_ready_map_keeps_its_colours(
+    entry: CatalogEntry, model: BaseModel, fit: Any, size: tuple[int, int], context: float
+) -> None:
     """Of two classes that meet none has a colour between them, at any size and of any part."""
     known = replace(entry.structures["canny"], annotators=("segmentation", "none"))
     own = replace(model, entry=replace(entry, structures={"segmentation": known}))
@@ -137,9 +157,14 @@ def test_a_ready_map_keeps_its_colours(entry: CatalogEntry, model: BaseModel, fi
     ready.paste(KNOWN[9], (0, 31, 57, 70))
     request = GenerateRequest(
         structures=(Structure(kind="segmentation", image=ready, fit=fit),),
-        width=size[0], height=size[1],
-        inpaint=None if context == 1 else Inpaint(
-            image=picture(1, *size), mask=box_mask((20, 20, 40, 40), *size), context=context))
+        width=size[0],
+        height=size[1],
+        inpaint=None
+        if context == 1
+        else Inpaint(
+            image=picture(1, *size), mask=box_mask((20, 20, 40, 40), *size), context=context
+        ),
+    )
     [drawn] = ImagePromptPipeline(own).structure_maps(request)
     colours = {colour for _, colour in drawn.getcolors() or ()}
     assert {KNOWN[2], KNOWN[9]} <= colours <= {KNOWN[2], KNOWN[9], (0, 0, 0)}
@@ -154,16 +179,18 @@ class Harm:
 
 
 class TestDamage:
-    def test_a_file_that_would_run_code(self, tmp_path: Path,
-                                        network: UperNetForSemanticSegmentation) -> None:
+    def test_a_file_that_would_run_code(
+        self, tmp_path: Path, network: UperNetForSemanticSegmentation
+    ) -> None:
         write(tmp_path, network)
         (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Harm(tmp_path / "harm")))
         with pytest.raises(ModelError, match="the detector segmentation cannot be loaded"):
             annotate("segmentation", picture(1), lambda hub: tmp_path)
         assert not (tmp_path / "harm").exists()
 
-    def test_a_weight_that_is_missing(self, tmp_path: Path,
-                                      network: UperNetForSemanticSegmentation) -> None:
+    def test_a_weight_that_is_missing(
+        self, tmp_path: Path, network: UperNetForSemanticSegmentation
+    ) -> None:
         write(tmp_path, network)
         weights = network.state_dict()
         del weights["decode_head.classifier.bias"]
@@ -174,5 +201,3 @@ class TestDamage:
     def test_other_classes(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match="the 150 classes of ADE20K, knows 19"):
             annotate("segmentation", picture(1), lambda hub: write(tmp_path, tiny_upernet(19)))
-
-

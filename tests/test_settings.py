@@ -75,8 +75,19 @@ def test_a_bad_flag_ends_the_program(flags: list[str]) -> None:
 
 def test_files_that_go_with_a_model() -> None:
     settings = settings_from_args(
-        ["--lora", "a/style.safetensors:0.8, other.safetensors", "--embedding", "cat.safetensors",
-         "--models-dir", "models", "--base", "community.safetensors", "--offload"], {})
+        [
+            "--lora",
+            "a/style.safetensors:0.8, other.safetensors",
+            "--embedding",
+            "cat.safetensors",
+            "--models-dir",
+            "models",
+            "--base",
+            "community.safetensors",
+            "--offload",
+        ],
+        {},
+    )
     options = load_options(settings)
     assert options["loras"] == ((Path("a/style.safetensors"), 0.8), (Path("other.safetensors"), 1))
     assert options["embeddings"] == (Path("cat.safetensors"),)
@@ -95,8 +106,10 @@ def test_files_that_go_with_a_model() -> None:
         (["a.safetensors:-0.5"], [("a.safetensors", -0.5)]),
         (["a.safetensors:+2."], [("a.safetensors", 2.0)]),
         (["blue, green v1,5.safetensors:1"], [("blue, green v1,5.safetensors", 1.0)]),
-        (["x,y.safetensors:.25,z.safetensors", "C:/d/w.safetensors"],
-         [("x,y.safetensors", 0.25), ("z.safetensors", 1.0), ("C:/d/w.safetensors", 1.0)]),
+        (
+            ["x,y.safetensors:.25,z.safetensors", "C:/d/w.safetensors"],
+            [("x,y.safetensors", 0.25), ("z.safetensors", 1.0), ("C:/d/w.safetensors", 1.0)],
+        ),
         (["C:\\d\\w.safetensors"], [("C:\\d\\w.safetensors", 1.0)]),
     ],
 )
@@ -108,18 +121,31 @@ def test_loras_and_their_weights(flags: list[str], expected: list[tuple[str, flo
     assert load_options(by_variable)["loras"] == found
 
 
-@pytest.mark.parametrize("wrong", ["a.safetensors:x", "a.safetensors:", "a.safetensors:nan",
-                                   "a.safetensors:1e999", "a.ckpt", ".safetensors"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "a.safetensors:x",
+        "a.safetensors:",
+        "a.safetensors:nan",
+        "a.safetensors:1e999",
+        "a.ckpt",
+        ".safetensors",
+    ],
+)
 def test_a_lora_with_a_bad_weight_or_name(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors or FILE.*got"):
         Settings(lora=wrong)
 
 
 def test_embeddings_and_their_suffixes() -> None:
-    settings = settings_from_args(["--embedding", "a, b.pt,c.bin", "--embedding", "d.safetensors"],
-                                  {})
-    assert load_options(settings)["embeddings"] == (Path("a, b.pt"), Path("c.bin"),
-                                                    Path("d.safetensors"))
+    settings = settings_from_args(
+        ["--embedding", "a, b.pt,c.bin", "--embedding", "d.safetensors"], {}
+    )
+    assert load_options(settings)["embeddings"] == (
+        Path("a, b.pt"),
+        Path("c.bin"),
+        Path("d.safetensors"),
+    )
     with pytest.raises(ValueError, match=r"embedding must be a file .* got 'a\.ckpt'"):
         Settings(embedding="a.ckpt")
 
@@ -134,10 +160,13 @@ def test_a_device_that_was_asked_for_is_taken() -> None:
     assert resolved_device(None) in {"cpu", "cuda", "mps"}
 
 
-@pytest.mark.parametrize(("cuda", "mps", "taken"), [
-    (False, False, "cpu"), (False, True, "mps"), (True, False, "cuda"), (True, True, "cuda")])
-def test_the_best_device_there_is(monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool,
-                                  taken: str) -> None:
+@pytest.mark.parametrize(
+    ("cuda", "mps", "taken"),
+    [(False, False, "cpu"), (False, True, "mps"), (True, False, "cuda"), (True, True, "cuda")],
+)
+def test_the_best_device_there_is(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, taken: str
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
     assert resolved_device(None) == taken

@@ -24,9 +24,9 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.tabletop.files import pictures_of, write_shards
 from ipadapter_demo.tabletop.scene import sample_scenes
 from ipadapter_demo.training.examples import Preparer
-from ipadapter_demo.training.rows import Pair, Shard
 from ipadapter_demo.training.shards import shards_of
-from ipadapter_demo.training.stream import Slots, Stream
+from ipadapter_demo.training.stream import ShardPlan, Stream
+from ipadapter_demo.training.types import Pair, Shard
 
 
 def content_of(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -40,9 +40,11 @@ def write_tar(path: Path, first: int, count: int, broken: tuple[int, ...] = ()) 
     with tarfile.open(path, "w") as tar:
         for number in range(first, first + count):
             image = content_of(picture(number, 40, 30), "JPEG")
-            parts = {"jpg": b"not a picture" if number in broken else image,
-                     "txt": f"caption {number}".encode(),
-                     "json": json.dumps({"key": f"{number:09d}", "status": "success"}).encode()}
+            parts = {
+                "jpg": b"not a picture" if number in broken else image,
+                "txt": f"caption {number}".encode(),
+                "json": json.dumps({"key": f"{number:09d}", "status": "success"}).encode(),
+            }
             for ending, content in parts.items():
                 member = tarfile.TarInfo(f"{number:09d}.{ending}")
                 member.size = len(content)
@@ -75,9 +77,11 @@ def test_tar_shards_are_what_img2dataset_writes(tars: Path) -> None:
 
 def test_a_caption_may_stand_in_the_json_only(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, content in (("x.webp", content_of(picture(1), "WEBP")),
-                              ("x.json", json.dumps({"caption": "a cat"}).encode()),
-                              ("y.png", content_of(picture(2)))):
+        for name, content in (
+            ("x.webp", content_of(picture(1), "WEBP")),
+            ("x.json", json.dumps({"caption": "a cat"}).encode()),
+            ("y.png", content_of(picture(2))),
+        ):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -108,8 +112,9 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def test_urls_are_read_as_files_are(tars: Path, server: str) -> None:
     there = pairs_of(shards_of([f"{server}/{{00000..00003}}.tar"]))
     here = pairs_of(shards_of([str(tars)]))
-    assert [(p.key, p.caption, p.image.tobytes()) for p in there] == \
-        [(p.key, p.caption, p.image.tobytes()) for p in here]
+    assert [(p.key, p.caption, p.image.tobytes()) for p in there] == [
+        (p.key, p.caption, p.image.tobytes()) for p in here
+    ]
 
 
 def test_a_folder_with_captions(tmp_path: Path) -> None:
@@ -127,8 +132,10 @@ def test_a_folder_with_captions(tmp_path: Path) -> None:
 def test_what_the_datasets_library_saves(tmp_path: Path) -> None:
     import datasets
 
-    rows = {"image": [{"bytes": content_of(picture(i)), "path": None} for i in range(3)],
-            "caption": [f"picture {i}" for i in range(3)]}
+    rows = {
+        "image": [{"bytes": content_of(picture(i)), "path": None} for i in range(3)],
+        "caption": [f"picture {i}" for i in range(3)],
+    }
     kind = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
     datasets.Dataset.from_dict(rows, features=kind).save_to_disk(tmp_path / "saved")
     pairs = pairs_of(shards_of([f"datasets:{tmp_path / 'saved'}"]))
@@ -145,22 +152,28 @@ def test_rendered_shards_hold_poor_captions(tmp_path: Path) -> None:
     assert len({p.image.tobytes() for p in pairs}) == 12
     assert any(p.caption == "" for p in pairs)
     assert any(p.caption for p in pairs)
-    assert all(p.reference is not None and p.reference.tobytes() != p.image.tobytes()
-               for p in pairs)
+    assert all(
+        p.reference is not None and p.reference.tobytes() != p.image.tobytes() for p in pairs
+    )
 
 
 def test_the_image_encoder_sees_the_reference_beside_a_picture(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, image in (("x.png", picture(1)), ("x.reference.jpg", picture(2)),
-                            ("y.reference.png", picture(3)), ("y.jpg", picture(4)),
-                            ("z.png", picture(5))):
+        for name, image in (
+            ("x.png", picture(1)),
+            ("x.reference.jpg", picture(2)),
+            ("y.reference.png", picture(3)),
+            ("y.jpg", picture(4)),
+            ("z.png", picture(5)),
+        ):
             content = content_of(image)
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     pairs = pairs_of(shards_of([str(tmp_path)]))
-    processor = CLIPImageProcessor(size={"shortest_edge": 16},
-                                   crop_size={"height": 16, "width": 16})
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
+    )
     prepare = Preparer(32, processor)
     for pair, image, seen in zip(pairs, (1, 4, 5), (2, 3, 5), strict=True):
         example, wanted = prepare(pair), prepare(Pair("", picture(seen), ""))
@@ -170,11 +183,14 @@ def test_the_image_encoder_sees_the_reference_beside_a_picture(tmp_path: Path) -
         assert torch.equal(own(pair).clip_pixels, prepare(Pair("", picture(image), "")).clip_pixels)
 
 
-@pytest.mark.parametrize(("place", "said"), [
-    ("nowhere", "data: nowhere is neither a .tar file, a folder, nor a URL"),
-    ("none-*.tar", "data: none-*.tar holds no pictures"),
-    ("datasets:/nowhere/at/all", "data: datasets:/nowhere/at/all cannot be loaded"),
-])
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("nowhere", "data: nowhere is neither a .tar file, a folder, nor a URL"),
+        ("none-*.tar", "data: none-*.tar holds no pictures"),
+        ("datasets:/nowhere/at/all", "data: datasets:/nowhere/at/all cannot be loaded"),
+    ],
+)
 def test_places_that_are_none(place: str, said: str) -> None:
     with pytest.raises(TrainingError, match=said.replace("*", r"\*")):
         shards_of([place])
@@ -192,16 +208,18 @@ def joined(steps: Iterable[list[str]]) -> list[str]:
     return list(chain.from_iterable(steps))
 
 
-def captions(shards: list[Shard], steps: int, slots: Slots, workers: int = 0,
-             start: dict | None = None) -> tuple[list[list[str]], Stream]:
-    stream = Stream(shards, slots, seed=3, prepare=lambda pair: pair.caption, workers=workers,
-                    start=start)
+def captions(
+    shards: list[Shard], steps: int, slots: ShardPlan, workers: int = 0, start: dict | None = None
+) -> tuple[list[list[str]], Stream]:
+    stream = Stream(
+        shards, slots, seed=3, prepare=lambda pair: pair.caption, workers=workers, start=start
+    )
     return [[caption for _, caption in next(stream)] for _ in range(steps)], stream
 
 
 def test_every_picture_comes_once_a_round_and_rounds_differ(tars: Path) -> None:
     shards = shards_of([f"{tars}/00002.tar"])
-    steps, _ = captions(shards, 8, Slots.of(3))
+    steps, _ = captions(shards, 8, ShardPlan.of(3))
     first, second = joined(steps[:4]), joined(steps[4:])
     assert sorted(first) == sorted(second) == sorted(f"caption {i}" for i in range(20, 32))
     assert first != second
@@ -210,9 +228,11 @@ def test_every_picture_comes_once_a_round_and_rounds_differ(tars: Path) -> None:
 @pytest.mark.parametrize("processes", [2, 3, 6])
 def test_several_processes_see_what_one_would(tars: Path, processes: int) -> None:
     shards = shards_of([str(tars)])
-    whole, _ = captions(shards, 12, Slots.of(6))
-    parts = [captions(shards, 12, Slots.of(6 // processes, p, processes))[0]
-             for p in range(processes)]
+    whole, _ = captions(shards, 12, ShardPlan.of(6))
+    parts = [
+        captions(shards, 12, ShardPlan.of(6 // processes, p, processes))[0]
+        for p in range(processes)
+    ]
     assert [joined(step) for step in zip(*parts, strict=True)] == whole
 
 
@@ -220,24 +240,27 @@ def test_several_processes_see_what_one_would(tars: Path, processes: int) -> Non
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_workers_change_nothing(tars: Path, workers: int) -> None:
     shards = shards_of([str(tars)])
-    assert captions(shards, 12, Slots.of(6), workers)[0] == captions(shards, 12, Slots.of(6))[0]
+    assert (
+        captions(shards, 12, ShardPlan.of(6), workers)[0]
+        == captions(shards, 12, ShardPlan.of(6))[0]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # as above
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stream_goes_on_where_it_was(tars: Path, workers: int) -> None:
     shards = shards_of([str(tars)])
-    whole, _ = captions(shards, 20, Slots.of(6))
-    first, stream = captions(shards, 7, Slots.of(6), workers)
-    rest, _ = captions(shards, 13, Slots.of(6), workers, start=stream.places)
+    whole, _ = captions(shards, 20, ShardPlan.of(6))
+    first, stream = captions(shards, 7, ShardPlan.of(6), workers)
+    rest, _ = captions(shards, 13, ShardPlan.of(6), workers, start=stream.places)
     assert first + rest == whole
 
 
 def test_broken_rows_are_counted_and_others_stay_where_they_were(tmp_path: Path) -> None:
     write_tar(tmp_path / "whole.tar", 0, 12)
     write_tar(tmp_path / "broken.tar", 0, 12, broken=(3, 7))
-    whole, _ = captions(shards_of([f"{tmp_path}/whole.tar"]), 6, Slots.of(2))
-    broken, stream = captions(shards_of([f"{tmp_path}/broken.tar"]), 6, Slots.of(2))
+    whole, _ = captions(shards_of([f"{tmp_path}/whole.tar"]), 6, ShardPlan.of(2))
+    broken, stream = captions(shards_of([f"{tmp_path}/broken.tar"]), 6, ShardPlan.of(2))
     ours, theirs = joined(broken), joined(whole)
     different = [a for a, b in zip(theirs, ours, strict=True) if a != b]
     assert sorted(different) == ["caption 3", "caption 7"]
@@ -248,7 +271,7 @@ def test_shards_without_a_readable_row_are_passed_over(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", 0, 4, broken=tuple(range(4)))
     (tmp_path / "1.tar").write_bytes(b"no tar at all")
     write_tar(tmp_path / "2.tar", 8, 4)
-    steps, stream = captions(shards_of([str(tmp_path)]), 12, Slots.of(1))
+    steps, stream = captions(shards_of([str(tmp_path)]), 12, ShardPlan.of(1))
     assert {c for step in steps for c in step} == {f"caption {i}" for i in range(8, 12)}
     assert stream.broken >= 4
 
@@ -256,4 +279,4 @@ def test_shards_without_a_readable_row_are_passed_over(tmp_path: Path) -> None:
 def test_nothing_readable_at_all_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "1.tar").write_bytes(b"no tar at all")
     with pytest.raises(TrainingError, match=r"none of 1 shards can be read"):
-        captions(shards_of([str(tmp_path)]), 1, Slots.of(1))
+        captions(shards_of([str(tmp_path)]), 1, ShardPlan.of(1))

@@ -15,8 +15,12 @@ def test_the_smallest_change_of_one_weight_is_seen(entry: CatalogEntry, name: st
     own = load_base_model(entry, "cpu", torch.float32)
     before = weight_hashes(own)
     assert weight_hashes(own) == before
-    networks = {"unet": own.unet, "vae": own.codec.vae, "image_encoder": own.vision,
-                "adapter base": own.adapters["base"]}
+    networks = {
+        "unet": own.unet,
+        "vae": own.vae.autoencoder,
+        "image_encoder": own.vision,
+        "adapter base": own.adapters["base"],
+    }
     weight = next(networks[name].parameters()).flatten()
     with torch.no_grad():
         weight[0] = torch.nextafter(weight[0], torch.tensor(torch.inf))

@@ -21,7 +21,7 @@ from ipadapter_demo.compare.layout import figure_options
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import PAD_COLOUR
 from ipadapter_demo.models.structure import T2IAdapterStructure
-from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
+from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.sizes import (
     inner_size,
     reshaped,
@@ -32,13 +32,32 @@ from ipadapter_demo.pipeline.sizes import (
 )
 from ipadapter_demo.record import request_from_json, request_to_json
 from ipadapter_demo.request import MAX_AREA, GenerateRequest, Inpaint, Structure
+from ipadapter_demo.serving import ModelManager
 from tests.tiny import box_mask, noise, picture, seeded, tiny_t2i_adapter, tiny_unet
 
 # arXiv 2307.01952, appendix I
 SDXL_TRAINED = [
-    (512, 2048), (512, 1984), (512, 1920), (512, 1856), (576, 1792), (576, 1728), (576, 1664),
-    (640, 1600), (640, 1536), (704, 1472), (704, 1408), (704, 1344), (768, 1344), (768, 1280),
-    (832, 1216), (832, 1152), (896, 1152), (896, 1088), (960, 1088), (960, 1024), (1024, 1024),
+    (512, 2048),
+    (512, 1984),
+    (512, 1920),
+    (512, 1856),
+    (576, 1792),
+    (576, 1728),
+    (576, 1664),
+    (640, 1600),
+    (640, 1536),
+    (704, 1472),
+    (704, 1408),
+    (704, 1344),
+    (768, 1344),
+    (768, 1280),
+    (832, 1216),
+    (832, 1152),
+    (896, 1152),
+    (896, 1088),
+    (960, 1088),
+    (960, 1024),
+    (1024, 1024),
 ]
 
 
@@ -56,22 +75,32 @@ class TestLimits:
         request = GenerateRequest(width=size[0], height=size[1])
         assert working_size(request, 1024) == size
 
-    @pytest.mark.parametrize(("width", "height", "message"), [
-        (1032, 1024, r"^width x height must be at most 1,048,576 pixels, got 1032x1024, 1,0"),
-        (2048, 520, r"at most 1,048,576 pixels, got 2048x520"),
-        (512, 120, r"^width and height must be at most 4 to 1, got 512x120$"),
-        (64, 1024, "at most 4 to 1, got 64x1024"),
-        (2056, 512, r"^width must lie in \[32, 2048\], got 2056"),
-        (24, 64, r"^width must lie in \[32, 2048\], got 24"),
-    ])
+    @pytest.mark.parametrize(
+        ("width", "height", "message"),
+        [
+            (1032, 1024, r"^width x height must be at most 1,048,576 pixels, got 1032x1024, 1,0"),
+            (2048, 520, r"at most 1,048,576 pixels, got 2048x520"),
+            (512, 120, r"^width and height must be at most 4 to 1, got 512x120$"),
+            (64, 1024, "at most 4 to 1, got 64x1024"),
+            (2056, 512, r"^width must lie in \[32, 2048\], got 2056"),
+            (24, 64, r"^width must lie in \[32, 2048\], got 24"),
+        ],
+    )
     def test_area_and_proportions_are_limited(self, width: int, height: int, message: str) -> None:
         with pytest.raises(RequestError, match=message):
             GenerateRequest(width=width, height=height)
 
     def test_the_sizes_to_choose_from_are_sdxl_s(self) -> None:
         assert usual_sizes(1024) == [
-            (1024, 1024), (1152, 896), (1216, 832), (1344, 768), (1536, 640),
-            (896, 1152), (832, 1216), (768, 1344), (640, 1536),
+            (1024, 1024),
+            (1152, 896),
+            (1216, 832),
+            (1344, 768),
+            (1536, 640),
+            (896, 1152),
+            (832, 1216),
+            (768, 1344),
+            (640, 1536),
         ]
         for native in (64, 128, 512, 768, 1024):
             for width, height in usual_sizes(native):
@@ -103,22 +132,26 @@ class TestProportions:
             sideways = working_size(start(*given[::-1], height=side), 128)
             assert sideways == (height, width)
 
-    @pytest.mark.parametrize(("request_", "native", "expected"), [
-        (start(256, 128, width=256), 128, (256, 128)),
-        (start(1920, 1080, width=256), 128, (256, 144)),
-        (start(1080, 1920, height=256), 512, (144, 256)),
-        (start(1920, 1080), 1024, (1360, 768)),
-        (start(1920, 1080), 512, (680, 384)),
-        (start(1920, 1080, width=512, height=512), 512, (512, 512)),
-        (start(4000, 100), 512, (1024, 256)),
-        (start(100, 100, width=2048), 1024, (2048, 512)),
-        (GenerateRequest(), 128, (128, 128)),
-        (GenerateRequest(width=96), 128, (96, 128)),
-        (GenerateRequest(width=2048), 1024, (2048, 512)),
-        (GenerateRequest(height=64), 1024, (256, 64)),
-    ])
-    def test_right_values(self, request_: GenerateRequest, native: int,
-                          expected: tuple[int, int]) -> None:
+    @pytest.mark.parametrize(
+        ("request_", "native", "expected"),
+        [
+            (start(256, 128, width=256), 128, (256, 128)),
+            (start(1920, 1080, width=256), 128, (256, 144)),
+            (start(1080, 1920, height=256), 512, (144, 256)),
+            (start(1920, 1080), 1024, (1360, 768)),
+            (start(1920, 1080), 512, (680, 384)),
+            (start(1920, 1080, width=512, height=512), 512, (512, 512)),
+            (start(4000, 100), 512, (1024, 256)),
+            (start(100, 100, width=2048), 1024, (2048, 512)),
+            (GenerateRequest(), 128, (128, 128)),
+            (GenerateRequest(width=96), 128, (96, 128)),
+            (GenerateRequest(width=2048), 1024, (2048, 512)),
+            (GenerateRequest(height=64), 1024, (256, 64)),
+        ],
+    )
+    def test_right_values(
+        self, request_: GenerateRequest, native: int, expected: tuple[int, int]
+    ) -> None:
         assert working_size(request_, native) == expected
 
     def test_a_picture_to_inpaint_is_drawn_in_its_proportions(self) -> None:
@@ -126,17 +159,22 @@ class TestProportions:
         assert working_size(GenerateRequest(inpaint=given), 1024) == (1360, 768)
 
     @pytest.mark.parametrize("shape", [(256, 64), (64, 256)])
-    def test_four_to_one_is_drawn(self, pipeline: ImagePromptPipeline,
-                                  shape: tuple[int, int]) -> None:
+    def test_four_to_one_is_drawn(
+        self, pipeline: ImagePromptPipeline, shape: tuple[int, int]
+    ) -> None:
         """The smallest sides there are, with every network."""
         given = picture(1, *shape)
         request = GenerateRequest(
-            init_image=given, steps=2, structures=(
+            init_image=given,
+            steps=2,
+            structures=(
                 Structure(kind="canny", image=given, annotator="lineart"),
-                Structure(kind="palette", image=given, annotator="palette")))
+                Structure(kind="palette", image=given, annotator="palette"),
+            ),
+        )
         result = pipeline.generate(request)
         assert result.images[0].size == tuple(side // 2 for side in shape)
-        assert not result.notes
+        assert not result.warnings
 
     def test_ten_to_one_is_cropped_or_squeezed_and_said(
         self, pipeline: ImagePromptPipeline
@@ -144,13 +182,16 @@ class TestProportions:
         long = picture(1, 640, 64)
         result = pipeline.generate(GenerateRequest(init_image=long, steps=2))
         assert result.images[0].size == (128, 32)
-        assert result.notes == (
-            "init_image: 640x64 is cropped to the proportions of the output, 128x32.",)
+        assert result.warnings == (
+            "init_image: 640x64 is cropped to the proportions of the output, 128x32.",
+        )
         mask = box_mask((0, 0, 64, 64), 640, 64)
         result = pipeline.generate(GenerateRequest(inpaint=Inpaint(image=long, mask=mask), steps=2))
         assert result.images[0].size == (640, 64)
-        assert result.notes == ("inpaint.image: 640x64 is squeezed to 128x32; at most 4 to 1 is "
-                                "drawn; inpaint.context below 1 draws less of it.",)
+        assert result.warnings == (
+            "inpaint.image: 640x64 is squeezed to 128x32; at most 4 to 1 is "
+            "drawn; inpaint.context below 1 draws less of it.",
+        )
 
 
 class TestReshaped:
@@ -215,9 +256,10 @@ class TestMaps:
             structure = Structure(kind="canny", image=self.WIDE, fit=fit)  # type: ignore[arg-type]
             result = pipeline.generate(GenerateRequest(structures=(structure,), steps=2))
             made[fit] = result.images[0].tobytes()
-            assert result.notes == (
+            assert result.warnings == (
                 f"structure.fit: the picture of structure 1 (canny), 192x64, is {done} to the "
-                "proportions of the output, 64x64.",)
+                "proportions of the output, 64x64.",
+            )
         assert len(set(made.values())) == 3
 
     def test_a_close_up_s_map_is_cropped_with_its_picture(
@@ -225,12 +267,15 @@ class TestMaps:
     ) -> None:
         mask = box_mask((24, 24, 40, 40), 64, 64)
         request = GenerateRequest(
-            inpaint=Inpaint(image=picture(1), mask=mask, context=0.5), steps=2,
-            structures=(Structure(kind="canny", image=self.WIDE),))
-        middle = replace(request, structures=(
-            Structure(kind="canny", image=self.WIDE.crop((64, 0, 128, 64))),))
+            inpaint=Inpaint(image=picture(1), mask=mask, context=0.5),
+            steps=2,
+            structures=(Structure(kind="canny", image=self.WIDE),),
+        )
+        middle = replace(
+            request, structures=(Structure(kind="canny", image=self.WIDE.crop((64, 0, 128, 64))),)
+        )
         assert pipeline.structure_maps(request) == pipeline.structure_maps(middle)
-        [note] = pipeline.generate(request).notes
+        [note] = pipeline.generate(request).warnings
         assert "cropped to the proportions of the output, 64x64" in note
 
     def test_a_record_from_before_has_the_default(self) -> None:
@@ -252,17 +297,28 @@ class TestT2IAdapters:
     @pytest.mark.parametrize("size", [(72, 88), (88, 72), (136, 64), (64, 64)])
     def test_an_odd_number_of_steps_is_read(self, size: tuple[int, int]) -> None:
         with seeded(1):
-            net = T2IAdapter(in_channels=3, channels=[8, 16, 24], num_res_blocks=1,
-                             downscale_factor=16, adapter_type="full_adapter_xl").eval()
+            net = T2IAdapter(
+                in_channels=3,
+                channels=[8, 16, 24],
+                num_res_blocks=1,
+                downscale_factor=16,
+                adapter_type="full_adapter_xl",
+            ).eval()
         drawn = noise(2, 1, 3, size[1], size[0]).sigmoid()
         read = T2IAdapterStructure(net).read(drawn).seen
         unet = tiny_unet(
-            block_out_channels=(8, 16, 24), attention_head_dim=(1, 2, 3),
+            block_out_channels=(8, 16, 24),
+            attention_head_dim=(1, 2, 3),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        )
         with torch.no_grad():  # an autoencoder of factor 8, as SDXL's
-            out = unet(noise(3, 1, 4, size[1] // 8, size[0] // 8), 1, noise(4, 1, 6, 24),
-                       down_intrablock_additional_residuals=list(read)).sample
+            out = unet(
+                noise(3, 1, 4, size[1] // 8, size[0] // 8),
+                1,
+                noise(4, 1, 6, 24),
+                down_intrablock_additional_residuals=list(read),
+            ).sample
         assert out.shape[2:] == (size[1] // 8, size[0] // 8)
         assert read[0].shape[2:] == (math.ceil(size[1] / 16), math.ceil(size[0] / 16))
         whole = [side // 16 * 16 for side in size]
@@ -283,10 +339,14 @@ def test_a_figure_squeezes_no_cell(pipeline: ImagePromptPipeline, tmp_path: Path
     """Nor what is shown beside them: pictures of several shapes stand in one grid."""
     wide = io.BytesIO()
     picture(1, 128, 64).save(wide, "PNG")
-    document = {"request": {"steps": 2}, "rows": {"reference": ["wide.png"]},
-                "columns": {"method": ["as it is", "image to image"]}, "beside": ["reference"]}
+    document = {
+        "request": {"steps": 2},
+        "rows": {"reference": ["wide.png"]},
+        "columns": {"method": ["as it is", "image to image"]},
+        "beside": ["reference"],
+    }
     spec = spec_from_document(document, lambda _: wide.getvalue())
-    job = Job(Plan(spec, Studio(pipeline)), tmp_path)
+    job = Job(Plan(spec, ModelManager(pipeline)), tmp_path)
     job.save_given()
     assert len(list(job.run())) == 2
     figure = draw(job, 1, figure_options(job.plan.spec.document))

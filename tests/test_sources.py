@@ -25,8 +25,13 @@ from ipadapter_demo.models.sources import (
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"part/config.json": b"{}", "part/weights.safetensors": bytes(30_000_000)}
-HUB = Hub(repo="someone/something", folder="part", revision=REVISION, megabytes=1,
-          files=("config.json", "weights.safetensors"))
+HUB = Hub(
+    repo="someone/something",
+    folder="part",
+    revision=REVISION,
+    megabytes=1,
+    files=("config.json", "weights.safetensors"),
+)
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -42,8 +47,12 @@ class Answer(BaseHTTPRequestHandler):
         start = f"/someone/something/resolve/{REVISION}/"
         content = FILES.get(self.path.removeprefix(start))
         if self.path.startswith("/api/models/someone/something/tree/main"):
-            content = json.dumps([{"type": "file", "path": path, "size": len(FILES[path]),
-                                   "oid": REVISION} for path in FILES]).encode()
+            content = json.dumps(
+                [
+                    {"type": "file", "path": path, "size": len(FILES[path]), "oid": REVISION}
+                    for path in FILES
+                ]
+            ).encode()
         if content is None:
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound")
@@ -100,14 +109,23 @@ def test_a_terminal_hears_of_every_file_once(hub: str) -> None:
 
 def test_another_repository_gives_what_it_has(hub: str, tmp_path: Path) -> None:
     """Plain weights where it has no others; a small file it lacks is left out, weights are not."""
-    like = Hub(repo="first/first", revision=REVISION, files=(
-        "part/config.json", "part/weights.fp16.safetensors", "part/absent.json",
-        "other/weights.fp16.safetensors",
-    ))
+    like = Hub(
+        repo="first/first",
+        revision=REVISION,
+        files=(
+            "part/config.json",
+            "part/weights.fp16.safetensors",
+            "part/absent.json",
+            "other/weights.fp16.safetensors",
+        ),
+    )
     found = of_repository("someone/something", like, tmp_path)
     assert (found.repo, found.revision) == ("someone/something", None)
-    assert found.files == ("part/config.json", "part/weights.safetensors",
-                           "other/weights.safetensors")
+    assert found.files == (
+        "part/config.json",
+        "part/weights.safetensors",
+        "other/weights.safetensors",
+    )
     mirror = tmp_path / "someone" / "something"
     for file in like.files:
         (mirror / file).parent.mkdir(parents=True, exist_ok=True)

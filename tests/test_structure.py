@@ -92,19 +92,36 @@ class TestGlobalPool:
 
     @pytest.mark.parametrize("guidance", [3.0, 1.0])
     @pytest.mark.parametrize("with_image", [False, True])
-    def test_as_diffusers(self, pooled: CatalogEntry, folder: Path, guidance: float,
-                          with_image: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_as_diffusers(
+        self,
+        pooled: CatalogEntry,
+        folder: Path,
+        guidance: float,
+        with_image: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         net = ControlNetModel.from_pretrained(folder)
         oracle = loaded(StableDiffusionControlNetPipeline, pooled, controlnet=net)
         image = {"scale": 0.7, "ip_adapter_image": reference().image} if with_image else {}
-        expected = theirs(oracle, pooled, image=picture(3), controlnet_conditioning_scale=0.8,
-                          guidance_scale=guidance, **image)
-        asked = request(structures=(SHUFFLE,), guidance=guidance, image_scale=0.7,
-                        references=(reference(),) if with_image else ())
+        expected = theirs(
+            oracle,
+            pooled,
+            image=picture(3),
+            controlnet_conditioning_scale=0.8,
+            guidance_scale=guidance,
+            **image,
+        )
+        asked = request(
+            structures=(SHUFFLE,),
+            guidance=guidance,
+            image_scale=0.7,
+            references=(reference(),) if with_image else (),
+        )
         assert_same(pixels_of(load(pooled), monkeypatch)(asked), expected)
 
-    def test_beside_an_ordinary_network(self, pooled: CatalogEntry, folder: Path,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_beside_an_ordinary_network(
+        self, pooled: CatalogEntry, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Each network by its own configuration. diffusers asks the first of several alone, so
         there the ordinary one stands first and the other one keeps off the unconditional half."""
 
@@ -115,13 +132,21 @@ class TestGlobalPool:
                     half[: len(half) // 2] = 0
                 return skips, middle
 
-        nets = MultiControlNetModel([
-            ControlNetModel.from_pretrained(pooled.folder / "controlnet-canny"),
-            Conditional.from_pretrained(folder)])
+        nets = MultiControlNetModel(
+            [
+                ControlNetModel.from_pretrained(pooled.folder / "controlnet-canny"),
+                Conditional.from_pretrained(folder),
+            ]
+        )
         oracle = loaded(StableDiffusionControlNetPipeline, pooled, controlnet=nets)
-        expected = theirs(oracle, pooled, scale=0.7, ip_adapter_image=reference().image,
-                          image=[picture(6), picture(3)],
-                          controlnet_conditioning_scale=[0.3, 0.8])
+        expected = theirs(
+            oracle,
+            pooled,
+            scale=0.7,
+            ip_adapter_image=reference().image,
+            image=[picture(6), picture(3)],
+            controlnet_conditioning_scale=[0.3, 0.8],
+        )
         ours = pixels_of(load(pooled), monkeypatch)
         for structures in ((EDGES, SHUFFLE), (SHUFFLE, EDGES)):
             asked = request(structures=structures, references=(reference(),), image_scale=0.7)
@@ -130,10 +155,12 @@ class TestGlobalPool:
     def test_requests_of_one_batch(self, pooled: CatalogEntry) -> None:
         """Each gets what it would get alone, where another has another map and number of images."""
         pipeline = load(pooled)
-        requests = [request(structures=(replace(SHUFFLE, image=picture(i)),), count=i, seed=i)
-                    for i in (1, 2)]
+        requests = [
+            request(structures=(replace(SHUFFLE, image=picture(i)),), count=i, seed=i)
+            for i in (1, 2)
+        ]
         alone = [pipeline.generate(one).images for one in requests]
-        *_, first, second = pipeline.stream_together(requests)
+        *_, first, second = pipeline.stream_batch(requests)
         for result, images in zip((first, second), alone, strict=True):
             for one, other in zip(result.images, images, strict=True):
                 assert np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max() <= 1
@@ -157,11 +184,17 @@ class TestGlobalPool:
         assert_same(pixels_of(load(entry), monkeypatch)(request(structures=(SHUFFLE,))), expected)
 
 
-def t2i_adapter(adapter_type: str, channels: list[int], in_channels: int,
-                factor: int) -> T2IAdapter:
+def t2i_adapter(
+    adapter_type: str, channels: list[int], in_channels: int, factor: int
+) -> T2IAdapter:
     with seeded(16):
-        net = T2IAdapter(in_channels, channels, num_res_blocks=1, downscale_factor=factor,
-                         adapter_type=adapter_type)
+        net = T2IAdapter(
+            in_channels,
+            channels,
+            num_res_blocks=1,
+            downscale_factor=factor,
+            adapter_type=adapter_type,
+        )
         randomise(net)
     return net.eval().requires_grad_(False)
 
@@ -172,43 +205,75 @@ class TestT2IAdapter:
     @pytest.mark.parametrize("size", [(64, 64), (72, 88)])
     @pytest.mark.parametrize("in_channels", [1, 3])
     @pytest.mark.parametrize("adapter_type", ["full_adapter", "light_adapter"])
-    def test_sd15(self, sd15: CatalogEntry, adapter_type: str, in_channels: int,
-                  size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_sd15(
+        self,
+        sd15: CatalogEntry,
+        adapter_type: str,
+        in_channels: int,
+        size: tuple[int, int],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         widths = [8, 16, 24] if adapter_type == "light_adapter" else [8, 16, 24, 24]
         net = t2i_adapter(adapter_type, widths, in_channels, factor=8)
         net.save_pretrained(tmp_path / "net")
         drawn = picture(5, *size)
         width, height = size
         oracle = loaded(StableDiffusionAdapterPipeline, sd15, adapter=net)
-        latents = theirs(oracle, sd15, image=drawn.convert("L") if in_channels == 1 else drawn,
-                         width=width, height=height, adapter_conditioning_scale=0.9,
-                         output_type="latent")  # it has no other that is a tensor
+        latents = theirs(
+            oracle,
+            sd15,
+            image=drawn.convert("L") if in_channels == 1 else drawn,
+            width=width,
+            height=height,
+            adapter_conditioning_scale=0.9,
+            output_type="latent",
+        )  # it has no other that is a tensor
         scaled = latents / oracle.vae.config.scaling_factor
         expected = (oracle.vae.decode(scaled).sample / 2 + 0.5).clamp(0, 1)
         entry = with_structure(sd15, "map", "t2i-adapter", tmp_path / "net")
-        asked = request(structures=(Structure(kind="map", image=drawn, weight=0.9),), width=width,
-                        height=height)
+        asked = request(
+            structures=(Structure(kind="map", image=drawn, weight=0.9),), width=width, height=height
+        )
         assert_same(pixels_of(load(entry), monkeypatch)(asked), expected)
 
     @pytest.mark.parametrize("widths", [[8, 16, 24], [8, 16, 24, 24]], ids=["blocks", "and middle"])
     @pytest.mark.parametrize("in_channels", [1, 3])
-    def test_sdxl(self, xl: CatalogEntry, in_channels: int, widths: list[int], tmp_path: Path,
-                  monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_sdxl(
+        self,
+        xl: CatalogEntry,
+        in_channels: int,
+        widths: list[int],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         """The published ones have features for the middle block too."""
         net = t2i_adapter("full_adapter_xl", widths, in_channels, factor=8)
         net.save_pretrained(tmp_path / "net")
         oracle = loaded(
-            StableDiffusionXLAdapterPipeline, xl, adapter=net,
+            StableDiffusionXLAdapterPipeline,
+            xl,
+            adapter=net,
             image_encoder=CLIPVisionModelWithProjection.from_pretrained(
-                xl.folder / "image_encoder"),
-            feature_extractor=CLIPImageProcessor.from_pretrained(xl.folder / "feature_extractor"))
+                xl.folder / "image_encoder"
+            ),
+            feature_extractor=CLIPImageProcessor.from_pretrained(xl.folder / "feature_extractor"),
+        )
         drawn = picture(5)
-        expected = theirs(oracle, xl, image=drawn.convert("L") if in_channels == 1 else drawn,
-                          scale=0.7, ip_adapter_image=reference().image,
-                          adapter_conditioning_scale=0.9)
+        expected = theirs(
+            oracle,
+            xl,
+            image=drawn.convert("L") if in_channels == 1 else drawn,
+            scale=0.7,
+            ip_adapter_image=reference().image,
+            adapter_conditioning_scale=0.9,
+        )
         entry = with_structure(xl, "map", "t2i-adapter", tmp_path / "net")
-        asked = request(structures=(Structure(kind="map", image=drawn, weight=0.9),),
-                        references=(reference(),), image_scale=0.7)
+        asked = request(
+            structures=(Structure(kind="map", image=drawn, weight=0.9),),
+            references=(reference(),),
+            image_scale=0.7,
+        )
         assert_same(pixels_of(load(entry), monkeypatch)(asked), expected)
 
     def test_two_of_which_one_has_features_for_the_middle_block(
@@ -243,11 +308,13 @@ class TestT2IAdapter:
         pixels = torch.from_numpy(np.array(drawn)).permute(2, 0, 1)[None] / 255
         longer = torch.cat([pixels, pixels[..., -1:].expand(-1, -1, -1, 8)], dim=-1)
         oracle = loaded(StableDiffusionXLAdapterPipeline, eight, adapter=net, vae=tiny_kl())
-        expected = theirs(oracle, eight, image=longer, adapter_conditioning_scale=0.9, width=72,
-                          height=64)
+        expected = theirs(
+            oracle, eight, image=longer, adapter_conditioning_scale=0.9, width=72, height=64
+        )
         entry = with_structure(eight, "map", "t2i-adapter", tmp_path / "net")
-        asked = request(structures=(Structure(kind="map", image=drawn, weight=0.9),), width=72,
-                        height=64)
+        asked = request(
+            structures=(Structure(kind="map", image=drawn, weight=0.9),), width=72, height=64
+        )
         assert_same(pixels_of(load(entry), monkeypatch)(asked), expected)
 
     def test_grey_is_pillow_s(self) -> None:
@@ -265,21 +332,33 @@ class TestT2IAdapter:
                 return []
 
         T2IAdapterStructure(Net()).read(  # type: ignore[arg-type]
-            torch.from_numpy(colours).permute(2, 0, 1)[None] / 255)
+            torch.from_numpy(colours).permute(2, 0, 1)[None] / 255
+        )
         expected = torch.from_numpy(np.array(image.convert("L"))) / 255
         torch.testing.assert_close(seen[0][0, 0], expected, rtol=0, atol=0)
 
-    @pytest.mark.parametrize(("network", "message"), [
-        ("t2i-adapter", "structure map: the T2I-Adapter reads 4 channels of a map, must be 1 or 3"),
-        ("controlnet", "structure map: the ControlNet reads 5 channels of a map, must be 1 or 3"),
-    ])
+    @pytest.mark.parametrize(
+        ("network", "message"),
+        [
+            (
+                "t2i-adapter",
+                "structure map: the T2I-Adapter reads 4 channels of a map, must be 1 or 3",
+            ),
+            (
+                "controlnet",
+                "structure map: the ControlNet reads 5 channels of a map, must be 1 or 3",
+            ),
+        ],
+    )
     def test_other_channels_are_refused_when_it_is_loaded(
         self, xl: CatalogEntry, network: str, message: str, tmp_path: Path
     ) -> None:
         if network == "controlnet":
             net: Any = ControlNetModel.from_unet(
-                tiny_sdxl_unet(), conditioning_channels=5,
-                conditioning_embedding_out_channels=(8, 8, 8))
+                tiny_sdxl_unet(),
+                conditioning_channels=5,
+                conditioning_embedding_out_channels=(8, 8, 8),
+            )
         else:
             net = t2i_adapter("full_adapter_xl", [8, 16, 24], 4, factor=8)
         net.save_pretrained(tmp_path / "net")

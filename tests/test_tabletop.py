@@ -106,8 +106,12 @@ def test_the_shadow_falls_away_from_the_light() -> None:
     scenes = sample_scenes(64, seed=9)
     plain = (scenes.floor_texture == 0) & ~scenes.present[:, 1]
     drawn = render(scenes[plain], size=64)
-    middle = torch.stack([(torch.arange(64.0) * (ids == FIRST_SOLID)).sum()
-                          / (ids == FIRST_SOLID).sum() for ids in drawn.ids])
+    middle = torch.stack(
+        [
+            (torch.arange(64.0) * (ids == FIRST_SOLID)).sum() / (ids == FIRST_SOLID).sum()
+            for ids in drawn.ids
+        ]
+    )
     right = 0
     for index, from_right in enumerate(scenes.light_side[plain].tolist()):
         luma = drawn.pixels[index].mean(dim=0)
@@ -127,8 +131,9 @@ def test_a_mask_covers_a_solid_and_its_shadow_and_little_else() -> None:
     scenes, room = SCENES[:32], round(ROOM * 128)
     bare = pictures_of(without(scenes, 0), 128)
     areas = []
-    for given, other, mask in zip(pictures_of(scenes, 128), bare, masks_over_first(scenes, 128),
-                                  strict=True):
+    for given, other, mask in zip(
+        pictures_of(scenes, 128), bare, masks_over_first(scenes, 128), strict=True
+    ):
         change = np.abs(np.asarray(given, dtype=int) - np.asarray(other, dtype=int)).max(axis=2) > 1
         painted = np.asarray(mask) > 0
         assert change.any()
@@ -223,15 +228,23 @@ def test_references_show_the_same_things_elsewhere() -> None:
     assert torch.equal(again.x, shown.x)
 
 
-@pytest.mark.parametrize(("text", "named"), [
-    ("on a green checkered floor", {"floor_colour": ..., "floor_hue": ..., "floor_texture": ...}),
-    ("with a teal wall", {"wall_colour": ..., "wall_hue": ...}),
-    ("a solid on an orange floor", {"floor_colour": ..., "floor_hue": ...}),
-    ("a striped cone", {"shape": 0, "texture": 0}),
-    ("a solid and an orange cube with a red wall",
-     {"shape": 1, "colour": 1, "hue": 1, "wall_colour": ..., "wall_hue": ...}),
-    ("a dotted solid and a dotted solid on a floor", {"texture": ...}),
-])
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (
+            "on a green checkered floor",
+            {"floor_colour": ..., "floor_hue": ..., "floor_texture": ...},
+        ),
+        ("with a teal wall", {"wall_colour": ..., "wall_hue": ...}),
+        ("a solid on an orange floor", {"floor_colour": ..., "floor_hue": ...}),
+        ("a striped cone", {"shape": 0, "texture": 0}),
+        (
+            "a solid and an orange cube with a red wall",
+            {"shape": 1, "colour": 1, "hue": 1, "wall_colour": ..., "wall_hue": ...},
+        ),
+        ("a dotted solid and a dotted solid on a floor", {"texture": ...}),
+    ],
+)
 def test_references_show_other_things_where_words_speak(text: str, named: dict[str, Any]) -> None:
     silent = reference_scenes(SCENES, [""] * len(SCENES), seed=5)
     shown = reference_scenes(SCENES, [text] * len(SCENES), seed=5)

@@ -40,12 +40,13 @@ from ipadapter_demo.training.config import (
 )
 from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.image_adapter import train_image_adapter
-from ipadapter_demo.training.noise import Diffusion, Draws
+from ipadapter_demo.training.noise import Diffusion, SampleNoise
 from ipadapter_demo.training.structure import train_structure
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml")
-                 if not path.name.startswith("accelerate"))
+CONFIGS = sorted(
+    path for path in (ROOT / "configs").glob("*.yaml") if not path.name.startswith("accelerate")
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +68,24 @@ def tars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def values(entry: CatalogEntry, tars: Path, folder: Path, **given: Any) -> dict[str, Any]:
-    return {"data": f"{tars}/{{0..2}}.tar", "held_out": str(tars / "3.tar"), "held_out_count": 3,
-            "base": str(entry.folder), "run": str(folder / "run"), "out": str(folder / "out"),
-            "size": 64, "batch": 2, "steps": 4, "lr": 1e-2, "precision": "no", "device": "cpu",
-            "workers": 0, "save_every": 2, "preview_every": 0, "log_every": 1} | given
+    return {
+        "data": f"{tars}/{{0..2}}.tar",
+        "held_out": str(tars / "3.tar"),
+        "held_out_count": 3,
+        "base": str(entry.folder),
+        "run": str(folder / "run"),
+        "out": str(folder / "out"),
+        "size": 64,
+        "batch": 2,
+        "steps": 4,
+        "lr": 1e-2,
+        "precision": "no",
+        "device": "cpu",
+        "workers": 0,
+        "save_every": 2,
+        "preview_every": 0,
+        "log_every": 1,
+    } | given
 
 
 def adapter_config(*where: Any, **given: Any) -> ImageAdapterConfig:
@@ -84,8 +99,9 @@ def losses(folder: Path) -> list[float]:
 
 
 def same_files(one: Path, other: Path) -> bool:
-    return (one / "ip-adapter.safetensors").read_bytes() == \
-        (other / "ip-adapter.safetensors").read_bytes()
+    return (one / "ip-adapter.safetensors").read_bytes() == (
+        other / "ip-adapter.safetensors"
+    ).read_bytes()
 
 
 # --- what comes out ----------------------------------------------------------------------------
@@ -97,7 +113,7 @@ def test_an_adapter_loads_here_and_in_diffusers(
 ) -> None:
     # a resampler's heads are 64 wide: the tiny encoder's 16 would make none
     config = adapter_config(tiny, tars, tmp_path, variant=variant)
-    facts = train_image_adapter(config)
+    provenance = train_image_adapter(config)
     out = tmp_path / "out"
     adapter = load_image_adapter(out / "ip-adapter.safetensors")
     again = load_image_adapter(out / "ip-adapter.bin")
@@ -105,22 +121,27 @@ def test_an_adapter_loads_here_and_in_diffusers(
     assert adapter.num_tokens == (4 if variant == "base" else 16)
     for ours, theirs in zip(adapter.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert sum(p.numel() for p in adapter.parameters()) == facts["parameters"]
+    assert sum(p.numel() for p in adapter.parameters()) == provenance["parameters"]
     for name in ("ip-adapter.safetensors", "ip-adapter.bin"):
         pipe = StableDiffusionPipeline.from_pretrained(tiny.folder, safety_checker=None)
         pipe.load_ip_adapter(str(out), subfolder="", weight_name=name, image_encoder_folder=None)
         processor = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2.processor
         index = [n for n in pipe.unet.attn_processors if "attn2" in n].index(
-            "mid_block.attentions.0.transformer_blocks.0.attn2.processor")
-        torch.testing.assert_close(processor.to_k_ip[0].weight.half(),
-                                   adapter.layers[index].to_k_ip.weight)
+            "mid_block.attentions.0.transformer_blocks.0.attn2.processor"
+        )
+        torch.testing.assert_close(
+            processor.to_k_ip[0].weight.half(), adapter.layers[index].to_k_ip.weight
+        )
     entry = replace(tiny, adapters={"mine": str(out / "ip-adapter.safetensors")})
-    result = ip.load(entry).generate(ip.GenerateRequest(
-        references=(ip.Reference(image=picture(1)),), steps=1, width=64, height=64))
+    result = ip.load(entry).generate(
+        ip.GenerateRequest(
+            references=(ip.Reference(image=picture(1)),), steps=1, width=64, height=64
+        )
+    )
     assert result.images[0].size == (64, 64)
     card = (out / "README.md").read_text()
     assert card.startswith("---\nbase_model:")
-    assert f"{facts['parameters']:,} parameters" in card
+    assert f"{provenance['parameters']:,} parameters" in card
 
 
 def test_an_adapter_of_your_own_comes_first(tmp_path: Path) -> None:
@@ -148,26 +169,31 @@ def test_an_adapter_for_sdxl(xl: CatalogEntry, tars: Path, tmp_path: Path) -> No
     assert (tmp_path / "run" / "preview-000004.png").exists()
 
 
-@pytest.mark.parametrize(("network", "annotator", "kind"), [
-    ("controlnet", "canny", ControlNetModel), ("t2i-adapter", "palette", T2IAdapter)])
+@pytest.mark.parametrize(
+    ("network", "annotator", "kind"),
+    [("controlnet", "canny", ControlNetModel), ("t2i-adapter", "palette", T2IAdapter)],
+)
 def test_structure_networks_load_in_diffusers(
     tiny: CatalogEntry, tars: Path, tmp_path: Path, network: str, annotator: str, kind: type
 ) -> None:
-    config = config_from(StructureConfig, values(
-        tiny, tars, tmp_path, network=network, annotator=annotator, preview_every=4))
-    facts = train_structure(config)
+    config = config_from(
+        StructureConfig,
+        values(tiny, tars, tmp_path, network=network, annotator=annotator, preview_every=4),
+    )
+    provenance = train_structure(config)
     net = kind.from_pretrained(tmp_path / "out")
-    assert sum(p.numel() for p in net.parameters()) == facts["parameters"]
+    assert sum(p.numel() for p in net.parameters()) == provenance["parameters"]
     assert "clip_i" not in (tmp_path / "run" / "held-out.jsonl").read_text()  # it has no encoder
-    further = train_structure(replace(config, start=tmp_path / "out", run=tmp_path / "more",
-                                      out=tmp_path / "further"))
+    further = train_structure(
+        replace(config, start=tmp_path / "out", run=tmp_path / "more", out=tmp_path / "further")
+    )
     assert further["steps"] == 4
 
 
 def test_the_base_stays_as_it_is(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
     before = load_file(tiny.folder / "unet" / "diffusion_pytorch_model.safetensors")
     config = adapter_config(tiny, tars, tmp_path)
-    from ipadapter_demo.training import frozen, image_adapter
+    from ipadapter_demo.training import image_adapter
 
     kept: list[UNet2DConditionModel] = []
 
@@ -175,7 +201,7 @@ def test_the_base_stays_as_it_is(tiny: CatalogEntry, tars: Path, tmp_path: Path)
         kept.append(base.unet)
         return image_adapter.ImageAdapterTask(config, base)
 
-    frozen.train(config, task_on, held_out_look(config))
+    finetune.train(config, task_on, held_out_look(config))
     after = kept[0].state_dict()
     own = {k: v for k, v in after.items() if "processor" not in k}
     assert all(torch.equal(v, before[k]) for k, v in own.items())
@@ -186,8 +212,7 @@ def test_the_base_stays_as_it_is(tiny: CatalogEntry, tars: Path, tmp_path: Path)
 
 def test_a_look_at_held_out_pictures(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
     train_image_adapter(adapter_config(tiny, tars, tmp_path, preview_every=2))
-    rows = [json.loads(x) for x in
-            (tmp_path / "run" / "held-out.jsonl").read_text().splitlines()]
+    rows = [json.loads(x) for x in (tmp_path / "run" / "held-out.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4]
     assert set(rows[0]) == {"step", "held_out_loss", "clip_i"}
     assert rows[0]["held_out_loss"] != rows[1]["held_out_loss"]
@@ -202,10 +227,10 @@ def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(
     train_image_adapter(whole)
     halves = adapter_config(tiny, tars, tmp_path / "halves", steps=8, ema=0.9, accumulate=2)
     train_image_adapter(replace(halves, steps=3, save_every=3))
-    facts = train_image_adapter(replace(halves, resume=True))
+    provenance = train_image_adapter(replace(halves, resume=True))
     assert losses(tmp_path / "halves") == losses(tmp_path / "whole")
     assert same_files(tmp_path / "halves" / "out", tmp_path / "whole" / "out")
-    assert facts["samples"] == 8 * 2 * 2
+    assert provenance["samples"] == 8 * 2 * 2
 
 
 def launched(config: dict[str, Any], path: Path, processes: int = 1) -> list[str]:
@@ -214,9 +239,21 @@ def launched(config: dict[str, Any], path: Path, processes: int = 1) -> list[str
     path.write_text(json.dumps(config))  # JSON is YAML
     launch = [sys.executable, "-m"]
     if processes > 1:
-        launch += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
-                   "--num_machines", "1", "--mixed_precision", "no", "--main_process_port", "0",
-                   "--dynamo_backend", "no", "-m"]
+        launch += [
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            str(processes),
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--main_process_port",
+            "0",
+            "--dynamo_backend",
+            "no",
+            "-m",
+        ]
     return [*launch, "ipadapter_demo.training.image_adapter", "--config", str(path)]
 
 
@@ -230,12 +267,18 @@ def test_killed_at_any_moment_it_goes_on_with_the_same_losses(
 ) -> None:
     steps = {"steps": 60, "save_every": 1, "workers": 1}
     train_image_adapter(adapter_config(tiny, tars, tmp_path / "whole", **steps))
-    command = launched(values(tiny, tars, tmp_path / "killed", **steps, resume=True),
-                       tmp_path / "killed.yaml")
+    command = launched(
+        values(tiny, tars, tmp_path / "killed", **steps, resume=True), tmp_path / "killed.yaml"
+    )
     log = tmp_path / "killed" / "run" / "log.jsonl"
     for reached in (5, 23):
-        process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            env=environment(),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         until = time.monotonic() + 120
         while not (log.exists() and log.read_text().count("\n") >= reached):
             assert process.poll() is None
@@ -257,8 +300,10 @@ def test_two_processes_have_the_losses_of_one(
     two = launched(values(tiny, tars, tmp_path / "two", batch=2, steps=6), tmp_path / "two.yaml", 2)
     subprocess.run(two, env=environment(), check=True, capture_output=True, text=True, timeout=300)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-    ours, theirs = (load_image_adapter(tmp_path / name / "out" / "ip-adapter.safetensors")
-                    for name in ("one", "two"))
+    ours, theirs = (
+        load_image_adapter(tmp_path / name / "out" / "ip-adapter.safetensors")
+        for name in ("one", "two")
+    )
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)  # both in half precision
     assert json.loads((tmp_path / "two" / "out" / "training.json").read_text())["processes"] == 2
@@ -289,9 +334,7 @@ def test_encoded_once_is_as_encoded_every_time(
     assert [path.stat().st_mtime_ns for path in written] == before
 
 
-def test_a_finished_run_is_not_trained_over(
-    tiny: CatalogEntry, tars: Path, tmp_path: Path
-) -> None:
+def test_a_finished_run_is_not_trained_over(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
     config = adapter_config(tiny, tars, tmp_path)
     train_image_adapter(config)
     with pytest.raises(TrainingError, match="holds a run at step-00000004; go on with --resume"):
@@ -322,12 +365,20 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert train_image_adapter(replace(config, resume=True))["steps"] == 4
 
 
-@pytest.mark.parametrize("error", [
-    torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
-    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_out_of_memory_says_what_to_do(
-    tiny: CatalogEntry, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    error: Exception
+    tiny: CatalogEntry,
+    tars: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     def full(*_: Any) -> torch.Tensor:
         raise error
@@ -352,7 +403,7 @@ sys.argv = ["train", "--config", sys.argv[1]]
 from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.image_adapter import train_image_adapter
-from ipadapter_demo.training.launched import main
+from ipadapter_demo.training.cli import main
 main("", ImageAdapterConfig, train_image_adapter)
 """
 
@@ -364,8 +415,12 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     given = values(tiny, tars, tmp_path, log_every=100)
     path = tmp_path / "run.yaml"
     path.write_text(json.dumps(given))
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], env=environment(),
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2, done.stderr
     said = done.stderr.strip().splitlines()[-1]
     assert "step 3 could not be written down" in said
@@ -403,8 +458,10 @@ def test_a_full_disk_is_called_so(number: int) -> None:
         def usable(self) -> str:
             return "Nothing."
 
-    with pytest.raises(TrainingError, match="step 0 could not be written down: the disk is full"), \
-            loop._explained(run, 0, Kept()):  # type: ignore[arg-type]
+    with (
+        pytest.raises(TrainingError, match="step 0 could not be written down: the disk is full"),
+        loop._explained(run, 0, Kept()),
+    ):  # type: ignore[arg-type]
         raise OSError(number, "words of the system")
 
 
@@ -412,9 +469,18 @@ def test_a_full_disk_is_called_so(number: int) -> None:
 
 
 def test_every_option_trains(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
-    given = {"min_snr": 5, "truncated_snr": 20, "noise_offset": 0.1, "ema": 0.9, "clip_grad": 1,
-             "warmup": 2, "lr_schedule": "cosine", "timesteps": "cubic", "accumulate": 2,
-             "precision": "bf16"}
+    given = {
+        "min_snr": 5,
+        "truncated_snr": 20,
+        "noise_offset": 0.1,
+        "ema": 0.9,
+        "clip_grad": 1,
+        "warmup": 2,
+        "lr_schedule": "cosine",
+        "timesteps": "cubic",
+        "accumulate": 2,
+        "precision": "bf16",
+    }
     train_image_adapter(adapter_config(tiny, tars, tmp_path, **given))
     assert len(losses(tmp_path)) == 4
 
@@ -431,14 +497,11 @@ def test_gradient_checkpointing_changes_no_gradient(
     tiny: CatalogEntry, tars: Path, tmp_path: Path
 ) -> None:
     train_image_adapter(adapter_config(tiny, tars, tmp_path / "plain"))
-    train_image_adapter(adapter_config(tiny, tars, tmp_path / "less",
-                                       gradient_checkpointing=True))
+    train_image_adapter(adapter_config(tiny, tars, tmp_path / "less", gradient_checkpointing=True))
     assert losses(tmp_path / "less") == pytest.approx(losses(tmp_path / "plain"), rel=1e-5)
 
 
-def test_bitsandbytes_is_asked_for_by_name(
-    tiny: CatalogEntry, tars: Path, tmp_path: Path
-) -> None:
+def test_bitsandbytes_is_asked_for_by_name(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
     if loop.find_spec("bitsandbytes"):
         pytest.skip("bitsandbytes is installed here, so it would not be missed")
     with pytest.raises(TrainingError, match="adam_8bit needs bitsandbytes"):
@@ -456,12 +519,16 @@ def test_a_base_that_predicts_v_learns_v(tars: Path, tmp_path: Path) -> None:
 
 # --- the objective -----------------------------------------------------------------------------
 
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-            "num_train_timesteps": 1000}
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+}
 
 
 def drawn(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    draws = Draws.at(0, range(count), (4, 8, 8))
+    draws = SampleNoise.at(0, range(count), (4, 8, 8))
     return torch.randn(count, 4, 8, 8), draws.noise, torch.linspace(0, 999, count).long()
 
 
@@ -472,8 +539,9 @@ def test_targets_are_those_of_diffusers(prediction: str) -> None:
     latents, noise, timesteps = drawn(6)
     ours = Diffusion(SCHEDULE | {"prediction_type": prediction}, "cpu")
     theirs = DDPMScheduler(**SCHEDULE, prediction_type=prediction)
-    torch.testing.assert_close(ours.noisy(latents, noise, timesteps),
-                               theirs.add_noise(latents, noise, timesteps))
+    torch.testing.assert_close(
+        ours.noisy(latents, noise, timesteps), theirs.add_noise(latents, noise, timesteps)
+    )
     wanted = noise if prediction == "epsilon" else theirs.get_velocity(latents, noise, timesteps)
     torch.testing.assert_close(ours.target(latents, noise, timesteps), wanted)
 
@@ -505,11 +573,11 @@ def test_truncated_snr_dwells_on_noise_and_keeps_the_mean() -> None:
 
 
 def test_what_a_sample_sees_depends_on_its_place_alone() -> None:
-    whole = Draws.at(7, range(8), (4, 2, 2))
-    part = Draws.at(7, [5, 6], (4, 2, 2))
+    whole = SampleNoise.at(7, range(8), (4, 2, 2))
+    part = SampleNoise.at(7, [5, 6], (4, 2, 2))
     assert torch.equal(part.noise, whole.noise[5:7])
     assert torch.equal(part.drop, whole.drop[5:7])
-    assert not torch.equal(Draws.at(8, [5], (4, 2, 2)).noise, part.noise[:1])
+    assert not torch.equal(SampleNoise.at(8, [5], (4, 2, 2)).noise, part.noise[:1])
 
 
 # --- configs -----------------------------------------------------------------------------------
@@ -528,23 +596,35 @@ def test_the_defaults_are_the_papers() -> None:
     assert config.drop_image == config.drop_text == config.drop_both == 0.05
     assert config.lr_schedule == "constant"
     assert config.timesteps == "uniform"
-    off = (config.ema, config.min_snr, config.truncated_snr, config.noise_offset, config.warmup,
-           config.clip_grad, config.gradient_checkpointing, config.adam_8bit, config.compile)
+    off = (
+        config.ema,
+        config.min_snr,
+        config.truncated_snr,
+        config.noise_offset,
+        config.warmup,
+        config.clip_grad,
+        config.gradient_checkpointing,
+        config.adam_8bit,
+        config.compile,
+    )
     assert not any(off)
 
 
-@pytest.mark.parametrize(("given", "said"), [
-    ({"batch": 0}, "batch must be at least 1, got 0"),
-    ({"lr": "fast"}, "lr must be a number, got 'fast'"),
-    ({"lr": 2.0}, "lr must be between 0 and 1, got 2.0"),
-    ({"size": 500}, "size must be a multiple of 8, got 500"),
-    ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
-    ({"variant": "huge"}, "variant must be one of base, plus, got 'huge'"),
-    ({"drop_text": 0.95}, r"drop_text \+ drop_image \+ drop_both must be at most 1, got 1.05"),
-    ({"speed": 1}, "'speed' is no field; there are data, held_out, run"),
-    ({"resume": "maybe"}, "resume must be true or false, got 'maybe'"),
-    ({"data": []}, r"data must be at least one place, got \(\)"),
-])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"lr": "fast"}, "lr must be a number, got 'fast'"),
+        ({"lr": 2.0}, "lr must be between 0 and 1, got 2.0"),
+        ({"size": 500}, "size must be a multiple of 8, got 500"),
+        ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
+        ({"variant": "huge"}, "variant must be one of base, plus, got 'huge'"),
+        ({"drop_text": 0.95}, r"drop_text \+ drop_image \+ drop_both must be at most 1, got 1.05"),
+        ({"speed": 1}, "'speed' is no field; there are data, held_out, run"),
+        ({"resume": "maybe"}, "resume must be true or false, got 'maybe'"),
+        ({"data": []}, r"data must be at least one place, got \(\)"),
+    ],
+)
 def test_a_bad_config_names_the_field(given: dict[str, Any], said: str) -> None:
     with pytest.raises(TrainingError, match=said):
         config_from(ImageAdapterConfig, {"data": "x.tar", "run": "r", "out": "o"} | given)
@@ -561,8 +641,9 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     add_fields(parser, ImageAdapterConfig)
 
     def read(*words: str) -> ImageAdapterConfig:
-        return config_from_arguments(ImageAdapterConfig, parser.parse_args(
-            ["--config", str(path), *words]))
+        return config_from_arguments(
+            ImageAdapterConfig, parser.parse_args(["--config", str(path), *words])
+        )
 
     assert (read().lr, read().precision, read().data) == (1e-5, "no", ("a.tar", "b.tar"))
     assert (read("--lr", "2e-5").lr, read("--ema", "0").ema) == (2e-5, 0.0)
@@ -570,14 +651,30 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
 
 
 def run_module(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "ipadapter_demo.training.image_adapter", *words],
-                          env=environment(), capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "ipadapter_demo.training.image_adapter", *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.slow
 def test_the_module_fails_with_a_line_and_not_a_traceback(tmp_path: Path) -> None:
-    done = run_module(["--data", "nowhere.tar", "--run", str(tmp_path), "--out", str(tmp_path),
-                       "--base", "tabletop", "--device", "cpu"])
+    done = run_module(
+        [
+            "--data",
+            "nowhere.tar",
+            "--run",
+            str(tmp_path),
+            "--out",
+            str(tmp_path),
+            "--base",
+            "tabletop",
+            "--device",
+            "cpu",
+        ]
+    )
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("data: nowhere.tar is neither")
     assert "Traceback" not in done.stderr

@@ -29,8 +29,17 @@ def linear_run(folder: Path, steps: int) -> nn.Linear:
         x = torch.randn(batch, 4, generator=generator)
         return (model(x).float() - x.sum(dim=1, keepdim=True)).square().mean()
 
-    run = Run(folder=folder, steps=steps, batch=8, lr=0.1, warmup=1, final_lr=1.0, save_every=5,
-              log_every=5, preview_every=0)
+    run = Run(
+        folder=folder,
+        steps=steps,
+        batch=8,
+        lr=0.1,
+        warmup=1,
+        final_lr=1.0,
+        save_every=5,
+        log_every=5,
+        preview_every=0,
+    )
     fit(run, model, loss_of, preview=lambda path: None)
     return model
 
@@ -54,8 +63,12 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     model = nn.Linear(1, 1)
     run = Run(folder=tmp_path, steps=3, batch=1, lr=0.1, preview_every=0)
     with pytest.raises(TrainingError, match="loss is nan at step 0"):
-        fit(run, model, lambda generator, batch: model.weight.sum() * float("nan"),
-            preview=lambda path: None)
+        fit(
+            run,
+            model,
+            lambda generator, batch: model.weight.sum() * float("nan"),
+            preview=lambda path: None,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +85,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_recipe_writes_its_part_and_its_facts(trained: Path) -> None:
-    facts = json.loads((trained / "provenance.json").read_text())
-    assert list(facts) == list(RECIPES)
-    for part, said in facts.items():
+    provenance = json.loads((trained / "provenance.json").read_text())
+    assert list(provenance) == list(RECIPES)
+    for part, said in provenance.items():
         assert said["command"].startswith(f"python -m ipadapter_demo train {part}")
         assert said["steps"] == 2
         assert said["samples"] == 4
-    assert set(facts["reader"]["held_out_accuracy"]) >= {"solid_shape", "floor_colour"}
+    assert set(provenance["attribute-classifier"]["held_out_accuracy"]) >= {
+        "solid_shape",
+        "floor_colour",
+    }
 
 
 def test_the_parts_make_an_ordinary_diffusers_folder(trained: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(trained)
-    pipe.load_ip_adapter(str(trained), subfolder="", weight_name=TABLETOP.adapters["base"],
-                         image_encoder_folder=None)
+    pipe.load_ip_adapter(
+        str(trained), subfolder="", weight_name=TABLETOP.adapters["base"], image_encoder_folder=None
+    )
     adapter = load_image_adapter(trained / TABLETOP.adapters["base"])
     embeds = torch.ones(1, adapter.encoder_width)
     ours = adapter.float().tokens_from_embeds(embeds)
@@ -114,8 +131,10 @@ def test_a_hole_is_told_of_by_the_same_solid_elsewhere() -> None:
     assert not scenes.present[others, 1].logical_and(others != indices).any()
     for name in ("shape", "colour", "texture", "second"):
         values = getattr(scenes, name)
-        assert torch.equal(values[others, 0], torch.where(others != indices, values[indices, slot],
-                                                          values[indices, 0]))
+        assert torch.equal(
+            values[others, 0],
+            torch.where(others != indices, values[indices, slot], values[indices, 0]),
+        )
     assert slot[scenes.present[indices, 1]].float().mean() == pytest.approx(0.5, abs=0.1)
     assert not slot[~scenes.present[indices, 1]].any()
     found = others != indices
@@ -125,8 +144,13 @@ def test_a_hole_is_told_of_by_the_same_solid_elsewhere() -> None:
 
 
 def test_an_inpainting_network_goes_on_from_one_of_colours(tmp_path: Path) -> None:
-    start = T2IAdapter(in_channels=3, channels=[8, 16], num_res_blocks=2, downscale_factor=8,
-                       adapter_type="full_adapter_xl")
+    start = T2IAdapter(
+        in_channels=3,
+        channels=[8, 16],
+        num_res_blocks=2,
+        downscale_factor=8,
+        adapter_type="full_adapter_xl",
+    )
     start.save_pretrained(tmp_path)
     pixels, hole = torch.rand(1, 3, 32, 32), torch.zeros(1, 1, 32, 32)
     hole[..., 8:24] = 1

@@ -32,9 +32,10 @@ from ipadapter_demo import cli, ui
 from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
+from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import (
     TABS,
@@ -110,8 +111,10 @@ class Api:
         response = self.http.post(f"call/v2/{endpoint}", content=body, headers=headers)
         response.raise_for_status()
         answer = self.http.get(f"call/v2/{endpoint}/{response.json()['event_id']}").text
-        return [(event, json.loads(data)) for event, data
-                in re.findall(r"^event: (\w+)\ndata: (.*)$", answer, re.MULTILINE)]
+        return [
+            (event, json.loads(data))
+            for event, data in re.findall(r"^event: (\w+)\ndata: (.*)$", answer, re.MULTILINE)
+        ]
 
     def call(self, endpoint: str, **values: Any) -> list[Any]:
         event, data = self.events(endpoint, **values)[-1]
@@ -125,23 +128,27 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def watched(model: BaseModel) -> WatchedPipeline:
+def served(model: BaseModel) -> WatchedPipeline:
     return WatchedPipeline(model)
 
 
 @pytest.fixture(scope="module")
-def api(watched: WatchedPipeline, model: BaseModel) -> Iterator[Api]:
+def api(served: WatchedPipeline, model: BaseModel) -> Iterator[Api]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         settings = Settings(port=free.getsockname()[1], max_file_size="2mb")
+
     def prepared(name: str, _: Any) -> Callable[[], ImagePromptPipeline]:
         if name == "absent":
             raise ModelError("missing (9 MB): model_index.json of someone/something")
-        return lambda: (watched if name == "tiny" else
-                        ImagePromptPipeline(replace(model, entry=replace(model.entry, name=name))))
+        return lambda: (
+            served
+            if name == "tiny"
+            else ImagePromptPipeline(replace(model, entry=replace(model.entry, name=name)))
+        )
 
-    studio = Studio(watched, prepared, {"other": "other", "absent": "absent (fetches 9 MB)"})
-    page = build_ui(studio, settings)
+    manager = ModelManager(served, prepared, {"other": "other", "absent": "absent (fetches 9 MB)"})
+    page = build_ui(manager, settings)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     api = Api(url)
     yield api
@@ -184,7 +191,7 @@ def layer_from_mask(mask: Image.Image) -> Image.Image:
 # What comes back
 
 
-def test_a_variation_is_a_png_that_restores_its_request(api: Api, watched: Any) -> None:
+def test_a_variation_is_a_png_that_restores_its_request(api: Api, served: Any) -> None:
     [file] = api.pngs("variation", reference=api.upload(png(picture(1))), image_scale=0.8)
     record = record_from_png(file)
     expected = GenerateRequest(
@@ -193,7 +200,7 @@ def test_a_variation_is_a_png_that_restores_its_request(api: Api, watched: Any) 
     )  # fmt: skip
     assert record.request == expected, "sides that are left open stay open"
     assert (record.seed, record.index) == (7, 0)
-    [again] = watched.generate(expected).images
+    [again] = served.generate(expected).images
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(file))), np.asarray(again))
 
 
@@ -201,7 +208,7 @@ def test_a_request_runs_on_the_model_its_page_shows(api: Api) -> None:
     reference = api.upload(png(picture(1)))
     for name in ("other", "tiny", "other", "tiny"):
         [file] = api.pngs("variation", reference=reference, model=name)
-        assert record_from_png(file).facts["model"] == name
+        assert record_from_png(file).provenance["model"] == name
     with pytest.raises(Failed, match="model must be one of tiny, other, absent, got 'sd0'"):
         api.call("variation", reference=reference, model="sd0")
     with pytest.raises(Failed, match=r"missing \(9 MB\): model_index\.json of someone/something"):
@@ -234,7 +241,9 @@ def test_image_and_text_takes_several_pictures(api: Api) -> None:
     assert (request.prompt, request.combine) == ("a cube", "average")
     assert request.guidance_rescale == 0.3
     assert [(r.weight, r.fit) for r in request.references] == [
-        (0.7, "pad"), (0.5, "squash"), (1.0, "crop"),
+        (0.7, "pad"),
+        (0.5, "squash"),
+        (1.0, "crop"),
     ]
     first, second, third = request.references
     assert first.window == (0.1, 1.0)
@@ -254,7 +263,8 @@ def test_structures_references_text_and_a_mask_together(api: Api) -> None:
     [file] = api.pngs("structure", **values, changed_mask=api.upload(png(mask)))
     request = record_from_png(file).request
     assert [(s.kind, s.weight, s.window) for s in request.structures] == [
-        ("canny", 1.0, (0.0, 1.0)), ("palette", 0.7, (0.0, 0.5)),
+        ("canny", 1.0, (0.0, 1.0)),
+        ("palette", 0.7, (0.0, 0.5)),
     ]
     assert request.inpaint is not None
     result, outside = np.asarray(Image.open(io.BytesIO(file))), np.asarray(mask) == 0
@@ -269,11 +279,11 @@ def test_structure_needs_no_reference(api: Api) -> None:
     assert (kept.kind, kept.annotator, kept.window) == ("canny", "canny", (0.0, 0.5))
 
 
-def test_the_structure_map_is_shown(api: Api, watched: Any) -> None:
+def test_the_structure_map_is_shown(api: Api, served: Any) -> None:
     upload = api.upload(png(picture(3)))
     [shown] = api.call("structure_map", control=upload, kind="canny/canny", model="tiny")
     drawn = Image.open(io.BytesIO(api.http.get(shown["url"]).content))
-    expected = watched.structure_map(Structure(kind="canny", annotator="canny", image=picture(3)))
+    expected = served.structure_map(Structure(kind="canny", annotator="canny", image=picture(3)))
     assert np.array_equal(np.asarray(drawn), np.asarray(expected))
 
 
@@ -467,19 +477,22 @@ def test_an_error_is_in_the_status_too(api: Api) -> None:
 def test_whatever_is_said_passes_where_it_is_made_text() -> None:
     """gradio reads messages as HTML, so nobody else hands it one."""
     folder = Path(ui.__file__).parent
-    loud = [path.name for path in folder.rglob("*.py")
-            if re.search(r"gr\.(Info|Warning|Success|Error)\(", path.read_text(encoding="utf-8"))]
+    loud = [
+        path.name
+        for path in folder.rglob("*.py")
+        if re.search(r"gr\.(Info|Warning|Success|Error)\(", path.read_text(encoding="utf-8"))
+    ]
     assert loud == ["say.py"]
 
 
 def test_what_nobody_foresaw_is_logged_and_not_shown(
-    api: Api, watched: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    api: Api, served: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def stream(*_: Any, **__: Any) -> Iterator[Any]:
         raise RuntimeError("the secret of the server")
         yield
 
-    monkeypatch.setattr(watched, "stream", stream)
+    monkeypatch.setattr(served, "stream", stream)
     with pytest.raises(Failed, match="Something went wrong"):
         api.call("variation", reference=api.upload(png(picture(1))))
     assert "the secret of the server" in caplog.text
@@ -488,8 +501,8 @@ def test_what_nobody_foresaw_is_logged_and_not_shown(
 # Many people at once, and people who change their mind
 
 
-def test_the_model_runs_one_request_at_a_time(api: Api, watched: WatchedPipeline) -> None:
-    watched.most = 0
+def test_the_model_runs_one_request_at_a_time(api: Api, served: WatchedPipeline) -> None:
+    served.most = 0
     upload = api.upload(png(picture(1)))
     values: dict[str, dict[str, Any]] = {
         "variation": {"reference": upload}, "structure": {"control": upload},
@@ -503,24 +516,24 @@ def test_the_model_runs_one_request_at_a_time(api: Api, watched: WatchedPipeline
         thread.start()
     for thread in threads:
         thread.join()
-    assert watched.most == 1
+    assert served.most == 1
 
 
 def test_stop_ends_the_run_between_two_steps(
-    api: Api, watched: WatchedPipeline, tmp_path: Path
+    api: Api, served: WatchedPipeline, tmp_path: Path
 ) -> None:
     picture(1).save(tmp_path / "reference.png")
     client = Client(api.url, verbose=False, download_files=False)
-    watched.ended.clear()
+    served.ended.clear()
     job = client.submit(
         reference=handle_file(tmp_path / "reference.png"), steps=200, count=8, api_name="/variation"
     )
     while not job.outputs():
         assert not job.done()
     job.cancel()
-    with watched.changed:
-        assert watched.changed.wait_for(lambda: watched.ended, timeout=30)
-    [events] = watched.ended
+    with served.changed:
+        assert served.changed.wait_for(lambda: served.ended, timeout=30)
+    [events] = served.ended
     assert 0 < events < 200
     client.close()
 
@@ -570,7 +583,10 @@ def test_the_page_asks_no_other_machine_for_anything(api: Api) -> None:
 
 MADE: dict[str, GenerateRequest] = {
     "variation": GenerateRequest(
-        references=(Reference(image=picture(1), fit="pad"),), seed=3, width=64, height=64,
+        references=(Reference(image=picture(1), fit="pad"),),
+        seed=3,
+        width=64,
+        height=64,
         adapter="plus",
     ),
     "image_text": GenerateRequest(
@@ -595,8 +611,13 @@ MADE: dict[str, GenerateRequest] = {
         height=64,
     ),
     "inpaint": GenerateRequest(
-        inpaint=Inpaint(image=picture(4), mask=box_mask((8, 8, 40, 40)), feather=5, context=0.6,
-                        surroundings=0.7),
+        inpaint=Inpaint(
+            image=picture(4),
+            mask=box_mask((8, 8, 40, 40)),
+            feather=5,
+            context=0.6,
+            background_weight=0.7,
+        ),
         references=(Reference(image=picture(1)),),
         sampler="euler",
     ),
@@ -615,7 +636,7 @@ def test_a_request_comes_back_whole(pipeline: Any, name: str, warnings: list[str
     request = MADE[name]
     assert restore.tab_of_request(request) == name
     with gr.Blocks():
-        tab = TABS[name][1](Studio(pipeline), model_input(Studio(pipeline)))
+        tab = TABS[name][1](ModelManager(pipeline), model_input(ModelManager(pipeline)))
     values = restore.values_from_request(tab, request)
     assert set(values) == set(tab.inputs) - {"model", "attention", "shape"}
     assert values.pop("random_seed") is False
@@ -629,14 +650,14 @@ def test_what_the_page_has_no_widget_for_is_named(pipeline: Any, warnings: list[
         references=(Reference(image=picture(1)),), image_window=(0.0, 0.5), width=64, height=64
     )
     with gr.Blocks():
-        tab = TABS["variation"][1](Studio(pipeline), model_input(Studio(pipeline)))
+        tab = TABS["variation"][1](ModelManager(pipeline), model_input(ModelManager(pipeline)))
     restore.shown(tab, request)
     assert warnings == ["The page has no widget for all of this result's image_window."]
 
 
 def test_a_side_that_was_left_open_stays_open(pipeline: Any, warnings: list[str]) -> None:
     with gr.Blocks():
-        tab = TABS["variation"][1](Studio(pipeline), model_input(Studio(pipeline)))
+        tab = TABS["variation"][1](ModelManager(pipeline), model_input(ModelManager(pipeline)))
     request = GenerateRequest(references=(Reference(image=picture(1)),))
     assert restore.shown(tab, request)[tab.inputs["width"]] == 0
     assert not warnings
@@ -667,20 +688,30 @@ def test_the_shapes_to_choose_from_fill_width_and_height(api: Api, pipeline: Any
     assert Image.open(io.BytesIO(file)).size == (width, height) == (40, 96)
 
 
-def test_a_picture_that_is_changed_in_part_keeps_its_proportions(api: Api, watched: Any) -> None:
+def test_a_picture_that_is_changed_in_part_keeps_its_proportions(api: Api, served: Any) -> None:
     """Of another shape than the model's own."""
     given, mask = picture(4, 128, 64), box_mask((32, 8, 90, 40), 128, 64)
-    [file] = api.pngs("structure", control=api.upload(png(given)), kind="canny/none",
-                      changed=api.upload(png(given)), changed_mask=api.upload(png(mask)))
+    [file] = api.pngs(
+        "structure",
+        control=api.upload(png(given)),
+        kind="canny/none",
+        changed=api.upload(png(given)),
+        changed_mask=api.upload(png(mask)),
+    )
     assert Image.open(io.BytesIO(file)).size == (128, 64)
-    assert watched.working_size(record_from_png(file).request) == (88, 48)
+    assert served.working_size(record_from_png(file).request) == (88, 48)
 
 
 def test_the_mask_of_a_large_picture_is_shrunk_with_it(api: Api) -> None:
     """Not so, it was refused for having another size."""
     given, mask = picture(4, 2400, 1200), box_mask((600, 300, 1200, 900), 2400, 1200)
-    [file] = api.pngs("structure", control=api.upload(png(given)), kind="canny/none",
-                      changed=api.upload(png(given)), changed_mask=api.upload(png(mask)))
+    [file] = api.pngs(
+        "structure",
+        control=api.upload(png(given)),
+        kind="canny/none",
+        changed=api.upload(png(given)),
+        changed_mask=api.upload(png(mask)),
+    )
     changed = record_from_png(file).request.inpaint
     assert changed is not None
     assert changed.image.size == changed.mask.size == (1448, 724)
@@ -691,8 +722,14 @@ def test_what_was_not_done_is_said_beside_the_result(api: Api) -> None:
     wide = api.upload(png(picture(3, 192, 64)))
     _, status, *_ = api.call("structure", control=wide, kind="canny/none", guidance=1)
     assert "structure.fit: the picture of structure 1 (canny), 192x64, is cropped" in status
-    _, status, *_ = api.call("structure", control=wide, kind="canny/none", guidance=1,
-                             control_fit="squash", negative_prompt="<b>")
+    _, status, *_ = api.call(
+        "structure",
+        control=wide,
+        kind="canny/none",
+        guidance=1,
+        control_fit="squash",
+        negative_prompt="<b>",
+    )
     assert "192x64, is squeezed" in status
     assert "negative_prompt has no effect at guidance 1." in status
     _, status, *_ = api.call("image_text", reference=None, prompt="(<b>:1.2)")
@@ -701,8 +738,11 @@ def test_what_was_not_done_is_said_beside_the_result(api: Api) -> None:
 
 def test_the_map_is_shown_in_the_shape_of_the_result(api: Api) -> None:
     control = api.upload(png(picture(3)))
-    for fields, size in (({}, (64, 64)), ({"width": 96, "height": 40}, (96, 40)),
-                         ({"width": 96}, (96, 64))):
+    for fields, size in (
+        ({}, (64, 64)),
+        ({"width": 96, "height": 40}, (96, 40)),
+        ({"width": 96}, (96, 64)),
+    ):
         [shown] = api.call("structure_map", control=control, kind="canny/none", **fields)
         drawn = Image.open(io.BytesIO(api.http.get(shown["url"]).content))
         assert drawn.size == size
@@ -711,24 +751,49 @@ def test_the_map_is_shown_in_the_shape_of_the_result(api: Api) -> None:
 # The Compare tab
 
 FORM: dict[str, Any] = {
-    "title": "", "model": "tiny", "columns_axis": "image_scale", "columns_values": "0:1:0.5",
-    "rows_axis": "reference", "rows_values": "", "pages_axis": "", "pages_values": "",
-    "beside": ["reference"], "prompt": "a cube", "negative_prompt": "", "image_scale": 1.0,
-    "adapter": "base", "guidance": 3, "steps": 2, "sampler": "dpm++", "seed": 0, "structure": "",
-    "kind": "canny/canny", "structure_weight": 1.0, "width": "double", "dpi": 300, "zoom": "",
+    "title": "",
+    "model": "tiny",
+    "columns_axis": "image_scale",
+    "columns_values": "0:1:0.5",
+    "rows_axis": "reference",
+    "rows_values": "",
+    "pages_axis": "",
+    "pages_values": "",
+    "beside": ["reference"],
+    "prompt": "a cube",
+    "negative_prompt": "",
+    "image_scale": 1.0,
+    "adapter": "base",
+    "guidance": 3,
+    "steps": 2,
+    "sampler": "dpm++",
+    "seed": 0,
+    "structure": "",
+    "kind": "canny/canny",
+    "structure_weight": 1.0,
+    "width": "double",
+    "dpi": 300,
+    "zoom": "",
 }
 
 
-@pytest.mark.parametrize(("change", "expected"), [
-    ({}, {"columns": {"image_scale": "0:1:0.5"}, "rows": {"reference": ["a.png", "b.png"]}}),
-    ({"columns_axis": "seed", "columns_values": "1, 2  3"}, {"columns": {"seed": [1, 2, 3]}}),
-    ({"rows_axis": "prompt", "rows_values": "a, b\n c "}, {"rows": {"prompt": ["a, b", "c"]}}),
-    ({"rows_axis": "method", "rows_values": "as it is, image only"},
-     {"rows": {"method": ["as it is", "image only"]}}),
-    ({"rows_axis": "reference", "rows_values": "b.png"}, {"rows": {"reference": ["b.png"]}}),
-    ({"zoom": "0.1, 0.2, .3 0.4"},
-     {"figure": {"width": "double", "dpi": 300, "zoom": [0.1, 0.2, 0.3, 0.4]}}),
-])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, {"columns": {"image_scale": "0:1:0.5"}, "rows": {"reference": ["a.png", "b.png"]}}),
+        ({"columns_axis": "seed", "columns_values": "1, 2  3"}, {"columns": {"seed": [1, 2, 3]}}),
+        ({"rows_axis": "prompt", "rows_values": "a, b\n c "}, {"rows": {"prompt": ["a, b", "c"]}}),
+        (
+            {"rows_axis": "method", "rows_values": "as it is, image only"},
+            {"rows": {"method": ["as it is", "image only"]}},
+        ),
+        ({"rows_axis": "reference", "rows_values": "b.png"}, {"rows": {"reference": ["b.png"]}}),
+        (
+            {"zoom": "0.1, 0.2, .3 0.4"},
+            {"figure": {"width": "double", "dpi": 300, "zoom": [0.1, 0.2, 0.3, 0.4]}},
+        ),
+    ],
+)
 def test_the_form_is_a_spec(change: dict[str, Any], expected: dict[str, Any]) -> None:
     document = compare_form.document_from_form(FORM | change, ["a.png", "b.png"])
     assert {name: document[name] for name in expected} == expected
@@ -741,16 +806,20 @@ def test_what_is_not_compared_is_shared() -> None:
     assert "image_scale" not in document["request"]
     assert document["request"]["prompt"] == "a cube"
     assert document["request"]["structures"] == [
-        {"kind": "canny", "annotator": "none", "image": "b.png", "weight": 1.0}]
+        {"kind": "canny", "annotator": "none", "image": "b.png", "weight": 1.0}
+    ]
     assert document["request"]["references"] == [{"image": "a.png"}]
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"columns_axis": ""}, "columns: choose what differs"),
-    ({"columns_values": ""}, "columns: say which values of image_scale"),
-    ({"columns_values": "much"}, "columns must be numbers with commas"),
-    ({"zoom": "here"}, "zoom must be numbers"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"columns_axis": ""}, "columns: choose what differs"),
+        ({"columns_values": ""}, "columns: say which values of image_scale"),
+        ({"columns_values": "much"}, "columns must be numbers with commas"),
+        ({"zoom": "here"}, "zoom must be numbers"),
+    ],
+)
 def test_a_form_that_says_too_little(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         compare_form.document_from_form(FORM | change, ["a.png"])
@@ -796,7 +865,9 @@ def test_a_manifest_with_one_name_twice_restores_both(studio_tab: Any, tmp_path:
     assert [path.name for path in paths] == ["image.png", "image-2.png"]
     assert [path.read_bytes() for path in paths] == list(contents.values())
     assert json.loads(values[studio_tab.written])["columns"]["reference"] == [
-        "image.png", "image-2.png"]
+        "image.png",
+        "image-2.png",
+    ]
 
 
 @pytest.fixture
@@ -806,19 +877,28 @@ def studio_tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> compare.Compa
         return compare.CompareTab(gr.Gallery(), gr.Textbox(), gr.Accordion())
 
 
-def test_what_a_comparison_lacks_is_said_under_it(pipeline: Any, tmp_path: Path,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ipadapter_demo.compare.publish.page_figures", mock.Mock(
-        side_effect=RequestError("no room for <b>")))
+def test_what_a_comparison_lacks_is_said_under_it(
+    pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ipadapter_demo.compare.publish.page_figures",
+        mock.Mock(side_effect=RequestError("no room for <b>")),
+    )
     document = {"columns": {"seed": [1]}, "request": {"steps": 1}}
-    job = Job(Plan(spec_from_document(document, lambda name: b""), Studio(pipeline)), tmp_path)
+    job = Job(
+        Plan(spec_from_document(document, lambda name: b""), ModelManager(pipeline)), tmp_path
+    )
     with gr.Blocks():
         shown, *_ = compare_results.compare_results()
     *_, last = compare_results.run(shown, job)
-    assert last[shown.status] == ("1 of 1 cells.<br>page 1 of the figure could not be made: "
-                                  "no room for &lt;b&gt;")
+    assert last[shown.status] == (
+        "1 of 1 cells.<br>page 1 of the figure could not be made: no room for &lt;b&gt;"
+    )
     assert {Path(path).name for path in last[shown.files]} == {
-        "bundle.zip", "figure.tex", "scores.csv"}
+        "bundle.zip",
+        "figure.tex",
+        "scores.csv",
+    }
     (tmp_path / "cells" / "p1-r1-c1.png").write_bytes(b"")
     *_, last = compare_results.run(shown, job)
     assert "cells/p1-r1-c1.png is drawn again: file is an empty" in last[shown.status]
@@ -826,28 +906,34 @@ def test_what_a_comparison_lacks_is_said_under_it(pipeline: Any, tmp_path: Path,
 
 def test_heads_are_text_in_the_grid(pipeline: Any, tmp_path: Path) -> None:
     label = '<img src=x onerror="alert(1)">'
-    document = {"columns": {"seed": [1]}, "labels": {"columns": [label]},
-                "rows": {"adapter": [label[:40]]}, "request": {"steps": 1}}
-    job = Job(Plan(spec_from_document(document, lambda name: b""), Studio(pipeline)), tmp_path)
+    document = {
+        "columns": {"seed": [1]},
+        "labels": {"columns": [label]},
+        "rows": {"adapter": [label[:40]]},
+        "request": {"steps": 1},
+    }
+    job = Job(
+        Plan(spec_from_document(document, lambda name: b""), ModelManager(pipeline)), tmp_path
+    )
     list(job.run())
     shown = compare_view.grid_html(job)
     assert "<img" not in shown
     assert shown.count("&lt;img") == 3, "two heads, and the error of the cell"
 
 
-def test_lines_make_the_same_picture_again(api: Api, tmp_path: Path, watched: Any) -> None:
+def test_lines_make_the_same_picture_again(api: Api, tmp_path: Path, served: Any) -> None:
     """What the page offers to copy, run as it is."""
     [file] = api.pngs("variation", reference=api.upload(png(picture(1))), count=1)
     name = "it's mine.png"
     (tmp_path / name).write_bytes(file)
-    facts = record_from_png(file).facts
-    words = shlex.split(reuse.command(name, facts))
+    provenance = record_from_png(file).provenance
+    words = shlex.split(reuse.command(name, provenance))
     assert words[:3] == ["python", "-m", "ipadapter_demo"]
     loaded: dict[str, Any] = {}
 
     def load(model: str, **options: Any) -> Any:
         loaded.update(options, model=model)
-        return watched
+        return served
 
     with contextlib.chdir(tmp_path):
         assert cli.main(words[3:], load) == 0
@@ -857,7 +943,7 @@ def test_lines_make_the_same_picture_again(api: Api, tmp_path: Path, watched: An
         assert (loaded["model"], loaded["device"], loaded["dtype"]) == ("tiny", "cpu", "float32")
         scope: dict[str, Any] = {}
         with mock.patch("ipadapter_demo.pipeline.load", load):
-            exec(reuse.python(name, facts), scope)
+            exec(reuse.python(name, provenance), scope)
         assert np.array_equal(np.asarray(scope["result"].images[0]), expected)
 
 
@@ -886,12 +972,22 @@ def test_a_mask_may_be_what_is_transparent(api: Api) -> None:
     given = record_from_png(file).request.inpaint
     assert given is not None
     assert np.array_equal(np.asarray(given.mask), expected)
-    [file] = api.pngs("structure", control=api.upload(png(image)), kind="canny/canny",
-                      changed=api.upload(png(image)), changed_mask=hole,
-                      changed_means="transparent")
+    [file] = api.pngs(
+        "structure",
+        control=api.upload(png(image)),
+        kind="canny/canny",
+        changed=api.upload(png(image)),
+        changed_mask=hole,
+        changed_means="transparent",
+    )
     assert record_from_png(file).request.inpaint.mask.tobytes() == expected.tobytes()
-    [file] = api.pngs("image_text", reference=api.upload(png(image)), prompt="a cube",
-                      mask_1=hole, means_1="transparent")
+    [file] = api.pngs(
+        "image_text",
+        reference=api.upload(png(image)),
+        prompt="a cube",
+        mask_1=hole,
+        means_1="transparent",
+    )
     assert record_from_png(file).request.references[0].mask.tobytes() == expected.tobytes()
 
 

@@ -18,9 +18,10 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, load, prepare
+from ipadapter_demo.pipeline import ImagePromptPipeline, load, prepare
 from ipadapter_demo.record import save_png
 from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import build_ui, launch_options
 from tests.browsing import (
@@ -76,19 +77,23 @@ class Server:
                 raise ModelError(f"missing (9 MB): {HOSTILE}")
             return prepare(entry if name == "tiny" else other)
 
-        class Counted(Studio):
-            def turn(studio, name: str) -> Any:
+        class Counted(ModelManager):
+            def turn(manager, name: str) -> Any:
                 self.turns.append(name)
                 return super().turn(name)
 
-        self.studio = Counted(Slow(load(entry)._model), prepared,
-                              {"other": "other", "absent": "absent (fetches 9 MB)"})
+        self.manager = Counted(
+            Slow(load(entry)._model),
+            prepared,
+            {"other": "other", "absent": "absent (fetches 9 MB)"},
+        )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             settings = Settings(port=free.getsockname()[1])
-        self.page = build_ui(self.studio, settings)
-        _, self.url, _ = self.page.launch(prevent_thread_lock=True, quiet=True,
-                                          **launch_options(settings))
+        self.page = build_ui(self.manager, settings)
+        _, self.url, _ = self.page.launch(
+            prevent_thread_lock=True, quiet=True, **launch_options(settings)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +106,13 @@ def server(entry: CatalogEntry, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(autouse=True)
 def rested(server: Server) -> Iterator[None]:
     """Every test begins with the first model, and nobody in line."""
-    server.studio.with_model("tiny")
+    server.manager.with_model("tiny")
     server.loads.clear()
     server.turns.clear()
     yield
     Slow.pause = 0.0
     deadline = time.monotonic() + 60
-    while server.studio.line.turns:
+    while server.manager.line.turns:
         assert time.monotonic() < deadline, "somebody who left still stands in line"
         time.sleep(0.05)
 
@@ -161,14 +166,19 @@ CONTRAST = """element => {
 def test_who_waits_sees_the_place_in_line_and_how_long(
     server: Server, browser: Browser, theme: str
 ) -> None:
-    with (slowly(0.4), visit(browser, server.url, theme) as one,
-          visit(browser, server.url, theme) as two, visit(browser, server.url, theme) as three):
+    with (
+        slowly(0.4),
+        visit(browser, server.url, theme) as one,
+        visit(browser, server.url, theme) as two,
+        visit(browser, server.url, theme) as three,
+    ):
         first, second, third = ready(one, 50), ready(two, 1), ready(three, 1)
         first.get_by_role("button", name="Generate").click()
         expect(status(first)).to_contain_text("step")
         second.get_by_role("button", name="Generate").click()
         expect(status(second)).to_have_text(
-            re.compile(r"^Waiting: place 1 in line, about \d+ s\.$"), use_inner_text=True)
+            re.compile(r"^Waiting: place 1 in line, about \d+ s\.$"), use_inner_text=True
+        )
         third.get_by_role("button", name="λ filmstrip").click()
         said = third.get_by_text(re.compile(r"^Waiting: place 2 in line, about \d+ s\.$"))
         expect(said).to_be_visible()
@@ -201,12 +211,15 @@ def test_who_leaves_stands_in_nobodys_way(server: Server, browser: Browser) -> N
 # Errors
 
 
-@pytest.mark.parametrize(("tab", "said"), [
-    ("Variation", "reference is missing: upload a picture first"),
-    ("Image + text", "reference is missing: upload a picture first, or write a prompt"),
-    ("Structure", "control is missing: upload the picture whose structure is to be kept"),
-    ("Inpaint", "painting has no picture: upload one, then paint over a part of it"),
-])
+@pytest.mark.parametrize(
+    ("tab", "said"),
+    [
+        ("Variation", "reference is missing: upload a picture first"),
+        ("Image + text", "reference is missing: upload a picture first, or write a prompt"),
+        ("Structure", "control is missing: upload the picture whose structure is to be kept"),
+        ("Inpaint", "painting has no picture: upload one, then paint over a part of it"),
+    ],
+)
 def test_the_status_says_what_is_wrong(page: Page, tab: str, said: str) -> None:
     panel = open_tab(page, tab)
     panel.get_by_role("button", name="Generate").click()
@@ -233,7 +246,8 @@ def test_the_status_of_a_comparison_says_what_is_wrong(page: Page) -> None:
     panel.get_by_label("Values").first.fill("much")
     panel.get_by_role("button", name="Compare", exact=True).click()
     expect(panel.locator(".status .problem")).to_have_text(
-        "columns must be numbers with commas, or first:last:step, got 'much'")
+        "columns must be numbers with commas, or first:last:step, got 'much'"
+    )
     expect(panel.get_by_role("button", name="Compare", exact=True)).to_be_enabled()
 
 
@@ -277,7 +291,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_page_as_it_was(
 ) -> None:
     panel = open_tab(page, "Variation")
     set_number(panel, "Steps", 17)
-    server.studio.with_model("other")  # somebody else's choice
+    server.manager.with_model("other")  # somebody else's choice
     choose(page, "absent (fetches 9 MB)")
     expect(page.get_by_text(f"missing (9 MB): {HOSTILE}")).to_be_visible()
     expect(page.get_by_label("Model", exact=True)).to_have_value("tiny")
@@ -296,14 +310,18 @@ def test_previews_and_cost_are_those_of_the_model_that_the_page_shows(
     with visit(browser, server.url) as one, visit(browser, server.url) as two:
         choose(two, "other")
         expect(two.locator(".header").get_by_text("Model: other")).to_be_visible()
-        kinds = [open_tab(page, "Structure").get_by_label("Keep").first.input_value()
-                 for page in (one, two)]
+        kinds = [
+            open_tab(page, "Structure").get_by_label("Keep").first.input_value()
+            for page in (one, two)
+        ]
         assert kinds == ["edges", "colours, as a coarse palette"]
         for loaded in ("other", "tiny"):
-            server.studio.with_model(loaded)
+            server.manager.with_model(loaded)
             for page, side, seen in ((one, 64, 16), (two, SIDE, SEEN)):
-                for tab, label, width in (("Structure", "What is kept", side),
-                                          ("Variation", "The encoder sees", seen)):
+                for tab, label, width in (
+                    ("Structure", "What is kept", side),
+                    ("Variation", "The encoder sees", seen),
+                ):
                     panel = open_tab(page, tab)
                     if panel.get_by_label("Remove Image").count():
                         panel.get_by_label("Remove Image").first.click()
@@ -311,11 +329,11 @@ def test_previews_and_cost_are_those_of_the_model_that_the_page_shows(
                     file = panel.locator("input[type=file]").first
                     file.set_input_files(tmp_path / "control.png")
                     expect(shown(panel, label)).to_have_js_property("naturalWidth", width)
-        server.studio.with_model("other")
+        server.manager.with_model("other")
         panel = open_tab(one, "Compare")
         set_number(panel, "Steps", 2)
         expect(panel.get_by_text(re.compile("21 cells, 42 steps"))).to_be_visible()
-        assert server.studio.info.name == "other", "nothing is loaded only to look"
+        assert server.manager.info.name == "other", "nothing is loaded only to look"
 
 
 def test_a_png_comes_back_with_the_model_that_made_it(
@@ -332,7 +350,7 @@ def test_a_png_comes_back_with_the_model_that_made_it(
     expect(open_section(panel, "Advanced", "Width")).to_have_value("0")
     expect(shown(panel, "The encoder sees")).to_have_js_property("naturalWidth", SEEN)
     assert len(generate(panel)) == 1
-    assert server.studio.info.name == "other"
+    assert server.manager.info.name == "other"
 
 
 # Files and texts that are not kind
@@ -357,8 +375,11 @@ def test_names_of_files_heads_and_errors_are_text(page: Page, tmp_path: Path) ->
     panel = open_tab(page, "Compare")
     written = open_section(panel, "Spec", "YAML or JSON")
     document = {
-        "title": HOSTILE, "columns": {"seed": [1, 2]}, "rows": {"prompt": [HOSTILE, "a"]},
-        "pages": {"adapter": ["base", HOSTILE]}, "labels": {"columns": [HOSTILE, "b"]},
+        "title": HOSTILE,
+        "columns": {"seed": [1, 2]},
+        "rows": {"prompt": [HOSTILE, "a"]},
+        "pages": {"adapter": ["base", HOSTILE]},
+        "labels": {"columns": [HOSTILE, "b"]},
         "request": {"steps": 1},
     }
     written.fill(json.dumps(document))
@@ -381,7 +402,8 @@ def test_the_name_of_an_upload_is_text(page: Page, tmp_path: Path) -> None:
     panel = open_tab(page, "Compare")
     name = "<img src=x onerror=hit=1>.png"
     panel.locator("input[type=file]").first.set_input_files(
-        {"name": name, "mimeType": "image/png", "buffer": file.getvalue()})
+        {"name": name, "mimeType": "image/png", "buffer": file.getvalue()}
+    )
     set_number(panel, "Steps", 1)
     expect(panel.get_by_text(re.compile("28 cells, 28 steps"))).to_be_visible()
     panel.get_by_role("button", name="Compare", exact=True).click()

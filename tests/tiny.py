@@ -209,9 +209,7 @@ def tiny_tabletop_unet(seed: int = 0, in_channels: int = 4) -> UNet2DConditionMo
     )
 
 
-def tiny_controlnet(
-    unet: UNet2DConditionModel, seed: int = 5, factor: int = 4
-) -> ControlNetModel:
+def tiny_controlnet(unet: UNet2DConditionModel, seed: int = 5, factor: int = 4) -> ControlNetModel:
     """Zero convolutions that are not zero; `factor` is the autoencoder's."""
     halvings = factor.bit_length() - 1
     with seeded(seed):
@@ -222,8 +220,7 @@ def tiny_controlnet(
     return net.eval().requires_grad_(False)
 
 
-def tiny_t2i_adapter(unet: UNet2DConditionModel, seed: int = 6,
-                     in_channels: int = 3) -> T2IAdapter:
+def tiny_t2i_adapter(unet: UNet2DConditionModel, seed: int = 6, in_channels: int = 3) -> T2IAdapter:
     with seeded(seed):
         net = T2IAdapter(
             in_channels=in_channels,
@@ -317,7 +314,10 @@ def write_tiny_sdxl(folder: Path) -> CatalogEntry:
         tokenizer_2=tiny_tokenizer(),
         unet=unet,
         scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            steps_offset=1,
             timestep_spacing="leading",
         ),
         force_zeros_for_empty_prompt=True,

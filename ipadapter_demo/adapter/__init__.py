@@ -9,6 +9,7 @@ from ipadapter_demo.adapter.attention import (
     cross_attention_layers,
     is_attached,
 )
+from ipadapter_demo.adapter.attention_maps import AttentionRecorder
 from ipadapter_demo.adapter.checkpoint import (
     check_fits,
     encoder_needed,
@@ -17,7 +18,6 @@ from ipadapter_demo.adapter.checkpoint import (
 )
 from ipadapter_demo.adapter.formats import adapter_file, image_encoder_named
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
-from ipadapter_demo.adapter.overlay import Watch
 from ipadapter_demo.adapter.projection import (
     LinearProjection,
     MLPProjection,
@@ -27,6 +27,7 @@ from ipadapter_demo.adapter.projection import (
 )
 
 __all__ = [
+    "AttentionRecorder",
     "DecoupledAttnProcessor",
     "ImageAdapter",
     "ImageKeyValue",
@@ -36,7 +37,6 @@ __all__ = [
     "Projection",
     "Resampler",
     "Variant",
-    "Watch",
     "adapter_file",
     "attach",
     "attached",

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ipadapter_demo.adapter.overlay import Watch
+from ipadapter_demo.adapter.attention_maps import AttentionRecorder
 from ipadapter_demo.errors import ModelError
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class ImagePrompt:
 
         unet(..., cross_attention_kwargs={"ip_hidden_states": (prompt, ...)})
 
-    Several prompts for the same rows add up. `value_weights` weigh tokens, and so the references
+    Several prompts for the same rows add up. `token_weights` weigh tokens, and so the references
     they come from, inside one shared softmax. `mask` confines the branch to a region; it is as
-    large as the output, or smaller by powers of two. `layers` multiplies λ in each cross-attention
-    layer, in `cross_attention_layers` order. A λ of exactly 0.0 costs nothing. `adapter` is the
-    place, among the attached ones, of the adapter that made the tokens.
+    large as the output, or smaller by powers of two. `layer_scales` multiplies λ in each
+    cross-attention layer, in `cross_attention_layers` order. A λ of exactly 0.0 costs nothing.
+    `adapter_index` is the place, among the attached ones, of the adapter that made the tokens.
 
     Without gradients a prompt keeps its K' and V' of every layer from one call to the next: the
     steps of a sampler share them. It is to be made anew once an adapter's weights have changed.
@@ -46,12 +46,12 @@ class ImagePrompt:
     rows: slice
     tokens: Tensor  # (1 or rows, n, cross_dim)
     scale: float | Tensor  # λ, a number or (rows, 1, 1)
-    value_weights: Tensor | None = None  # (n,)
+    token_weights: Tensor | None = None  # (n,)
     mask: Tensor | None = None  # (1 or rows, 1, height, width) in [0, 1]
-    layers: tuple[float, ...] | None = None
-    adapter: int = 0
-    watch: Watch | None = None  # looks on; without one nothing is computed for it
-    kept: dict[ImageKeyValue, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    layer_scales: tuple[float, ...] | None = None
+    adapter_index: int = 0
+    recorder: AttentionRecorder | None = None  # looks on; without one nothing is computed for it
+    kv_cache: dict[ImageKeyValue, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
 
 
 class ImageKeyValue(nn.Module):
@@ -150,14 +150,14 @@ class DecoupledAttnProcessor:
         query is (B, heads, L, head_dim).
         """
         scale = prompt.scale
-        if prompt.layers is not None:
-            scale = scale * prompt.layers[self.number]
+        if prompt.layer_scales is not None:
+            scale = scale * prompt.layer_scales[self.number]
         if not isinstance(scale, Tensor) and scale == 0.0:
             return attended
         query = query[prompt.rows]
         assert len(query), f"{prompt.rows} selects no row of a batch of {len(attended)}"
 
-        key, value = _key_value(self.pairs[prompt.adapter], prompt, query.shape[1])
+        key, value = _key_value(self.pairs[prompt.adapter_index], prompt, query.shape[1])
         shape = (len(query), -1, -1, -1)  # one reference may serve all the rows
         image = _merge_heads(
             F.scaled_dot_product_attention(query, key.expand(shape), value.expand(shape))
@@ -167,10 +167,10 @@ class DecoupledAttnProcessor:
             image = image * _mask_per_query(prompt.mask, image.shape[1]).to(image)
         # λ may come in float32 and from the CPU, whatever the layer works in
         image = (scale.to(image) if isinstance(scale, Tensor) else scale) * image
-        if prompt.watch is not None:
-            width, height = prompt.watch.size
+        if prompt.recorder is not None:
+            width, height = prompt.recorder.size
             grid = _query_grid(height, width, image.shape[1])
-            prompt.watch(query, key, attended[prompt.rows], image, grid)
+            prompt.recorder(query, key, attended[prompt.rows], image, grid)
         if torch.is_grad_enabled():
             attended = attended.clone()  # autograd may have kept the original
         attended[prompt.rows] += image
@@ -180,14 +180,14 @@ class DecoupledAttnProcessor:
 def _key_value(pair: ImageKeyValue, prompt: ImagePrompt, heads: int) -> tuple[Tensor, Tensor]:
     """K' and V', (1 or rows, heads, n, head_dim) each."""
     drawing = not torch.is_grad_enabled()
-    if drawing and pair in prompt.kept:
-        return prompt.kept[pair]
+    if drawing and pair in prompt.kv_cache:
+        return prompt.kv_cache[pair]
     key = _split_heads(pair.to_k_ip(prompt.tokens), heads)
     value = _split_heads(pair.to_v_ip(prompt.tokens), heads)
-    if prompt.value_weights is not None:
-        value = value * prompt.value_weights.to(value)[:, None]
+    if prompt.token_weights is not None:
+        value = value * prompt.token_weights.to(value)[:, None]
     if drawing:
-        prompt.kept[pair] = key, value
+        prompt.kv_cache[pair] = key, value
     return key, value
 
 

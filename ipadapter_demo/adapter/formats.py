@@ -38,8 +38,12 @@ SECTIONS = {
     "ip_adapter": ("ip_adapter", "adapter_modules"),
 }
 # as InvokeAI names them, then accelerate
-_IN_A_FOLDER = ("ip_adapter.safetensors", "ip_adapter.bin", "model.safetensors",
-                "pytorch_model.bin")
+_IN_A_FOLDER = (
+    "ip_adapter.safetensors",
+    "ip_adapter.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 _WRAPPERS = re.compile(r"^(state_dict\.)?(module\.)*")
 
 
@@ -105,8 +109,11 @@ def _section(content: Mapping[str, Any], section: str) -> dict[str, Any]:
     """A section of a flat file, under its published name whatever it is called there."""
     for called in SECTIONS[section]:
         prefix = f"{called}."
-        found = {f"{section}.{key.removeprefix(prefix)}": value
-                 for key, value in content.items() if key.startswith(prefix)}
+        found = {
+            f"{section}.{key.removeprefix(prefix)}": value
+            for key, value in content.items()
+            if key.startswith(prefix)
+        }
         if called in content:  # not even a dictionary
             found[section] = content[called]
         if found:

@@ -36,12 +36,20 @@ def _save(figure: Figure, path: Path) -> None:
 
 def methods(record: Record, path: Path) -> None:
     figure, panels = _figure(2)
-    for panel, mark, label in zip(panels, ("attributes", "clip_i"),
-                                  ("attributes kept", "CLIP-I"), strict=True):
+    for panel, mark, label in zip(
+        panels, ("attributes", "clip_i"), ("attributes kept", "CLIP-I"), strict=True
+    ):
         for colour, row in zip(COLOURS, record["rows"], strict=False):
-            found = row["marks"][mark]
-            panel.errorbar(row["parameters"], found["mean"], found["std"], fmt="o", capsize=3,
-                           color=colour, label=row["method"])
+            found = row["metrics"][mark]
+            panel.errorbar(
+                row["parameters"],
+                found["mean"],
+                found["std"],
+                fmt="o",
+                capsize=3,
+                color=colour,
+                label=row["method"],
+            )
         panel.set(xscale="log", xlabel="trained parameters", ylabel=label)
     panels[0].legend(frameon=False, fontsize=7)
     _save(figure, path)
@@ -52,8 +60,12 @@ def tuning(record: Record, path: Path) -> None:
     names = dict.fromkeys(row["method"] for row in record["rows"])
     for place, (colour, name) in enumerate(zip(COLOURS, names, strict=False)):
         beside = 1.12 ** (place - 2.5)  # so that no point hides another
-        points = [(row["lr"] * beside, found["attributes"]) for row in record["rows"]
-                  if row["method"] == name for found in row["marks"].values()]
+        points = [
+            (row["lr"] * beside, found["attributes"])
+            for row in record["rows"]
+            if row["method"] == name
+            for found in row["metrics"].values()
+        ]
         panel.plot(*zip(*points, strict=True), "o", ms=4, color=colour, label=name)
     rates = sorted({row["lr"] for row in record["rows"]})
     panel.set(xscale="log", xlabel="learning rate", ylabel="attributes kept")
@@ -68,9 +80,17 @@ def scale(record: Record, path: Path) -> None:
     for colour, curve in zip(COLOURS, record["curves"], strict=False):
         points = curve["points"]
         panel.errorbar(
-            [p["text"]["mean"] for p in points], [p["image"]["mean"] for p in points],
-            [p["image"]["std"] for p in points], [p["text"]["std"] for p in points],
-            fmt="o-", ms=3, lw=1, elinewidth=0.6, color=colour, label=curve["method"])
+            [p["text"]["mean"] for p in points],
+            [p["image"]["mean"] for p in points],
+            [p["image"]["std"] for p in points],
+            [p["text"]["std"] for p in points],
+            fmt="o-",
+            ms=3,
+            lw=1,
+            elinewidth=0.6,
+            color=colour,
+            label=curve["method"],
+        )
     panel.set(xlabel="floor that the text names", ylabel="solid that the picture shows")
     panel.legend(frameon=False, fontsize=7)
     _save(figure, path)
@@ -79,10 +99,17 @@ def scale(record: Record, path: Path) -> None:
 def data(record: Record, path: Path) -> None:
     figure, [panel] = _figure()
     for colour, curve in zip(COLOURS, record["curves"], strict=False):
-        marks = [mark["attributes"] for mark in curve["marks"]]
-        panel.errorbar(curve["steps"], [m["mean"] for m in marks], [m["std"] for m in marks],
-                       fmt="o-", ms=3, capsize=3, color=colour,
-                       label=f"{curve['pictures']:,} pictures")
+        metrics = [mark["attributes"] for mark in curve["metrics"]]
+        panel.errorbar(
+            curve["steps"],
+            [m["mean"] for m in metrics],
+            [m["std"] for m in metrics],
+            fmt="o-",
+            ms=3,
+            capsize=3,
+            color=colour,
+            label=f"{curve['pictures']:,} pictures",
+        )
     panel.set(xlabel="training steps", ylabel="attributes kept")
     panel.legend(frameon=False)
     _save(figure, path)
@@ -113,8 +140,13 @@ def structure(record: Record, path: Path) -> None:
     both = (("edge_f1", "edge F1", True), ("cell_error", "error of a palette cell", False))
     for panel, (mark, label, referenced) in zip(panels, both, strict=True):
         found = [row for row in record["rows"] if row["reference"] == referenced]
-        panel.barh([row["structure"] for row in found], [r["marks"][mark]["mean"] for r in found],
-                   xerr=[r["marks"][mark]["std"] for r in found], capsize=3, color=COLOURS[0])
+        panel.barh(
+            [row["structure"] for row in found],
+            [r["metrics"][mark]["mean"] for r in found],
+            xerr=[r["metrics"][mark]["std"] for r in found],
+            capsize=3,
+            color=COLOURS[0],
+        )
         panel.invert_yaxis()
         panel.set(xlabel=f"{label}, {'with' if referenced else 'without'} a reference")
     panels[1].set_yticks([])
@@ -125,21 +157,42 @@ def plus(record: Record, path: Path) -> None:
     figure, [panel] = _figure()
     for colour, curve in zip(COLOURS, record["curves"], strict=False):
         points = curve["points"]
-        panel.errorbar([p["spread"] for p in points], [p["attributes"] for p in points],
-                       xerr=[p["spread_error"] for p in points], fmt="o-", ms=3, lw=1,
-                       elinewidth=0.6, color=colour, label=curve["adapter"])
+        panel.errorbar(
+            [p["spread"] for p in points],
+            [p["attributes"] for p in points],
+            xerr=[p["spread_error"] for p in points],
+            fmt="o-",
+            ms=3,
+            lw=1,
+            elinewidth=0.6,
+            color=colour,
+            label=curve["adapter"],
+        )
         for point in points:
-            panel.annotate(f"{point['scale']:g}", (point["spread"], point["attributes"]),
-                           textcoords="offset points", xytext=(4, -9), fontsize=6, color=colour)
-    panel.axvline(record["spread_over_scenes"], color="grey", ls=":", lw=1,
-                  label="spread over scenes")
-    panel.set(xlabel="spread of places over seeds (widths of the picture)",
-              ylabel="attributes kept")
+            panel.annotate(
+                f"{point['scale']:g}",
+                (point["spread"], point["attributes"]),
+                textcoords="offset points",
+                xytext=(4, -9),
+                fontsize=6,
+                color=colour,
+            )
+    panel.axvline(
+        record["spread_over_scenes"], color="grey", ls=":", lw=1, label="spread over scenes"
+    )
+    panel.set(
+        xlabel="spread of places over seeds (widths of the picture)", ylabel="attributes kept"
+    )
     panel.legend(frameon=False)
     _save(figure, path)
 
 
 FIGURES: dict[str, Callable[[Record, Path], None]] = {
-    "methods": methods, "tuning": tuning, "scale": scale, "transfer": transfer,
-    "structure": structure, "data": data, "plus": plus,
+    "methods": methods,
+    "tuning": tuning,
+    "scale": scale,
+    "transfer": transfer,
+    "structure": structure,
+    "data": data,
+    "plus": plus,
 }

@@ -11,60 +11,68 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipadapter_demo.claims.lab import SIDE, Exam, Lab
 from ipadapter_demo.claims.methods import Method
+from ipadapter_demo.claims.testbed import SIDE, EvalSet, Testbed
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.feed import Batch
-from ipadapter_demo.training.frozen import train
+from ipadapter_demo.training.finetune import train
 from ipadapter_demo.training.image_adapter import lost
 from ipadapter_demo.training.latents import sample_latents
 from ipadapter_demo.training.objective import Given
 from ipadapter_demo.training.tabletop import config_of
 
 BATCH, STEPS, MARKS_EVERY = 32, 800, 200
-MARKS_SCENES = 96  # of the exams on the way
+METRICS_SCENES = 96  # of the exams on the way
 _AT_ONCE = 32  # pictures drawn together
 
 
-def run_folder(lab: Lab, method: Method, seed: int, pictures: int) -> Path:
+def run_folder(testbed: Testbed, method: Method, seed: int, pictures: int) -> Path:
     name = method.name.replace(",", "").replace(" ", "-").lower()
-    return lab.runs / f"{name}-{method.lr:g}-{pictures}-{seed}"
+    return testbed.runs / f"{name}-{method.lr:g}-{pictures}-{seed}"
 
 
 class MethodTask:
     """A method as the trainer wants it: like the image adapter's task, but for what is read of the
     picture and how the UNet is told."""
 
-    def __init__(self, config: ImageAdapterConfig, lab: Lab, method: Method,
-                 base: BaseModel) -> None:
-        self.config, self.lab, self.method = config, lab, method
+    def __init__(
+        self, config: ImageAdapterConfig, testbed: Testbed, method: Method, base: BaseModel
+    ) -> None:
+        self.config, self.testbed, self.method = config, testbed, method
         self.trained = method.trained
         self.drawing = replace(base, unet=method.unet)
-        self.preparer = Preparer(config.size, base.image_processor,
-                                 own_pictures=config.own_pictures)
+        self.preparer = Preparer(
+            config.size, base.image_processor, own_pictures=config.own_pictures
+        )
 
     def embeds(self, examples: Sequence[Example]) -> Tensor:
         seen = torch.stack([e.clip_pixels for e in examples if e.clip_pixels is not None])
-        return self.lab.read_by_encoder(self.method.reads, seen)
+        return self.testbed.read_by_encoder(self.method.reads, seen)
 
     def given(self, batch: Batch) -> Given:
-        method, lab = self.method, self.lab
+        method, testbed = self.method, self.testbed
         no_image, no_text = lost(self.config, batch.draws.drop)
         if method.reads == "shuffled":
             pixels = batch.stacked("pixels") / 127.5 - 1
             # a shuffle of its own for every sample, as everything else by chance
-            read = torch.cat([
-                lab.read("shuffled", pixels[i : i + 1], torch.Generator().manual_seed(int(key)))
-                for i, key in enumerate((batch.draws.drop.double() * 2**24).long())])
+            read = torch.cat(
+                [
+                    testbed.read(
+                        "shuffled", pixels[i : i + 1], torch.Generator().manual_seed(int(key))
+                    )
+                    for i, key in enumerate((batch.draws.drop.double() * 2**24).long())
+                ]
+            )
         else:
             read = batch.stacked("embeds")
-        read[no_image] = lab.nothing(method.reads, 1)
+        read[no_image] = testbed.nothing(method.reads, 1)
         texts = batch.captions(lost=no_text)
 
-        def arguments(noisy: Tensor, timesteps: Tensor, text: Tensor,
-                      added: dict[str, Tensor] | None) -> dict[str, Any]:
+        def arguments(
+            noisy: Tensor, timesteps: Tensor, text: Tensor, added: dict[str, Tensor] | None
+        ) -> dict[str, Any]:
             return method.arguments(read, text, noisy, timesteps, 1.0)
 
         return Given(texts, [False] * len(texts), arguments)
@@ -73,69 +81,91 @@ class MethodTask:
         return []  # the checkpoint is all that a study needs
 
 
-def trained(lab: Lab, build: Callable[[Lab], Method], seed: int,
-            pictures: int | None = None) -> Method:
+def trained(
+    testbed: Testbed, build: Callable[[Testbed], Method], seed: int, pictures: int | None = None
+) -> Method:
     """A method after its STEPS of BATCH on the first `pictures`, resuming where it was interrupted.
 
     By the trainer and with the settings of the image adapter's own recipe. Every MARKS_EVERY steps
-    the averaged weights sit an exam; see `marks_of`.
+    the averaged weights sit an eval_set; see `metrics_of`.
     """
     torch.manual_seed(seed)
-    method = build(lab)
-    count = pictures or len(lab.pictures)
-    folder = run_folder(lab, method, seed, count)
-    config = recipe(lab, method, folder, seed, count)
+    method = build(testbed)
+    count = pictures or len(testbed.pictures)
+    folder = run_folder(testbed, method, seed, count)
+    config = recipe(testbed, method, folder, seed, count)
 
     def look(path: Path) -> dict[str, float]:
-        exam = Exam.of(lab, MARKS_SCENES)
-        marks = exam.marks(lab, variations(lab, method, exam, seed))
+        eval_set = EvalSet.of(testbed, METRICS_SCENES)
+        metrics = eval_set.metrics(testbed, variations(testbed, method, eval_set, seed))
         step = int(path.stem.removeprefix("preview-"))
-        (folder / f"marks-{step:06d}.json").write_text(json.dumps(marks))
-        return marks
+        (folder / f"metrics-{step:06d}.json").write_text(json.dumps(metrics))
+        return metrics
 
-    train(config, lambda base: MethodTask(config, lab, method, base), lambda *_: look)
+    train(config, lambda base: MethodTask(config, testbed, method, base), lambda *_: look)
     method.trained.eval()
     return method
 
 
-def recipe(lab: Lab, method: Method, folder: Path, seed: int, count: int) -> ImageAdapterConfig:
+def recipe(
+    testbed: Testbed, method: Method, folder: Path, seed: int, count: int
+) -> ImageAdapterConfig:
     """The tabletop adapter's, at half size, but every method is shown the very picture, as in the
     paper. What a shuffle reads cannot be kept beforehand."""
     more = {"cache": None} if method.reads == "shuffled" else {}
     return config_of(
-        ImageAdapterConfig, folder, lab.pictures[:count], base=str(lab.base), size=4 * SIDE,
-        batch=BATCH, steps=STEPS, lr=method.lr, seed=100 + seed,
+        ImageAdapterConfig,
+        folder,
+        testbed.pictures[:count],
+        base=str(testbed.base),
+        size=4 * SIDE,
+        batch=BATCH,
+        steps=STEPS,
+        lr=method.lr,
+        seed=100 + seed,
         preview_every=MARKS_EVERY,
-        variant="plus" if method.reads == "patches" else "base", own_pictures=True, device="cpu",
-        **more)
+        variant="plus" if method.reads == "patches" else "base",
+        own_pictures=True,
+        device="cpu",
+        **more,
+    )
 
 
-def marks_of(folder: Path) -> dict[int, dict[str, float]]:
+def metrics_of(folder: Path) -> dict[int, dict[str, float]]:
     """What `trained` noted on the way, by step."""
-    return {int(path.stem.removeprefix("marks-")): json.loads(path.read_text())
-            for path in sorted(folder.glob("marks-*.json"))}
+    return {
+        int(path.stem.removeprefix("metrics-")): json.loads(path.read_text())
+        for path in sorted(folder.glob("metrics-*.json"))
+    }
 
 
-def variations(lab: Lab, method: Method, exam: Exam, seed: int) -> Tensor:
-    """A picture of each of the exam's references: no words, λ = 1."""
-    return drawn(lab, method, exam.references, [""] * len(exam.references), 1.0, seed)
+def variations(testbed: Testbed, method: Method, eval_set: EvalSet, seed: int) -> Tensor:
+    """A picture of each of the eval_set's references: no words, λ = 1."""
+    return drawn(testbed, method, eval_set.references, [""] * len(eval_set.references), 1.0, seed)
 
 
 @torch.no_grad()
-def drawn(lab: Lab, method: Method, references: Tensor, texts: Sequence[str], scale: float,
-          seed: int) -> Tensor:
+def drawn(
+    testbed: Testbed,
+    method: Method,
+    references: Tensor,
+    texts: Sequence[str],
+    scale: float,
+    seed: int,
+) -> Tensor:
     """Pictures (N, 3, 64, 64), guided, one of each reference and text."""
     parts = []
     generator = torch.Generator().manual_seed(seed)
     for rows in torch.arange(len(references)).split(_AT_ONCE):
-        given = lab.read(method.reads, references[rows], generator)
-        given = torch.cat([given, lab.nothing(method.reads, len(rows))])
-        states = lab.frozen.text_states([texts[i] for i in rows] + [""] * len(rows), "cpu")
+        given = testbed.read(method.reads, references[rows], generator)
+        given = torch.cat([given, testbed.nothing(method.reads, len(rows))])
+        states = testbed.frozen.text_states([texts[i] for i in rows] + [""] * len(rows), "cpu")
 
-        def arguments(noisy: Tensor, t: Tensor, given: Tensor = given,
-                      states: Tensor = states) -> dict:
+        def arguments(
+            noisy: Tensor, t: Tensor, given: Tensor = given, states: Tensor = states
+        ) -> dict:
             return method.arguments(given, states, noisy, t, scale)
 
         noise = torch.randn(len(rows), 4, SIDE, SIDE, generator=generator)
-        parts.append(lab.frozen.pixels(sample_latents(method.unet, noise, arguments)))
+        parts.append(testbed.frozen.pixels(sample_latents(method.unet, noise, arguments)))
     return torch.cat(parts)

@@ -26,7 +26,8 @@ from ipadapter_demo.settings import (
 )
 
 if TYPE_CHECKING:
-    from ipadapter_demo.pipeline import ImagePromptPipeline, Studio
+    from ipadapter_demo.pipeline import ImagePromptPipeline
+    from ipadapter_demo.serving import ModelManager
 
 Load = Callable[..., "ImagePromptPipeline"]
 
@@ -57,15 +58,15 @@ def generate(arguments: Arguments, load: Load) -> None:
     record = record_from_png(arguments.from_png) if arguments.from_png else None
     given = given_fields(arguments)  # read before the model is: a wrong path shows at once
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pipeline = _loaded(arguments, load, record.facts.get("model") if record else None)
+    pipeline = _loaded(arguments, load, record.provenance.get("model") if record else None)
     start = record.request if record else GenerateRequest(**pipeline.info.recommended(given))
     request = completed(replace(start, **given), pipeline.info, arguments)
     result = pipeline.generate(request)
-    for note in result.notes:
+    for note in result.warnings:
         print(note, file=sys.stderr)
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         path = free_path(arguments.out, str(seed))
-        save_png(path, image, result.request, seed, index, result.facts)
+        save_png(path, image, result.request, seed, index, result.provenance)
         _print(path=str(path), seed=seed, seconds=round(result.seconds, 3))
 
 
@@ -76,11 +77,11 @@ def compare(arguments: Arguments, load: Load) -> None:
         comparison.print_schema()
     elif arguments.verify is not None:
         bundle = comparison.bundle_of(arguments)
-        comparison.verify(bundle, _studio(arguments, load, **comparison.made_with(bundle)))
+        comparison.verify(bundle, _manager(arguments, load, **comparison.made_with(bundle)))
     else:
         spec = comparison.spec_of(arguments)
-        studio = _studio(arguments, load, model=spec.document.get("model"))
-        comparison.draw(arguments, spec, studio)
+        manager = _manager(arguments, load, model=spec.document.get("model"))
+        comparison.draw(arguments, spec, manager)
 
 
 def render(arguments: Arguments, _: Load) -> None:
@@ -94,8 +95,9 @@ def render(arguments: Arguments, _: Load) -> None:
         for path in write_shards(arguments.out, scenes, drawn, arguments.seed):
             _print(path=str(path))
         return
-    entries = write_scenes(arguments.out, arguments.count, arguments.seed, arguments.size,
-                          arguments.maps)
+    entries = write_scenes(
+        arguments.out, arguments.count, arguments.seed, arguments.size, arguments.maps
+    )
     path = arguments.out / "scene.json"
     path.write_text(json.dumps(entries, indent=1) + "\n")
     _print(path=str(path), scenes=len(entries))
@@ -116,10 +118,11 @@ def evaluate(arguments: Arguments, load: Load) -> None:
     same |= _loaded_as(pipeline)
     several = arguments.workers > 1
     seed = HELD_OUT_SEED if arguments.seed is None else arguments.seed
-    with (drawn_by_workers(arguments.workers, **same) if several
-          else nullcontext(drawn_by(pipeline))) as draw:
+    with (
+        drawn_by_workers(arguments.workers, **same) if several else nullcontext(drawn_by(pipeline))
+    ) as draw:
         if arguments.keep is not None:
-            draw = kept_in(arguments.keep, draw, pipeline.facts)
+            draw = kept_in(arguments.keep, draw, pipeline.provenance)
         report = report_on(pipeline, arguments.scenes, seed, draw=draw, progress=_progress)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     _print(path=str(arguments.out))
@@ -127,7 +130,7 @@ def evaluate(arguments: Arguments, load: Load) -> None:
 
 def _loaded_as(pipeline: ImagePromptPipeline) -> dict[str, Any]:
     """What makes a worker's pipeline the same: settings that were left open are decided by now."""
-    return {name: pipeline.facts[name] for name in ("model", "device", "dtype")}
+    return {name: pipeline.provenance[name] for name in ("model", "device", "dtype")}
 
 
 def _evaluate_coco(arguments: Arguments) -> None:
@@ -137,15 +140,27 @@ def _evaluate_coco(arguments: Arguments) -> None:
         if getattr(arguments, name) is None:
             raise RequestError(f"evaluate coco needs --{name}")
     settings = _settings(arguments)
-    protocol = Protocol(samples=arguments.samples, steps=arguments.steps,
-                        guidance=arguments.guidance, sampler=arguments.sampler,
-                        seed=arguments.seed or 0)
+    protocol = Protocol(
+        samples=arguments.samples,
+        steps=arguments.steps,
+        guidance=arguments.guidance,
+        sampler=arguments.sampler,
+        seed=arguments.seed or 0,
+    )
     items = items_of(arguments.images, arguments.captions, arguments.limit)
-    report = evaluate_coco(items, {"model": settings.model, **load_options(settings)},
-                           arguments.clip, protocol, arguments.out, arguments.workers,
-                           arguments.gpus, _progress)
-    _print(path=str(arguments.out / "report.json"), clip_i=report["clip_i"],
-           clip_t=report["clip_t"])
+    report = evaluate_coco(
+        items,
+        {"model": settings.model, **load_options(settings)},
+        arguments.clip,
+        protocol,
+        arguments.out,
+        arguments.workers,
+        arguments.gpus,
+        _progress,
+    )
+    _print(
+        path=str(arguments.out / "report.json"), clip_i=report["clip_i"], clip_t=report["clip_t"]
+    )
 
 
 def models(arguments: Arguments, _: Load) -> None:
@@ -170,16 +185,16 @@ def claims(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.claims import page, shipped, studies
 
     if arguments.study in studies.STUDIES:
-        from ipadapter_demo.claims.lab import open_lab
+        from ipadapter_demo.claims.testbed import open_testbed
 
-        record = studies.STUDIES[arguments.study](open_lab(arguments.runs), _progress)
+        record = studies.STUDIES[arguments.study](open_testbed(arguments.runs), _progress)
     else:
         from ipadapter_demo.evaluation.drawing import drawn_by_workers
 
         pipeline = load("tabletop", dtype=arguments.dtype)
         with drawn_by_workers(arguments.workers, **_loaded_as(pipeline)) as draw:
             record = shipped.SHIPPED[arguments.study](pipeline.info, draw, _progress)
-        record |= {"dtype": pipeline.facts["dtype"]}
+        record |= {"dtype": pipeline.provenance["dtype"]}
     for path in page.publish(arguments.study, record, arguments.docs):
         _print(path=str(path))
 
@@ -193,8 +208,11 @@ def train(arguments: Arguments, _: Load) -> None:
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    if arguments.part == "structure" or getattr(arguments, "config", None) or \
-            getattr(arguments, "data", None):
+    if (
+        arguments.part == "structure"
+        or getattr(arguments, "config", None)
+        or getattr(arguments, "data", None)
+    ):
         _print(part=arguments.part, **_train_on_pictures(arguments))
         return
     from ipadapter_demo.training import recipes
@@ -203,11 +221,16 @@ def train(arguments: Arguments, _: Load) -> None:
     steps = arguments.steps
     if steps is not None:
         steps = field_from(TrainingConfig, "steps", steps)
-    facts = recipes.train(arguments.part, arguments.runs, Path(arguments.out or recipes.OUT),
-                          steps=steps, device=resolved_device(arguments.device or None),
-                          pictures=arguments.pictures or recipes.PICTURES,
-                          **_given_fields(arguments))
-    _print(part=arguments.part, **facts)
+    provenance = recipes.train(
+        arguments.part,
+        arguments.runs,
+        Path(arguments.out or recipes.OUT),
+        steps=steps,
+        device=resolved_device(arguments.device or None),
+        pictures=arguments.pictures or recipes.PICTURES,
+        **_given_fields(arguments),
+    )
+    _print(part=arguments.part, **provenance)
 
 
 def _given_fields(arguments: Arguments) -> dict[str, Any]:
@@ -219,8 +242,11 @@ def _given_fields(arguments: Arguments) -> dict[str, Any]:
     from ipadapter_demo.training.config import ImageAdapterConfig
 
     taken = ("steps", "out", "device", "data", "resume")
-    return {f.name: value for f in fields(ImageAdapterConfig) if f.name not in taken
-            and (value := getattr(arguments, f.name)) is not None}
+    return {
+        f.name: value
+        for f in fields(ImageAdapterConfig)
+        if f.name not in taken and (value := getattr(arguments, f.name)) is not None
+    }
 
 
 def _train_on_pictures(arguments: Arguments) -> dict[str, Any]:
@@ -237,8 +263,14 @@ def _train_on_pictures(arguments: Arguments) -> dict[str, Any]:
 
 
 COMMANDS: dict[str, Callable[[Arguments, Load], None]] = {
-    "generate": generate, "compare": compare, "models": models, "render": render,
-    "evaluate": evaluate, "sheets": sheets, "claims": claims, "train": train,
+    "generate": generate,
+    "compare": compare,
+    "models": models,
+    "render": render,
+    "evaluate": evaluate,
+    "sheets": sheets,
+    "claims": claims,
+    "train": train,
 }
 
 
@@ -264,17 +296,19 @@ def _loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImageP
     return pipeline
 
 
-def _studio(arguments: Arguments, load: Load, **recorded: object) -> Studio:
+def _manager(arguments: Arguments, load: Load, **recorded: object) -> ModelManager:
     """The same, and every other model of the catalogue as well."""
     from ipadapter_demo.models.published import labels
-    from ipadapter_demo.pipeline import Studio, prepare
+    from ipadapter_demo.pipeline import prepare
+    from ipadapter_demo.serving import ModelManager
 
     settings = _settings(arguments, **recorded)
     others = without_additions(settings)
-    return Studio(
+    return ModelManager(
         load(settings.model, **load_options(settings), report=announced(_progress)),
         lambda name, report: prepare(
-            name, **load_options(settings if name == settings.model else others), report=report),
+            name, **load_options(settings if name == settings.model else others), report=report
+        ),
         labels(settings.models_dir),
     )
 

@@ -10,10 +10,10 @@ from ipadapter_demo.cli.options import Arguments
 from ipadapter_demo.compare import (
     BATCH,
     Bundle,
+    ComparisonWarning,
     Done,
     Event,
     Failed,
-    Note,
     Pace,
     Plan,
     Spec,
@@ -23,7 +23,7 @@ from ipadapter_demo.compare import (
 from ipadapter_demo.compare.bundle import MAX_GREY_LEVELS
 from ipadapter_demo.compare.spec import schema
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.serving import ModelManager
 
 
 def print_schema() -> None:
@@ -45,53 +45,63 @@ def bundle_of(arguments: Arguments) -> Bundle:
 def made_with(bundle: Bundle) -> dict[str, Any]:
     """Model, device and precision of a bundle's cells, as settings name them."""
     first = bundle.spec.document.get("model")
-    facts = bundle.manifest["models"].get(first, {})
-    return {"model": first, "device": facts.get("device"), "dtype": facts.get("dtype")}
+    provenance = bundle.manifest["models"].get(first, {})
+    return {"model": first, "device": provenance.get("device"), "dtype": provenance.get("dtype")}
 
 
-def draw(arguments: Arguments, spec: Spec, studio: Studio) -> None:
-    plan = Plan(spec, studio, arguments.batch or BATCH)
+def draw(arguments: Arguments, spec: Spec, manager: ModelManager) -> None:
+    plan = Plan(spec, manager, arguments.batch or BATCH)
     cost = Pace().cost(plan)
     print(cost, file=sys.stderr)
     if arguments.cost:
-        _print(cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1),
-               unknown=cost.unknown)
+        _print(
+            cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1), unknown=cost.unknown
+        )
         return
     failed = []
     noted: set[str] = set()
 
     def report(event: Event) -> None:
         if isinstance(event, Done):
-            for note in event.notes:
+            for note in event.warnings:
                 if note not in noted:  # cells have most of them in common
                     print(f"{event.cell.name}: {note}", file=sys.stderr)
-            noted.update(event.notes)
-        if isinstance(event, Note):
+            noted.update(event.warnings)
+        if isinstance(event, ComparisonWarning):
             print(event.message, file=sys.stderr)
         elif isinstance(event, Failed):
             failed.append(event.cell.name)
             _print(cell=event.cell.name, error=event.message)
         else:
-            _print(cell=event.cell.name, path=str(event.path), seed=event.cell.request.seed,
-                   seconds=round(event.seconds, 3))
+            _print(
+                cell=event.cell.name,
+                path=str(event.path),
+                seed=event.cell.request.seed,
+                seconds=round(event.seconds, 3),
+            )
 
     bundle = carry_out(plan, arguments.out, arguments.clip, report)
     _print(path=str(bundle))
     if failed:
-        raise RequestError(f"{len(failed)} of {cost.cells} cells could not be drawn "
-                           f"({', '.join(failed):.80}): their errors are above")
+        raise RequestError(
+            f"{len(failed)} of {cost.cells} cells could not be drawn "
+            f"({', '.join(failed):.80}): their errors are above"
+        )
 
 
-def verify(bundle: Bundle, studio: Studio) -> None:
+def verify(bundle: Bundle, manager: ModelManager) -> None:
     """Raises RequestError where a cell is further away than precision explains."""
-    for change in bundle.changes(studio):
+    for change in bundle.changes(manager):
         print(change, file=sys.stderr)
     far = []
-    for found in bundle.verified(studio):
+    for found in bundle.verified(manager):
         if found.difference is None or found.difference > MAX_GREY_LEVELS:
             far.append(found.cell.name)
-        _print(cell=found.cell.name, difference=found.difference,
-               **({"error": found.message} if found.message else {}))
+        _print(
+            cell=found.cell.name,
+            difference=found.difference,
+            **({"error": found.message} if found.message else {}),
+        )
     if far:
         raise RequestError(f"{len(far)} cells are not those of the bundle: {', '.join(far):.80}")
 

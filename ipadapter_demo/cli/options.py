@@ -19,17 +19,44 @@ Arguments = argparse.Namespace
 
 PROGRAM = "python -m ipadapter_demo"
 # Those of training/recipes.py, which would import torch; a test compares them.
-PARTS = ("codec", "clip", "image-encoder", "text-encoder", "base-small", "controlnet-small",
-         "t2i-palette-small", "base", "image-adapter", "image-adapter-plus", "controlnet",
-         "t2i-palette", "t2i-canny", "t2i-inpaint", "reader")
+PARTS = (
+    "vae",
+    "clip",
+    "image-encoder",
+    "text-encoder",
+    "base-small",
+    "controlnet-small",
+    "t2i-palette-small",
+    "base",
+    "image-adapter",
+    "image-adapter-plus",
+    "controlnet",
+    "t2i-palette",
+    "t2i-canny",
+    "t2i-inpaint",
+    "attribute-classifier",
+)
 
 # Those of claims/, likewise.
 STUDIES = ("data", "methods", "tuning", "scale", "transfer", "structure", "plus")
 
 # Options of a model, named as the settings they set.
-MODEL_OPTIONS = ("model", "base", "model_adapter", "models_dir", "image_encoder", "vae",
-                 "controlnet", "t2i_adapter", "lora", "embedding", "prediction_type", "zero_snr",
-                 "device", "dtype")
+MODEL_OPTIONS = (
+    "model",
+    "base",
+    "model_adapter",
+    "models_dir",
+    "image_encoder",
+    "vae",
+    "controlnet",
+    "t2i_adapter",
+    "lora",
+    "embedding",
+    "prediction_type",
+    "zero_snr",
+    "device",
+    "dtype",
+)
 
 GENERATE = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -139,7 +166,10 @@ def command_parser() -> argparse.ArgumentParser:
 
     def add(name: str, summary: str, text: str, examples: str = "") -> argparse.ArgumentParser:
         return commands.add_parser(
-            name, help=summary, description=text, epilog=examples,
+            name,
+            help=summary,
+            description=text,
+            epilog=examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
@@ -150,107 +180,230 @@ def command_parser() -> argparse.ArgumentParser:
     _add_evaluate(add("evaluate", "measure a model", EVALUATE, EVALUATE_EXAMPLES))
     _add_sheets(add("sheets", "draw sheets of examples", SHEETS))
     _add_claims(add("claims", "measure what the paper claims", CLAIMS))
-    _add_train(add("train", "train on your pictures, or the tabletop model", TRAIN,
-                    TRAIN_EXAMPLES))
+    _add_train(add("train", "train on your pictures, or the tabletop model", TRAIN, TRAIN_EXAMPLES))
     return parser
 
 
 def _add_generate(parser: argparse.ArgumentParser) -> None:
     window: dict[str, Any] = {"nargs": 2, "type": float, "metavar": ("START", "END")}
     add = parser.add_argument_group("what to make").add_argument
-    add("--reference", type=Path, action="append", metavar="R.png",
-        help="a picture as a prompt; repeat it to mix several")
-    add("--reference-weight", type=float, action="append", metavar="W",
-        help="once for all references, or once for each, 0 to 2 [1]")
-    add("--reference-mask", type=_optional_path, action="append", metavar="M.png",
-        help="white where a reference has a say; once for each, - for everywhere")
-    add("--reference-window", **window, action="append",
-        help="the part of the steps in which a reference acts; once for all, or once for each")
-    add("--reference-only", type=int, action="append", metavar="N",
-        help="the one picture of --count, from 0, that a reference is for; once for each")
-    add("--combine", choices=COMBINES,
-        help="several references side by side, or as their mean [concat]")
-    add("--negative-reference", type=Path, action="append", metavar="R.png",
-        help="a picture to move away from")
-    add("--fit", choices=FITS, action="append",
-        help="how a reference that is not square is made so; once for all, or once for each [crop]")
-    add("--scale", dest="image_scale", type=float, metavar="λ",
+    add(
+        "--reference",
+        type=Path,
+        action="append",
+        metavar="R.png",
+        help="a picture as a prompt; repeat it to mix several",
+    )
+    add(
+        "--reference-weight",
+        type=float,
+        action="append",
+        metavar="W",
+        help="once for all references, or once for each, 0 to 2 [1]",
+    )
+    add(
+        "--reference-mask",
+        type=_optional_path,
+        action="append",
+        metavar="M.png",
+        help="white where a reference has a say; once for each, - for everywhere",
+    )
+    add(
+        "--reference-window",
+        **window,
+        action="append",
+        help="the part of the steps in which a reference acts; once for all, or once for each",
+    )
+    add(
+        "--reference-only",
+        type=int,
+        action="append",
+        metavar="N",
+        help="the one picture of --count, from 0, that a reference is for; once for each",
+    )
+    add(
+        "--combine",
+        choices=COMBINES,
+        help="several references side by side, or as their mean [concat]",
+    )
+    add(
+        "--negative-reference",
+        type=Path,
+        action="append",
+        metavar="R.png",
+        help="a picture to move away from",
+    )
+    add(
+        "--fit",
+        choices=FITS,
+        action="append",
+        help="how a reference that is not square is made so; once for all, or once for each [crop]",
+    )
+    add(
+        "--scale",
+        dest="image_scale",
+        type=float,
+        metavar="λ",
         help="strength of the references, 0 to 2 [the model's: tabletop 1, beside a "
-        "prompt 0.65, beside a structure 0.75]")
-    add("--scale-window", dest="image_window", **window,
-        help="the part of the steps in which they act, in fractions [0 1]")
-    add("--layers", dest="image_layers", type=_layers, metavar="LAYERS",
+        "prompt 0.65, beside a structure 0.75]",
+    )
+    add(
+        "--scale-window",
+        dest="image_window",
+        **window,
+        help="the part of the steps in which they act, in fractions [0 1]",
+    )
+    add(
+        "--layers",
+        dest="image_layers",
+        type=_layers,
+        metavar="LAYERS",
         help="where the references act: all, style, layout, style+layout, or a factor for each "
-        "cross-attention layer, as 1,0.5,... [all]")
-    add("--adapter", metavar="NAME",
-        help="which of the model's image adapters reads the references [the model's first]")
+        "cross-attention layer, as 1,0.5,... [all]",
+    )
+    add(
+        "--adapter",
+        metavar="NAME",
+        help="which of the model's image adapters reads the references [the model's first]",
+    )
     add("--prompt", metavar="TEXT", help="what the picture shows, in words")
     add("--negative-prompt", metavar="TEXT", help="what it should not show")
-    add("--structure", type=_structure, action="append", metavar="KIND[:ANNOTATOR]=C.png",
+    add(
+        "--structure",
+        type=_structure,
+        action="append",
+        metavar="KIND[:ANNOTATOR]=C.png",
         help="hold the picture to the edges or colours of another: canny=C.png, "
         "canny:lineart=C.png, or canny:none=map.png for a ready map; repeatable. KIND is one of "
         "the model's (tabletop: canny, palette, t2i-canny), ANNOTATOR by default the first of the "
-        "kind's")
-    add("--structure-weight", type=float, action="append", metavar="W",
-        help="once for all structures, or once for each, 0 to 2 [1]")
-    add("--structure-fit", choices=FITS, action="append",
+        "kind's",
+    )
+    add(
+        "--structure-weight",
+        type=float,
+        action="append",
+        metavar="W",
+        help="once for all structures, or once for each, 0 to 2 [1]",
+    )
+    add(
+        "--structure-fit",
+        choices=FITS,
+        action="append",
         help="how a picture of other proportions than the output is brought to them; once for all "
-        "structures, or once for each [crop]")
+        "structures, or once for each [crop]",
+    )
     add("--structure-window", **window, help="the part of the steps in which they act [0 1]")
     add("--inpaint", type=Path, metavar="I.png", help="a picture to replace a part of")
     add("--mask", type=Path, metavar="M.png", help="which part: the white one, as large as I.png")
     add("--feather", type=int, metavar="PIXELS", help="softens the seam, inwards [2]")
-    add("--passes", type=int, metavar="N",
+    add(
+        "--repaint-passes",
+        type=int,
+        metavar="N",
         help="how often every step is taken, 1 to 10, for a seam that does not show "
-        "[the model's: tabletop 4]")
-    add("--context", type=float, metavar="C",
+        "[the model's: tabletop 4]",
+    )
+    add(
+        "--context",
+        type=float,
+        metavar="C",
         help="how much of I.png the model sees, from 0, only the mask enlarged, to 1, all "
-        "[the model's: 1]")
-    add("--surroundings", type=float, metavar="W",
+        "[the model's: 1]",
+    )
+    add(
+        "--background-weight",
+        type=float,
+        metavar="W",
         help="weight of I.png as an image prompt around the mask, to which references then keep "
-        "[the model's: tabletop 1]")
+        "[the model's: tabletop 1]",
+    )
     add("--init", type=Path, metavar="I.png", help="a picture to start from instead of noise")
-    add("--strength", type=float, metavar="S",
-        help="how much of I.png to forget, up to 1 [with --inpaint 1, with --init 0.6]")
-    add("--from-png", type=Path, metavar="P.png",
-        help="the request inside an output PNG; other options replace parts of it")
+    add(
+        "--strength",
+        type=float,
+        metavar="S",
+        help="how much of I.png to forget, up to 1 [with --inpaint 1, with --init 0.6]",
+    )
+    add(
+        "--from-png",
+        type=Path,
+        metavar="P.png",
+        help="the request inside an output PNG; other options replace parts of it",
+    )
 
     add = parser.add_argument_group("how").add_argument
-    add("--guidance", type=float, metavar="G",
-        help="how closely to follow all this, 1 to 30 [the model's: tabletop 6]")
-    add("--guidance-rescale", type=float, metavar="R",
-        help="0 to 1, against overexposure by guidance; 0.7 suits v-prediction [0]")
+    add(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="how closely to follow all this, 1 to 30 [the model's: tabletop 6]",
+    )
+    add(
+        "--guidance-rescale",
+        type=float,
+        metavar="R",
+        help="0 to 1, against overexposure by guidance; 0.7 suits v-prediction [0]",
+    )
     add("--steps", type=int, metavar="N", help="denoising steps [the model's: tabletop 20]")
     add("--sampler", choices=SAMPLERS, help="[dpm++]")
     add("--seed", type=int, metavar="N", help="where the noise comes from [0]")
     add("--count", type=int, metavar="N", help="how many pictures [1]")
-    add("--width", type=int, metavar="W", help="in pixels, a multiple of 8; both sides together at "
-        "most 1024 x 1024 pixels and 4 to 1 [the model's own, or as I.png]")
+    add(
+        "--width",
+        type=int,
+        metavar="W",
+        help="in pixels, a multiple of 8; both sides together at "
+        "most 1024 x 1024 pixels and 4 to 1 [the model's own, or as I.png]",
+    )
     add("--height", type=int, metavar="H", help="likewise [the model's own, or as I.png]")
-    add("--out", type=Path, default=Path("outputs"), metavar="DIR",
-        help="folder for the PNGs, named by seed; nothing is overwritten [outputs]")
+    add(
+        "--out",
+        type=Path,
+        default=Path("outputs"),
+        metavar="DIR",
+        help="folder for the PNGs, named by seed; nothing is overwritten [outputs]",
+    )
     _add_model(parser)
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("spec", type=Path, nargs="?", metavar="SPEC",
-        help="a spec, .yaml or .json; the files that it names lie beside it")
-    add("--out", type=Path, default=Path("comparison"), metavar="DIR",
-        help="folder for all of it [comparison]")
+    add(
+        "spec",
+        type=Path,
+        nargs="?",
+        metavar="SPEC",
+        help="a spec, .yaml or .json; the files that it names lie beside it",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("comparison"),
+        metavar="DIR",
+        help="folder for all of it [comparison]",
+    )
     add("--batch", type=_positive, metavar="N", help="cells drawn at once, at most [4]")
-    add("--clip", type=Path, metavar="FOLDER",
-        help="a CLIP model in transformers' layout to score with [the model's own]")
+    add(
+        "--clip",
+        type=Path,
+        metavar="FOLDER",
+        help="a CLIP model in transformers' layout to score with [the model's own]",
+    )
     add("--cost", action="store_true", help="only say what it would cost")
     add("--schema", action="store_true", help="only print the JSON schema of a spec")
-    add("--verify", type=Path, metavar="BUNDLE",
-        help="a bundle to draw again, the zip or its unpacked folder")
+    add(
+        "--verify",
+        type=Path,
+        metavar="BUNDLE",
+        help="a bundle to draw again, the zip or its unpacked folder",
+    )
     _add_model(parser)
 
 
 def _add_models(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models-dir", metavar="DIR",
-                        help="folder that mirrors the hub [$IPADAPTER_MODELS_DIR]")
+    parser.add_argument(
+        "--models-dir", metavar="DIR", help="folder that mirrors the hub [$IPADAPTER_MODELS_DIR]"
+    )
 
 
 def _add_render(parser: argparse.ArgumentParser) -> None:
@@ -258,33 +411,69 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
     add("--count", type=_positive, default=16, metavar="N", help="how many scenes [16]")
     add("--seed", type=int, default=0, metavar="N", help="which scenes [0]")
     add("--size", type=_positive, default=128, metavar="N", help="pixels a side [128]")
-    add("--maps", action="store_true",
+    add(
+        "--maps",
+        action="store_true",
         help="also NNNN-edges.png, NNNN-depth.png (16 bits, thousandths of a world unit from the "
-        "camera) and NNNN-mask-1.png, -2.png: a solid each, from left to right")
-    add("--shards", action="store_true",
+        "camera) and NNNN-mask-1.png, -2.png: a solid each, from left to right",
+    )
+    add(
+        "--shards",
+        action="store_true",
         help="webdataset shards to train on instead, NNNNN.tar: 1,024 pictures each, with captions "
-        "as poor as those of the web")
+        "as poor as those of the web",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="folder for all of it")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("protocol", nargs="?", choices=("tabletop", "coco"), default="tabletop",
-        metavar="tabletop|coco", help="which of the two [tabletop]")
-    add("--out", type=Path, required=True, metavar="PATH",
-        help="the report.json to write; for coco a folder for it and for what is finished")
-    add("--seed", type=int, metavar="N", help="which scenes, of which recipes learn from none from "
-        "900001 on [900001]; for coco of the first sample [0]")
-    add("--workers", type=_positive, default=1, metavar="N",
-        help="processes that draw, with one thread each if there are several [1]")
+    add(
+        "protocol",
+        nargs="?",
+        choices=("tabletop", "coco"),
+        default="tabletop",
+        metavar="tabletop|coco",
+        help="which of the two [tabletop]",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="the report.json to write; for coco a folder for it and for what is finished",
+    )
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="which scenes, of which recipes learn from none from "
+        "900001 on [900001]; for coco of the first sample [0]",
+    )
+    add(
+        "--workers",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="processes that draw, with one thread each if there are several [1]",
+    )
     add("--scenes", type=_positive, default=200, metavar="N", help="more are surer [200]")
-    add("--keep", type=Path, metavar="DIR", help="a folder for every picture that is drawn: those "
-        "that are there are not drawn again, so a stopped evaluation goes on")
+    add(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="a folder for every picture that is drawn: those "
+        "that are there are not drawn again, so a stopped evaluation goes on",
+    )
     add = parser.add_argument_group("coco").add_argument
     add("--images", type=Path, metavar="DIR", help="folder of the pictures")
     add("--captions", type=Path, metavar="FILE", help="their captions, in COCO's JSON")
-    add("--clip", type=Path, metavar="FOLDER", help="a CLIP model in transformers' layout; the "
-        "paper's is ViT-L/14")
+    add(
+        "--clip",
+        type=Path,
+        metavar="FOLDER",
+        help="a CLIP model in transformers' layout; the paper's is ViT-L/14",
+    )
     add("--limit", type=_positive, default=5000, metavar="N", help="the first pictures [5000]")
     add("--samples", type=_positive, default=4, metavar="N", help="of each picture [4]")
     add("--steps", type=_positive, default=50, metavar="N", help="of the sampler [50]")
@@ -296,28 +485,43 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _add_sheets(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--out", type=Path, default=Path("assets/figures"), metavar="DIR",
-        help="folder for the PNGs [assets/figures]")
+    add(
+        "--out",
+        type=Path,
+        default=Path("assets/figures"),
+        metavar="DIR",
+        help="folder for the PNGs [assets/figures]",
+    )
     _add_model(parser)
 
 
 def _add_claims(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("study", choices=STUDIES, metavar="STUDY", help="one of the above")
-    add("--runs", type=Path, default=Path("runs/claims"), metavar="DIR",
-        help="folder for rendered pictures and trainings [runs/claims]")
-    add("--docs", type=Path, default=Path("docs"), metavar="DIR",
-        help="where claims.md is [docs]")
-    add("--workers", type=_positive, default=1, metavar="N",
-        help="processes that draw with the shipped model [1]")
+    add(
+        "--runs",
+        type=Path,
+        default=Path("runs/claims"),
+        metavar="DIR",
+        help="folder for rendered pictures and trainings [runs/claims]",
+    )
+    add("--docs", type=Path, default=Path("docs"), metavar="DIR", help="where claims.md is [docs]")
+    add(
+        "--workers",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="processes that draw with the shipped model [1]",
+    )
     add("--dtype", choices=DTYPES, default="auto", help="in which it draws [auto]")
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig, add_fields
 
-    parts = parser.add_subparsers(dest="part", required=True, metavar="PART",
-                                  help="what to train; PART --help says more")
+    parts = parser.add_subparsers(
+        dest="part", required=True, metavar="PART", help="what to train; PART --help says more"
+    )
     configs = {"image-adapter": ImageAdapterConfig, "structure": StructureConfig}
     for part in (*PARTS, "structure"):
         about = ABOUT.get(part, "of the tabletop model")
@@ -325,8 +529,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         add = own.add_argument
         add("--threads", type=_positive, metavar="N", help="of the CPU [torch's default]")
         if part != "structure":
-            add("--runs", type=Path, default=Path("runs"), metavar="DIR",
-                help="folder for checkpoints, previews and rendered pictures [runs]")
+            add(
+                "--runs",
+                type=Path,
+                default=Path("runs"),
+                metavar="DIR",
+                help="folder for checkpoints, previews and rendered pictures [runs]",
+            )
             add("--pictures", type=_positive, metavar="N", help="to render and train on [32768]")
         if part in configs:
             add_fields(own, configs[part])
@@ -338,23 +547,44 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("model").add_argument
-    add("--model", metavar="NAME",
-        help="of the catalogue [what made --from-png, else $IPADAPTER_MODEL, else tabletop]")
-    add("--base", metavar="FOLDER_OR_ID", help="another base for a published model's adapter: a "
-        "folder, a .safetensors checkpoint or a repository on the hub [$IPADAPTER_BASE]")
-    add("--model-adapter", metavar="FILE", help="an image adapter of your own for the model "
-        "[$IPADAPTER_MODEL_ADAPTER]")
-    add("--models-dir", metavar="DIR",
-        help="folder that mirrors the hub [$IPADAPTER_MODELS_DIR]")
+    add(
+        "--model",
+        metavar="NAME",
+        help="of the catalogue [what made --from-png, else $IPADAPTER_MODEL, else tabletop]",
+    )
+    add(
+        "--base",
+        metavar="FOLDER_OR_ID",
+        help="another base for a published model's adapter: a "
+        "folder, a .safetensors checkpoint or a repository on the hub [$IPADAPTER_BASE]",
+    )
+    add(
+        "--model-adapter",
+        metavar="FILE",
+        help="an image adapter of your own for the model [$IPADAPTER_MODEL_ADAPTER]",
+    )
+    add("--models-dir", metavar="DIR", help="folder that mirrors the hub [$IPADAPTER_MODELS_DIR]")
     add_own_parts(add)
-    add("--prediction-type", choices=("epsilon", "v_prediction"),
-        help="of a checkpoint that does not say its own [$IPADAPTER_PREDICTION_TYPE]")
-    add("--zero-snr", action="store_true", help="the model was trained to zero terminal SNR and "
-        "does not say so [$IPADAPTER_ZERO_SNR]")
-    add("--device", help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one, "
-        "else mps]")
-    add("--dtype", choices=DTYPES, help="of the weights [$IPADAPTER_DTYPE, else auto: half "
-        "precision where the hardware has it and the model is not tiny]")
+    add(
+        "--prediction-type",
+        choices=("epsilon", "v_prediction"),
+        help="of a checkpoint that does not say its own [$IPADAPTER_PREDICTION_TYPE]",
+    )
+    add(
+        "--zero-snr",
+        action="store_true",
+        help="the model was trained to zero terminal SNR and does not say so [$IPADAPTER_ZERO_SNR]",
+    )
+    add(
+        "--device",
+        help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one, else mps]",
+    )
+    add(
+        "--dtype",
+        choices=DTYPES,
+        help="of the weights [$IPADAPTER_DTYPE, else auto: half "
+        "precision where the hardware has it and the model is not tiny]",
+    )
 
 
 def _optional_path(text: str) -> Path | None:

@@ -18,10 +18,24 @@ if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ModelInfo
 
 # Options named as the fields they set.
-FIELDS = ("prompt", "negative_prompt", "image_scale", "image_window", "image_layers", "combine",
-          "adapter", "guidance", "guidance_rescale", "steps", "sampler", "seed", "count", "width",
-          "height")
-OF_A_MASK = ("feather", "passes", "context", "surroundings")
+FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "image_scale",
+    "image_window",
+    "image_layers",
+    "combine",
+    "adapter",
+    "guidance",
+    "guidance_rescale",
+    "steps",
+    "sampler",
+    "seed",
+    "count",
+    "width",
+    "height",
+)
+OF_A_MASK = ("feather", "repaint_passes", "context", "background_weight")
 
 
 def given_fields(arguments: Arguments) -> dict[str, Any]:
@@ -49,8 +63,9 @@ def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -
     request = replace(request, structures=tuple(map(named, request.structures)))
     if arguments.inpaint is None or request.inpaint is None:
         return request
-    open_ = {name: value for name, value in info.inpainting.items()
-             if getattr(arguments, name) is None}
+    open_ = {
+        name: value for name, value in info.inpainting.items() if getattr(arguments, name) is None
+    }
     return replace(request, inpaint=replace(request.inpaint, **open_))
 
 
@@ -72,19 +87,30 @@ def _references(arguments: Arguments) -> tuple[Reference, ...] | None:
     if arguments.fit and not paths and not against:
         raise RequestError("--fit needs a --reference")
     shared = arguments.fit if len(arguments.fit or []) == 1 else None
-    fits = shared * len(paths) if shared else _one_each("--reference", "fit", paths, arguments.fit,
-                                                        "crop")
+    fits = (
+        shared * len(paths)
+        if shared
+        else _one_each("--reference", "fit", paths, arguments.fit, "crop")
+    )
     positive = [
         Reference(
-            image=_picture("--reference", path), weight=weight, fit=fit, window=tuple(window),
-            mask=None if mask is None else _picture("--reference-mask", mask), only_image=number,
+            image=_picture("--reference", path),
+            weight=weight,
+            fit=fit,
+            window=tuple(window),
+            mask=None if mask is None else _picture("--reference-mask", mask),
+            only_image=number,
         )
-        for path, weight, fit, window, mask, number in zip(paths, weights, fits, windows, masks,
-                                                           only, strict=True)
+        for path, weight, fit, window, mask, number in zip(
+            paths, weights, fits, windows, masks, only, strict=True
+        )
     ]
     negative = [
-        Reference(image=_picture("--negative-reference", path), negative=True,
-                  fit=shared[0] if shared else "crop")
+        Reference(
+            image=_picture("--negative-reference", path),
+            negative=True,
+            fit=shared[0] if shared else "crop",
+        )
         for path in against
     ]
     return tuple(positive + negative) or None
@@ -97,11 +123,20 @@ def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:
     fits = _one_each("--structure", "fit", parts, arguments.structure_fit, "crop")
     if arguments.structure_window and not parts:
         raise RequestError("--structure-window needs a --structure")
-    return tuple(
-        Structure(kind=kind, annotator=annotator, image=_picture(f"--structure {kind}", path),
-                  weight=weight, fit=fit, window=arguments.structure_window or (0.0, 1.0))
-        for (kind, annotator, path), weight, fit in zip(parts, weights, fits, strict=True)
-    ) or None
+    return (
+        tuple(
+            Structure(
+                kind=kind,
+                annotator=annotator,
+                image=_picture(f"--structure {kind}", path),
+                weight=weight,
+                fit=fit,
+                window=arguments.structure_window or (0.0, 1.0),
+            )
+            for (kind, annotator, path), weight, fit in zip(parts, weights, fits, strict=True)
+        )
+        or None
+    )
 
 
 def _inpaint(arguments: Arguments) -> Inpaint | None:
@@ -112,7 +147,7 @@ def _inpaint(arguments: Arguments) -> Inpaint | None:
             raise RequestError("--strength needs --inpaint or --init")
         for option in OF_A_MASK:
             if getattr(arguments, option) is not None:
-                raise RequestError(f"--{option} needs --inpaint")
+                raise RequestError(f"--{option.replace('_', '-')} needs --inpaint")
         return None
     options = {name: getattr(arguments, name) for name in ("strength", *OF_A_MASK)}
     return Inpaint(
@@ -126,12 +161,15 @@ def _picture(option: str, path: Path) -> Image.Image:
     return read_image(path, f"{option} {path}")
 
 
-def _one_each(option: str, what: str, items: Sequence[object], given: list[Any] | None,
-              default: Any) -> list[Any]:
+def _one_each(
+    option: str, what: str, items: Sequence[object], given: list[Any] | None, default: Any
+) -> list[Any]:
     """A value for each item, from none, one for all of them, or just as many."""
     if given is None:
         return [default] * len(items)
     if not items or len(given) not in (1, len(items)):
-        raise RequestError(f"{option}-{what} must be given once, or once for each {option}: "
-                           f"got {len(given)} for {len(items)}")
+        raise RequestError(
+            f"{option}-{what} must be given once, or once for each {option}: "
+            f"got {len(given)} for {len(items)}"
+        )
     return given * (len(items) // len(given))

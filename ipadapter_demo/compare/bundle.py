@@ -4,7 +4,7 @@ publish.py for how it is written.
     figure-p1.pdf .svg .png, figure.tex   to print
     cells/, given/, maps/, inputs/        pictures without loss; cells hold their whole request
     scores.csv                            numbers beside them
-    notes.txt                             what is missing and why, where something is
+    warnings.txt                             what is missing and why, where something is
     spec.json, manifest.json, rerun.sh    to make it again
 
 Equal comparisons on one machine give equal bundles, byte for byte.
@@ -31,8 +31,9 @@ from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec, spec_from_document, validate
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import MAX_FILE_BYTES, read_bytes, read_image
-from ipadapter_demo.pipeline import Studio, effective_request
+from ipadapter_demo.pipeline import effective_request
 from ipadapter_demo.record import check_values, record_from_png, request_to_json
+from ipadapter_demo.serving import ModelManager
 
 MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
 MAX_VALUES = 1_000_000  # of a manifest, about: see record.check_values
@@ -60,23 +61,37 @@ def manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> dict[str, Any
     cells, models = [], {}
     for cell in job.plan.grid.cells:
         row: dict[str, Any] = {
-            "name": cell.name, "heads": list(job.plan.grid.heads(cell)), "model": cell.model,
+            "name": cell.name,
+            "heads": list(job.plan.grid.heads(cell)),
+            "model": cell.model,
             "request": request_to_json(cell.request)["request"],
         }
         if job.path(cell).exists():
             content = job.path(cell).read_bytes()
             if cell.model not in models:  # the same for all cells of a finished job
-                models[cell.model] = record_from_png(content).facts
+                models[cell.model] = record_from_png(content).provenance
             row |= {"file": f"cells/{cell.name}.png", "sha256": _sum(content)}
             row |= {"maps": list(maps[cell.name])} if maps.get(cell.name) else {}
         elif message := job.message(cell):
             row["error"] = message
         cells.append(row)
-    inputs = [{"file": name, "sha256": _sum(content), "bytes": len(content),
-               "content": base64.b64encode(content).decode()}
-              for name, content in sorted(job.plan.spec.files.items())]
-    return {"schema": 1, "spec": job.plan.spec.document, "inputs": inputs,
-            "batch": job.plan.batch, "models": models, "cells": cells}
+    inputs = [
+        {
+            "file": name,
+            "sha256": _sum(content),
+            "bytes": len(content),
+            "content": base64.b64encode(content).decode(),
+        }
+        for name, content in sorted(job.plan.spec.files.items())
+    ]
+    return {
+        "schema": 1,
+        "spec": job.plan.spec.document,
+        "inputs": inputs,
+        "batch": job.plan.batch,
+        "models": models,
+        "cells": cells,
+    }
 
 
 def maps_by_cell(job: Job) -> dict[str, dict[str, bytes]]:
@@ -117,9 +132,9 @@ class Bundle:
         except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
             raise RequestError(f"{self.path.name} is no bundle: {error}") from error
 
-    def verified(self, studio: Studio) -> Iterator[Verified]:
+    def verified(self, manager: ModelManager) -> Iterator[Verified]:
         """Every cell drawn again, in the batches of the first time."""
-        plan = Plan(self.spec, studio, self.manifest["batch"])
+        plan = Plan(self.spec, manager, self.manifest["batch"])
         there = {row["name"]: row for row in self.manifest["cells"] if "file" in row}
         for batch in plan.batches:
             if any(cell.name in there for cell in batch.wanted):
@@ -127,13 +142,16 @@ class Bundle:
                     if cell.name in there:
                         yield self._compared(cell, outcome, there[cell.name])
 
-    def changes(self, studio: Studio) -> list[str]:
+    def changes(self, manager: ModelManager) -> list[str]:
         """What is not as it was when the bundle was made, named as in the manifest."""
         found = []
-        for model, facts in self.manifest["models"].items():
-            now = studio.with_model(model).facts
-            found += [f"{model}: {name} was {facts.get(name)!r:.200}, is {now.get(name)!r:.200}"
-                      for name in now if facts.get(name) != now[name]]
+        for model, provenance in self.manifest["models"].items():
+            now = manager.with_model(model).provenance
+            found += [
+                f"{model}: {name} was {provenance.get(name)!r:.200}, is {now.get(name)!r:.200}"
+                for name in now
+                if provenance.get(name) != now[name]
+            ]
         return found
 
     def _compared(self, cell: Cell, outcome: Any, row: dict[str, Any]) -> Verified:

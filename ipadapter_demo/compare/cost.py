@@ -60,7 +60,7 @@ class Pace:
 
     def cost(self, plan: Plan) -> Cost:
         cells = plan.grid.cells
-        pipeline = plan.studio.pipeline  # once: another visitor may change it meanwhile
+        pipeline = plan.manager.pipeline  # once: another visitor may change it meanwhile
         seconds = [self._seconds(pipeline, cell) for cell in cells]
         return Cost(
             cells=len(cells),
@@ -81,10 +81,15 @@ class Pace:
 def kind_of(request: GenerateRequest) -> Hashable:
     """What decides how long a call of the UNet takes, besides model and size: the rows of its
     batch, the networks beside it, and the image prompts."""
-    prompts = [(r.negative, r.window, r.mask is None, r.only_image)
-               for r in request.references if r.weight > 0 and request.image_scale > 0]
+    prompts = [
+        (r.negative, r.window, r.mask is None, r.only_image)
+        for r in request.references
+        if r.weight > 0 and request.image_scale > 0
+    ]
     return (
-        request.count, request.guidance > 1.0, tuple(prompts),
+        request.count,
+        request.guidance > 1.0,
+        tuple(prompts),
         tuple(structure.kind for structure in request.structures if structure.weight > 0),
         request.inpaint is not None,
     )
@@ -94,9 +99,12 @@ def measured(pipeline: ImagePromptPipeline, request: GenerateRequest) -> Speed:
     """By a few steps of the request, each taken once, all of them with everything that acts in
     it. The quickest counts: others may be at work as well."""
     probe = replace(
-        request, steps=PROBE_STEPS, strength=1.0, image_window=(0.0, 1.0),
+        request,
+        steps=PROBE_STEPS,
+        strength=1.0,
+        image_window=(0.0, 1.0),
         structures=tuple(replace(s, window=(0.0, 1.0)) for s in request.structures),
-        inpaint=request.inpaint and replace(request.inpaint, passes=1, strength=1.0),
+        inpaint=request.inpaint and replace(request.inpaint, repaint_passes=1, strength=1.0),
     )
     times = []
     with closing(pipeline.stream(probe)) as events:

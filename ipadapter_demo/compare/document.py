@@ -45,8 +45,9 @@ def document_from_text(text: str | bytes) -> Any:
         except (yaml.YAMLError, ValueError) as not_yaml:
             if isinstance(not_yaml, RequestError):
                 raise
-            raise RequestError(f"spec is neither JSON ({_said(not_json)}) "
-                               f"nor YAML ({_said(not_yaml)})") from not_yaml
+            raise RequestError(
+                f"spec is neither JSON ({_said(not_json)}) nor YAML ({_said(not_yaml)})"
+            ) from not_yaml
     check_document(document)
     return document
 
@@ -71,8 +72,9 @@ def _parts(value: object) -> list[Any]:
     """What a list or object is made of."""
     if isinstance(value, (list, tuple, dict)):
         if len(value) > MAX_ITEMS:
-            raise RequestError(f"spec: a list or object may have {MAX_ITEMS} entries, "
-                               f"got {len(value):,}")
+            raise RequestError(
+                f"spec: a list or object may have {MAX_ITEMS} entries, got {len(value):,}"
+            )
         return [*value, *(value.values() if isinstance(value, dict) else ())]
     if isinstance(value, float) and not math.isfinite(value):
         raise RequestError(f"spec: numbers must be finite, got {value}")
@@ -95,8 +97,9 @@ def _decoded(text: str | bytes) -> str:
     try:  # what JSON may be written in, and what editors on Windows write
         return text.decode(json.detect_encoding(text)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise RequestError(f"spec must be text in UTF-8: {error.reason} at byte "
-                           f"{error.start:,}") from error
+        raise RequestError(
+            f"spec must be text in UTF-8: {error.reason} at byte {error.start:,}"
+        ) from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,8 +169,10 @@ class _Yaml:
         if not isinstance(event, yaml.ScalarEvent):
             raise RequestError(f"spec: names of fields must be text (line {_line(event)})")
         if event.value == "<<" and event.implicit[0]:
-            raise RequestError(f"spec may have no YAML merge keys, <<, got one in line "
-                               f"{_line(event)}: write it out")
+            raise RequestError(
+                f"spec may have no YAML merge keys, <<, got one in line "
+                f"{_line(event)}: write it out"
+            )
         return event.value
 
     def _check(self, event: Any, depth: int) -> None:
@@ -177,11 +182,14 @@ class _Yaml:
         if depth >= MAX_DEPTH:
             raise _too_deep()
         if event.anchor is not None:
-            raise RequestError(f"spec may have no YAML anchors or aliases, & or *, got "
-                               f"{event.anchor!r:.40} in line {_line(event)}: write it out")
+            raise RequestError(
+                f"spec may have no YAML anchors or aliases, & or *, got "
+                f"{event.anchor!r:.40} in line {_line(event)}: write it out"
+            )
         if getattr(event, "tag", None) not in (None, "!"):
-            raise RequestError(f"spec may have no YAML tags, got {event.tag!r:.80} in line "
-                               f"{_line(event)}")
+            raise RequestError(
+                f"spec may have no YAML tags, got {event.tag!r:.80} in line {_line(event)}"
+            )
 
 
 def _line(event: Any) -> int:
@@ -199,7 +207,9 @@ def _scalar(event: Any) -> Any:
         return text[0] in "tT"
     if _INTEGER.fullmatch(text):
         if len(text) > 20:  # digits of 2^63, and a sign
-            raise RequestError(f"spec: whole numbers must lie below 2^63, got one of "
-                               f"{len(text):,} digits in line {_line(event)}")
+            raise RequestError(
+                f"spec: whole numbers must lie below 2^63, got one of "
+                f"{len(text):,} digits in line {_line(event)}"
+            )
         return int(text)
     return float(text) if _FLOAT.fullmatch(text) else text

@@ -39,7 +39,10 @@ MARK = "#e3342f"
 FORMATS = ("pdf", "svg", "png")
 
 _TEXT_STAYS_TEXT: Any = {
-    "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "comparison", "font.size": FONT,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "comparison",
+    "font.size": FONT,
     "text.parse_math": False,
 }
 _METADATA: dict[str, dict[str, Any]] = {
@@ -56,8 +59,9 @@ def page_figures(job: Job, number: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of figure-p1.pdf, .svg and .png, of page 1, say."""
     options = figure_options(job.plan.spec.document)
     page = job.plan.grid.pages[number - 1]
-    words = "".join([page.label, *page.row_heads, *page.column_heads,
-                     *map(job.message, page.cells)])
+    words = "".join(
+        [page.label, *page.row_heads, *page.column_heads, *map(job.message, page.cells)]
+    )
     with matplotlib.rc_context(_TEXT_STAYS_TEXT | {"font.family": families(words)}):
         figure = draw(job, number, options)
         for kind in FORMATS:
@@ -82,28 +86,46 @@ def draw(job: Job, number: int, options: Document) -> Figure:
             box = (layout.left + column * (layout.side + GAP), bottom, layout.side, tall)
             if picture is not None:
                 x, y, w, h = _fitted(box, picture)
-                _show(figure, (x / width, y / height, w / width, h / height), picture,
-                      options["zoom"])
+                _show(
+                    figure, (x / width, y / height, w / width, h / height), picture, options["zoom"]
+                )
             elif isinstance(panel, Cell):
                 words = wrapped(job.message(panel) or "not drawn yet", layout.side - 4, FONT - 1)
-                figure.text((box[0] + box[2] / 2) / width, (bottom + tall / 2) / height, words,
-                            color="grey", **_CENTRED | {"fontsize": FONT - 1})
+                figure.text(
+                    (box[0] + box[2] / 2) / width,
+                    (bottom + tall / 2) / height,
+                    words,
+                    color="grey",
+                    **_CENTRED | {"fontsize": FONT - 1},
+                )
     return figure
 
 
 def _write_heads(figure: Figure, page: Page, layout: Layout) -> None:
     width, height, left, side = layout.width, layout.height, layout.left, layout.side
     if page.label:
-        figure.text(0.5, 1 - 0.2 * LINE / height, wrapped(page.label, width, FONT),
-                    **_CENTRED | {"va": "top"})
+        figure.text(
+            0.5,
+            1 - 0.2 * LINE / height,
+            wrapped(page.label, width, FONT),
+            **_CENTRED | {"va": "top"},
+        )
     for column, head in enumerate(page.column_heads):
         x = (left + column * (side + GAP) + side / 2) / width
-        figure.text(x, 1 - (layout.top - 0.3 * LINE) / height, wrapped(head, side, FONT),
-                    **_CENTRED | {"va": "bottom"})
+        figure.text(
+            x,
+            1 - (layout.top - 0.3 * LINE) / height,
+            wrapped(head, side, FONT),
+            **_CENTRED | {"va": "bottom"},
+        )
     for row, head in enumerate(page.row_heads if left else ()):
         middle = height - layout.top - row * (side * layout.aspect + GAP) - side * layout.aspect / 2
-        figure.text((left - 4) / width, middle / height, wrapped(head, HEAD * width, FONT),
-                    **_CENTRED | {"ha": "right"})
+        figure.text(
+            (left - 4) / width,
+            middle / height,
+            wrapped(head, HEAD * width, FONT),
+            **_CENTRED | {"ha": "right"},
+        )
 
 
 def _layout_of(page: Page, pictures: list[list[Image.Image | None]], inches: float) -> Layout:
@@ -115,8 +137,9 @@ def _layout_of(page: Page, pictures: list[list[Image.Image | None]], inches: flo
     top = lines_high(max(lines, default=0), 0.4)
     if page.label:
         top += lines_high(wrapped(page.label, width, FONT).count("\n"), 1.4)
-    shown = zip((p for row in page.panels for p in row), (i for row in pictures for i in row),
-                strict=True)
+    shown = zip(
+        (p for row in page.panels for p in row), (i for row in pictures for i in row), strict=True
+    )
     # the cells' proportions, not those of what is shown beside them
     sizes = sorted((not isinstance(panel, Cell), i.height / i.width) for panel, i in shown if i)
     aspects = [aspect for beside, aspect in sizes if beside == sizes[0][0]]
@@ -140,13 +163,19 @@ def _show(figure: Figure, box: Box, picture: Image.Image, zoom: list[float] | No
     panel.imshow(picture, interpolation="none", aspect="auto")
     if zoom is None:
         return
-    left, top, width, height = (int(part * side) for part, side in zip(zoom, picture.size * 2,
-                                                                       strict=True))
+    left, top, width, height = (
+        int(part * side) for part, side in zip(zoom, picture.size * 2, strict=True)
+    )
     part = picture.crop((left, top, left + max(1, width), top + max(1, height)))
     panel.add_patch(Rectangle((left, top), part.width, part.height, fill=False, ec=MARK, lw=0.6))
-    inset = figure.add_axes((box[0] + box[2] * (1 - ZOOMED), box[1], box[2] * ZOOMED,
-                             box[3] * ZOOMED * (part.height / part.width)
-                             * (picture.width / picture.height)))
+    inset = figure.add_axes(
+        (
+            box[0] + box[2] * (1 - ZOOMED),
+            box[1],
+            box[2] * ZOOMED,
+            box[3] * ZOOMED * (part.height / part.width) * (picture.width / picture.height),
+        )
+    )
     inset.imshow(part, interpolation="none", aspect="auto")
     inset.set(xticks=[], yticks=[])
     for spine in inset.spines.values():

@@ -1,5 +1,4 @@
-"""Fonts for what people typed: one that comes with matplotlib, and the system's for what it lacks.
-"""
+"""Fonts for typed text: one that comes with matplotlib, and the system's for what it lacks."""
 
 from __future__ import annotations
 
@@ -16,10 +15,29 @@ FAMILY = "DejaVu Sans"  # comes with matplotlib, so a figure looks the same ever
 # Chinese, Japanese and Korean, in the order in which they are asked: by the names of their files,
 # on Linux, macOS and Windows. After them any font called Noto Sans, of whichever script.
 _FILES = (
-    "NotoSansCJK", "SourceHanSans", "NotoSansSC", "NotoSansJP", "NotoSansKR", "NotoSansTC",
-    "DroidSansFallback", "wqy-microhei", "wqy-zenhei", "PingFang", "Hiragino Sans GB",
-    "AppleSDGothicNeo", "msyh", "YuGoth", "meiryo", "malgun", "simhei", "msgothic", "NanumGothic",
-    "ipaexg", "ipag", "Arial Unicode", "NotoSans",
+    "NotoSansCJK",
+    "SourceHanSans",
+    "NotoSansSC",
+    "NotoSansJP",
+    "NotoSansKR",
+    "NotoSansTC",
+    "DroidSansFallback",
+    "wqy-microhei",
+    "wqy-zenhei",
+    "PingFang",
+    "Hiragino Sans GB",
+    "AppleSDGothicNeo",
+    "msyh",
+    "YuGoth",
+    "meiryo",
+    "malgun",
+    "simhei",
+    "msgothic",
+    "NanumGothic",
+    "ipaexg",
+    "ipag",
+    "Arial Unicode",
+    "NotoSans",
 )
 _MAX_FILES = 60  # that are opened, of those that fit
 
@@ -70,8 +88,9 @@ def _system_fonts() -> tuple[str, ...]:
 def _rank(path: str) -> int:
     name = Path(path).name.lower().replace("-", "").replace(" ", "")
     wanted = (start.lower().replace("-", "").replace(" ", "") for start in _FILES)
-    return next((number for number, start in enumerate(wanted) if name.startswith(start)),
-                len(_FILES))
+    return next(
+        (number for number, start in enumerate(wanted) if name.startswith(start)), len(_FILES)
+    )
 
 
 def _plainness(path: str) -> tuple[bool, str]:

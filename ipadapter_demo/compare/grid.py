@@ -34,9 +34,25 @@ MAX_HEAD = 500  # characters, as in spec.schema.json
 Side = Literal["pages", "rows", "columns"]
 SIDES: tuple[Side, ...] = ("pages", "rows", "columns")
 # In this order axes act on the shared request: what comes later changes what is there by then.
-ORDER = ("model", "reference", "structure", "prompt", "negative_prompt", "image_scale",
-         "image_layers", "adapter", "combine", "guidance", "guidance_rescale", "steps", "sampler",
-         "seed", "fit", "structure_weight", "method")
+ORDER = (
+    "model",
+    "reference",
+    "structure",
+    "prompt",
+    "negative_prompt",
+    "image_scale",
+    "image_layers",
+    "adapter",
+    "combine",
+    "guidance",
+    "guidance_rescale",
+    "steps",
+    "sampler",
+    "seed",
+    "fit",
+    "structure_weight",
+    "method",
+)
 GIVEN = ("reference", "structure")  # their heads as well
 DRAWN_HEADS = {"no_image": "λ = 0", "text_only": "text only"}
 
@@ -99,8 +115,12 @@ class Grid:
     def heads(self, cell: Cell) -> tuple[str, str, str]:
         """What stands at the head of a cell's page, row and column."""
         page = self.pages[cell.page - 1]
-        row, column = next((r, c) for r, panels in enumerate(page.panels)
-                           for c, panel in enumerate(panels) if panel is cell)
+        row, column = next(
+            (r, c)
+            for r, panels in enumerate(page.panels)
+            for c, panel in enumerate(panels)
+            if panel is cell
+        )
         return page.label, page.row_heads[row], page.column_heads[column]
 
 
@@ -110,10 +130,13 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     document, files = spec.document, {}
     count_cells(document)  # before anything is written out that many times
     differs, given = axes_of(document), document.get("request", {})
-    recommended: Fields = {"seed": 0} | info.recommended({
-        "prompt": any([*differs.get("prompt", ()), given.get("prompt", "")]),
-        "structures": any([*differs.get("structure", ()), *given.get("structures", ())]),
-        "inpaint": given.get("inpaint")})
+    recommended: Fields = {"seed": 0} | info.recommended(
+        {
+            "prompt": any([*differs.get("prompt", ()), given.get("prompt", "")]),
+            "structures": any([*differs.get("structure", ()), *given.get("structures", ())]),
+            "inpaint": given.get("inpaint"),
+        }
+    )
     labels = {side: [head for head, _ in _values(document, side)] for side in SIDES}
 
     def by_content(name: str) -> str:
@@ -133,9 +156,13 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
 
 def _in_order(document: Document, known: Document) -> Document:
     """As the schema lists the fields; the order of axes is the reader's, and stays."""
-    return {name: _in_order(document[name], part.get("properties", {}))
-            if name in ("request", "figure") else document[name]
-            for name, part in known.items() if name in document}
+    return {
+        name: _in_order(document[name], part.get("properties", {}))
+        if name in ("request", "figure")
+        else document[name]
+        for name, part in known.items()
+        if name in document
+    }
 
 
 def axes_of(document: Document) -> dict[str, list[Any]]:
@@ -164,8 +191,12 @@ def grid_from_spec(spec: Spec, info: ModelInfo) -> Grid:
     """Every cell of a `completed` spec built, and so every value checked. Raises RequestError."""
     build = _Builder(spec, info)
     sides = [list(_values(spec.document, side)) for side in SIDES]
-    grid = Grid(tuple(build.page(number, head, chosen, sides[1], sides[2])
-                      for number, (head, chosen) in enumerate(sides[0], 1)))
+    grid = Grid(
+        tuple(
+            build.page(number, head, chosen, sides[1], sides[2])
+            for number, (head, chosen) in enumerate(sides[0], 1)
+        )
+    )
     if unknown := set(build.redrawn) - {cell.name for cell in grid.cells}:
         raise RequestError(f"redraw: there is no cell {', '.join(sorted(unknown)):.80}")
     return grid
@@ -184,8 +215,14 @@ class _Builder:
         self.above = [k for k in GIVEN if k in self.beside and k in columns]
         self.left = [k for k in GIVEN if k in self.beside and k not in columns]
 
-    def page(self, number: int, head: str, chosen: Fields, rows: list[tuple[str, Fields]],
-             columns: list[tuple[str, Fields]]) -> Page:
+    def page(
+        self,
+        number: int,
+        head: str,
+        chosen: Fields,
+        rows: list[tuple[str, Fields]],
+        columns: list[tuple[str, Fields]],
+    ) -> Page:
         extra = [kind for kind in DRAWN_HEADS if kind in self.beside]
         blank = [None] * len(self.left)
         panels: list[tuple[Cell | Given | None, ...]] = []
@@ -197,13 +234,16 @@ class _Builder:
             alone = self.fields(chosen | row)
             drawn = [self._without(kind, alone) for kind in extra]
             drawn += [self.fields(chosen | row | values) for _, values in columns]
-            panels.append((*(self._given(f"p{number}-r{r}", kind, drawn[-1]) for kind in self.left),
-                           *(self._cell(number, r, c, f) for c, f in enumerate(drawn, 1))))
+            panels.append(
+                (
+                    *(self._given(f"p{number}-r{r}", kind, drawn[-1]) for kind in self.left),
+                    *(self._cell(number, r, c, f) for c, f in enumerate(drawn, 1)),
+                )
+            )
         return Page(
             head,
             (*self.above, *(head for head, _ in rows)),
-            (*self.left, *(DRAWN_HEADS[k] for k in extra),
-             *(head for head, _ in columns)),
+            (*self.left, *(DRAWN_HEADS[k] for k in extra), *(head for head, _ in columns)),
             tuple(panels),
         )
 
@@ -253,9 +293,11 @@ class _Builder:
         asked = _request(name, values)
         drawn = effective_request(asked)
         if drawn.sampler != asked.sampler and self.samplers_differ:
-            raise RequestError(f"cell {name}: sampler {asked.sampler} cannot be compared while "
-                               f"inpaint.passes is {values['inpaint'].passes}: every cell would be "
-                               f"drawn by {drawn.sampler}; set inpaint.passes to 1")
+            raise RequestError(
+                f"cell {name}: sampler {asked.sampler} cannot be compared while "
+                f"inpaint.repaint_passes is {values['inpaint'].repaint_passes}: every cell would "
+                f"be drawn by {drawn.sampler}; set inpaint.repaint_passes to 1"
+            )
         place = Cell(page=page, row=row, column=column, model=model, planned=drawn)
         seed = self.redrawn.get(place.name)
         if seed is not None:
@@ -274,17 +316,27 @@ class _Builder:
         given = dict(document["request"])
         if "references" in given:
             fields["references"] = tuple(
-                Reference(**r | {"image": self._picture(r["image"])}
-                          | ({"mask": self.spec.mask(r["mask"])} if "mask" in r else {}))
-                for r in given.pop("references"))
+                Reference(
+                    **r
+                    | {"image": self._picture(r["image"])}
+                    | ({"mask": self.spec.mask(r["mask"])} if "mask" in r else {})
+                )
+                for r in given.pop("references")
+            )
         if "structures" in given:
-            fields["structures"] = tuple(Structure(**self._detected(s) | {
-                "image": self._picture(s["image"])}) for s in given.pop("structures"))
+            fields["structures"] = tuple(
+                Structure(**self._detected(s) | {"image": self._picture(s["image"])})
+                for s in given.pop("structures")
+            )
         if "inpaint" in given:
             inpaint = given.pop("inpaint")
-            fields["inpaint"] = Inpaint(**inpaint | {
-                "image": self.spec.whole_picture(inpaint["image"]),
-                "mask": self.spec.mask(inpaint["mask"])})
+            fields["inpaint"] = Inpaint(
+                **inpaint
+                | {
+                    "image": self.spec.whole_picture(inpaint["image"]),
+                    "mask": self.spec.mask(inpaint["mask"]),
+                }
+            )
         if "init_image" in given:
             fields["init_image"] = self._picture(given.pop("init_image"))
         return fields | given
@@ -317,8 +369,9 @@ def _values(document: Document, side: Side) -> Iterator[tuple[str, Fields]]:
     combinations = list(itertools.product(*along.values()))
     heads = document.get("labels", {}).get(side)
     if heads is not None and len(heads) != len(combinations):
-        raise RequestError(f"labels.{side} must be {len(combinations)}, one for each, "
-                           f"got {len(heads)}")
+        raise RequestError(
+            f"labels.{side} must be {len(combinations)}, one for each, got {len(heads)}"
+        )
     for number, values in enumerate(combinations):
         chosen = dict(zip(along, values, strict=True))
         written = ", ".join(head_of(name, value) for name, value in chosen.items())
@@ -339,9 +392,14 @@ def head_of(axis: str, value: Any) -> str:
         return said if axis == "prompt" else f"not: {said}"
     if axis == "image_layers" and not isinstance(value, str):
         return "layers " + " ".join(f"{factor:g}" for factor in value)
-    patterns = {"image_scale": "λ = {:g}", "guidance": "guidance {:g}", "steps": "{:g} steps",
-                "guidance_rescale": "rescale {:g}", "seed": "seed {:.0f}",
-                "structure_weight": "structure × {:g}"}
+    patterns = {
+        "image_scale": "λ = {:g}",
+        "guidance": "guidance {:g}",
+        "steps": "{:g} steps",
+        "guidance_rescale": "rescale {:g}",
+        "seed": "seed {:.0f}",
+        "structure_weight": "structure × {:g}",
+    }
     return patterns.get(axis, "{}").format(value)
 
 

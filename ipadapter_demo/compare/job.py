@@ -41,7 +41,7 @@ class Done:
     cell: Cell
     path: Path
     seconds: float  # its share of the batch
-    notes: tuple[str, ...] = ()  # as in Result
+    warnings: tuple[str, ...] = ()  # as in Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ComparisonWarning:
     """What somebody should know of a comparison that goes on all the same."""
 
     message: str
 
 
-Event = Done | Failed | Note
+Event = Done | Failed | ComparisonWarning
 
 
 class Job:
@@ -72,12 +72,12 @@ class Job:
     def run(self) -> Iterator[Event]:
         """Draws what is missing. Closing the iterator stops it after the batch at work."""
         for batch in self.plan.batches:
-            facts = self.plan.studio.with_model(batch.model).facts
+            provenance = self.plan.manager.with_model(batch.model).provenance
             yield from self._damaged_put_aside(batch.wanted)
-            if all(self._is_finished(cell, facts) for cell in batch.wanted):
+            if all(self._is_finished(cell, provenance) for cell in batch.wanted):
                 continue
             for cell, outcome in self.plan.drawn(batch):
-                yield self._kept(cell, outcome, facts)
+                yield self._kept(cell, outcome, provenance)
 
     def path(self, panel: Cell | Given) -> Path:
         folder = "cells" if isinstance(panel, Cell) else "given"
@@ -104,26 +104,27 @@ class Job:
                     except Exception as error:  # its cells are worth more, or say it too
                         log.warning("given/%s.png is missing: %s", given.name, said(error))
 
-    def _kept(self, cell: Cell, outcome: Result | Exception,
-              facts: dict[str, Any]) -> Done | Failed:
+    def _kept(
+        self, cell: Cell, outcome: Result | Exception, provenance: dict[str, Any]
+    ) -> Done | Failed:
         if isinstance(outcome, Exception):
             message = said(outcome)
             write_file(self._text(cell), message.encode())
             return Failed(cell, message)
-        if not self._is_finished(cell, facts):  # what is there stays as it is
+        if not self._is_finished(cell, provenance):  # what is there stays as it is
             content = io.BytesIO()
-            save_png(content, outcome.images[0], cell.request, cell.request.seed, 0, facts)
+            save_png(content, outcome.images[0], cell.request, cell.request.seed, 0, provenance)
             self._sums.add(cell.name, outcome.images[0])  # first: a cell is never without its own
             write_file(self.path(cell), content.getvalue())
         self._text(cell).unlink(missing_ok=True)
-        return Done(cell, self.path(cell), outcome.seconds, outcome.notes)
+        return Done(cell, self.path(cell), outcome.seconds, outcome.warnings)
 
-    def _is_finished(self, cell: Cell, facts: dict[str, Any]) -> bool:
+    def _is_finished(self, cell: Cell, provenance: dict[str, Any]) -> bool:
         """By the same model, with the same request."""
         if not self.path(cell).exists():
             return False
         record = self.record(cell)
-        return record.facts == facts and record.request == cell.request
+        return record.provenance == provenance and record.request == cell.request
 
     def record(self, cell: Cell) -> Record:
         """Of a finished cell. Raises RequestError for a file that is not whole, no cell, or one
@@ -132,11 +133,12 @@ class Job:
         image = read_image(content, "file")
         record = record_from_png(content)
         if self._sums.differs(cell.name, image):
-            raise RequestError("file has other pixels than those that were drawn: another program "
-                               "changed it")
+            raise RequestError(
+                "file has other pixels than those that were drawn: another program changed it"
+            )
         return record
 
-    def _damaged_put_aside(self, cells: list[Cell]) -> Iterator[Note]:
+    def _damaged_put_aside(self, cells: list[Cell]) -> Iterator[ComparisonWarning]:
         """What is no cell any more, cut short, changed or saved by another program, makes room
         for a new one, and stays beside it."""
         for path, cell in [(self.path(cell), cell) for cell in cells if self.path(cell).exists()]:
@@ -144,8 +146,10 @@ class Job:
                 self.record(cell)
             except RequestError as error:
                 path.replace(path.with_name(f"{path.name}.damaged"))
-                yield Note(f"cells/{path.name} is drawn again: {error!s:.200}. What was there is "
-                           f"cells/{path.name}.damaged now.")
+                yield ComparisonWarning(
+                    f"cells/{path.name} is drawn again: {error!s:.200}. What was there is "
+                    f"cells/{path.name}.damaged now."
+                )
 
     def _text(self, cell: Cell) -> Path:
         return self.path(cell).with_suffix(".txt")
@@ -154,8 +158,9 @@ class Job:
         """The folder as this comparison's. Another seed for a cell is not another comparison."""
         path, spec = self.folder / SPEC, self.plan.spec
         if path.exists() and self._before(path) | {"redraw": 0} != spec.document | {"redraw": 0}:
-            raise RequestError(f"out: {self.folder.name} holds another comparison: "
-                               "name a new folder")
+            raise RequestError(
+                f"out: {self.folder.name} holds another comparison: name a new folder"
+            )
         for name, content in spec.files.items():
             place = self.folder / name
             if not place.exists() or place.read_bytes() != content:
@@ -168,9 +173,11 @@ class Job:
         except (ValueError, RecursionError) as error:
             found = error
         if not isinstance(found, dict):
-            raise RequestError(f"out: {self.folder.name}/{SPEC} is damaged ({found!s:.80}), and "
-                               "only it knows whose cells are there: delete it to go on with "
-                               "this comparison, or name a new folder")
+            raise RequestError(
+                f"out: {self.folder.name}/{SPEC} is damaged ({found!s:.80}), and "
+                "only it knows whose cells are there: delete it to go on with "
+                "this comparison, or name a new folder"
+            )
         return found
 
 

@@ -53,6 +53,9 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
     if told:
         said.append(f"All by {', '.join(told)}")
     if "seed" not in differs:
-        said.append("Every picture starts from the same noise"
-                    if not document.get("redraw") else "Redrawn cells have seeds of their own")
+        said.append(
+            "Every picture starts from the same noise"
+            if not document.get("redraw")
+            else "Redrawn cells have seeds of their own"
+        )
     return " ".join(f"{latex(text).rstrip('.')}." for text in said if text)

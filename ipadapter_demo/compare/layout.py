@@ -46,8 +46,11 @@ def figure_options(document: Document) -> Document:
     """What a spec says of its figure, completed: "inches" wide, "dpi" and "zoom"."""
     figure = document.get("figure", {})
     width = figure.get("width", "double")
-    return {"inches": WIDTHS[width] if isinstance(width, str) else float(width),
-            "dpi": figure.get("dpi", DPI), "zoom": figure.get("zoom")}
+    return {
+        "inches": WIDTHS[width] if isinstance(width, str) else float(width),
+        "dpi": figure.get("dpi", DPI),
+        "zoom": figure.get("zoom"),
+    }
 
 
 def check_size(grid: Grid, options: Document, aspect: Callable[[GenerateRequest], float]) -> None:
@@ -58,8 +61,10 @@ def check_size(grid: Grid, options: Document, aspect: Callable[[GenerateRequest]
     for number, page in enumerate(grid.pages, 1):
         left = HEAD * inches * POINTS + 4 if any(page.row_heads) else 0.0
         if page_layout(page, inches, left, 0.0, 1.0).side < MIN_SIDE:
-            raise RequestError(f"figure.width: {len(page.column_heads)} columns have no room in "
-                               f"{inches:g} inches: choose more, or put some on pages")
+            raise RequestError(
+                f"figure.width: {len(page.column_heads)} columns have no room in "
+                f"{inches:g} inches: choose more, or put some on pages"
+            )
         top = lines_high(MAX_LINES, 0.4) + (lines_high(MAX_LINES, 1.4) if page.label else 0.0)
         tallest = max(aspect(cell.planned) for cell in page.cells)
         check_layout(page_layout(page, inches, 0.0, top, tallest), options, number)
@@ -74,12 +79,14 @@ def check_layout(layout: Layout, options: Document, number: int) -> None:
         raise RequestError(
             f"figure: page {number} may take {width:,} x {height:,} pixels, of which {MAX_PIXELS:,}"
             f" can be drawn at most: choose a figure.dpi of {most} (got {dpi}), a smaller "
-            f"figure.width (got {inches:g} inches), or put rows on pages")
+            f"figure.width (got {inches:g} inches), or put rows on pages"
+        )
     if layout.height > MAX_HEIGHT * POINTS:
         raise RequestError(
             f"figure: page {number} may be {layout.height / POINTS:,.0f} inches high, and no more "
             f"than {MAX_HEIGHT} can be opened: choose a smaller figure.width (got {inches:g} "
-            "inches), or put rows on pages")
+            "inches), or put rows on pages"
+        )
 
 
 def page_layout(page: Page, inches: float, left: float, top: float, aspect: float) -> Layout:

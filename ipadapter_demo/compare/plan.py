@@ -16,8 +16,9 @@ from ipadapter_demo.compare.grid import Cell, Given, completed, grid_from_spec
 from ipadapter_demo.compare.layout import check_size, figure_options
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import Result, Studio, may_share_a_batch
+from ipadapter_demo.pipeline import Result, can_batch
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.serving import ModelManager
 
 BATCH = 4  # 15 % faster than one by one on a CPU; more gains nothing there
 
@@ -46,15 +47,15 @@ class Batch:
 class Plan:
     """A completed spec, its grid, and the models to draw it with."""
 
-    def __init__(self, spec: Spec, studio: Studio, batch: int = BATCH) -> None:
+    def __init__(self, spec: Spec, manager: ModelManager, batch: int = BATCH) -> None:
         """Raises RequestError for a comparison that cannot be drawn, before anything is."""
-        name = spec.document.get("model", studio.info.name)
-        info = studio.info_of(name) or studio.with_model(name).info
+        name = spec.document.get("model", manager.info.name)
+        info = manager.info_of(name) or manager.with_model(name).info
         self.spec = completed(spec, info)
         self.grid = grid_from_spec(self.spec, info)
-        self.studio, self.batch = studio, batch
-        for model in {cell.model for cell in self.grid.cells} - set(studio.models):
-            known = ", ".join(studio.models)
+        self.manager, self.batch = manager, batch
+        for model in {cell.model for cell in self.grid.cells} - set(manager.models):
+            known = ", ".join(manager.models)
             raise RequestError(f"model must be one of {known}, got {model!r:.80}")
         check_size(self.grid, figure_options(self.spec.document), self._aspect)
 
@@ -65,22 +66,31 @@ class Plan:
         for model in dict.fromkeys(cell.model for cell in cells):
             begun: list[list[Cell]] = []
             for cell in (cell for cell in cells if cell.model == model):
-                mine = next((b for b in begun if len(b) < self.batch and may_share_a_batch(
-                    b[0].planned, cell.planned)), None)
+                mine = next(
+                    (
+                        b
+                        for b in begun
+                        if len(b) < self.batch and can_batch(b[0].planned, cell.planned)
+                    ),
+                    None,
+                )
                 if mine is None:
                     begun.append([cell])
                 else:
                     mine.append(cell)
             found += [Batch(model, tuple(batch)) for batch in begun]
-            found += [Batch(model, (cell,), redrawn=True) for cell in cells
-                      if cell.model == model and cell.redrawn is not None]
+            found += [
+                Batch(model, (cell,), redrawn=True)
+                for cell in cells
+                if cell.model == model and cell.redrawn is not None
+            ]
         return found
 
     def drawn(self, batch: Batch) -> Iterator[tuple[Cell, Result | Exception]]:
         """The wanted cells of a batch. Where it fails each comes by itself: then what can be drawn
         is."""
         try:
-            results = self.studio.draw_between(batch.model, batch.requests)
+            results = self.manager.draw_in_background(batch.model, batch.requests)
         except Exception as error:
             if len(batch.cells) == 1:
                 yield batch.cells[0], error
@@ -94,13 +104,16 @@ class Plan:
 
     def maps(self, model: str, request: GenerateRequest) -> list[Image.Image]:
         """What the structure networks read of a request."""
-        return self.studio.with_model(model).structure_maps(request)
+        return self.manager.with_model(model).structure_maps(request)
 
     def _aspect(self, request: GenerateRequest) -> float:
         """Height by width of the picture that a request gives, as the loaded model sees it."""
         inpaint = request.inpaint
-        width, height = (inpaint.image.size if inpaint is not None
-                         else self.studio.pipeline.working_size(request))
+        width, height = (
+            inpaint.image.size
+            if inpaint is not None
+            else self.manager.pipeline.working_size(request)
+        )
         return height / width
 
     def picture(self, given: Given) -> Image.Image:

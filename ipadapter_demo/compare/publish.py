@@ -17,7 +17,7 @@ from ipadapter_demo.compare.scores import Score, scores, scores_csv
 from ipadapter_demo.compare.text import undrawable
 from ipadapter_demo.files import write_file
 
-FIGURE, SCORES, NOTES = "figure.tex", "scores.csv", "notes.txt"
+FIGURE, SCORES, NOTES = "figure.tex", "scores.csv", "warnings.txt"
 _DAY = (1980, 1, 1, 0, 0, 0)  # the first that a zip knows
 _SHOWN = 12  # of the letters that no font has
 
@@ -30,14 +30,14 @@ class Published:
 
     path: Path
     scores: tuple[Score, ...]
-    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def write_bundle(job: Job, clip: Path | None = None) -> Published:
     """Everything that is finished, as DIR/bundle.zip and beside it in DIR.
 
     `clip` is a folder with a CLIP model to score by. A part that cannot be made, a page of the
-    figure say, is left out, and notes.txt in the bundle says why.
+    figure say, is left out, and warnings.txt in the bundle says why.
     """
     scored: list[Score] = []
     maps: dict[str, dict[str, bytes]] = {}
@@ -57,49 +57,60 @@ def write_bundle(job: Job, clip: Path | None = None) -> Published:
     parts.add(FIGURE, lambda: [(FIGURE, snippet(job.plan.spec, job.plan.grid).encode())])
     parts.add(SCORES, numbers)
     parts.add("a map of a structure", read_by_networks)
-    parts.add(MANIFEST, lambda: [(MANIFEST, f"{json.dumps(manifest(job, maps), indent=1)}\n"
-                                  .encode())])
+    parts.add(
+        MANIFEST, lambda: [(MANIFEST, f"{json.dumps(manifest(job, maps), indent=1)}\n".encode())]
+    )
     files = parts.files | {"rerun.sh": RERUN.encode()}
-    if parts.notes:
-        files[NOTES] = "".join(f"{note}\n" for note in parts.notes).encode()
+    if parts.warnings:
+        files[NOTES] = "".join(f"{note}\n" for note in parts.warnings).encode()
     for name in _of_an_earlier_time(job) - set(files):
         (job.folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         write_file(job.folder / name, content)
-    return Published(_zipped(job, files), tuple(scored), tuple(parts.notes))
+    return Published(_zipped(job, files), tuple(scored), tuple(parts.warnings))
 
 
 class _Parts:
     """Files as they are made, and the reasons for those that are missing."""
 
-    def __init__(self, notes: list[str]) -> None:
+    def __init__(self, warnings: list[str]) -> None:
         self.files: dict[str, bytes] = {}
-        self.notes = notes
+        self.warnings = warnings
 
     def add(self, what: str, make: Callable[[], Files]) -> None:
         try:
             for name, content in make():
                 self.files[name] = content
         except Exception as error:  # fonts, memory, a damaged picture: the cells are worth more
-            self.notes.append(f"{what} could not be made: {said(error)}")
+            self.warnings.append(f"{what} could not be made: {said(error)}")
 
 
 def _lacking_letters(job: Job) -> list[str]:
     """What to know of heads that the figure shows by the names of their letters."""
-    heads = [head for page in job.plan.grid.pages
-             for head in (page.label, *page.row_heads, *page.column_heads)]
+    heads = [
+        head
+        for page in job.plan.grid.pages
+        for head in (page.label, *page.row_heads, *page.column_heads)
+    ]
     letters = undrawable("".join(heads))
     if not letters:
         return []
     more = " …" if len(letters) > _SHOWN else ""
-    return [f"no font on this machine has {' '.join(letters[:_SHOWN])}{more}: in the figure these "
-            "stand by their names; install one that has them, as Noto Sans CJK, and publish again"]
+    return [
+        f"no font on this machine has {' '.join(letters[:_SHOWN])}{more}: in the figure these "
+        "stand by their names; install one that has them, as Noto Sans CJK, and publish again"
+    ]
 
 
 def _of_an_earlier_time(job: Job) -> set[str]:
     pages = range(1, len(job.plan.grid.pages) + 1)
-    return {FIGURE, SCORES, NOTES, MANIFEST,
-            *(f"figure-p{number}.{kind}" for number in pages for kind in FORMATS)}
+    return {
+        FIGURE,
+        SCORES,
+        NOTES,
+        MANIFEST,
+        *(f"figure-p{number}.{kind}" for number in pages for kind in FORMATS),
+    }
 
 
 def _zipped(job: Job, files: Iterable[str]) -> Path:

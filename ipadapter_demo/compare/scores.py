@@ -1,9 +1,8 @@
 """Numbers beside the pictures, an aid and no verdict: they agree with people only loosely.
 
 CLIP-I is the cosine between a cell and its first reference, CLIP-T that between a cell and its
-prompt (arXiv 2308.06721, section 4.2). Attributes are what the tabletop reader finds in a cell as
-in its reference; of a reference from another world they say nothing.
-"""
+prompt (arXiv 2308.06721, section 4.2). Attributes are what the tabletop classifier finds in a cell
+as in its reference; of a reference from another world they say nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.job import Job
 from ipadapter_demo.compare.text import csv_cell
-from ipadapter_demo.evaluation.reader import ATTRIBUTES, load_reader
+from ipadapter_demo.evaluation.attribute_classifier import ATTRIBUTES, load_attribute_classifier
 from ipadapter_demo.evaluation.similarity import Clip, NamedClip, Similarity
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.models.catalog import TABLETOP
@@ -50,8 +49,12 @@ def scores(job: Job, clip: Path | None = None) -> list[Score]:
         shown = [reference.image for cell in cells for reference in cell.request.references[:1]]
         seen = eye.of_images([*images, *shown])
         own, theirs = seen[: len(cells)], seen[len(cells) :]
-        found += [Score(*row) for row in zip(cells, _clip_i(cells, own, theirs),
-                                             _clip_t(eye, cells, own), kept, strict=True)]
+        found += [
+            Score(*row)
+            for row in zip(
+                cells, _clip_i(cells, own, theirs), _clip_t(eye, cells, own), kept, strict=True
+            )
+        ]
     order = {cell.name: number for number, cell in enumerate(job.plan.grid.cells)}
     return sorted(found, key=lambda score: order[score.cell.name])
 
@@ -61,8 +64,10 @@ def by_row(found: Sequence[Score]) -> list[tuple[Cell, dict[str, tuple[float, fl
     rows: dict[tuple[int, int], list[Score]] = {}
     for score in found:
         rows.setdefault((score.cell.page, score.cell.row), []).append(score)
-    return [(row[0].cell, {name: _spread(known) for name in MEASURES
-                           if (known := _known(row, name))}) for row in rows.values()]
+    return [
+        (row[0].cell, {name: _spread(known) for name in MEASURES if (known := _known(row, name))})
+        for row in rows.values()
+    ]
 
 
 def scores_csv(job: Job, found: Sequence[Score]) -> str:
@@ -72,8 +77,14 @@ def scores_csv(job: Job, found: Sequence[Score]) -> str:
     table.writerow(["cell", "page", "row", "column", "seed", *MEASURES])
     for score in found:
         places = map(csv_cell, job.plan.grid.heads(score.cell))
-        table.writerow([score.cell.name, *places, score.cell.request.seed,
-                        *(_number(getattr(score, name)) for name in MEASURES)])
+        table.writerow(
+            [
+                score.cell.name,
+                *places,
+                score.cell.request.seed,
+                *(_number(getattr(score, name)) for name in MEASURES),
+            ]
+        )
     for cell, spread in by_row(found):
         page, row, _ = map(csv_cell, job.plan.grid.heads(cell))
         for which, name in enumerate(("mean of the row", "standard deviation")):
@@ -97,32 +108,37 @@ def _clip(job: Job, model: str, named: Path | None) -> Clip:
         return NamedClip(named)
     if model == TABLETOP.name:
         return Similarity(TABLETOP.folder)
-    return _ModelsEye(job.plan.studio.with_model(model))
+    return _ModelsEye(job.plan.manager.with_model(model))
 
 
 def _clip_i(cells: Sequence[Cell], seen: Tensor, references: Tensor) -> list[float | None]:
     """`references` (R, K): the first of every cell that has one."""
     theirs = iter(references)
-    return [_cosine(own, next(theirs)) if cell.request.references else None
-            for cell, own in zip(cells, seen, strict=True)]
+    return [
+        _cosine(own, next(theirs)) if cell.request.references else None
+        for cell, own in zip(cells, seen, strict=True)
+    ]
 
 
 def _clip_t(eye: Clip, cells: Sequence[Cell], seen: Tensor) -> list[float | None]:
     texts = eye.of_texts([cell.request.prompt for cell in cells])
     if texts is None:
         return [None] * len(cells)
-    return [_cosine(own, text) if cell.request.prompt else None
-            for cell, own, text in zip(cells, seen, texts, strict=True)]
+    return [
+        _cosine(own, text) if cell.request.prompt else None
+        for cell, own, text in zip(cells, seen, texts, strict=True)
+    ]
 
 
 def _attributes_kept(cells: Sequence[Cell], images: Sequence[Image.Image]) -> list[float | None]:
     """Of each cell the share of its reference's attributes; a second solid's count where there is
     one."""
-    reader = load_reader(TABLETOP.folder / "reader.safetensors")
+    classifier = load_attribute_classifier(TABLETOP.folder / "attribute_classifier.safetensors")
     shown = [cell.request.references[:1] for cell in cells]
-    found = reader.read(images)
-    wanted = reader.read([given[0].image if given else image
-                          for given, image in zip(shown, images, strict=True)])
+    found = classifier.classify(images)
+    wanted = classifier.classify(
+        [given[0].image if given else image for given, image in zip(shown, images, strict=True)]
+    )
     kept: list[float | None] = []
     for i, given in enumerate(shown):
         two = bool(wanted["count"][i] == 1)

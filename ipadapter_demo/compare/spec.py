@@ -22,6 +22,7 @@ from ipadapter_demo.compare.document import check_document, document_from_text
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image, read_bytes, read_image, shrink_to_area
 from ipadapter_demo.masks import flatten_mask
+from ipadapter_demo.record import current_names
 from ipadapter_demo.request import MAX_AREA, structure_parts
 
 MAX_BYTES = 200 * 2**20  # of all its files
@@ -62,8 +63,9 @@ def spec_from_file(path: Path) -> Spec:
         document = document_from_text(text)
     except RequestError as error:
         raise RequestError(f"{path.name:.80}: {error}") from error
-    return spec_from_document(document,
-                              lambda name: read_bytes(path.parent / name, shortened(name)))
+    return spec_from_document(
+        document, lambda name: read_bytes(path.parent / name, shortened(name))
+    )
 
 
 def spec_from_text(text: str | bytes, read: Callable[[str], bytes]) -> Spec:
@@ -74,6 +76,7 @@ def spec_from_text(text: str | bytes, read: Callable[[str], bytes]) -> Spec:
 def spec_from_document(document: object, read: Callable[[str], bytes]) -> Spec:
     """As `spec_from_text`, from what the text says."""
     check_document(document)
+    document = _with_current_names(document)
     validate(document, "spec")
     try:
         json.dumps(document, ensure_ascii=False).encode()
@@ -87,6 +90,15 @@ def spec_from_document(document: object, read: Callable[[str], bytes]) -> Spec:
         if sum(map(len, files.values())) > MAX_BYTES:
             raise RequestError(f"the files of a spec may take {MAX_BYTES:,} bytes, got more")
     return Spec(document, files)
+
+
+def _with_current_names(document: object) -> object:
+    """The document with an inpainting's fields named as they are now."""
+    request = document.get("request") if isinstance(document, dict) else None
+    if not isinstance(request, dict) or "inpaint" not in request:
+        return document
+    assert isinstance(document, dict)
+    return document | {"request": request | {"inpaint": current_names(request["inpaint"])}}
 
 
 def validate(document: object, kind: str) -> None:
@@ -110,8 +122,9 @@ def schema(kind: str) -> dict[str, Any]:
 
 def axes(document: Document, side: str) -> dict[str, list[Any]]:
     """What differs along a side ("pages", "rows" or "columns"), and its values."""
-    return {name: expanded(f"{side}.{name}", values)
-            for name, values in document.get(side, {}).items()}
+    return {
+        name: expanded(f"{side}.{name}", values) for name, values in document.get(side, {}).items()
+    }
 
 
 def expanded(field: str, values: Any) -> list[Any]:
@@ -163,16 +176,22 @@ def numbered(names: Iterable[str]) -> list[str]:
 def _file_places(document: Document) -> Iterator[tuple[Any, Any, int]]:
     """Where a document names a file: in holder[key], from a character on."""
     request = document.get("request", {})
-    for part in (*request.get("references", ()), *request.get("structures", ()),
-                 *([request["inpaint"]] if "inpaint" in request else ())):
+    for part in (
+        *request.get("references", ()),
+        *request.get("structures", ()),
+        *([request["inpaint"]] if "inpaint" in request else ()),
+    ):
         yield from ((part, key, 0) for key in ("image", "mask") if key in part)
     if "init_image" in request:
         yield request, "init_image", 0
     for side in ("pages", "rows", "columns"):
         names, maps = (document.get(side, {}).get(axis, ()) for axis in ("reference", "structure"))
         yield from ((names, i, 0) for i, name in enumerate(names) if name is not None)
-        yield from ((maps, i, len(value) - len(structure_parts(value)[2]))
-                    for i, value in enumerate(maps) if value is not None)
+        yield from (
+            (maps, i, len(value) - len(structure_parts(value)[2]))
+            for i, value in enumerate(maps)
+            if value is not None
+        )
 
 
 def shortened(text: str, most: int = 80) -> str:

@@ -19,10 +19,24 @@ SHAPELESS = ("Cc", "Cf", "Cs")  # control, format (that turn the direction, too)
 
 # https://www.ctan.org/pkg/comprehensive, table 2: what LaTeX takes for itself
 _LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
-    "_": r"\_", "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "λ": r"$\lambda$", "×": r"$\times$", "–": "--", "…": r"\dots{}",
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "λ": r"$\lambda$",
+    "×": r"$\times$",
+    "–": "--",
+    "…": r"\dots{}",
 }
 
 
@@ -40,8 +54,11 @@ def undrawable(text: str) -> list[str]:
     """The letters of `text` for which this system has no font, each once. Symbols are no letters:
     their names do."""
     known = drawable(text)
-    return [c for c in dict.fromkeys(text)
-            if c not in known and _has_shape(c) and unicodedata.category(c)[0] in "LMNP"]
+    return [
+        c
+        for c in dict.fromkeys(text)
+        if c not in known and _has_shape(c) and unicodedata.category(c)[0] in "LMNP"
+    ]
 
 
 def latex(text: str) -> str:
@@ -52,8 +69,13 @@ def latex(text: str) -> str:
 
 def beyond_pdflatex(text: str) -> list[str]:
     """The letters of `text` that pdfLaTeX stops at, each once: those of other scripts than ours."""
-    return [c for c in dict.fromkeys(text) if unicodedata.category(c)[0] in "LM"
-            and c not in _LATEX and not unicodedata.name(c, "").startswith("LATIN")]
+    return [
+        c
+        for c in dict.fromkeys(text)
+        if unicodedata.category(c)[0] in "LM"
+        and c not in _LATEX
+        and not unicodedata.name(c, "").startswith("LATIN")
+    ]
 
 
 def csv_cell(text: str) -> str:
@@ -114,8 +136,8 @@ def _named(character: str) -> str:
 
 def _has_shape(character: str) -> bool:
     return character.isspace() or (
-        unicodedata.category(character) not in SHAPELESS
-        and not "\ufe00" <= character <= "\ufe0f")  # variation selectors
+        unicodedata.category(character) not in SHAPELESS and not "\ufe00" <= character <= "\ufe0f"
+    )  # variation selectors
 
 
 def _visible(text: str) -> str:

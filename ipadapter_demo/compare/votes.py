@@ -76,8 +76,9 @@ def votes_csv(job: Job, found: Ballot) -> str:
     for pair, answer in zip(found.pairs, found.answers, strict=False):
         page, row, _ = job.plan.grid.heads(pair.left)
         left, right = _column(job, pair.left), _column(job, pair.right)
-        table.writerow([*map(csv_cell, (page, row, left, right)), pair.left.name,
-                        pair.right.name, answer])
+        table.writerow(
+            [*map(csv_cell, (page, row, left, right)), pair.left.name, pair.right.name, answer]
+        )
     return text.getvalue()
 
 

@@ -66,86 +66,117 @@ def items_of(images: Path, captions: Path, limit: int | None = None) -> list[Ite
         raise RequestError(f"captions: {captions} has no picture with a caption")
     missing = [item.path for item in found if not Path(item.path).is_file()]
     if missing:
-        raise RequestError(f"images: {len(missing)} of {len(found)} pictures are not in {images}, "
-                           f"such as {Path(missing[0]).name}")
+        raise RequestError(
+            f"images: {len(missing)} of {len(found)} pictures are not in {images}, "
+            f"such as {Path(missing[0]).name}"
+        )
     return found
 
 
-class Judge:
+class Scorer:
     """What an actor does: draw an item's samples and score them."""
 
-    def __init__(self, model: dict[str, Any], clip: Path, protocol: Protocol,
-                 threads: int | None = None) -> None:
+    def __init__(
+        self, model: dict[str, Any], clip: Path, protocol: Protocol, threads: int | None = None
+    ) -> None:
         import torch
 
         if threads is not None:
             torch.set_num_threads(threads)
         self.pipeline, self.protocol = load(**model), protocol
-        self.clip = NamedClip(clip, str(self.pipeline.facts["device"]))
+        self.clip = NamedClip(clip, str(self.pipeline.provenance["device"]))
 
-    def facts(self) -> dict[str, Any]:
-        return self.pipeline.facts
+    def provenance(self) -> dict[str, Any]:
+        return self.pipeline.provenance
 
     def row(self, item: Item) -> dict[str, Any]:
         """The cosines of every sample with the picture and with its caption."""
         wanted = asdict(self.protocol)
         count = wanted.pop("samples")
         picture = flatten_image(read_image(Path(item.path)))
-        request = GenerateRequest(**wanted | {
-            "references": (Reference(image=picture),), "count": count,
-            "seed": self.protocol.seed + item.number * count})
+        request = GenerateRequest(
+            **wanted
+            | {
+                "references": (Reference(image=picture),),
+                "count": count,
+                "seed": self.protocol.seed + item.number * count,
+            }
+        )
         made = self.clip.of_images(self.pipeline.generate(request).images)
         seen, said = self.clip.of_images([picture]), self.clip.of_texts([item.caption])
-        return {"number": item.number, "file": Path(item.path).name,
-                "clip_i": (made @ seen[0]).tolist(), "clip_t": (made @ said[0]).tolist()}
+        return {
+            "number": item.number,
+            "file": Path(item.path).name,
+            "clip_i": (made @ seen[0]).tolist(),
+            "clip_t": (made @ said[0]).tolist(),
+        }
 
 
-def evaluate_coco(items: Sequence[Item], model: dict[str, Any], clip: Path, protocol: Protocol,
-                  out: Path, workers: int = 1, gpus: float = 0.0,
-                  progress: Progress = lambda _: None) -> dict[str, Any]:
+def evaluate_coco(
+    items: Sequence[Item],
+    model: dict[str, Any],
+    clip: Path,
+    protocol: Protocol,
+    out: Path,
+    workers: int = 1,
+    gpus: float = 0.0,
+    progress: Progress = lambda _: None,
+) -> dict[str, Any]:
     """Draw and score what `out`/rows.jsonl lacks, then write `out`/report.json and return it.
 
     `model` are the arguments of `load`, `gpus` a worker's share of them. Raises RequestError where
     `out` holds rows of another protocol, ModelError or CheckpointError.
     """
-    settings = {"protocol": asdict(protocol), "clip": clip.name, "items": len(items),
-                "model": {name: str(value) for name, value in model.items() if value}}
+    settings = {
+        "protocol": asdict(protocol),
+        "clip": clip.name,
+        "items": len(items),
+        "model": {name: str(value) for name, value in model.items() if value},
+    }
     out.mkdir(parents=True, exist_ok=True)
-    rows, facts = _rows_there(out, settings), _facts_there(out)
+    rows, provenance = _rows_there(out, settings), _provenance_there(out)
     todo = [item for item in items if item.number not in rows]
     if todo:
         with (out / "rows.jsonl").open("a") as file:
-            for row in _drawn(todo, model, clip, protocol, workers, gpus, facts):
+            for row in _drawn(todo, model, clip, protocol, workers, gpus, provenance):
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 rows[row["number"]] = row
                 progress(f"{len(rows)} of {len(items)}")
-    (out / "facts.json").write_text(json.dumps(facts))
-    report = settings | {"facts": facts} | _summary(list(rows.values()))
+    (out / "provenance.json").write_text(json.dumps(provenance))
+    report = settings | {"provenance": provenance} | _summary(list(rows.values()))
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
-def _drawn(todo: Sequence[Item], model: dict[str, Any], clip: Path, protocol: Protocol,
-           workers: int, gpus: float, facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _drawn(
+    todo: Sequence[Item],
+    model: dict[str, Any],
+    clip: Path,
+    protocol: Protocol,
+    workers: int,
+    gpus: float,
+    provenance: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
     """Rows as they are finished, in whatever order."""
     try:
         import ray
         from ray.util import ActorPool
     except ImportError as error:
-        raise RequestError("evaluate coco needs ray: pip install -r requirements-train.txt"
-                           ) from error
+        raise RequestError(
+            "evaluate coco needs ray: pip install -r requirements-train.txt"
+        ) from error
     options = {"log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
     if "RAY_ADDRESS" not in os.environ:  # a cluster that is there is joined
         options |= {"num_cpus": max(workers, os.cpu_count() or 1)}
     ray.init(**options)
     try:
-        actor = ray.remote(num_cpus=1, num_gpus=gpus)(Judge)
+        actor = ray.remote(num_cpus=1, num_gpus=gpus)(Scorer)
         threads = None if gpus or workers == 1 else 1
         actors = [actor.remote(model, clip, protocol, threads) for _ in range(workers)]
-        facts.update(ray.get(actors[0].facts.remote()))
+        provenance.update(ray.get(actors[0].provenance.remote()))
         pool = ActorPool(actors)
-        yield from pool.map_unordered(lambda judge, item: judge.row.remote(item), todo)
+        yield from pool.map_unordered(lambda scorer, item: scorer.row.remote(item), todo)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.ActorDiedError as error:
@@ -169,8 +200,8 @@ def _rows_there(out: Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]
     return rows
 
 
-def _facts_there(out: Path) -> dict[str, Any]:
-    path = out / "facts.json"
+def _provenance_there(out: Path) -> dict[str, Any]:
+    path = out / "provenance.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
@@ -179,9 +210,10 @@ def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     figures: dict[str, Any] = {"pictures": len(rows)}
     for name in ("clip_i", "clip_t"):
         per_picture = [fmean(row[name]) for row in rows]
-        figures[name] = {"cosine": round(fmean(per_picture), 4),
-                         "std_over_pictures": round(stdev(per_picture), 4)
-                         if len(rows) > 1 else None}
+        figures[name] = {
+            "cosine": round(fmean(per_picture), 4),
+            "std_over_pictures": round(stdev(per_picture), 4) if len(rows) > 1 else None,
+        }
     scores = [CLIP_SCORE * max(value, 0.0) for row in rows for value in row["clip_t"]]
     figures["clip_t"]["clip_score"] = round(fmean(scores), 4)
     return figures

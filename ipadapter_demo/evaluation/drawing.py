@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from ipadapter_demo.imaging import read_image
-from ipadapter_demo.pipeline import ImagePromptPipeline, Result, load, may_share_a_batch
+from ipadapter_demo.pipeline import ImagePromptPipeline, Result, can_batch, load
 from ipadapter_demo.record import request_to_json, save_png
 from ipadapter_demo.request import GenerateRequest
 
@@ -30,15 +30,16 @@ BATCH = 8
 
 def drawn_by(pipeline: ImagePromptPipeline) -> Draw:
     """In this process."""
-    return lambda requests: [image for batch in batches(requests)
-                             for image in drawn_together(pipeline, batch)]
+    return lambda requests: [
+        image for batch in batches(requests) for image in drawn_in_batches(pipeline, batch)
+    ]
 
 
 def batches(requests: Sequence[GenerateRequest]) -> Iterator[list[GenerateRequest]]:
     """Neighbours that may share one; order stays."""
     batch: list[GenerateRequest] = []
     for request in requests:
-        if batch and (len(batch) == BATCH or not may_share_a_batch(batch[0], request)):
+        if batch and (len(batch) == BATCH or not can_batch(batch[0], request)):
             yield batch
             batch = []
         batch.append(request)
@@ -46,31 +47,35 @@ def batches(requests: Sequence[GenerateRequest]) -> Iterator[list[GenerateReques
         yield batch
 
 
-def drawn_together(pipeline: ImagePromptPipeline,
-                   batch: Sequence[GenerateRequest]) -> list[Image.Image]:
-    return [event.images[0] for event in pipeline.stream_together(batch)
-            if isinstance(event, Result)]
+def drawn_in_batches(
+    pipeline: ImagePromptPipeline, batch: Sequence[GenerateRequest]
+) -> list[Image.Image]:
+    return [event.images[0] for event in pipeline.stream_batch(batch) if isinstance(event, Result)]
 
 
-def kept_in(folder: Path, draw: Draw, facts: dict[str, Any]) -> Draw:
+def kept_in(folder: Path, draw: Draw, provenance: dict[str, Any]) -> Draw:
     """Every picture stays in `folder`, as a PNG that says what made it; what is there of the same
-    request and the same `facts` is not drawn again, so an evaluation that was stopped goes on."""
+    request and the same `provenance` is not drawn again, so an evaluation that was stopped goes
+    on."""
 
     def path_of(request: GenerateRequest) -> Path:
-        made_by = {"request": request_to_json(request)["request"], "facts": facts}
+        made_by = {"request": request_to_json(request)["request"], "provenance": provenance}
         name = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
         return folder / f"{name[:32]}.png"
 
     def kept(requests: Sequence[GenerateRequest]) -> list[Image.Image]:
         paths = [path_of(request) for request in requests]
         folder.mkdir(parents=True, exist_ok=True)
-        missing = [(path, request) for path, request in zip(paths, requests, strict=True)
-                   if not path.exists()]
+        missing = [
+            (path, request)
+            for path, request in zip(paths, requests, strict=True)
+            if not path.exists()
+        ]
         for start in range(0, len(missing), PORTION):
             portion = missing[start : start + PORTION]
             images = draw([request for _, request in portion])
             for (path, request), image in zip(portion, images, strict=True):
-                save_png(path, image, request, request.seed, 0, facts)
+                save_png(path, image, request, request.seed, 0, provenance)
         return [read_image(path) for path in paths]
 
     return kept
@@ -81,8 +86,9 @@ def drawn_by_workers(count: int, **options: Any) -> Iterator[Draw]:
     """By `count` processes, each with one thread and a pipeline of its own: `load(**options)`."""
     context = get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(count, context, _start, (options,)) as pool:
-        yield lambda requests: [image for images in pool.map(_draw, batches(requests))
-                                for image in images]
+        yield lambda requests: [
+            image for images in pool.map(_draw, batches(requests)) for image in images
+        ]
 
 
 _pipeline: ImagePromptPipeline  # of a worker
@@ -95,4 +101,4 @@ def _start(options: dict[str, Any]) -> None:
 
 
 def _draw(batch: Sequence[GenerateRequest]) -> list[Image.Image]:
-    return drawn_together(_pipeline, batch)
+    return drawn_in_batches(_pipeline, batch)

@@ -1,4 +1,4 @@
-"""What the report measures, an experiment each: a bench in, figures out."""
+"""What the report measures, an experiment each: a benchmark in, figures out."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image, ImageChops
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from ipadapter_demo.evaluation.bench import Bench
-from ipadapter_demo.evaluation.reader import HUES, PLACES, hue_error
+from ipadapter_demo.evaluation.attribute_classifier import HUES, PLACES, hue_error
+from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.imaging import images_from_pixels, inner_mask, pixels_from_images
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
-from ipadapter_demo.models.codec import Codec
+from ipadapter_demo.models.vae import VAE
 from ipadapter_demo.request import Inpaint, Structure
 from ipadapter_demo.tabletop.caption import FULL, caption, floor_caption
 from ipadapter_demo.tabletop.erase import masks_over_first, without
@@ -33,53 +33,65 @@ FLOOR_NAMES = ("floor_colour", "floor_texture")
 COLOUR_NAMES = ("solid_colour", "floor_colour", "wall_colour")
 
 
-def codec(bench: Bench) -> dict[str, Any]:
+def vae(benchmark: Benchmark) -> dict[str, Any]:
     """Peak signal-to-noise ratio of encoding and decoding, mean over pictures."""
-    ratios = [10 * torch.log10(4 / (decoded - pixels).square().mean(dim=(1, 2, 3)))
-              for pixels, decoded in _through_codec(bench.images)]
+    ratios = [
+        10 * torch.log10(4 / (decoded - pixels).square().mean(dim=(1, 2, 3)))
+        for pixels, decoded in _through_vae(benchmark.images)
+    ]
     return {"psnr_db": round(torch.cat(ratios).mean().item(), 2)}
 
 
-def _through_codec(images: Sequence[Image.Image]) -> Iterator[tuple[Tensor, Tensor]]:
+def _through_vae(images: Sequence[Image.Image]) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (B, 3, H, W) of pictures in [-1, 1], and of the same encoded and decoded."""
     vae = AutoencoderTiny.from_pretrained(TABLETOP.folder / "vae", local_files_only=True)
-    codec = Codec(vae.float().eval())
+    vae = VAE(vae.float().eval())
     for start in range(0, len(images), 32):
         pixels = pixels_from_images(images[start : start + 32])
-        yield pixels, codec.pixels_from_latents(codec.latents_from_pixels(pixels)).clamp(-1, 1)
+        yield pixels, vae.pixels_from_latents(vae.latents_from_pixels(pixels)).clamp(-1, 1)
 
 
-def text_alone(bench: Bench) -> dict[str, Any]:
+def text_alone(benchmark: Benchmark) -> dict[str, Any]:
     """A full caption, no reference: everything it names. Captions are silent about light."""
     rng = random.Random(0)
-    images = bench.each(lambda i: {"prompt": caption(bench.scenes, i, FULL, rng)})
-    return bench.score(images, [name for name in bench.truth if name != "light_side"])
+    images = benchmark.each(lambda i: {"prompt": caption(benchmark.scenes, i, FULL, rng)})
+    return benchmark.score(images, [name for name in benchmark.truth if name != "light_side"])
 
 
-def variation(bench: Bench) -> dict[str, Any]:
+def variation(benchmark: Benchmark) -> dict[str, Any]:
     """Empty prompt: what the reference carries over; exact hues too, which no caption names."""
-    read = bench.reader.read(bench.variations)
-    errors = {name: hue_error(read[name], bench.measures[name])[bench.exists[name]]
-              for name in HUES}
-    medians = {name: round(error.median().item(), 2)
-               for name, error in errors.items() if len(error)}
-    whole = torch.cat(list(errors.values())).median().item()
-    return {"image_scale": bench.info.image_scale} | bench.score(bench.variations) | {
-        "median_hue_error_degrees": round(whole, 2),
-        "median_hue_error_by_surface": medians,
+    read = benchmark.classifier.classify(benchmark.variations)
+    errors = {
+        name: hue_error(read[name], benchmark.measures[name])[benchmark.exists[name]]
+        for name in HUES
     }
+    medians = {
+        name: round(error.median().item(), 2) for name, error in errors.items() if len(error)
+    }
+    whole = torch.cat(list(errors.values())).median().item()
+    return (
+        {"image_scale": benchmark.info.image_scale}
+        | benchmark.score(benchmark.variations)
+        | {
+            "median_hue_error_degrees": round(whole, 2),
+            "median_hue_error_by_surface": medians,
+        }
+    )
 
 
-def layout(bench: Bench) -> dict[str, Any]:
+def layout(benchmark: Benchmark) -> dict[str, Any]:
     """Whether the seed decides where things stand: an image prompt must not fix the layout."""
-    indices = range(0, len(bench.scenes), LAYOUT_SEEDS)
-    images = bench.draw([
-        bench.request(references=bench.reference(i), seed=10_000 + k)
-        for i in indices for k in range(LAYOUT_SEEDS)
-    ])
-    read = bench.reader.read(images)
+    indices = range(0, len(benchmark.scenes), LAYOUT_SEEDS)
+    images = benchmark.draw(
+        [
+            benchmark.request(references=benchmark.reference(i), seed=10_000 + k)
+            for i in indices
+            for k in range(LAYOUT_SEEDS)
+        ]
+    )
+    read = benchmark.classifier.classify(images)
     places = torch.stack([read[name] for name in PLACES], dim=1) / 2  # widths of the picture
-    given = torch.stack([bench.measures[name] for name in PLACES], dim=1) / 2
+    given = torch.stack([benchmark.measures[name] for name in PLACES], dim=1) / 2
     of = torch.tensor([i for i in indices for _ in range(LAYOUT_SEEDS)])
     first = places[:, 0].unflatten(0, (-1, LAYOUT_SEEDS))
     return {
@@ -87,19 +99,28 @@ def layout(bench: Bench) -> dict[str, Any]:
         "pictures_each": LAYOUT_SEEDS,
         "spread_over_seeds": _rounded(first.std(dim=1).mean(dim=0)),
         "spread_over_scenes": _rounded(given[:, 0].std(dim=0)) if len(given) > 1 else None,
-        "copies": _copies(bench, places, read["count"], given, of),
-        "copies_by_chance": round(float(np.mean([
-            _copies(bench, places, read["count"], given, (of + k) % len(given))
-            for k in range(2, 12)
-        ])), 4),
+        "copies": _copies(benchmark, places, read["count"], given, of),
+        "copies_by_chance": round(
+            float(
+                np.mean(
+                    [
+                        _copies(benchmark, places, read["count"], given, (of + k) % len(given))
+                        for k in range(2, 12)
+                    ]
+                )
+            ),
+            4,
+        ),
     }
 
 
-def _copies(bench: Bench, places: Tensor, count: Tensor, given: Tensor, of: Tensor) -> float:
+def _copies(
+    benchmark: Benchmark, places: Tensor, count: Tensor, given: Tensor, of: Tensor
+) -> float:
     """Share of pictures whose every solid stands where the reference's stands."""
-    there = torch.stack([bench.exists[name][of] for name in PLACES], dim=1)
+    there = torch.stack([benchmark.exists[name][of] for name in PLACES], dim=1)
     near = ((places - given[of]).norm(dim=2) <= COPY) | ~there
-    same = near.all(dim=1) & (count == bench.truth["count"][of])
+    same = near.all(dim=1) & (count == benchmark.truth["count"][of])
     return round(same.float().mean().item(), 4)
 
 
@@ -107,89 +128,101 @@ def _rounded(xy: Tensor) -> dict[str, float]:
     return {axis: round(value, 4) for axis, value in zip("xy", xy.tolist(), strict=True)}
 
 
-def no_image(bench: Bench) -> dict[str, Any]:
+def no_image(benchmark: Benchmark) -> dict[str, Any]:
     """The same at λ = 0: nothing may carry over."""
-    return bench.score(bench.unprompted)
+    return benchmark.score(benchmark.unprompted)
 
 
-def image_and_text(bench: Bench) -> dict[str, Any]:
+def image_and_text(benchmark: Benchmark) -> dict[str, Any]:
     """The text names another scene's floor, the reference brings the solid."""
-    count = len(bench.scenes)
-    images = bench.each(lambda i: {
-        "prompt": floor_caption(bench.scenes, (i + 1) % count),
-        "references": bench.reference(i),
-    })
+    count = len(benchmark.scenes)
+    images = benchmark.each(
+        lambda i: {
+            "prompt": floor_caption(benchmark.scenes, (i + 1) % count),
+            "references": benchmark.reference(i),
+        }
+    )
     return {
-        "image_scale": bench.info.text_image_scale,
-        "floor_named_by_text": bench.score(images, FLOOR_NAMES, of=bench.ahead(1)),
-        "solid_of_reference": bench.score(images, SOLID_NAMES),
+        "image_scale": benchmark.info.text_image_scale,
+        "floor_named_by_text": benchmark.score(images, FLOOR_NAMES, of=benchmark.ahead(1)),
+        "solid_of_reference": benchmark.score(images, SOLID_NAMES),
     }
 
 
-def structure(bench: Bench) -> dict[str, Any]:
+def structure(benchmark: Benchmark) -> dict[str, Any]:
     """Edges of one scene, appearance of another: F1 of the edges, colours of the reference."""
-    count = len(bench.scenes)
-    sources = [bench.images[(i + 1) % count] for i in range(count)]
+    count = len(benchmark.scenes)
+    sources = [benchmark.images[(i + 1) % count] for i in range(count)]
     maps = [annotate("canny", source) for source in sources]
-    images = bench.each(lambda i: {
-        "references": bench.reference(i),
-        "structures": (Structure(kind="canny", image=maps[i]),),
-    })
-    colours = bench.score(images, COLOUR_NAMES)
+    images = benchmark.each(
+        lambda i: {
+            "references": benchmark.reference(i),
+            "structures": (Structure(kind="canny", image=maps[i]),),
+        }
+    )
+    colours = benchmark.score(images, COLOUR_NAMES)
     return {
-        "image_scale": bench.info.map_image_scale,
+        "image_scale": benchmark.info.map_image_scale,
         "edge_f1": mean_edge_f1(images, maps),
-        "edge_f1_without_map": mean_edge_f1(bench.variations, maps),
+        "edge_f1_without_map": mean_edge_f1(benchmark.variations, maps),
         "edge_f1_of_rendered_source": mean_edge_f1(sources, maps),
         "colours_of_reference": colours,
     }
 
 
-def palette(bench: Bench) -> dict[str, Any]:
+def palette(benchmark: Benchmark) -> dict[str, Any]:
     """The colours of one scene, coarse, and nothing else: mean error of a cell's channel."""
-    maps = [annotate("palette", bench.images[i]) for i in bench.ahead(1).tolist()]
-    images = bench.each(lambda i: {
-        "structures": (Structure(kind="palette", image=maps[i]),),
-    })
-    return {"cell_error": mean_cell_error(images, maps),
-            "cell_error_without_map": mean_cell_error(bench.unprompted, maps)}
+    maps = [annotate("palette", benchmark.images[i]) for i in benchmark.ahead(1).tolist()]
+    images = benchmark.each(
+        lambda i: {
+            "structures": (Structure(kind="palette", image=maps[i]),),
+        }
+    )
+    return {
+        "cell_error": mean_cell_error(images, maps),
+        "cell_error_without_map": mean_cell_error(benchmark.unprompted, maps),
+    }
 
 
-def inpainting(bench: Bench) -> dict[str, Any]:
+def inpainting(benchmark: Benchmark) -> dict[str, Any]:
     """Paint over the first solid and its shadow, and put that of a reference with one solid there:
     it stands in the mask, nothing outside changes, and along the mask's edge there is what would
     be there without any solid."""
-    size = bench.images[0].width
-    masks = masks_over_first(bench.scenes, size)
-    partners = _partners_with_one_solid(bench)
-    images = bench.each(lambda i: {
-        "references": bench.reference(int(partners[i])),
-        "inpaint": Inpaint(image=bench.images[i], mask=masks[i], **bench.info.inpainting),
-    })
-    bare = list(pictures_of(without(bench.scenes, 0), size))
-    decoded = [image for _, batch in _through_codec(bare) for image in images_from_pixels(batch)]
+    size = benchmark.images[0].width
+    masks = masks_over_first(benchmark.scenes, size)
+    partners = _partners_with_one_solid(benchmark)
+    images = benchmark.each(
+        lambda i: {
+            "references": benchmark.reference(int(partners[i])),
+            "inpaint": Inpaint(
+                image=benchmark.images[i], mask=masks[i], **benchmark.info.inpainting
+            ),
+        }
+    )
+    bare = list(pictures_of(without(benchmark.scenes, 0), size))
+    decoded = [image for _, batch in _through_vae(bare) for image in images_from_pixels(batch)]
     outside, inside = 0, []
-    for image, given, mask in zip(images, bench.images, masks, strict=True):
+    for image, given, mask in zip(images, benchmark.images, masks, strict=True):
         change = np.abs(np.asarray(image, dtype=int) - np.asarray(given, dtype=int)).max(axis=2)
         painted = np.asarray(mask) > 0
         outside = max(outside, int(change[~painted].max()))
         inside.append(float(change[painted].mean()))
     return {
-        "image_scale": bench.info.image_scale,
+        "image_scale": benchmark.info.image_scale,
         "largest_change_outside": outside,
         "mean_change_inside": round(float(np.mean(inside)), 2),
         "seam_error": mean_seam_error(images, bare, masks),
-        "seam_error_of_the_codec": mean_seam_error(decoded, bare, masks),
-        "solid_of_reference": bench.score(images, SOLID_NAMES, of=partners),
+        "seam_error_of_the_vae": mean_seam_error(decoded, bare, masks),
+        "solid_of_reference": benchmark.score(images, SOLID_NAMES, of=partners),
     }
 
 
-def _partners_with_one_solid(bench: Bench) -> Tensor:
+def _partners_with_one_solid(benchmark: Benchmark) -> Tensor:
     """For every scene the next one, going round, that has a single solid."""
-    singles = torch.nonzero(~bench.scenes.present[:, 1])[:, 0]
+    singles = torch.nonzero(~benchmark.scenes.present[:, 1])[:, 0]
     if not len(singles):
-        return bench.ahead(1)
-    after = torch.searchsorted(singles, torch.arange(len(bench.scenes)), right=True)
+        return benchmark.ahead(1)
+    after = torch.searchsorted(singles, torch.arange(len(benchmark.scenes)), right=True)
     return singles[after % len(singles)]
 
 
@@ -211,14 +244,18 @@ def mean_edge_f1(images: Sequence[Image.Image], maps: Sequence[Image.Image]) -> 
 
 def mean_cell_error(images: Sequence[Image.Image], palettes: Sequence[Image.Image]) -> float:
     """Grey levels by which a channel of a palette cell is off, mean over cells and pictures."""
-    off = [np.abs(np.asarray(annotate("palette", ours), dtype=int)
-                  - np.asarray(drawn, dtype=int)).mean()
-           for ours, drawn in zip(images, palettes, strict=True)]
+    off = [
+        np.abs(
+            np.asarray(annotate("palette", ours), dtype=int) - np.asarray(drawn, dtype=int)
+        ).mean()
+        for ours, drawn in zip(images, palettes, strict=True)
+    ]
     return round(float(np.mean(off)), 2)
 
 
-def mean_seam_error(images: Sequence[Image.Image], bare: Sequence[Image.Image],
-                    masks: Sequence[Image.Image]) -> float:
+def mean_seam_error(
+    images: Sequence[Image.Image], bare: Sequence[Image.Image], masks: Sequence[Image.Image]
+) -> float:
     """Grey levels by which a channel is off on the outermost pixels of a mask, mean over pictures.
     What the new solid casts there counts as well."""
     off = []

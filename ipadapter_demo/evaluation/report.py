@@ -1,7 +1,7 @@
 """The report: how often what text names, a reference carries or a map fixes comes out right.
 
 Scenes come from seeds that no recipe draws from. A generated picture is read by the attribute
-reader and compared with the truth of its scene.
+classifier and compared with the truth of its scene.
 """
 
 from __future__ import annotations
@@ -10,32 +10,43 @@ from collections.abc import Callable
 from typing import Any
 
 from ipadapter_demo.evaluation import experiments
-from ipadapter_demo.evaluation.bench import Bench
+from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.evaluation.drawing import Draw, drawn_by
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED, sample_scenes
 
 Progress = Callable[[str], None]
 EXPERIMENTS = (
-    experiments.codec, experiments.text_alone, experiments.variation, experiments.layout,
-    experiments.no_image, experiments.image_and_text, experiments.structure, experiments.palette,
+    experiments.vae,
+    experiments.text_alone,
+    experiments.variation,
+    experiments.layout,
+    experiments.no_image,
+    experiments.image_and_text,
+    experiments.structure,
+    experiments.palette,
     experiments.inpainting,
 )
 
 
-def evaluate(pipeline: ImagePromptPipeline, scenes: int = 200, seed: int = HELD_OUT_SEED,
-             progress: Progress = lambda _: None, draw: Draw | None = None) -> dict[str, Any]:
+def evaluate(
+    pipeline: ImagePromptPipeline,
+    scenes: int = 200,
+    seed: int = HELD_OUT_SEED,
+    progress: Progress = lambda _: None,
+    draw: Draw | None = None,
+) -> dict[str, Any]:
     """All experiments at the model's default settings: about eight pictures a scene, so minutes to
     hours. `draw` makes the pictures; this process, unless told otherwise."""
-    bench = Bench(pipeline.info, draw or drawn_by(pipeline), sample_scenes(scenes, seed))
+    benchmark = Benchmark(pipeline.info, draw or drawn_by(pipeline), sample_scenes(scenes, seed))
     report: dict[str, Any] = {
         "scenes": scenes,
         "seed": seed,
         "guidance": pipeline.info.guidance,
         "steps": pipeline.info.steps,
-        "facts": pipeline.facts,
+        "provenance": pipeline.provenance,
     }
     for experiment in EXPERIMENTS:
         progress(experiment.__name__)
-        report[experiment.__name__] = experiment(bench)
+        report[experiment.__name__] = experiment(benchmark)
     return report

@@ -1,4 +1,4 @@
-"""Sheets to judge by eye: unselected held-out scenes, one sheet for each thing the demo does."""
+"""Sheets to scorer by eye: unselected held-out scenes, one sheet for each thing the demo does."""
 
 from __future__ import annotations
 
@@ -72,59 +72,89 @@ def _generate(pipeline: ImagePromptPipeline, **parts: Any) -> Row:
     return list(pipeline.generate(GenerateRequest(**defaults | parts)).images)
 
 
-def variations(pipeline: ImagePromptPipeline, scenes: Scenes,
-               given: Row) -> tuple[list[str], list[Row]]:
-    rows = [[image, *_generate(pipeline, references=(Reference(image=image),), count=VARIED)]
-            for image in given[:VARIED]]
+def variations(
+    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+) -> tuple[list[str], list[Row]]:
+    rows = [
+        [image, *_generate(pipeline, references=(Reference(image=image),), count=VARIED)]
+        for image in given[:VARIED]
+    ]
     return ["reference", *(f"seed {seed}" for seed in range(1, VARIED + 1))], rows
 
 
-def image_scale(pipeline: ImagePromptPipeline, scenes: Scenes,
-                given: Row) -> tuple[list[str], list[Row]]:
+def image_scale(
+    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+) -> tuple[list[str], list[Row]]:
     rows = []
     for image in given[:ROWS]:
-        sweep = [_generate(pipeline, references=(Reference(image=image),), image_scale=scale)[0]
-                 for scale in SCALES]
+        sweep = [
+            _generate(pipeline, references=(Reference(image=image),), image_scale=scale)[0]
+            for scale in SCALES
+        ]
         rows.append([image, *sweep])
     return ["reference", *(f"scale {scale:g}" for scale in SCALES)], rows
 
 
-def image_and_text(pipeline: ImagePromptPipeline, scenes: Scenes,
-                   given: Row) -> tuple[list[str], list[Row]]:
+def image_and_text(
+    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+) -> tuple[list[str], list[Row]]:
     prompts = [floor_caption(scenes, ROWS + column) for column in range(4)]
-    rows = [[image, *(_generate(pipeline, references=(Reference(image=image),), prompt=prompt)[0]
-                      for prompt in prompts)]
-            for image in given[:ROWS]]
+    rows = [
+        [
+            image,
+            *(
+                _generate(pipeline, references=(Reference(image=image),), prompt=prompt)[0]
+                for prompt in prompts
+            ),
+        ]
+        for image in given[:ROWS]
+    ]
     return ["reference", *(prompt.removeprefix("on a ") for prompt in prompts)], rows
 
 
-def structure(pipeline: ImagePromptPipeline, scenes: Scenes,
-              given: Row) -> tuple[list[str], list[Row]]:
+def structure(
+    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+) -> tuple[list[str], list[Row]]:
     rows = []
     for index in range(ROWS):
         looks, source = given[index], given[ROWS + index]
         edges, palette = annotate("canny", source), annotate("palette", source)
         parts: dict[str, Any] = {"references": (Reference(image=looks),)}
-        rows.append([
-            looks, edges,
-            *_generate(pipeline, structures=(Structure(kind="canny", image=edges),), **parts,
-                       count=2),
-            palette,
-            *_generate(pipeline, structures=(Structure(kind="palette", image=palette),), count=2),
-        ])
+        rows.append(
+            [
+                looks,
+                edges,
+                *_generate(
+                    pipeline, structures=(Structure(kind="canny", image=edges),), **parts, count=2
+                ),
+                palette,
+                *_generate(
+                    pipeline, structures=(Structure(kind="palette", image=palette),), count=2
+                ),
+            ]
+        )
     return ["reference", "edges", "both", "both", "palette", "palette only", "palette only"], rows
 
 
-def inpainting(pipeline: ImagePromptPipeline, scenes: Scenes,
-               given: Row) -> tuple[list[str], list[Row]]:
+def inpainting(
+    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+) -> tuple[list[str], list[Row]]:
     rows = []
     masks = masks_over_first(scenes[:ROWS], given[0].width)
     for image, mask, looks in zip(given[:ROWS], masks, given[ROWS:], strict=True):
         shown = image.copy()
         shown.paste((255, 255, 255), mask=mask)
         inpaint = Inpaint(image=image, mask=mask, **pipeline.info.inpainting)
-        rows.append([image, shown, looks, *_generate(
-            pipeline, references=(Reference(image=looks),), inpaint=inpaint, count=3)])
+        rows.append(
+            [
+                image,
+                shown,
+                looks,
+                *_generate(
+                    pipeline, references=(Reference(image=looks),), inpaint=inpaint, count=3
+                ),
+            ]
+        )
     return ["picture", "mask", "reference", "seed 1", "seed 2", "seed 3"], rows
 
 

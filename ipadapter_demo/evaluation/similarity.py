@@ -77,8 +77,9 @@ class Similarity:
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.text = CLIPTextModel.from_pretrained(folder / "text_encoder").float().eval()
         self.projection = load_file(folder / "text_projection.safetensors")["weight"].float()
-        self.vision = CLIPVisionModelWithProjection.from_pretrained(
-            folder / "image_encoder").float().eval()
+        self.vision = (
+            CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder").float().eval()
+        )
         self.processor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor")
 
     @torch.no_grad()
@@ -87,8 +88,10 @@ class Similarity:
         side = self.processor.crop_size["height"]
         if pixels.shape[-1] != side:
             pixels = F.interpolate(pixels, (side, side), mode="bicubic", antialias=True)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1)
-                     for v in (self.processor.image_mean, self.processor.image_std))
+        mean, std = (
+            torch.tensor(v).view(1, 3, 1, 1)
+            for v in (self.processor.image_mean, self.processor.image_std)
+        )
         seen = ((pixels.clamp(-1, 1) + 1) / 2 - mean) / std
         return F.normalize(self.vision(seen).image_embeds, dim=-1)
 
@@ -100,7 +103,12 @@ class Similarity:
     @torch.no_grad()
     def of_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings (B, K)."""
-        tokens = self.tokenizer(list(texts), padding="max_length", truncation=True,
-                                max_length=self.tokenizer.model_max_length, return_tensors="pt")
+        tokens = self.tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
         pooled = self.text(tokens.input_ids).pooler_output
         return F.normalize(pooled @ self.projection.T, dim=-1)

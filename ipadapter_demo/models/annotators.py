@@ -42,6 +42,7 @@ class Detector:
 
 def _aux(name: str) -> Callable[[], Any]:
     """A class of controlnet-aux, which takes seconds to import, and only structure needs it."""
+
     def kind() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about detectors that are not used here
@@ -55,8 +56,7 @@ _SHA256 = {
     "ControlNetHED.pth": "5ca93762ffd68a29fee1af9d495bf6aab80ae86f08905fb35472a083a4c7a8fa",
     "sk_model.pth": "c686ced2a666b4850b4bb6ccf0748031c3eda9f822de73a34b8979970d90f0c6",
     "sk_model2.pth": "30a534781061f34e83bb9406b4335da4ff2616c95d22a585c1245aa8363e74e0",
-    "dpt_hybrid-midas-501f0c75.pt":
-        "501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",
+    "dpt_hybrid-midas-501f0c75.pt": "501f0c75b3bca7daec6b3682c5054c09b366765aef6fa3a09d03a5cb4b230853",  # noqa: E501
     "scannet.pt": "03dbf1600c51ee3d45c29f77b77bf1a3b7a24c3452dba62a4ae658f37330c209",
     "body_pose_model.pth": "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746",
     "hand_pose_model.pth": "b76b00d1750901abd07b9f9d8c98cc3385b8fe834a26d4b4f0aad439e75fc600",
@@ -65,16 +65,22 @@ _SHA256 = {
 
 
 def _weights(megabytes: int, *files: str) -> Hub:
-    return Hub(repo="lllyasviel/Annotators", revision="982e7edaec38759d914a963c48c4726685de7d96",
-               files=files, sha256={file: _SHA256[file] for file in files}, megabytes=megabytes)
+    return Hub(
+        repo="lllyasviel/Annotators",
+        revision="982e7edaec38759d914a963c48c4726685de7d96",
+        files=files,
+        sha256={file: _SHA256[file] for file in files},
+        megabytes=megabytes,
+    )
 
 
 _HED = _weights(29, "ControlNetHED.pth")
 DETECTORS = {
     "canny": Detector(_aux("CannyDetector"), call=dict(zip(THRESHOLDS, CANNY, strict=True))),
     "lineart": Detector(_aux("LineartStandardDetector"), sides=("detect_resolution",)),
-    "lineart-fine": Detector(_aux("LineartDetector"),
-                             _weights(34, "sk_model.pth", "sk_model2.pth")),
+    "lineart-fine": Detector(
+        _aux("LineartDetector"), _weights(34, "sk_model.pth", "sk_model2.pth")
+    ),
     "softedge": Detector(_aux("HEDdetector"), _HED, call={"safe": True}),
     "scribble": Detector(_aux("HEDdetector"), _HED, call={"scribble": True}),
     "depth": Detector(_aux("MidasDetector"), _weights(493, "dpt_hybrid-midas-501f0c75.pt")),
@@ -86,9 +92,12 @@ DETECTORS = {
     ),
     "segmentation": Detector(
         lambda: Segmenter,
-        Hub(repo="openmmlab/upernet-convnext-small",
+        Hub(
+            repo="openmmlab/upernet-convnext-small",
             revision="550b68d291f9a7e4874065c6eec0676b2ba821e6",
-            files=("config.json", "preprocessor_config.json", "pytorch_model.bin"), megabytes=328),
+            files=("config.json", "preprocessor_config.json", "pytorch_model.bin"),
+            megabytes=328,
+        ),
         sides=(),
     ),
     "shuffle": Detector(_aux("ContentShuffleDetector")),
@@ -124,8 +133,9 @@ def _contrast(image: Image.Image) -> float:
     return max(high - low for low, high in extrema) / 255
 
 
-def _detected(annotator: str, image: Image.Image, call: dict[str, Any],
-              locate: Locate) -> Image.Image:
+def _detected(
+    annotator: str, image: Image.Image, call: dict[str, Any], locate: Locate
+) -> Image.Image:
     detector = DETECTORS[annotator]
     sizes = dict.fromkeys(detector.sides, max(LEAST_SIDE, min(image.size)))
     folder = None if detector.weights is None else locate(detector.weights)
@@ -169,5 +179,6 @@ def _loaded(annotator: str, folder: Path | None) -> Callable[..., Image.Image]:
     try:
         return kind.from_pretrained(str(folder))
     except Exception as error:  # a damaged file raises whatever its reader likes
-        raise ModelError(f"the detector {annotator} cannot be loaded from {folder}: "
-                         f"{error}") from error
+        raise ModelError(
+            f"the detector {annotator} cannot be loaded from {folder}: {error}"
+        ) from error

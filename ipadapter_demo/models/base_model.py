@@ -20,7 +20,6 @@ from ipadapter_demo.adapter import (
 )
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.codec import Codec
 from ipadapter_demo.models.extras import Extras, with_extras
 from ipadapter_demo.models.memory import take_turns
 from ipadapter_demo.models.own_networks import (
@@ -37,7 +36,8 @@ from ipadapter_demo.models.structure import (
     StructureNet,
     T2IAdapterStructure,
 )
-from ipadapter_demo.models.text import TextReader
+from ipadapter_demo.models.text import PromptEncoder
+from ipadapter_demo.models.vae import VAE
 from ipadapter_demo.models.weights import tensors_from_file
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ class BaseModel:
     """
 
     entry: CatalogEntry
-    text: TextReader
+    text: PromptEncoder
     vision: CLIPVisionModelWithProjection | None
     image_processor: CLIPImageProcessor
     unet: UNet2DConditionModel
     adapters: dict[str, ImageAdapter]  # by name, the one to use unless told otherwise first
-    codec: Codec
+    vae: VAE
     scheduler_config: dict[str, Any]
     structures: Structures
     inpaint_adapter: StructureNet | None  # reads what is left around a mask: `around_hole`
@@ -80,7 +80,7 @@ class BaseModel:
 
     @property
     def native_size(self) -> int:
-        return self.unet.config.sample_size * self.codec.factor
+        return self.unet.config.sample_size * self.vae.factor
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -91,10 +91,15 @@ class BaseModel:
         """The same model for previews: configurations and detectors, no network."""
         outline: Callable[[Any], Any] = _Outline
         return replace(
-            self, text=replace(self.text, encoders=()), unet=outline(self.unet), adapters={},
+            self,
+            text=replace(self.text, encoders=()),
+            unet=outline(self.unet),
+            adapters={},
             vision=None if self.vision is None else outline(self.vision),
-            codec=replace(self.codec, vae=outline(self.codec.vae)), inpaint_adapter=None,
-            structures=Structures.of(self.entry, self.locate, {}), files=(),
+            vae=replace(self.vae, autoencoder=outline(self.vae.autoencoder)),
+            inpaint_adapter=None,
+            structures=Structures.of(self.entry, self.locate, {}),
+            files=(),
         )
 
 
@@ -102,8 +107,9 @@ class Structures:
     """The structure networks of a model, each loaded once: those at hand when the model is, the
     others when they are first asked for."""
 
-    def __init__(self, entry: CatalogEntry, load: Callable[[type, Path, str], Any],
-                 locate: Locate) -> None:
+    def __init__(
+        self, entry: CatalogEntry, load: Callable[[type, Path, str], Any], locate: Locate
+    ) -> None:
         self._entries, self._load, self._locate = entry.structures, load, locate
         self._loaded: dict[str, StructureNet] = {}
         self._lock = Lock()
@@ -141,8 +147,9 @@ class Structures:
             raise ModelError(f"structure {kind}: {error}") from error
 
 
-def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
-                    extras: Extras | None = None) -> BaseModel:
+def load_base_model(
+    entry: CatalogEntry, device: str, dtype: torch.dtype, extras: Extras | None = None
+) -> BaseModel:
     """Load a model at hand. Raises ModelError or CheckpointError."""
     from diffusers import ControlNetModel, T2IAdapter
     from transformers import CLIPVisionModelWithProjection
@@ -155,7 +162,7 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         return network.to(where).eval().requires_grad_(False)
 
     def load(network: type, place: Path, kind: str = "") -> Any:
-        unet, factor, name = parts.unet, Codec(parts.vae).factor, place.name
+        unet, factor, name = parts.unet, VAE(parts.vae).factor, place.name
         tensors = None
         if place.is_file():
             files.append(place)
@@ -163,12 +170,18 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         else:
             check_class(place, network)
         if network is ControlNetModel:
-            found = (part_of(network, place, dtype, files) if tensors is None
-                     else controlnet_of(tensors, unet, dtype, name, kind))
+            found = (
+                part_of(network, place, dtype, files)
+                if tensors is None
+                else controlnet_of(tensors, unet, dtype, name, kind)
+            )
             check_controlnet_fits(found, unet, name)
         else:
-            found = (part_of(network, place, dtype, files) if tensors is None
-                     else t2i_adapter_of(tensors, unet, factor, dtype, name))
+            found = (
+                part_of(network, place, dtype, files)
+                if tensors is None
+                else t2i_adapter_of(tensors, unet, factor, dtype, name)
+            )
             check_t2i_adapter_fits(found, unet, factor, name)
         return found.to(device).eval().requires_grad_(False)
 
@@ -176,12 +189,16 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         return fetched(hub, extras.models, extras.report)
 
     parts: Parts = with_extras(
-        read_parts(entry, dtype, files, extras.vae, extras.prediction_type), extras)
+        read_parts(entry, dtype, files, extras.vae, extras.prediction_type), extras
+    )
     unet: UNet2DConditionModel = frozen(parts.unet)
     vision = None
     if entry.image_encoder is not None:
-        vision = frozen(part_of(CLIPVisionModelWithProjection, _within(entry, entry.image_encoder),
-                                dtype, files))
+        vision = frozen(
+            part_of(
+                CLIPVisionModelWithProjection, _within(entry, entry.image_encoder), dtype, files
+            )
+        )
     adapters: dict[str, ImageAdapter] = {}
     for name, file in entry.adapters.items():
         assert vision is not None, "an adapter reads what an image encoder saw"
@@ -198,17 +215,21 @@ def load_base_model(entry: CatalogEntry, device: str, dtype: torch.dtype,
         vae.enable_tiling()
     return BaseModel(
         entry=entry,
-        text=TextReader(parts.tokenizers, text_encoders, parts.zeros_for_nothing,
-                        torch.device(device)),
+        text=PromptEncoder(
+            parts.tokenizers, text_encoders, parts.zeros_for_nothing, torch.device(device)
+        ),
         vision=vision,
         image_processor=parts.image_processor,
         unet=unet,
         adapters=adapters,
-        codec=Codec(vae, torch.device(device), honours_upcast=len(text_encoders) > 1),
+        vae=VAE(vae, torch.device(device), honours_upcast=len(text_encoders) > 1),
         scheduler_config=parts.scheduler_config,
         structures=Structures(entry, load, locate),
-        inpaint_adapter=None if entry.inpaint_adapter is None else T2IAdapterStructure(
-            load(T2IAdapter, entry.folder / entry.inpaint_adapter), channels=(4,)),
+        inpaint_adapter=None
+        if entry.inpaint_adapter is None
+        else T2IAdapterStructure(
+            load(T2IAdapter, entry.folder / entry.inpaint_adapter), channels=(4,)
+        ),
         files=tuple(files),
         locate=locate,
         device=torch.device(device),

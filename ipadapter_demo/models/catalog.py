@@ -46,9 +46,9 @@ class CatalogEntry:
     guidance: float = 7.5
     steps: int = 30
     paint_guidance: float | None = None  # where a part of a picture is replaced; None: the same
-    passes: int = 1  # of a step, there
+    repaint_passes: int = 1  # of a step, there
     context: float = 1.0  # how much of the picture is seen there
-    surroundings: float = 0.0  # weight of the picture itself as a prompt for what is around it
+    background_weight: float = 0.0  # weight of the picture itself as a prompt for what is around it
     small: bool = False  # so that half precision gains nothing
     words: tuple[str, ...] = ()  # all that a small model knows, in the order in which it reads them
     note: str = ""
@@ -69,13 +69,28 @@ TABLETOP = CatalogEntry(
     guidance=6.0,
     steps=20,
     paint_guidance=3.0,  # at 6 the part's wall and floor differ in tint from the rest
-    passes=4,
-    surroundings=1.0,  # at 0 what is drawn in a mask fits less at its edge
+    repaint_passes=4,
+    background_weight=1.0,  # at 0 what is drawn in a mask fits less at its edge
     small=True,
     words=(
-        "red", "orange", "yellow", "green", "teal", "blue", "purple", "pink",
-        "plain", "striped", "checkered", "dotted",
-        "sphere", "cube", "cylinder", "cone", "floor", "wall",
+        "red",
+        "orange",
+        "yellow",
+        "green",
+        "teal",
+        "blue",
+        "purple",
+        "pink",
+        "plain",
+        "striped",
+        "checkered",
+        "dotted",
+        "sphere",
+        "cube",
+        "cylinder",
+        "cone",
+        "floor",
+        "wall",
     ),
     note="Built in: one or two solids on a table. Solids are named from left to right.",
 )

@@ -20,18 +20,24 @@ def learn_word(pipe: Any, parts: Parts, word: str, weights: Mapping[str, Any]) -
     """
     vectors = vectors_for(weights, len(parts.text_encoders))
     ends = ("", "_2")[: len(vectors)]
-    for encoder, tokenizer, vector in zip(parts.text_encoders, parts.tokenizers, vectors,
-                                          strict=True):
+    for encoder, tokenizer, vector in zip(
+        parts.text_encoders, parts.tokenizers, vectors, strict=True
+    ):
         width = encoder.config.hidden_size
         if vector.shape[-1] != width:
-            raise ModelError(f"its vectors are {vector.shape[-1]} wide, and the model's text "
-                             f"encoder reads {width}")
+            raise ModelError(
+                f"its vectors are {vector.shape[-1]} wide, and the model's text "
+                f"encoder reads {width}"
+            )
         if word in tokenizer.get_vocab():
             raise ModelError(f"{word!r} is a word of the model already: rename the file")
     for end, vector in zip(ends, vectors, strict=True):
-        pipe.load_textual_inversion(vector, token=word,
-                                    text_encoder=getattr(pipe, f"text_encoder{end}"),
-                                    tokenizer=getattr(pipe, f"tokenizer{end}"))
+        pipe.load_textual_inversion(
+            vector,
+            token=word,
+            text_encoder=getattr(pipe, f"text_encoder{end}"),
+            tokenizer=getattr(pipe, f"tokenizer{end}"),
+        )
 
 
 def vectors_for(weights: Mapping[str, Any], encoders: int) -> tuple[Tensor, ...]:
@@ -49,6 +55,7 @@ def vectors_for(weights: Mapping[str, Any], encoders: int) -> tuple[Tensor, ...]
     if len(found) != 1 + two or not all(isinstance(v, Tensor) and v.ndim in (1, 2) for v in found):
         raise ModelError(f"it is no textual inversion: it holds {sorted(weights)[:3]}")
     if not two and encoders > 1:
-        raise ModelError("it is made for one text encoder, as SD 1.5 has, and the model has "
-                         f"{encoders}")
+        raise ModelError(
+            f"it is made for one text encoder, as SD 1.5 has, and the model has {encoders}"
+        )
     return tuple(vector.detach().reshape(-1, vector.shape[-1]) for vector in found)

@@ -21,8 +21,10 @@ from ipadapter_demo.models.weights import reason, tensors_from_file, weights_fro
 # a key of the first LoRA files, which held nothing but the UNet's attention processors
 _OLD_PROCESSOR = re.compile(r"\.processor\.to_\w+_lora\.(up|down)\.weight$")
 # how diffusers' and peft's names of one tensor of a layer end
-_OF_A_LAYER = re.compile(r"\.(lora_[AB]|lora\.(up|down)|lora_linear_layer\.(up|down)|"
-                         r"processor\.(to_\w+)_lora\.(up|down))(\.default)?\.weight$")
+_OF_A_LAYER = re.compile(
+    r"\.(lora_[AB]|lora\.(up|down)|lora_linear_layer\.(up|down)|"
+    r"processor\.(to_\w+)_lora\.(up|down))(\.default)?\.weight$"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +65,10 @@ def with_extras(parts: Parts, extras: Extras) -> Parts:
         pipe = _pipeline(parts)
         for path, weight in extras.loras:
             if path.suffix.lower() != ".safetensors":
-                raise ModelError(f"{path.name} must be a .safetensors file: others may run code "
-                                 "when they are read")
+                raise ModelError(
+                    f"{path.name} must be a .safetensors file: others may run code "
+                    "when they are read"
+                )
             _named(path, _merge_lora, pipe, parts, path, weight, tensors_from_file(path))
         for path in extras.embeddings:
             _named(path, learn_word, pipe, parts, path.stem, weights_from_file(path))
@@ -84,17 +88,25 @@ def _pipeline(parts: Parts) -> Any:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     scheduler = DDIMScheduler.from_config(parts.scheduler_config)
-    common = {"vae": parts.vae, "unet": parts.unet, "scheduler": scheduler,
-              "text_encoder": parts.text_encoders[0], "tokenizer": parts.tokenizers[0]}
+    common = {
+        "vae": parts.vae,
+        "unet": parts.unet,
+        "scheduler": scheduler,
+        "text_encoder": parts.text_encoders[0],
+        "tokenizer": parts.tokenizers[0],
+    }
     if len(parts.text_encoders) > 1:
-        return StableDiffusionXLPipeline(**common, text_encoder_2=parts.text_encoders[1],
-                                         tokenizer_2=parts.tokenizers[1])
-    return StableDiffusionPipeline(**common, safety_checker=None, feature_extractor=None,
-                                   requires_safety_checker=False)
+        return StableDiffusionXLPipeline(
+            **common, text_encoder_2=parts.text_encoders[1], tokenizer_2=parts.tokenizers[1]
+        )
+    return StableDiffusionPipeline(
+        **common, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
 
 
-def _merge_lora(pipe: Any, parts: Parts, path: Path, weight: float,
-                tensors: dict[str, Tensor]) -> None:
+def _merge_lora(
+    pipe: Any, parts: Parts, path: Path, weight: float, tensors: dict[str, Tensor]
+) -> None:
     """Into the weights, for good: the UNet stays an ordinary one. Trainers' names are read by our
     own hand, diffusers' and peft's by diffusers, which wants the file itself for what its header
     says."""
@@ -123,10 +135,12 @@ def _merge_lora(pipe: Any, parts: Parts, path: Path, weight: float,
 
 def _check_layers(pipe: Any, tensors: dict[str, Tensor]) -> None:
     """Raise ModelError that names layers which the model lacks: diffusers passes over them."""
-    there = {f"{part}.{name.removeprefix('text_model.')}"
-             for part in ("unet", "text_encoder", "text_encoder_2")
-             if (network := getattr(pipe, part, None)) is not None
-             for name, _ in network.named_modules()}
+    there = {
+        f"{part}.{name.removeprefix('text_model.')}"
+        for part in ("unet", "text_encoder", "text_encoder_2")
+        if (network := getattr(pipe, part, None)) is not None
+        for name, _ in network.named_modules()
+    }
     alien = []
     for key in tensors:
         part, _, rest = key.partition(".")
@@ -138,5 +152,7 @@ def _check_layers(pipe: Any, tensors: dict[str, Tensor]) -> None:
         if f"{part}.{name.removeprefix('text_model.')}" not in there:
             alien.append(f"{part}.{name}")
     if names := list(dict.fromkeys(alien)):
-        raise ModelError(f"it changes {some_of(names)}, which "
-                         f"{'are no layers' if names[1:] else 'is no layer'} of this model's")
+        raise ModelError(
+            f"it changes {some_of(names)}, which "
+            f"{'are no layers' if names[1:] else 'is no layer'} of this model's"
+        )

@@ -40,12 +40,16 @@ def layer_factors(
     names = list(cross_attention_layers(unet))
     if isinstance(wanted, tuple):
         if len(wanted) != len(names):
-            raise RequestError(f"image_layers must have a number for each of the {len(names)} "
-                               f"cross-attention layers of {model}, got {len(wanted)}")
+            raise RequestError(
+                f"image_layers must have a number for each of the {len(names)} "
+                f"cross-attention layers of {model}, got {len(wanted)}"
+            )
         return wanted
     if len(names) not in _STYLE:
-        raise RequestError(f"image_layers {wanted!r} is known for SD 1.5 and SDXL only; {model} "
-                           f"takes all, or a number for each of its {len(names)} layers")
+        raise RequestError(
+            f"image_layers {wanted!r} is known for SD 1.5 and SDXL only; {model} "
+            f"takes all, or a number for each of its {len(names)} layers"
+        )
     kept: tuple[str, ...] = ()
     kept += _STYLE[len(names)] if "style" in wanted else ()
     kept += _LAYOUT[len(names)] if "layout" in wanted else ()

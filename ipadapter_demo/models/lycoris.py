@@ -22,18 +22,31 @@ Change = dict[str, Tensor]  # the tensors of one layer, by the last part of thei
 
 _READ = ("hada_", "lokr_", "lora_up.", "lora_down.")
 _NOT_READ = {
-    "on_input": "IA3", "oft_blocks": "OFT", "oft_diag": "OFT", "diff": "whole differences of "
-    "weights", "diff_b": "whole differences of biases", "w_norm": "changes of norms",
-    "b_norm": "changes of norms", "a1.weight": "GLoRA",
+    "on_input": "IA3",
+    "oft_blocks": "OFT",
+    "oft_diag": "OFT",
+    "diff": "whole differences of weights",
+    "diff_b": "whole differences of biases",
+    "w_norm": "changes of norms",
+    "b_norm": "changes of norms",
+    "a1.weight": "GLoRA",
 }
 # in order: names that the first code has within those of its UNet's layers -> diffusers' own
 _FIRST_CODE = {
-    "input_blocks_0_0": "conv_in", "lora_unet_out_2": "lora_unet_conv_out",
-    "input_blocks": "down_blocks", "middle_block": "mid_block", "output_blocks": "up_blocks",
-    "time_embed_0": "time_embedding_linear_1", "time_embed_2": "time_embedding_linear_2",
-    "label_emb_0_0": "add_embedding_linear_1", "label_emb_0_2": "add_embedding_linear_2",
-    "_in_layers_2": "_conv1", "_out_layers_3": "_conv2", "_emb_layers_1": "_time_emb_proj",
-    "_skip_connection": "_conv_shortcut", "samplers_0_op": "samplers_0_conv",
+    "input_blocks_0_0": "conv_in",
+    "lora_unet_out_2": "lora_unet_conv_out",
+    "input_blocks": "down_blocks",
+    "middle_block": "mid_block",
+    "output_blocks": "up_blocks",
+    "time_embed_0": "time_embedding_linear_1",
+    "time_embed_2": "time_embedding_linear_2",
+    "label_emb_0_0": "add_embedding_linear_1",
+    "label_emb_0_2": "add_embedding_linear_2",
+    "_in_layers_2": "_conv1",
+    "_out_layers_3": "_conv2",
+    "_emb_layers_1": "_time_emb_proj",
+    "_skip_connection": "_conv_shortcut",
+    "samplers_0_op": "samplers_0_conv",
 }
 
 
@@ -48,15 +61,20 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Change], dict[str, T
         layers.setdefault(layer, {})[name] = tensor
     for layer, change in layers.items():
         if kind := next((_NOT_READ[name] for name in change if name in _NOT_READ), None):
-            raise ModelError(f"it holds {kind} ({layer}), which is not read: LoRA, LoCon, LoHa and "
-                             "LoKr are")
-    ours = {layer: change for layer, change in layers.items()
-            if layer.startswith(("lora_unet_", "lora_te"))
-            and any(name.startswith(_READ) for name in change)}
+            raise ModelError(
+                f"it holds {kind} ({layer}), which is not read: LoRA, LoCon, LoHa and LoKr are"
+            )
+    ours = {
+        layer: change
+        for layer, change in layers.items()
+        if layer.startswith(("lora_unet_", "lora_te"))
+        and any(name.startswith(_READ) for name in change)
+    }
     for layer, change in ours.items():
         if "dora_scale" in change and "lora_up.weight" not in change:
-            raise ModelError(f"it holds DoRA's scale beside LoHa or LoKr ({layer}), which is not "
-                             "read")
+            raise ModelError(
+                f"it holds DoRA's scale beside LoHa or LoKr ({layer}), which is not read"
+            )
     rest = {key: t for key, t in tensors.items() if key.partition(".")[0] not in ours}
     return ours, rest
 
@@ -72,8 +90,10 @@ def merge(parts: Parts, changes: Mapping[str, Change], weight: float) -> None:
     for name, change in changes.items():
         parameter, delta = layers[name], delta_of(change)
         if delta.numel() != parameter.numel() or len(delta) != len(parameter):
-            raise ModelError(f"its change of {name} is {tuple(delta.shape)}, where the model has "
-                             f"{tuple(parameter.shape)}")
+            raise ModelError(
+                f"its change of {name} is {tuple(delta.shape)}, where the model has "
+                f"{tuple(parameter.shape)}"
+            )
         delta = delta.reshape(parameter.shape)
         if "dora_scale" in change:
             delta = _with_magnitudes(name, parameter.float(), delta, change["dora_scale"].float())
@@ -92,8 +112,10 @@ def _with_magnitudes(name: str, plain: Tensor, delta: Tensor, magnitudes: Tensor
             others = [axis for axis in range(plain.ndim) if axis != kept]
             norm = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
             return changed * magnitudes.reshape(norm.shape) / norm - plain
-    raise ModelError(f"its DoRA magnitudes of {name} are {tuple(magnitudes.shape)}, where the "
-                     f"model's weight is {tuple(plain.shape)}")
+    raise ModelError(
+        f"its DoRA magnitudes of {name} are {tuple(magnitudes.shape)}, where the "
+        f"model's weight is {tuple(plain.shape)}"
+    )
 
 
 def _renamed(parts: Parts, changes: Mapping[str, Change]) -> dict[str, Change]:
@@ -121,8 +143,9 @@ def delta_of(change: Change) -> Tensor:
             delta = _low_rank_of_lora(values)
         elif "hada_w1_a" in values:
             rank = len(values["hada_w1_b"])
-            delta = _low_rank(values, "hada_w1", "hada_t1") * _low_rank(values, "hada_w2",
-                                                                        "hada_t2")
+            delta = _low_rank(values, "hada_w1", "hada_t1") * _low_rank(
+                values, "hada_w2", "hada_t2"
+            )
         else:
             first, second = _factor(values, "lokr_w1"), _factor(values, "lokr_w2")
             first = first.reshape(first.shape + (1,) * (second.ndim - first.ndim))

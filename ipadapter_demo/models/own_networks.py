@@ -25,8 +25,13 @@ _UNION = ("task_embedding", "control_type_proj.linear_1.weight")
 _POOLED = re.compile(r"(?<![a-z])shuffle(?![a-z])")
 
 
-def controlnet_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, dtype: torch.dtype,
-                  name: str, kind: str = "") -> ControlNetModel:
+def controlnet_of(
+    tensors: Mapping[str, Tensor],
+    unet: UNet2DConditionModel,
+    dtype: torch.dtype,
+    name: str,
+    kind: str = "",
+) -> ControlNetModel:
     """From the tensors of the file `name`, in diffusers' layout or the first code's
     (https://github.com/lllyasviel/ControlNet), given for maps of a `kind`. What they do not tell is
     as in the UNet that the network was copied from. Raises ModelError."""
@@ -34,12 +39,16 @@ def controlnet_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, dty
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
     if any(key.endswith(_UNION) for key in tensors):
-        raise ModelError(f"{name} is a ControlNet Union, which is not read: give one for a "
-                         "single kind of map")
+        raise ModelError(
+            f"{name} is a ControlNet Union, which is not read: give one for a single kind of map"
+        )
     taken = inspect.signature(ControlNetModel.__init__).parameters
     config = {key: value for key, value in unet.config.items() if key in taken}
-    converted = {key: t for key, t in convert_controlnet_checkpoint(dict(tensors), config).items()
-                 if t is not None}
+    converted = {
+        key: t
+        for key, t in convert_controlnet_checkpoint(dict(tensors), config).items()
+        if t is not None
+    }
     for key, t in tensors.items():  # of SDXL, which diffusers' converter leaves out
         if match := re.fullmatch(r"(?:control_model\.)?label_emb\.0\.([02])\.(weight|bias)", key):
             converted[f"add_embedding.linear_{1 + int(match[1]) // 2}.{match[2]}"] = t
@@ -47,17 +56,31 @@ def controlnet_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, dty
     hint = converted.get("controlnet_cond_embedding.conv_in.weight")
     if first is None or hint is None:
         raise ModelError(f"{name} is no ControlNet: it holds {sorted(tensors)[:2]}")
-    wider = [converted[key].shape[0] for key in _in_order(
-        converted, r"controlnet_cond_embedding\.blocks\.(\d*[13579])\.weight")]
-    config |= {"in_channels": first.shape[1], "conditioning_channels": hint.shape[1],
-               "conditioning_embedding_out_channels": (hint.shape[0], *wider),
-               "global_pool_conditions": any(map(_POOLED.search, (name.lower(), kind)))}
-    return network_from_weights(lambda: ControlNetModel(**config), converted, dtype,
-                                f"{name}: the weights of the ControlNet")
+    wider = [
+        converted[key].shape[0]
+        for key in _in_order(converted, r"controlnet_cond_embedding\.blocks\.(\d*[13579])\.weight")
+    ]
+    config |= {
+        "in_channels": first.shape[1],
+        "conditioning_channels": hint.shape[1],
+        "conditioning_embedding_out_channels": (hint.shape[0], *wider),
+        "global_pool_conditions": any(map(_POOLED.search, (name.lower(), kind))),
+    }
+    return network_from_weights(
+        lambda: ControlNetModel(**config),
+        converted,
+        dtype,
+        f"{name}: the weights of the ControlNet",
+    )
 
 
-def t2i_adapter_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, factor: int,
-                   dtype: torch.dtype, name: str) -> T2IAdapter:
+def t2i_adapter_of(
+    tensors: Mapping[str, Tensor],
+    unet: UNet2DConditionModel,
+    factor: int,
+    dtype: torch.dtype,
+    name: str,
+) -> T2IAdapter:
     """Likewise; the first code's is https://github.com/TencentARC/T2I-Adapter.
     `factor` is how many pixels a latent cell is wide. Raises ModelError."""
     from diffusers import T2IAdapter
@@ -77,8 +100,10 @@ def t2i_adapter_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, fa
     if first is None or not channels:
         raise ModelError(f"{name} is no T2I-Adapter: it holds {sorted(tensors)[:2]}")
     if first.shape[1] % cells**2:
-        raise ModelError(f"{name} does not fit this model: it reads {first.shape[1]} values a "
-                         f"cell, which is no multiple of {cells**2}")
+        raise ModelError(
+            f"{name} does not fit this model: it reads {first.shape[1]} values a "
+            f"cell, which is no multiple of {cells**2}"
+        )
     config = {
         "in_channels": first.shape[1] // cells**2,
         "channels": channels[:-1] if light else channels,
@@ -86,9 +111,12 @@ def t2i_adapter_of(tensors: Mapping[str, Tensor], unet: UNet2DConditionModel, fa
         "downscale_factor": cells,
         "adapter_type": "light_adapter" if light else "full_adapter_xl" if late else "full_adapter",
     }
-    return network_from_weights(lambda: T2IAdapter(**config),
-                                {f"adapter.{key}": t for key, t in named.items()}, dtype,
-                                f"{name}: the weights of the T2I-Adapter")
+    return network_from_weights(
+        lambda: T2IAdapter(**config),
+        {f"adapter.{key}": t for key, t in named.items()},
+        dtype,
+        f"{name}: the weights of the T2I-Adapter",
+    )
 
 
 def check_class(folder: Path, kind: type) -> None:
@@ -104,29 +132,38 @@ def check_controlnet_fits(network: ControlNetModel, unet: UNet2DConditionModel, 
     ours, theirs = unet.config, network.config
     widths, wanted = list(theirs.block_out_channels), list(ours.block_out_channels)
     if widths != wanted:
-        raise ModelError(f"{name} does not fit this model: its blocks are {widths} wide, the "
-                         f"model's {wanted}")
+        raise ModelError(
+            f"{name} does not fit this model: its blocks are {widths} wide, the model's {wanted}"
+        )
     if theirs.cross_attention_dim != ours.cross_attention_dim:
-        raise ModelError(f"{name} does not fit this model: it reads text "
-                         f"{theirs.cross_attention_dim} wide, the model {ours.cross_attention_dim}")
+        raise ModelError(
+            f"{name} does not fit this model: it reads text "
+            f"{theirs.cross_attention_dim} wide, the model {ours.cross_attention_dim}"
+        )
 
 
-def check_t2i_adapter_fits(network: T2IAdapter, unet: UNet2DConditionModel, factor: int,
-                           name: str) -> None:
+def check_t2i_adapter_fits(
+    network: T2IAdapter, unet: UNet2DConditionModel, factor: int, name: str
+) -> None:
     """Raises ModelError for a T2I-Adapter whose features the UNet has no place for. `factor` is how
     many pixels a latent cell is wide."""
     from diffusers import T2IAdapter
 
     *wanted, middle = _places(unet)
-    side = wanted[0][1] * factor * (1 if unet.config.down_block_types[0].startswith("CrossAttn")
-                                    else 2)
+    side = (
+        wanted[0][1]
+        * factor
+        * (1 if unet.config.down_block_types[0].startswith("CrossAttn") else 2)
+    )
     with torch.device("meta"):  # shapes only
         outline: Any = T2IAdapter.from_config(network.config)
         pixels = torch.empty(1, network.config.in_channels, side, side)
         found = [(features.shape[1], features.shape[2]) for features in outline(pixels)]
     if found not in (wanted, [*wanted, middle]):
-        raise ModelError(f"{name} does not fit this model: of {side} pixels it makes features "
-                         f"{_said(found)}, the model has places for {_said(wanted)}")
+        raise ModelError(
+            f"{name} does not fit this model: of {side} pixels it makes features "
+            f"{_said(found)}, the model has places for {_said(wanted)}"
+        )
 
 
 def _places(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
@@ -136,8 +173,9 @@ def _places(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
     config = unet.config
     last = len(config.block_out_channels) - 1
     places, side = [], 2 ** (last + 1)
-    for i, (kind, width) in enumerate(zip(config.down_block_types, config.block_out_channels,
-                                          strict=True)):
+    for i, (kind, width) in enumerate(
+        zip(config.down_block_types, config.block_out_channels, strict=True)
+    ):
         after = side // 2 if i < last else side
         places.append((width, side if kind.startswith("CrossAttn") else after))
         side = after

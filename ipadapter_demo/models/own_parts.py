@@ -26,13 +26,19 @@ def with_own_parts(entry: CatalogEntry, extras: Extras) -> CatalogEntry:
         entry = replace(entry, image_encoder=str(encoder))
     structures = dict(entry.structures)
     for kind, place in extras.controlnets:
-        structures[kind] = StructureEntry(folder=_existing("controlnet", kind, place),
-                                          network="controlnet", annotators=_suited(entry, kind))
+        structures[kind] = StructureEntry(
+            folder=_existing("controlnet", kind, place),
+            network="controlnet",
+            annotators=_suited(entry, kind),
+        )
     for kind, place in extras.t2i_adapters:
         if kind in dict(extras.controlnets):
             raise ModelError(f"t2i_adapter {kind}: a ControlNet has this name already")
-        structures[kind] = StructureEntry(folder=_existing("t2i_adapter", kind, place),
-                                          network="t2i-adapter", annotators=_suited(entry, kind))
+        structures[kind] = StructureEntry(
+            folder=_existing("t2i_adapter", kind, place),
+            network="t2i-adapter",
+            annotators=_suited(entry, kind),
+        )
     return replace(entry, structures=structures)
 
 
@@ -42,13 +48,16 @@ def encoder_folder(place: str, models: Path | None, report: Report) -> Path:
     if Path(place).is_dir():
         return Path(place).absolute()
     if Path(place).is_file():
-        raise ModelError(f"image_encoder must be a folder with config.json and weights, and {place}"
-                         " is a file")
+        raise ModelError(
+            f"image_encoder must be a folder with config.json and weights, and {place} is a file"
+        )
     owner, _, rest = place.partition("/")
     name, _, folder = rest.partition("/")
     if not rest or not is_repository(f"{owner}/{name}"):
-        raise ModelError("image_encoder must be a folder, or owner/name or owner/name/folder on "
-                         f"the hub, got {place!r}")
+        raise ModelError(
+            "image_encoder must be a folder, or owner/name or owner/name/folder on "
+            f"the hub, got {place!r}"
+        )
     return fetched(Hub(repo=f"{owner}/{name}", folder=folder, files=_ENCODER_FILES), models, report)
 
 

@@ -39,8 +39,13 @@ class Parts:
     zeros_for_nothing: bool
 
 
-def read_parts(entry: CatalogEntry, dtype: torch.dtype, files: list[Path],
-               vae: Path | None = None, prediction_type: str | None = None) -> Parts:
+def read_parts(
+    entry: CatalogEntry,
+    dtype: torch.dtype,
+    files: list[Path],
+    vae: Path | None = None,
+    prediction_type: str | None = None,
+) -> Parts:
     """`vae` replaces the base's autoencoder: a folder in diffusers' layout, or one file. The files
     that were read are added to `files`. A `prediction_type` settles what a file contradicts itself
     about. Raises ModelError."""
@@ -63,8 +68,9 @@ def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path], vae: Path 
     encoders = [part_of(CLIPTextModel, folder / "text_encoder", dtype, files)]
     if two:
         tokenizers.append(part_of(CLIPTokenizer, folder / "tokenizer_2"))
-        encoders.append(part_of(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype,
-                                files))
+        encoders.append(
+            part_of(CLIPTextModelWithProjection, folder / "text_encoder_2", dtype, files)
+        )
     return Parts(
         tokenizers=tuple(tokenizers),
         text_encoders=tuple(encoders),
@@ -76,8 +82,13 @@ def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path], vae: Path 
     )
 
 
-def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path],
-                      vae: Path | None, prediction_type: str | None) -> Parts:
+def _from_single_file(
+    entry: CatalogEntry,
+    dtype: torch.dtype,
+    files: list[Path],
+    vae: Path | None,
+    prediction_type: str | None,
+) -> Parts:
     """A checkpoint of weights alone, as community models are often published. Configuration and
     tokenizers are those of the family's base."""
     from transformers import CLIPTokenizer
@@ -86,15 +97,19 @@ def _from_single_file(entry: CatalogEntry, dtype: torch.dtype, files: list[Path]
     if configs is None:
         raise ModelError(f"model {entry.name}: {path.name} needs a folder with its configuration")
     if path.suffix.lower() != ".safetensors":
-        raise ModelError(f"model {entry.name}: {path.name} must be a .safetensors file: others may "
-                         "run code when they are read")
+        raise ModelError(
+            f"model {entry.name}: {path.name} must be a .safetensors file: others may "
+            "run code when they are read"
+        )
     xl = (configs / "text_encoder_2").is_dir()
     try:
         tensors = single_file.tensors_of_family(path, xl)
         said = marked(tensors, header_of(path), prediction_type)
     except ModelError as error:
-        raise ModelError(f"model {entry.name}: {path.name} cannot be read as a checkpoint of this "
-                         f"family: {error}") from error
+        raise ModelError(
+            f"model {entry.name}: {path.name} cannot be read as a checkpoint of this "
+            f"family: {error}"
+        ) from error
     if vae is None and not single_file.has_vae(tensors):
         raise ModelError(f"model {entry.name}: {path.name} holds no VAE: give one with --vae")
     files.append(path)
@@ -122,8 +137,10 @@ def _vae(place: Path, base: Path, dtype: torch.dtype, files: list[Path]) -> Any:
 
     if place.is_file():
         if "AutoencoderKL" not in _read(base, "vae/config.json"):
-            raise ModelError(f"vae: {place.name} is one file, which needs a base of SD 1.5's or "
-                             "SDXL's family: give a folder in diffusers' layout")
+            raise ModelError(
+                f"vae: {place.name} is one file, which needs a base of SD 1.5's or "
+                "SDXL's family: give a folder in diffusers' layout"
+            )
         files.append(place)
         return single_file.vae_of(tensors_from_file(place), base, dtype, place.name)
     tiny = "AutoencoderTiny" in _read(place, "config.json")
@@ -134,12 +151,15 @@ def _check_channels(entry: CatalogEntry, parts: Parts) -> None:
     """A UNet reads latents; one for inpainting a mask and the latents of what is left as well."""
     latents, reads = parts.vae.config.latent_channels, parts.unet.config.in_channels
     if reads not in (latents, 2 * latents + 1):
-        raise ModelError(f"model {entry.name}: the UNet reads {reads} channels, where a VAE of "
-                         f"{latents} gives {latents}, and {2 * latents + 1} with a mask")
+        raise ModelError(
+            f"model {entry.name}: the UNet reads {reads} channels, where a VAE of "
+            f"{latents} gives {latents}, and {2 * latents + 1} with a mask"
+        )
 
 
-def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
-            files: list[Path] | None = None) -> Any:
+def part_of(
+    kind: Any, folder: Path, dtype: torch.dtype | None = None, files: list[Path] | None = None
+) -> Any:
     """One part of a model, with weights if a `dtype` is given; local only, so that a missing file
     never turns into a download. Raises ModelError that names it.
 
@@ -164,12 +184,15 @@ def part_of(kind: Any, folder: Path, dtype: torch.dtype | None = None,
         return loaded
     network, report = loaded
     if missing := sorted(report["missing_keys"]):
-        raise ModelError(f"{folder.parent.name}: the weights of {folder.name!r} "
-                         f"lack {some_of(missing)}")
+        raise ModelError(
+            f"{folder.parent.name}: the weights of {folder.name!r} lack {some_of(missing)}"
+        )
     if other := sorted(report.get("mismatched_keys", ())):
         key, found, wanted = other[0]
-        raise ModelError(f"{folder.parent.name}: the weights of {folder.name!r} hold {key} of "
-                         f"shape {tuple(found)}, where {tuple(wanted)} is needed")
+        raise ModelError(
+            f"{folder.parent.name}: the weights of {folder.name!r} hold {key} of "
+            f"shape {tuple(found)}, where {tuple(wanted)} is needed"
+        )
     if files is not None:
         files.extend(weights)
     return network

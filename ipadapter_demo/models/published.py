@@ -59,76 +59,164 @@ _SD = "CreativeML Open RAIL-M (base), Apache-2.0 (adapter)"
 _XL = "CreativeML Open RAIL++-M (base), Apache-2.0 (adapter)"
 
 
-def _sd15(name: str, files: Hub, note: str, encoder: Hub = VIT_H,
-          image_scale: float = 1.0) -> Published:
-    return Published(name=name, base=SD15, adapter=files, image_encoder=encoder,
-                     structures=SD15_STRUCTURES, licence=_SD, image_scale=image_scale,
-                     note=f"Stable Diffusion 1.5 {note}")
+def _sd15(
+    name: str, files: Hub, note: str, encoder: Hub = VIT_H, image_scale: float = 1.0
+) -> Published:
+    return Published(
+        name=name,
+        base=SD15,
+        adapter=files,
+        image_encoder=encoder,
+        structures=SD15_STRUCTURES,
+        licence=_SD,
+        image_scale=image_scale,
+        note=f"Stable Diffusion 1.5 {note}",
+    )
 
 
-def _sdxl(name: str, files: Hub, note: str, encoder: Hub = VIT_H,
-          image_scale: float = 1.0) -> Published:
-    return Published(name=name, base=SDXL, adapter=files, image_encoder=encoder,
-                     structures=SDXL_STRUCTURES, licence=_XL, image_scale=image_scale,
-                     guidance=5.0, note=f"SDXL {note}")
+def _sdxl(
+    name: str, files: Hub, note: str, encoder: Hub = VIT_H, image_scale: float = 1.0
+) -> Published:
+    return Published(
+        name=name,
+        base=SDXL,
+        adapter=files,
+        image_encoder=encoder,
+        structures=SDXL_STRUCTURES,
+        licence=_XL,
+        image_scale=image_scale,
+        guidance=5.0,
+        note=f"SDXL {note}",
+    )
 
 
 PUBLISHED = {
     model.name: model
     for model in (
-        _sd15("sd15", adapter_at(
-            "models/ip-adapter_sd15.safetensors", 45,
-            "289b45f16d043d0bf542e45831f971dcdaabe18b656f11e86d9dfba7e9ee3369"),
-            "with 4 image tokens: the look and the gist of a picture."),
-        _sd15("sd15-light", adapter_at(
-            "models/ip-adapter_sd15_light.safetensors", 45,
-            "0747d08db670535bfa286452a77d93cebad5c677b46d038543f9f2de8690bb26"),
-            "with 4 image tokens that leave more to the prompt."),
-        _sd15("sd15-light-v11", adapter_at(
-            "models/ip-adapter_sd15_light_v11.bin", 45,
-            "350b63a57847c163e2e984b01090f85ffe60eaae20f32b2b2c9e1ccc7ddd972b"),
-            "with 4 image tokens that leave more to the prompt, second version."),
-        _sd15("sd15-vit-g", adapter_at(
-            "models/ip-adapter_sd15_vit-G.safetensors", 46,
-            "a26f736af07bb341a83dfea23713531d0575760e8ed947c68cb31a4c62d9c90b"),
-            "with 4 image tokens from the larger encoder, ViT-bigG.", encoder=VIT_BIGG),
-        _sd15("sd15-plus", adapter_at(
-            "models/ip-adapter-plus_sd15.safetensors", 98,
-            "a1c250be40455cc61a43da1201ec3f1edaea71214865fb47f57927e06cbe4996"),
-            "with 16 image tokens: closer to the picture, less free.", image_scale=0.9),
-        _sd15("sd15-plus-face", adapter_at(
-            "models/ip-adapter-plus-face_sd15.safetensors", 98,
-            "1c9edc21af6f737dc1d6e0e734190e976cfacf802d6b024b77aa3be922f7569b"),
-            "for faces: give it a picture cropped to the face.", image_scale=0.8),
-        _sd15("sd15-full-face", adapter_at(
-            "models/ip-adapter-full-face_sd15.safetensors", 44,
-            "f4a17fb643bf876235a45a0e87a49da2855be6584b28ca04c62a97ab5ff1c6f3"),
+        _sd15(
+            "sd15",
+            adapter_at(
+                "models/ip-adapter_sd15.safetensors",
+                45,
+                "289b45f16d043d0bf542e45831f971dcdaabe18b656f11e86d9dfba7e9ee3369",
+            ),
+            "with 4 image tokens: the look and the gist of a picture.",
+        ),
+        _sd15(
+            "sd15-light",
+            adapter_at(
+                "models/ip-adapter_sd15_light.safetensors",
+                45,
+                "0747d08db670535bfa286452a77d93cebad5c677b46d038543f9f2de8690bb26",
+            ),
+            "with 4 image tokens that leave more to the prompt.",
+        ),
+        _sd15(
+            "sd15-light-v11",
+            adapter_at(
+                "models/ip-adapter_sd15_light_v11.bin",
+                45,
+                "350b63a57847c163e2e984b01090f85ffe60eaae20f32b2b2c9e1ccc7ddd972b",
+            ),
+            "with 4 image tokens that leave more to the prompt, second version.",
+        ),
+        _sd15(
+            "sd15-vit-g",
+            adapter_at(
+                "models/ip-adapter_sd15_vit-G.safetensors",
+                46,
+                "a26f736af07bb341a83dfea23713531d0575760e8ed947c68cb31a4c62d9c90b",
+            ),
+            "with 4 image tokens from the larger encoder, ViT-bigG.",
+            encoder=VIT_BIGG,
+        ),
+        _sd15(
+            "sd15-plus",
+            adapter_at(
+                "models/ip-adapter-plus_sd15.safetensors",
+                98,
+                "a1c250be40455cc61a43da1201ec3f1edaea71214865fb47f57927e06cbe4996",
+            ),
+            "with 16 image tokens: closer to the picture, less free.",
+            image_scale=0.9,
+        ),
+        _sd15(
+            "sd15-plus-face",
+            adapter_at(
+                "models/ip-adapter-plus-face_sd15.safetensors",
+                98,
+                "1c9edc21af6f737dc1d6e0e734190e976cfacf802d6b024b77aa3be922f7569b",
+            ),
+            "for faces: give it a picture cropped to the face.",
+            image_scale=0.8,
+        ),
+        _sd15(
+            "sd15-full-face",
+            adapter_at(
+                "models/ip-adapter-full-face_sd15.safetensors",
+                44,
+                "f4a17fb643bf876235a45a0e87a49da2855be6584b28ca04c62a97ab5ff1c6f3",
+            ),
             "for faces, with all 257 tokens of the encoder: give it a picture cropped to the face, "
-            "the background removed."),
-        _sd15("sd15-composition", composition(
-            "ip_plus_composition_sd15.safetensors", 98,
-            "4a02c9f4d2ade7c0e14db7471377ce5d326a2bfda7777231c79dc861c93f2c12"),
-            "for the composition of a picture, mostly without its style and content."),
-        _sdxl("sdxl", adapter_at(
-            "sdxl_models/ip-adapter_sdxl_vit-h.safetensors", 698,
-            "ebf05d918348aec7abb02a5e9ecef77e0aaea6914a5c4ea13f50d45eb1681831"),
-            "with 4 image tokens."),
-        _sdxl("sdxl-bigg", adapter_at(
-            "sdxl_models/ip-adapter_sdxl.safetensors", 703,
-            "ba1002529e783604c5f326d49f0122025392d1d20ac8d573b3eeb3e6dea4ebb6"),
-            "with 4 image tokens from the larger encoder, ViT-bigG.", encoder=VIT_BIGG),
-        _sdxl("sdxl-plus", adapter_at(
-            "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors", 848,
-            "3f5062b8400c94b7159665b21ba5c62acdcd7682262743d7f2aefedef00e6581"),
-            "with 16 image tokens: closer to the picture, less free.", image_scale=0.9),
-        _sdxl("sdxl-plus-face", adapter_at(
-            "sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors", 848,
-            "677ad8860204f7d0bfba12d29e6c31ded9beefdf3e4bbd102518357d31a292c1"),
-            "for faces: give it a picture cropped to the face.", image_scale=0.8),
-        _sdxl("sdxl-composition", composition(
-            "ip_plus_composition_sdxl.safetensors", 848,
-            "e92dc36cc273bac3200b2e41807ebdc174076185d95a45238558d4c236b6da74"),
-            "for the composition of a picture, mostly without its style and content."),
+            "the background removed.",
+        ),
+        _sd15(
+            "sd15-composition",
+            composition(
+                "ip_plus_composition_sd15.safetensors",
+                98,
+                "4a02c9f4d2ade7c0e14db7471377ce5d326a2bfda7777231c79dc861c93f2c12",
+            ),
+            "for the composition of a picture, mostly without its style and content.",
+        ),
+        _sdxl(
+            "sdxl",
+            adapter_at(
+                "sdxl_models/ip-adapter_sdxl_vit-h.safetensors",
+                698,
+                "ebf05d918348aec7abb02a5e9ecef77e0aaea6914a5c4ea13f50d45eb1681831",
+            ),
+            "with 4 image tokens.",
+        ),
+        _sdxl(
+            "sdxl-bigg",
+            adapter_at(
+                "sdxl_models/ip-adapter_sdxl.safetensors",
+                703,
+                "ba1002529e783604c5f326d49f0122025392d1d20ac8d573b3eeb3e6dea4ebb6",
+            ),
+            "with 4 image tokens from the larger encoder, ViT-bigG.",
+            encoder=VIT_BIGG,
+        ),
+        _sdxl(
+            "sdxl-plus",
+            adapter_at(
+                "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
+                848,
+                "3f5062b8400c94b7159665b21ba5c62acdcd7682262743d7f2aefedef00e6581",
+            ),
+            "with 16 image tokens: closer to the picture, less free.",
+            image_scale=0.9,
+        ),
+        _sdxl(
+            "sdxl-plus-face",
+            adapter_at(
+                "sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors",
+                848,
+                "677ad8860204f7d0bfba12d29e6c31ded9beefdf3e4bbd102518357d31a292c1",
+            ),
+            "for faces: give it a picture cropped to the face.",
+            image_scale=0.8,
+        ),
+        _sdxl(
+            "sdxl-composition",
+            composition(
+                "ip_plus_composition_sdxl.safetensors",
+                848,
+                "e92dc36cc273bac3200b2e41807ebdc174076185d95a45238558d4c236b6da74",
+            ),
+            "for the composition of a picture, mostly without its style and content.",
+        ),
     )
 }
 
@@ -138,30 +226,37 @@ def listing(models: Path | None) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for model in PUBLISHED.values():
         missing = [hub for hub in model.needed if local_folder(hub, models) is None]
-        rows.append({
-            "name": model.name,
-            "note": model.note,
-            "licence": model.licence,
-            "base": model.base.repo,
-            "adapter": f"{model.adapter.repo}/{model.adapter.paths[0]}",
-            "image_encoder": f"{model.image_encoder.repo}/{model.image_encoder.folder}",
-            "megabytes": megabytes_of(model.needed),
-            "missing_megabytes": megabytes_of(missing),
-            "present": not missing,
-            "image_scale": model.image_scale,
-            "text_image_scale": model.text_image_scale,
-            "guidance": model.guidance,
-            "steps": model.steps,
-            "structures": {
-                kind: local_folder(s.folder, models) is not None
-                for kind, s in model.structures.items() if isinstance(s.folder, Hub)
-            },
-        })
+        rows.append(
+            {
+                "name": model.name,
+                "note": model.note,
+                "licence": model.licence,
+                "base": model.base.repo,
+                "adapter": f"{model.adapter.repo}/{model.adapter.paths[0]}",
+                "image_encoder": f"{model.image_encoder.repo}/{model.image_encoder.folder}",
+                "megabytes": megabytes_of(model.needed),
+                "missing_megabytes": megabytes_of(missing),
+                "present": not missing,
+                "image_scale": model.image_scale,
+                "text_image_scale": model.text_image_scale,
+                "guidance": model.guidance,
+                "steps": model.steps,
+                "structures": {
+                    kind: local_folder(s.folder, models) is not None
+                    for kind, s in model.structures.items()
+                    if isinstance(s.folder, Hub)
+                },
+            }
+        )
     return rows
 
 
-def base_place(model: Published, base: str | None, models: Path | None,
-               report: Report = lambda text, share: None) -> tuple[Path, Path | None]:
+def base_place(
+    model: Published,
+    base: str | None,
+    models: Path | None,
+    report: Report = lambda text, share: None,
+) -> tuple[Path, Path | None]:
     """Where the base of a published model is, or another `base` of its family; and a folder with
     configurations and tokenizers, where that is a checkpoint of weights alone."""
     place = Path(base) if base is not None and Path(base).exists() else None
@@ -186,10 +281,14 @@ def labels(models: str | None) -> dict[str, str]:
     return found
 
 
-def local_entry(model: Published, base: str | None, models: Path | None,
-                report: Report = lambda text, share: None,
-                own_adapter: Path | None = None,
-                own_encoder: str | None = None) -> CatalogEntry:
+def local_entry(
+    model: Published,
+    base: str | None,
+    models: Path | None,
+    report: Report = lambda text, share: None,
+    own_adapter: Path | None = None,
+    own_encoder: str | None = None,
+) -> CatalogEntry:
     """The entry with everything that a first picture takes at hand, fetched if need be.
 
     `base` replaces the base model: a folder in diffusers' layout, a single .safetensors file, or a

@@ -15,8 +15,10 @@ Config = dict[str, Any]  # of a diffusers scheduler
 
 # Keys beside the weights of a single checkpoint file, whatever their tensors hold: those that
 # ComfyUI looks for, in comfy/supported_models.py, class SDXL, model_type.
-_MARKS: dict[str, Config] = {"v_pred": {"prediction_type": "v_prediction"},
-                             "ztsnr": {"rescale_betas_zero_snr": True}}
+_MARKS: dict[str, Config] = {
+    "v_pred": {"prediction_type": "v_prediction"},
+    "ztsnr": {"rescale_betas_zero_snr": True},
+}
 # A field of the file's header and its values, by Stability AI's Model Metadata Standard 1.0
 # (https://github.com/Stability-AI/ModelSpec), and as some trainers spell them.
 _FIELD = "modelspec.prediction_type"
@@ -24,8 +26,9 @@ _VALUES = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_predict
 _EDM = ("edm_mean", "edm_vpred.sigma_max")  # Playground v2.5, CosXL
 
 
-def marked(keys: Iterable[str], header: Mapping[str, str],
-           prediction_type: str | None = None) -> Config:
+def marked(
+    keys: Iterable[str], header: Mapping[str, str], prediction_type: str | None = None
+) -> Config:
     """What a checkpoint file with these `keys` and this `header` says of itself.
 
     Raises ModelError for one of EDM's noise levels (arXiv 2206.00364), which nothing here draws,
@@ -34,8 +37,10 @@ def marked(keys: Iterable[str], header: Mapping[str, str],
     there = set(keys)
     for key in _EDM:
         if key in there:
-            raise ModelError(f"it is marked {key!r}: models over EDM's noise levels, such as "
-                             "Playground v2.5 and CosXL, are not read")
+            raise ModelError(
+                f"it is marked {key!r}: models over EDM's noise levels, such as "
+                "Playground v2.5 and CosXL, are not read"
+            )
     said: Config = {}
     for mark, values in _MARKS.items():
         said |= values if mark in there else {}
@@ -44,8 +49,10 @@ def marked(keys: Iterable[str], header: Mapping[str, str],
     if named is None:
         return said
     if prediction_type is None and said.get("prediction_type", named) != named:
-        raise ModelError(f"its key 'v_pred' says that it predicts v, and its header's {_FIELD} is "
-                         f"{written!r}: say which with --prediction-type")
+        raise ModelError(
+            f"its key 'v_pred' says that it predicts v, and its header's {_FIELD} is "
+            f"{written!r}: say which with --prediction-type"
+        )
     return {"prediction_type": named} | said
 
 
@@ -59,9 +66,11 @@ def settled(config: Config, prediction_type: str | None, zero_snr: bool) -> Conf
         said |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     config = saying(config, said)
     if ends_at_zero_snr(config) and predicts(config) == "epsilon":
-        raise ModelError("prediction_type must be v_prediction for a model with zero terminal SNR, "
-                         "got 'epsilon'; --prediction-type v_prediction says it where its files do "
-                         "not")
+        raise ModelError(
+            "prediction_type must be v_prediction for a model with zero terminal SNR, "
+            "got 'epsilon'; --prediction-type v_prediction says it where its files do "
+            "not"
+        )
     return config
 
 
@@ -80,8 +89,10 @@ def schedule_note(config: Config) -> str:
     name = "v" if predicts(config) == "v_prediction" else predicts(config)
     if not ends_at_zero_snr(config):
         return f"It predicts {name}."
-    return (f"It predicts {name} and was trained up to zero terminal SNR: steps have trailing "
-            "spacing, and the sampler is not pndm. A guidance rescale of 0.7 suits it.")
+    return (
+        f"It predicts {name} and was trained up to zero terminal SNR: steps have trailing "
+        "spacing, and the sampler is not pndm. A guidance rescale of 0.7 suits it."
+    )
 
 
 def saying(config: Config, said: Config) -> Config:

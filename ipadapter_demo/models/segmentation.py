@@ -35,19 +35,22 @@ class Segmenter:
 
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         network, report = UperNetForSemanticSegmentation.from_pretrained(
-            folder, local_files_only=True, weights_only=True, output_loading_info=True)
+            folder, local_files_only=True, weights_only=True, output_loading_info=True
+        )
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"its weights lack {missing[:3]}")
         if network.config.num_labels != CLASSES:
-            raise ValueError(f"it must know the {CLASSES} classes of ADE20K, knows "
-                             f"{network.config.num_labels}")
+            raise ValueError(
+                f"it must know the {CLASSES} classes of ADE20K, knows {network.config.num_labels}"
+            )
         return cls(network, processor)
 
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> Image.Image:
         pixels = self.processor(image, return_tensors="pt").pixel_values
         [classes] = self.processor.post_process_semantic_segmentation(
-            self.network(pixels), target_sizes=[(image.height, image.width)])
+            self.network(pixels), target_sizes=[(image.height, image.width)]
+        )
         return Image.fromarray(ade20k_palette()[classes.numpy()])
 
 

@@ -53,13 +53,18 @@ def tensors_of_family(path: Path, xl: bool) -> dict[str, Tensor]:
     if f"{_UNET}input_blocks.0.0.weight" in tensors and _begins(tensors, *_TEXT):
         if is_xl == xl:
             return tensors
-        told = ("an SDXL model: take one of SDXL's models with --model" if is_xl else
-                "a model of SD 1.5's family: take one of SD 1.5's models with --model")
+        told = (
+            "an SDXL model: take one of SDXL's models with --model"
+            if is_xl
+            else "a model of SD 1.5's family: take one of SD 1.5's models with --model"
+        )
     elif _begins(tensors, _UNET) and not any(_begins(tensors, k) for k in list(_OTHERS)[:4]):
         told = "a UNet without a text encoder"
     else:
-        told = next((what for start, what in _OTHERS.items() if _begins(tensors, start)),
-                    f"something else, with keys as {sorted(tensors)[:2]}")
+        told = next(
+            (what for start, what in _OTHERS.items() if _begins(tensors, start)),
+            f"something else, with keys as {sorted(tensors)[:2]}",
+        )
     raise ModelError(f"it holds {told}")
 
 
@@ -67,8 +72,7 @@ def has_vae(tensors: Tensors) -> bool:
     return _begins(tensors, *_VAE)
 
 
-def unet_of(tensors: Tensors, configs: Path, dtype: torch.dtype,
-            name: str) -> UNet2DConditionModel:
+def unet_of(tensors: Tensors, configs: Path, dtype: torch.dtype, name: str) -> UNet2DConditionModel:
     """One for inpainting reads 9 channels, which its first convolution tells."""
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
@@ -76,10 +80,15 @@ def unet_of(tensors: Tensors, configs: Path, dtype: torch.dtype,
     config = _config(UNet2DConditionModel, configs, "unet")
     config["in_channels"] = tensors[f"{_UNET}input_blocks.0.0.weight"].shape[1]
     own = {key: tensor for key, tensor in tensors.items() if key.startswith(_UNET)}
-    converted = _converted(convert_ldm_unet_checkpoint, f"{name}: the weights of 'unet'",
-                           own, config)
-    return network_from_weights(lambda: UNet2DConditionModel.from_config(config), converted, dtype,
-                                f"{name}: the weights of 'unet'")
+    converted = _converted(
+        convert_ldm_unet_checkpoint, f"{name}: the weights of 'unet'", own, config
+    )
+    return network_from_weights(
+        lambda: UNet2DConditionModel.from_config(config),
+        converted,
+        dtype,
+        f"{name}: the weights of 'unet'",
+    )
 
 
 def vae_of(tensors: Tensors, configs: Path, dtype: torch.dtype, name: str) -> AutoencoderKL:
@@ -96,21 +105,27 @@ def vae_of(tensors: Tensors, configs: Path, dtype: torch.dtype, name: str) -> Au
     return network_from_weights(lambda: AutoencoderKL.from_config(config), own, dtype, label)
 
 
-def text_encoder_of(tensors: Tensors, configs: Path, dtype: torch.dtype,
-                    name: str) -> CLIPTextModel:
+def text_encoder_of(
+    tensors: Tensors, configs: Path, dtype: torch.dtype, name: str
+) -> CLIPTextModel:
     """The first or only one. Old files lack the `text_model.` within the names."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig.from_pretrained(configs / "text_encoder", local_files_only=True)
     prefix = next(p for p in _TEXT if _begins(tensors, p))
-    own = {key.removeprefix(prefix).removeprefix("text_model."): tensor
-           for key, tensor in tensors.items() if key.startswith(prefix)}
-    return _text_network(CLIPTextModel, config, own, dtype, f"{name}: the weights of "
-                                                            "'text_encoder'")
+    own = {
+        key.removeprefix(prefix).removeprefix("text_model."): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(prefix)
+    }
+    return _text_network(
+        CLIPTextModel, config, own, dtype, f"{name}: the weights of 'text_encoder'"
+    )
 
 
-def second_text_encoder_of(tensors: Tensors, configs: Path, dtype: torch.dtype,
-                           name: str) -> CLIPTextModelWithProjection:
+def second_text_encoder_of(
+    tensors: Tensors, configs: Path, dtype: torch.dtype, name: str
+) -> CLIPTextModelWithProjection:
     """SDXL's second, which comes from OpenCLIP."""
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -119,8 +134,12 @@ def second_text_encoder_of(tensors: Tensors, configs: Path, dtype: torch.dtype,
     label = f"{name}: the weights of 'text_encoder_2'"
     with torch.device("meta"):
         shapes = CLIPTextModelWithProjection(config)
-    own = _converted(lambda t, model: convert_open_clip_checkpoint(model, t, _SECOND_TEXT), label,
-                     dict(tensors), shapes)
+    own = _converted(
+        lambda t, model: convert_open_clip_checkpoint(model, t, _SECOND_TEXT),
+        label,
+        dict(tensors),
+        shapes,
+    )
     plain = {key.removeprefix("text_model."): tensor for key, tensor in own.items()}
     return _text_network(CLIPTextModelWithProjection, config, plain, dtype, label)
 

@@ -43,8 +43,11 @@ class Hub:
 
 
 # Whoever reads a model does without these: CLIP's own preprocessing and markers are then taken.
-OPTIONAL = ("feature_extractor/preprocessor_config.json", "tokenizer/special_tokens_map.json",
-            "tokenizer_2/special_tokens_map.json")
+OPTIONAL = (
+    "feature_extractor/preprocessor_config.json",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer_2/special_tokens_map.json",
+)
 
 
 def served_by(path: str) -> tuple[str, ...]:
@@ -57,9 +60,11 @@ def served_by(path: str) -> tuple[str, ...]:
     base, half = stem.removesuffix(".fp16"), stem.endswith(".fp16")
     safe = "model" if base == "pytorch_model" else base
     pickled = "pytorch_model" if base == "model" else base  # as transformers calls it
-    names = [f"{known}{variant}.{kind}"
-             for kind, known in (("safetensors", safe), ("bin", pickled))
-             for variant in ((".fp16", "") if half else ("", ".fp16"))]
+    names = [
+        f"{known}{variant}.{kind}"
+        for kind, known in (("safetensors", safe), ("bin", pickled))
+        for variant in ((".fp16", "") if half else ("", ".fp16"))
+    ]
     return tuple(folder + slash + each for each in dict.fromkeys([name, *names]))
 
 
@@ -89,8 +94,9 @@ def weights_at(folder: Path, path: str) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     """None for an index that cannot be read."""
     try:
-        return sorted({index.with_name(name)
-                       for name in json.loads(index.read_text())["weight_map"].values()})
+        return sorted(
+            {index.with_name(name) for name in json.loads(index.read_text())["weight_map"].values()}
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         return []
 
@@ -126,9 +132,11 @@ def _cache(hub: Hub) -> Path | None:
 
 def _missing(hub: Hub, root: Path) -> list[str]:
     """The paths for which nothing below `root` serves."""
-    return [path for path, file in zip(hub.paths, hub.files, strict=True)
-            if file not in OPTIONAL
-            and not any(weights_at(root, name) for name in served_by(path))]
+    return [
+        path
+        for path, file in zip(hub.paths, hub.files, strict=True)
+        if file not in OPTIONAL and not any(weights_at(root, name) for name in served_by(path))
+    ]
 
 
 def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
@@ -141,8 +149,10 @@ def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
     from huggingface_hub import HfApi, constants
 
     if not is_repository(repo):
-        raise ModelError("base must be a folder in diffusers' layout, a .safetensors file, or "
-                         f"owner/name on the hub, got {repo!r}, which is none of them")
+        raise ModelError(
+            "base must be a folder in diffusers' layout, a .safetensors file, or "
+            f"owner/name on the hub, got {repo!r}, which is none of them"
+        )
     other = replace(like, repo=repo, revision=None, megabytes=0, sha256={})
     if local_folder(other, models) is not None:
         return other
@@ -150,23 +160,29 @@ def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
         there = set(HfApi(endpoint=constants.ENDPOINT).list_repo_files(repo))
     except Exception as error:  # the hub's client raises errors of many libraries
         raise ModelError(_how_to_get(other, models, error)) from error
-    chosen = [next((name for name in served_by(file) if name in there), None)
-              for file in like.files]
+    chosen = [
+        next((name for name in served_by(file) if name in there), None) for file in like.files
+    ]
     plain = [file.replace(".fp16.", ".") for file in like.files]
-    return replace(other, files=tuple(
-        file or wanted for file, wanted in zip(chosen, plain, strict=True)
-        if file is not None or wanted.endswith(".safetensors")))
+    return replace(
+        other,
+        files=tuple(
+            file or wanted
+            for file, wanted in zip(chosen, plain, strict=True)
+            if file is not None or wanted.endswith(".safetensors")
+        ),
+    )
 
 
-def fetched(hub: Hub, models: Path | None = None,
-            report: Report = lambda text, share: None) -> Path:
+def fetched(
+    hub: Hub, models: Path | None = None, report: Report = lambda text, share: None
+) -> Path:
     """The local folder of the files, fetched from the hub where they are missing.
 
     What comes from the hub or its cache must have the hashes that are pinned. What lies below
-    `models` is the operator's own choice and is taken as it is: the facts of every picture tell
-    its hashes. Raises ModelError that names a file of another hash, or the missing files, where
-    they go, and how to point elsewhere.
-    """
+    `models` is the operator's own choice and is taken as it is: the provenance of every picture
+    tell its hashes. Raises ModelError that names a file of another hash, or the missing files,
+    where they go, and how to point elsewhere."""
     if (found := local_folder(hub, models)) is not None:
         own = models is not None and found.is_relative_to(models.absolute())
         return found if own else _checked(hub, found)
@@ -181,8 +197,12 @@ def fetched(hub: Hub, models: Path | None = None,
         label = f"{hub.repo}: {path}"
         report(label, number / len(hub.paths))
         try:
-            got = hf_hub_download(hub.repo, path, revision=hub.revision,
-                                  tqdm_class=_reporting(label, number, len(hub.paths), report))
+            got = hf_hub_download(
+                hub.repo,
+                path,
+                revision=hub.revision,
+                tqdm_class=_reporting(label, number, len(hub.paths), report),
+            )
         except Exception as error:  # the hub's client raises errors of many libraries
             raise ModelError(_how_to_get(hub, models, error)) from error
         report(label, (number + 1) / len(hub.paths))
@@ -195,9 +215,11 @@ def _checked(hub: Hub, folder: Path) -> Path:
     for file in filter(lambda file: (folder / file).is_file(), hub.files):
         expected = hub.sha256.get(file)
         if expected is not None and (got := file_sha256(folder / file)) != expected:
-            raise ModelError(f"{hub.repo}: {file} has the SHA-256 {got}, but {expected} is pinned: "
-                             f"it is damaged or another file. Remove {folder / file} to fetch it "
-                             "anew, or give a folder of your own with --models-dir")
+            raise ModelError(
+                f"{hub.repo}: {file} has the SHA-256 {got}, but {expected} is pinned: "
+                f"it is damaged or another file. Remove {folder / file} to fetch it "
+                "anew, or give a folder of your own with --models-dir"
+            )
     return folder
 
 

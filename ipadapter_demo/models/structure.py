@@ -21,19 +21,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Residuals:
+class ControlResiduals:
     """Additions to the UNet's features, in its own order. Empty where a network adds nothing."""
 
     skips: tuple[Tensor, ...] = ()  # one a skip connection (ControlNet)
     middle: Tensor | None = None  # the middle block's output (ControlNet)
     encoder: tuple[Tensor, ...] = ()  # one a down block (T2I-Adapter)
 
-    def __add__(self, other: Residuals) -> Residuals:
+    def __add__(self, other: ControlResiduals) -> ControlResiduals:
         middle = self.middle if other.middle is None else other.middle
         if self.middle is not None and other.middle is not None:
             middle = self.middle + other.middle
-        return Residuals(_sums(self.skips, other.skips), middle,
-                         _sums(self.encoder, other.encoder))
+        return ControlResiduals(
+            _sums(self.skips, other.skips), middle, _sums(self.encoder, other.encoder)
+        )
 
     def unet_arguments(self) -> dict[str, object]:
         arguments: dict[str, object] = {}
@@ -48,11 +49,11 @@ class Residuals:
 def _sums(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Some T2I-Adapters have features for the middle block as well, and some have not."""
     both = tuple(a + b for a, b in zip(ours, theirs, strict=False))
-    return both + ours[len(both):] + theirs[len(both):]
+    return both + ours[len(both) :] + theirs[len(both) :]
 
 
-def total(residuals: Iterable[Residuals]) -> Residuals:
-    return sum(residuals, start=Residuals())
+def total(residuals: Iterable[ControlResiduals]) -> ControlResiduals:
+    return sum(residuals, start=ControlResiduals())
 
 
 def around_hole(pixels: Tensor, hole: Tensor) -> Tensor:
@@ -64,38 +65,56 @@ def around_hole(pixels: Tensor, hole: Tensor) -> Tensor:
 class StructureNet(Protocol):
     """A network that reads one kind of map."""
 
-    def read(self, map_pixels: Tensor) -> Guide:
+    def read(self, map_pixels: Tensor) -> ControlCondition:
         """map_pixels (B, 3 or 4, H, W) in [0, 1]. Whatever can be computed once a request, is."""
         ...
 
-    def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
-                  text_states: Tensor, weight: float, added: dict[str, Tensor] | None,
-                  unconditional: int = 0) -> Residuals:
+    def residuals(
+        self,
+        seen: tuple[Tensor, ...],
+        noisy: Tensor,
+        timestep: Tensor,
+        text_states: Tensor,
+        weight: float,
+        added: dict[str, Tensor] | None,
+        unconditional: int = 0,
+    ) -> ControlResiduals:
         """What was read, a row for each of `noisy`, as additions for one step. The first
         `unconditional` rows are the unconditional half of guidance."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Guide:
+class ControlCondition:
     """Maps, read by a network: one for all rows of a batch, or one for each."""
 
     net: StructureNet
     seen: tuple[Tensor, ...]
 
-    def __call__(self, noisy: Tensor, timestep: Tensor, text_states: Tensor, weight: float,
-                 added: dict[str, Tensor] | None = None, unconditional: int = 0) -> Residuals:
+    def __call__(
+        self,
+        noisy: Tensor,
+        timestep: Tensor,
+        text_states: Tensor,
+        weight: float,
+        added: dict[str, Tensor] | None = None,
+        unconditional: int = 0,
+    ) -> ControlResiduals:
         rows = tuple(seen.expand(len(noisy), -1, -1, -1) for seen in self.seen)
         return self.net.residuals(rows, noisy, timestep, text_states, weight, added, unconditional)
 
     @staticmethod
-    def of_rows(guides: Iterable[Guide]) -> Guide:
+    def of_rows(controls: Iterable[ControlCondition]) -> ControlCondition:
         """Guides of one network and one map each, as that of as many rows."""
-        each = list(guides)
-        if all(guide is each[0] for guide in each):
+        each = list(controls)
+        if all(control is each[0] for control in each):
             return each[0]
-        return Guide(each[0].net, tuple(torch.cat(rows) for rows in zip(
-            *(guide.seen for guide in each), strict=True)))
+        return ControlCondition(
+            each[0].net,
+            tuple(
+                torch.cat(rows) for rows in zip(*(control.seen for control in each), strict=True)
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,13 +130,20 @@ class ControlNetStructure:
     def _channels(self) -> int:
         return self.net.config.conditioning_channels
 
-    def read(self, map_pixels: Tensor) -> Guide:
+    def read(self, map_pixels: Tensor) -> ControlCondition:
         pixels = _of_channels(map_pixels, self._channels)
-        return Guide(self, (pixels.to(self.net.device, self.net.dtype),))
+        return ControlCondition(self, (pixels.to(self.net.device, self.net.dtype),))
 
-    def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
-                  text_states: Tensor, weight: float, added: dict[str, Tensor] | None,
-                  unconditional: int = 0) -> Residuals:
+    def residuals(
+        self,
+        seen: tuple[Tensor, ...],
+        noisy: Tensor,
+        timestep: Tensor,
+        text_states: Tensor,
+        weight: float,
+        added: dict[str, Tensor] | None,
+        unconditional: int = 0,
+    ) -> ControlResiduals:
         """A network with `global_pool_conditions` ("shuffle") was trained to be read by the
         conditional half alone: it does not run for the other, to which it adds zeros. Each network
         by its own configuration; diffusers' pipelines ask only the first of several.
@@ -125,13 +151,18 @@ class ControlNetStructure:
         """
         first = unconditional if self.net.config.global_pool_conditions else 0
         skips, middle = self.net(
-            noisy[first:], timestep, encoder_hidden_states=text_states[first:],
-            controlnet_cond=seen[0][first:], conditioning_scale=weight,
+            noisy[first:],
+            timestep,
+            encoder_hidden_states=text_states[first:],
+            controlnet_cond=seen[0][first:],
+            conditioning_scale=weight,
             added_cond_kwargs=added and {name: rows[first:] for name, rows in added.items()},
             return_dict=False,
         )
-        return Residuals(skips=tuple(_after_zeros(first, skip) for skip in skips),
-                         middle=_after_zeros(first, middle))
+        return ControlResiduals(
+            skips=tuple(_after_zeros(first, skip) for skip in skips),
+            middle=_after_zeros(first, middle),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,19 +176,26 @@ class T2IAdapterStructure:
     def __post_init__(self) -> None:
         _check_channels("T2I-Adapter", self.net.config.in_channels, self.channels)
 
-    def read(self, map_pixels: Tensor) -> Guide:
+    def read(self, map_pixels: Tensor) -> ControlCondition:
         """Sides need not be multiples of the network's own factor, 16 in SDXL: the map's edge is
         repeated, and features round up as the UNet's do."""
         pixels = _of_channels(map_pixels, self.net.config.in_channels)
         missing = [-side % self.net.downscale_factor for side in pixels.shape[-2:]]
         if any(missing):
             pixels = F.pad(pixels, (0, missing[1], 0, missing[0]), mode="replicate")
-        return Guide(self, tuple(self.net(pixels.to(self.net.device, self.net.dtype))))
+        return ControlCondition(self, tuple(self.net(pixels.to(self.net.device, self.net.dtype))))
 
-    def residuals(self, seen: tuple[Tensor, ...], noisy: Tensor, timestep: Tensor,
-                  text_states: Tensor, weight: float, added: dict[str, Tensor] | None,
-                  unconditional: int = 0) -> Residuals:
-        return Residuals(encoder=tuple(weight * features for features in seen))
+    def residuals(
+        self,
+        seen: tuple[Tensor, ...],
+        noisy: Tensor,
+        timestep: Tensor,
+        text_states: Tensor,
+        weight: float,
+        added: dict[str, Tensor] | None,
+        unconditional: int = 0,
+    ) -> ControlResiduals:
+        return ControlResiduals(encoder=tuple(weight * features for features in seen))
 
 
 def _after_zeros(count: int, rows: Tensor) -> Tensor:

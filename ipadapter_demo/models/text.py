@@ -22,7 +22,7 @@ class TextStates:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TextReader:
+class PromptEncoder:
     """Tokenizers and encoders, pairwise. With two (arXiv 2307.01952, section 2.1) the penultimate
     states of both stand side by side, and the second's pooled output goes to the UNet as well.
 
@@ -34,16 +34,18 @@ class TextReader:
     zeros_for_nothing: bool = False
     device: torch.device | str = "cpu"
 
-    def read(self, prompt: str, unconditional: bool = False) -> TextStates:
-        return self.read_all([prompt], [unconditional])
+    def encode(self, prompt: str, unconditional: bool = False) -> TextStates:
+        return self.encode_all([prompt], [unconditional])
 
     @torch.no_grad()
-    def read_all(self, prompts: Sequence[str], unconditional: Sequence[bool]) -> TextStates:
+    def encode_all(self, prompts: Sequence[str], unconditional: Sequence[bool]) -> TextStates:
         """Prompts in one batch (B, tokens, cross_dim); which of them are in the unconditional half
         matters to the empty ones only."""
         outputs = [
-            encoder(self._ids(tokenizer, prompts).to(self.device),
-                    output_hidden_states=len(self.encoders) > 1)
+            encoder(
+                self._ids(tokenizer, prompts).to(self.device),
+                output_hidden_states=len(self.encoders) > 1,
+            )
             for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True)
         ]
         if len(outputs) == 1:
@@ -51,8 +53,10 @@ class TextReader:
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         pooled = outputs[-1].text_embeds
         if self.zeros_for_nothing:
-            nothing = torch.tensor([u and not p for p, u in
-                                    zip(prompts, unconditional, strict=True)], device=states.device)
+            nothing = torch.tensor(
+                [u and not p for p, u in zip(prompts, unconditional, strict=True)],
+                device=states.device,
+            )
             states = states.masked_fill(nothing[:, None, None], 0.0)
             pooled = pooled.masked_fill(nothing[:, None], 0.0)
         return TextStates(states, pooled)
@@ -63,8 +67,13 @@ class TextReader:
         return len(first(self._worded(prompt)).input_ids), first.model_max_length
 
     def _ids(self, tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-        return tokenizer([self._worded(p) for p in prompts], padding="max_length", truncation=True,
-                         max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
+        return tokenizer(
+            [self._worded(p) for p in prompts],
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
 
     def _worded(self, prompt: str) -> str:
         """A textual inversion of several vectors has a token for each: all of them are read."""

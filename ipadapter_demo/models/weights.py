@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ipadapter_demo.errors import ModelError, some_of
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_ADVICE = re.compile(r"\s*(If you want|Please|For more info|You should|Make sure|Pass `|You set)",
-                     re.IGNORECASE)
+_ADVICE = re.compile(
+    r"\s*(If you want|Please|For more info|You should|Make sure|Pass `|You set)", re.IGNORECASE
+)
 
 
 def weights_from_file(path: Path) -> dict[str, Any]:
@@ -29,13 +30,15 @@ def weights_from_file(path: Path) -> dict[str, Any]:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)
         if path.suffix.lower() not in PICKLES:
-            raise ModelError(f"{path.name}: the name must end in .safetensors, "
-                             f"{', '.join(PICKLES)}")
+            raise ModelError(
+                f"{path.name}: the name must end in .safetensors, {', '.join(PICKLES)}"
+            )
         with torch.serialization.safe_globals([nn.ParameterDict]):  # of old embeddings
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ModelError(f"{path.name}: holds code or objects that are not tensors, which is "
-                         "refused") from error
+        raise ModelError(
+            f"{path.name}: holds code or objects that are not tensors, which is refused"
+        ) from error
     except ModelError:
         raise
     except Exception as error:  # a damaged file can fail in any way at all
@@ -61,12 +64,14 @@ def header_of(path: Path) -> dict[str, str]:
 
 def tensors_from_file(path: Path) -> dict[str, Tensor]:
     """The tensors of such a file; counters beside them are left out. Raises ModelError."""
-    return {key: value for key, value in weights_from_file(path).items()
-            if isinstance(value, Tensor)}
+    return {
+        key: value for key, value in weights_from_file(path).items() if isinstance(value, Tensor)
+    }
 
 
-def network_from_weights(make: Callable[[], Any], tensors: Mapping[str, Tensor],
-                         dtype: torch.dtype, name: str) -> Any:
+def network_from_weights(
+    make: Callable[[], Any], tensors: Mapping[str, Tensor], dtype: torch.dtype, name: str
+) -> Any:
     """The network that `make` builds, with `tensors` under its own keys, in evaluation. What it
     does not know is left out. Raises ModelError, beginning with `name`, that says which weights
     are missing or of another shape."""
@@ -79,8 +84,10 @@ def network_from_weights(make: Callable[[], Any], tensors: Mapping[str, Tensor],
         raise ModelError(f"{name} lack {some_of(missing)}")
     for key, tensor in own.items():
         if tensors[key].shape != tensor.shape:
-            raise ModelError(f"{name} hold {key} of shape {tuple(tensors[key].shape)}, where "
-                             f"{tuple(tensor.shape)} is needed")
+            raise ModelError(
+                f"{name} hold {key} of shape {tuple(tensors[key].shape)}, where "
+                f"{tuple(tensor.shape)} is needed"
+            )
     network.load_state_dict({key: tensors[key].to(dtype).contiguous() for key in own}, assign=True)
     return network.eval()
 

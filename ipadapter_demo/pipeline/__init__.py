@@ -18,19 +18,32 @@ from ipadapter_demo.models.own_parts import with_own_parts
 from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.pipeline.effective import effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
-from ipadapter_demo.pipeline.line import Turn
-from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline, may_share_a_batch
+from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline, can_batch
 from ipadapter_demo.pipeline.previews import Previews
-from ipadapter_demo.pipeline.studio import Studio
 from ipadapter_demo.settings import DTYPES, Dtype, resolved_device
 
-__all__ = ["ImagePromptPipeline", "ModelInfo", "Preview", "Previews", "Result", "Studio", "Turn",
-           "effective_request", "load", "may_share_a_batch", "prepare"]
+__all__ = [
+    "ImagePromptPipeline",
+    "ModelInfo",
+    "Preview",
+    "Previews",
+    "Result",
+    "can_batch",
+    "effective_request",
+    "load",
+    "prepare",
+]
 
 
-def load(model: str | CatalogEntry = "tabletop", device: str | None = None, dtype: Dtype = "auto",
-         base: str | None = None, models: str | Path | None = None,
-         model_adapter: str | Path | None = None, **extras: Any) -> ImagePromptPipeline:
+def load(
+    model: str | CatalogEntry = "tabletop",
+    device: str | None = None,
+    dtype: Dtype = "auto",
+    base: str | None = None,
+    models: str | Path | None = None,
+    model_adapter: str | Path | None = None,
+    **extras: Any,
+) -> ImagePromptPipeline:
     """A pipeline on a model of the catalogue, or on an entry of your own.
 
     `base` puts a published model's adapter on another base of its family: a folder in diffusers'
@@ -45,10 +58,15 @@ def load(model: str | CatalogEntry = "tabletop", device: str | None = None, dtyp
     return prepare(model, device, dtype, base, models, model_adapter, **extras)()
 
 
-def prepare(model: str | CatalogEntry, device: str | None = None, dtype: Dtype = "auto",
-            base: str | None = None, models: str | Path | None = None,
-            model_adapter: str | Path | None = None,
-            **extras: Any) -> Callable[[], ImagePromptPipeline]:
+def prepare(
+    model: str | CatalogEntry,
+    device: str | None = None,
+    dtype: Dtype = "auto",
+    base: str | None = None,
+    models: str | Path | None = None,
+    model_adapter: str | Path | None = None,
+    **extras: Any,
+) -> Callable[[], ImagePromptPipeline]:
     """`load` in two halves: this one fetches what is missing, what it returns reads it."""
     more = Extras(models=None if models is None else Path(models), **extras)
     own = None if model_adapter is None else Path(model_adapter).absolute()
@@ -65,21 +83,24 @@ def prepare(model: str | CatalogEntry, device: str | None = None, dtype: Dtype =
     return lambda: ImagePromptPipeline(load_base_model(whole, where, precision, more))
 
 
-def _entry_named(name: str, base: str | None, adapter: Path | None,
-                 extras: Extras) -> CatalogEntry:
+def _entry_named(name: str, base: str | None, adapter: Path | None, extras: Extras) -> CatalogEntry:
     if name in PUBLISHED:
-        return local_entry(PUBLISHED[name], base, extras.models, extras.report, adapter,
-                           extras.image_encoder)
+        return local_entry(
+            PUBLISHED[name], base, extras.models, extras.report, adapter, extras.image_encoder
+        )
     if name not in CATALOG:
         known = ", ".join([*CATALOG, *PUBLISHED])
         raise ModelError(f"model must be one of {known}, got {name!r}")
     if base is not None:
-        raise ModelError(f"base goes with a published model, not with {name}: its adapter fits no "
-                         "other base")
+        raise ModelError(
+            f"base goes with a published model, not with {name}: its adapter fits no other base"
+        )
     entry = CATALOG[name]
     if adapter is None:
         return entry
     if adapter.stem in entry.adapters:
-        raise ModelError(f"model_adapter: {adapter.name} would be called {adapter.stem}, which "
-                         f"{name} has already: give the file another name")
+        raise ModelError(
+            f"model_adapter: {adapter.name} would be called {adapter.stem}, which "
+            f"{name} has already: give the file another name"
+        )
     return replace(entry, adapters={adapter.stem: str(adapter)} | entry.adapters)

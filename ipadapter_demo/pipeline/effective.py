@@ -11,16 +11,18 @@ from ipadapter_demo.request import GenerateRequest
 
 
 def effective_request(asked: GenerateRequest) -> GenerateRequest:
-    """With passes above 1 the sampler is DDIM: it alone takes a step a second time as if it were
-    the first, the others remember."""
-    if asked.inpaint is not None and asked.inpaint.passes > 1:
+    """With repaint_passes above 1 the sampler is DDIM: it alone takes a step a second time as if it
+    were the first, the others remember."""
+    if asked.inpaint is not None and asked.inpaint.repaint_passes > 1:
         return replace(asked, sampler="ddim")
     return asked
 
 
-def changed_notes(asked: GenerateRequest, drawn: GenerateRequest) -> tuple[str, ...]:
+def changed_warnings(asked: GenerateRequest, drawn: GenerateRequest) -> tuple[str, ...]:
     """What a person should know of the difference."""
     if drawn.sampler == asked.sampler:
         return ()
-    return (f"The sampler was {drawn.sampler}, not {asked.sampler}: inpainting with passes above 1 "
-            "takes every step again, which only DDIM can.",)
+    return (
+        f"The sampler was {drawn.sampler}, not {asked.sampler}: inpainting with repaint_passes "
+        "above 1 takes every step again, which only DDIM can.",
+    )

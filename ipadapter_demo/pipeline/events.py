@@ -24,7 +24,7 @@ class Preview:
 class Result:
     """The pictures of a request. Image i came from seeds[i]; maps[j] belongs to structures[j].
 
-    `request` is the one that was drawn; `notes` say where that is not the one asked for.
+    `request` is the one that was drawn; `warnings` say where that is not the one asked for.
     """
 
     images: tuple[Image.Image, ...]
@@ -32,10 +32,10 @@ class Result:
     request: GenerateRequest
     maps: tuple[Image.Image, ...]
     seconds: float
-    facts: dict[str, Any]  # model, weights and versions, for the PNG record
-    notes: tuple[str, ...] = ()  # what the person should know, e.g. that the prompt was cut
-    # If watched: for image i, how much each reference was heard where, as "L" pictures
-    heard: tuple[tuple[Image.Image, ...], ...] = ()
+    provenance: dict[str, Any]  # model, weights and versions, for the PNG record
+    warnings: tuple[str, ...] = ()  # what the person should know, e.g. that the prompt was cut
+    # If recorded: for image i, how much each reference was heard where, as "L" pictures
+    attention_maps: tuple[tuple[Image.Image, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class ModelInfo:
     guidance: float
     steps: int
     paint_guidance: float  # recommended where a part of a picture is replaced, like the next
-    passes: int
+    repaint_passes: int
     context: float
-    surroundings: float
+    background_weight: float
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     layer_presets: bool  # whether its layers are known by what they do
@@ -71,18 +71,26 @@ class ModelInfo:
         scale = self.recommended_scale(bool(given.get("prompt")), bool(given.get("structures")))
         if not given.get("inpaint"):
             return {"guidance": self.guidance, "steps": self.steps, "image_scale": scale}
-        return {"guidance": self.paint_guidance, "steps": self.steps, "image_scale": scale,
-                "sampler": self.paint_sampler}
+        return {
+            "guidance": self.paint_guidance,
+            "steps": self.steps,
+            "image_scale": scale,
+            "sampler": self.paint_sampler,
+        }
 
     @property
     def paint_sampler(self) -> Sampler:
-        """Of inpainting: the one that takes steps again, where the model's passes do."""
-        return "ddim" if self.passes > 1 else SAMPLERS[0]
+        """Of inpainting: the one that takes steps again, where the model's repaint_passes do."""
+        return "ddim" if self.repaint_passes > 1 else SAMPLERS[0]
 
     @property
     def inpainting(self) -> dict[str, Any]:
         """What an Inpaint takes where it does not say."""
-        return {"passes": self.passes, "context": self.context, "surroundings": self.surroundings}
+        return {
+            "repaint_passes": self.repaint_passes,
+            "context": self.context,
+            "background_weight": self.background_weight,
+        }
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

@@ -7,8 +7,8 @@ from threading import Lock
 from PIL import Image
 
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.pipeline.close_up import close_up
 from ipadapter_demo.pipeline.conditioning import Conditioner
+from ipadapter_demo.pipeline.inpainting.crop import crop_to_mask
 from ipadapter_demo.pipeline.sizes import Size, working_size
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
 
@@ -18,8 +18,8 @@ class Previews:
 
     def __init__(self, model: BaseModel) -> None:
         self._model = model
-        self._lane = Lock()
-        self._conditioner = Conditioner(model, self._lane)
+        self._model_lock = Lock()
+        self._conditioner = Conditioner(model, self._model_lock)
 
     def encoder_view(self, reference: Reference) -> Image.Image:
         """Exactly what the image encoder sees of a reference."""
@@ -32,10 +32,10 @@ class Previews:
 
     def structure_maps(self, request: GenerateRequest) -> list[Image.Image]:
         """The maps of a request, as its structure networks read them."""
-        near = close_up(request)
-        size = self.working_size(near)
-        return [self.structure_map(structure, size) for structure in near.structures]
+        cropped = crop_to_mask(request)
+        size = self.working_size(cropped)
+        return [self.structure_map(structure, size) for structure in cropped.structures]
 
     def working_size(self, request: GenerateRequest) -> Size:
         """(width, height) the model works at: see `sizes.working_size`."""
-        return working_size(close_up(request), self._model.native_size)
+        return working_size(crop_to_mask(request), self._model.native_size)

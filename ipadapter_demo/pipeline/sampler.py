@@ -14,46 +14,56 @@ from ipadapter_demo.adapter import ImagePrompt
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.schedule import ends_at_zero_snr
 from ipadapter_demo.models.structure import total
-from ipadapter_demo.pipeline.conditioning import Conditions, active
+from ipadapter_demo.pipeline.conditioning import Conditions, is_active
 from ipadapter_demo.pipeline.effective import effective_request
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Sampler
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Start:
+class LatentInit:
     """Where sampling begins and what it must keep.
 
-    noise (B, C, h, w) is each image's own; `origin` (B or 1, C, h, w) the latents of given
-    pictures, `mask` (B or 1, 1, h, w) is 1 where they are to be replaced. `seen` (B or 1, 5, h, w)
-    is what a UNet trained for inpainting sees besides: the mask, and the latents of what is left.
-    Every step is taken `passes` times, with noise from each image's own of `generators` in between.
-    """
+    noise (B, C, h, w) is each image's own; `init_latents` (B or 1, C, h, w) the latents of given
+    pictures, `mask` (B or 1, 1, h, w) is 1 where they are to be replaced. `mask_conditioning` (B or
+    1, 5, h, w) is what a UNet trained for inpainting sees besides: the mask, and the latents of
+    what is left. Every step is taken `repaint_passes` times, with noise from each image's own of
+    `generators` in between."""
 
     noise: Tensor
-    origin: Tensor | None = None
+    init_latents: Tensor | None = None
     strength: float = 1.0
     mask: Tensor | None = None
-    seen: Tensor | None = None
-    passes: int = 1
+    mask_conditioning: Tensor | None = None
+    repaint_passes: int = 1
     generators: tuple[torch.Generator, ...] = ()
 
-
     @classmethod
-    def together(cls, each: Sequence[Start]) -> Start:
+    def collate(cls, each: Sequence[LatentInit]) -> LatentInit:
         """Those of several requests in one batch, which have the same fields set."""
         if len(each) == 1:
             return each[0]
 
         def rows(name: str) -> Tensor | None:
             values = [getattr(own, name) for own in each]
-            return None if values[0] is None else torch.cat([
-                value.expand(len(own.noise), -1, -1, -1)
-                for value, own in zip(values, each, strict=True)])
+            return (
+                None
+                if values[0] is None
+                else torch.cat(
+                    [
+                        value.expand(len(own.noise), -1, -1, -1)
+                        for value, own in zip(values, each, strict=True)
+                    ]
+                )
+            )
 
         return replace(
-            each[0], noise=torch.cat([own.noise for own in each]), origin=rows("origin"),
-            mask=rows("mask"), seen=rows("seen"),
-            generators=tuple(generator for own in each for generator in own.generators))
+            each[0],
+            noise=torch.cat([own.noise for own in each]),
+            init_latents=rows("init_latents"),
+            mask=rows("mask"),
+            mask_conditioning=rows("mask_conditioning"),
+            generators=tuple(generator for own in each for generator in own.generators),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +112,9 @@ def new_scheduler(sampler: Sampler, config: dict[str, Any]) -> Any:
 
     if sampler == "pndm" and ends_at_zero_snr(config):
         others = ", ".join(name for name in SAMPLERS if name != "pndm")
-        raise RequestError(f"sampler must be one of {others} for a model with zero terminal SNR, "
-                           "got 'pndm'")
+        raise RequestError(
+            f"sampler must be one of {others} for a model with zero terminal SNR, got 'pndm'"
+        )
     if sampler == "ddim":
         return DDIMScheduler.from_config(config)
     if sampler == "pndm":
@@ -114,49 +125,80 @@ def new_scheduler(sampler: Sampler, config: dict[str, Any]) -> Any:
 
 
 @torch.no_grad()
-def denoise(unet: Any, scheduler: Any, steps: int, guidance: Guidance, start: Start,
-            conditions: Conditions, lane: Lock) -> Iterator[Step]:
+def denoise(
+    unet: Any,
+    scheduler: Any,
+    steps: int,
+    guidance: Guidance,
+    init: LatentInit,
+    conditions: Conditions,
+    model_lock: Lock,
+) -> Iterator[Step]:
     """Classifier-free guidance over rows [unconditional..., conditional...].
 
-    `lane` is held while a model runs and never while the caller looks at a step.
+    `model_lock` is held while a model runs and never while the caller looks at a step.
     """
-    scheduler.set_timesteps(steps, device=start.noise.device)
-    timesteps = _remaining_timesteps(scheduler, steps, start.strength)
-    latents = _first_latents(scheduler, timesteps, start)
+    scheduler.set_timesteps(steps, device=init.noise.device)
+    timesteps = _remaining_timesteps(scheduler, steps, init.strength)
+    latents = _first_latents(scheduler, timesteps, init)
     for i, t in enumerate(timesteps):
-        for again in reversed(range(start.passes if i + 1 < len(timesteps) else 1)):
+        for again in reversed(range(init.repaint_passes if i + 1 < len(timesteps) else 1)):
             halves = torch.cat([latents] * 2) if guidance.on else latents
             noisy = scheduler.scale_model_input(halves, t)
-            with lane:
-                noise = _predict_noise(unet, noisy, start.seen, t, i, len(timesteps), conditions,
-                                       unconditional=len(noisy) - len(latents))
+            with model_lock:
+                noise = _predict_noise(
+                    unet,
+                    noisy,
+                    init.mask_conditioning,
+                    t,
+                    i,
+                    len(timesteps),
+                    conditions,
+                    unconditional=len(noisy) - len(latents),
+                )
             if guidance.on:
                 noise = guidance.combined(*noise.chunk(2))
             stepped = scheduler.step(noise, t, latents)
             clean = _clean(scheduler, stepped, noise, t, latents)
-            latents = _keep_origin(scheduler, timesteps, i, start, stepped.prev_sample)
+            latents = _keep_outside(scheduler, timesteps, i, init, stepped.prev_sample)
             if again:
-                latents = _stepped_back(scheduler, t, timesteps[i + 1], start, latents)
+                latents = _renoise(scheduler, t, timesteps[i + 1], init, latents)
         yield Step(i + 1, len(timesteps), latents, clean)
 
 
-def _predict_noise(unet: Any, noisy: Tensor, seen: Tensor | None, t: Tensor, i: int, steps: int,
-                   conditions: Conditions, unconditional: int) -> Tensor:
+def _predict_noise(
+    unet: Any,
+    noisy: Tensor,
+    mask_conditioning: Tensor | None,
+    t: Tensor,
+    i: int,
+    steps: int,
+    conditions: Conditions,
+    unconditional: int,
+) -> Tensor:
     text = conditions.text_states
     residuals = total(
-        structure.guide(noisy, t, text, structure.weight, conditions.added, unconditional)
+        structure.condition(noisy, t, text, structure.weight, conditions.added, unconditional)
         for structure in conditions.structures
-        if structure.weight > 0 and active(structure.window, i, steps)
+        if structure.weight > 0 and is_active(structure.window, i, steps)
     )
     prompts: tuple[ImagePrompt, ...] = ()
-    if active(conditions.image_window, i, steps):
-        prompts = tuple(timed.prompt for timed in conditions.image_prompts
-                        if active(timed.window, i, steps))
-    if seen is not None:  # the UNet's alone: a ControlNet reads the noisy latents
-        noisy = torch.cat([noisy, seen.repeat(len(noisy) // len(seen), 1, 1, 1)], dim=1)
-    return unet(noisy, t, encoder_hidden_states=text, added_cond_kwargs=conditions.added,
-                cross_attention_kwargs={"ip_hidden_states": prompts} if prompts else None,
-                **residuals.unet_arguments()).sample
+    if is_active(conditions.image_window, i, steps):
+        prompts = tuple(
+            timed.prompt for timed in conditions.image_prompts if is_active(timed.window, i, steps)
+        )
+    if mask_conditioning is not None:  # the UNet's alone: a ControlNet reads the noisy latents
+        noisy = torch.cat(
+            [noisy, mask_conditioning.repeat(len(noisy) // len(mask_conditioning), 1, 1, 1)], dim=1
+        )
+    return unet(
+        noisy,
+        t,
+        encoder_hidden_states=text,
+        added_cond_kwargs=conditions.added,
+        cross_attention_kwargs={"ip_hidden_states": prompts} if prompts else None,
+        **residuals.unet_arguments(),
+    ).sample
 
 
 def steps_taken(request: GenerateRequest) -> int:
@@ -169,9 +211,9 @@ def steps_taken(request: GenerateRequest) -> int:
 
 
 def unet_calls(request: GenerateRequest) -> int:
-    """How often the UNet runs: `passes` times a step, but once in the last."""
-    passes = request.inpaint.passes if request.inpaint else 1
-    return (steps_taken(request) - 1) * passes + 1
+    """How often the UNet runs: `repaint_passes` times a step, but once in the last."""
+    repaint_passes = request.inpaint.repaint_passes if request.inpaint else 1
+    return (steps_taken(request) - 1) * repaint_passes + 1
 
 
 def _kept(steps: int, strength: float) -> int:
@@ -186,39 +228,40 @@ def _remaining_timesteps(scheduler: Any, steps: int, strength: float) -> Tensor:
     return scheduler.timesteps[skipped * scheduler.order :]
 
 
-def _first_latents(scheduler: Any, timesteps: Tensor, start: Start) -> Tensor:
-    if start.origin is None or start.strength >= 1.0:
-        return start.noise * scheduler.init_noise_sigma
-    return _noised(scheduler, start, timesteps[0])
+def _first_latents(scheduler: Any, timesteps: Tensor, init: LatentInit) -> Tensor:
+    if init.init_latents is None or init.strength >= 1.0:
+        return init.noise * scheduler.init_noise_sigma
+    return _noised(scheduler, init, timesteps[0])
 
 
-def _keep_origin(scheduler: Any, timesteps: Tensor, i: int, start: Start,
-                 latents: Tensor) -> Tensor:
-    """Outside the mask, put the origin back at the noise level of the step to come."""
-    if start.mask is None:
+def _keep_outside(
+    scheduler: Any, timesteps: Tensor, i: int, init: LatentInit, latents: Tensor
+) -> Tensor:
+    """Outside the mask, put the init_latents back at the noise level of the step to come."""
+    if init.mask is None:
         return latents
-    assert start.origin is not None
-    origin = start.origin
+    assert init.init_latents is not None
+    init_latents = init.init_latents
     if i + 1 < len(timesteps):
-        origin = _noised(scheduler, start, timesteps[i + 1])
-    return (1 - start.mask) * origin + start.mask * latents
+        init_latents = _noised(scheduler, init, timesteps[i + 1])
+    return (1 - init.mask) * init_latents + init.mask * latents
 
 
-def _stepped_back(scheduler: Any, t: Tensor, after: Tensor, start: Start,
-                  latents: Tensor) -> Tensor:
+def _renoise(scheduler: Any, t: Tensor, after: Tensor, init: LatentInit, latents: Tensor) -> Tensor:
     """From the noise level of the timestep `after` up to that of t, by the forward process
     (RePaint, arXiv 2201.09865, equation 1)."""
     ratio = scheduler.alphas_cumprod[int(t)] / scheduler.alphas_cumprod[int(after)]
-    noise = torch.stack([torch.randn(latents.shape[1:], generator=own)
-                         for own in start.generators]).to(latents)
+    noise = torch.stack(
+        [torch.randn(latents.shape[1:], generator=own) for own in init.generators]
+    ).to(latents)
     ratio = ratio.to(latents)
     return ratio.sqrt() * latents + (1 - ratio).sqrt() * noise
 
 
-def _noised(scheduler: Any, start: Start, t: Tensor) -> Tensor:
-    assert start.origin is not None
-    origin = start.origin.expand_as(start.noise)
-    return scheduler.add_noise(origin, start.noise, t.expand(len(start.noise)))
+def _noised(scheduler: Any, init: LatentInit, t: Tensor) -> Tensor:
+    assert init.init_latents is not None
+    init_latents = init.init_latents.expand_as(init.noise)
+    return scheduler.add_noise(init_latents, init.noise, t.expand(len(init.noise)))
 
 
 def _clean(scheduler: Any, stepped: Any, noise: Tensor, t: Tensor, latents: Tensor) -> Tensor:

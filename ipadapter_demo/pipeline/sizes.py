@@ -40,11 +40,13 @@ def working_size(request: GenerateRequest, native: int) -> Size:
     if width is not None and height is not None:
         return width, height
     if width is not None:
-        return width, _other_side(width, native if given is None
-                                  else width * given.height / given.width)
+        return width, _other_side(
+            width, native if given is None else width * given.height / given.width
+        )
     if height is not None:
-        return _other_side(height, native if given is None
-                           else height * given.width / given.height), height
+        return _other_side(
+            height, native if given is None else height * given.width / given.height
+        ), height
     return (native, native) if given is None else size_like(given.size, native)
 
 
@@ -56,13 +58,17 @@ def limit_on(request: GenerateRequest, shape: Size) -> str:
     if side is None or not 1 / MAX_ASPECT <= slope <= MAX_ASPECT:
         return f"at most {MAX_ASPECT} to 1 is drawn; inpaint.context below 1 draws less of it"
     if side * slope < MIN_SIZE:
-        return (f"{name} {side} would have {side * slope:.0f} beside it: a side has at least "
-                f"{MIN_SIZE} pixels; a {name} of {_up(MIN_SIZE / slope)} or more keeps the "
-                "proportions")
+        return (
+            f"{name} {side} would have {side * slope:.0f} beside it: a side has at least "
+            f"{MIN_SIZE} pixels; a {name} of {_up(MIN_SIZE / slope)} or more keeps the "
+            "proportions"
+        )
     edge = math.isqrt(MAX_AREA)
-    return (f"{name} {side} leaves at most {_other_side(side, side * slope)} beside it: a picture "
-            f"has at most {edge} x {edge} pixels; a {name} of {_down(math.sqrt(MAX_AREA / slope))} "
-            "or less keeps the proportions")
+    return (
+        f"{name} {side} leaves at most {_other_side(side, side * slope)} beside it: a picture "
+        f"has at most {edge} x {edge} pixels; a {name} of {_down(math.sqrt(MAX_AREA / slope))} "
+        "or less keeps the proportions"
+    )
 
 
 def size_like(shape: Size, native: int) -> Size:
@@ -74,11 +80,15 @@ def size_like(shape: Size, native: int) -> Size:
     area = min(native**2, MAX_AREA)
     aspect = min(MAX_ASPECT, max(1 / MAX_ASPECT, shape[0] / shape[1]))
     exact = math.sqrt(area * aspect), math.sqrt(area / aspect)
-    widths, heights = (range(_up(side - SIZE_STEP), _down(side + SIZE_STEP) + 1, SIZE_STEP)
-                       for side in exact)
+    widths, heights = (
+        range(_up(side - SIZE_STEP), _down(side + SIZE_STEP) + 1, SIZE_STEP) for side in exact
+    )
     near = itertools.product(widths, heights)
-    fitting = (size for size in near if _is_allowed(size)
-               and abs(size[0] * size[1] / area - 1) <= AREA_TOLERANCE)
+    fitting = (
+        size
+        for size in near
+        if _is_allowed(size) and abs(size[0] * size[1] / area - 1) <= AREA_TOLERANCE
+    )
     return min(fitting, key=lambda size: abs(size[0] - exact[0]) + abs(size[1] - exact[1]))
 
 
@@ -98,8 +108,12 @@ def same_shape(one: Size, other: Size, within: float = SIZE_STEP / 2) -> bool:
     return low <= high
 
 
-def reshaped(image: Image.Image, size: Size, fit: Fit,
-             resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+def reshaped(
+    image: Image.Image,
+    size: Size,
+    fit: Fit,
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
     """An RGB picture at `size`: cropped to its proportions, padded with black, or squashed. One
     that has them but for rounding is only scaled."""
     if fit == "squash" or same_shape(image.size, size):
@@ -116,8 +130,10 @@ def inner_size(shape: Size, size: Size) -> Size:
     """The largest size with the proportions of `shape` inside `size`. Of a thread, the shorter side
     is a step."""
     scale = min(full / side for side, full in zip(shape, size, strict=True))
-    width, height = (min(full, max(SIZE_STEP, round(side * scale)))
-                     for side, full in zip(shape, size, strict=True))
+    width, height = (
+        min(full, max(SIZE_STEP, round(side * scale)))
+        for side, full in zip(shape, size, strict=True)
+    )
     return width, height
 
 
@@ -136,8 +152,11 @@ def _other_side(side: int, wanted: float) -> int:
 
 
 def _is_allowed(size: Size) -> bool:
-    return (min(size) >= MIN_SIZE and size[0] * size[1] <= MAX_AREA
-            and max(size) <= MAX_ASPECT * min(size))
+    return (
+        min(size) >= MIN_SIZE
+        and size[0] * size[1] <= MAX_AREA
+        and max(size) <= MAX_ASPECT * min(size)
+    )
 
 
 def _nearest(length: float) -> int:

@@ -72,8 +72,12 @@ def with_one_word_wrong(text: str, rng: random.Random) -> str:
     Each kind is as likely as the others, however many words of it there are.
     """
     words = text.split()
-    places = [(kind, i) for kind in (COLOURS, TEXTURES, SHAPES)
-              for i, word in enumerate(words) if word in kind]
+    places = [
+        (kind, i)
+        for kind in (COLOURS, TEXTURES, SHAPES)
+        for i, word in enumerate(words)
+        if word in kind
+    ]
     if not places:
         return text
     chosen = rng.choice(sorted({kind for kind, _ in places}))

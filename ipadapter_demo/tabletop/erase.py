@@ -35,8 +35,9 @@ def without(scenes: Scenes, slot: Tensor | int) -> Scenes:
 def traces(slot: Tensor | int, size: int, *given: Scenes) -> Tensor:
     """(B, S, S) bool: the pixels that the solid in a slot of each scene, or its shadow, changes;
     of several `given`, which differ in that solid alone, those that any of them changes."""
-    bare, *drawn = (render(scenes, size, supersample=1).pixels
-                    for scenes in (without(given[0], slot), *given))
+    bare, *drawn = (
+        render(scenes, size, supersample=1).pixels for scenes in (without(given[0], slot), *given)
+    )
     return torch.stack([(one - bare).abs().amax(dim=1) > 1 / 255 for one in drawn]).any(dim=0)
 
 

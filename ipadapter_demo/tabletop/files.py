@@ -25,8 +25,9 @@ from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
 DEPTH_UNITS = 1000  # grey levels of a depth map per world unit
 
 
-def write_scenes(folder: Path, count: int, seed: int, size: int = 128,
-                 maps: bool = False) -> list[dict[str, Any]]:
+def write_scenes(
+    folder: Path, count: int, seed: int, size: int = 128, maps: bool = False
+) -> list[dict[str, Any]]:
     """Write NNNN.png for each scene of a seed, with `maps` NNNN-depth.png and the like beside it.
 
     Returns file, caption, truth and maps of each, ready for `json.dumps`.
@@ -38,8 +39,9 @@ def write_scenes(folder: Path, count: int, seed: int, size: int = 128,
     return entries
 
 
-def write_shards(folder: Path, scenes: Scenes, pictures: Iterable[Image.Image], seed: int,
-                 rows: int = 1024) -> list[Path]:
+def write_shards(
+    folder: Path, scenes: Scenes, pictures: Iterable[Image.Image], seed: int, rows: int = 1024
+) -> list[Path]:
     """Write the pictures of scenes as webdataset shards NNNNN.tar, in img2dataset's layout: a PNG,
     a caption and the truth of each, and as .reference.png what an image prompt shows of it
     (tabletop/reference.py). Shards that are there already stay.
@@ -48,8 +50,10 @@ def write_shards(folder: Path, scenes: Scenes, pictures: Iterable[Image.Image], 
     would have nothing left to say.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    words = [caption(scenes, index, POOR, random.Random(f"{seed}/{index}"))
-             for index in range(len(scenes))]
+    words = [
+        caption(scenes, index, POOR, random.Random(f"{seed}/{index}"))
+        for index in range(len(scenes))
+    ]
     shown = reference_scenes(scenes, words, seed)
     compile_for(len(scenes))
     paths = []
@@ -66,14 +70,19 @@ def write_shards(folder: Path, scenes: Scenes, pictures: Iterable[Image.Image], 
     return paths
 
 
-def _write_shard(path: Path, start: int, rows: Iterable[tuple[Image.Image, Image.Image, str,
-                                                              dict[str, Any]]]) -> None:
+def _write_shard(
+    path: Path, start: int, rows: Iterable[tuple[Image.Image, Image.Image, str, dict[str, Any]]]
+) -> None:
     temporary = path.with_suffix(".tmp")
     with tarfile.open(temporary, "w") as tar:
         for index, (image, reference, words, truth) in enumerate(rows, start):
             record = {"key": f"{index:09d}", "caption": words, "truth": truth}
-            for ending, content in (("png", _png(image)), ("reference.png", _png(reference)),
-                                    ("txt", words.encode()), ("json", json.dumps(record).encode())):
+            for ending, content in (
+                ("png", _png(image)),
+                ("reference.png", _png(reference)),
+                ("txt", words.encode()),
+                ("json", json.dumps(record).encode()),
+            ):
                 member = tarfile.TarInfo(f"{index:09d}.{ending}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -92,8 +101,9 @@ def pictures_of(scenes: Scenes, size: int) -> Iterator[Image.Image]:
         yield from images_from_pixels(draw(part, size).pixels * 2 - 1)
 
 
-def _write_chunk(folder: Path, scenes: Scenes, start: int, size: int,
-                 maps: bool) -> list[dict[str, Any]]:
+def _write_chunk(
+    folder: Path, scenes: Scenes, start: int, size: int, maps: bool
+) -> list[dict[str, Any]]:
     drawn = draw(scenes, size)
     entries = []
     for index, image in enumerate(images_from_pixels(drawn.pixels * 2 - 1)):

@@ -49,10 +49,13 @@ def reference_scenes(scenes: Scenes, captions: Sequence[str], seed: int) -> Scen
         seen_otherwise(scenes, SEED_OFFSET + seed),
         shape=chosen("shape", says(SHAPES, *solids)),
         texture=chosen("texture", says(TEXTURES, *solids)),
-        colour=chosen("colour", colour), hue=chosen("hue", colour),
+        colour=chosen("colour", colour),
+        hue=chosen("hue", colour),
         floor_texture=chosen("floor_texture", says(TEXTURES, -2)[:, 0]),
-        floor_colour=chosen("floor_colour", floor), floor_hue=chosen("floor_hue", floor),
-        wall_colour=chosen("wall_colour", wall), wall_hue=chosen("wall_hue", wall),
+        floor_colour=chosen("floor_colour", floor),
+        floor_hue=chosen("floor_hue", floor),
+        wall_colour=chosen("wall_colour", wall),
+        wall_hue=chosen("wall_hue", wall),
     )
 
 

@@ -53,8 +53,13 @@ def trace(scenes: Scenes, grid: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cast grid² rays a scene: colour (B,3,G,G), depth (B,G,G), ids (B,G,G), normal (B,3,G,G)."""
     device = scenes.x.device
     batch = len(scenes)
-    origin = torch.stack([torch.zeros_like(scenes.camera_y), scenes.camera_y,
-                          torch.full_like(scenes.camera_y, _CAMERA_Z)])  # (3, B)
+    origin = torch.stack(
+        [
+            torch.zeros_like(scenes.camera_y),
+            scenes.camera_y,
+            torch.full_like(scenes.camera_y, _CAMERA_Z),
+        ]
+    )  # (3, B)
     direction = _camera_rays(scenes.camera_y, grid, device)  # 3 x (B, G²)
     start = tuple(origin[axis][:, None] for axis in range(3))
 
@@ -80,8 +85,12 @@ def trace(scenes: Scenes, grid: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shade = _shade(scenes, point, normal)
     colour = (base * shade[:, None]).clamp(0, 1)
     square = (batch, grid, grid)
-    return (colour.view(batch, 3, grid, grid), nearest.view(square), ids.view(square),
-            torch.stack(normal, dim=1).view(batch, 3, grid, grid))
+    return (
+        colour.view(batch, 3, grid, grid),
+        nearest.view(square),
+        ids.view(square),
+        torch.stack(normal, dim=1).view(batch, 3, grid, grid),
+    )
 
 
 def compile_for(count: int) -> None:
@@ -224,16 +233,26 @@ def _solid_colour(
     around = radius * torch.atan2(x, z)
     u = torch.where(is_cube, torch.where(faces_x & ~top, z, x), torch.where(top, x, around))
     v = torch.where(top & (is_cube | (y > 1.9 * radius)), z, y)
-    mark = _pattern(scenes.texture[:, slot, None], u, v, scenes.period[:, slot, None],
-                    scenes.angle[:, slot, None])
+    mark = _pattern(
+        scenes.texture[:, slot, None],
+        u,
+        v,
+        scenes.period[:, slot, None],
+        scenes.angle[:, slot, None],
+    )
     second = torch.where(scenes.second[:, slot, None] == 0, 0.97, 0.1)
     main = rgb_from_hue(scenes.hue[:, slot], 0.82, 0.92)
     return torch.where(mark[:, None], second[:, None], main[..., None])
 
 
 def _floor_colour(scenes: Scenes, point: tuple[Tensor, ...]) -> Tensor:
-    mark = _pattern(scenes.floor_texture[:, None], point[0], point[2],
-                    scenes.floor_period[:, None], scenes.floor_angle[:, None])
+    mark = _pattern(
+        scenes.floor_texture[:, None],
+        point[0],
+        point[2],
+        scenes.floor_period[:, None],
+        scenes.floor_angle[:, None],
+    )
     main = rgb_from_hue(scenes.floor_hue, 0.6, 0.85)
     second = 0.35 * main + 0.62
     return torch.where(mark[:, None], second[..., None], main[..., None])

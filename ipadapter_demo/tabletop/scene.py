@@ -159,8 +159,13 @@ def seen_otherwise(scenes: Scenes, seed: int) -> Scenes:
     """The same things in the same light, standing elsewhere and seen from another height."""
     g = torch.Generator().manual_seed(seed)
     others = sample_scenes(len(scenes), seed)
-    return replace(scenes, x=_places(scenes.present[:, 1], g), z=others.z, yaw=others.yaw,
-                   camera_y=others.camera_y)
+    return replace(
+        scenes,
+        x=_places(scenes.present[:, 1], g),
+        z=others.z,
+        yaw=others.yaw,
+        camera_y=others.camera_y,
+    )
 
 
 def _places(two: Tensor, g: torch.Generator) -> Tensor:

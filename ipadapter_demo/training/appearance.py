@@ -32,8 +32,10 @@ PATCH_LOGITS = (FIRST_SOLID + MAX_SOLIDS, len(SHAPES), len(TEXTURES), 2)
 def appearance(scenes: Scenes) -> tuple[Tensor, Tensor]:
     """Targets (B, K) about unit scale, and where they exist (B, K) bool."""
     parts = [(values, where) for _, values, where in _parts(scenes)]
-    return (torch.cat([values for values, _ in parts], dim=1),
-            torch.cat([where[:, None].expand_as(values) for values, where in parts], dim=1))
+    return (
+        torch.cat([values for values, _ in parts], dim=1),
+        torch.cat([where[:, None].expand_as(values) for values, where in parts], dim=1),
+    )
 
 
 @cache
@@ -54,8 +56,7 @@ def _parts(scenes: Scenes) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, values (B, k), where they exist (B,))."""
     everywhere = torch.ones(len(scenes), dtype=torch.bool)
 
-    def part(name: str, values: Tensor,
-             where: Tensor = everywhere) -> tuple[str, Tensor, Tensor]:
+    def part(name: str, values: Tensor, where: Tensor = everywhere) -> tuple[str, Tensor, Tensor]:
         return name, values.float().reshape(len(scenes), -1), where
 
     for slot in range(MAX_SOLIDS):

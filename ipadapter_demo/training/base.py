@@ -47,14 +47,23 @@ def new_unet(cross_dim: int) -> UNet2DConditionModel:
     )
 
 
-def train_base(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-               small: bool = False, start: Path | None = None) -> dict:
+def train_base(
+    run: Run,
+    pictures: Pictures,
+    held_out: Pictures,
+    out: Path,
+    small: bool = False,
+    start: Path | None = None,
+) -> dict:
     """Train and write `out/unet` and `out/scheduler`. `small` is the stage at half the size;
     `start` a folder with the UNet to go on from."""
     torch.manual_seed(run.seed)
     frozen = Frozen.load(out, run.device, with_image_encoder=False)
-    unet = (new_unet(frozen.text_encoder.config.hidden_size) if start is None
-            else UNet2DConditionModel.from_pretrained(start).float())
+    unet = (
+        new_unet(frozen.text_encoder.config.hidden_size)
+        if start is None
+        else UNet2DConditionModel.from_pretrained(start).float()
+    )
     unet = unet.to(run.device, memory_format=torch.channels_last)
     unet.set_attn_processor(AttnProcessor())  # faster on CPU than the fused kernel at this size
     latents = scaled_latents(frozen.vae, pictures, run.folder.parent / "cache", 2 if small else 1)
@@ -81,6 +90,11 @@ def train_base(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
 
     outcome = fit(run, unet, loss_of, preview)
     unet.half().save_pretrained(out / "unet")
-    DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-                  timestep_spacing="trailing").save_pretrained(out / "scheduler")
+    DDIMScheduler(
+        **SCHEDULE,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    ).save_pretrained(out / "scheduler")
     return asdict(outcome)

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.rows import Shard
+from ipadapter_demo.training.types import Shard
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +61,23 @@ class EncodedRows:
         return Example(caption, tuple(original), tuple(crop), **tensors)
 
 
-def encoded(shards: Sequence[Shard], folder: Path, identity: str, preparer: Preparer,
-            encode: Encode, accelerator: Accelerator) -> list[Shard]:
+def encoded(
+    shards: Sequence[Shard],
+    folder: Path,
+    identity: str,
+    preparer: Preparer,
+    encode: Encode,
+    accelerator: Accelerator,
+) -> list[Shard]:
     """The shards as encoded ones below `folder`, made there unless they are there already: by all
     processes, each its part. `identity` says what encoded them, and keeps others' apart."""
     place = folder / hashlib.sha256(identity.encode()).hexdigest()[:12]
     place.mkdir(parents=True, exist_ok=True)
     (place / "made-with.json").write_text(identity + "\n")
-    found = [EncodedShard(shard.name, place / f"{number:05d}-{_short(shard.name)}.safetensors")
-             for number, shard in enumerate(shards)]
+    found = [
+        EncodedShard(shard.name, place / f"{number:05d}-{_short(shard.name)}.safetensors")
+        for number, shard in enumerate(shards)
+    ]
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     for shard, target in list(zip(shards, found, strict=True))[mine]:
         if not target.path.exists():
@@ -106,8 +114,11 @@ def _write(shard: Shard, path: Path, preparer: Preparer, encode: Encode) -> None
         if len(waiting) == _TOGETHER or index == len(rows) - 1:
             examples += encode(waiting) if waiting else []
             waiting = []
-    tensors = {name: torch.stack([_of(e, name) for e in examples])
-               for name in TENSORS if examples and getattr(examples[0], name) is not None}
+    tensors = {
+        name: torch.stack([_of(e, name) for e in examples])
+        for name in TENSORS
+        if examples and getattr(examples[0], name) is not None
+    }
     said = [(e.caption, e.original, e.crop) for e in examples]
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     save_file(tensors, temporary, {"rows": json.dumps(said), "broken": str(broken)})
@@ -116,8 +127,13 @@ def _write(shard: Shard, path: Path, preparer: Preparer, encode: Encode) -> None
 
 def without_pictures(example: Example, latents: Tensor, embeds: Tensor | None) -> Example:
     """What is kept of an example: tensors in half precision, on the CPU."""
-    return replace(example, pixels=None, clip_pixels=None, latents=latents.half().cpu(),
-                   embeds=None if embeds is None else embeds.half().cpu())
+    return replace(
+        example,
+        pixels=None,
+        clip_pixels=None,
+        latents=latents.half().cpu(),
+        embeds=None if embeds is None else embeds.half().cpu(),
+    )
 
 
 def _of(example: Example, name: str) -> Tensor:

@@ -12,26 +12,28 @@ import ipadapter_demo
 ADAPTER = "ip-adapter.safetensors"
 
 
-def write_card(path: Path, facts: dict[str, Any]) -> Path:
-    """`facts` are those of `frozen.train`. Written beside the weights, as README.md."""
-    config = facts["config"]
+def write_card(path: Path, provenance: dict[str, Any]) -> Path:
+    """`provenance` are those of `frozen.train`. Written beside the weights, as README.md."""
+    config = provenance["config"]
     kind = config.get("network", f"image adapter, {config.get('variant')}")
     lines = [
         "---",
         f"base_model: {json.dumps(config['base'])}",
         "library_name: diffusers",
-        "tags: [ip-adapter, text-to-image]" if "variant" in config else
-        f"tags: [{kind}, text-to-image]",
+        "tags: [ip-adapter, text-to-image]"
+        if "variant" in config
+        else f"tags: [{kind}, text-to-image]",
         "---",
         "",
         f"# {kind} for {config['base']}",
         "",
-        f"{facts['parameters']:,} parameters, trained on {facts['samples']:,} samples in "
-        f"{facts['steps']:,} steps: {facts['hours']:.2f} hours on {facts['processes']} "
-        f"{facts['device']} process{'es' * (facts['processes'] > 1)}, precision "
-        f"{facts['precision']}. Last loss, smoothed: {facts['loss']:.4f}.",
+        f"{provenance['parameters']:,} parameters, trained on {provenance['samples']:,} samples in "
+        f"{provenance['steps']:,} steps: {provenance['hours']:.2f} hours on "
+        f"{provenance['processes']} {provenance['device']} "
+        f"process{'es' * (provenance['processes'] > 1)}, precision "
+        f"{provenance['precision']}. Last loss, smoothed: {provenance['loss']:.4f}.",
         "",
-        *_use(path.parent, facts),
+        *_use(path.parent, provenance),
         "",
         "| Setting | Value |",
         "|---|---|",
@@ -45,18 +47,21 @@ def write_card(path: Path, facts: dict[str, Any]) -> Path:
     return path
 
 
-def _use(folder: Path, facts: dict[str, Any]) -> list[str]:
+def _use(folder: Path, provenance: dict[str, Any]) -> list[str]:
     """Commands as they are given where the training was started: paths may be relative to it."""
-    config = facts["config"]
+    config = provenance["config"]
     if "variant" in config:
         own, asked = ["--model-adapter", str(folder / ADAPTER)], "--reference PICTURE"
-        elsewhere = ["on a pipeline of the base with its image encoder:", "",
-                     f'    pipe.load_ip_adapter("FOLDER", subfolder="", weight_name="{ADAPTER}")']
+        elsewhere = [
+            "on a pipeline of the base with its image encoder:",
+            "",
+            f'    pipe.load_ip_adapter("FOLDER", subfolder="", weight_name="{ADAPTER}")',
+        ]
     else:
         kind = config["annotator"]
         own, asked = [f"--{config['network']}", f"{kind}={folder}"], f"--structure {kind}=PICTURE"
         elsewhere = ["the folder loads with `from_pretrained`."]
-    options = shlex.join([*facts["model_options"], *own])
+    options = shlex.join([*provenance["model_options"], *own])
     return [
         "In the demo, from the folder where the training was started:",
         "",

@@ -46,19 +46,22 @@ class Average:
     def follow(self, step: int) -> None:
         if self._average:
             decay = min(self._decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self._average.values()),
-                                 [p.detach() for p in self._parameters.values()], 1 - decay)
+            torch._foreach_lerp_(
+                list(self._average.values()),
+                [p.detach() for p in self._parameters.values()],
+                1 - decay,
+            )
 
     @torch.no_grad()
-    def wear(self) -> None:
+    def copy_to_model(self) -> None:
         for name, value in self._average.items():
             self._parameters[name].copy_(value)
 
     @contextmanager
-    def worn(self) -> Iterator[None]:
+    def swapped_in(self) -> Iterator[None]:
         """The parameters are the average inside the block."""
         kept = {n: self._parameters[n].detach().clone() for n in self._average}
-        self.wear()
+        self.copy_to_model()
         try:
             yield
         finally:

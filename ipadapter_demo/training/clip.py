@@ -60,8 +60,9 @@ APPEARANCE_WEIGHT = 8.0
 class Clip(nn.Module):
     """Both encoders, the temperature, and the two heads that only training uses."""
 
-    def __init__(self, text: CLIPTextModelWithProjection,
-                 vision: CLIPVisionModelWithProjection) -> None:
+    def __init__(
+        self, text: CLIPTextModelWithProjection, vision: CLIPVisionModelWithProjection
+    ) -> None:
         super().__init__()
         self.text, self.vision = text, vision
         self.appearance = nn.Linear(EMBED_DIM, width())
@@ -74,21 +75,21 @@ def train_clip(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> d
     torch.manual_seed(run.seed)
     tokenizer = train_tokenizer(pictures.scenes, out)
     clip = Clip(*new_encoders(tokenizer)).to(run.device)
-    facts = _train(run, clip, tokenizer, pictures, held_out)
+    provenance = _train(run, clip, tokenizer, pictures, held_out)
     torch.save(clip.state_dict(), _clip_file(run))
     save_text_encoder(clip.text, out)
     save_image_encoder(clip.vision, out)
-    return facts
+    return provenance
 
 
 def train_image_encoder(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
     """Go on with the vision encoder of a finished `train_clip`, the text encoder kept as it is."""
     clip, tokenizer = _finished(run, out)
     clip.text.requires_grad_(False)
-    facts = _train(run, clip, tokenizer, pictures, held_out)
+    provenance = _train(run, clip, tokenizer, pictures, held_out)
     torch.save(clip.state_dict(), _clip_file(run))
     save_image_encoder(clip.vision, out)
-    return facts
+    return provenance
 
 
 def train_text_encoder(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
@@ -109,8 +110,9 @@ def train_text_encoder(run: Run, pictures: Pictures, held_out: Pictures, out: Pa
         said = clip.text(**tokens)
         ids = tokens["input_ids"]
         is_word = ids < tokenizer.bos_token_id  # the two specials come last
-        return (_contrast(clip, embeds[indices].to(run.device), said.text_embeds.float())
-                + F.cross_entropy(words(said.last_hidden_state[is_word]).float(), ids[is_word]))
+        return _contrast(
+            clip, embeds[indices].to(run.device), said.text_embeds.float()
+        ) + F.cross_entropy(words(said.last_hidden_state[is_word]).float(), ids[is_word])
 
     def preview(path: Path) -> None:
         print(path.stem, evaluate_clip(clip, tokenizer, held_out), flush=True)
@@ -133,8 +135,9 @@ def _clip_file(run: Run) -> Path:
     return run.folder.parent / "clip" / "clip.pt"
 
 
-def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
-           held_out: Pictures) -> dict:
+def _train(
+    run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures, held_out: Pictures
+) -> dict:
     targets, mask = appearance(pictures.scenes)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
@@ -148,9 +151,11 @@ def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
         error = F.smooth_l1_loss(read, targets[indices].to(read), reduction="none", beta=0.3)
         keep = mask[indices].to(run.device)
         patches = clip.patches(seen.last_hidden_state[:, 1:]).float()
-        return (_contrast(clip, images, words)
-                + APPEARANCE_WEIGHT * (error * keep).sum() / keep.sum()
-                + patch_loss(patches, pictures.scenes[indices].to(run.device)))
+        return (
+            _contrast(clip, images, words)
+            + APPEARANCE_WEIGHT * (error * keep).sum() / keep.sum()
+            + patch_loss(patches, pictures.scenes[indices].to(run.device))
+        )
 
     def preview(path: Path) -> None:
         print(path.stem, evaluate_clip(clip, tokenizer, held_out), flush=True)
@@ -160,8 +165,13 @@ def _train(run: Run, clip: Clip, tokenizer: CLIPTokenizer, pictures: Pictures,
     return asdict(outcome) | evaluate_clip(clip, tokenizer, held_out)
 
 
-def _captions(tokenizer: CLIPTokenizer, pictures: Pictures, indices: Tensor,
-              generator: torch.Generator, device: str) -> dict[str, Tensor]:
+def _captions(
+    tokenizer: CLIPTokenizer,
+    pictures: Pictures,
+    indices: Tensor,
+    generator: torch.Generator,
+    device: str,
+) -> dict[str, Tensor]:
     """Tokens of 2 B: a caption of every picture, then the same captions with one word wrong."""
     rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
     texts = [caption(pictures.scenes, i, RICH, rng) for i in indices.tolist()]
@@ -176,13 +186,13 @@ def _contrast(clip: Clip, images: Tensor, words: Tensor) -> Tensor:
         F.normalize(images, dim=-1) @ F.normalize(words, dim=-1).T
     )
     diagonal = torch.arange(batch, device=logits.device)
-    return (F.cross_entropy(logits, diagonal)
-            + F.cross_entropy(logits[:, :batch].T, diagonal)) / 2
+    return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits[:, :batch].T, diagonal)) / 2
 
 
 @torch.no_grad()
-def evaluate_clip(clip: Clip, tokenizer: CLIPTokenizer, held_out: Pictures,
-                  count: int = 512) -> dict[str, float]:
+def evaluate_clip(
+    clip: Clip, tokenizer: CLIPTokenizer, held_out: Pictures, count: int = 512
+) -> dict[str, float]:
     """Held-out: picks the right caption of 64, and prefers it to itself with one word wrong; and
     what the linear head reads of the picture."""
     rng = random.Random(1)
@@ -197,8 +207,10 @@ def evaluate_clip(clip: Clip, tokenizer: CLIPTokenizer, held_out: Pictures,
         texts = [with_one_word_wrong(text, rng) for text in texts]
         wrong.append(clip.text(**tokens_of(tokenizer, texts, device)).text_embeds)
     seen, said, missaid = (F.normalize(torch.cat(e), dim=-1) for e in (images, words, wrong))
-    right = [(a @ b.T).argmax(1).cpu() == torch.arange(len(a))
-             for a, b in zip(seen.split(64), said.split(64), strict=True)]
+    right = [
+        (a @ b.T).argmax(1).cpu() == torch.arange(len(a))
+        for a, b in zip(seen.split(64), said.split(64), strict=True)
+    ]
     read = clip.appearance(torch.cat(images)).float().cpu()
     scenes = held_out.scenes[:count]
 

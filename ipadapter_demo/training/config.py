@@ -25,16 +25,22 @@ Network = Literal["controlnet", "t2i-adapter"]
 class TrainingConfig:
     """What every training on pictures with captions has in common."""
 
-    data: Annotated[tuple[str, ...], (
-        "where the pictures are: shards.tar, {000..099}.tar, https://.../{000..099}.tar, a "
-        "folder with metadata.jsonl, or datasets:NAME_OR_FOLDER[:split]")]
-    held_out: Annotated[tuple[str, ...], (
-        "pictures for previews, held-out loss and scores [none]")] = ()
+    data: Annotated[
+        tuple[str, ...],
+        (
+            "where the pictures are: shards.tar, {000..099}.tar, https://.../{000..099}.tar, a "
+            "folder with metadata.jsonl, or datasets:NAME_OR_FOLDER[:split]"
+        ),
+    ]
+    held_out: Annotated[
+        tuple[str, ...], ("pictures for previews, held-out loss and scores [none]")
+    ] = ()
     run: Annotated[Path, "folder for checkpoints, previews and logs"]
     out: Annotated[Path, "folder for what was trained"]
-    base: Annotated[str, (
-        "sd15, sdxl or tabletop, a folder, a .safetensors checkpoint, or a repository on the "
-        "hub")] = "sd15"
+    base: Annotated[
+        str,
+        ("sd15, sdxl or tabletop, a folder, a .safetensors checkpoint, or a repository on the hub"),
+    ] = "sd15"
     models_dir: Annotated[Path | None, "folder that mirrors the hub"] = None
     start: Annotated[Path | None, "what an earlier training made, to go on from"] = None
     size: Annotated[int, "pixels: the short side, then the centre crop"] = 512
@@ -46,15 +52,21 @@ class TrainingConfig:
     warmup: Annotated[int, "steps of linear lr warm-up"] = 0
     weight_decay: Annotated[float, "of AdamW"] = 0.01
     drop_text: Annotated[float, "share of pictures that lose their caption alone"] = 0.05
-    timesteps: Annotated[Timesteps, (
-        "uniform, or cubic: t = (1 - u³)·T, towards noise (arXiv 2302.08453, section 3.4)"
-    )] = "uniform"
+    timesteps: Annotated[
+        Timesteps,
+        ("uniform, or cubic: t = (1 - u³)·T, towards noise (arXiv 2302.08453, section 3.4)"),
+    ] = "uniform"
     min_snr: Annotated[float, "γ of min-SNR weights, 5 in arXiv 2303.09556; 0: off"] = 0.0
-    truncated_snr: Annotated[float, (
-        "weights max(1, 1/SNR), which dwell on noisy steps (arXiv 2202.00512, section 4), but "
-        "at most this; 0: off")] = 0.0
-    noise_offset: Annotated[float, (
-        "of https://www.crosslabs.org/blog/diffusion-with-offset-noise, 0.1 there; 0: off")] = 0.0
+    truncated_snr: Annotated[
+        float,
+        (
+            "weights max(1, 1/SNR), which dwell on noisy steps (arXiv 2202.00512, section 4), but "
+            "at most this; 0: off"
+        ),
+    ] = 0.0
+    noise_offset: Annotated[
+        float, ("of https://www.crosslabs.org/blog/diffusion-with-offset-noise, 0.1 there; 0: off")
+    ] = 0.0
     ema: Annotated[float, "decay of averaged weights, such as 0.999; 0: off"] = 0.0
     clip_grad: Annotated[float, "largest norm of the gradient; 0: off"] = 0.0
     gradient_checkpointing: Annotated[bool, "less memory, a third more time"] = False
@@ -69,18 +81,35 @@ class TrainingConfig:
     save_every: Annotated[int, "steps"] = 1000
     preview_every: Annotated[int, "steps between previews and held-out figures; 0: never"] = 1000
     held_out_count: Annotated[int, "held-out pictures to look at"] = 16
-    clip: Annotated[Path | None, (
-        "CLIP model to score previews with, in transformers' layout")] = None
+    clip: Annotated[Path | None, ("CLIP model to score previews with, in transformers' layout")] = (
+        None
+    )
     resume: Annotated[bool, "go on with the run in the run folder"] = False
 
     def __post_init__(self) -> None:
         """Raises TrainingError that names the field, its limit and the value."""
         self._check("data", bool(self.data), "at least one place")
-        for name in ("size", "batch", "accumulate", "steps", "log_every", "save_every",
-                     "held_out_count"):
+        for name in (
+            "size",
+            "batch",
+            "accumulate",
+            "steps",
+            "log_every",
+            "save_every",
+            "held_out_count",
+        ):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup", "weight_decay", "min_snr", "truncated_snr", "noise_offset",
-                     "clip_grad", "workers", "preview_every", "seed"):
+        for name in (
+            "warmup",
+            "weight_decay",
+            "min_snr",
+            "truncated_snr",
+            "noise_offset",
+            "clip_grad",
+            "workers",
+            "preview_every",
+            "seed",
+        ):
             self._check(name, getattr(self, name) >= 0, "at least 0")
         self._check("size", self.size % 8 == 0, "a multiple of 8")
         self._check("lr", 0 < self.lr < 1, "between 0 and 1")
@@ -89,8 +118,11 @@ class TrainingConfig:
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal:
                 known = get_args(kind)
-                self._check(name, getattr(self, name) in known,
-                            f"one of {', '.join(k or 'nothing' for k in known)}")
+                self._check(
+                    name,
+                    getattr(self, name) in known,
+                    f"one of {', '.join(k or 'nothing' for k in known)}",
+                )
 
     def _check(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
@@ -102,13 +134,15 @@ class ImageAdapterConfig(TrainingConfig):
     """A dropped picture is a zero embedding, for a Plus adapter the encoder's view of a blank one:
     https://github.com/tencent-ailab/IP-Adapter/blob/62e4af9/tutorial_train_plus.py"""
 
-    variant: Annotated[Literal["base", "plus"], (
-        "base: 4 tokens from the embedding; plus: 16 from the patches")] = "base"
+    variant: Annotated[
+        Literal["base", "plus"], ("base: 4 tokens from the embedding; plus: 16 from the patches")
+    ] = "base"
     tokens: Annotated[int, "that stand for a picture; 0: 4, or 16 for plus"] = 0
-    image_encoder: Annotated[str, (
-        "a folder, or a repository and its folder, owner/name/folder [ViT-H/14]")] = ""
-    own_pictures: Annotated[bool, (
-        "show the image encoder the picture itself, where a shard has a reference beside it")
+    image_encoder: Annotated[
+        str, ("a folder, or a repository and its folder, owner/name/folder [ViT-H/14]")
+    ] = ""
+    own_pictures: Annotated[
+        bool, ("show the image encoder the picture itself, where a shard has a reference beside it")
     ] = False
     drop_image: Annotated[float, "share that lose the picture alone"] = 0.05
     drop_both: Annotated[float, "share that lose both"] = 0.05
@@ -121,8 +155,9 @@ class ImageAdapterConfig(TrainingConfig):
             self._check(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
         total = self.drop_text + self.drop_image + self.drop_both
         if total > 1:
-            raise TrainingError("drop_text + drop_image + drop_both must be at most 1, "
-                                f"got {total:g}")
+            raise TrainingError(
+                f"drop_text + drop_image + drop_both must be at most 1, got {total:g}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +168,9 @@ class StructureConfig(TrainingConfig):
     network: Annotated[Network, "which of the two"] = "t2i-adapter"
     annotator: Annotated[str, "what draws the maps: canny, palette, depth, ..."] = "canny"
     lr: Annotated[float, "of AdamW"] = 1e-5
-    timesteps: Annotated[Timesteps, (
-        "as for the adapter; cubic is the T2I-Adapter paper's")] = "cubic"
+    timesteps: Annotated[Timesteps, ("as for the adapter; cubic is the T2I-Adapter paper's")] = (
+        "cubic"
+    )
     drop_text: Annotated[float, "share of captions left empty"] = 0.5
 
 
@@ -149,8 +185,7 @@ def config_from(kind: type[Config], given: Mapping[str, Any], where: str = "conf
     missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in given]
     if missing:
         raise TrainingError(f"{where}: {missing[0]} is missing")
-    return kind(**{name: _value(name, hints[name], value, where)
-                   for name, value in given.items()})
+    return kind(**{name: _value(name, hints[name], value, where) for name, value in given.items()})
 
 
 def field_from(kind: type[TrainingConfig], name: str, value: Any, where: str = "flags") -> Any:
@@ -199,6 +234,7 @@ def config_from_arguments(kind: type[Config], arguments: argparse.Namespace) -> 
 
 def plain(config: TrainingConfig) -> dict[str, Any]:
     """The config as JSON or YAML has it."""
+
     def simple(value: Any) -> Any:
         if isinstance(value, Path):
             return value.as_posix()
@@ -229,8 +265,9 @@ def _value(name: str, hint: Any, value: Any, where: str) -> Any:
         return hint(value)  # "1e-4" is a text to YAML: float() reads it all the same
     except (TypeError, ValueError):
         wanted = {int: "a whole number", float: "a number", bool: "true or false"}
-        raise TrainingError(f"{where}: {name} must be {wanted.get(hint, 'a text')}, "
-                            f"got {value!r}") from None
+        raise TrainingError(
+            f"{where}: {name} must be {wanted.get(hint, 'a text')}, got {value!r}"
+        ) from None
 
 
 def _metavar(hint: Any) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ipadapter_demo.imaging import fit_square
 from ipadapter_demo.models.annotators import annotate
-from ipadapter_demo.training.rows import Pair
+from ipadapter_demo.training.types import Pair
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessor
@@ -49,15 +49,23 @@ class Preparer:
         image = row.image
         cropped = fit_square(image, self.size, "crop")
         shorter = min(image.size)
-        top, left = ((int(self.size * side / shorter) - self.size) // 2
-                     for side in (image.height, image.width))
+        top, left = (
+            (int(self.size * side / shorter) - self.size) // 2
+            for side in (image.height, image.width)
+        )
         seen = None
         if self.image_processor is not None:
             shown = image if self.own_pictures else row.reference or image
             seen = self.image_processor(shown, return_tensors="pt").pixel_values[0]
         drawn = None if self.annotator is None else _bytes(annotate(self.annotator, cropped))
-        return Example(row.caption, (image.height, image.width), (top, left), _bytes(cropped),
-                       clip_pixels=seen, map=drawn)
+        return Example(
+            row.caption,
+            (image.height, image.width),
+            (top, left),
+            _bytes(cropped),
+            clip_pixels=seen,
+            map=drawn,
+        )
 
 
 def _bytes(image: Image.Image) -> Tensor:

@@ -15,14 +15,14 @@ from ipadapter_demo.evaluation.similarity import Clip, NamedClip
 from ipadapter_demo.imaging import fit_square
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.feed import Batch
-from ipadapter_demo.training.loop import Look
-from ipadapter_demo.training.noise import Draws
+from ipadapter_demo.training.loop import EvalCallback
+from ipadapter_demo.training.noise import SampleNoise
 from ipadapter_demo.training.objective import Objective, Task
-from ipadapter_demo.training.rows import Pair
 from ipadapter_demo.training.shards import shards_of
+from ipadapter_demo.training.types import Pair
 
 SEED = 2**20  # draws of held-out losses, apart from those of training
 ROUNDS = 4  # of noise for each picture
@@ -37,10 +37,10 @@ class Shown(Task, Protocol):
         ...
 
 
-def held_out_look(config: TrainingConfig) -> Callable[[Shown, Objective], Look]:
+def held_out_look(config: TrainingConfig) -> Callable[[Shown, Objective], EvalCallback]:
     """A look at the held-out pictures of a config; at nothing where it has none."""
 
-    def look_at(task: Shown, objective: Objective) -> Look:
+    def look_at(task: Shown, objective: Objective) -> EvalCallback:
         if not config.held_out:
             return lambda path: None
         held_out = HeldOut.of(config, task.preparer)
@@ -72,8 +72,10 @@ class HeldOut:
                 if len(pairs) == config.held_out_count:
                     clip = None if config.clip is None else NamedClip(config.clip)
                     return cls(config, pairs, [preparer(pair) for pair in pairs], clip)
-        raise TrainingError(f"held_out_count is {config.held_out_count}, but held_out has only "
-                            f"{len(pairs)} readable pictures")
+        raise TrainingError(
+            f"held_out_count is {config.held_out_count}, but held_out has only "
+            f"{len(pairs)} readable pictures"
+        )
 
     def look(self, path: Path, task: Shown, objective: Objective) -> dict[str, float]:
         """Draw a sheet at `path`, sources over what was made of them, and return the figures."""
@@ -89,13 +91,16 @@ class HeldOut:
         shown = [fit_square(pair.image, self.config.size, "crop") for pair in self.pairs]
         size = self.config.size
         made = [
-            pipeline.generate(replace(task.request(image, pair.caption), seed=number, width=size,
-                                      height=size)).images[0]
+            pipeline.generate(
+                replace(task.request(image, pair.caption), seed=number, width=size, height=size)
+            ).images[0]
             for number, (image, pair) in enumerate(zip(shown, self.pairs, strict=True))
         ]
         _sheet(shown, made, size).save(path)
-        figures = {"held_out_loss": self._loss(objective),
-                   **self._scores(task, pipeline, shown, made)}
+        figures = {
+            "held_out_loss": self._loss(objective),
+            **self._scores(task, pipeline, shown, made),
+        }
         task.trained.train()
         return figures
 
@@ -106,12 +111,17 @@ class HeldOut:
             for start in range(0, len(self.examples), self.config.batch):
                 part = self.examples[start : start + self.config.batch]
                 places = [round_ * len(self.examples) + start + i for i in range(len(part))]
-                batch = Batch(part, Draws.at(SEED, places, objective.latent_shape))
+                batch = Batch(part, SampleNoise.at(SEED, places, objective.latent_shape))
                 losses += [float(objective.loss(batch))] * len(part)
         return sum(losses) / len(losses)
 
-    def _scores(self, task: Shown, pipeline: ImagePromptPipeline, shown: Sequence[Image.Image],
-                made: Sequence[Image.Image]) -> dict[str, float]:
+    def _scores(
+        self,
+        task: Shown,
+        pipeline: ImagePromptPipeline,
+        shown: Sequence[Image.Image],
+        made: Sequence[Image.Image],
+    ) -> dict[str, float]:
         """CLIP-I and CLIP-T as cosines; CLIP-T only where a CLIP model is named."""
         if self.clip is not None:
             ours, theirs = self.clip.of_images(made), self.clip.of_images(shown)

@@ -30,11 +30,11 @@ from ipadapter_demo.adapter import (
 )
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.card import write_card
 from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.feed import Batch
-from ipadapter_demo.training.frozen import train
+from ipadapter_demo.training.finetune import train
 from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.objective import Given
 
@@ -47,13 +47,15 @@ class ImageAdapterTask:
 
     def __init__(self, config: ImageAdapterConfig, base: BaseModel) -> None:
         self.config, self.base = config, base
-        self.trained = (new_adapter(config, base) if config.start is None
-                        else _loaded(config.start, base))
+        self.trained = (
+            new_adapter(config, base) if config.start is None else _loaded(config.start, base)
+        )
         self.trained.to(base.device)
         attach(base.unet, self.trained)
         self.drawing = replace(base, adapters={"trained": self.trained})
-        self.preparer = Preparer(config.size, base.image_processor,
-                                 own_pictures=config.own_pictures)
+        self.preparer = Preparer(
+            config.size, base.image_processor, own_pictures=config.own_pictures
+        )
         with torch.no_grad():
             self._empty = self.trained.empty_embeds(1, base.image_encoder)
 
@@ -71,19 +73,23 @@ class ImageAdapterTask:
         embeds = torch.where(blank, self._empty.to(embeds), embeds)
         texts = batch.captions(lost=no_text)
 
-        def arguments(noisy: Tensor, timesteps: Tensor, text: Tensor,
-                      added: dict[str, Tensor] | None) -> dict[str, Any]:
+        def arguments(
+            noisy: Tensor, timesteps: Tensor, text: Tensor, added: dict[str, Tensor] | None
+        ) -> dict[str, Any]:
             tokens = self.trained.tokens_from_embeds(embeds)
             prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=1.0)
-            return {"encoder_hidden_states": text,
-                    "cross_attention_kwargs": {"ip_hidden_states": (prompt,)}}
+            return {
+                "encoder_hidden_states": text,
+                "cross_attention_kwargs": {"ip_hidden_states": (prompt,)},
+            }
 
         return Given(texts, (no_image & no_text).tolist(), arguments)
 
     def request(self, image: Image.Image, caption: str) -> GenerateRequest:
         """A variation: no words, λ = 1."""
-        return GenerateRequest(references=(Reference(image=image),), steps=20,
-                               guidance=self.base.entry.guidance)
+        return GenerateRequest(
+            references=(Reference(image=image),), steps=20, guidance=self.base.entry.guidance
+        )
 
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
         """Both published layouts, in half precision as the published files are."""
@@ -107,12 +113,14 @@ def new_adapter(config: ImageAdapterConfig, base: BaseModel) -> ImageAdapter:
     tokens = config.tokens or TOKENS[config.variant]
     if config.variant == "base":
         projection: LinearProjection | Resampler = LinearProjection(
-            encoder.config.projection_dim, cross_dim, tokens)
+            encoder.config.projection_dim, cross_dim, tokens
+        )
     else:
         # 768 for SD 1.5 and 1280 for SDXL, but never wider than what it reads
         width = min(1280 if cross_dim == 2048 else cross_dim, encoder.config.hidden_size)
-        projection = Resampler(encoder.config.hidden_size, cross_dim, tokens, width=width,
-                               heads=max(1, width // 64))
+        projection = Resampler(
+            encoder.config.hidden_size, cross_dim, tokens, width=width, heads=max(1, width // 64)
+        )
     unet = base.unet
     return ImageAdapter.for_unet(unet, projection.to(unet.device, torch.float32))
 
@@ -132,6 +140,6 @@ def train_image_adapter(config: ImageAdapterConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from ipadapter_demo.training.launched import main
+    from ipadapter_demo.training.cli import main
 
     main(__doc__, ImageAdapterConfig, train_image_adapter)

@@ -52,8 +52,7 @@ class Masked:
     texts: list[str]
 
 
-def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                  start: Path) -> dict:
+def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path, start: Path) -> dict:
     """Train beside `out/unet` and its image adapter, and write `out/t2i-inpaint`. `start` is a
     T2I-Adapter of colours to go on from."""
     frozen = Frozen.load(out, run.device, with_image_encoder=True)
@@ -65,8 +64,10 @@ def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
     net = new_network(start).to(run.device)
     reads = T2IAdapterStructure(net, channels=(4,))
     cache = run.folder.parent / "cache"
-    data = {kind: (given, scaled_latents(frozen.vae, given, cache))
-            for kind, given in (("seen", pictures), ("held out", held_out))}
+    data = {
+        kind: (given, scaled_latents(frozen.vae, given, cache))
+        for kind, given in (("seen", pictures), ("held out", held_out))
+    }
     diffusion = Diffusion(SCHEDULE, run.device)
     blank = adapter.empty_embeds(1, encoder)
 
@@ -80,20 +81,25 @@ def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
             embeds = torch.where(told, encoder(seen).image_embeds, blank)
             tokens = adapter.tokens_from_embeds(embeds)
         pixels = (given.pixels(masked.indices).to(run.device) + 1) / 2
-        guide = reads.read(around_hole(pixels, hole))
+        control = reads.read(around_hole(pixels, hole))
         clean = latents[masked.indices].float().to(run.device)
         noise = torch.randn(clean.shape, generator=generator).to(run.device)
         timesteps = diffusion.timesteps(torch.rand(batch, generator=generator), "uniform")
         noisy = diffusion.noisy(clean, noise, timesteps).to(memory_format=torch.channels_last)
         text = frozen.text_states(masked.texts, run.device)
         prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=1.0, mask=hole)
-        predicted = unet(noisy, timesteps, text,
-                         cross_attention_kwargs={"ip_hidden_states": (prompt,)},
-                         **guide(noisy, timesteps, text, 1.0).unet_arguments()).sample
+        predicted = unet(
+            noisy,
+            timesteps,
+            text,
+            cross_attention_kwargs={"ip_hidden_states": (prompt,)},
+            **control(noisy, timesteps, text, 1.0).unet_arguments(),
+        ).sample
         inside = F.adaptive_max_pool2d(hole, clean.shape[-2:])
         weight = (inside / inside.mean(dim=(1, 2, 3), keepdim=True)).sqrt()
-        return diffusion.loss(predicted * weight, noise * weight, timesteps,
-                              gamma=MIN_SNR_GAMMA, most=MOST_WEIGHT)
+        return diffusion.loss(
+            predicted * weight, noise * weight, timesteps, gamma=MIN_SNR_GAMMA, most=MOST_WEIGHT
+        )
 
     def look(path: Path) -> dict[str, float]:
         """The same holes and noise every time."""
@@ -111,21 +117,26 @@ def masked_pictures(scenes: Scenes, count: int, generator: torch.Generator) -> M
     indices = torch.randint(len(scenes), (count,), generator=generator)
     slot, others = same_solid(scenes, indices, generator)
     around = torch.rand(count, generator=generator) >= ANYWHERE
-    hole = torch.where(around[:, None, None, None],
-                       holes(_boxes_of(scenes[indices], slot, generator), generator),
-                       holes(_boxes_anywhere(count, generator), generator))
+    hole = torch.where(
+        around[:, None, None, None],
+        holes(_boxes_of(scenes[indices], slot, generator), generator),
+        holes(_boxes_anywhere(count, generator), generator),
+    )
     painted = around & (torch.rand(count, generator=generator) < PAINTED)
     hole[painted] = _strokes(scenes[indices[painted]], slot[painted], generator)
     told = torch.rand(count, generator=generator)
     by_words = around & (told >= PICTURE) & (told < PICTURE + WORDS)
     rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
-    texts = [caption(scenes, int(other), THE_SOLID, rng) if worded else ""
-             for other, worded in zip(others, by_words.tolist(), strict=True)]
+    texts = [
+        caption(scenes, int(other), THE_SOLID, rng) if worded else ""
+        for other, worded in zip(others, by_words.tolist(), strict=True)
+    ]
     return Masked(indices, hole, others, around & (told < PICTURE), texts)
 
 
-def same_solid(scenes: Scenes, indices: Tensor,
-               generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def same_solid(
+    scenes: Scenes, indices: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """A slot (B,) with a solid in each scene, and a scene (B,) of a single solid that has its
     shape, texture and colours. Where there is no such scene, it is the scene itself."""
     count = len(indices)
@@ -145,8 +156,11 @@ def same_solid(scenes: Scenes, indices: Tensor,
 def _looks(scenes: Scenes) -> Tensor:
     """(N, 2): one number for all that words say of a solid, and its second colour."""
     number = scenes.shape
-    for part, kinds in ((scenes.colour, COLOURS), (scenes.texture, TEXTURES),
-                        (scenes.second, SECOND_COLOURS)):
+    for part, kinds in (
+        (scenes.colour, COLOURS),
+        (scenes.texture, TEXTURES),
+        (scenes.second, SECOND_COLOURS),
+    ):
         number = number * len(kinds) + part
     return number
 
@@ -166,8 +180,9 @@ def _strokes(scenes: Scenes, slot: Tensor, generator: torch.Generator) -> Tensor
     """Over a solid and its shadow, and over those of some shape in its place: what is to stand in a
     hole must not be told by its outline."""
     shape = scenes.shape.clone()
-    shape[torch.arange(len(slot)), slot] = torch.randint(len(SHAPES), slot.shape,
-                                                         generator=generator)
+    shape[torch.arange(len(slot)), slot] = torch.randint(
+        len(SHAPES), slot.shape, generator=generator
+    )
     half = SIZE // 2  # finer than a stroke needs
     covered = traces(slot, half, scenes, replace(scenes, shape=shape))
     brush = torch.randint(BRUSH[0], BRUSH[1] + 1, slot.shape, generator=generator)
@@ -179,8 +194,10 @@ def _boxes_of(scenes: Scenes, slot: Tensor, generator: torch.Generator) -> Tenso
     """Around the solid in one slot of each scene, by as much more on every side as it happens."""
     place = places_of_solids(scenes)[torch.arange(len(slot)), slot]
     reach = reach_of_solids(scenes)[torch.arange(len(slot)), slot]
-    low, high = (reach[:, None] * (1.2 + 0.6 * torch.rand(len(slot), 2, generator=generator))
-                 for _ in range(2))
+    low, high = (
+        reach[:, None] * (1.2 + 0.6 * torch.rand(len(slot), 2, generator=generator))
+        for _ in range(2)
+    )
     return torch.cat([place + (high - low) / 2, (high + low) / 2], dim=1)
 
 

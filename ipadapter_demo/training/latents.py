@@ -22,8 +22,12 @@ from ipadapter_demo.training.encoders import clip_pixels, tokens_of
 
 # Stable Diffusion's schedule; "trailing" spacing starts sampling at the noisiest step, which few
 # steps need (arXiv 2305.08891, section 3.3).
-SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-            "num_train_timesteps": 1000}
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+}
 
 UnetArguments = Callable[[Tensor, Tensor], dict[str, Any]]
 
@@ -47,7 +51,8 @@ class Frozen:
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             ready(CLIPTextModel.from_pretrained(folder / "text_encoder")),
             ready(CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder"))
-            if with_image_encoder else None,
+            if with_image_encoder
+            else None,
         )
 
     @torch.no_grad()
@@ -68,8 +73,9 @@ def frozen_unet(folder: Path, device: str) -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def scaled_latents(vae: AutoencoderTiny, pictures: Pictures, cache: Path,
-                   shrink: int = 1) -> Tensor:
+def scaled_latents(
+    vae: AutoencoderTiny, pictures: Pictures, cache: Path, shrink: int = 1
+) -> Tensor:
     """(N, 4, h, w) half-precision latents of every picture, reduced `shrink` times first."""
     path = cache / f"latents-{len(pictures)}-{shrink}.pt"
     if path.exists():
@@ -91,21 +97,31 @@ def scaled_latents(vae: AutoencoderTiny, pictures: Pictures, cache: Path,
 @torch.no_grad()
 def image_embeds(encoder: CLIPVisionModelWithProjection, pictures: Pictures) -> Tensor:
     """(N, embed_dim) embedding of every picture."""
-    return torch.cat([
-        encoder(clip_pixels(pictures.pixels(indices)).to(encoder.device)).image_embeds.float().cpu()
-        for indices in torch.arange(len(pictures)).split(64)
-    ])
+    return torch.cat(
+        [
+            encoder(clip_pixels(pictures.pixels(indices)).to(encoder.device))
+            .image_embeds.float()
+            .cpu()
+            for indices in torch.arange(len(pictures)).split(64)
+        ]
+    )
 
 
-def captions(pictures: Pictures, indices: Tensor, style: CaptionStyle,
-             generator: torch.Generator) -> list[str]:
+def captions(
+    pictures: Pictures, indices: Tensor, style: CaptionStyle, generator: torch.Generator
+) -> list[str]:
     rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
     return [caption(pictures.scenes, i, style, rng) for i in indices.tolist()]
 
 
 @torch.no_grad()
-def sample_latents(unet: UNet2DConditionModel, noise: Tensor, arguments: UnetArguments,
-                   guidance: float = 4.0, steps: int = 20) -> Tensor:
+def sample_latents(
+    unet: UNet2DConditionModel,
+    noise: Tensor,
+    arguments: UnetArguments,
+    guidance: float = 4.0,
+    steps: int = 20,
+) -> Tensor:
     """Guided DDIM samples (B, C, h, w) from noise of that shape, straight from weights in training.
 
     `arguments(noisy, t)` gives all that the UNet wants beside them, for 2 B rows: conditional,
@@ -126,13 +142,15 @@ def sample_latents(unet: UNet2DConditionModel, noise: Tensor, arguments: UnetArg
 
 
 @torch.no_grad()
-def save_samples(unet: UNet2DConditionModel, frozen: Frozen, texts: list[str], path: Path,
-                 side: int) -> None:
+def save_samples(
+    unet: UNet2DConditionModel, frozen: Frozen, texts: list[str], path: Path, side: int
+) -> None:
     """A quick sheet of captions, which are written down beside it."""
     device = str(frozen.text_encoder.device)
     states = frozen.text_states(texts + [""] * len(texts), device)
     noise = torch.randn(len(texts), 4, side, side, generator=torch.Generator().manual_seed(0))
-    pixels = frozen.pixels(sample_latents(unet, noise.to(device), lambda noisy, t: {
-        "encoder_hidden_states": states}))
+    pixels = frozen.pixels(
+        sample_latents(unet, noise.to(device), lambda noisy, t: {"encoder_hidden_states": states})
+    )
     save_image(pixels, path, nrow=8, normalize=True, value_range=(-1, 1))
     path.with_suffix(".txt").write_text("\n".join(texts))

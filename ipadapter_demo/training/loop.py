@@ -71,7 +71,7 @@ class Outcome:
     loss: float
 
 
-class Feed(Protocol):
+class BatchSource(Protocol):
     """What the steps of a run see."""
 
     def take(self, step: int) -> list[tuple[Any, ...]]:
@@ -84,7 +84,7 @@ class Feed(Protocol):
 
 
 LossOf = Callable[..., Tensor]
-Look = Callable[[Path], dict[str, float] | None]
+EvalCallback = Callable[[Path], dict[str, float] | None]
 
 
 class Seeded:
@@ -106,23 +106,35 @@ def accelerator_of(run: Run) -> Accelerator:
 
     Raises TrainingError where several processes were launched that would not know of each other."""
     if AcceleratorState._shared_state and run.precision not in (
-            "", AcceleratorState().mixed_precision):
+        "",
+        AcceleratorState().mixed_precision,
+    ):
         AcceleratorState._reset_state(reset_partial_state=False)
     trackers = [name for name in ("tensorboard", "wandb") if find_spec(name)]
     accelerator = Accelerator(
-        mixed_precision=run.precision or None, cpu=run.device == "cpu",
-        gradient_accumulation_steps=run.accumulate, log_with=trackers, project_dir=run.folder,
+        mixed_precision=run.precision or None,
+        cpu=run.device == "cpu",
+        gradient_accumulation_steps=run.accumulate,
+        log_with=trackers,
+        project_dir=run.folder,
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:  # accelerate says nothing, and each trains alone
-        raise TrainingError(f"device: {launched} processes were launched and there are no GPUs for "
-                            "them; on CPUs it is --device cpu")
+        raise TrainingError(
+            f"device: {launched} processes were launched and there are no GPUs for "
+            "them; on CPUs it is --device cpu"
+        )
     return accelerator
 
 
-def fit(run: Run, model: nn.Module, loss_of: LossOf, preview: Look,
-        feed: Callable[[dict[str, Any]], Feed] | None = None,
-        accelerator: Accelerator | None = None) -> Outcome:
+def fit(
+    run: Run,
+    model: nn.Module,
+    loss_of: LossOf,
+    preview: EvalCallback,
+    feed: Callable[[dict[str, Any]], BatchSource] | None = None,
+    accelerator: Accelerator | None = None,
+) -> Outcome:
     """Train `model` (its parameters that require gradients) and leave it with the averaged weights.
 
     `loss_of(*arguments)` takes what the feed gives and returns a scalar. `feed(state)` opens it
@@ -158,15 +170,17 @@ def fit(run: Run, model: nn.Module, loss_of: LossOf, preview: Look,
             if progress.step % run.save_every == 0 or progress.step == run.steps:
                 progress.seconds, progress.feed = clock.seconds(), source.state()
                 checkpoints.save(progress)
-            if run.preview_every and (progress.step % run.preview_every == 0
-                                      or progress.step == run.steps):
+            if run.preview_every and (
+                progress.step % run.preview_every == 0 or progress.step == run.steps
+            ):
                 _preview(run, accelerator, progress, average, preview)
-    average.wear()
+    average.copy_to_model()
     if own:
         accelerator.end_training()
     samples = progress.step * run.batch * run.accumulate * accelerator.num_processes
-    return Outcome(progress.step, samples, round(clock.seconds() / 3600, 3),
-                   round(progress.loss, 5))
+    return Outcome(
+        progress.step, samples, round(clock.seconds() / 3600, 3), round(progress.loss, 5)
+    )
 
 
 class _Loss(nn.Module):
@@ -190,8 +204,14 @@ def _optimiser(run: Run, parameters: dict[str, nn.Parameter]) -> torch.optim.Opt
     return kind(parameters.values(), lr=run.lr, weight_decay=run.weight_decay, betas=run.betas)
 
 
-def _step(run: Run, accelerator: Accelerator, prepared: nn.Module, optimiser: Any, source: Feed,
-          progress: Progress) -> None:
+def _step(
+    run: Run,
+    accelerator: Accelerator,
+    prepared: nn.Module,
+    optimiser: Any,
+    source: BatchSource,
+    progress: Progress,
+) -> None:
     for group in optimiser.param_groups:
         group["lr"] = run.lr_at(progress.step)
     total = 0.0
@@ -219,28 +239,45 @@ def _log(run: Run, accelerator: Accelerator, progress: Progress, seconds: float)
     size = run.batch * run.accumulate * accelerator.num_processes
     rate = progress.step * size / max(seconds, 1e-9)
     left = (run.steps - progress.step) * size / rate / 60
-    row = {"step": progress.step, "loss": round(progress.loss, 5), "step_loss": progress.last,
-           "lr": run.lr_at(progress.step), "seconds": round(seconds),
-           "samples_per_second": round(rate, 1)}
+    row = {
+        "step": progress.step,
+        "loss": round(progress.loss, 5),
+        "step_loss": progress.last,
+        "lr": run.lr_at(progress.step),
+        "seconds": round(seconds),
+        "samples_per_second": round(rate, 1),
+    }
     with (run.folder / "log.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     accelerator.log({k: v for k, v in row.items() if k != "step"}, step=progress.step)
-    log.info("%s %d/%d loss %.4f %.1f/s %.1f min left", run.folder.name, progress.step, run.steps,
-             progress.loss, rate, left)
+    log.info(
+        "%s %d/%d loss %.4f %.1f/s %.1f min left",
+        run.folder.name,
+        progress.step,
+        run.steps,
+        progress.loss,
+        rate,
+        left,
+    )
 
 
-def _preview(run: Run, accelerator: Accelerator, progress: Progress, average: Average,
-             preview: Look) -> None:
+def _preview(
+    run: Run, accelerator: Accelerator, progress: Progress, average: Average, preview: EvalCallback
+) -> None:
     """By one process, the others wait."""
     if accelerator.is_main_process:
-        with average.worn(), torch.no_grad():
+        with average.swapped_in(), torch.no_grad():
             figures = preview(run.folder / f"preview-{progress.step:06d}.png")
         if figures:
             with (run.folder / "held-out.jsonl").open("a") as file:
                 file.write(json.dumps({"step": progress.step} | figures) + "\n")
             accelerator.log(figures, step=progress.step)
-            log.info("%s %d %s", run.folder.name, progress.step,
-                     " ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+            log.info(
+                "%s %d %s",
+                run.folder.name,
+                progress.step,
+                " ".join(f"{name} {value:.4f}" for name, value in figures.items()),
+            )
     accelerator.wait_for_everyone()
 
 
@@ -260,15 +297,19 @@ def _explained(run: Run, step: int, checkpoints: Checkpoints) -> Iterator[None]:
     try:
         yield
     except FloatingPointError as error:
-        raise TrainingError(f"{run.folder.name}: {error} at step {step}; lower lr (now {run.lr:g}) "
-                            f"or set clip_grad. {checkpoints.usable()}") from error
+        raise TrainingError(
+            f"{run.folder.name}: {error} at step {step}; lower lr (now {run.lr:g}) "
+            f"or set clip_grad. {checkpoints.usable()}"
+        ) from error
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(run, step, checkpoints) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         why = "the disk is full" if full else str(error)
-        raise TrainingError(f"{run.folder.name}: step {step} could not be written down: {why}. "
-                            f"{checkpoints.usable()}") from error
+        raise TrainingError(
+            f"{run.folder.name}: step {step} could not be written down: {why}. "
+            f"{checkpoints.usable()}"
+        ) from error
     except RuntimeError as error:  # the CPU's allocator raises nothing finer
         if "can't allocate memory" in str(error):
             raise _out_of_memory(run, step, checkpoints) from error
@@ -279,4 +320,5 @@ def _out_of_memory(run: Run, step: int, checkpoints: Checkpoints) -> TrainingErr
     return TrainingError(
         f"{run.folder.name}: out of memory at step {step}, with batch {run.batch}. Lower batch and "
         "raise accumulate by as much, or set gradient_checkpointing, precision bf16 or adam_8bit. "
-        f"{checkpoints.usable()}")
+        f"{checkpoints.usable()}"
+    )

@@ -14,7 +14,7 @@ from ipadapter_demo.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Draws:
+class SampleNoise:
     """All the chance in a batch of B: made of each sample's place in the run and nothing else."""
 
     noise: Tensor  # (B, C, h, w)
@@ -23,7 +23,7 @@ class Draws:
     offset: Tensor  # (B, C, 1, 1)
 
     @classmethod
-    def at(cls, seed: int, places: Sequence[int], shape: Sequence[int]) -> Draws:
+    def at(cls, seed: int, places: Sequence[int], shape: Sequence[int]) -> SampleNoise:
         """For the samples at `places`, of latents (C, h, w)."""
         noise, rest = [], []
         for place in places:
@@ -46,12 +46,21 @@ class Diffusion:
 
         self.prediction = scheduler_config.get("prediction_type", "epsilon")
         if self.prediction not in ("epsilon", "v_prediction"):
-            raise TrainingError("base must predict epsilon or v_prediction, its scheduler says "
-                                f"{self.prediction!r}")
-        betas = {name: scheduler_config[name] for name in
-                 ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps",
-                  "rescale_betas_zero_snr")
-                 if scheduler_config.get(name) is not None}
+            raise TrainingError(
+                f"base must predict epsilon or v_prediction, its scheduler says {self.prediction!r}"
+            )
+        betas = {
+            name: scheduler_config[name]
+            for name in (
+                "beta_start",
+                "beta_end",
+                "beta_schedule",
+                "trained_betas",
+                "num_train_timesteps",
+                "rescale_betas_zero_snr",
+            )
+            if scheduler_config.get(name) is not None
+        }
         self.alphas = DDPMScheduler(**betas).alphas_cumprod.to(device)
 
     def timesteps(self, time: Tensor, kind: str) -> Tensor:
@@ -71,8 +80,14 @@ class Diffusion:
         alpha = self.alphas[timesteps].view(-1, 1, 1, 1)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
-    def loss(self, predicted: Tensor, target: Tensor, timesteps: Tensor, gamma: float = 0.0,
-             most: float = 0.0) -> Tensor:
+    def loss(
+        self,
+        predicted: Tensor,
+        target: Tensor,
+        timesteps: Tensor,
+        gamma: float = 0.0,
+        most: float = 0.0,
+    ) -> Tensor:
         """Mean squared error. γ > 0: under min-SNR weights (arXiv 2303.09556, section 3.4).
         `most` > 0: under max(1, 1/SNR) on ε (truncated SNR, arXiv 2202.00512, section 4) but no
         more than that, divided by their mean over all time steps. What a picture shows at large,

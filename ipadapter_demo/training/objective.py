@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.text import TextStates
+from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.cache import without_pictures
 from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.feed import Batch
 from ipadapter_demo.training.noise import Diffusion
 
 
@@ -57,7 +57,7 @@ class Task(Protocol):
     def given(self, batch: Batch) -> Given: ...
 
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
-        """Write what was learnt, with its facts beside it."""
+        """Write what was learnt, with its provenance beside it."""
         ...
 
 
@@ -70,8 +70,8 @@ class Objective:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        side = self.config.size // self.base.codec.factor
-        return self.base.codec.channels, side, side
+        side = self.config.size // self.base.vae.factor
+        return self.base.vae.channels, side, side
 
     def loss(self, batch: Batch) -> Tensor:
         config, base = self.config, self.base
@@ -82,14 +82,19 @@ class Objective:
         timesteps = self.diffusion.timesteps(batch.draws.time, config.timesteps)
         noisy = self.diffusion.noisy(latents, noise, timesteps)
         given = self.task.given(batch)
-        text = base.text.read_all(given.texts, given.unconditional)
+        text = base.text.encode_all(given.texts, given.unconditional)
         added = _sizes(batch.examples, text, config.size)
         arguments = given.arguments(noisy, timesteps, text.states, added)
         noisy = noisy.to(base.dtype, memory_format=torch.channels_last)
         unet = self.task.drawing.unet
         predicted = unet(noisy, timesteps, added_cond_kwargs=added, **arguments).sample
-        return self.diffusion.loss(predicted, self.diffusion.target(latents, noise, timesteps),
-                                   timesteps, config.min_snr, config.truncated_snr)
+        return self.diffusion.loss(
+            predicted,
+            self.diffusion.target(latents, noise, timesteps),
+            timesteps,
+            config.min_snr,
+            config.truncated_snr,
+        )
 
     @torch.no_grad()
     def latents(self, examples: Sequence[Example]) -> Tensor:
@@ -102,20 +107,23 @@ class Objective:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         kind = self.base.device.type
         half = torch.get_autocast_dtype(kind)  # never fp16, in which SDXL's overflows
-        with torch.autocast(kind, half, enabled=torch.is_autocast_enabled(kind)
-                            and half != torch.float16):
-            return self.base.codec.latents_from_pixels(pixels).float()
+        with torch.autocast(
+            kind, half, enabled=torch.is_autocast_enabled(kind) and half != torch.float16
+        ):
+            return self.base.vae.latents_from_pixels(pixels).float()
 
     def encoded(self, examples: Sequence[Example]) -> list[Example]:
         """What a cache keeps of them."""
         embeds = self.task.embeds(examples)
-        return [without_pictures(example, latents, None if embeds is None else embeds[i])
-                for i, (example, latents) in
-                enumerate(zip(examples, self.latents(examples), strict=True))]
+        return [
+            without_pictures(example, latents, None if embeds is None else embeds[i])
+            for i, (example, latents) in enumerate(
+                zip(examples, self.latents(examples), strict=True)
+            )
+        ]
 
 
-def _sizes(examples: Sequence[Example], text: TextStates,
-           size: int) -> dict[str, Tensor] | None:
+def _sizes(examples: Sequence[Example], text: TextStates, size: int) -> dict[str, Tensor] | None:
     """SDXL's size conditioning (arXiv 2307.01952, section 2.2): original size, crop, target."""
     if text.pooled is None:
         return None

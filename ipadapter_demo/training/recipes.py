@@ -11,14 +11,14 @@ from typing import Any
 from ipadapter_demo.files import write_file
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
+from ipadapter_demo.training.attribute_classifier import train_attribute_classifier
 from ipadapter_demo.training.base import train_base
 from ipadapter_demo.training.clip import train_clip, train_image_encoder, train_text_encoder
-from ipadapter_demo.training.codec import train_codec
 from ipadapter_demo.training.data import rendered_pictures
 from ipadapter_demo.training.inpaint import train_inpaint
 from ipadapter_demo.training.loop import Run
-from ipadapter_demo.training.reader import train_reader
 from ipadapter_demo.training.tabletop import image_adapter, structure
+from ipadapter_demo.training.vae import train_vae
 
 PICTURES, HELD_OUT = 32768, 2048
 OUT = TABLETOP.folder
@@ -56,57 +56,88 @@ T2I_CANNY = {"network": "t2i-adapter", "annotator": "canny"}
 T2I_PALETTE = {"network": "t2i-adapter", "annotator": "palette"}
 
 RECIPES = {
-    "codec": Recipe(train_codec, 6100, 16, 1.2e-3),
+    "vae": Recipe(train_vae, 6100, 16, 1.2e-3),
     "clip": Recipe(train_clip, 1000, 64, 1e-3),
     "image-encoder": Recipe(train_image_encoder, 10_100, 64, 8e-4, seed=23),
     "text-encoder": Recipe(train_text_encoder, 900, 128, 1e-3, seed=7),
     "base-small": Recipe(train_base, 2250, 64, 1e-3, options={"small": True}),
-    "controlnet-small": Recipe(structure, 1000, 32, 1e-3, seed=8,
-                               options=CONTROLNET | {"small": True}),
-    "t2i-palette-small": Recipe(structure, 2100, 32, 1e-3, seed=9,
-                                options=T2I_PALETTE | {"small": True}),
+    "controlnet-small": Recipe(
+        structure, 1000, 32, 1e-3, seed=8, options=CONTROLNET | {"small": True}
+    ),
+    "t2i-palette-small": Recipe(
+        structure, 2100, 32, 1e-3, seed=9, options=T2I_PALETTE | {"small": True}
+    ),
     "base": Recipe(train_base, 12_600, 32, 7e-4, seed=14, start_from="unet"),
     "image-adapter": Recipe(image_adapter, 2500, 32, 1e-3),
     # made to come close to a picture, its layout too
-    "image-adapter-plus": Recipe(image_adapter, 2000, 32, 1e-3, seed=11,
-                                 options={"variant": "plus", "own_pictures": True}),
-    "controlnet": Recipe(structure, 1600, 16, 1e-3, seed=4, options=CONTROLNET,
-                         start_from="controlnet-canny"),
-    "t2i-palette": Recipe(structure, 1200, 16, 1e-3, seed=5, options=T2I_PALETTE,
-                          start_from="t2i-palette"),
+    "image-adapter-plus": Recipe(
+        image_adapter, 2000, 32, 1e-3, seed=11, options={"variant": "plus", "own_pictures": True}
+    ),
+    "controlnet": Recipe(
+        structure, 1600, 16, 1e-3, seed=4, options=CONTROLNET, start_from="controlnet-canny"
+    ),
+    "t2i-palette": Recipe(
+        structure, 1200, 16, 1e-3, seed=5, options=T2I_PALETTE, start_from="t2i-palette"
+    ),
     "t2i-canny": Recipe(structure, 1600, 16, 1e-3, seed=13, options=T2I_CANNY),
     "t2i-inpaint": Recipe(train_inpaint, 4000, 16, 1e-3, seed=17, start_from="t2i-palette"),
-    "reader": Recipe(train_reader, 2500, 64, 2e-3),
+    "attribute-classifier": Recipe(train_attribute_classifier, 2500, 64, 2e-3),
 }
 
 
-def train(part: str, runs: Path, out: Path, *, steps: int | None = None, batch: int | None = None,
-          device: str = "cpu", pictures: int = PICTURES, preview_every: int = 1000,
-          **given: Any) -> dict:
-    """Train one part, resuming `runs/part` if it was interrupted; write its weights under `out`
-    and its facts into `out/provenance.json`. `given` are fields of a config, for parts that are
+def train(
+    part: str,
+    runs: Path,
+    out: Path,
+    *,
+    steps: int | None = None,
+    batch: int | None = None,
+    device: str = "cpu",
+    pictures: int = PICTURES,
+    preview_every: int = 1000,
+    **given: Any,
+) -> dict:
+    """Train one part, resuming `runs/part` if it was interrupted; write its weights under `out` and
+    its provenance into `out/provenance.json`. `given` are fields of a config, for parts that are
     trained beside a frozen base."""
     recipe = RECIPES[part]
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(folder=runs / part, steps=recipe.steps if steps is None else steps,
-              batch=batch or recipe.batch, lr=recipe.lr, seed=recipe.seed, device=device,
-              preview_every=preview_every)
+    run = Run(
+        folder=runs / part,
+        steps=recipe.steps if steps is None else steps,
+        batch=batch or recipe.batch,
+        lr=recipe.lr,
+        seed=recipe.seed,
+        device=device,
+        preview_every=preview_every,
+    )
     training = rendered_pictures(runs / "data", pictures)
     held_out = rendered_pictures(runs / "data", min(HELD_OUT, pictures), HELD_OUT_SEED)
     options = dict(recipe.options or {})
     if recipe.start_from is not None:
         options["start"] = out / recipe.start_from
-    facts = recipe.train(run, training, held_out, out, **options, **given)
+    provenance = recipe.train(run, training, held_out, out, **options, **given)
     (out / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
     command = f"python -m ipadapter_demo train {part} --steps {run.steps}"
-    record(out, part, {"command": command, "batch": run.batch, "lr": run.lr, "seed": run.seed,
-                       "device": device, "pictures": len(training)} | facts)
-    return facts
+    record(
+        out,
+        part,
+        {
+            "command": command,
+            "batch": run.batch,
+            "lr": run.lr,
+            "seed": run.seed,
+            "device": device,
+            "pictures": len(training),
+        }
+        | provenance,
+    )
+    return provenance
 
 
-def record(out: Path, part: str, facts: dict) -> None:
-    """Put the facts of a finished part into the provenance file, atomically."""
+def record(out: Path, part: str, provenance: dict) -> None:
+    """Put the provenance of a finished part into the provenance file, atomically."""
     path = out / "provenance.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    known[part] = facts
+    known[part] = provenance
     write_file(path, (json.dumps(known, indent=2) + "\n").encode())

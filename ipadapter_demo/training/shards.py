@@ -16,8 +16,8 @@ from typing import Any
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.imaging import flatten_image, read_image
-from ipadapter_demo.training.rows import CAPTION_NAMES, Pair, Rows, Shard, caption_in
 from ipadapter_demo.training.tars import TarShard
+from ipadapter_demo.training.types import CAPTION_NAMES, Pair, Rows, Shard, caption_in
 
 ROWS = 512  # of a shard that is cut from a folder or a dataset
 
@@ -99,8 +99,10 @@ def _of_folder(folder: Path, field: str) -> Iterator[Shard]:
     elif tars:
         yield from (TarShard(str(tar)) for tar in tars)
     else:
-        raise TrainingError(f"{field}: {folder} has neither a metadata.jsonl with a line "
-                            '{"file_name": ..., "text": ...} for each picture, nor .tar files')
+        raise TrainingError(
+            f"{field}: {folder} has neither a metadata.jsonl with a line "
+            '{"file_name": ..., "text": ...} for each picture, nor .tar files'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,24 +145,31 @@ def _of_dataset(source: str, field: str) -> Iterator[Shard]:
     try:
         import datasets
     except ImportError as error:
-        raise TrainingError(f"{field}: datasets:{source} needs the library: pip install -r "
-                            "requirements-train.txt") from error
+        raise TrainingError(
+            f"{field}: datasets:{source} needs the library: pip install -r requirements-train.txt"
+        ) from error
     name, _, split = source.partition(":")
     try:
-        found = datasets.load_from_disk(name) if Path(name).is_dir() else \
-            datasets.load_dataset(name, split=split or "train")
+        found = (
+            datasets.load_from_disk(name)
+            if Path(name).is_dir()
+            else datasets.load_dataset(name, split=split or "train")
+        )
     except Exception as error:  # its builders raise what they like
         raise TrainingError(f"{field}: datasets:{source} cannot be loaded: {error}") from error
     if isinstance(found, datasets.DatasetDict):
         wanted = split or "train"
         if wanted not in found:
-            raise TrainingError(f"{field}: datasets:{source} has the splits {', '.join(found)}, "
-                                f"not {wanted!r}")
+            raise TrainingError(
+                f"{field}: datasets:{source} has the splits {', '.join(found)}, not {wanted!r}"
+            )
         found = found[wanted]
     images = [n for n, f in found.features.items() if isinstance(f, datasets.Image)]
     if not images:
-        raise TrainingError(f"{field}: datasets:{source} has no column of pictures, only "
-                            f"{', '.join(found.features)}")
+        raise TrainingError(
+            f"{field}: datasets:{source} has no column of pictures, only "
+            f"{', '.join(found.features)}"
+        )
     words = next((n for n in CAPTION_NAMES if n in found.features), None)
     raw = found.cast_column(images[0], datasets.Image(decode=False))
     for rows in _cut(len(raw)):

@@ -1,10 +1,11 @@
 """Rows in a shuffled order that depends on the seed alone: not on how many read it, nor on where a
 run was interrupted.
 
-The global batch of a step has slots, and the shards are dealt to lanes that feed them: lane l of L
-feeds the l-th L-th of the slots. Processes own slots, their workers own lanes; so each opens only
-shards that it needs, and two processes see the very samples that one would have seen. In each round
-through its shards a lane opens them in a new order and reads the rows of each in a new order.
+The global batch of a step has slots, and the shards are dealt to streams that feed them: stream l
+of L feeds the l-th L-th of the slots. Processes own slots, their workers own streams; so each opens
+only shards that it needs, and two processes see the very samples that one would have seen. In each
+round through its shards a stream opens them in a new order and reads the rows of each in a new
+order.
 
 A broken row is counted, and the next readable one of its shard stands in for it, so the place of
 every other row stays what it was.
@@ -21,16 +22,16 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ipadapter_demo.errors import TrainingError
-from ipadapter_demo.training.rows import Rows, Shard
+from ipadapter_demo.training.types import Rows, Shard
 
 log = logging.getLogger(__name__)
 
-Place = tuple[int, int, int]  # of a lane: round, shard, row; each the next to be read
+Place = tuple[int, int, int]  # of a stream: round, shard, row; each the next to be read
 _LOGGED = 10  # broken rows that are named, for each worker
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
+class ShardPlan:
     """The slots of a global batch, and which of them are this process's."""
 
     total: int
@@ -38,12 +39,12 @@ class Slots:
     count: int
 
     @classmethod
-    def of(cls, batch: int, process: int = 0, processes: int = 1) -> Slots:
+    def of(cls, batch: int, process: int = 0, processes: int = 1) -> ShardPlan:
         """`batch` slots for each process."""
         return cls(batch * processes, batch * process, batch)
 
-    def lanes(self, shards: int) -> int:
-        """As many as there are shards for, and every lane with as many slots as any other."""
+    def streams(self, shards: int) -> int:
+        """As many as there are shards for, and every stream with as many slots as any other."""
         return next(n for n in range(min(self.total, shards), 0, -1) if self.total % n == 0)
 
 
@@ -52,32 +53,42 @@ class Drawn:
     """What one worker read for a step: (slot, row as `prepare` made it), in order."""
 
     rows: list[tuple[int, Any]]
-    places: dict[int, Place]  # of the worker's lanes, after this step
+    places: dict[int, Place]  # of the worker's streams, after this step
     broken: int
 
 
 class Stream:
     """An endless iterator over this process's rows of each step: [(slot, row), ...].
 
-    `prepare(row)` runs in the workers. `places` says where every lane of this process is after the
-    last step that was taken; given back as `start`, the stream goes on there.
-    """
+    `prepare(row)` runs in the workers. `places` says where every stream of this process is after
+    the last step that was taken; given back as `start`, the stream goes on there."""
 
-    def __init__(self, shards: Sequence[Shard], slots: Slots, seed: int,
-                 prepare: Callable[[Any], Any], workers: int = 0,
-                 start: dict[int, Place] | None = None) -> None:
-        lanes = slots.lanes(len(shards))
-        per_lane = slots.total // lanes
-        first, last = slots.first // per_lane, (slots.first + slots.count - 1) // per_lane
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        slots: ShardPlan,
+        seed: int,
+        prepare: Callable[[Any], Any],
+        workers: int = 0,
+        start: dict[int, Place] | None = None,
+    ) -> None:
+        streams = slots.streams(len(shards))
+        per_stream = slots.total // streams
+        first, last = slots.first // per_stream, (slots.first + slots.count - 1) // per_stream
         mine = list(range(first, last + 1))
         self._readers = max(1, min(workers, len(mine)))
-        source = _Lanes(shards, slots, lanes, mine, seed, prepare, start or {})
+        source = _ShardStreams(shards, slots, streams, mine, seed, prepare, start or {})
         # batches are made here, so a loader only carries them; ten minutes of a stalled download
         # are somebody's to know of
-        self._parts = iter(DataLoader(source, batch_size=None,
-                                      num_workers=self._readers if workers else 0,
-                                      prefetch_factor=2 if workers else None,
-                                      timeout=600 if workers else 0))
+        self._parts = iter(
+            DataLoader(
+                source,
+                batch_size=None,
+                num_workers=self._readers if workers else 0,
+                prefetch_factor=2 if workers else None,
+                timeout=600 if workers else 0,
+            )
+        )
         self.places: dict[int, Place] = dict(start or {})
         self.broken = 0
 
@@ -99,12 +110,20 @@ class Stream:
         return sorted((row for part in parts for row in part.rows), key=lambda row: row[0])
 
 
-class _Lanes(IterableDataset):
-    """What a worker does: all its lanes, step by step."""
+class _ShardStreams(IterableDataset):
+    """What a worker does: all its streams, step by step."""
 
-    def __init__(self, shards: Sequence[Shard], slots: Slots, lanes: int, mine: list[int],
-                 seed: int, prepare: Callable[[Any], Any], start: dict[int, Place]) -> None:
-        self.shards, self.slots, self.lanes, self.mine = shards, slots, lanes, mine
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        slots: ShardPlan,
+        streams: int,
+        mine: list[int],
+        seed: int,
+        prepare: Callable[[Any], Any],
+        start: dict[int, Place],
+    ) -> None:
+        self.shards, self.slots, self.streams, self.mine = shards, slots, streams, mine
         self.seed, self.prepare, self.start = seed, prepare, start
 
     def __iter__(self) -> Iterator[Drawn]:
@@ -115,29 +134,30 @@ class _Lanes(IterableDataset):
             torch.set_num_threads(1)
             readers = worker.num_workers
             mine = self.mine[worker.id :: readers]
-        walks = {lane: _Lane(self, lane) for lane in mine}
-        per_lane = self.slots.total // self.lanes
+        walks = {stream: _ShardStream(self, stream) for stream in mine}
+        per_stream = self.slots.total // self.streams
         wanted = range(self.slots.first, self.slots.first + self.slots.count)
         while True:
             rows, broken = [], 0
-            for lane, walk in walks.items():
-                for slot in range(lane * per_lane, (lane + 1) * per_lane):
+            for stream, walk in walks.items():
+                for slot in range(stream * per_stream, (stream + 1) * per_stream):
                     here = slot in wanted  # of another process: passed over, not decoded
                     row, failed = walk.next_row(here)
                     broken += failed
                     if here:
                         rows.append((slot, row))
-            yield Drawn(rows, {lane: walk.place for lane, walk in walks.items()}, broken)
+            yield Drawn(rows, {stream: walk.place for stream, walk in walks.items()}, broken)
 
 
-class _Lane:
-    """One lane's walk through its shards."""
+class _ShardStream:
+    """One stream's walk through its shards."""
 
-    def __init__(self, source: _Lanes, lane: int) -> None:
-        self.source, self.lane = source, lane
-        self.shards = [source.shards[i] for i in _permuted(len(source.shards), source.seed)
-                       ][lane :: source.lanes]
-        self.place = source.start.get(lane, (0, 0, 0))
+    def __init__(self, source: _ShardStreams, stream: int) -> None:
+        self.source, self.stream = source, stream
+        self.shards = [source.shards[i] for i in _permuted(len(source.shards), source.seed)][
+            stream :: source.streams
+        ]
+        self.place = source.start.get(stream, (0, 0, 0))
         self.rows: Rows | None = None
         self.readable = True  # whether the open shard has a single row that is
         self.last: Any = None  # stands in where it has none
@@ -170,24 +190,26 @@ class _Lane:
                 return self.rows, self.order
             fruitless = fruitless + 1 if len(self.rows) == 0 else 0
             if fruitless > len(self.shards):
-                raise TrainingError(f"data: none of {len(self.shards)} shards can be read, "
-                                    f"{self.shards[0].name} among them")
+                raise TrainingError(
+                    f"data: none of {len(self.shards)} shards can be read, "
+                    f"{self.shards[0].name} among them"
+                )
             self.rows, self.place = None, (round_, shard + 1, 0)
 
     def _read_shard(self, round_: int, number: int) -> None:
-        order = _permuted(len(self.shards), self.source.seed, self.lane, round_)
+        order = _permuted(len(self.shards), self.source.seed, self.stream, round_)
         shard = self.shards[order[number]]
         try:
             self.rows = shard.open()
         except Exception as error:  # those of every library behind a shard
             self._name(f"{shard.name}: {error}")
             self.rows, self.unopened = [], self.unopened + 1
-        self.order = _permuted(len(self.rows), self.source.seed, self.lane, round_, number)
+        self.order = _permuted(len(self.rows), self.source.seed, self.stream, round_, number)
         self.readable = True
 
     def _readable(self, rows: Rows, order: list[int], row: int) -> tuple[Any, int]:
         """Row `row`, or the first after it, going round, that can be read; in a shard without one
-        the last that the lane has read."""
+        the last that the stream has read."""
         for failed in range(len(order) if self.readable else 0):
             index = order[(row + failed) % len(order)]
             try:

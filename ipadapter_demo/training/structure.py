@@ -24,11 +24,11 @@ from ipadapter_demo.models.base_model import BaseModel, Structures
 from ipadapter_demo.models.catalog import StructureEntry
 from ipadapter_demo.models.structure import ControlNetStructure, T2IAdapterStructure
 from ipadapter_demo.request import GenerateRequest, Structure
+from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.card import write_card
 from ipadapter_demo.training.config import StructureConfig
 from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.feed import Batch
-from ipadapter_demo.training.frozen import train
+from ipadapter_demo.training.finetune import train
 from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.objective import Given
 
@@ -41,12 +41,18 @@ class StructureTask:
     def __init__(self, config: StructureConfig, base: BaseModel) -> None:
         self.config, self.base = config, base
         self.trained = _network(config, base).float().to(base.device)
-        self.structure = (ControlNetStructure(self.trained) if config.network == "controlnet"
-                          else T2IAdapterStructure(self.trained))
+        self.structure = (
+            ControlNetStructure(self.trained)
+            if config.network == "controlnet"
+            else T2IAdapterStructure(self.trained)
+        )
         entry = StructureEntry(folder="", network=config.network, annotators=(config.annotator,))
         entries = replace(base.entry, structures={_KIND: entry})
-        self.drawing = replace(base, entry=entries, structures=Structures.of(
-            entries, base.locate, {_KIND: self.structure}))
+        self.drawing = replace(
+            base,
+            entry=entries,
+            structures=Structures.of(entries, base.locate, {_KIND: self.structure}),
+        )
         self.preparer = Preparer(config.size, annotator=config.annotator)
 
     def embeds(self, examples: Sequence[Example]) -> None:
@@ -56,8 +62,9 @@ class StructureTask:
         texts = batch.captions(lost=batch.draws.drop < self.config.drop_text)
         maps = batch.stacked("map").to(self.base.device) / 255
 
-        def arguments(noisy: Tensor, timesteps: Tensor, text: Tensor,
-                      added: dict[str, Tensor] | None) -> dict[str, Any]:
+        def arguments(
+            noisy: Tensor, timesteps: Tensor, text: Tensor, added: dict[str, Tensor] | None
+        ) -> dict[str, Any]:
             residuals = self.structure.read(maps)(noisy, timesteps, text, 1.0, added)
             return {"encoder_hidden_states": text} | residuals.unet_arguments()
 
@@ -66,27 +73,30 @@ class StructureTask:
     def request(self, image: Image.Image, caption: str) -> GenerateRequest:
         """The map alone, without words."""
         structure = Structure(kind=_KIND, image=image, annotator=self.config.annotator)
-        return GenerateRequest(structures=(structure,), steps=20,
-                               guidance=self.base.entry.guidance)
+        return GenerateRequest(structures=(structure,), steps=20, guidance=self.base.entry.guidance)
 
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
         """A folder that diffusers' own class loads."""
         self.trained.half().save_pretrained(folder)
-        return [folder / "config.json", folder / "diffusion_pytorch_model.safetensors",
-                write_card(folder / "README.md", card)]
+        return [
+            folder / "config.json",
+            folder / "diffusion_pytorch_model.safetensors",
+            write_card(folder / "README.md", card),
+        ]
 
 
 def _network(config: StructureConfig, base: BaseModel) -> Any:
     """A ControlNet is a copy of the UNet's encoder with zero convolutions; a T2I-Adapter has
     features for each down block."""
-    unet, factor = base.unet, base.codec.factor
+    unet, factor = base.unet, base.vae.factor
     if config.start is not None:
         kind = ControlNetModel if config.network == "controlnet" else T2IAdapter
         try:
             return kind.from_pretrained(config.start)
         except (OSError, ValueError) as error:
-            raise TrainingError(f"start: {config.start} holds no {config.network}: "
-                                f"{error!s:.200}") from error
+            raise TrainingError(
+                f"start: {config.start} holds no {config.network}: {error!s:.200}"
+            ) from error
     if config.network == "controlnet":
         halvings = factor.bit_length() - 1
         widths = (16, 32, 96, 256) if halvings == 3 else (16, 32, 64)  # diffusers' own, for 8
@@ -94,9 +104,13 @@ def _network(config: StructureConfig, base: BaseModel) -> Any:
     channels = list(unet.config.block_out_channels)
     # Where the UNet's first block has no attention it halves the grid before features are added.
     late = not unet.config.down_block_types[0].startswith("CrossAttn")
-    return T2IAdapter(in_channels=3, channels=channels, num_res_blocks=2,
-                      downscale_factor=factor * (2 if late else 1),
-                      adapter_type="full_adapter_xl" if late else "full_adapter")
+    return T2IAdapter(
+        in_channels=3,
+        channels=channels,
+        num_res_blocks=2,
+        downscale_factor=factor * (2 if late else 1),
+        adapter_type="full_adapter_xl" if late else "full_adapter",
+    )
 
 
 def train_structure(config: StructureConfig) -> dict[str, Any]:
@@ -108,6 +122,6 @@ def train_structure(config: StructureConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    from ipadapter_demo.training.launched import main
+    from ipadapter_demo.training.cli import main
 
     main(__doc__, StructureConfig, train_structure)

@@ -30,38 +30,69 @@ HELD_OUT_COUNT = 16
 Kind = TypeVar("Kind", bound=TrainingConfig)
 
 
-def image_adapter(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                  variant: str = "base", **given: Any) -> dict[str, Any]:
+def image_adapter(
+    run: Run, pictures: Pictures, held_out: Pictures, out: Path, variant: str = "base", **given: Any
+) -> dict[str, Any]:
     """Train on `out/unet` and write the adapter's file into `out`."""
-    config = config_of(ImageAdapterConfig, run.folder, pictures, held_out,
-                       **_of_recipe(run, out) | {"variant": variant} | given)
-    facts = train_image_adapter(config)
+    config = config_of(
+        ImageAdapterConfig,
+        run.folder,
+        pictures,
+        held_out,
+        **_of_recipe(run, out) | {"variant": variant} | given,
+    )
+    provenance = train_image_adapter(config)
     shutil.copyfile(config.out / f"{NAME}.safetensors", out / TABLETOP.adapters[variant])
-    return _facts(facts)
+    return _provenance(provenance)
 
 
-def structure(run: Run, pictures: Pictures, held_out: Pictures, out: Path, network: str,
-              annotator: str, small: bool = False, start: Path | None = None) -> dict[str, Any]:
+def structure(
+    run: Run,
+    pictures: Pictures,
+    held_out: Pictures,
+    out: Path,
+    network: str,
+    annotator: str,
+    small: bool = False,
+    start: Path | None = None,
+) -> dict[str, Any]:
     """Likewise a ControlNet or a T2I-Adapter: `out/controlnet-canny`, `out/t2i-palette`, ...
     `small` is the stage on pictures of half the size."""
-    config = config_of(StructureConfig, run.folder, pictures, held_out,
-                       **_of_recipe(run, out, small), network=network, annotator=annotator,
-                       start=start, timesteps="cubic" if network == "t2i-adapter" else "uniform")
-    facts = train_structure(config)
+    config = config_of(
+        StructureConfig,
+        run.folder,
+        pictures,
+        held_out,
+        **_of_recipe(run, out, small),
+        network=network,
+        annotator=annotator,
+        start=start,
+        timesteps="cubic" if network == "t2i-adapter" else "uniform",
+    )
+    provenance = train_structure(config)
     folder = out / f"{network.removesuffix('-adapter')}-{annotator}"
     folder.mkdir(exist_ok=True)
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
         shutil.copyfile(config.out / name, folder / name)
-    return _facts(facts)
+    return _provenance(provenance)
 
 
-def config_of(kind: type[Kind], folder: Path, pictures: Pictures, held_out: Pictures | None = None,
-              **given: Any) -> Kind:
+def config_of(
+    kind: type[Kind],
+    folder: Path,
+    pictures: Pictures,
+    held_out: Pictures | None = None,
+    **given: Any,
+) -> Kind:
     """configs/tabletop.yaml for a run in `folder`, on these pictures; data and cache beside it."""
     data = folder.parent / "data"
     own: dict[str, Any] = {
-        "data": str(_shards(data, pictures, TRAIN_SEED) / "*.tar"), "held_out": (),
-        "run": folder, "out": folder / "result", "cache": folder.parent / "cache", "resume": True,
+        "data": str(_shards(data, pictures, TRAIN_SEED) / "*.tar"),
+        "held_out": (),
+        "run": folder,
+        "out": folder / "result",
+        "cache": folder.parent / "cache",
+        "resume": True,
     }
     if held_out is not None:
         own["held_out"] = str(_shards(data, held_out, HELD_OUT_SEED) / "*.tar")
@@ -72,7 +103,8 @@ def config_of(kind: type[Kind], folder: Path, pictures: Pictures, held_out: Pict
 def _of_recipe(run: Run, out: Path, small: bool = False) -> dict[str, Any]:
     same = ("batch", "steps", "lr", "seed", "save_every", "preview_every", "log_every")
     return {name: getattr(run, name) for name in same} | {
-        "base": str(out), "size": SIZE // 2 if small else SIZE,
+        "base": str(out),
+        "size": SIZE // 2 if small else SIZE,
         "device": "cpu" if run.device == "cpu" else "",
     }
 
@@ -92,7 +124,7 @@ def _images(pictures: Pictures) -> Iterator[Image.Image]:
         yield Image.fromarray(pixels.transpose(1, 2, 0))
 
 
-def _facts(facts: dict[str, Any]) -> dict[str, Any]:
+def _provenance(provenance: dict[str, Any]) -> dict[str, Any]:
     """What provenance keeps: the config says the rest of a run, but folders are its own."""
     kept = ("steps", "samples", "hours", "loss", "parameters")
-    return {name: facts[name] for name in kept}
+    return {name: provenance[name] for name in kept}

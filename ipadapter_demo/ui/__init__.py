@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Studio
+from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import compare, image_text, inpaint, structure, variation
 from ipadapter_demo.ui.foreign import CONVERT, png_endpoint
@@ -44,36 +45,44 @@ TABS = {
 }
 
 
-def build_ui(pipeline: ImagePromptPipeline | Studio, settings: Settings) -> gr.Blocks:
-    """The page over one pipeline, or over a studio that changes models, its queue set up:
+def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -> gr.Blocks:
+    """The page over one pipeline, or over a manager that changes models, its queue set up:
     `.launch(**launch_options(settings))`."""
-    studio = (pipeline if isinstance(pipeline, Studio)
-              else Studio(pipeline, most=settings.queue_size))
+    manager = (
+        pipeline
+        if isinstance(pipeline, ModelManager)
+        else ModelManager(pipeline, most=settings.queue_size)
+    )
     page = gr.Blocks(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(HOUR, DAY))
     with page:
         with gr.Row(elem_classes="header"):
-            title = gr.HTML(header(studio.info), scale=1)
-            model = model_input(studio)
+            title = gr.HTML(header(manager.info), scale=1)
+            model = model_input(manager)
             restored = gr.UploadButton(
-                "Restore from a file", size="sm", scale=0, min_width=170,
+                "Restore from a file",
+                size="sm",
+                scale=0,
+                min_width=170,
                 file_types=[".png", ".json", ".zip"],  # an output, or a comparison's manifest
             )
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             built = {}
             for name, (label, build) in TABS.items():
                 with gr.Tab(label, id=name):
-                    built[name] = build(studio, model)
+                    built[name] = build(manager, model)
             with gr.Tab("Compare", id="compare") as tab:
-                comparison = compare.build(studio, model, tab)
+                comparison = compare.build(manager, model, tab)
         png_endpoint()
-        on_switch(studio, model, title, header, built)
-        restore_button(studio, restored, tabs, model, title, header, built, comparison)
+        on_switch(manager, model, title, header, built)
+        restore_button(manager, restored, tabs, model, title, header, built, comparison)
     return page.queue(max_size=settings.queue_size, api_open=False)
 
 
 def header(info: ModelInfo) -> str:
-    return ("<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
-            f"Model: <b>{escaped(info.name)}</b>. {escaped(info.note)}</p>")
+    return (
+        "<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
+        f"Model: <b>{escaped(info.name)}</b>. {escaped(info.note)}</p>"
+    )
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ipadapter_demo.compare.spec import numbered, with_files_named
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes
-from ipadapter_demo.pipeline import Studio
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.compare_form import spec_from_form
 from ipadapter_demo.ui.compare_inputs import compare_inputs
 from ipadapter_demo.ui.compare_results import Shown, compare_results, finished, forget, run
@@ -28,9 +28,9 @@ from ipadapter_demo.ui.say import escaped
 from ipadapter_demo.ui.updates import progress
 from ipadapter_demo.ui.uploads import path_of_upload
 
-# A line of its own: a long comparison holds up no single picture, see pipeline/studio.py.
+# A line of its own: a long comparison holds up no single picture, see serving/manager.py.
 # They take turns batch by batch.
-LANE: dict[str, Any] = {"concurrency_id": "compare", "concurrency_limit": 8}
+QUEUE: dict[str, Any] = {"concurrency_id": "compare", "concurrency_limit": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +48,18 @@ class CompareTab:
         for name, content in spec.files.items():
             write_file(folder / names[name], content)
         document = with_files_named(spec.document, names.__getitem__)
-        return {self.pictures: [str(folder / name) for name in names.values()],
-                self.written: spec_text(replace(spec, document=document)),
-                self.accordion: gr.Accordion(open=True)}
+        return {
+            self.pictures: [str(folder / name) for name in names.values()],
+            self.written: spec_text(replace(spec, document=document)),
+            self.accordion: gr.Accordion(open=True),
+        }
 
 
-def build(studio: Studio, model: ModelInput, tab: gr.Tab) -> CompareTab:
+def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     pace = Pace()
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            inputs, written, accordion = compare_inputs(studio)
+            inputs, written, accordion = compare_inputs(manager)
             cost = gr.HTML("", elem_classes="status")
             with gr.Row():
                 start = gr.Button("Compare", variant="primary", scale=3)
@@ -80,16 +82,16 @@ def build(studio: Studio, model: ModelInput, tab: gr.Tab) -> CompareTab:
             try:
                 spec = spec_of(values)
                 wanted = spec.document["model"]
-                if wanted in studio.models and studio.info_of(wanted) is None:
+                if wanted in manager.models and manager.info_of(wanted) is None:
                     return escaped(f"{wanted} is loaded when Compare is clicked.")
-                return escaped(pace.cost(Plan(spec, studio)))
+                return escaped(pace.cost(Plan(spec, manager)))
             except RequestError as error:  # said when Compare is clicked; this is only a hint
                 return escaped(f"Not ready: {error}")
 
     def compare(job: Job | None, **values: Any) -> Iterator[dict[gr.Component, Any]]:
         def drawn() -> Iterator[dict[gr.Component, Any]]:
             yield {shown.status: progress(0, 1)}  # reading the files, and perhaps a model
-            yield from run(shown, _job(Plan(spec_of(values), studio), job))
+            yield from run(shown, _job(Plan(spec_of(values), manager), job))
 
         yield from with_errors_said(drawn(), status)
 
@@ -99,7 +101,7 @@ def build(studio: Studio, model: ModelInput, tab: gr.Tab) -> CompareTab:
                 raise RequestError("cell is missing: compare something, then choose a cell")
             document = job.plan.spec.document
             changed = document | {"redraw": document.get("redraw", {}) | {cell: int(seed)}}
-            plan = Plan(Spec(changed, job.plan.spec.files), studio, job.plan.batch)
+            plan = Plan(Spec(changed, job.plan.spec.files), manager, job.plan.batch)
             yield from run(shown, Job(plan, job.folder), cell)
 
         yield from with_errors_said(drawn(), status)
@@ -107,27 +109,39 @@ def build(studio: Studio, model: ModelInput, tab: gr.Tab) -> CompareTab:
     every = {"job": shown.job} | inputs
     outputs = [getattr(shown, name) for name in Shown.__slots__]
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    private = hidden | LANE
-    gr.on([tab.select, *(widget.change for widget in inputs.values())], _named(estimate, inputs),
-          inputs_kwargs=inputs, outputs=cost, preprocess=False, trigger_mode="always_last",
-          **hidden)
+    private = hidden | QUEUE
+    gr.on(
+        [tab.select, *(widget.change for widget in inputs.values())],
+        _named(estimate, inputs),
+        inputs_kwargs=inputs,
+        outputs=cost,
+        preprocess=False,
+        trigger_mode="always_last",
+        **hidden,
+    )
     buttons = Buttons(start, stop)
     began = start.click(buttons.busy, outputs=buttons.both, **AT_ONCE)
-    running = began.then(_named(compare, every), inputs_kwargs=every, outputs=outputs,
-                         preprocess=False, **private)
+    running = began.then(
+        _named(compare, every), inputs_kwargs=every, outputs=outputs, preprocess=False, **private
+    )
     again = redraw.click(redrawn, inputs=[shown.job, shown.one, seed], outputs=outputs, **private)
     running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
     running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
     stopped = stop.click(None, cancels=[running, again])
-    stopped.then(lambda job: {} if job is None else finished(shown, job), inputs=shown.job,
-                 outputs=outputs, **private)
+    stopped.then(
+        lambda job: {} if job is None else finished(shown, job),
+        inputs=shown.job,
+        outputs=outputs,
+        **private,
+    )
     return CompareTab(inputs["pictures"], written, accordion)
 
 
 def _named(handler: Callable[..., Any], inputs: Mapping[str, Any]) -> Callable[..., Any]:
     """gradio asks a handler which values it wants."""
-    handler.__signature__ = inspect.Signature([  # type: ignore[attr-defined]
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in inputs])
+    handler.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in inputs]
+    )
     return handler
 
 
@@ -155,6 +169,6 @@ def _job(plan: Plan, before: Job | None) -> Job:
     if before is not None:
         known = before.plan.spec.document | {"redraw": 0}
         if plan.spec.document | {"redraw": 0} == known:
-            return Job(Plan(before.plan.spec, plan.studio, plan.batch), before.folder)
+            return Job(Plan(before.plan.spec, plan.manager, plan.batch), before.folder)
         forget(before)
     return Job(plan, Path(get_upload_folder()) / secrets.token_hex(16))

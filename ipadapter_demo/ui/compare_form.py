@@ -32,14 +32,23 @@ AXES = {
     "structure_weight": "strictness of the structure",
     "method": "method: as it is, image only, text only, image to image",
 }
-SHARED = ("prompt", "negative_prompt", "image_scale", "adapter", "guidance", "steps", "sampler",
-          "seed")
+SHARED = (
+    "prompt",
+    "negative_prompt",
+    "image_scale",
+    "adapter",
+    "guidance",
+    "steps",
+    "sampler",
+    "seed",
+)
 
 Read = Callable[[str], bytes]
 
 
-def spec_from_form(written: str, form: Mapping[str, Any], pictures: Sequence[str],
-                   read: Read) -> Spec:
+def spec_from_form(
+    written: str, form: Mapping[str, Any], pictures: Sequence[str], read: Read
+) -> Spec:
     """The spec that is `written`, or else what the form asks for; `pictures` are the names of the
     files that `read` knows. Raises RequestError."""
     if written.strip():
@@ -65,8 +74,14 @@ def document_from_form(form: Mapping[str, Any], pictures: Sequence[str]) -> Docu
         request["references"] = [{"image": name} for name in pictures]
     if form["structure"] and "structure" not in differs:
         kind, annotator = form["kind"].split("/")
-        request["structures"] = [{"kind": kind, "annotator": annotator, "image": form["structure"],
-                                  "weight": form["structure_weight"]}]
+        request["structures"] = [
+            {
+                "kind": kind,
+                "annotator": annotator,
+                "image": form["structure"],
+                "weight": form["structure_weight"],
+            }
+        ]
     document["request"] = request
     if form["beside"]:
         document["beside"] = list(form["beside"])
@@ -96,6 +111,7 @@ def _numbers(field: str, text: str) -> list[float]:
     try:
         found = [float(part) for part in re.split(r"[,;\s]+", text) if part]
     except ValueError:
-        raise RequestError(f"{field} must be numbers with commas, or first:last:step, "
-                           f"got {text!r:.80}") from None
+        raise RequestError(
+            f"{field} must be numbers with commas, or first:last:step, got {text!r:.80}"
+        ) from None
     return [int(n) if n.is_integer() else n for n in found]

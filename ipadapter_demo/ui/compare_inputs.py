@@ -4,71 +4,110 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import MAX_SEED, MAX_WEIGHT, SAMPLERS
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.compare_form import AXES
 from ipadapter_demo.ui.examples import FOLDER
 from ipadapter_demo.ui.running import Widgets
 from ipadapter_demo.ui.slots import structure_choices
 
-BESIDE = [("the reference", "reference"), ("the map of the structure", "structure"),
-          ("λ = 0", "no_image"), ("the text alone", "text_only")]
+BESIDE = [
+    ("the reference", "reference"),
+    ("the map of the structure", "structure"),
+    ("λ = 0", "no_image"),
+    ("the text alone", "text_only"),
+]
 EXAMPLE = ("red-sphere.png", "blue-cone.png", "checker-cube.png")
 
 
-def compare_inputs(studio: Studio) -> tuple[Widgets, gr.Textbox, gr.Accordion]:
+def compare_inputs(manager: ModelManager) -> tuple[Widgets, gr.Textbox, gr.Accordion]:
     """The form's widgets by name; the spec that is written instead, and where it unfolds."""
-    info, inputs = studio.info, {}
+    info, inputs = manager.info, {}
     inputs["pictures"] = gr.Gallery(
         [str(FOLDER / name) for name in EXAMPLE if (FOLDER / name).is_file()],
-        label="Pictures", interactive=True, columns=4, height=190, object_fit="contain",
-        sources=["upload"], file_types=["image"], format="png", buttons=[],
+        label="Pictures",
+        interactive=True,
+        columns=4,
+        height=190,
+        object_fit="contain",
+        sources=["upload"],
+        file_types=["image"],
+        format="png",
+        buttons=[],
     )
-    for side, axis, text in (("columns", "image_scale", "0:1.2:0.2"), ("rows", "reference", ""),
-                             ("pages", "", "")):
+    for side, axis, text in (
+        ("columns", "image_scale", "0:1.2:0.2"),
+        ("rows", "reference", ""),
+        ("pages", "", ""),
+    ):
         with gr.Row():
             inputs[f"{side}_axis"] = gr.Dropdown(
-                [(label, name) for name, label in AXES.items()], value=axis,
-                label=side.title(), scale=2, min_width=160)
+                [(label, name) for name, label in AXES.items()],
+                value=axis,
+                label=side.title(),
+                scale=2,
+                min_width=160,
+            )
             inputs[f"{side}_values"] = gr.Textbox(
-                text, label="Values", placeholder="0:1.2:0.2, or with commas, or one a line",
-                lines=1, max_lines=8, scale=3, min_width=160)
+                text,
+                label="Values",
+                placeholder="0:1.2:0.2, or with commas, or one a line",
+                lines=1,
+                max_lines=8,
+                scale=3,
+                min_width=160,
+            )
     inputs["beside"] = gr.CheckboxGroup(BESIDE, value=["reference"], label="Beside them")
-    inputs["prompt"] = gr.Textbox("", label="Prompt", info=components.words_known(info),
-                                  lines=1, max_lines=4)
+    inputs["prompt"] = gr.Textbox(
+        "", label="Prompt", info=components.words_known(info), lines=1, max_lines=4
+    )
     with gr.Row():
         inputs["steps"] = components.slider(1, 50, info.steps, 1, "Steps")
         inputs["guidance"] = components.slider(1, 15, info.guidance, 0.5, "Guidance")
     with gr.Accordion("Advanced", open=False):
         with gr.Row():
-            inputs["image_scale"] = components.slider(0, 1.5, info.image_scale, 0.05,
-                                                      "Image strength λ")
+            inputs["image_scale"] = components.slider(
+                0, 1.5, info.image_scale, 0.05, "Image strength λ"
+            )
             inputs["adapter"] = gr.Dropdown(
-                components.adapter_choices(info), value=info.adapters[0], label="Adapter",
-                visible=len(info.adapters) > 1)
+                components.adapter_choices(info),
+                value=info.adapters[0],
+                label="Adapter",
+                visible=len(info.adapters) > 1,
+            )
         with gr.Row():
             inputs["seed"] = gr.Number(0, label="Seed", minimum=0, maximum=MAX_SEED, precision=0)
             inputs["sampler"] = gr.Dropdown(list(SAMPLERS), value=SAMPLERS[0], label="Sampler")
         inputs["negative_prompt"] = gr.Textbox("", label="Negative prompt")
         with gr.Row():
             choices = structure_choices(info)
-            inputs["structure"] = gr.Textbox("", label="Structure of",
-                                             placeholder="name of a picture above")
-            inputs["kind"] = gr.Dropdown(choices, value=choices[0][1] if choices else None,
-                                         label="Keep")
+            inputs["structure"] = gr.Textbox(
+                "", label="Structure of", placeholder="name of a picture above"
+            )
+            inputs["kind"] = gr.Dropdown(
+                choices, value=choices[0][1] if choices else None, label="Keep"
+            )
             inputs["structure_weight"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "How strictly")
     with gr.Accordion("Figure", open=False):
         inputs["title"] = gr.Textbox("", label="Title", info="for the caption", max_lines=2)
         with gr.Row():
-            inputs["width"] = gr.Radio([("one column", "single"), ("two columns", "double")],
-                                       value="double", label="Width")
+            inputs["width"] = gr.Radio(
+                [("one column", "single"), ("two columns", "double")], value="double", label="Width"
+            )
             inputs["dpi"] = gr.Number(300, label="Dots an inch", precision=0)
-        inputs["zoom"] = gr.Textbox("", label="Show a part larger in every picture",
-                                    placeholder="left, top, width, height: 0.4, 0.4, 0.2, 0.2")
+        inputs["zoom"] = gr.Textbox(
+            "",
+            label="Show a part larger in every picture",
+            placeholder="left, top, width, height: 0.4, 0.4, 0.2, 0.2",
+        )
     with gr.Accordion("Spec", open=False) as accordion:
         written = gr.Textbox(
-            "", label="YAML or JSON", lines=6, max_lines=30,
+            "",
+            label="YAML or JSON",
+            lines=6,
+            max_lines=30,
             info="what is written here is compared instead of the form above; it names the "
-            "pictures above by their file names; a second photo.png is photo-2.png")
+            "pictures above by their file names; a second photo.png is photo-2.png",
+        )
     return inputs, written, accordion

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from ipadapter_demo.compare import Done, Job, Note, write_bundle
+from ipadapter_demo.compare import ComparisonWarning, Done, Job, write_bundle
 from ipadapter_demo.compare.bundle import BUNDLE
 from ipadapter_demo.request import MAX_SEED
 from ipadapter_demo.ui import compare_votes
@@ -49,25 +49,41 @@ def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
     status = gr.HTML("", elem_classes="status")
     grid = gr.HTML("", elem_classes="comparison", js_on_load=ON_LOAD)
     with gr.Column(visible=False) as after:
-        gr.HTML("Scroll over a picture to look closer at that place in all of them, double-click "
-                "to go back. Click two to hold them against each other.", elem_classes="status")
+        gr.HTML(
+            "Scroll over a picture to look closer at that place in all of them, double-click "
+            "to go back. Click two to hold them against each other.",
+            elem_classes="status",
+        )
         with gr.Row():
             one = gr.Dropdown([], label="First picture", allow_custom_value=True, min_width=160)
             other = gr.Dropdown([], label="Second picture", allow_custom_value=True, min_width=160)
         with gr.Row():
-            slider = gr.ImageSlider(label="Slide", format="png", interactive=False, height=300,
-                                    buttons=["fullscreen"], min_width=200, elem_classes="filled")
+            slider = gr.ImageSlider(
+                label="Slide",
+                format="png",
+                interactive=False,
+                height=300,
+                buttons=["fullscreen"],
+                min_width=200,
+                elem_classes="filled",
+            )
             flicker = gr.HTML("", min_width=200)
         with gr.Row(equal_height=True):
-            seed = gr.Number(1, label="Another seed for the first picture", precision=0,
-                             minimum=0, maximum=MAX_SEED)
+            seed = gr.Number(
+                1,
+                label="Another seed for the first picture",
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+            )
             redraw = gr.Button("Draw it again", size="md")
-        files = gr.File(label="Bundle, figures, numbers", file_count="multiple",
-                        interactive=False)
+        files = gr.File(label="Bundle, figures, numbers", file_count="multiple", interactive=False)
         with gr.Accordion("Numbers: an aid, not a verdict", open=False):
             table = gr.Dataframe(
-                headers=["page", "row", "CLIP-I", "CLIP-T", "attributes kept"], interactive=False,
-                label="Means of the rows, ± their standard deviations")
+                headers=["page", "row", "CLIP-I", "CLIP-T", "attributes kept"],
+                interactive=False,
+                label="Means of the rows, ± their standard deviations",
+            )
         compare_votes.build(job)
     shown = Shown(job, status, grid, after, table, files, one, other)
     _look_at_two(shown, slider, flicker)
@@ -93,9 +109,15 @@ def _look_at_two(shown: Shown, slider: gr.ImageSlider, flicker: gr.HTML) -> None
 
     both = [shown.one, shown.other]
     shown.grid.click(choose, inputs=[shown.job, *both], outputs=both, **AT_ONCE)
-    gr.on([shown.one.change, shown.other.change], look, inputs=[shown.job, *both],
-          outputs=[slider, flicker, shown.grid], show_progress="hidden",
-          api_visibility="private", queue=False)
+    gr.on(
+        [shown.one.change, shown.other.change],
+        look,
+        inputs=[shown.job, *both],
+        outputs=[slider, flicker, shown.grid],
+        show_progress="hidden",
+        api_visibility="private",
+        queue=False,
+    )
 
 
 def forget(job: Job | None) -> None:
@@ -116,23 +138,25 @@ def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[dict[gr.Component,
     job.save_given()
     before, began = len(job.finished()), time.monotonic()
     yield {shown.job: job, shown.grid: grid_html(job), shown.status: so_far(job, before, 0.0)}
-    notes: list[str] = []
+    warnings: list[str] = []
     noted: set[str] = set()
     for event in job.run():
-        notes += [event.message] if isinstance(event, Note) else []
-        new = set(event.notes) - noted if isinstance(event, Done) else set()
+        warnings += [event.message] if isinstance(event, ComparisonWarning) else []
+        new = set(event.warnings) - noted if isinstance(event, Done) else set()
         tell(sorted(new))
         noted |= new
-        yield {shown.grid: grid_html(job),
-               shown.status: so_far(job, before, time.monotonic() - began)}
-    yield finished(shown, job, chosen, notes)
+        yield {
+            shown.grid: grid_html(job),
+            shown.status: so_far(job, before, time.monotonic() - began),
+        }
+    yield finished(shown, job, chosen, warnings)
 
 
 def so_far(job: Job, before: int, seconds: float) -> str:
     """How many cells there are, of which `before` were there `seconds` ago, and how long it may
     take."""
     done, total = len(job.finished()), len(job.plan.grid.cells)
-    said, others = progress(done, total, "cell"), len(job.plan.studio.line.turns)
+    said, others = progress(done, total, "cell"), len(job.plan.manager.line.turns)
     if done > before:
         said += f", about {lasting(seconds / (done - before) * (total - done))} to go"
     if others:
@@ -140,8 +164,9 @@ def so_far(job: Job, before: int, seconds: float) -> str:
     return said
 
 
-def finished(shown: Shown, job: Job, chosen: str = "",
-             notes: Sequence[str] = ()) -> dict[gr.Component, Any]:
+def finished(
+    shown: Shown, job: Job, chosen: str = "", warnings: Sequence[str] = ()
+) -> dict[gr.Component, Any]:
     """What there is so far, ready to be looked at and taken home; and what to note of it."""
     published = write_bundle(job)
     choices = cell_choices(job)
@@ -150,13 +175,20 @@ def finished(shown: Shown, job: Job, chosen: str = "",
     total = len(job.plan.grid.cells)
     missing = "" if len(names) == total else " Compare goes on from here."
     return {
-        shown.status: "<br>".join(map(html.escape, (f"{len(names)} of {total} cells.{missing}",
-                                                    *notes, *published.notes))),
+        shown.status: "<br>".join(
+            map(
+                html.escape,
+                (f"{len(names)} of {total} cells.{missing}", *warnings, *published.warnings),
+            )
+        ),
         shown.grid: grid_html(job, tuple(two)),
         shown.after: gr.Column(visible=bool(names)),
         shown.table: score_rows(job, published.scores),
-        shown.files: [str(path) for path in sorted(job.folder.glob("*.*"))
-                      if path.name == BUNDLE or path.stem.startswith(("figure", "scores"))],
+        shown.files: [
+            str(path)
+            for path in sorted(job.folder.glob("*.*"))
+            if path.name == BUNDLE or path.stem.startswith(("figure", "scores"))
+        ],
         shown.one: gr.Dropdown(choices, value=two[0]),
         shown.other: gr.Dropdown(choices, value=two[1]),
     }

@@ -46,14 +46,22 @@ def grid_html(job: Job, chosen: tuple[str, ...] = ()) -> str:
 
 def flicker_html(one: Path, other: Path) -> str:
     """Two pictures that take turns in one place."""
-    return (f'<div class="flicker"><img src="{_url(one)}" alt="first">'
-            f'<img src="{_url(other)}" alt="second"></div>')
+    return (
+        f'<div class="flicker"><img src="{_url(one)}" alt="first">'
+        f'<img src="{_url(other)}" alt="second"></div>'
+    )
 
 
 def cell_choices(job: Job) -> list[tuple[str, str]]:
     """(what to call it, name) of every cell that is drawn."""
-    return [(" · ".join(printable(head)[:40] for head in job.plan.grid.heads(cell) if head)
-             or cell.name, cell.name) for cell in job.finished()]
+    return [
+        (
+            " · ".join(printable(head)[:40] for head in job.plan.grid.heads(cell) if head)
+            or cell.name,
+            cell.name,
+        )
+        for cell in job.finished()
+    ]
 
 
 def score_rows(job: Job, found: Sequence[Score]) -> list[list[str]]:
@@ -61,8 +69,16 @@ def score_rows(job: Job, found: Sequence[Score]) -> list[list[str]]:
     rows = []
     for cell, spread in by_row(found):
         page, row, _ = map(csv_cell, job.plan.grid.heads(cell))
-        rows.append([page, row, *(f"{spread[m][0]:.3f} ± {spread[m][1]:.3f}" if m in spread else "–"
-                                  for m in MEASURES)])
+        rows.append(
+            [
+                page,
+                row,
+                *(
+                    f"{spread[m][0]:.3f} ± {spread[m][1]:.3f}" if m in spread else "–"
+                    for m in MEASURES
+                ),
+            ]
+        )
     return rows
 
 

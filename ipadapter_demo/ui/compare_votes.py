@@ -32,11 +32,21 @@ def build(job: gr.State) -> None:
             other = gr.Number(2, label="against column", precision=0, minimum=1)
             begin = gr.Button("Begin", size="sm")
         with gr.Row():
-            pictures = [gr.Image(label=side, format="png", interactive=False, buttons=[],
-                                 elem_classes="filled", height=240) for side in ("Left", "Right")]
+            pictures = [
+                gr.Image(
+                    label=side,
+                    format="png",
+                    interactive=False,
+                    buttons=[],
+                    elem_classes="filled",
+                    height=240,
+                )
+                for side in ("Left", "Right")
+            ]
         with gr.Row():
-            buttons = {answer: gr.Button(label, interactive=False)
-                       for answer, label in ANSWERS.items()}
+            buttons = {
+                answer: gr.Button(label, interactive=False) for answer, label in ANSWERS.items()
+            }
         said = gr.HTML("", elem_classes="status")
         votes = gr.File(label="Votes", interactive=False)
     outputs = [found, *pictures, *buttons.values(), said, votes]
@@ -63,12 +73,23 @@ def _shown(job: Job, found: Ballot) -> list[Any]:
     pair, done = found.next, len(found.answers)
     if pair is not None:
         images = [read_image(job.path(cell)).convert("RGB") for cell in (pair.left, pair.right)]
-        return [found, *images, *[gr.Button(interactive=True)] * 3,
-                f"Which one is better? {done + 1} of {len(found.pairs)}.", None]
+        return [
+            found,
+            *images,
+            *[gr.Button(interactive=True)] * 3,
+            f"Which one is better? {done + 1} of {len(found.pairs)}.",
+            None,
+        ]
     folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True)
     path = folder / "votes.csv"
     path.write_text(votes_csv(job, found), encoding="utf-8")
     counts = ", ".join(f"{printable(head)[:60]}: {n}" for head, n in tally(job, found).items())
-    return [found, None, None, *[gr.Button(interactive=False)] * 3, f"Done. {escaped(counts)}.",
-            str(path)]
+    return [
+        found,
+        None,
+        None,
+        *[gr.Button(interactive=False)] * 3,
+        f"Done. {escaped(counts)}.",
+        str(path),
+    ]

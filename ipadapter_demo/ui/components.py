@@ -7,16 +7,17 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ipadapter_demo.pipeline import ModelInfo, Studio
+from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.pipeline.sizes import usual_sizes
 from ipadapter_demo.request import (
-    MAX_PASSES,
+    MAX_REPAINT_PASSES,
     MAX_SEED,
     MAX_WEIGHT,
     SAMPLERS,
     SIZE_STEP,
     Reference,
 )
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.running import Buttons, Results, Widgets, shown_errors
 from ipadapter_demo.ui.uploads import image_from_upload
@@ -40,7 +41,9 @@ def picture(label: str, placeholder: str = "Drop a picture here", **options: Any
     )
 
 
-def reference_input(pipeline: Studio, model: ModelInput, *, optional: bool = False) -> Widgets:
+def reference_input(
+    pipeline: ModelManager, model: ModelInput, *, optional: bool = False
+) -> Widgets:
     """A picture as a prompt, and beside it what of it reaches the encoder."""
     with gr.Row(equal_height=True):
         hint = "Drop a picture here\n(optional)" if optional else "Drop a picture here"
@@ -65,19 +68,25 @@ def slider(
     return gr.Slider(low, high, value=value, step=step, label=label, buttons=[], **layout)
 
 
-def image_prompt_inputs(pipeline: Studio, image_scale: float) -> Widgets:
+def image_prompt_inputs(pipeline: ModelManager, image_scale: float) -> Widgets:
     """λ, and which adapter reads the picture where the model has several."""
     adapters = pipeline.info.adapters
     choices = adapter_choices(pipeline.info)
     meaning = "0 ignores the picture, 1 follows it; in between, the words have more say"
     with gr.Row():
         widgets: Widgets = {
-            "image_scale": slider(0, 1.5, image_scale, 0.05, "Image strength λ", info=meaning,
-                                  scale=3, min_width=200)
+            "image_scale": slider(
+                0, 1.5, image_scale, 0.05, "Image strength λ", info=meaning, scale=3, min_width=200
+            )
         }
         widgets["adapter"] = gr.Dropdown(
-            choices, value=adapters[0], label="Adapter", info="closer to the picture, or freer",
-            scale=2, min_width=140, visible=len(adapters) > 1,
+            choices,
+            value=adapters[0],
+            label="Adapter",
+            info="closer to the picture, or freer",
+            scale=2,
+            min_width=140,
+            visible=len(adapters) > 1,
         )
     return widgets
 
@@ -91,9 +100,7 @@ def words_known(info: ModelInfo) -> str | None:
     return f"Known words, in this order: {', '.join(info.words)}" if info.words else None
 
 
-def prompt_input(
-    pipeline: Studio, *, optional: bool = True, **layout: Any
-) -> Widgets:
+def prompt_input(pipeline: ModelManager, *, optional: bool = True, **layout: Any) -> Widgets:
     """The words, and which of them a model with a small world knows."""
     prompt = gr.Textbox(
         "",
@@ -107,7 +114,7 @@ def prompt_input(
     return {"prompt": prompt}
 
 
-def sampling_inputs(pipeline: Studio, *, count: int, painting: bool = False) -> Widgets:
+def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = False) -> Widgets:
     """How the picture is drawn. `painting` into one that is given, which has a size."""
     info = pipeline.info
     guidance = info.paint_guidance if painting else info.guidance
@@ -145,18 +152,29 @@ def _size_inputs(info: ModelInfo) -> Widgets:
     """Width and height, and sizes of the model to fill them with."""
     with gr.Row():
         shape = gr.Dropdown(shape_choices(info), value="", label="Shape", min_width=140)
-        sides = {side: gr.Number(0, label=side.title(), step=SIZE_STEP, min_width=90,
-                                 info="0: open") for side in ("width", "height")}
-    shape.input(sides_of_shape, inputs=shape, outputs=list(sides.values()), queue=False,
-                show_progress="hidden", api_visibility="private")
+        sides = {
+            side: gr.Number(0, label=side.title(), step=SIZE_STEP, min_width=90, info="0: open")
+            for side in ("width", "height")
+        }
+    shape.input(
+        sides_of_shape,
+        inputs=shape,
+        outputs=list(sides.values()),
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
     return {"shape": shape, **sides}
 
 
 def shape_choices(info: ModelInfo) -> list[tuple[str, str]]:
     """(what to call it, WxH) of the sizes that suit a model."""
     square, *others = (f"{width}x{height}" for width, height in usual_sizes(info.native_size))
-    return [("the model's own", ""),  # or that of the picture that is changed
-            (square, square), *((size, size) for size in others)]
+    return [
+        ("the model's own", ""),  # or that of the picture that is changed
+        (square, square),
+        *((size, size) for size in others),
+    ]
 
 
 def sides_of_shape(shape: str) -> tuple[int, int]:
@@ -166,17 +184,34 @@ def sides_of_shape(shape: str) -> tuple[int, int]:
     return width, height
 
 
-def inpainting_inputs(pipeline: Studio) -> Widgets:
+def inpainting_inputs(pipeline: ModelManager) -> Widgets:
     """How much care a seam gets, from how near the mask is seen, and what speaks around it."""
     widgets: Widgets = {}
     with gr.Row():
-        widgets["passes"] = slider(1, MAX_PASSES, pipeline.info.passes, 1, "Passes",
-                                   info="more care for the seam, and as much slower")
-        widgets["context"] = slider(0, 1, pipeline.info.context, 0.05, "Context",
-                                    info="1 sees all of the picture, less only what is near")
-    widgets["surroundings"] = slider(
-        0, MAX_WEIGHT, pipeline.info.surroundings, 0.05, "Surroundings",
-        info="how much the picture itself is the image prompt around the mask")
+        widgets["repaint_passes"] = slider(
+            1,
+            MAX_REPAINT_PASSES,
+            pipeline.info.repaint_passes,
+            1,
+            "Passes",
+            info="more care for the seam, and as much slower",
+        )
+        widgets["context"] = slider(
+            0,
+            1,
+            pipeline.info.context,
+            0.05,
+            "Context",
+            info="1 sees all of the picture, less only what is near",
+        )
+    widgets["background_weight"] = slider(
+        0,
+        MAX_WEIGHT,
+        pipeline.info.background_weight,
+        0.05,
+        "Surroundings",
+        info="how much the picture itself is the image prompt around the mask",
+    )
     return widgets
 
 
@@ -201,10 +236,15 @@ def results_column(*, comparison: bool = False) -> Results:
         elem_classes="results",
     )
     status = gr.HTML("", label="Status", elem_classes="status")
-    heard = gr.Gallery(
+    attention_maps = gr.Gallery(
         label="Bright where the picture was heard",
-        format="png", columns=4, height=190, object_fit="contain", interactive=False,
-        visible=False, buttons=["download", "fullscreen"],
+        format="png",
+        columns=4,
+        height=190,
+        object_fit="contain",
+        interactive=False,
+        visible=False,
+        buttons=["download", "fullscreen"],
     )
     slider = None
     if comparison:
@@ -212,16 +252,20 @@ def results_column(*, comparison: bool = False) -> Results:
             label="Before and after", format="png", interactive=False, buttons=["fullscreen"]
         )
     with gr.Accordion("Make it again elsewhere", open=False):
-        gr.HTML("From the PNG of a result, which holds its pictures too. Click a result to choose "
-                "another.", elem_classes="status")
-        lines = (gr.Code(language="shell", label="Command", interactive=False, wrap_lines=True,
-                         lines=2),
-                 gr.Code(language="python", label="Python", interactive=False))
-    return Results(gallery, status, heard, lines, slider)
+        gr.HTML(
+            "From the PNG of a result, which holds its pictures too. Click a result to choose "
+            "another.",
+            elem_classes="status",
+        )
+        lines = (
+            gr.Code(language="shell", label="Command", interactive=False, wrap_lines=True, lines=2),
+            gr.Code(language="python", label="Python", interactive=False),
+        )
+    return Results(gallery, status, attention_maps, lines, slider)
 
 
 def _keep_encoder_view(
-    pipeline: Studio, model: ModelInput, reference: gr.Image, fit: gr.Dropdown, view: gr.Image
+    pipeline: ModelManager, model: ModelInput, reference: gr.Image, fit: gr.Dropdown, view: gr.Image
 ) -> None:
     """Keep `view` at what the image encoder sees of `reference`."""
 

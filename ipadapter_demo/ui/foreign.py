@@ -70,8 +70,15 @@ def png_endpoint() -> None:
     """`/as_png`, for the page's own script."""
     given, made = gr.File(visible=False), gr.File(visible=False)
     gr.Button(visible=False).click(  # it does not run the model
-        as_png, inputs=given, outputs=made, preprocess=False, show_progress="hidden",
-        api_name="as_png", api_visibility="private", concurrency_limit=2)
+        as_png,
+        inputs=given,
+        outputs=made,
+        preprocess=False,
+        show_progress="hidden",
+        api_name="as_png",
+        api_visibility="private",
+        concurrency_limit=2,
+    )
 
 
 def as_png(picture: Any) -> str:

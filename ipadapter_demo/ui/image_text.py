@@ -8,8 +8,8 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.model_input import ModelInput
@@ -45,9 +45,7 @@ def image_text(
     if reference is None and not prompt:
         raise RequestError("reference is missing: upload a picture first, or write a prompt")
     references = references_from_slots(reference, fit, more)
-    return GenerateRequest(
-        prompt=prompt, references=references, image_scale=image_scale, **more
-    )
+    return GenerateRequest(prompt=prompt, references=references, image_scale=image_scale, **more)
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
@@ -61,7 +59,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     }
 
 
-def build(pipeline: Studio, model: ModelInput) -> Tab:
+def build(pipeline: ModelManager, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs = components.reference_input(pipeline, model)

@@ -8,8 +8,8 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import MAX_FEATHER, GenerateRequest, Inpaint, Reference
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.masks import mask_input
@@ -29,24 +29,22 @@ def inpaint(
     image_scale: float,
     strength: float,
     feather: int,
-    passes: int = 1,
+    repaint_passes: int = 1,
     context: float = 1.0,
-    surroundings: float = 0.0,
+    background_weight: float = 0.0,
     **sampling: Any,
 ) -> GenerateRequest:
     """A picture with its painted part drawn anew; every other pixel stays as it is.
 
     painting: background is the picture, layers may hold what was painted over it, in their alpha.
     mask: a picture of the same size, white where the new part goes, or transparent there, if
-    mask_means is transparent; it adds to the layers.
-    reference: a picture for the looks of the new part, with image_scale, its λ. strength: 1 forgets
-    what was there. feather: pixels over which the seam fades. passes: how often every step is
-    taken, for the seam. context: how much of the picture is seen and drawn, 0 the painted part
-    alone, 1 all of it. surroundings: weight of the picture itself as an image prompt around the
-    painted part, to which the reference then keeps. seed counts where random_seed is false. Returns
-    PNG files that hold their whole request, a status line, the seed of the first picture, and that
-    picture before and after.
-    """
+    mask_means is transparent; it adds to the layers. reference: a picture for the looks of the new
+    part, with image_scale, its λ. strength: 1 forgets what was there. feather: pixels over which
+    the seam fades. repaint_passes: how often every step is taken, for the seam. context: how much
+    of the picture is seen and drawn, 0 the painted part alone, 1 all of it. background_weight:
+    weight of the picture itself as an image prompt around the painted part, to which the reference
+    then keeps. seed counts where random_seed is false. Returns PNG files that hold their whole
+    request, a status line, the seed of the first picture, and that picture before and after."""
     if painting is None:
         raise RequestError("painting has no picture: upload one, then paint over a part of it")
     return GenerateRequest(
@@ -58,9 +56,9 @@ def inpaint(
             mask=painting.mask_with(mask, mask_means),
             strength=strength,
             feather=feather,
-            passes=passes,
+            repaint_passes=repaint_passes,
             context=context,
-            surroundings=surroundings,
+            background_weight=background_weight,
         ),
         **sampling,
     )
@@ -80,19 +78,27 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "prompt": request.prompt,
         "strength": given.strength,
         "feather": given.feather,
-        "passes": given.passes,
+        "repaint_passes": given.repaint_passes,
         "context": given.context,
-        "surroundings": given.surroundings,
+        "background_weight": given.background_weight,
     }
 
 
-def build(pipeline: Studio, model: ModelInput) -> Tab:
+def build(pipeline: ModelManager, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs: Widgets = {"painting": _editor()}
             with gr.Row(equal_height=True):
-                inputs |= mask_input("mask", "mask_means", "Mask", "or drop one",
-                                     inputs["painting"], height=130, scale=2, elem_classes="mask")
+                inputs |= mask_input(
+                    "mask",
+                    "mask_means",
+                    "Mask",
+                    "or drop one",
+                    inputs["painting"],
+                    height=130,
+                    scale=2,
+                    elem_classes="mask",
+                )
                 inputs |= components.prompt_input(pipeline, scale=3)
             inputs |= components.reference_input(pipeline, model, optional=True)
             inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)

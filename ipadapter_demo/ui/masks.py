@@ -19,16 +19,34 @@ from ipadapter_demo.ui.uploads import (
 CHOICES = [("white is here", "white"), ("transparent is here", "transparent")]
 
 
-def mask_input(name: str, means_name: str, label: str, hint: str,
-               picture: gr.Component | None = None, **layout: Any) -> Widgets:
+def mask_input(
+    name: str,
+    means_name: str,
+    label: str,
+    hint: str,
+    picture: gr.Component | None = None,
+    **layout: Any,
+) -> Widgets:
     """Two widgets of these names; below them the mask as it is understood, on `picture` or on plain
     grey."""
     with gr.Column(scale=layout.pop("scale", 1), min_width=layout.pop("min_width", 140)):
         mask = components.picture(label, hint, image_mode="L", sources=["upload"], **layout)
-        means = gr.Dropdown(CHOICES, value="white", label=f"{label}: what is here",
-                            show_label=False, container=False)
-        view = gr.Image(label="As it is understood", format="png", interactive=False, buttons=[],
-                        height=130, visible=False, elem_classes="mask-view")
+        means = gr.Dropdown(
+            CHOICES,
+            value="white",
+            label=f"{label}: what is here",
+            show_label=False,
+            container=False,
+        )
+        view = gr.Image(
+            label="As it is understood",
+            format="png",
+            interactive=False,
+            buttons=[],
+            height=130,
+            visible=False,
+            elem_classes="mask-view",
+        )
 
     def mask_view(mask: Any, means: Any, picture: Any = None) -> Any:
         with shown_errors():
@@ -41,9 +59,17 @@ def mask_input(name: str, means_name: str, label: str, hint: str,
     if picture is not None:
         inputs.append(picture)
         triggers.append(picture.upload)
-    gr.on(triggers, mask_view, inputs=inputs, outputs=view, preprocess=False,
-          show_progress="hidden", trigger_mode="always_last", api_visibility="private",
-          concurrency_limit=4)  # it does not run the model
+    gr.on(
+        triggers,
+        mask_view,
+        inputs=inputs,
+        outputs=view,
+        preprocess=False,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_visibility="private",
+        concurrency_limit=4,
+    )  # it does not run the model
     return {name: mask, means_name: means}
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from ipadapter_demo.pipeline import Previews, Studio
+from ipadapter_demo.pipeline import Previews
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.say import inform
 
 
@@ -19,18 +20,22 @@ class ModelInput:
     shown: gr.State
 
 
-def model_input(studio: Studio) -> ModelInput:
-    choices = [(label, name) for name, label in studio.models.items()]
+def model_input(manager: ModelManager) -> ModelInput:
+    choices = [(label, name) for name, label in manager.models.items()]
     chosen = gr.Dropdown(
-        choices, value=studio.info.name, label="Model", scale=0, min_width=260,
+        choices,
+        value=manager.info.name,
+        label="Model",
+        scale=0,
+        min_width=260,
         visible=len(choices) > 1,
     )
-    return ModelInput(chosen, gr.State(studio.info.name))
+    return ModelInput(chosen, gr.State(manager.info.name))
 
 
-def previews_of(studio: Studio, model: str) -> Previews | None:
+def previews_of(manager: ModelManager, model: str) -> Previews | None:
     """Of the model that the page shows, or nothing yet."""
-    found = studio.previews(model)
+    found = manager.previews(model)
     if found is None:
         inform(f"A preview is shown as soon as {model} is loaded.")
     return found

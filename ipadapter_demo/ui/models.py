@@ -8,53 +8,71 @@ from typing import Any
 import gradio as gr
 
 from ipadapter_demo.models.sources import Report
-from ipadapter_demo.pipeline import ModelInfo, Studio
+from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import SAMPLERS
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.model_input import ModelInput
-from ipadapter_demo.ui.running import AT_ONCE, LANE, Tab, shown_errors
+from ipadapter_demo.ui.running import AT_ONCE, QUEUE, Tab, shown_errors
 from ipadapter_demo.ui.slots import STRUCTURES, structure_choices
 from ipadapter_demo.ui.updates import waited
 
 Properties = dict[str, Any]  # of a widget
 
 
-def on_switch(studio: Studio, model: ModelInput, title: gr.HTML,
-              header: Callable[[ModelInfo], str], built: Mapping[str, Tab]) -> None:
+def on_switch(
+    manager: ModelManager,
+    model: ModelInput,
+    title: gr.HTML,
+    header: Callable[[ModelInfo], str],
+    built: Mapping[str, Tab],
+) -> None:
     """Show what the model that is chosen recommends and offers."""
     widgets = [widget for widget, _, _ in depending(built)]
     outputs = [model.shown, title, *widgets]
 
-    def switch(name: str, shown: str,
-               progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+    def switch(name: str, shown: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
         if name == shown:  # a PNG that is restored brings its own values along with the model
             return [gr.skip()] * len(outputs)
         with shown_errors():
-            info = info_of(studio, name, lambda text, share: progress(share, desc=text))
-        return [name, header(info), *(gr.update(**FIELDS[field](info, tab))
-                                      for _, field, tab in depending(built))]
+            info = info_of(manager, name, lambda text, share: progress(share, desc=text))
+        return [
+            name,
+            header(info),
+            *(gr.update(**FIELDS[field](info, tab)) for _, field, tab in depending(built)),
+        ]
 
     # Not `input`: gradio sends it for every choice twice, and whenever the field is left.
-    switching = model.chosen.change(switch, inputs=[model.chosen, model.shown], outputs=outputs,
-                                    show_progress_on=title, api_visibility="private", **LANE)
+    switching = model.chosen.change(
+        switch,
+        inputs=[model.chosen, model.shown],
+        outputs=outputs,
+        show_progress_on=title,
+        api_visibility="private",
+        **QUEUE,
+    )
     switching.failure(lambda shown: shown, inputs=model.shown, outputs=model.chosen, **AT_ONCE)
 
 
-def info_of(studio: Studio, name: str, report: Report) -> ModelInfo:
+def info_of(manager: ModelManager, name: str, report: Report) -> ModelInfo:
     """What a model recommends. It is loaded if that is not known yet, as soon as those in line
     have their pictures."""
-    if (known := studio.info_of(name)) is not None:
+    if (known := manager.info_of(name)) is not None:
         return known
-    with studio.turn(name) as turn:
+    with manager.turn(name) as turn:
         for said in waited(turn):
             report(said, 0.0)
-        return studio.at_turn(turn, name, report).info
+        return manager.at_turn(turn, name, report).info
 
 
 def depending(built: Mapping[str, Tab]) -> list[tuple[gr.Component, str, str]]:
     """(widget, field, tab) of whatever depends on the model."""
-    return [(tab.inputs[field], field, name) for name, tab in built.items()
-            for field in FIELDS if field in tab.inputs]
+    return [
+        (tab.inputs[field], field, name)
+        for name, tab in built.items()
+        for field in FIELDS
+        if field in tab.inputs
+    ]
 
 
 def _image_scale(info: ModelInfo, tab: str) -> Properties:
@@ -62,8 +80,11 @@ def _image_scale(info: ModelInfo, tab: str) -> Properties:
 
 
 def _adapter(info: ModelInfo, tab: str) -> Properties:
-    return {"choices": components.adapter_choices(info), "value": info.adapters[0],
-            "visible": len(info.adapters) > 1}
+    return {
+        "choices": components.adapter_choices(info),
+        "value": info.adapters[0],
+        "visible": len(info.adapters) > 1,
+    }
 
 
 def _kind(info: ModelInfo, tab: str) -> Properties:
@@ -75,12 +96,12 @@ def _kind(info: ModelInfo, tab: str) -> Properties:
 FIELDS: dict[str, Callable[[ModelInfo, str], Properties]] = {
     "steps": lambda info, tab: {"value": info.steps},
     "guidance": lambda info, tab: {
-        "value": info.paint_guidance if tab == "inpaint" else info.guidance},
-    "sampler": lambda info, tab: {
-        "value": info.paint_sampler if tab == "inpaint" else SAMPLERS[0]},
-    "passes": lambda info, tab: {"value": info.passes},
+        "value": info.paint_guidance if tab == "inpaint" else info.guidance
+    },
+    "sampler": lambda info, tab: {"value": info.paint_sampler if tab == "inpaint" else SAMPLERS[0]},
+    "repaint_passes": lambda info, tab: {"value": info.repaint_passes},
     "context": lambda info, tab: {"value": info.context},
-    "surroundings": lambda info, tab: {"value": info.surroundings},
+    "background_weight": lambda info, tab: {"value": info.background_weight},
     "image_scale": _image_scale,
     "shape": lambda info, tab: {"choices": components.shape_choices(info), "value": ""},
     "width": lambda info, tab: {"value": 0},

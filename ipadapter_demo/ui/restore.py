@@ -11,59 +11,88 @@ import gradio as gr
 from ipadapter_demo.compare import Bundle, spec_from_manifest
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_bytes
-from ipadapter_demo.pipeline import ModelInfo, Studio
+from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.compare import CompareTab
 from ipadapter_demo.ui.model_input import ModelInput
 from ipadapter_demo.ui.models import FIELDS, depending, info_of
-from ipadapter_demo.ui.running import LANE, Tab, shown_errors
+from ipadapter_demo.ui.running import QUEUE, Tab, shown_errors
 from ipadapter_demo.ui.say import inform, warn
 from ipadapter_demo.ui.uploads import Painting, editor_value_from_image, path_of_upload
 
 
-def restore_button(studio: Studio, button: gr.UploadButton, tabs: gr.Tabs, model: ModelInput,
-                   title: gr.HTML, header: Callable[[ModelInfo], str],
-                   built: Mapping[str, Tab], comparison: CompareTab) -> None:
+def restore_button(
+    manager: ModelManager,
+    button: gr.UploadButton,
+    tabs: gr.Tabs,
+    model: ModelInput,
+    title: gr.HTML,
+    header: Callable[[ModelInfo], str],
+    built: Mapping[str, Tab],
+    comparison: CompareTab,
+) -> None:
     """Make `button` show the tab that a file came from, its widgets filled."""
 
-    def restore(upload: Any, chosen: str,
-                progress: gr.Progress = gr.Progress()) -> dict[gr.Component, Any]:  # noqa: B008
+    def restore(
+        upload: Any,
+        chosen: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it there
+    ) -> dict[gr.Component, Any]:
         with shown_errors():
             path = path_of_upload(upload, "file")
             if path.suffix.lower() in (".json", ".zip"):
                 manifest = path.suffix.lower() == ".json"
-                spec = (spec_from_manifest(read_bytes(path, "manifest")) if manifest
-                        else Bundle(path).spec)
+                spec = (
+                    spec_from_manifest(read_bytes(path, "manifest"))
+                    if manifest
+                    else Bundle(path).spec
+                )
                 inform("The whole comparison is in the spec, and that is what Compare draws.")
                 return comparison.shown(spec) | {tabs: gr.Tabs(selected="compare")}
             record = record_from_png(path)
             name = tab_of_request(record.request)
-            made_with = record.facts.get("model")
-            if not isinstance(made_with, str) or made_with not in studio.models:
+            made_with = record.provenance.get("model")
+            if not isinstance(made_with, str) or made_with not in manager.models:
                 warn(f"It was made with the model {made_with}, which is not offered here.")
                 made_with = chosen
-            info = info_of(studio, made_with, lambda text, share: progress(share, desc=text))
+            info = info_of(manager, made_with, lambda text, share: progress(share, desc=text))
             values = shown(built[name], record.request)
-            left_open = {built[name].inputs[field] for field, value
-                         in values_from_request(built[name], record.request).items()
-                         if value is None}
+            left_open = {
+                built[name].inputs[field]
+                for field, value in values_from_request(built[name], record.request).items()
+                if value is None
+            }
             updates = {}
             for widget, field, tab in depending(built):
                 properties, value = FIELDS[field](info, tab), values.pop(widget, None)
                 if value is not None and widget not in left_open:
                     properties |= {"value": value}
                 updates[widget] = gr.update(**properties)
-            return values | updates | {
-                tabs: gr.Tabs(selected=name), title: header(info),
-                model.chosen: made_with, model.shown: made_with,
-            }
+            return (
+                values
+                | updates
+                | {
+                    tabs: gr.Tabs(selected=name),
+                    title: header(info),
+                    model.chosen: made_with,
+                    model.shown: made_with,
+                }
+            )
 
     widgets: set[Any] = {widget for tab in built.values() for widget in tab.inputs.values()}
     widgets |= {model.chosen, model.shown, title}
     widgets |= {comparison.pictures, comparison.written, comparison.accordion}
-    button.upload(restore, inputs=[button, model.chosen], outputs=[tabs, *widgets],
-                  preprocess=False, show_progress_on=title, api_visibility="private", **LANE)
+    button.upload(
+        restore,
+        inputs=[button, model.chosen],
+        outputs=[tabs, *widgets],
+        preprocess=False,
+        show_progress_on=title,
+        api_visibility="private",
+        **QUEUE,
+    )
 
 
 def tab_of_request(request: GenerateRequest) -> str:

@@ -9,16 +9,18 @@ from typing import Any
 OPTIONS = ("model", "device", "dtype")
 
 
-def command(name: str, facts: Mapping[str, Any]) -> str:
+def command(name: str, provenance: Mapping[str, Any]) -> str:
     """For a shell, of the result that was saved as `name`."""
-    options = [f"--{option} {shlex.quote(str(facts[option]))}" for option in OPTIONS]
+    options = [f"--{option} {shlex.quote(str(provenance[option]))}" for option in OPTIONS]
     return " ".join(["python -m ipadapter_demo generate --from-png", shlex.quote(name), *options])
 
 
-def python(name: str, facts: Mapping[str, Any]) -> str:
+def python(name: str, provenance: Mapping[str, Any]) -> str:
     """The same in Python."""
-    model, device, dtype = (repr(str(facts[option])) for option in OPTIONS)
-    return (f"import ipadapter_demo as ip\n\n"
-            f"pipeline = ip.load({model}, device={device}, dtype={dtype})\n"
-            f"request = ip.request_from_png({name!r})\n"
-            f"result = pipeline.generate(request)\n")
+    model, device, dtype = (repr(str(provenance[option])) for option in OPTIONS)
+    return (
+        f"import ipadapter_demo as ip\n\n"
+        f"pipeline = ip.load({model}, device={device}, dtype={dtype})\n"
+        f"request = ip.request_from_png({name!r})\n"
+        f"result = pipeline.generate(request)\n"
+    )

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from ipadapter_demo.errors import DemoError
-from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.say import failure
 from ipadapter_demo.ui.updates import (
     lines_of,
@@ -27,8 +27,8 @@ from ipadapter_demo.ui.updates import (
 )
 from ipadapter_demo.ui.uploads import value_from_widget
 
-# Who runs the model waits in the studio's line, which says how long; none of gradio's comes first.
-LANE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": None}
+# Who runs the model waits in the manager's line, which says how long; none of gradio's comes first.
+QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": None}
 # For what only moves the page: at once, without a spinner, and no endpoint to call.
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # On a phone the results are far below the button.
@@ -73,7 +73,7 @@ class Results:
 
     gallery: gr.Gallery
     status: gr.HTML
-    heard: gr.Gallery
+    attention_maps: gr.Gallery
     lines: tuple[gr.Code, gr.Code]
     comparison: gr.ImageSlider | None
 
@@ -122,7 +122,7 @@ def with_errors_said(updates: Iterator[T], status: Callable[[str], T]) -> Iterat
         raise
 
 
-def connect(studio: Studio, tab: Tab, results: Results, buttons: Buttons) -> None:
+def connect(manager: ModelManager, tab: Tab, results: Results, buttons: Buttons) -> None:
     """Make the buttons work, and `/<name of translate>` do over HTTP what Generate does."""
     outputs = _outputs(tab, results)
     triggers = [buttons.generate.click]
@@ -130,26 +130,42 @@ def connect(studio: Studio, tab: Tab, results: Results, buttons: Buttons) -> Non
         triggers.append(tab.inputs["prompt"].submit)
     name = tab.translate.__name__
     begin, stop, ended = (js.replace("TAB", name) for js in (BEGIN, STOP, ENDED))
-    started = [(gr.on(triggers, buttons.busy, outputs=buttons.both, js=begin, **AT_ONCE),
-                updates, {"api_name": name})]
+    started = [
+        (
+            gr.on(triggers, buttons.busy, outputs=buttons.both, js=begin, **AT_ONCE),
+            updates,
+            {"api_name": name},
+        )
+    ]
     if buttons.strip is not None:
         clicked = buttons.strip.click(buttons.busy, outputs=buttons.both, js=begin, **AT_ONCE)
         started.append((clicked, strip_updates, {"api_visibility": "private"}))
     runs = []
     for event, updates_of, api in started:
         running = event.then(
-            _handler(studio, tab, results, updates_of), inputs_kwargs=tab.inputs,
-            outputs=outputs, preprocess=False, show_progress="hidden", **api, **LANE,
+            _handler(manager, tab, results, updates_of),
+            inputs_kwargs=tab.inputs,
+            outputs=outputs,
+            preprocess=False,
+            show_progress="hidden",
+            **api,
+            **QUEUE,
         )
         running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
-        running.success(lines_of, inputs=results.gallery, outputs=list(results.lines),
-                        preprocess=False, **AT_ONCE)
+        running.success(
+            lines_of,
+            inputs=results.gallery,
+            outputs=list(results.lines),
+            preprocess=False,
+            **AT_ONCE,
+        )
         # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
         running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
         running.failure(None, js=ended, inputs=results.status, outputs=results.status, **AT_ONCE)
         runs.append(running)
-    results.gallery.select(lines_of, inputs=results.gallery, outputs=list(results.lines),
-                           preprocess=False, **AT_ONCE)
+    results.gallery.select(
+        lines_of, inputs=results.gallery, outputs=list(results.lines), preprocess=False, **AT_ONCE
+    )
     buttons.stop.click(None, js=stop, outputs=results.status, **AT_ONCE)
     buttons.stop.click(None, cancels=runs)
 
@@ -157,11 +173,18 @@ def connect(studio: Studio, tab: Tab, results: Results, buttons: Buttons) -> Non
 def _outputs(tab: Tab, results: Results) -> list[gr.Component]:
     """What an update has a value for."""
     comparison = [] if results.comparison is None else [results.comparison]
-    return [results.gallery, results.status, tab.inputs["seed"], results.heard, *comparison]
+    return [
+        results.gallery,
+        results.status,
+        tab.inputs["seed"],
+        results.attention_maps,
+        *comparison,
+    ]
 
 
-def _handler(studio: Studio, tab: Tab, results: Results,
-             updates_of: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Update]]:
+def _handler(
+    manager: ModelManager, tab: Tab, results: Results, updates_of: Callable[..., Iterator[Update]]
+) -> Callable[..., Iterator[Update]]:
     outputs = _outputs(tab, results)
 
     def only(status: str) -> Update:
@@ -169,15 +192,15 @@ def _handler(studio: Studio, tab: Tab, results: Results,
 
     def drawn(values: dict[str, Any]) -> Iterator[Update]:
         model = value_from_widget(tab.inputs["model"], values.pop("model"), "model")
-        watched = values.pop("attention", False) is True
+        record_attention = values.pop("attention", False) is True
         values.pop("shape", None)  # it has filled width and height
         request = request_from_values(tab, values)
-        with studio.turn(model) as turn:
+        with manager.turn(model) as turn:
             yield from map(only, waited(turn))
-            if model != studio.info.name:
+            if model != manager.info.name:
                 yield only(loading(model))
-            pipeline = studio.at_turn(turn, model)
-            for update in updates_of(pipeline, request, watched, turn):
+            pipeline = manager.at_turn(turn, model)
+            for update in updates_of(pipeline, request, record_attention, turn):
                 yield update[: len(outputs)]
 
     @wraps(tab.translate)  # the endpoint has its name, documentation and defaults
@@ -202,10 +225,12 @@ def _signature(tab: Tab) -> inspect.Signature:
             return None
         return None if isinstance(tab.inputs[name], gr.Image) else inspect._empty
 
-    return inspect.Signature([
-        known.get(name) or inspect.Parameter(name, keyword, default=default(name))
-        for name in tab.inputs
-    ])
+    return inspect.Signature(
+        [
+            known.get(name) or inspect.Parameter(name, keyword, default=default(name))
+            for name in tab.inputs
+        ]
+    )
 
 
 def request_from_values(tab: Tab, values: Mapping[str, Any]) -> GenerateRequest:

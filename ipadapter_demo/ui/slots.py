@@ -16,8 +16,9 @@ import gradio as gr
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.models.annotators import DETECTORS
-from ipadapter_demo.pipeline import ModelInfo, Studio
+from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import MAX_WEIGHT, Reference, Structure
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.masks import mask_input
 from ipadapter_demo.ui.running import Widgets
@@ -45,7 +46,8 @@ def reference_slots() -> Widgets:
     widgets: Widgets = {}
     with gr.Accordion("More pictures", open=False):
         widgets["combine"] = gr.Radio(
-            [("side by side", "concat"), ("as their mean", "average")], value="concat",
+            [("side by side", "concat"), ("as their mean", "average")],
+            value="concat",
             label="Several pictures count",
         )
         for k in (1, *REFERENCES):
@@ -59,15 +61,17 @@ def _reference_slot(k: int) -> Widgets:
     with gr.Row():
         if k > 1:
             widgets[f"reference_{k}"] = components.picture(f"Picture {k}", height=150)
-        widgets |= mask_input(f"mask_{k}", f"means_{k}", "Only here",
-                              "a mask of where it\nhas a say", height=150)
+        widgets |= mask_input(
+            f"mask_{k}", f"means_{k}", "Only here", "a mask of where it\nhas a say", height=150
+        )
     with gr.Row():
         widgets[f"weight_{k}"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "Weight")
         widgets[f"from_{k}"] = components.slider(0, 1, 0.0, 0.05, "Acts from")
         widgets[f"until_{k}"] = components.slider(0, 1, 1.0, 0.05, "until")
     with gr.Row():
         widgets[f"only_{k}"] = gr.Number(
-            0, label="Only for result number", info="0: for all of them", minimum=0)
+            0, label="Only for result number", info="0: for all of them", minimum=0
+        )
         if k > 1:
             with gr.Column():
                 widgets[f"fit_{k}"] = gr.Dropdown(components.FITS, value="crop", label="Fit")
@@ -88,7 +92,8 @@ def structure_slots(info: ModelInfo) -> Widgets:
                     widgets[f"kind_{k}"] = gr.Dropdown(choices, value=first, label="Keep")
                     widgets[f"control_fit_{k}"] = map_fit_input()
                     widgets[f"strictness_{k}"] = components.slider(
-                        0, MAX_WEIGHT, 1.0, 0.05, "How strictly")
+                        0, MAX_WEIGHT, 1.0, 0.05, "How strictly"
+                    )
             with gr.Row():
                 widgets[f"start_{k}"] = components.slider(0, 1, 0.0, 0.05, "Structure from")
                 widgets[f"end_{k}"] = components.slider(0, 1, 1.0, 0.05, "until")
@@ -97,8 +102,12 @@ def structure_slots(info: ModelInfo) -> Widgets:
 
 def take(values: dict[str, Any], names: Iterable[str], slots: Sequence[int]) -> dict[str, Any]:
     """Remove the values of slots from `values`; those that a caller leaves out have defaults."""
-    return {f"{name}_{k}": values.pop(f"{name}_{k}")
-            for name in names for k in slots if f"{name}_{k}" in values}
+    return {
+        f"{name}_{k}": values.pop(f"{name}_{k}")
+        for name in names
+        for k in slots
+        if f"{name}_{k}" in values
+    }
 
 
 def references_from_slots(first: Any, fit: Any, values: dict[str, Any]) -> tuple[Reference, ...]:
@@ -111,12 +120,17 @@ def references_from_slots(first: Any, fit: Any, values: dict[str, Any]) -> tuple
             only, mask = taken.get(f"only_{k}", 0), taken.get(f"mask_{k}")
             if mask is not None:
                 mask = flatten_mask(mask, f"mask_{k}", taken.get(f"means_{k}", "white"))
-            found.append(Reference(
-                image=image, fit=taken.get(f"fit_{k}", fit), weight=taken.get(f"weight_{k}", 1.0),
-                mask=mask, negative=taken.get(f"negative_{k}", False),
-                window=(taken.get(f"from_{k}", 0.0), taken.get(f"until_{k}", 1.0)),
-                only_image=only - 1 if only else None,
-            ))
+            found.append(
+                Reference(
+                    image=image,
+                    fit=taken.get(f"fit_{k}", fit),
+                    weight=taken.get(f"weight_{k}", 1.0),
+                    mask=mask,
+                    negative=taken.get(f"negative_{k}", False),
+                    window=(taken.get(f"from_{k}", 0.0), taken.get(f"until_{k}", 1.0)),
+                    only_image=only - 1 if only else None,
+                )
+            )
     return tuple(found)
 
 
@@ -144,13 +158,16 @@ def slots_from_references(references: Sequence[Reference]) -> dict[str, Any]:
 
 def structures_from_slots(values: dict[str, Any]) -> list[Structure]:
     """The structures of the slots; their values are taken out of `values`."""
-    taken = take(values, ("control", "kind", "control_fit", "strictness", "start", "end"),
-                 STRUCTURES)
+    taken = take(
+        values, ("control", "kind", "control_fit", "strictness", "start", "end"), STRUCTURES
+    )
     found = []
     for k in STRUCTURES:
         kept = structure_of(
-            taken.get(f"control_{k}"), taken.get(f"kind_{k}"),
-            weight=taken.get(f"strictness_{k}", 1.0), fit=taken.get(f"control_fit_{k}", "crop"),
+            taken.get(f"control_{k}"),
+            taken.get(f"kind_{k}"),
+            weight=taken.get(f"strictness_{k}", 1.0),
+            fit=taken.get(f"control_fit_{k}", "crop"),
             window=(taken.get(f"start_{k}", 0.0), taken.get(f"end_{k}", 1.0)),
         )
         found += [] if kept is None else [kept]
@@ -198,13 +215,22 @@ def structure_choices(info: ModelInfo) -> list[tuple[str, str]]:
     ]
 
 
-def layers_input(studio: Studio) -> Widgets:
+def layers_input(manager: ModelManager) -> Widgets:
     """Where λ acts. Only SD 1.5's and SDXL's layers are known by what they do."""
-    presets = [("everything", "all"), ("style only", "style"), ("layout only", "layout"),
-               ("style and layout", "style+layout")]
-    return {"image_layers": gr.Dropdown(
-        presets, value="all", label="The picture gives", visible=studio.info.layer_presets,
-    )}
+    presets = [
+        ("everything", "all"),
+        ("style only", "style"),
+        ("layout only", "layout"),
+        ("style and layout", "style+layout"),
+    ]
+    return {
+        "image_layers": gr.Dropdown(
+            presets,
+            value="all",
+            label="The picture gives",
+            visible=manager.info.layer_presets,
+        )
+    }
 
 
 def _label(kind: str, annotator: str) -> str:

@@ -10,9 +10,9 @@ from PIL import Image
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import resize_image
 from ipadapter_demo.masks import flatten_mask
-from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.pipeline.sizes import same_shape
 from ipadapter_demo.request import MAX_WEIGHT, GenerateRequest, Inpaint, Reference
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.masks import mask_input
@@ -44,9 +44,9 @@ def structure(
     changed: Image.Image | None = None,
     changed_mask: Image.Image | None = None,
     changed_means: Any = "white",
-    passes: int = 1,
+    repaint_passes: int = 1,
     context: float = 1.0,
-    surroundings: float = 0.0,
+    background_weight: float = 0.0,
     **more: Any,
 ) -> GenerateRequest:
     """Pictures that keep the structure of a picture.
@@ -58,13 +58,13 @@ def structure(
     acts. control_2, control_3: further pictures, each with its own kind_2, control_fit_2,
     strictness_2, start_2 and end_2. reference: a picture for the looks, with image_scale, its λ.
     changed and changed_mask: a picture of which only the white part of the mask is drawn, or the
-    transparent part, if changed_means is transparent, with passes, how often every step is taken
-    for its seam, context, how much around it is seen, and surroundings, weight of that picture as
-    an image prompt around the mask. seed counts where random_seed is false. Returns PNG files that
-    hold their whole request, a status line and the seed of the first picture.
-    """
-    kept = structure_of(control, kind, weight=structure_weight, window=(start, end),
-                        fit=control_fit)
+    transparent part, if changed_means is transparent, with repaint_passes, how often every step is
+    taken for its seam, context, how much around it is seen, and background_weight, weight of that
+    picture as an image prompt around the mask. seed counts where random_seed is false. Returns PNG
+    files that hold their whole request, a status line and the seed of the first picture."""
+    kept = structure_of(
+        control, kind, weight=structure_weight, window=(start, end), fit=control_fit
+    )
     if kept is None:
         raise RequestError("control is missing: upload the picture whose structure is to be kept")
     return GenerateRequest(
@@ -72,14 +72,21 @@ def structure(
         references=(Reference(image=reference, fit=fit),) if reference else (),
         image_scale=image_scale,
         structures=(kept, *structures_from_slots(more)),
-        inpaint=_inpaint(changed, changed_mask, changed_means, passes=passes, context=context,
-                         surroundings=surroundings),
+        inpaint=_inpaint(
+            changed,
+            changed_mask,
+            changed_means,
+            repaint_passes=repaint_passes,
+            context=context,
+            background_weight=background_weight,
+        ),
         **more,
     )
 
 
-def _inpaint(changed: Image.Image | None, mask: Image.Image | None, means: Any,
-             **how: Any) -> Inpaint | None:
+def _inpaint(
+    changed: Image.Image | None, mask: Image.Image | None, means: Any, **how: Any
+) -> Inpaint | None:
     if changed is None and mask is None:
         return None
     if changed is None or mask is None:
@@ -108,14 +115,14 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
         "changed": given and given.image,
         "changed_mask": given and given.mask,
         "changed_means": "white",
-        "passes": given and given.passes,
+        "repaint_passes": given and given.repaint_passes,
         "context": given and given.context,
-        "surroundings": given and given.surroundings,
+        "background_weight": given and given.background_weight,
         **slots_from_structures(others, f"{kept.kind}/{kept.annotator}"),
     }
 
 
-def build(pipeline: Studio, model: ModelInput) -> Tab:
+def build(pipeline: ModelManager, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs, drawn = _control_inputs(structure_choices(pipeline.info))
@@ -132,8 +139,14 @@ def build(pipeline: Studio, model: ModelInput) -> Tab:
             with gr.Accordion("Only a part of a picture", open=False):
                 with gr.Row():
                     inputs["changed"] = components.picture("Picture to change", height=150)
-                    inputs |= mask_input("changed_mask", "changed_means", "Mask",
-                                         "of what is\ndrawn anew", inputs["changed"], height=150)
+                    inputs |= mask_input(
+                        "changed_mask",
+                        "changed_means",
+                        "Mask",
+                        "of what is\ndrawn anew",
+                        inputs["changed"],
+                        height=150,
+                    )
                 inputs |= components.inpainting_inputs(pipeline)
         with gr.Column():
             results = components.results_column()
@@ -172,13 +185,17 @@ def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:
     return inputs, drawn
 
 
-def _draw_map(
-    pipeline: Studio, model: ModelInput, inputs: Widgets, drawn: gr.Image
-) -> None:
+def _draw_map(pipeline: ModelManager, model: ModelInput, inputs: Widgets, drawn: gr.Image) -> None:
     """Keep `drawn` at the map that the chosen detector makes of the picture."""
 
-    def structure_map(control: Any, kind: str, control_fit: Any = "crop", width: Any = None,
-                      height: Any = None, model: str = "") -> Image.Image | None:
+    def structure_map(
+        control: Any,
+        kind: str,
+        control_fit: Any = "crop",
+        width: Any = None,
+        height: Any = None,
+        model: str = "",
+    ) -> Image.Image | None:
         """The map that a detector draws of a picture. kind, control_fit, model: as for /structure;
         so are width and height, of the result."""
         with shown_errors():
@@ -186,8 +203,9 @@ def _draw_map(
             if kept is None or (previews := previews_of(pipeline, model)) is None:
                 return None
             try:
-                request = GenerateRequest(structures=(kept,), width=width or None,
-                                          height=height or None)
+                request = GenerateRequest(
+                    structures=(kept,), width=width or None, height=height or None
+                )
             except RequestError:  # a size that is being typed
                 return gr.skip()
             return previews.structure_maps(request)[0]

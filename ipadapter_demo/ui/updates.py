@@ -15,9 +15,10 @@ from gradio.utils import get_upload_folder
 from ipadapter_demo.compare.strip import filmstrip
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import tinted
-from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, Turn
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.serving import Turn
 from ipadapter_demo.ui import reuse
 from ipadapter_demo.ui.say import escaped, inform
 from ipadapter_demo.ui.uploads import path_of_upload
@@ -26,27 +27,42 @@ LOOK_AGAIN = 0.5  # seconds: as long as somebody waits, what is said may be this
 PREVIEWS = 6  # a run shows at most as many; each costs a decoding
 
 
-def updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
-            watched: bool, turn: Turn) -> Iterator[tuple[Any, ...]]:
+def updates(
+    pipeline: ImagePromptPipeline, request: GenerateRequest, record_attention: bool, turn: Turn
+) -> Iterator[tuple[Any, ...]]:
     """Values for gallery, status, seed, what was heard where, and comparison. `turn` is told how
     far it is."""
     same = gr.skip()
     yield gr.Gallery(columns=2), progress(0, request.steps), request.seed, same, same
     every = math.ceil(request.steps / PREVIEWS)
     # Stop closes this generator, and with it the stream, so that the model stops between two steps
-    with closing(pipeline.stream(request, preview_every=every, watched=watched)) as events:
+    with closing(
+        pipeline.stream(request, preview_every=every, record_attention=record_attention)
+    ) as events:
         for event in events:
             if isinstance(event, Preview):
                 turn.share = event.step / event.steps
-                yield (list(event.images) or same, progress(event.step, event.steps), same, same,
-                       same)
+                yield (
+                    list(event.images) or same,
+                    progress(event.step, event.steps),
+                    same,
+                    same,
+                    same,
+                )
             else:
-                tell(event.notes)
-                yield saved(event), summary(event), event.seeds[0], heard(event), compared(event)
+                tell(event.warnings)
+                yield (
+                    saved(event),
+                    summary(event),
+                    event.seeds[0],
+                    attention_gallery(event),
+                    compared(event),
+                )
 
 
-def strip_updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
-                  watched: bool, turn: Turn) -> Iterator[tuple[Any, ...]]:
+def strip_updates(
+    pipeline: ImagePromptPipeline, request: GenerateRequest, record_attention: bool, turn: Turn
+) -> Iterator[tuple[Any, ...]]:
     """The same request at several λ, each result as it comes."""
     same = gr.skip()
     shown: list[tuple[str, str]] = []
@@ -56,31 +72,36 @@ def strip_updates(pipeline: ImagePromptPipeline, request: GenerateRequest,
         turn.share = number / len(requests)
         row = gr.Gallery(list(shown), columns=len(requests) // 2 + 1)
         yield row, progress(number, len(requests), "picture"), one.seed, same, same
-        with closing(pipeline.stream(one, watched=watched)) as events:
+        with closing(pipeline.stream(one, record_attention=record_attention)) as events:
             *_, result = events
         assert isinstance(result, Result)
         if number == 0:
-            tell(result.notes)
+            tell(result.warnings)
         label = f"λ = {one.image_scale:g}"
         shown += [(path, label) for path in saved(result)]
-        seen += [(tinted(result.images[0], amount), label)
-                 for amount in (result.heard[0] if result.heard else ())]
+        seen += [
+            (tinted(result.images[0], amount), label)
+            for amount in (result.attention_maps[0] if result.attention_maps else ())
+        ]
     said = f"λ from {requests[0].image_scale:g} to {requests[-1].image_scale:g}, seed {one.seed}."
     turn.share = 1.0
     yield shown, said, one.seed, gr.Gallery(seen, visible=bool(seen)), None
 
 
-def tell(notes: Sequence[str]) -> None:
-    for note in notes:
+def tell(warnings: Sequence[str]) -> None:
+    for note in warnings:
         inform(note)
 
 
-def heard(result: Result) -> Any:
+def attention_gallery(result: Result) -> Any:
     """Every picture once for each reference, bright where that was heard."""
-    shown = [(tinted(image, amount), f"picture {number}, seed {seed}")
-             for image, seed, amounts in zip(result.images, result.seeds, result.heard,
-                                             strict=False)
-             for number, amount in enumerate(amounts, 1)]
+    shown = [
+        (tinted(image, amount), f"picture {number}, seed {seed}")
+        for image, seed, amounts in zip(
+            result.images, result.seeds, result.attention_maps, strict=False
+        )
+        for number, amount in enumerate(amounts, 1)
+    ]
     return gr.Gallery(shown, visible=bool(shown))
 
 
@@ -91,7 +112,7 @@ def saved(result: Result) -> list[str]:
     paths = []
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         path = folder / f"ip-adapter-{seed}.png"
-        save_png(path, image, result.request, seed, index, result.facts)
+        save_png(path, image, result.request, seed, index, result.provenance)
         paths.append(str(path))
     return paths
 
@@ -107,8 +128,8 @@ def summary(result: Result) -> str:
         made = f"1 picture in {result.seconds:.1f} s, seed {first}."
     else:
         made = f"{len(result.seeds)} pictures in {result.seconds:.1f} s, seeds {first} to {last}."
-    notes = "".join(f"<br>{escaped(note)}" for note in result.notes)
-    return f"{made} Each PNG holds its request.{notes}"
+    warnings = "".join(f"<br>{escaped(note)}" for note in result.warnings)
+    return f"{made} Each PNG holds its request.{warnings}"
 
 
 def waited(turn: Turn) -> Iterator[str]:
@@ -152,7 +173,7 @@ def lines_of(gallery: Any, event: gr.EventData) -> tuple[str, str]:
     number = event._data.get("index") if isinstance(event._data, Mapping) else None
     path = path_of_upload(gallery[number if isinstance(number, int) else 0]["image"], "result")
     try:
-        facts = record_from_png(path).facts
+        provenance = record_from_png(path).provenance
     except RequestError:
         return "", ""
-    return reuse.command(path.name, facts), reuse.python(path.name, facts)
+    return reuse.command(path.name, provenance), reuse.python(path.name, provenance)

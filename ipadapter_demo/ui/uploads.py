@@ -67,9 +67,7 @@ def image_from_upload(upload: object, field: str) -> Image.Image | None:
     return shrink_to_area(flatten_image(_read(upload, field), field), MAX_AREA)
 
 
-def mask_from_upload(
-    upload: object, field: str, means: MaskMeans = "white"
-) -> Image.Image | None:
+def mask_from_upload(upload: object, field: str, means: MaskMeans = "white") -> Image.Image | None:
     """The uploaded mask in its own size, white = here; None where nothing was uploaded."""
     return None if upload is None else flatten_mask(_read(upload, field), field, means)
 

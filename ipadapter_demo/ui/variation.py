@@ -8,8 +8,8 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import Studio
 from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.examples import examples
 from ipadapter_demo.ui.model_input import ModelInput
@@ -39,7 +39,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     return {"reference": reference.image, "fit": reference.fit}
 
 
-def build(pipeline: Studio, model: ModelInput) -> Tab:
+def build(pipeline: ModelManager, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs = components.reference_input(pipeline, model)

@@ -17,7 +17,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
-from ipadapter_demo.evaluation.bench import Judge
+from ipadapter_demo.evaluation.benchmark import Scorer
 from ipadapter_demo.evaluation.similarity import Similarity
 from ipadapter_demo.imaging import images_from_pixels, pixels_from_images
 from ipadapter_demo.models.catalog import TABLETOP
@@ -31,15 +31,15 @@ from ipadapter_demo.training.loop import Run
 
 PICTURES = 32768
 SIDE = 16  # latent cells a side, of 4 pixels
-JUDGED_SEED = 940_001  # held out, and apart from every other evaluation's scenes
+EVAL_SEED = 940_001  # held out, and apart from every other evaluation's scenes
 BASE_STEPS, BASE_BATCH = 600, 64
 
 Reads = Literal["embeds", "patches", "shuffled"]  # what a method reads of a picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lab:
-    """The frozen parts, the pictures to learn from, and the judge of what comes out."""
+class Testbed:
+    """The frozen parts, the pictures to learn from, and the scorer of what comes out."""
 
     runs: Path
     base: Path  # the model folder of `frozen` and `unet`
@@ -81,20 +81,36 @@ class Lab:
         return torch.zeros(count, *shape)
 
 
-def open_lab(runs: Path) -> Lab:
+def open_testbed(runs: Path) -> Testbed:
     """Everything at `runs`, made there unless it is there already: minutes, the first time."""
     pictures = rendered_pictures(runs / "data", PICTURES)
     base = runs / "base-at-half-size"
     if not (base / "unet" / "config.json").exists():
-        for part in ("vae", "tokenizer", "text_encoder", "image_encoder", "feature_extractor",
-                     "scheduler"):
+        for part in (
+            "vae",
+            "tokenizer",
+            "text_encoder",
+            "image_encoder",
+            "feature_extractor",
+            "scheduler",
+        ):
             shutil.copytree(TABLETOP.folder / part, base / part, dirs_exist_ok=True)
-        run = Run(folder=runs / "half-size", steps=BASE_STEPS, batch=BASE_BATCH, lr=5e-4, seed=31,
-                  preview_every=BASE_STEPS)
+        run = Run(
+            folder=runs / "half-size",
+            steps=BASE_STEPS,
+            batch=BASE_BATCH,
+            lr=5e-4,
+            seed=31,
+            preview_every=BASE_STEPS,
+        )
         train_base(run, pictures, pictures[:16], base, small=True, start=TABLETOP.folder / "unet")
     frozen = Frozen.load(base, "cpu", with_image_encoder=True)
-    return Lab(
-        runs=runs, base=base, frozen=frozen, unet=frozen_unet(base, "cpu"), pictures=pictures,
+    return Testbed(
+        runs=runs,
+        base=base,
+        frozen=frozen,
+        unet=frozen_unet(base, "cpu"),
+        pictures=pictures,
         similarity=Similarity(TABLETOP.folder),
     )
 
@@ -111,29 +127,33 @@ def shuffled(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Exam:
+class EvalSet:
     """Held-out scenes as references, and the figures for what a method makes of them."""
 
-    judge: Judge
+    scorer: Scorer
     references: Tensor  # (N, 3, 128, 128) in [-1, 1]
     seen: Tensor  # unit embeddings of the references (N, K)
     said: Tensor  # and of their full captions
 
     @classmethod
-    def of(cls, lab: Lab, scenes: int) -> Exam:
+    def of(cls, testbed: Testbed, scenes: int) -> EvalSet:
         import random
 
-        judge = Judge(sample_scenes(scenes, JUDGED_SEED))
-        references = pixels_from_images(judge.images)
-        words = [caption(judge.scenes, i, FULL, random.Random(0)) for i in range(scenes)]
-        return cls(judge, references, lab.similarity.of_pictures(references),
-                   lab.similarity.of_texts(words))
+        scorer = Scorer(sample_scenes(scenes, EVAL_SEED))
+        references = pixels_from_images(scorer.images)
+        words = [caption(scorer.scenes, i, FULL, random.Random(0)) for i in range(scenes)]
+        return cls(
+            scorer,
+            references,
+            testbed.similarity.of_pictures(references),
+            testbed.similarity.of_texts(words),
+        )
 
-    def marks(self, lab: Lab, pixels: Tensor) -> dict[str, float]:
+    def metrics(self, testbed: Testbed, pixels: Tensor) -> dict[str, float]:
         """CLIP-I, CLIP-T (cosines) and the share of the reference's attributes that is right, the
         mean and each by name, in pictures (N, 3, h, w), one of each reference."""
-        made = lab.similarity.of_pictures(pixels)
-        score = self.judge.score(images_from_pixels(pixels))
+        made = testbed.similarity.of_pictures(pixels)
+        score = self.scorer.score(images_from_pixels(pixels))
         return {
             "clip_i": round((made * self.seen).sum(1).mean().item(), 4),
             "clip_t": round((made * self.said).sum(1).mean().item(), 4),

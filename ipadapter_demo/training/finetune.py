@@ -13,29 +13,34 @@ from torch import nn
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.training.bases import frozen_base, model_options
+from ipadapter_demo.training.base_models import frozen_base, model_options
+from ipadapter_demo.training.batch_source import ShardBatchSource
 from ipadapter_demo.training.cache import broken_in, encoded
 from ipadapter_demo.training.checkpoints import last_checkpoint, last_progress
 from ipadapter_demo.training.config import TrainingConfig, plain
-from ipadapter_demo.training.feed import ShardFeed
-from ipadapter_demo.training.loop import Look, Run, accelerator_of, fit
+from ipadapter_demo.training.loop import EvalCallback, Run, accelerator_of, fit
 from ipadapter_demo.training.objective import Objective, Task
 from ipadapter_demo.training.shards import shards_of
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
 
-def train(config: TrainingConfig, task_on: Callable[[BaseModel], AnyTask],
-          look_at: Callable[[AnyTask, Objective], Look]) -> dict[str, Any]:
+def train(
+    config: TrainingConfig,
+    task_on: Callable[[BaseModel], AnyTask],
+    look_at: Callable[[AnyTask, Objective], EvalCallback],
+) -> dict[str, Any]:
     """Train what `task_on` makes of the base, looking at it now and then, and write it into
-    `config.out`. Returns the facts.
+    `config.out`. Returns the provenance.
 
     Raises TrainingError, ModelError or CheckpointError.
     """
     left = last_checkpoint(config.run)
     if left is not None and not config.resume:
-        raise TrainingError(f"run: {config.run} holds a run at {left.name}; go on with --resume, "
-                            "or name another folder")
+        raise TrainingError(
+            f"run: {config.run} holds a run at {left.name}; go on with --resume, "
+            "or name another folder"
+        )
     run = run_of(config)
     accelerator = accelerator_of(run)
     torch.manual_seed(config.seed)
@@ -47,45 +52,80 @@ def train(config: TrainingConfig, task_on: Callable[[BaseModel], AnyTask],
     objective = Objective(config, base, task)
     shards = shards_of(config.data)
     if config.cache is not None:
-        shards = encoded(shards, config.cache, _identity(config, base, task), task.preparer,
-                         accelerator.autocast()(objective.encoded), accelerator)
+        shards = encoded(
+            shards,
+            config.cache,
+            _identity(config, base, task),
+            task.preparer,
+            accelerator.autocast()(objective.encoded),
+            accelerator,
+        )
     outcome = fit(
-        run, task.trained, objective.loss, look_at(task, objective), accelerator=accelerator,
-        feed=lambda state: ShardFeed(config, accelerator, shards, task.preparer,
-                                     objective.latent_shape, state),
+        run,
+        task.trained,
+        objective.loss,
+        look_at(task, objective),
+        accelerator=accelerator,
+        feed=lambda state: ShardBatchSource(
+            config, accelerator, shards, task.preparer, objective.latent_shape, state
+        ),
     )
-    facts = asdict(outcome) | {
+    provenance = asdict(outcome) | {
         "parameters": sum(p.numel() for p in task.trained.parameters()),
-        "processes": accelerator.num_processes, "precision": accelerator.mixed_precision,
-        "device": device.split(":")[0], "config": plain(config),
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "device": device.split(":")[0],
+        "config": plain(config),
         "model_options": model_options(config, base),
     }
     if accelerator.is_main_process:
         config.out.mkdir(parents=True, exist_ok=True)
         task.trained.eval()
-        facts["broken_rows"] = broken_in(shards) + last_progress(config.run).feed["broken"]
-        facts["files"] = [path.name for path in task.save(config.out, facts)]
-        (config.out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+        provenance["broken_rows"] = broken_in(shards) + last_progress(config.run).feed["broken"]
+        provenance["files"] = [path.name for path in task.save(config.out, provenance)]
+        (config.out / "training.json").write_text(json.dumps(provenance, indent=1) + "\n")
     accelerator.wait_for_everyone()
     accelerator.end_training()
-    return facts
+    return provenance
 
 
 def run_of(config: TrainingConfig) -> Run:
     """The loop's half of a config."""
-    same = ("steps", "batch", "accumulate", "lr", "weight_decay", "warmup", "ema", "clip_grad",
-            "adam_8bit", "precision", "seed", "device", "log_every", "save_every", "preview_every")
-    return Run(folder=config.run, final_lr=0.05 if config.lr_schedule == "cosine" else 1.0,
-               betas=(0.9, 0.999), **{name: getattr(config, name) for name in same})
+    same = (
+        "steps",
+        "batch",
+        "accumulate",
+        "lr",
+        "weight_decay",
+        "warmup",
+        "ema",
+        "clip_grad",
+        "adam_8bit",
+        "precision",
+        "seed",
+        "device",
+        "log_every",
+        "save_every",
+        "preview_every",
+    )
+    return Run(
+        folder=config.run,
+        final_lr=0.05 if config.lr_schedule == "cosine" else 1.0,
+        betas=(0.9, 0.999),
+        **{name: getattr(config, name) for name in same},
+    )
 
 
 def _identity(config: TrainingConfig, base: BaseModel, task: Task) -> str:
     """What decides the encoded pictures: the weights that encode, the size, the map."""
-    tell = {"size": config.size, "annotator": task.preparer.annotator,
-            "reads": getattr(config, "variant", None)}
+    tell = {
+        "size": config.size,
+        "annotator": task.preparer.annotator,
+        "reads": getattr(config, "variant", None),
+    }
     if task.preparer.own_pictures:
         tell["own_pictures"] = True
-    for name, network in (("vae", base.codec.vae), ("encoder", base.vision)):
+    for name, network in (("vae", base.vae.autoencoder), ("encoder", base.vision)):
         if network is not None:
             tell[name] = _fingerprint(network)
     return json.dumps(tell, sort_keys=True)

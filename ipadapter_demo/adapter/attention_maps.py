@@ -16,7 +16,7 @@ from torch import Tensor
 CELLS = 64  # of the longer side: finer than any layer, coarser than pixels
 
 
-class Watch:
+class AttentionRecorder:
     """Given to one `ImagePrompt`; adds up what its branch does in every layer and step.
 
     `references` share the branch's tokens evenly, in their order. `size` is (width, height) of the
@@ -30,8 +30,9 @@ class Watch:
         self._sum: Tensor | None = None
         self._seen = 0
 
-    def __call__(self, query: Tensor, key: Tensor, text: Tensor, image: Tensor,
-                 grid: tuple[int, int]) -> None:
+    def __call__(
+        self, query: Tensor, key: Tensor, text: Tensor, image: Tensor, grid: tuple[int, int]
+    ) -> None:
         """query (rows, heads, L, d), key (1 or rows, heads, n, d); text and image (rows, L, width)
         are what both branches add; `grid` the (rows, columns) that the L queries lie in."""
         weights = attention_weights(query.float(), key.float()).mean(1)  # (rows, L, n)

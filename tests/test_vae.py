@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ipadapter_demo.imaging import pixels_from_images
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.codec import Codec
+from ipadapter_demo.models.vae import VAE
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from tests.oracle import assert_same, loaded, pixels_of, request, theirs
 from tests.tiny import noise, picture, seeded, write_tiny_model, write_tiny_sdxl
@@ -30,11 +30,20 @@ LATENTS = noise(3, 2, 4, 16, 16)
 def overflowing(force_upcast: bool, factor: float = 2e5) -> AutoencoderKL:
     """Its first layers give more than float16 holds, 65,504; the norms at the end cancel that."""
     with seeded(31):
-        vae = AutoencoderKL(
-            block_out_channels=(4, 8, 8), norm_num_groups=4, scaling_factor=0.5, latent_channels=4,
-            layers_per_block=1, force_upcast=force_upcast,
-            down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        ).eval().requires_grad_(False)
+        vae = (
+            AutoencoderKL(
+                block_out_channels=(4, 8, 8),
+                norm_num_groups=4,
+                scaling_factor=0.5,
+                latent_channels=4,
+                layers_per_block=1,
+                force_upcast=force_upcast,
+                down_block_types=("DownEncoderBlock2D",) * 3,
+                up_block_types=("UpDecoderBlock2D",) * 3,
+            )
+            .eval()
+            .requires_grad_(False)
+        )
     for part in (vae.encoder, vae.decoder):
         part.conv_in.weight.mul_(factor)
         part.conv_in.bias.mul_(factor)
@@ -46,7 +55,8 @@ def precisions(vae: AutoencoderKL) -> dict[str, list[torch.dtype]]:
     seen: dict[str, list[torch.dtype]] = {"encoder": [], "decoder": []}
     for name, found in seen.items():
         getattr(vae, name).register_forward_pre_hook(
-            lambda _, arguments, found=found: found.append(arguments[0].dtype))
+            lambda _, arguments, found=found: found.append(arguments[0].dtype)
+        )
     return seen
 
 
@@ -54,35 +64,37 @@ def precisions(vae: AutoencoderKL) -> dict[str, list[torch.dtype]]:
 def test_one_that_says_so_encodes_in_float32(dtype: torch.dtype) -> None:
     vae = overflowing(force_upcast=True).to(dtype)
     seen, weights = precisions(vae), vae.state_dict()
-    found = Codec(vae).latents_from_pixels(PIXELS)
+    found = VAE(vae).latents_from_pixels(PIXELS)
     assert (found.dtype, seen["encoder"]) == (dtype, [torch.float32])
     expected = vae.float().encode(PIXELS).latent_dist.mode().to(dtype) * 0.5
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert all(torch.equal(weight, weights[name]) for name, weight in
-               vae.to(dtype).state_dict().items()), "there and back"
+    assert all(
+        torch.equal(weight, weights[name]) for name, weight in vae.to(dtype).state_dict().items()
+    ), "there and back"
 
 
-@pytest.mark.parametrize(("dtype", "used"), [
-    (torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("dtype", "used"), [(torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)]
+)
 def test_and_decodes_so_where_it_rests_in_float16(dtype: torch.dtype, used: torch.dtype) -> None:
     vae = overflowing(force_upcast=True).to(dtype)
     seen = precisions(vae)
-    pixels = Codec(vae).pixels_from_latents(LATENTS.to(dtype))
+    pixels = VAE(vae).pixels_from_latents(LATENTS.to(dtype))
     assert pixels.isfinite().all()
     assert (seen["decoder"], vae.dtype) == ([used], dtype)
 
 
 def test_one_that_says_it_need_not_never_does() -> None:
     vae = overflowing(force_upcast=False, factor=1.0).half()
-    seen, codec = precisions(vae), Codec(vae)
-    assert codec.latents_from_pixels(PIXELS).isfinite().all()
-    assert codec.pixels_from_latents(LATENTS.half()).isfinite().all()
+    seen, vae = precisions(vae), VAE(vae)
+    assert vae.latents_from_pixels(PIXELS).isfinite().all()
+    assert vae.pixels_from_latents(LATENTS.half()).isfinite().all()
     assert seen == {"encoder": [torch.float16], "decoder": [torch.float16]}
 
 
 def test_unless_it_overflows_all_the_same() -> None:
     vae = overflowing(force_upcast=False).half()
-    found = Codec(vae).latents_from_pixels(PIXELS)
+    found = VAE(vae).latents_from_pixels(PIXELS)
     expected = vae.float().encode(PIXELS).latent_dist.mode().half() * 0.5
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -104,8 +116,15 @@ class TestAsDiffusersInFloat16:
         return pixels_of(load(xl, dtype="float16"), monkeypatch)
 
     def oracle(self, kind: Any, xl: CatalogEntry, **parts: Any) -> Any:
-        return loaded(kind, xl, dtype=torch.float16, vae=overflowing(True).half(), **parts,
-                      image_encoder=None, feature_extractor=None)
+        return loaded(
+            kind,
+            xl,
+            dtype=torch.float16,
+            vae=overflowing(True).half(),
+            **parts,
+            image_encoder=None,
+            feature_extractor=None,
+        )
 
     @pytest.mark.filterwarnings("ignore:`?upcast_vae:FutureWarning")
     def test_text(self, ours: Any, xl: CatalogEntry) -> None:
@@ -114,12 +133,15 @@ class TestAsDiffusersInFloat16:
         assert_same(ours(request()).float(), expected.float(), tolerance=2e-3)
 
     @pytest.mark.filterwarnings("ignore:`?upcast_vae:FutureWarning")
-    def test_start_picture(self, ours: Any, xl: CatalogEntry,
-                           monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_start_picture(
+        self, ours: Any, xl: CatalogEntry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         oracle = self.oracle(StableDiffusionXLImg2ImgPipeline, xl)
         monkeypatch.setattr(  # diffusers draws a sample; ours is the mode
             "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl_img2img."
-            "retrieve_latents", lambda encoded, generator: encoded.latent_dist.mode())
+            "retrieve_latents",
+            lambda encoded, generator: encoded.latent_dist.mode(),
+        )
         expected = theirs(oracle, xl, image=picture(4), strength=0.6)
         asked = request(init_image=picture(4), strength=0.6)
         assert_same(ours(asked).float(), expected.float(), tolerance=2e-3)
@@ -140,6 +162,6 @@ def test_sd15_s_pipelines_do_not_ask(tmp_path: Path) -> None:
     shutil.rmtree(entry.folder / "vae")
     overflowing(force_upcast=True, factor=1.0).save_pretrained(entry.folder / "vae")
     pipeline: ImagePromptPipeline = load(entry, dtype="float16")
-    seen = precisions(pipeline._model.codec.vae)
+    seen = precisions(pipeline._model.vae.autoencoder)
     pipeline.generate(request(init_image=picture(4), steps=2, count=1))
     assert seen == {"encoder": [torch.float16], "decoder": [torch.float16]}

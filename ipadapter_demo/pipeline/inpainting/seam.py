@@ -14,7 +14,7 @@ MOST = 8.0  # grey levels: more is meant to differ
 PLAIN = 60.0  # variance beside the edge, of all channels, up to which a surface counts as plain
 
 
-def matched(original: Image.Image, drawn: Image.Image, mask: Image.Image) -> Image.Image:
+def match_seam_color(original: Image.Image, drawn: Image.Image, mask: Image.Image) -> Image.Image:
     """`drawn` with its tint led over to that of `original` along the edge of the white part of
     `mask`: where both sides are plain and differ by a little. One size all."""
     import cv2
@@ -47,5 +47,6 @@ def matched(original: Image.Image, drawn: Image.Image, mask: Image.Image) -> Ima
     around = blurred(trust, REACH)[..., None] + 1e-3  # far from all that is trusted nothing is done
     field = blurred(off * trust[..., None], REACH) / around
     lead = cv2.resize(field, mask.size, interpolation=cv2.INTER_LINEAR)
-    return Image.fromarray(cv2.add(np.asarray(drawn), np.rint(lead).astype(np.int16),
-                                   dtype=cv2.CV_8U))
+    return Image.fromarray(
+        cv2.add(np.asarray(drawn), np.rint(lead).astype(np.int16), dtype=cv2.CV_8U)
+    )

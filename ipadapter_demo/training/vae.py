@@ -1,4 +1,4 @@
-"""Codec recipe: a tiny autoencoder, pixels <-> 4-channel latents at a quarter of the resolution.
+"""VAE recipe: a tiny autoencoder, pixels <-> 4-channel latents at a quarter of the resolution.
 
 Loss: L1 and L2 on pixels, L1 on their gradients. The decoder sees slightly noisy latents, as it
 will when the latents come from a denoiser. At the end the scaling factor makes scaled latents unit
@@ -25,7 +25,7 @@ LATENT_PENALTY = 1e-3
 SQUARED_WEIGHT = 5.0  # what is left after a while are few large errors, at edges
 
 
-def new_codec(width: int = 48) -> AutoencoderTiny:
+def new_vae(width: int = 48) -> AutoencoderTiny:
     """4x smaller latents with 4 channels, the count diffusers' inpainting pipelines accept."""
     return AutoencoderTiny(
         encoder_block_out_channels=(width,) * 3,
@@ -36,12 +36,13 @@ def new_codec(width: int = 48) -> AutoencoderTiny:
     )
 
 
-def train_codec(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
-                start: Path | None = None) -> dict:
-    """Train and write `out/vae`, from the one in `start` if given; returns facts for the
+def train_vae(
+    run: Run, pictures: Pictures, held_out: Pictures, out: Path, start: Path | None = None
+) -> dict:
+    """Train and write `out/vae`, from the one in `start` if given; returns provenance for the
     provenance file."""
     torch.manual_seed(run.seed)
-    vae = new_codec() if start is None else AutoencoderTiny.from_pretrained(start).float()
+    vae = new_vae() if start is None else AutoencoderTiny.from_pretrained(start).float()
     vae = vae.requires_grad_(True).to(run.device, memory_format=torch.channels_last)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
@@ -60,8 +61,13 @@ def train_codec(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
     def preview(path: Path) -> None:
         pixels = held_out.pixels(torch.arange(8)).to(run.device)
         decoded = vae.decode(vae.encode(pixels).latents).sample
-        save_image(torch.cat([pixels, decoded]).clamp(-1, 1), path, nrow=8, normalize=True,
-                   value_range=(-1, 1))
+        save_image(
+            torch.cat([pixels, decoded]).clamp(-1, 1),
+            path,
+            nrow=8,
+            normalize=True,
+            value_range=(-1, 1),
+        )
 
     outcome = fit(run, vae, loss_of, preview)
     vae.requires_grad_(False)
@@ -72,7 +78,7 @@ def train_codec(run: Run, pictures: Pictures, held_out: Pictures, out: Path,
 
 
 def _tidy_config(path: Path) -> None:
-    """The class notes a key in its config that it warns of when it reads it again."""
+    """The class warnings a key in its config that it warns of when it reads it again."""
     config = json.loads(path.read_text())
     config.pop("block_out_channels", None)
     path.write_text(json.dumps(config, indent=2) + "\n")
@@ -93,8 +99,9 @@ def _crops(pictures: Pictures, batch: int, generator: torch.Generator) -> Tensor
     pixels = pictures.pixels(torch.randint(len(pictures), (batch,), generator=generator))
     room = pixels.shape[-1] - CROP
     corners = torch.randint(room + 1, (batch, 2), generator=generator).tolist()
-    return torch.stack([p[:, y : y + CROP, x : x + CROP]
-                        for p, (y, x) in zip(pixels, corners, strict=True)])
+    return torch.stack(
+        [p[:, y : y + CROP, x : x + CROP] for p, (y, x) in zip(pixels, corners, strict=True)]
+    )
 
 
 def _gradients(pixels: Tensor) -> Tensor:

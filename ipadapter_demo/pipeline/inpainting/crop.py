@@ -14,7 +14,7 @@ from ipadapter_demo.request import Fit, GenerateRequest, Inpaint
 Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 
 
-def box_around(mask: Image.Image, context: float) -> Box:
+def mask_box(mask: Image.Image, context: float) -> Box:
     """A square around the white part of `mask`, moved and cut where it would leave the picture. Its
     width goes from that of the part, at a `context` of 0, to that of the picture, at 1."""
     white = mask.getbbox()
@@ -32,36 +32,41 @@ def box_around(mask: Image.Image, context: float) -> Box:
     return left, upper, right, lower
 
 
-def close_up(request: GenerateRequest) -> GenerateRequest:
+def crop_to_mask(request: GenerateRequest) -> GenerateRequest:
     """The request for what lies in the box around its mask; itself, where it asks for no such."""
     given = request.inpaint
     if given is None or given.context == 1:
         return request
-    box, size = box_around(given.mask, given.context), given.image.size
+    box, size = mask_box(given.mask, given.context), given.image.size
 
-    def part(image: Image.Image, fit: Fit,
-             resampling: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    def part(
+        image: Image.Image, fit: Fit, resampling: Image.Resampling = Image.Resampling.BICUBIC
+    ) -> Image.Image:
         """Of maps and regions, which cover the whole picture whatever their size."""
         return reshaped(image, size, fit, resampling).crop(box)
 
     return replace(
         request,
         inpaint=replace(given, image=given.image.crop(box), mask=given.mask.crop(box), context=1.0),
-        structures=tuple(replace(s, image=part(s.image, s.fit, s.resampling), fit="squash")
-                         for s in request.structures),
-        references=tuple(r if r.mask is None else replace(r, mask=part(r.mask, "squash"))
-                         for r in request.references),
+        structures=tuple(
+            replace(s, image=part(s.image, s.fit, s.resampling), fit="squash")
+            for s in request.structures
+        ),
+        references=tuple(
+            r if r.mask is None else replace(r, mask=part(r.mask, "squash"))
+            for r in request.references
+        ),
     )
 
 
-def put_back(given: Inpaint, drawn: Image.Image) -> Image.Image:
+def uncrop(given: Inpaint, drawn: Image.Image) -> Image.Image:
     """What was drawn of the close-up, in its place in the picture."""
-    return _pasted(given.image, drawn, box_around(given.mask, given.context))
+    return _pasted(given.image, drawn, mask_box(given.mask, given.context))
 
 
-def put_back_small(given: Inpaint, drawn: Image.Image) -> Image.Image:
+def uncrop_preview(given: Inpaint, drawn: Image.Image) -> Image.Image:
     """The same for a look, at a scale at which nothing that was drawn is enlarged."""
-    box = box_around(given.mask, given.context)
+    box = mask_box(given.mask, given.context)
     scale = min(1.0, drawn.width / (box[2] - box[0]))
     width, height = (max(1, round(side * scale)) for side in given.image.size)
     left, upper, right, lower = (round(place * scale) for place in box)

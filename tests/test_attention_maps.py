@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ipadapter_demo.adapter import Watch
-from ipadapter_demo.adapter.overlay import attention_weights
+from ipadapter_demo.adapter import AttentionRecorder
+from ipadapter_demo.adapter.attention_maps import attention_weights
 from ipadapter_demo.imaging import tinted
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result
 from ipadapter_demo.request import GenerateRequest, Reference
@@ -22,8 +22,8 @@ ONE, OTHER = Reference(image=picture(1)), Reference(image=picture(2))
 REQUEST = GenerateRequest(prompt="a cube", references=(ONE,), guidance=3.0, steps=3, count=2)
 
 
-def watched(pipeline: ImagePromptPipeline, request: GenerateRequest) -> Result:
-    *_, result = pipeline.stream(request, watched=True)
+def recorded(pipeline: ImagePromptPipeline, request: GenerateRequest) -> Result:
+    *_, result = pipeline.stream(request, record_attention=True)
     assert isinstance(result, Result)
     return result
 
@@ -38,44 +38,49 @@ def test_the_weights_are_those_of_the_attention_that_draws() -> None:
 
 
 def test_a_map_is_the_share_of_tokens_times_the_share_of_the_branch() -> None:
-    watch = Watch(2, (64, 64))
+    recorder = AttentionRecorder(2, (64, 64))
     query, key = noise(1, 1, 3, 64, 8), noise(2, 1, 3, 4, 8)
     text, image = noise(3, 1, 64, 24), noise(4, 1, 64, 24)
     for _ in range(2):  # a mean, so that the number of layers and steps does not matter
-        watch(query, key, text, image, (8, 8))
+        recorder(query, key, text, image, (8, 8))
     weights = attention_weights(query, key).mean(1)[0]  # (64, 4)
     loud = image[0].norm(dim=-1) / (image[0].norm(dim=-1) + text[0].norm(dim=-1))
     expected = (weights[:, 2:].sum(1) * loud).view(1, 1, 8, 8)
     expected = F.interpolate(expected, (64, 64), mode="bilinear", align_corners=False)
-    assert torch.allclose(watch.maps()[:, 1:], expected, atol=1e-6)
+    assert torch.allclose(recorder.maps()[:, 1:], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("references", [
-    (ONE,), (ONE, OTHER), (ONE, replace(OTHER, mask=box_mask((0, 0, 32, 64)))),
-])
+@pytest.mark.parametrize(
+    "references",
+    [
+        (ONE,),
+        (ONE, OTHER),
+        (ONE, replace(OTHER, mask=box_mask((0, 0, 32, 64)))),
+    ],
+)
 def test_looking_changes_no_pixel(
     pipeline: ImagePromptPipeline, guidance: float, references: Any
 ) -> None:
     request = replace(REQUEST, references=references, guidance=guidance)
-    result, unseen = watched(pipeline, request), pipeline.generate(request)
+    result, unseen = recorded(pipeline, request), pipeline.generate(request)
     assert all(np.array_equal(a, b) for a, b in zip(result.images, unseen.images, strict=True))
-    assert unseen.heard == ()
-    assert [len(maps) for maps in result.heard] == [len(references)] * 2
-    assert {m.size for maps in result.heard for m in maps} == {(64, 64)}
+    assert unseen.attention_maps == ()
+    assert [len(maps) for maps in result.attention_maps] == [len(references)] * 2
+    assert {m.size for maps in result.attention_maps for m in maps} == {(64, 64)}
 
 
 def test_a_reference_of_one_image_is_heard_there_and_a_silent_one_nowhere(
-    pipeline: ImagePromptPipeline
+    pipeline: ImagePromptPipeline,
 ) -> None:
-    result = watched(pipeline, replace(REQUEST, references=(replace(ONE, only_image=1),)))
-    assert [len(maps) for maps in result.heard] == [0, 1]
-    assert watched(pipeline, replace(REQUEST, image_scale=0.0)).heard == ()
+    result = recorded(pipeline, replace(REQUEST, references=(replace(ONE, only_image=1),)))
+    assert [len(maps) for maps in result.attention_maps] == [0, 1]
+    assert recorded(pipeline, replace(REQUEST, image_scale=0.0)).attention_maps == ()
 
 
 def test_a_mask_is_seen_in_the_map(pipeline: ImagePromptPipeline) -> None:
     masked = replace(ONE, mask=box_mask((0, 0, 32, 64)))
-    [[amount]] = watched(pipeline, replace(REQUEST, references=(masked,), count=1)).heard
+    [[amount]] = recorded(pipeline, replace(REQUEST, references=(masked,), count=1)).attention_maps
     values = np.asarray(amount, dtype=float)
     assert values[:, :24].mean() > 10 * max(1.0, values[:, 40:].mean())
 
@@ -83,7 +88,7 @@ def test_a_mask_is_seen_in_the_map(pipeline: ImagePromptPipeline) -> None:
 def test_louder_is_brighter(pipeline: ImagePromptPipeline) -> None:
     means = []
     for scale in (0.2, 1.0):
-        [[amount]] = watched(pipeline, replace(REQUEST, image_scale=scale, count=1)).heard
+        [[amount]] = recorded(pipeline, replace(REQUEST, image_scale=scale, count=1)).attention_maps
         means.append(np.asarray(amount, dtype=float).mean())
     assert means[1] > 1.5 * means[0]
 

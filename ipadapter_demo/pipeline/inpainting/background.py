@@ -13,19 +13,21 @@ from ipadapter_demo.request import GenerateRequest, Reference
 RIM = 0.05  # of the longer side: so far inside the mask the picture still speaks for itself
 
 
-def spoken_for(request: GenerateRequest,
-               told: bool = False) -> tuple[list[Reference], list[Reference]]:
+def split_by_mask(
+    request: GenerateRequest, has_inpaint_adapter: bool = False
+) -> tuple[list[Reference], list[Reference]]:
     """The references that are to be followed, each with the region it acts in, and what stands for
-    the rest of the picture. A region that the request gives stays. `told`: the model has a network
-    that tells it of the rest, and was trained with references that act inside the mask."""
+    the rest of the picture. A region that the request gives stays. `has_inpaint_adapter`: the model
+    has a network that tells it of the rest, and was trained with references that act inside the
+    mask."""
     followed = [r for r in request.references if not r.negative and r.weight > 0]
     given = request.inpaint
-    if given is None or not followed or not (told or given.surroundings):
+    if given is None or not followed or not (has_inpaint_adapter or given.background_weight):
         return followed, []
     inner = inner_mask(given.mask, round(RIM * max(given.mask.size)))
     outer = ImageChops.invert(inner)
     followed = [r if r.mask is not None else replace(r, mask=inner) for r in followed]
-    if given.surroundings == 0 or outer.getbbox() is None:
+    if given.background_weight == 0 or outer.getbbox() is None:
         return followed, []
-    own = Reference(image=given.image, weight=given.surroundings, fit="squash", mask=outer)
+    own = Reference(image=given.image, weight=given.background_weight, fit="squash", mask=outer)
     return followed, [own]

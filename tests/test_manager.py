@@ -17,8 +17,9 @@ from diffusers import UNet2DConditionModel
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.sources import Report
-from ipadapter_demo.pipeline import ImagePromptPipeline, Studio, load, prepare
+from ipadapter_demo.pipeline import ImagePromptPipeline, load, prepare
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
+from ipadapter_demo.serving import ModelManager
 from tests.larger import SEEN, SIDE, write_larger_model
 from tests.tiny import picture
 
@@ -27,14 +28,14 @@ NAMES = {"other": "other (2 GB)", "broken": "broken"}
 
 
 @pytest.fixture
-def studio(entry: CatalogEntry) -> Studio:
+def manager(entry: CatalogEntry) -> ModelManager:
     def prepared(name: str, report: Report) -> Callable[[], ImagePromptPipeline]:
         report("fetching", 0.5)
         if name == "broken":
             return lambda: load(replace(entry, folder=entry.folder / "nowhere"))
         return prepare(replace(entry, name=name))
 
-    return Studio(load(entry), prepared, NAMES)
+    return ModelManager(load(entry), prepared, NAMES)
 
 
 def models_alive() -> int:
@@ -42,39 +43,39 @@ def models_alive() -> int:
     return sum(type(thing) is UNet2DConditionModel for thing in gc.get_objects())
 
 
-def test_ten_switches_leave_one_model(studio: Studio) -> None:
+def test_ten_switches_leave_one_model(manager: ModelManager) -> None:
     before = models_alive()
-    first = weakref.ref(studio.pipeline._model.unet)
+    first = weakref.ref(manager.pipeline._model.unet)
     for name in ["other", "tiny"] * 5:
-        assert studio.with_model(name) is studio.pipeline
-        assert studio.info.name == name
-        studio.pipeline.generate(REQUEST)
+        assert manager.with_model(name) is manager.pipeline
+        assert manager.info.name == name
+        manager.pipeline.generate(REQUEST)
     assert first() is None, "the model before must be gone"
     assert models_alive() == before
 
 
-def test_the_same_model_is_not_loaded_again(studio: Studio) -> None:
-    assert studio.with_model("tiny") is studio.pipeline is studio.with_model("tiny")
+def test_the_same_model_is_not_loaded_again(manager: ModelManager) -> None:
+    assert manager.with_model("tiny") is manager.pipeline is manager.with_model("tiny")
 
 
-def test_downloads_are_reported(studio: Studio) -> None:
+def test_downloads_are_reported(manager: ModelManager) -> None:
     heard = []
-    studio.with_model("other", lambda text, share: heard.append((text, share)))
+    manager.with_model("other", lambda text, share: heard.append((text, share)))
     assert heard == [("fetching", 0.5)]
 
 
-def test_a_model_that_cannot_be_read_leaves_the_one_before(studio: Studio) -> None:
-    expected = np.asarray(studio.pipeline.generate(REQUEST).images[0])
+def test_a_model_that_cannot_be_read_leaves_the_one_before(manager: ModelManager) -> None:
+    expected = np.asarray(manager.pipeline.generate(REQUEST).images[0])
     with pytest.raises(ModelError, match="no folder"):
-        studio.with_model("broken")
-    assert studio.info.name == "tiny"
-    assert np.array_equal(np.asarray(studio.pipeline.generate(REQUEST).images[0]), expected)
+        manager.with_model("broken")
+    assert manager.info.name == "tiny"
+    assert np.array_equal(np.asarray(manager.pipeline.generate(REQUEST).images[0]), expected)
 
 
-def test_only_what_is_offered_can_be_chosen(studio: Studio, entry: CatalogEntry) -> None:
+def test_only_what_is_offered_can_be_chosen(manager: ModelManager, entry: CatalogEntry) -> None:
     with pytest.raises(RequestError, match="model must be one of tiny, other, broken, got 'sd0'"):
-        studio.with_model("sd0")
-    alone = Studio(load(entry))
+        manager.with_model("sd0")
+    alone = ModelManager(load(entry))
     assert list(alone.models) == ["tiny"]
     with pytest.raises(RequestError, match="model must be one of tiny, got 'other'"):
         alone.with_model("other")
@@ -84,14 +85,17 @@ def test_only_what_is_offered_can_be_chosen(studio: Studio, entry: CatalogEntry)
 
 
 @pytest.fixture
-def two(entry: CatalogEntry, tmp_path: Path) -> Studio:
+def two(entry: CatalogEntry, tmp_path: Path) -> ModelManager:
     """Two models with different sizes and structures."""
     other = write_larger_model(entry, tmp_path / "other")
-    return Studio(load(entry), lambda name, report: prepare(entry if name == "tiny" else other),
-                  {"other": "other"})
+    return ModelManager(
+        load(entry),
+        lambda name, report: prepare(entry if name == "tiny" else other),
+        {"other": "other"},
+    )
 
 
-def test_previews_are_those_of_the_model_that_is_asked_for(two: Studio) -> None:
+def test_previews_are_those_of_the_model_that_is_asked_for(two: ModelManager) -> None:
     reference = Reference(image=picture(1, 60, 40))
     colours = Structure(kind="palette", annotator="palette", image=picture(3, 200, 200))
     first = two.previews("tiny")
@@ -104,9 +108,13 @@ def test_previews_are_those_of_the_model_that_is_asked_for(two: Studio) -> None:
     assert second is not None
     assert (first.encoder_view(reference), first.structure_map(colours)) == expected
     assert [first.structure_map(colours).size, second.structure_map(colours).size] == [
-        (64, 64), (SIDE, SIDE)]
+        (64, 64),
+        (SIDE, SIDE),
+    ]
     assert [first.encoder_view(reference).size, second.encoder_view(reference).size] == [
-        (16, 16), (SEEN, SEEN)]
+        (16, 16),
+        (SEEN, SEEN),
+    ]
     assert first.working_size(REQUEST) == (64, 64)
     edges = Structure(kind="canny", image=picture(3))
     assert first.structure_map(edges) is not None
@@ -118,7 +126,7 @@ def test_previews_are_those_of_the_model_that_is_asked_for(two: Studio) -> None:
         two.previews("sd0")
 
 
-def test_previews_hold_no_weights(two: Studio) -> None:
+def test_previews_hold_no_weights(two: ModelManager) -> None:
     gone = weakref.ref(two.pipeline._model.unet), weakref.ref(two.pipeline._model.image_encoder)
     two.with_model("other")
     gc.collect()
@@ -129,13 +137,13 @@ def test_previews_hold_no_weights(two: Studio) -> None:
 # Who comes first
 
 
-def test_visitors_draw_one_after_the_other(two: Studio) -> None:
+def test_visitors_draw_one_after_the_other(two: ModelManager) -> None:
     """Each with the model of his page, in the order in which they came."""
     order: list[str] = []
     all_there = threading.Event()
 
     def visitor(name: str) -> None:
-        with two.visit(name) as pipeline:
+        with two.acquire(name) as pipeline:
             assert all_there.wait(30)
             assert two.info.name == name
             pipeline.generate(REQUEST)
@@ -155,14 +163,14 @@ def test_visitors_draw_one_after_the_other(two: Studio) -> None:
     assert order == names
 
 
-def test_no_comparison_changes_the_model_while_somebody_draws(two: Studio) -> None:
+def test_no_comparison_changes_the_model_while_somebody_draws(two: ModelManager) -> None:
     changed = threading.Event()
 
     def compare() -> None:
         two.with_model("other")
         changed.set()
 
-    with two.visit("tiny") as pipeline:
+    with two.acquire("tiny") as pipeline:
         thread = threading.Thread(target=compare)
         thread.start()
         for _ in pipeline.stream(replace(REQUEST, steps=20)):
@@ -172,6 +180,6 @@ def test_no_comparison_changes_the_model_while_somebody_draws(two: Studio) -> No
     assert two.info.name == "other"
 
 
-def test_only_whoever_is_first_gets_the_model(two: Studio) -> None:
+def test_only_whoever_is_first_gets_the_model(two: ModelManager) -> None:
     with two.turn("tiny"), two.turn("tiny") as second, pytest.raises(AssertionError):
         two.at_turn(second, "tiny")

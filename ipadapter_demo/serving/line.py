@@ -30,8 +30,10 @@ class Line:
         turn = Turn(self)
         with self.changed:
             if len(self.turns) >= self.most:
-                raise RequestError(f"{len(self.turns)} visitors are in line, which is the limit: "
-                                   "try again in a minute")
+                raise RequestError(
+                    f"{len(self.turns)} visitors are in line, which is the limit: "
+                    "try again in a minute"
+                )
             self.turns.append(turn)
             self._begin()
         try:

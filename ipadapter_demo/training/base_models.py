@@ -28,14 +28,15 @@ def frozen_base(config: TrainingConfig, device: str, precision: str) -> BaseMode
     """The base of a config, nothing of it learning. On a GPU in the training's precision, but the
     autoencoder in float32 under fp16, in which SDXL's overflows. Raises ModelError."""
     half = torch.float32 if device == "cpu" else _DTYPES[precision]
-    model = load_base_model(_entry(config), device, half,
-                            Extras(models=config.models_dir, report=announced(print)))
+    model = load_base_model(
+        _entry(config), device, half, Extras(models=config.models_dir, report=announced(print))
+    )
     if half == torch.float16:
-        model.codec.vae.float()
+        model.vae.autoencoder.float()
     if device == "cpu":
-        for network in (model.unet, model.codec.vae):
+        for network in (model.unet, model.vae.autoencoder):
             network.to(memory_format=torch.channels_last)
-        if config.size // model.codec.factor <= _SMALL:  # where the fused kernel is the slower one
+        if config.size // model.vae.factor <= _SMALL:  # where the fused kernel is the slower one
             model.unet.set_attn_processor(AttnProcessor())
             attach(model.unet)
     if config.gradient_checkpointing:
@@ -58,7 +59,11 @@ def _entry(config: TrainingConfig) -> CatalogEntry:
     if isinstance(config, ImageAdapterConfig):
         encoder = str(_encoder(config, place, VIT_H))
     return CatalogEntry(
-        name=base, folder=place, configs=configs, image_encoder=encoder, adapters={},
+        name=base,
+        folder=place,
+        configs=configs,
+        image_encoder=encoder,
+        adapters={},
         guidance=5.0 if xl else 7.5,
     )
 
@@ -116,5 +121,7 @@ def _is_xl(base: str, models: Path | None) -> bool:
     try:
         return "text_encoder_2/config.json" in HfApi().list_repo_files(base)
     except Exception as error:  # the hub's client raises errors of many libraries
-        raise TrainingError(f"base: {base} is no folder, no file, and cannot be looked at on the "
-                            f"hub ({type(error).__name__})") from error
+        raise TrainingError(
+            f"base: {base} is no folder, no file, and cannot be looked at on the "
+            f"hub ({type(error).__name__})"
+        ) from error

@@ -14,19 +14,19 @@ import torch
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.sources import Report
 from ipadapter_demo.pipeline.events import ModelInfo, Result
-from ipadapter_demo.pipeline.line import Line, Turn
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.previews import Previews
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.serving.line import Line, Turn
 
 # (name, report) -> fetches what is missing, and returns what loads it
 Prepare = Callable[[str, Report], Callable[[], ImagePromptPipeline]]
 
 
-def _unheard(text: str, share: float) -> None: ...
+def _no_progress(text: str, share: float) -> None: ...
 
 
-class Studio:
+class ModelManager:
     """Stands for the current model's pipeline wherever a page looks at one.
 
     A page says with every request which model it shows, so visitors with different models get
@@ -34,8 +34,13 @@ class Studio:
     everybody who wants a single one.
     """
 
-    def __init__(self, pipeline: ImagePromptPipeline, prepare: Prepare | None = None,
-                 models: Mapping[str, str] | None = None, most: int = 32) -> None:
+    def __init__(
+        self,
+        pipeline: ImagePromptPipeline,
+        prepare: Prepare | None = None,
+        models: Mapping[str, str] | None = None,
+        most: int = 32,
+    ) -> None:
         """`models` are the names that `prepare` knows, and what to call them. Without `prepare`
         there is the one model and no choice. At most `most` visitors stand in line."""
         self._pipeline: ImagePromptPipeline | None = pipeline
@@ -72,7 +77,7 @@ class Studio:
         known = self._known.get(name)
         return known and known[1]
 
-    def with_model(self, name: str, report: Report = _unheard) -> ImagePromptPipeline:
+    def with_model(self, name: str, report: Report = _no_progress) -> ImagePromptPipeline:
         """The pipeline of a model, loaded unless it is the current one, while nobody wants a
         single picture.
 
@@ -106,32 +111,32 @@ class Studio:
                     self._visitors.remove(name)
                     self._change.notify_all()
 
-    def at_turn(self, turn: Turn, name: str, report: Report = _unheard) -> ImagePromptPipeline:
+    def at_turn(self, turn: Turn, name: str, report: Report = _no_progress) -> ImagePromptPipeline:
         """The model's pipeline, loaded unless it is the current one. Only whoever is first in line
         may ask, and use it as long as it is. Raises whatever loading raises."""
         assert turn.ahead == 0
         return self._loaded(name, report)
 
     @contextmanager
-    def visit(self, name: str, report: Report = _unheard) -> Iterator[ImagePromptPipeline]:
+    def acquire(self, name: str, report: Report = _no_progress) -> Iterator[ImagePromptPipeline]:
         """A whole turn, waited for."""
         with self.turn(name) as turn:
             while turn.ahead:
                 turn.wait()
             yield self.at_turn(turn, name, report)
 
-    def draw_between(self, name: str, requests: Sequence[GenerateRequest]) -> list[Result]:
+    def draw_in_background(self, name: str, requests: Sequence[GenerateRequest]) -> list[Result]:
         """One batch of a comparison, drawn while nobody wants a single picture.
 
         It pauses between two steps for a visitor with the same model, and for one with another,
         who needs the memory, it gives up and begins again. Raises what `with_model` and
-        `stream_together` do.
+        `stream_batch` do.
         """
         self._check(name)
         while True:
             with self._change:
                 self._change.wait_for(lambda: not self._visitors)
-            with self._at_work, closing(self._loaded(name).stream_together(requests)) as events:
+            with self._at_work, closing(self._loaded(name).stream_batch(requests)) as events:
                 results = []
                 for event in events:
                     if isinstance(event, Result):
@@ -151,7 +156,7 @@ class Studio:
         if not isinstance(name, str) or name not in self.models:
             raise RequestError(f"model must be one of {', '.join(self.models)}, got {name!r:.80}")
 
-    def _loaded(self, name: str, report: Report = _unheard) -> ImagePromptPipeline:
+    def _loaded(self, name: str, report: Report = _no_progress) -> ImagePromptPipeline:
         with self._lock:
             if name == self._info.name:
                 return self.pipeline
@@ -167,7 +172,7 @@ class Studio:
         """Two large models may not fit: the old one goes before the new one is read, though not
         before everything is at hand."""
         assert self._prepare is not None
-        load, back = self._prepare(name, report), self._prepare(self._info.name, _unheard)
+        load, back = self._prepare(name, report), self._prepare(self._info.name, _no_progress)
         self._pipeline = None
         free_memory()
         try:

@@ -14,9 +14,9 @@ from torch import Tensor
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.noise import Draws
-from ipadapter_demo.training.rows import Shard
-from ipadapter_demo.training.stream import Slots, Stream
+from ipadapter_demo.training.noise import SampleNoise
+from ipadapter_demo.training.stream import ShardPlan, Stream
+from ipadapter_demo.training.types import Shard
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,12 +24,14 @@ class Batch:
     """B examples and all the chance there is about them."""
 
     examples: Sequence[Example]
-    draws: Draws
+    draws: SampleNoise
 
     def captions(self, lost: Tensor) -> list[str]:
         """Empty where `lost` (B,) says so."""
-        return ["" if drop else example.caption
-                for example, drop in zip(self.examples, lost.tolist(), strict=True)]
+        return [
+            "" if drop else example.caption
+            for example, drop in zip(self.examples, lost.tolist(), strict=True)
+        ]
 
     def stacked(self, name: str) -> Tensor:
         """A field of the examples that all of them have, (B, ...) in float32."""
@@ -39,21 +41,28 @@ class Batch:
         return getattr(self.examples[0], name) is not None
 
 
-class ShardFeed:
+class ShardBatchSource:
     """What the steps of a run see, from shards; equal for one process and for many."""
 
-    def __init__(self, config: TrainingConfig, accelerator: Accelerator, shards: Sequence[Shard],
-                 preparer: Preparer, latent_shape: Sequence[int],
-                 state: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        accelerator: Accelerator,
+        shards: Sequence[Shard],
+        preparer: Preparer,
+        latent_shape: Sequence[int],
+        state: dict[str, Any],
+    ) -> None:
         """Raises TrainingError where `state` is of a run on other data or another global batch."""
         self._config, self._shape = config, tuple(latent_shape)
-        self._slots = Slots.of(config.batch * config.accumulate, accelerator.process_index,
-                               accelerator.num_processes)
+        self._slots = ShardPlan.of(
+            config.batch * config.accumulate, accelerator.process_index, accelerator.num_processes
+        )
         self._is = {"shards": len(shards), "global_batch": self._slots.total, "seed": config.seed}
         for name, value in self._is.items():
             if state and state[name] != value:
                 raise TrainingError(f"the run to resume has {name} {state[name]}, not {value}")
-        places = {int(lane): tuple(place) for lane, place in state.get("places", {}).items()}
+        places = {int(stream): tuple(place) for stream, place in state.get("places", {}).items()}
         self._stream = Stream(shards, self._slots, config.seed, preparer, config.workers, places)
         self._broken_before = state.get("broken", 0)
 
@@ -64,13 +73,15 @@ class ShardFeed:
         for start in range(0, len(rows), self._config.batch):
             part = rows[start : start + self._config.batch]
             places = [step * self._slots.total + slot for slot, _ in part]
-            draws = Draws.at(self._config.seed, places, self._shape)
+            draws = SampleNoise.at(self._config.seed, places, self._shape)
             batches.append((Batch([example for _, example in part], draws),))
         return batches
 
     def state(self) -> dict[str, Any]:
-        """Of all processes: every lane's place, and how many broken rows were met."""
+        """Of all processes: every stream's place, and how many broken rows were met."""
         every = gather_object([(self._stream.places, self._stream.broken)])
-        places = {lane: place for own, _ in every for lane, place in own.items()}
-        return self._is | {"places": {str(lane): places[lane] for lane in sorted(places)},
-                           "broken": self._broken_before + sum(broken for _, broken in every)}
+        places = {stream: place for own, _ in every for stream, place in own.items()}
+        return self._is | {
+            "places": {str(stream): places[stream] for stream in sorted(places)},
+            "broken": self._broken_before + sum(broken for _, broken in every),
+        }

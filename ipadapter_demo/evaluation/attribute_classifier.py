@@ -1,8 +1,7 @@
-"""The attribute reader: a small network that says what is on a tabletop picture, and where.
+"""The attribute classifier: a small network that says what is on a tabletop picture, and where.
 
-It is trained on rendered truth only (see training/reader.py) and never sees a generated picture
-before evaluation. Solids are read by slot, from left to right.
-"""
+It is trained on rendered truth only (see training/attribute_classifier.py) and never sees a
+generated picture before evaluation. Solids are read by slot, from left to right."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from ipadapter_demo.imaging import pixels_from_images, resize_image
 from ipadapter_demo.tabletop.render import places_of_solids
 from ipadapter_demo.tabletop.scene import COLOURS, LIGHT_SIDES, SHAPES, TEXTURES, Scenes
 
-READER_SIZE = 128
+CLASSIFIER_SIZE = 128
 
 # name -> its classes. A slot's attributes count only where the slot is filled.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -42,7 +41,7 @@ PLACES = ("solid_place", "second_place")
 MEASURES = (*HUES, *PLACES)  # two numbers each: a point on the colour circle, or on the picture
 
 
-class AttributeReader(nn.Module):
+class AttributeClassifier(nn.Module):
     """pixels (B, 3, 128, 128) in [-1, 1] -> logits by attribute, each (B, classes), and every
     measure, each (B, 2)."""
 
@@ -56,21 +55,24 @@ class AttributeReader(nn.Module):
             before = after
         self.features = nn.Sequential(*layers)  # (B, 4 width, 4, 4): the grid tells left from right
         self.widths = [len(names) for names in ATTRIBUTES.values()] + [2] * len(MEASURES)
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(before * 16, 256), nn.SiLU(),
-                                  nn.Linear(256, sum(self.widths)))
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(before * 16, 256), nn.SiLU(), nn.Linear(256, sum(self.widths))
+        )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         outputs = self.head(self.features(pixels)).split(self.widths, dim=1)
         return dict(zip((*ATTRIBUTES, *MEASURES), outputs, strict=True))
 
     @torch.no_grad()
-    def read(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+    def classify(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """The most likely class of each attribute, (B,) each; hues in degrees, (B,) each; places
         (B, 2), x and y from -1 to 1 across the picture."""
         parts = []
         for start in range(0, len(images), 64):
-            sized = [resize_image(image, (READER_SIZE, READER_SIZE))
-                     for image in images[start : start + 64]]
+            sized = [
+                resize_image(image, (CLASSIFIER_SIZE, CLASSIFIER_SIZE))
+                for image in images[start : start + 64]
+            ]
             parts.append(self(pixels_from_images(sized)))
         outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return {
@@ -142,7 +144,7 @@ def hue_error(one: Tensor, other: Tensor) -> Tensor:
     return ((one - other + 180) % 360 - 180).abs()
 
 
-def load_reader(path: Path) -> AttributeReader:
-    reader = AttributeReader()
-    reader.load_state_dict({name: t.float() for name, t in load_file(path).items()})
-    return reader.eval().requires_grad_(False)
+def load_attribute_classifier(path: Path) -> AttributeClassifier:
+    classifier = AttributeClassifier()
+    classifier.load_state_dict({name: t.float() for name, t in load_file(path).items()})
+    return classifier.eval().requires_grad_(False)

@@ -15,19 +15,21 @@ from ipadapter_demo.training.config import Config, add_fields, config_from_argum
 
 
 def main(about: str | None, kind: type[Config], train: Callable[[Config], dict[str, Any]]) -> None:
-    """Read a config, train, and print the facts as a JSON line; 2 is the exit status for whatever
-    the caller can put right."""
-    parser = argparse.ArgumentParser(description=about,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Read a config, train, and print the provenance as a JSON line; 2 is the exit status for
+    whatever the caller can put right."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_fields(parser, kind)
     first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING,
-                        format="%(asctime)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if first else logging.WARNING, format="%(asctime)s %(message)s"
+    )
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     try:
-        facts = train(config_from_arguments(kind, parser.parse_args()))
+        provenance = train(config_from_arguments(kind, parser.parse_args()))
     except DemoError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     if first:
-        print(json.dumps(facts))
+        print(json.dumps(provenance))

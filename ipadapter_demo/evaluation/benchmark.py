@@ -1,4 +1,4 @@
-"""Held-out scenes to draw and to judge by: their pictures, their truth, and how a picture scores.
+"""Held-out scenes to draw and to scorer by: their pictures, their truth, and how a picture scores.
 
 Chance is measured, not assumed: the same pictures compared with the truth of other scenes.
 """
@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ipadapter_demo.evaluation.drawing import Draw
-from ipadapter_demo.evaluation.reader import (
-    READER_SIZE,
-    AttributeReader,
-    load_reader,
+from ipadapter_demo.evaluation.attribute_classifier import (
+    CLASSIFIER_SIZE,
+    AttributeClassifier,
+    load_attribute_classifier,
     measures_of_scenes,
     truth_of_scenes,
 )
+from ipadapter_demo.evaluation.drawing import Draw
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import GenerateRequest, Reference
@@ -29,13 +29,16 @@ from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.scene import Scenes
 
 
-class Judge:
-    """Scenes, their pictures and truth, and the reader that holds other pictures against them."""
+class Scorer:
+    """Scenes, their pictures and truth, and the classifier that holds other pictures against
+    them."""
 
     def __init__(self, scenes: Scenes) -> None:
         self.scenes = scenes
-        self.reader: AttributeReader = load_reader(TABLETOP.folder / "reader.safetensors")
-        self.images = list(pictures_of(scenes, READER_SIZE))
+        self.classifier: AttributeClassifier = load_attribute_classifier(
+            TABLETOP.folder / "attribute_classifier.safetensors"
+        )
+        self.images = list(pictures_of(scenes, CLASSIFIER_SIZE))
         self.truth, self.exists = truth_of_scenes(scenes)
         self.measures, there = measures_of_scenes(scenes)
         self.exists |= there
@@ -44,14 +47,18 @@ class Judge:
         """For every scene the one `by` places on."""
         return (torch.arange(len(self.scenes)) + by) % len(self.scenes)
 
-    def score(self, images: Sequence[Image.Image], names: Sequence[str] | None = None,
-              of: Tensor | None = None) -> dict[str, Any]:
+    def score(
+        self,
+        images: Sequence[Image.Image],
+        names: Sequence[str] | None = None,
+        of: Tensor | None = None,
+    ) -> dict[str, Any]:
         """Share read right per attribute, chance beside it, and the mean over attributes.
 
         Picture i is held against scene of[i], by default scene i.
         """
         of = self.ahead(0) if of is None else of
-        read = self.reader.read(images)
+        read = self.classifier.classify(images)
         names = [name for name in names or self.truth if self.exists[name].any()]
         right = {name: self._share(read, name, of) for name in names}
         # the truth of ten scenes that had no part in it
@@ -74,8 +81,8 @@ class Judge:
         return hit[exists].float().mean().item()
 
 
-class Bench(Judge):
-    """A judge that draws: a picture for each of its scenes."""
+class Benchmark(Scorer):
+    """A scorer that draws: a picture for each of its scenes."""
 
     def __init__(self, info: ModelInfo, draw: Draw, scenes: Scenes) -> None:
         super().__init__(scenes)

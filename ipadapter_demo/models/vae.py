@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Codec:
+class VAE:
     """A frozen autoencoder. `latents` here are always scaled: about unit variance.
 
     One whose configuration says `force_upcast` overflows in half precision: it encodes in float32,
@@ -24,22 +24,22 @@ class Codec:
     https://github.com/huggingface/diffusers/blob/v0.42.1/src/diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl_img2img.py#L716
     """
 
-    vae: AutoencoderTiny | AutoencoderKL
+    autoencoder: AutoencoderTiny | AutoencoderKL
     device: torch.device | str = "cpu"  # where it works, wherever its weights rest
     honours_upcast: bool = True
 
     @property
     def factor(self) -> int:
         """How many pixels a latent cell is wide."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
 
     @property
     def channels(self) -> int:
-        return self.vae.config.latent_channels
+        return self.autoencoder.config.latent_channels
 
     @property
     def _upcasts(self) -> bool:
-        return self.honours_upcast and bool(self.vae.config.force_upcast)
+        return self.honours_upcast and bool(self.autoencoder.config.force_upcast)
 
     @torch.no_grad()
     def latents_from_pixels(self, pixels: Tensor) -> Tensor:
@@ -50,12 +50,12 @@ class Codec:
             latents = self._encoded(pixels)
             if not torch.isfinite(latents).all():
                 latents = self._in_float32(self._encoded, pixels)
-        return latents.to(self.vae.dtype) * self.vae.config.scaling_factor
+        return latents.to(self.autoencoder.dtype) * self.autoencoder.config.scaling_factor
 
     @torch.no_grad()
     def pixels_from_latents(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, 3, h · factor, w · factor), about [-1, 1]."""
-        if self._upcasts and self.vae.dtype == torch.float16:
+        if self._upcasts and self.autoencoder.dtype == torch.float16:
             return self.pixels_in_float32(latents)
         return self._decoded(latents)
 
@@ -65,17 +65,17 @@ class Codec:
         return self._in_float32(self._decoded, latents)
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        encoded = self.autoencoder.encode(pixels.to(self.device, self.autoencoder.dtype))
         return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        return self.vae.decode(unscaled).sample
+        unscaled = latents.to(self.autoencoder.dtype) / self.autoencoder.config.scaling_factor
+        return self.autoencoder.decode(unscaled).sample
 
     def _in_float32(self, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-        dtype = self.vae.dtype
-        self.vae.to(torch.float32)
+        dtype = self.autoencoder.dtype
+        self.autoencoder.to(torch.float32)
         try:
             return work(given)
         finally:
-            self.vae.to(dtype)
+            self.autoencoder.to(dtype)

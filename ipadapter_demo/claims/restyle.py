@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from ipadapter_demo.claims.lab import Lab
+from ipadapter_demo.claims.testbed import Testbed
 from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import Scenes
 from ipadapter_demo.training.base import train_base
@@ -38,20 +38,21 @@ def ink(pixels: Tensor) -> float:
     return round((small.amax(dim=1) < 2 * INK - 1).float().mean().item(), 4)
 
 
-def cel_base(lab: Lab) -> UNet2DConditionModel:
-    """The lab's base, fine-tuned on COUNT pictures of the other look; made once."""
-    folder = lab.runs / "cel"
+def cel_base(testbed: Testbed) -> UNet2DConditionModel:
+    """The testbed's base, fine-tuned on COUNT pictures of the other look; made once."""
+    folder = testbed.runs / "cel"
     out = folder / "model"
     if not (out / "unet").exists():
-        scenes = lab.pictures.scenes[:COUNT]
+        scenes = testbed.pictures.scenes[:COUNT]
         images = ((cel_pictures(scenes) + 1) * 127.5).round().byte().numpy()
         pictures = Pictures(scenes, np.ascontiguousarray(images))
         out.mkdir(parents=True, exist_ok=True)
         for part in ("vae", "tokenizer", "text_encoder"):
             link = out / part
             if not link.exists():
-                link.symlink_to((lab.base / part).resolve())
-        run = Run(folder=folder / "base", steps=STEPS, batch=BATCH, lr=3e-4, seed=41,
-                  preview_every=STEPS)
-        train_base(run, pictures, pictures[:16], out, small=True, start=lab.base / "unet")
+                link.symlink_to((testbed.base / part).resolve())
+        run = Run(
+            folder=folder / "base", steps=STEPS, batch=BATCH, lr=3e-4, seed=41, preview_every=STEPS
+        )
+        train_base(run, pictures, pictures[:16], out, small=True, start=testbed.base / "unet")
     return frozen_unet(out, "cpu")

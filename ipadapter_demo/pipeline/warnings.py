@@ -14,11 +14,11 @@ from PIL import Image
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.annotators import is_empty
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.pipeline.conditioning import OF_COLOURS, active
+from ipadapter_demo.pipeline.conditioning import OF_COLOURS, is_active
+from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.markup import markup_in, without_words
 from ipadapter_demo.pipeline.sampler import steps_taken
 from ipadapter_demo.pipeline.sizes import Size, limit_on, same_shape
-from ipadapter_demo.pipeline.surroundings import spoken_for
 from ipadapter_demo.request import SIZE_STEP, GenerateRequest, Reference, Window
 
 # Words between the words: in the captions of a small model, or said without a meaning.
@@ -28,13 +28,24 @@ STRENGTH = next(f.default for f in fields(GenerateRequest) if f.name == "strengt
 DONE_TO = {"crop": "cropped", "pad": "padded", "squash": "squeezed"}
 
 
-def notes_on(request: GenerateRequest, near: GenerateRequest, size: Size,
-             maps: Sequence[Image.Image], model: BaseModel) -> tuple[str, ...]:
-    """`near` is the close-up of the request, `size` the one the model works at, `maps` those that
-    its structure networks read."""
-    return (*_on_prompts(request, model), *_on_steps(request, model),
-            *_on_shapes(request, near, size), *_on_layers(request), *_on_windows(request),
-            *_on_regions(request, near, size, model), *_on_maps(request, maps))
+def warnings_for(
+    request: GenerateRequest,
+    cropped: GenerateRequest,
+    size: Size,
+    maps: Sequence[Image.Image],
+    model: BaseModel,
+) -> tuple[str, ...]:
+    """`cropped` is the close-up of the request, `size` the one the model works at, `maps` those
+    that its structure networks read."""
+    return (
+        *_on_prompts(request, model),
+        *_on_steps(request, model),
+        *_on_shapes(request, cropped, size),
+        *_on_layers(request),
+        *_on_windows(request),
+        *_on_regions(request, cropped, size, model),
+        *_on_maps(request, maps),
+    )
 
 
 def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
@@ -55,8 +66,10 @@ def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
         for what, found in markup_in(prompt).items():
             yield f"{field}: {what} is read as plain text: {found:.40}"
         if unknown := _unknown_words(prompt, model.entry.words):
-            yield (f"{field}: {model.entry.name} does not know {', '.join(unknown):.200}. "
-                   f"It knows: {', '.join(model.entry.words)}.")
+            yield (
+                f"{field}: {model.entry.name} does not know {', '.join(unknown):.200}. "
+                f"It knows: {', '.join(model.entry.words)}."
+            )
 
 
 def _unknown_words(prompt: str, known: Sequence[str]) -> list[str]:
@@ -79,82 +92,106 @@ def _on_steps(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
     if request.inpaint is not None and request.strength != STRENGTH:
         yield "strength has no effect on inpainting: inpaint.strength has."
     if request.steps <= FEW_STEPS and model.entry.steps > 2 * FEW_STEPS:
-        yield (f"steps: {request.steps} of them leave a picture unfinished; {model.entry.name} "
-               f"takes about {model.entry.steps}.")
+        yield (
+            f"steps: {request.steps} of them leave a picture unfinished; {model.entry.name} "
+            f"takes about {model.entry.steps}."
+        )
 
 
-def _on_shapes(request: GenerateRequest, near: GenerateRequest, size: Size) -> Iterator[str]:
+def _on_shapes(request: GenerateRequest, cropped: GenerateRequest, size: Size) -> Iterator[str]:
     """Of whatever has other proportions than the output."""
-    whole = size if request.inpaint is None or near is request else request.inpaint.image.size
+    whole = size if request.inpaint is None or cropped is request else request.inpaint.image.size
 
     def differs(image: Image.Image, wanted: Size) -> bool:
         return not same_shape(image.size, wanted, SIZE_STEP)
 
-    if near.inpaint is not None and differs(near.inpaint.image, size):
-        given = near.inpaint.image
-        way = ("leave width or height open to keep its proportions"
-               if request.width and request.height else
-               limit_on(request, given.size))
+    if cropped.inpaint is not None and differs(cropped.inpaint.image, size):
+        given = cropped.inpaint.image
+        way = (
+            "leave width or height open to keep its proportions"
+            if request.width and request.height
+            else limit_on(request, given.size)
+        )
         yield f"inpaint.image: {_said(given.size)} is squeezed to {_said(size)}; {way}."
     if request.init_image is not None and differs(request.init_image, size):
-        yield (f"init_image: {_said(request.init_image.size)} is cropped to the proportions of the "
-               f"output, {_said(size)}.")
+        yield (
+            f"init_image: {_said(request.init_image.size)} is cropped to the proportions of the "
+            f"output, {_said(size)}."
+        )
     for number, structure in enumerate(request.structures, 1):
         if differs(structure.image, whole):
-            yield (f"structure.fit: the picture of structure {number} ({structure.kind}), "
-                   f"{_said(structure.image.size)}, is {DONE_TO[structure.fit]} to the proportions "
-                   f"of the output, {_said(whole)}.")
+            yield (
+                f"structure.fit: the picture of structure {number} ({structure.kind}), "
+                f"{_said(structure.image.size)}, is {DONE_TO[structure.fit]} to the proportions "
+                f"of the output, {_said(whole)}."
+            )
     for number, reference in enumerate(request.references, 1):
         if reference.mask is not None and differs(reference.mask, whole):
-            yield (f"reference.mask: the region of reference {number}, "
-                   f"{_said(reference.mask.size)}, is stretched over the output, {_said(whole)}.")
+            yield (
+                f"reference.mask: the region of reference {number}, "
+                f"{_said(reference.mask.size)}, is stretched over the output, {_said(whole)}."
+            )
 
 
 def _on_windows(request: GenerateRequest) -> Iterator[str]:
     steps = steps_taken(request)
 
     def never(*windows: Window) -> bool:
-        return not any(all(active(window, i, steps) for window in windows) for i in range(steps))
+        return not any(all(is_active(window, i, steps) for window in windows) for i in range(steps))
 
-    heard = [(n, r) for n, r in enumerate(request.references, 1) if r.weight > 0]
-    if heard and request.image_scale > 0:
+    acting = [(n, r) for n, r in enumerate(request.references, 1) if r.weight > 0]
+    if acting and request.image_scale > 0:
         if never(request.image_window):
             yield f"image_window: {_no_step(request.image_window, steps)}."
         else:
-            for number, reference in heard:
+            for number, reference in acting:
                 if never(request.image_window, reference.window):
-                    yield (f"reference.window: {_no_step(reference.window, steps)}, so reference "
-                           f"{number} has no effect.")
+                    yield (
+                        f"reference.window: {_no_step(reference.window, steps)}, so reference "
+                        f"{number} has no effect."
+                    )
     for number, structure in enumerate(request.structures, 1):
         if structure.weight > 0 and never(structure.window):
-            yield (f"structure.window: {_no_step(structure.window, steps)}, so structure {number} "
-                   f"({structure.kind}) has no effect.")
+            yield (
+                f"structure.window: {_no_step(structure.window, steps)}, so structure {number} "
+                f"({structure.kind}) has no effect."
+            )
 
 
-def _on_regions(request: GenerateRequest, near: GenerateRequest, size: Size,
-                model: BaseModel) -> Iterator[str]:
+def _on_regions(
+    request: GenerateRequest, cropped: GenerateRequest, size: Size, model: BaseModel
+) -> Iterator[str]:
     """Of regions in which the attention layers have no place at all."""
     cell = _finest_cell(model)
     if request.image_scale == 0:
         return
-    for number, (own, reference) in enumerate(zip(request.references, near.references, strict=True),
-                                              1):
+    for number, (own, reference) in enumerate(
+        zip(request.references, cropped.references, strict=True), 1
+    ):
         if own.mask is not None and own.weight > 0 and _is_silent(reference, size, cell):
-            why = ("is black" if own.mask.getbbox() is None else "is too thin or outside of what "
-                   f"is drawn: the model has cells of {cell} pixels")
+            why = (
+                "is black"
+                if own.mask.getbbox() is None
+                else "is too thin or outside of what "
+                f"is drawn: the model has cells of {cell} pixels"
+            )
             yield f"reference.mask: the region of reference {number} {why}, so it has no effect."
-    followed, _ = spoken_for(near, told=model.inpaint_adapter is not None)
-    masks = [reference.mask for reference in near.references]
+    followed, _ = split_by_mask(cropped, has_inpaint_adapter=model.inpaint_adapter is not None)
+    masks = [reference.mask for reference in cropped.references]
     if any(_is_silent(r, size, cell) for r in followed if all(r.mask is not m for m in masks)):
-        yield (f"inpaint.mask: it is too small for references to act in it: the model has cells of "
-               f"{cell} pixels. A lower inpaint.context draws it larger.")
+        yield (
+            f"inpaint.mask: it is too small for references to act in it: the model has cells of "
+            f"{cell} pixels. A lower inpaint.context draws it larger."
+        )
 
 
 def _on_maps(request: GenerateRequest, maps: Sequence[Image.Image]) -> Iterator[str]:
     for number, (structure, drawn) in enumerate(zip(request.structures, maps, strict=True), 1):
         if structure.weight > 0 and structure.kind not in OF_COLOURS and is_empty(drawn):
-            yield (f"structure.image: the map of structure {number} ({structure.kind}) is empty, "
-                   "so it holds nothing.")
+            yield (
+                f"structure.image: the map of structure {number} ({structure.kind}) is empty, "
+                "so it holds nothing."
+            )
 
 
 def _is_silent(reference: Reference, size: Size, cell: int) -> bool:
@@ -170,7 +207,7 @@ def _finest_cell(model: BaseModel) -> int:
     """Pixels that a query of the finest layer with cross-attention stands for."""
     blocks = model.unet.config.down_block_types
     level = next((i for i, kind in enumerate(blocks) if "CrossAttn" in kind), len(blocks) - 1)
-    return model.codec.factor * 2**level
+    return model.vae.factor * 2**level
 
 
 def _no_step(window: Window, steps: int) -> str:

@@ -1,0 +1,1 @@
+"""Replacing a part of a picture, and nothing else of it."""

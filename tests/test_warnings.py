@@ -1,0 +1,562 @@
+"""What has no effect, or not the expected one, is said; nothing is said of an ordinary request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from ipadapter_demo import cli
+from ipadapter_demo.models.base_model import BaseModel, load_base_model
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline import ImagePromptPipeline, effective_request
+from ipadapter_demo.pipeline.inpainting.crop import crop_to_mask
+from ipadapter_demo.pipeline.markup import markup_in
+from ipadapter_demo.pipeline.sampler import (
+    _remaining_timesteps,
+    new_scheduler,
+    steps_taken,
+    unet_calls,
+)
+from ipadapter_demo.pipeline.sizes import working_size
+from ipadapter_demo.pipeline.warnings import warnings_for
+from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui import TABS, image_text, inpaint, structure, variation
+from ipadapter_demo.ui.examples import FOLDER
+from ipadapter_demo.ui.model_input import model_input
+from ipadapter_demo.ui.uploads import Painting
+from tests.tiny import box_mask, picture
+
+REFERENCE = Reference(image=picture(1))
+EDGES = Structure(kind="canny", image=picture(3))
+
+
+def warnings(pipeline: ImagePromptPipeline, **fields: Any) -> tuple[str, ...]:
+    return pipeline.generate(GenerateRequest(**{"steps": 3, "guidance": 3.0} | fields)).warnings
+
+
+class TestPrompts:
+    def test_one_that_is_too_long(self, pipeline: ImagePromptPipeline) -> None:
+        long = "a cube " * 20
+        said = "it has 102 tokens; the model reads the first 16."
+        assert warnings(pipeline, prompt=long) == (f"prompt: {said}",)
+        assert warnings(pipeline, negative_prompt=long) == (f"negative_prompt: {said}",)
+
+    @pytest.mark.parametrize(
+        ("prompt", "found"),
+        [
+            ("a (cube:1.2)", "a weight in brackets is read as plain text: (cube:1.2)"),
+            ("(a:.5)", "a weight in brackets is read as plain text: (a:.5)"),
+            ("[a:b:0.5]", "a weight in brackets is read as plain text: [a:b:0.5]"),
+            ("((a))", "a weight in brackets is read as plain text: (("),
+            ("a BREAK b", "BREAK is read as plain text: BREAK"),
+            ("<lora:x:1>", "a tag is read as plain text: <lora:x:1>"),
+            ("x (a (b) c:1.3)", "a weight in brackets is read as plain text: (a (b) c:1.3)"),
+            ("(cube:-0.5)", "a weight in brackets is read as plain text: (cube:-0.5)"),
+            ("(a :1.25 )", "a weight in brackets is read as plain text: (a :1.25 )"),
+            ("a [cube]", "emphasis by brackets is read as plain text: [cube]"),
+            ("a (cube)", "emphasis by brackets is read as plain text: (cube)"),
+            ("([cube]) (b)", "emphasis by brackets is read as plain text: ([cube])"),
+            ("[a|b]", "a choice in brackets is read as plain text: [a|b]"),
+            ("a {a|b}", "a choice in brackets is read as plain text: {a|b}"),
+            ("a AND b", "AND is read as plain text: AND"),
+            ("embedding:a-2", "an embedding is read as plain text: embedding:a-2"),
+            ("(at 10:30)", "emphasis by brackets is read as plain text: (at 10:30)"),
+        ],
+    )
+    def test_markup_that_is_taken_literally(
+        self, pipeline: ImagePromptPipeline, prompt: str, found: str
+    ) -> None:
+        assert warnings(pipeline, prompt=prompt) == (f"prompt: {found}",)
+        assert warnings(pipeline, negative_prompt=prompt) == (f"negative_prompt: {found}",)
+
+    @pytest.mark.parametrize(
+        "prompt",
+        [
+            "a 16:9",
+            "(16:9)",
+            "break",
+            "(10:30)",
+            "a: b",
+            "a and b",
+            "{a}",
+            r"a \(b\)",
+            "a :) b (",
+            "a | b",
+            "embedding: b",
+            "1) a 2) b",
+            "[1]",
+            ")a(",
+        ],
+    )
+    def test_ordinary_brackets_and_colons(self, pipeline: ImagePromptPipeline, prompt: str) -> None:
+        assert warnings(pipeline, prompt=prompt) == ()
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            "(",
+            "((",
+            "[",
+            "(a",
+            "(a:",
+            "a:1",
+            "(a:1",
+            "(a)",
+            "<lora:",
+            "embedding:",
+            ":",
+            " ",
+            "\\",
+            "{|",
+            "(a:1)",
+            "1",
+            "(a|",
+        ],
+    )
+    def test_long_markup_takes_no_time(self, part: str) -> None:
+        for prompt in (
+            (part * 2000)[:2000],
+            "(" * 900 + part * 10 + ":1)" * 300,
+            "(a:" + " " * 1000 + "1" * 900 + "!)",
+        ):
+            start = time.process_time()
+            markup_in(prompt)
+            assert time.process_time() - start < 0.01
+
+    def test_words_that_a_small_model_does_not_know(self, model: BaseModel) -> None:
+        entry = replace(model.entry, words=("red", "cube"))
+        small = ImagePromptPipeline(replace(model, entry=entry))
+        assert warnings(small, prompt="a fat Dog, red") == (
+            "prompt: tiny does not know fat, dog. It knows: red, cube.",
+        )
+        assert warnings(small, negative_prompt="dog") == (
+            "negative_prompt: tiny does not know dog. It knows: red, cube.",
+        )
+        assert warnings(small, prompt="a (fat) cube") == (
+            "prompt: emphasis by brackets is read as plain text: (fat)",
+            "prompt: tiny does not know fat. It knows: red, cube.",
+        )
+        for known in ("a red Cube!", "", "an red cube"):
+            assert warnings(small, prompt=known) == ()
+
+
+class TestGuidance:
+    def test_what_needs_guidance(self, pipeline: ImagePromptPipeline) -> None:
+        negative = Reference(image=picture(2), negative=True)
+        fields = {
+            "references": (REFERENCE, negative),
+            "negative_prompt": "b",
+            "guidance_rescale": 0.5,
+        }
+        assert warnings(pipeline, guidance=1.0, **fields) == (
+            "negative_prompt has no effect at guidance 1.",
+            "reference.negative: a negative reference has no effect at guidance 1.",
+            "guidance_rescale has no effect at guidance 1.",
+        )
+        assert warnings(pipeline, **fields) == ()
+
+    def test_it_is_true(self, pipeline: ImagePromptPipeline) -> None:
+        """None of the three changes a pixel there."""
+        plain = GenerateRequest(references=(REFERENCE,), guidance=1.0, steps=3)
+        said = replace(
+            plain,
+            references=(REFERENCE, Reference(image=picture(2), negative=True)),
+            negative_prompt="b",
+            guidance_rescale=0.5,
+        )
+        assert pipeline.generate(plain).images == pipeline.generate(said).images
+
+
+class TestWindows:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"image_window": (0.4, 0.6), "references": (REFERENCE,)},
+            {"references": (replace(REFERENCE, window=(0.4, 0.6)),)},
+            {"references": (replace(REFERENCE, window=(0.0, 0.5)),), "image_window": (0.6, 1.0)},
+        ],
+    )
+    def test_one_that_no_step_lies_in(
+        self, pipeline: ImagePromptPipeline, fields: dict[str, Any]
+    ) -> None:
+        [note] = warnings(pipeline, **fields)
+        assert "no step of 3 lies wholly in" in note
+        assert note.startswith(("image_window: ", "reference.window: "))
+        silent = GenerateRequest(steps=3, guidance=3.0)
+        done = pipeline.generate(replace(silent, **fields))
+        assert done.images == pipeline.generate(silent).images, "the note is true"
+
+    def test_a_structure_s(self, pipeline: ImagePromptPipeline) -> None:
+        assert warnings(pipeline, structures=(EDGES, replace(EDGES, window=(0.5, 0.6)))) == (
+            "structure.window: no step of 3 lies wholly in 0.5 to 0.6, so structure 2 (canny) has "
+            "no effect.",
+        )
+
+    def test_the_steps_are_those_that_are_taken(self, pipeline: ImagePromptPipeline) -> None:
+        late = (replace(REFERENCE, window=(0.8, 1.0)),)
+        assert warnings(pipeline, references=late, steps=10) == ()
+        [note] = warnings(pipeline, references=late, steps=10, strength=0.3, init_image=picture(4))
+        assert "no step of 3" in note
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    @pytest.mark.parametrize("strength", [0.05, 0.37, 1.0])
+    @pytest.mark.parametrize("steps", [1, 7, 20])
+    def test_how_many_are_taken(
+        self, model: BaseModel, sampler: Any, strength: float, steps: int
+    ) -> None:
+        request = GenerateRequest(
+            init_image=picture(1), sampler=sampler, strength=strength, steps=steps
+        )
+        scheduler = new_scheduler(sampler, model.scheduler_config)
+        scheduler.set_timesteps(steps)
+        taken = _remaining_timesteps(scheduler, steps, strength)
+        assert steps_taken(request) == len(taken)
+        assert steps_taken(replace(request, init_image=None)) == steps + (
+            sampler == "pndm" and steps > 1
+        )
+
+    @pytest.mark.parametrize("sampler", SAMPLERS)
+    @pytest.mark.parametrize("repaint_passes", [1, 3])
+    def test_how_often_the_unet_runs(
+        self, pipeline: ImagePromptPipeline, model: BaseModel, sampler: Any, repaint_passes: int
+    ) -> None:
+        given = Inpaint(
+            image=picture(1),
+            mask=box_mask((8, 8, 40, 40)),
+            strength=0.6,
+            repaint_passes=repaint_passes,
+        )
+        request = GenerateRequest(inpaint=given, steps=5, sampler=sampler)
+        calls: list[Any] = []
+        hook = model.unet.register_forward_hook(lambda *_: calls.append(None))
+        try:
+            pipeline.generate(request)
+        finally:
+            hook.remove()
+        assert len(calls) == unet_calls(request)
+        assert effective_request(request).sampler == ("ddim" if repaint_passes > 1 else sampler)
+
+
+class TestRegions:
+    @pytest.mark.parametrize(
+        ("mask", "why"),
+        [
+            (Image.new("L", (64, 64)), "is black"),
+            (
+                box_mask((31, 0, 32, 64)),
+                "is too thin or outside of what is drawn: the model has cells of 8 pixels",
+            ),
+            (box_mask((310, 0, 311, 640), 640, 640), "is too thin or outside"),
+        ],
+    )
+    def test_one_that_reaches_no_place(
+        self, pipeline: ImagePromptPipeline, mask: Image.Image, why: str
+    ) -> None:
+        masked = Reference(image=picture(2), mask=mask)
+        [note] = warnings(pipeline, references=(REFERENCE, masked))
+        assert note.startswith(f"reference.mask: the region of reference 2 {why}")
+        assert note.endswith("so it has no effect.")
+
+    def test_one_that_is_wide_enough(self, pipeline: ImagePromptPipeline) -> None:
+        for mask in (box_mask((16, 16, 32, 32)), box_mask((0, 0, 8, 64))):
+            assert warnings(pipeline, references=(Reference(image=picture(2), mask=mask),)) == ()
+
+    def test_one_outside_a_close_up(self, pipeline: ImagePromptPipeline) -> None:
+        given = Inpaint(
+            image=picture(4, 128, 128), mask=box_mask((0, 0, 24, 24), 128, 128), context=0.0
+        )
+        away = Reference(image=picture(2), mask=box_mask((64, 64, 128, 128), 128, 128))
+        [note] = warnings(pipeline, inpaint=given, references=(away,))
+        assert "the region of reference 1 is too thin or outside of what is drawn" in note
+        assert warnings(pipeline, inpaint=replace(given, context=1.0), references=(away,)) == ()
+
+    def test_a_mask_too_small_for_references_to_act_in(self, pipeline: ImagePromptPipeline) -> None:
+        given = Inpaint(
+            image=picture(4, 128, 128),
+            mask=box_mask((60, 60, 63, 63), 128, 128),
+            background_weight=1.0,
+        )
+        [note] = warnings(pipeline, inpaint=given, references=(REFERENCE,))
+        assert note.startswith("inpaint.mask: it is too small for references to act in it")
+        assert (
+            warnings(pipeline, inpaint=replace(given, context=0.2), references=(REFERENCE,)) == ()
+        )
+
+    def test_one_of_another_shape(self, pipeline: ImagePromptPipeline) -> None:
+        wide = Reference(image=picture(2), mask=box_mask((0, 0, 60, 40), 120, 40))
+        assert warnings(pipeline, references=(wide,)) == (
+            "reference.mask: the region of reference 1, 120x40, is stretched over the output, "
+            "64x64.",
+        )
+        assert warnings(pipeline, references=(wide,), width=96, height=32) == ()
+
+
+class TestShapes:
+    def test_a_picture_to_inpaint_that_both_sides_squeeze(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        given = Inpaint(image=picture(4, 128, 64), mask=box_mask((0, 0, 64, 64), 128, 64))
+        assert warnings(pipeline, inpaint=given, width=64, height=64) == (
+            "inpaint.image: 128x64 is squeezed to 64x64; leave width or height open to keep its "
+            "proportions.",
+        )
+        assert (
+            warnings(pipeline, inpaint=given) == warnings(pipeline, inpaint=given, width=64) == ()
+        )
+
+    @pytest.mark.parametrize(
+        ("shape", "sides", "drawn", "why"),
+        [
+            (
+                (100, 100),
+                {"width": 2048},
+                "2048x512",
+                "width 2048 leaves at most 512 beside it: a "
+                "picture has at most 1024 x 1024 pixels; a width of 1024 or less keeps the "
+                "proportions",
+            ),
+            (
+                (100, 100),
+                {"height": 1600},
+                "648x1600",
+                "height 1600 leaves at most 648 beside it: a "
+                "picture has at most 1024 x 1024 pixels; a height of 1024 or less keeps the "
+                "proportions",
+            ),
+            (
+                (160, 90),
+                {"width": 1600},
+                "1600x648",
+                "width 1600 leaves at most 648 beside it: a "
+                "picture has at most 1024 x 1024 pixels; a width of 1360 or less keeps the "
+                "proportions",
+            ),
+            (
+                (120, 40),
+                {"width": 40},
+                "40x32",
+                "width 40 would have 13 beside it: a side has at least "
+                "32 pixels; a width of 96 or more keeps the proportions",
+            ),
+            (
+                (50, 500),
+                {"width": 256},
+                "256x1024",
+                "at most 4 to 1 is drawn; inpaint.context below 1 draws less of it",
+            ),
+            (
+                (500, 50),
+                {"width": 2048},
+                "2048x512",
+                "at most 4 to 1 is drawn; inpaint.context below 1 draws less of it",
+            ),
+        ],
+    )
+    def test_a_picture_to_inpaint_that_one_side_squeezes(
+        self,
+        pipeline: ImagePromptPipeline,
+        model: BaseModel,
+        shape: tuple[int, int],
+        sides: dict[str, int],
+        drawn: str,
+        why: str,
+    ) -> None:
+        given = Inpaint(image=picture(4, *shape), mask=box_mask((0, 0, 40, 40), *shape))
+        request = GenerateRequest(inpaint=given, steps=3, **sides)
+        size = working_size(request, 1024)
+        [note] = [
+            n
+            for n in warnings_for(request, crop_to_mask(request), size, (), model)
+            if n.startswith("inpaint.image")
+        ]
+        assert note == (f"inpaint.image: {shape[0]}x{shape[1]} is squeezed to {drawn}; {why}.")
+        if "keeps" in why:  # and it does
+            [(name, _)] = sides.items()
+            kept = replace(request, **{name: int(why.split(" of ")[1].split()[0])})
+            assert not warnings_for(kept, crop_to_mask(kept), working_size(kept, 1024), (), model)
+
+    def test_a_start_that_both_sides_crop(self, pipeline: ImagePromptPipeline) -> None:
+        wide = picture(4, 192, 64)
+        fields = {"width": 64, "height": 64, "strength": 0.5, "steps": 4}
+        request = GenerateRequest(init_image=wide, **fields)
+        result = pipeline.generate(request)
+        assert result.warnings == (
+            "init_image: 192x64 is cropped to the proportions of the output, 64x64.",
+        )
+        middle = replace(request, init_image=wide.crop((64, 0, 128, 64)))
+        assert result.images == pipeline.generate(middle).images
+        assert warnings(pipeline, init_image=wide) == ()
+
+
+class TestMaps:
+    @pytest.mark.parametrize("annotator", ["canny", "lineart", "none"])
+    def test_an_empty_one(self, pipeline: ImagePromptPipeline, annotator: str) -> None:
+        flat = Structure(
+            kind="canny", image=Image.new("RGB", (64, 64), "teal"), annotator=annotator
+        )
+        assert warnings(pipeline, structures=(EDGES, flat)) == (
+            "structure.image: the map of structure 2 (canny) is empty, so it holds nothing.",
+        )
+        assert warnings(pipeline, structures=(replace(flat, weight=0.0),)) == ()
+
+    def test_one_colour_is_a_palette(self, pipeline: ImagePromptPipeline) -> None:
+        flat = Structure(kind="palette", image=Image.new("RGB", (64, 64), "teal"))
+        assert warnings(pipeline, structures=(flat,)) == ()
+
+
+def test_layers_that_reach_nothing(pipeline: ImagePromptPipeline) -> None:
+    silent = (0.0,) * 7
+    assert warnings(pipeline, image_layers=silent) == (
+        "image_layers has no effect without a reference.",
+    )
+    assert warnings(pipeline, image_layers=silent, references=(REFERENCE,)) == (
+        "image_layers: all factors are 0, so references have no effect.",
+    )
+    assert warnings(pipeline, image_layers=(0.0,) * 6 + (1.0,), references=(REFERENCE,)) == ()
+
+
+def test_the_strength_that_does_not_count(pipeline: ImagePromptPipeline) -> None:
+    given = Inpaint(image=picture(4), mask=box_mask((8, 8, 40, 40)), strength=0.5)
+    assert warnings(pipeline, inpaint=given, strength=0.5) == (
+        "strength has no effect on inpainting: inpaint.strength has.",
+    )
+    assert warnings(pipeline, inpaint=given) == ()
+
+
+def test_one_or_two_steps(model: BaseModel, pipeline: ImagePromptPipeline) -> None:
+    slow = ImagePromptPipeline(replace(model, entry=replace(model.entry, steps=20)))
+    for steps in (1, 2):
+        assert warnings(slow, steps=steps) == (
+            f"steps: {steps} of them leave a picture unfinished; tiny takes about 20.",
+        )
+    assert warnings(slow, steps=3) == ()
+    assert warnings(pipeline, steps=2) == (), "it is made for three"
+
+
+def test_the_command_line_says_them(
+    pipeline: ImagePromptPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    picture(3, 192, 64).save(tmp_path / "C.png")
+    words = [
+        "generate",
+        "--structure",
+        f"canny:none={tmp_path / 'C.png'}",
+        "--structure-fit",
+        "pad",
+        "--steps",
+        "2",
+        "--guidance",
+        "1",
+        "--negative-prompt",
+        "b",
+        "--out",
+        out,
+    ]
+    assert cli.main(words, lambda *_, **__: pipeline) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "negative_prompt has no effect at guidance 1.",
+        "structure.fit: the picture of structure 1 (canny), 192x64, is padded to the proportions "
+        "of the output, 64x64.",
+    ]
+
+
+class TestOrdinary:
+    """What the page begins with and offers, on the model that is built in."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def tabletop() -> ImagePromptPipeline:
+        import torch
+
+        return ImagePromptPipeline(load_base_model(TABLETOP, "cpu", torch.float32))
+
+    @staticmethod
+    def said(pipeline: ImagePromptPipeline, request: GenerateRequest) -> tuple[str, ...]:
+        return warnings_for(
+            request,
+            crop_to_mask(request),
+            pipeline.working_size(request),
+            pipeline.structure_maps(request),
+            pipeline._model,
+        )
+
+    def test_the_page_s_examples(
+        self, tabletop: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows: list[tuple[Any, Any]] = []
+        for tab in (variation, image_text, structure, inpaint):
+            monkeypatch.setattr(tab, "examples", lambda *given: rows.append(given))
+        manager, requests = ModelManager(tabletop), []
+        for _, build in TABS.values():
+            rows.clear()
+            with gr.Blocks():
+                tab = build(manager, model_input(manager))
+            [(inputs, examples)] = rows
+            for example in examples:
+                requests.append(tab.translate(**self.values(tab.inputs, inputs, example)))
+        assert len(requests) >= 12
+        for request in requests:
+            assert self.said(tabletop, request) == ()
+            assert effective_request(request) == request, "what is drawn is what is asked for"
+
+    @staticmethod
+    def values(widgets: dict[str, Any], inputs: list[Any], example: list[Any]) -> dict[str, Any]:
+        values = {}
+        for name, widget in widgets.items():
+            if name in ("model", "attention", "shape", "random_seed"):
+                continue
+            picture = isinstance(widget, (gr.Image, gr.ImageEditor))
+            value = None if picture else widget.value
+            if name in ("width", "height"):
+                value = value or None  # as request_from_values reads 0
+            if widget in inputs and (cell := example[inputs.index(widget)]) is not None:
+                value = cell
+                if picture:
+                    value = Image.open(FOLDER / cell)
+                if isinstance(widget, gr.ImageEditor):
+                    value = Painting(value, Image.new("L", value.size), value.size)
+            values[name] = value
+        return values
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {},
+            {"prompt": "a red striped sphere on a green plain floor with a blue wall"},
+            {"prompt": "an orange cube and a solid", "negative_prompt": "cone"},
+            {"width": 256, "height": 64},
+            {"init_image": picture(1, 192, 108)},
+            {"image_scale": 0.0, "references": (REFERENCE,)},
+        ],
+    )
+    def test_plain_requests(self, tabletop: ImagePromptPipeline, fields: dict[str, Any]) -> None:
+        assert self.said(tabletop, GenerateRequest(**fields)) == ()
+
+    def test_scenes_keep_their_edges(self) -> None:
+        """The thresholds for pale pictures are for none that the model was trained on."""
+        import cv2
+
+        from ipadapter_demo.models.annotators import annotate
+        from ipadapter_demo.tabletop.render import render
+        from ipadapter_demo.tabletop.scene import sample_scenes
+
+        drawn = render(sample_scenes(40, 1)).pixels.permute(0, 2, 3, 1).numpy() * 255
+        for scene in drawn.round().clip(0, 255).astype(np.uint8):
+            edges = np.asarray(annotate("canny", Image.fromarray(scene)))[..., 0]
+            assert np.array_equal(edges, cv2.Canny(scene, 100, 200))
+
+
+@pytest.fixture(autouse=True)
+def no_blocks_stay_open() -> Iterator[None]:
+    yield
+    assert gr.context.Context.root_block is None
