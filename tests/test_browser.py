@@ -200,11 +200,11 @@ def test_a_filmstrip_shows_what_the_strength_does(page: Page) -> None:
     click_example(panel, 0)
     set_number(panel, "Steps", 1)
     panel.get_by_role("button", name="Advanced").click()
-    panel.get_by_label("Show where the picture is heard").check()
+    panel.get_by_label("Show attention maps").check()
     panel.get_by_role("button", name="λ filmstrip").click()
     expect(panel.get_by_text(re.compile("λ from 0 to 1.2"))).to_be_visible()
     expect(panel.locator(".results img")).to_have_count(7)
-    expect(panel.get_by_text("Bright where the picture was heard")).to_be_visible()
+    expect(panel.get_by_text("Attention maps: bright where the reference acted")).to_be_visible()
     panel.get_by_role("button", name="Make it again elsewhere").click()
     expect(panel.get_by_text("--from-png")).to_be_visible()
     scales = [

@@ -450,7 +450,7 @@ def test_precision_follows_the_hardware_and_the_size_of_the_model(
     assert best_dtype("cuda:1", small=False) == torch.float16
     assert best_dtype("cpu", small=True) == best_dtype("mps", small=False) == torch.float32
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(memory, "_has_bfloat16", lambda has=has: has)
+        monkeypatch.setattr(memory, "has_bfloat16", lambda device, has=has: has)
         assert best_dtype("cpu", small=False) == expected
         assert load("sd15", "cpu", models=shelf)._model.dtype == expected
 

@@ -678,3 +678,12 @@ def test_the_module_fails_with_a_line_and_not_a_traceback(tmp_path: Path) -> Non
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("data: nowhere.tar is neither")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("has", "expected"), [(True, "bf16"), (False, "no")])
+def test_precision_auto_follows_the_hardware(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool, expected: str
+) -> None:
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: has)
+    run = loop.Run(folder=tmp_path, steps=1, batch=1, lr=0.1)
+    assert loop.accelerator_of(run).mixed_precision == expected

@@ -1,9 +1,9 @@
-"""Where on the picture the image prompt is heard: for looking, never for drawing.
+"""Where in the picture each image prompt acts: attention maps for people, which change no pixel.
 
 The attention weights of the image branch, softmax(Q K'ᵀ / √d), say how a place divides its
 attention between the references; with one reference they sum to 1 everywhere and say nothing. So
-they are weighed by how loud the branch is beside the text: |λ Z_image| / (|Z_text| + |λ Z_image|).
-"""
+they are weighed by the share of the image branch beside the text: |λ Z_image| / (|Z_text| + |λ
+Z_image|)."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class AttentionRecorder:
         are what both branches add; `grid` the (rows, columns) that the L queries lie in."""
         weights = attention_weights(query.float(), key.float()).mean(1)  # (rows, L, n)
         shares = weights.unflatten(2, (self.references, -1)).sum(3)
-        loud, quiet = image.float().norm(dim=-1), text.float().norm(dim=-1)
-        heard = shares * (loud / (loud + quiet).clamp(min=1e-9)).unsqueeze(-1)
-        maps = heard.transpose(1, 2).unflatten(2, grid)  # (rows, references, height, width)
+        image_norm, text_norm = image.float().norm(dim=-1), text.float().norm(dim=-1)
+        amounts = shares * (image_norm / (image_norm + text_norm).clamp(min=1e-9)).unsqueeze(-1)
+        maps = amounts.transpose(1, 2).unflatten(2, grid)  # (rows, references, height, width)
         maps = F.interpolate(maps, self._grid, mode="bilinear", align_corners=False).cpu()
         self._sum = maps if self._sum is None else self._sum + maps
         self._seen += 1

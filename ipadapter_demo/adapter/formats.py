@@ -95,8 +95,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path.name}: {name} is a {type(value).__name__}, not a tensor")
     lacking = [section for section, tensors in sections.items() if not tensors]
-    if told := what_it_is(_shapes(content if lacking else found)):
-        raise CheckpointError(f"{path.name}: this is {told}")
+    if kind := what_it_is(_shapes(content if lacking else found)):
+        raise CheckpointError(f"{path.name}: this is {kind}")
     if lacking:
         raise CheckpointError(
             f"{path.name}: not an IP-Adapter, lacks the section {lacking[0]!r}; "

@@ -1,4 +1,4 @@
-"""What a file is that is no adapter this project reads, told from its tensors' names and shapes.
+"""What a file is that is no adapter this project reads, by its tensors' names and shapes.
 
 Adapters that look like ours and are not come first: their own names decide. Layouts are those of
 the classes that write them: tencent-ailab/IP-Adapter 62e4af9 (FaceID), InstantX/InstantID,
@@ -35,13 +35,13 @@ def _named(pattern: str) -> Callable[[Shapes], bool]:
 def _shaped(key: str, *shape: int | None) -> Callable[[Shapes], bool]:
     """Where a tensor of the projection has this shape; None stands for any size."""
 
-    def told(shapes: Shapes) -> bool:
+    def matches(shapes: Shapes) -> bool:
         found = shapes.get(f"image_proj.{key}", ())
         return len(found) == len(shape) and all(
             size in (None, side) for size, side in zip(shape, found, strict=True)
         )
 
-    return told
+    return matches
 
 
 def _face_id(shapes: Shapes) -> bool:

@@ -35,7 +35,7 @@ def run_folder(testbed: Testbed, method: Method, seed: int, pictures: int) -> Pa
 
 class MethodTask:
     """A method as the trainer wants it: like the image adapter's task, but for what is read of the
-    picture and how the UNet is told."""
+    picture and how it reaches the UNet."""
 
     def __init__(
         self, config: ImageAdapterConfig, testbed: Testbed, method: Method, base: BaseModel

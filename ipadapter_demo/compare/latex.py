@@ -49,9 +49,9 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
         "seed": f"seed {first.planned.seed}",
         "prompt": f"the prompt “{first.planned.prompt}”" if first.planned.prompt else "",
     }
-    told = [text for name, text in shared.items() if text and name not in differs]
-    if told:
-        said.append(f"All by {', '.join(told)}")
+    shared_settings = [text for name, text in shared.items() if text and name not in differs]
+    if shared_settings:
+        said.append(f"All by {', '.join(shared_settings)}")
     if "seed" not in differs:
         said.append(
             "Every picture starts from the same noise"

@@ -37,7 +37,7 @@ def evaluate(
     draw: Draw | None = None,
 ) -> dict[str, Any]:
     """All experiments at the model's default settings: about eight pictures a scene, so minutes to
-    hours. `draw` makes the pictures; this process, unless told otherwise."""
+    hours. `draw` makes the pictures; this process, by default."""
     benchmark = Benchmark(pipeline.info, draw or drawn_by(pipeline), sample_scenes(scenes, seed))
     report: dict[str, Any] = {
         "scenes": scenes,

@@ -58,7 +58,7 @@ class BaseModel:
     vision: CLIPVisionModelWithProjection | None
     image_processor: CLIPImageProcessor
     unet: UNet2DConditionModel
-    adapters: dict[str, ImageAdapter]  # by name, the one to use unless told otherwise first
+    adapters: dict[str, ImageAdapter]  # by name, the default first
     vae: VAE
     scheduler_config: dict[str, Any]
     structures: Structures

@@ -13,14 +13,17 @@ def best_dtype(device: str, small: bool) -> torch.dtype:
     half precision gains nothing."""
     if device.startswith("cuda"):
         return torch.float16
-    if device == "cpu" and not small and _has_bfloat16():
+    if device == "cpu" and not small and has_bfloat16(device):
         return torch.bfloat16
     return torch.float32
 
 
-def _has_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16 rather than emulating it."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+def has_bfloat16(device: str) -> bool:
+    """Whether a device multiplies in bfloat16. A CPU that emulates it is many times slower than in
+    float32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def take_turns(networks: Sequence[Any], device: str) -> None:

@@ -187,7 +187,7 @@ def _said(features: list[tuple[int, int]]) -> str:
 
 
 def _blocks(tensors: dict[str, Tensor]) -> list[str]:
-    """Of the first code's full adapter, whose levels are not told apart."""
+    """Of the first code's full adapter, whose levels are not distinguished."""
     return _in_order(tensors, r"body\.(\d+)\.block1\.weight")
 
 

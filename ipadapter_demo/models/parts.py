@@ -132,7 +132,7 @@ def _from_single_file(
 
 def _vae(place: Path, base: Path, dtype: torch.dtype, files: list[Path]) -> Any:
     """The autoencoder in a folder, or in one file, which is then configured as the one of `base`:
-    its family's scale of latents cannot be told from weights."""
+    its family's scale of latents cannot be read from weights."""
     from diffusers import AutoencoderKL, AutoencoderTiny
 
     if place.is_file():

@@ -53,19 +53,19 @@ def tensors_of_family(path: Path, xl: bool) -> dict[str, Tensor]:
     if f"{_UNET}input_blocks.0.0.weight" in tensors and _begins(tensors, *_TEXT):
         if is_xl == xl:
             return tensors
-        told = (
+        kind = (
             "an SDXL model: take one of SDXL's models with --model"
             if is_xl
             else "a model of SD 1.5's family: take one of SD 1.5's models with --model"
         )
     elif _begins(tensors, _UNET) and not any(_begins(tensors, k) for k in list(_OTHERS)[:4]):
-        told = "a UNet without a text encoder"
+        kind = "a UNet without a text encoder"
     else:
-        told = next(
+        kind = next(
             (what for start, what in _OTHERS.items() if _begins(tensors, start)),
             f"something else, with keys as {sorted(tensors)[:2]}",
         )
-    raise ModelError(f"it holds {told}")
+    raise ModelError(f"it holds {kind}")
 
 
 def has_vae(tensors: Tensors) -> bool:

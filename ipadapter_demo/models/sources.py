@@ -189,7 +189,7 @@ def fetched(
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import get_session
 
-    try:  # downloads retry for half a minute; whoever has no network is told at once
+    try:  # downloads retry for half a minute; without a network the error comes at once
         get_session().head(constants.ENDPOINT, timeout=10)
     except Exception as error:  # as below
         raise ModelError(_how_to_get(hub, models, error)) from error

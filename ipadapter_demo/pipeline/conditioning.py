@@ -111,7 +111,7 @@ class Conditioner:
     def condition(
         self, request: GenerateRequest, size: Size, record_attention: bool = False
     ) -> Conditions:
-        """`record_attention`: with somebody who looks on where each reference is heard."""
+        """`record_attention`: with an AttentionRecorder for each image prompt."""
         guided = request.guidance > 1.0
         texts = [self._text_states(request.negative_prompt, unconditional=True)] if guided else []
         texts.append(self._text_states(request.prompt))

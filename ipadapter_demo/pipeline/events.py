@@ -34,7 +34,7 @@ class Result:
     seconds: float
     provenance: dict[str, Any]  # model, weights and versions, for the PNG record
     warnings: tuple[str, ...] = ()  # what the person should know, e.g. that the prompt was cut
-    # If recorded: for image i, how much each reference was heard where, as "L" pictures
+    # If recorded: for image i, how much each reference acted where, as "L" pictures
     attention_maps: tuple[tuple[Image.Image, ...], ...] = ()
 
 

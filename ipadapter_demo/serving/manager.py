@@ -192,5 +192,5 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed, unless told
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps freed memory by default
         ctypes.CDLL("libc.so.6").malloc_trim(0)

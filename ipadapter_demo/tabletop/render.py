@@ -223,7 +223,7 @@ def _pattern(texture: Tensor, u: Tensor, v: Tensor, period: Tensor, angle: Tenso
 def _solid_colour(
     scenes: Scenes, slot: int, local: tuple[Tensor, ...], normal: tuple[Tensor, ...]
 ) -> Tensor:
-    """(B, 3, R). Round solids wear their texture wrapped round, flat faces wear it flat."""
+    """(B, 3, R). The texture is wrapped round curved solids and lies flat on flat faces."""
     x, y, z = local
     radius = scenes.radius[:, slot, None]
     is_cube = scenes.shape[:, slot, None] == 1

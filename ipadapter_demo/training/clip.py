@@ -5,8 +5,8 @@ embedding keeps only what captions name. So a linear head, thrown away afterward
 the exact appearance (hues, texture scale, light, ...) from the image embedding. A second head has
 to say what each patch shows, because a vision transformer learns shape and texture very slowly from
 one label a picture. And every caption meets itself with one word wrong (arXiv 2210.01936): random
-captions are told apart by colours alone, and an encoder that needs nothing else forgets shapes and
-textures.
+captions are distinguished by colours alone, and an encoder that needs nothing else forgets shapes
+and textures.
 
 The encoders then go on one at a time, each beside the other as it is: the vision encoder, which
 learns slowest, for longest; and last the text encoder, for which pictures are embedded only once.

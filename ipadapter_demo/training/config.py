@@ -1,4 +1,4 @@
-"""What a training on pictures with captions is told. Defaults are the papers', with their sources.
+"""Configuration of a training on captioned pictures. Defaults are the papers', with their sources.
 
 IP-Adapter, arXiv 2308.06721, section 4.1.2, unless another source is named. A run is described by a
 YAML file of these fields, by flags of the same names, or by both: flags win.
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from ipadapter_demo.errors import TrainingError
 
-Precision = Literal["", "no", "bf16", "fp16"]
+Precision = Literal["", "auto", "no", "bf16", "fp16"]
 Timesteps = Literal["uniform", "cubic"]
 LrSchedule = Literal["constant", "cosine"]
 Network = Literal["controlnet", "t2i-adapter"]
@@ -72,7 +72,10 @@ class TrainingConfig:
     gradient_checkpointing: Annotated[bool, "less memory, a third more time"] = False
     adam_8bit: Annotated[bool, "optimiser states in 8 bits, by bitsandbytes"] = False
     compile: Annotated[bool, "fuse the UNet with torch.compile"] = False
-    precision: Annotated[Precision, "no, bf16 or fp16 [what accelerate was launched with]"] = ""
+    precision: Annotated[
+        Precision,
+        "auto (bf16 where the device has it), no, bf16 or fp16 [what accelerate was launched with]",
+    ] = ""
     device: Annotated[Literal["", "cpu"], "cpu: no accelerator [the best there is]"] = ""
     seed: Annotated[int, "of order, noise and initial weights"] = 0
     workers: Annotated[int, "processes that read and decode, for each that trains"] = 2

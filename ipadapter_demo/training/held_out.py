@@ -131,9 +131,9 @@ class HeldOut:
             return {}
         figures = {"clip_i": float((ours * theirs).sum(1).mean())}
         words = self.clip.of_texts([p.caption for p in self.pairs]) if self.clip else None
-        told = torch.tensor([bool(pair.caption) for pair in self.pairs])
-        if words is not None and told.any():
-            figures["clip_t"] = float((ours * words).sum(1)[told].mean())
+        captioned = torch.tensor([bool(pair.caption) for pair in self.pairs])
+        if words is not None and captioned.any():
+            figures["clip_t"] = float((ours * words).sum(1)[captioned].mean())
         return figures
 
 

@@ -43,7 +43,7 @@ TOKENS = {"base": 4, "plus": 16}
 
 
 class ImageAdapterTask:
-    """An adapter attached to a frozen base, told of pictures by the base's image encoder."""
+    """An adapter attached to a frozen base, conditioned through the base's image encoder."""
 
     def __init__(self, config: ImageAdapterConfig, base: BaseModel) -> None:
         self.config, self.base = config, base

@@ -3,7 +3,7 @@
 A base that never met a hole learns of the rest of the picture through its noise alone. Where that
 is strongest, places, sizes and tints are settled, blind to the rest, and later steps can only make
 the best of it. This network tells the base in every step, guided or not. It is trained on what it
-is for: one solid of a scene is masked, with its shadow or without, and the image adapter, told of
+is for: one solid of a scene is masked, with its shadow or without, and the image adapter, given
 such a solid from a scene of another floor, wall and light, acts inside the mask alone.
 """
 
@@ -43,12 +43,12 @@ _CORNERS = torch.tensor([2.0, 4.0, 20.0])  # exponents of superellipses: from ro
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Masked:
-    """Pictures with a hole, and what is told of what was there."""
+    """Pictures with a hole, and the conditions that describe what was there."""
 
     indices: Tensor  # (B,) of the pictures
     hole: Tensor  # (B, 1, S, S), 1 inside
     others: Tensor  # (B,) pictures of the same solid
-    by_picture: Tensor  # (B,) bool: whether the image adapter is told of those
+    by_picture: Tensor  # (B,) bool: whether the image adapter is given those
     texts: list[str]
 
 
@@ -77,8 +77,8 @@ def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path, s
         hole = masked.hole.to(run.device)
         with torch.no_grad():
             seen = clip_pixels(given.pixels(masked.others)).to(run.device)
-            told = masked.by_picture.to(run.device)[:, None]
-            embeds = torch.where(told, encoder(seen).image_embeds, blank)
+            drawn = masked.by_picture.to(run.device)[:, None]
+            embeds = torch.where(drawn, encoder(seen).image_embeds, blank)
             tokens = adapter.tokens_from_embeds(embeds)
         pixels = (given.pixels(masked.indices).to(run.device) + 1) / 2
         control = reads.read(around_hole(pixels, hole))
@@ -124,14 +124,14 @@ def masked_pictures(scenes: Scenes, count: int, generator: torch.Generator) -> M
     )
     painted = around & (torch.rand(count, generator=generator) < PAINTED)
     hole[painted] = _strokes(scenes[indices[painted]], slot[painted], generator)
-    told = torch.rand(count, generator=generator)
-    by_words = around & (told >= PICTURE) & (told < PICTURE + WORDS)
+    drawn = torch.rand(count, generator=generator)
+    by_words = around & (drawn >= PICTURE) & (drawn < PICTURE + WORDS)
     rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
     texts = [
         caption(scenes, int(other), THE_SOLID, rng) if worded else ""
         for other, worded in zip(others, by_words.tolist(), strict=True)
     ]
-    return Masked(indices, hole, others, around & (told < PICTURE), texts)
+    return Masked(indices, hole, others, around & (drawn < PICTURE), texts)
 
 
 def same_solid(
@@ -178,7 +178,7 @@ def holes(boxes: Tensor, generator: torch.Generator) -> Tensor:
 
 def _strokes(scenes: Scenes, slot: Tensor, generator: torch.Generator) -> Tensor:
     """Over a solid and its shadow, and over those of some shape in its place: what is to stand in a
-    hole must not be told by its outline."""
+    hole must not be recognisable by its outline."""
     shape = scenes.shape.clone()
     shape[torch.arange(len(slot)), slot] = torch.randint(
         len(SHAPES), slot.shape, generator=generator

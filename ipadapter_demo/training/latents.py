@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
 from ipadapter_demo.training.data import Pictures
 from ipadapter_demo.training.encoders import clip_pixels, tokens_of
@@ -80,12 +81,12 @@ def scaled_latents(
     path = cache / f"latents-{len(pictures)}-{shrink}.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
-    parts = []
+    parts, device = [], vae.device.type
     for indices in torch.arange(len(pictures)).split(64):
         pixels = pictures.pixels(indices).to(vae.device)
         if shrink > 1:
             pixels = F.avg_pool2d(pixels, shrink)
-        with torch.autocast(vae.device.type, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(device)):
             latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents
         parts.append((latents.float() * vae.config.scaling_factor).half().cpu())
     latents = torch.cat(parts)
@@ -133,7 +134,7 @@ def sample_latents(
     sample = noise
     for t in scheduler.timesteps:
         noisy = torch.cat([sample, sample])
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(device)):
             predicted = unet(noisy, t, **arguments(noisy, t)).sample.float()
         with_condition, without = predicted.chunk(2)
         predicted = without + guidance * (with_condition - without)

@@ -27,6 +27,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.training.checkpoints import Average, Checkpoints, Progress
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Run:
     ema: float = 0.999  # 0: the weights as they are
     clip_grad: float = 1.0  # 0: off
     adam_8bit: bool = False
-    precision: str = "bf16"  # "": what accelerate was launched with
+    precision: str = "auto"  # bf16 where the device has it; "": what accelerate was launched with
     seed: int = 0
     device: str = "cpu"
     log_every: int = 50
@@ -105,14 +106,18 @@ def accelerator_of(run: Run) -> Accelerator:
     """Of this process. Its state is global and outlives a run, so another precision starts anew.
 
     Raises TrainingError where several processes were launched that would not know of each other."""
-    if AcceleratorState._shared_state and run.precision not in (
+    precision = run.precision
+    if precision == "auto":
+        where = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        precision = "bf16" if has_bfloat16(where) else "no"
+    if AcceleratorState._shared_state and precision not in (
         "",
         AcceleratorState().mixed_precision,
     ):
         AcceleratorState._reset_state(reset_partial_state=False)
     trackers = [name for name in ("tensorboard", "wandb") if find_spec(name)]
     accelerator = Accelerator(
-        mixed_precision=run.precision or None,
+        mixed_precision=precision or None,
         cpu=run.device == "cpu",
         gradient_accumulation_steps=run.accumulate,
         log_with=trackers,

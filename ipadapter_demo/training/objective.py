@@ -1,4 +1,4 @@
-"""The loss of a training beside a frozen base: the base's own objective, told what a task tells it.
+"""The loss of a training beside a frozen base: the base's own objective, with a task's conditions.
 
 A `Task` is what differs from one such training to another: what learns, what it gives to the UNet
 and what is written at the end.

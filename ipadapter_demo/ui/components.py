@@ -143,7 +143,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
             "", label="Negative prompt", placeholder="what to keep out", max_lines=3
         )
         widgets["attention"] = gr.Checkbox(
-            False, label="Show where the picture is heard", info="takes a little longer"
+            False, label="Show attention maps", info="takes a little longer"
         )
     return widgets
 
@@ -237,7 +237,7 @@ def results_column(*, comparison: bool = False) -> Results:
     )
     status = gr.HTML("", label="Status", elem_classes="status")
     attention_maps = gr.Gallery(
-        label="Bright where the picture was heard",
+        label="Attention maps: bright where the reference acted",
         format="png",
         columns=4,
         height=190,

@@ -68,8 +68,9 @@ class Tab:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The right column: what came out, and how far it is. `heard` is where every reference had its
-    say, for those who ask; `lines` make a result again elsewhere, as a command and in Python."""
+    """The right column: what came out, and how far it is. `attention_maps` show where every
+    reference had its say, for those who ask; `lines` make a result again elsewhere, as a command
+    and in Python."""
 
     gallery: gr.Gallery
     status: gr.HTML

@@ -30,7 +30,7 @@ PREVIEWS = 6  # a run shows at most as many; each costs a decoding
 def updates(
     pipeline: ImagePromptPipeline, request: GenerateRequest, record_attention: bool, turn: Turn
 ) -> Iterator[tuple[Any, ...]]:
-    """Values for gallery, status, seed, what was heard where, and comparison. `turn` is told how
+    """Values for gallery, status, seed, attention maps, and comparison. `turn` learns how
     far it is."""
     same = gr.skip()
     yield gr.Gallery(columns=2), progress(0, request.steps), request.seed, same, same
@@ -94,7 +94,7 @@ def tell(warnings: Sequence[str]) -> None:
 
 
 def attention_gallery(result: Result) -> Any:
-    """Every picture once for each reference, bright where that was heard."""
+    """Every picture once for each reference, bright where that acted."""
     shown = [
         (tinted(image, amount), f"picture {number}, seed {seed}")
         for image, seed, amounts in zip(
