@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny import picture, tiny_image_processor, tiny_tokenizer, write_tiny_model
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 import ipadapter_demo as ip
@@ -19,6 +18,7 @@ from ipadapter_demo.evaluation import coco
 from ipadapter_demo.evaluation.coco import Item, Protocol, Scorer, evaluate_coco, items_of
 from ipadapter_demo.evaluation.similarity import NamedClip
 from ipadapter_demo.imaging import flatten_image, read_image
+from tests.tiny import picture, tiny_image_processor, tiny_tokenizer, write_tiny_model
 
 SHORT = Protocol(samples=2, steps=2)
 
@@ -81,7 +81,7 @@ def items(place: Path, limit: int | None = None) -> list[Item]:
 
 @pytest.fixture(scope="module")
 def options(place: Path) -> dict[str, Any]:
-    from tiny import tiny_entry
+    from tests.tiny import tiny_entry
 
     return {"model": tiny_entry("tiny", place / "model")}
 

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tiny import picture
 from transformers import CLIPImageProcessor
 
 from ipadapter_demo.errors import TrainingError
@@ -27,6 +26,7 @@ from ipadapter_demo.training.examples import Preparer
 from ipadapter_demo.training.shards import shards_of
 from ipadapter_demo.training.stream import ShardPlan, Stream
 from ipadapter_demo.training.types import Pair, Shard
+from tests.tiny import picture
 
 
 def content_of(image: Image.Image, kind: str = "PNG") -> bytes:

@@ -25,13 +25,12 @@ from diffusers import (
 )
 from safetensors.torch import load_file
 from test_shards import write_tar
-from tiny import picture, write_tiny_model, write_tiny_sdxl
 
 import ipadapter_demo as ip
 from ipadapter_demo.adapter import load_image_adapter
 from ipadapter_demo.errors import CheckpointError, TrainingError
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
-from ipadapter_demo.training import checkpoints, loop
+from ipadapter_demo.training import checkpoints, finetune, loop
 from ipadapter_demo.training.config import (
     ImageAdapterConfig,
     StructureConfig,
@@ -42,6 +41,7 @@ from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.noise import Diffusion, SampleNoise
 from ipadapter_demo.training.structure import train_structure
+from tests.tiny import picture, write_tiny_model, write_tiny_sdxl
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(
