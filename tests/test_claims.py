@@ -35,7 +35,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "STEPS", 2)
     monkeypatch.setattr(study, "MARKS_EVERY", 1)
     monkeypatch.setattr(study, "BATCH", 2)
-    monkeypatch.setattr(study, "MARKS_SCENES", 2)
+    monkeypatch.setattr(study, "METRICS_SCENES", 2)
 
 
 def read(testbed: Testbed, reads: str, count: int = 2) -> torch.Tensor:
