@@ -150,3 +150,44 @@ def test_twelve_bits_packed_into_twelve() -> None:
         + bytes(4)
     )
     assert grey(content).tolist() == [[128, 255]]
+
+
+def float_tiff(values: list[float]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.array([values], np.float32)).save(file, "TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("stored", "levels"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 51.0, 255.0], [0, 51, 255]),
+        ([0.0, 2048.0, 4095.0], [0, 128, 255]),
+        ([np.nan, np.inf, -np.inf, 1.0], [0, 0, 0, 255]),
+        ([-3.0, 1.0], [0, 255]),
+    ],
+)
+def test_white_of_floats_is_the_first_that_none_exceeds(
+    stored: list[float], levels: list[int]
+) -> None:
+    assert grey(float_tiff(stored)).tolist() == [levels]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "stored", "levels"),
+    [
+        ("F", np.float32, [np.nan, np.inf, -np.inf, 1.0], [0, 0, 0, 255]),
+        ("F", np.float32, [0.0, 51.0, 255.0], [0, 51, 255]),
+        ("F", np.float32, [0.0, 256.0], [0, 1]),
+        ("I", np.int32, [0, 51, 255], [0, 51, 255]),
+        ("I", np.int32, [-7, 0, 256], [0, 0, 1]),
+        ("I;16", np.uint16, [0, 255, 257, 65535], [0, 1, 1, 255]),
+    ],
+)
+def test_grey_of_more_bits_in_memory(
+    mode: str, kind: type, stored: list[float], levels: list[int]
+) -> None:
+    image = Image.fromarray(np.array([stored], kind))
+    assert image.mode == mode
+    assert np.asarray(flatten_image(image))[..., 0].tolist() == [levels]
