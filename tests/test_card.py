@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_shards import write_tar
 
 from ipadapter_demo import cli
 from ipadapter_demo.pipeline import prepare
@@ -21,6 +20,7 @@ from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig, 
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.structure import train_structure
 from tests.published import write_published
+from tests.test_shards import write_tar
 from tests.tiny import picture, write_tiny_model, write_tiny_sdxl
 
 

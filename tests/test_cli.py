@@ -116,7 +116,7 @@ class TestGenerate:
         assert (request.prompt, request.negative_prompt) == ("a cube", "blur")
         assert (request.image_scale, request.image_window) == (0.9, (0.1, 0.9))
         assert (request.adapter, request.combine) == ("plus", "average")
-        assert request.image_layers == (1, 1, 0.5, 0, 0, 1, 1)
+        assert list(request.image_layers) == [1, 1, 0.5, 0, 0, 1, 1]
         assert request.guidance_rescale == 0.3
         first, second, _ = request.references
         assert first.mask is not None

@@ -618,7 +618,7 @@ class TestJob:
         part = Job(plan(SMALL, manager), tmp_path / "part")
         events = part.run()
         first = next(events)
-        events.close()
+        events.close()  # type: ignore[attr-defined]  # a generator
         before = first.path.stat().st_mtime_ns  # type: ignore[union-attr]
         assert 0 < len(part.finished()) < 6
         part = drawn(plan(SMALL, manager), tmp_path / "part")
@@ -668,7 +668,8 @@ class TestJob:
         whole, others = path.read_bytes(), [p for p in path.parent.iterdir() if p != path]
         times = [p.stat().st_mtime_ns for p in others]
         path.write_bytes(damage(whole))
-        warnings, cells = [], []
+        warnings: list[Any] = []
+        cells: list[Any] = []
         for event in Job(job.plan, tmp_path).run():
             (warnings if isinstance(event, ComparisonWarning) else cells).append(event)
         [note] = warnings

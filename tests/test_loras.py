@@ -127,7 +127,10 @@ def test_a_convolution_with_a_core(shelf: Path, tmp_path: Path) -> None:
     )
     expected = torch.stack(
         [
-            sum(up[o, i, 0, 0] * mid[i, j] * down[j, c, 0, 0] for i in range(2) for j in range(2))
+            sum(
+                (up[o, i, 0, 0] * mid[i, j] * down[j, c, 0, 0] for i in range(2) for j in range(2)),
+                start=torch.zeros(3, 3),
+            )
             for o in range(8)
             for c in range(8)
         ]

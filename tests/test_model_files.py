@@ -325,9 +325,8 @@ def test_old_names_of_the_text_encoder(shelf: Path, tmp_path: Path, xl: bool) ->
     if xl:
         texts = tuple(tiny_sdxl_text_encoder(21 + i, second=bool(i)) for i in range(2))
     name, path = "sdxl" if xl else "sd15", tmp_path / "old.safetensors"
-    write_checkpoint(
-        path, tiny_sdxl_unet() if xl else tiny_sd15_unet(), tiny_kl(), *texts, old=True
-    )
+    unet = tiny_sdxl_unet() if xl else tiny_sd15_unet()
+    write_checkpoint(path, unet, tiny_kl(), *texts, old=True)  # type: ignore[misc]
     ours = load(name, device="cpu", dtype="float32", models=shelf, base=str(path))
     plain = load(name, device="cpu", dtype="float32", models=shelf)
     assert np.array_equal(drawn(ours), drawn(plain))

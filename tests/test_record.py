@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,7 +194,7 @@ BAD_RECORDS = [
 
 
 @pytest.mark.parametrize(("record", "message"), BAD_RECORDS)
-def test_a_bad_record_is_refused(record, message: str) -> None:
+def test_a_bad_record_is_refused(record: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         request_from_json(record)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -13,9 +14,11 @@ from ipadapter_demo.request import (
     MAX_PROMPT,
     MAX_SEED,
     SAMPLERS,
+    Fit,
     GenerateRequest,
     Inpaint,
     Reference,
+    Sampler,
     Structure,
 )
 
@@ -46,7 +49,7 @@ def test_limits_themselves_are_valid() -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_is_accepted(sampler) -> None:
+def test_every_sampler_is_accepted(sampler: Sampler) -> None:
     assert GenerateRequest(sampler=sampler).sampler == sampler
 
 
@@ -64,7 +67,7 @@ NOT_WINDOWS = [
     None,
 ]
 
-BAD_VALUES = {
+BAD_VALUES: dict[str, list[Any]] = {
     "prompt": [None, 3, b"text", ["a"], "x" * (MAX_PROMPT + 1)],
     "negative_prompt": [None, "x" * (MAX_PROMPT + 1)],
     "references": [None, PICTURE, [PICTURE], Reference(image=PICTURE), "ab"],
@@ -124,8 +127,12 @@ BAD_PARTS = [
 
 @pytest.mark.parametrize(("kind", "values", "message"), BAD_PARTS)
 def test_a_bad_part_is_refused_by_name(kind: type, values: dict, message: str) -> None:
-    valid = {"image": PICTURE}
-    valid |= {Reference: {}, Structure: {"kind": "canny"}, Inpaint: {"mask": MASK}}[kind]
+    needed: dict[type, dict[str, Any]] = {
+        Reference: {},
+        Structure: {"kind": "canny"},
+        Inpaint: {"mask": MASK},
+    }
+    valid = {"image": PICTURE} | needed[kind]
     kind(**valid)
     with pytest.raises(RequestError, match=message):
         kind(**valid | values)
@@ -197,5 +204,5 @@ def test_requests_compare_by_content() -> None:
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_every_fit_is_accepted(fit) -> None:
+def test_every_fit_is_accepted(fit: Fit) -> None:
     assert Reference(image=PICTURE, fit=fit).fit == fit

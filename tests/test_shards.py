@@ -175,12 +175,12 @@ def test_the_image_encoder_sees_the_reference_beside_a_picture(tmp_path: Path) -
         size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
     )
     prepare = Preparer(32, processor)
-    for pair, image, seen in zip(pairs, (1, 4, 5), (2, 3, 5), strict=True):
+    for pair, shown, seen in zip(pairs, (1, 4, 5), (2, 3, 5), strict=True):
         example, wanted = prepare(pair), prepare(Pair("", picture(seen), ""))
         assert torch.equal(example.clip_pixels, wanted.clip_pixels)
-        assert torch.equal(example.pixels, prepare(Pair("", picture(image), "")).pixels)
+        assert torch.equal(example.pixels, prepare(Pair("", picture(shown), "")).pixels)
         own = Preparer(32, processor, own_pictures=True)
-        assert torch.equal(own(pair).clip_pixels, prepare(Pair("", picture(image), "")).clip_pixels)
+        assert torch.equal(own(pair).clip_pixels, prepare(Pair("", picture(shown), "")).clip_pixels)
 
 
 @pytest.mark.parametrize(

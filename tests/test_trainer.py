@@ -24,7 +24,6 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import load_file
-from test_shards import write_tar
 
 import ipadapter_demo as ip
 from ipadapter_demo.adapter import load_image_adapter
@@ -41,6 +40,7 @@ from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.noise import Diffusion, SampleNoise
 from ipadapter_demo.training.structure import train_structure
+from tests.test_shards import write_tar
 from tests.tiny import picture, write_tiny_model, write_tiny_sdxl
 
 ROOT = Path(__file__).parent.parent
@@ -174,7 +174,7 @@ def test_an_adapter_for_sdxl(xl: CatalogEntry, tars: Path, tmp_path: Path) -> No
     [("controlnet", "canny", ControlNetModel), ("t2i-adapter", "palette", T2IAdapter)],
 )
 def test_structure_networks_load_in_diffusers(
-    tiny: CatalogEntry, tars: Path, tmp_path: Path, network: str, annotator: str, kind: type
+    tiny: CatalogEntry, tars: Path, tmp_path: Path, network: str, annotator: str, kind: Any
 ) -> None:
     config = config_from(
         StructureConfig,

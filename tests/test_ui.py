@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,13 @@ class WatchedPipeline(ImagePromptPipeline):
 
     def __init__(self, model: BaseModel) -> None:
         super().__init__(model)
-        self.now, self.most, self.ended = 0, 0, []
+        self.now, self.most = 0, 0
+        self.ended: list[Any] = []
         self.changed = threading.Condition()
 
-    def stream(self, request: GenerateRequest, *how: Any, **more: Any) -> Iterator[Any]:
+    def stream(
+        self, request: GenerateRequest, *how: Any, **more: Any
+    ) -> Generator[Any, None, None]:
         self.now += 1
         self.most = max(self.most, self.now)
         events = 0
@@ -490,7 +493,7 @@ def test_what_nobody_foresaw_is_logged_and_not_shown(
 ) -> None:
     def stream(*_: Any, **__: Any) -> Iterator[Any]:
         raise RuntimeError("the secret of the server")
-        yield
+        yield  # type: ignore[unreachable]
 
     monkeypatch.setattr(served, "stream", stream)
     with pytest.raises(Failed, match="Something went wrong"):

@@ -8,7 +8,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,9 @@ class Slow(ImagePromptPipeline):
 
     pause = 0.0
 
-    def stream(self, request: GenerateRequest, *how: Any, **more: Any) -> Iterator[Any]:
+    def stream(
+        self, request: GenerateRequest, *how: Any, **more: Any
+    ) -> Generator[Any, None, None]:
         for event in super().stream(request, *how, **more):
             if request.prompt == "fail":
                 raise RuntimeError("the secret of the server")

@@ -494,8 +494,8 @@ class TestOrdinary:
         self, tabletop: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         rows: list[tuple[Any, Any]] = []
-        for tab in (variation, image_text, structure, inpaint):
-            monkeypatch.setattr(tab, "examples", lambda *given: rows.append(given))
+        for module in (variation, image_text, structure, inpaint):
+            monkeypatch.setattr(module, "examples", lambda *given: rows.append(given))
         manager, requests = ModelManager(tabletop), []
         for _, build in TABS.values():
             rows.clear()

@@ -17,7 +17,7 @@ from torch import Tensor
 from ipadapter_demo.errors import ModelError
 
 if TYPE_CHECKING:
-    from diffusers import ControlNetModel, T2IAdapter
+    from diffusers import ControlNetModel, ModelMixin, T2IAdapter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +64,9 @@ def around_hole(pixels: Tensor, hole: Tensor) -> Tensor:
 
 class StructureNet(Protocol):
     """A network that reads one kind of map."""
+
+    @property
+    def net(self) -> ModelMixin: ...
 
     def read(self, map_pixels: Tensor) -> ControlCondition:
         """map_pixels (B, 3 or 4, H, W) in [0, 1]. Whatever can be computed once a request, is."""
