@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = settings_from_args(argv)  # before the heavy imports: --help answers at once
 
     from ipadapter_demo.errors import CheckpointError, ModelError
-    from ipadapter_demo.models.published import labels
+    from ipadapter_demo.models.listing import labels
     from ipadapter_demo.models.sources import announced
     from ipadapter_demo.pipeline import ImagePromptPipeline, prepare
     from ipadapter_demo.serving import ModelManager
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
         options = load_options(settings if model == settings.model else plain)
-        return prepare(model, **options, report=report)
+        return prepare(model, options, report)
 
     plain = without_additions(settings)
     try:

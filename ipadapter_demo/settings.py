@@ -7,16 +7,14 @@ Every flag `--max-file-size` has a variable `IPADAPTER_MAX_FILE_SIZE`. On Huggin
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+from ipadapter_demo.load_options import DTYPES, PREDICTION_TYPES, Dtype, LoadOptions
+from ipadapter_demo.own_files import check, embeddings, loras, places
 
 PREFIX = "IPADAPTER_"
 
@@ -63,26 +61,25 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the setting, what it takes and its value."""
-        _check(bool(self.model.strip()), "model", "a name", self.model)
+        check(bool(self.model.strip()), "model", "a name", self.model)
         loras(self.lora)
         embeddings(self.embedding)
         for name in ("controlnet", "t2i_adapter"):
             places(name, getattr(self, name))
-        kinds = (None, "epsilon", "v_prediction")
-        _check(
-            self.prediction_type in kinds,
+        check(
+            self.prediction_type in (None, *PREDICTION_TYPES),
             "prediction_type",
-            "epsilon or v_prediction",
+            " or ".join(PREDICTION_TYPES),
             self.prediction_type,
         )
         known = self.device is None or re.fullmatch(r"cpu|mps|(cuda|xpu)(:\d+)?", self.device)
-        _check(bool(known), "device", "cpu, mps, cuda, cuda:1, ... or nothing", self.device)
-        _check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
-        _check(bool(self.host.strip()), "host", "an address", self.host)
-        _check(0 < self.port < 65536, "port", "from 1 to 65535", self.port)
+        check(bool(known), "device", "cpu, mps, cuda, cuda:1, ... or nothing", self.device)
+        check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
+        check(bool(self.host.strip()), "host", "an address", self.host)
+        check(0 < self.port < 65536, "port", "from 1 to 65535", self.port)
         size = re.fullmatch(r"[1-9]\d*(kb|mb|gb)", self.max_file_size)
-        _check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
-        _check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
+        check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
+        check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
 
 
 def without_additions(settings: Settings) -> Settings:
@@ -102,92 +99,17 @@ def without_additions(settings: Settings) -> Settings:
     )
 
 
-def load_options(settings: Settings) -> dict[str, Any]:
-    """What `ipadapter_demo.load` takes, for a program that has settings."""
-    return {
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "base": settings.base,
-        "model_adapter": settings.model_adapter,
-        "models": settings.models_dir,
-        "loras": loras(settings.lora),
-        "embeddings": embeddings(settings.embedding),
-        "image_encoder": settings.image_encoder,
-        "vae": None if settings.vae is None else Path(settings.vae),
-        "controlnets": places("controlnet", settings.controlnet),
-        "t2i_adapters": places("t2i_adapter", settings.t2i_adapter),
-        "prediction_type": settings.prediction_type,
-        "zero_snr": settings.zero_snr,
-        "offload": settings.offload,
-        "tiling": settings.tiling,
-    }
-
-
-def loras(text: str) -> tuple[tuple[Path, float], ...]:
-    """Files and weights of "style.safetensors:0.8, other.safetensors". Raises ValueError."""
-    found = []
-    for item in _listed(text, _LORA):
-        match = _LORA.fullmatch(item)
-        number = "1" if match is None or match[2] is None else match[2]
-        valid = match and _NUMBER.fullmatch(number) and math.isfinite(float(number))
-        _check(bool(valid), "lora", "FILE.safetensors or FILE.safetensors:WEIGHT", item)
-        assert match is not None
-        found.append((Path(match[1]), float(number)))
-    return tuple(found)
-
-
-def embeddings(text: str) -> tuple[Path, ...]:
-    """The files of "cat.safetensors, dog.pt". Raises ValueError."""
-    found = _listed(text, _EMBEDDING)
-    for item in found:
-        _check(
-            bool(_EMBEDDING.fullmatch(item)),
-            "embedding",
-            "a file .safetensors, .pt, .pth or .bin",
-            item,
-        )
-    return tuple(Path(item) for item in found)
-
-
-def places(name: str, text: str) -> tuple[tuple[str, Path], ...]:
-    """Names and places of "edges=runs/edges, depth=depth.pth", each name once, for the setting
-    `name`. Raises ValueError."""
-    found: dict[str, Path] = {}
-    for item in _listed(text, _PLACE, begins=True):
-        match = _PLACE.fullmatch(item)
-        _check(
-            match is not None and match[1] not in found,
-            name,
-            "NAME=FOLDER or NAME=FILE, each NAME once, of letters, digits, - and _",
-            item,
-        )
-        assert match is not None
-        found[match[1]] = Path(match[2])
-    return tuple(found.items())
-
-
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_LORA = re.compile(r"(.+\.(?i:safetensors))(?::([^:/\\]*))?")
-_EMBEDDING = re.compile(r".+\.(?i:safetensors|pt|pth|bin)")
-_PLACE = re.compile(r"([\w-]+)=(.+)")
-
-
-def _listed(text: str, item: re.Pattern[str], begins: bool = False) -> list[str]:
-    """The items of a text, one a line. Within a line they may stand behind commas; as names of
-    files may hold commas too, one parts items only where what is before it is a whole `item`, or,
-    where every item `begins` with its name, what is behind it is one."""
-    found: list[str] = []
-    for line in text.splitlines():
-        open_ = ""
-        for piece in line.split(","):
-            whole = item.fullmatch(piece.strip() if begins else open_.strip())
-            if open_ and whole:
-                found.append(open_.strip())
-                open_ = piece
-            else:
-                open_ = f"{open_},{piece}" if open_ else piece
-        found.append(open_.strip())
-    return [each for each in found if each]
+def load_options(settings: Settings) -> LoadOptions:
+    """The settings that belong to a model; fields of one name are handed on as they are."""
+    own = {f.name for f in fields(Settings)}
+    same = {f.name: getattr(settings, f.name) for f in fields(LoadOptions) if f.name in own}
+    return LoadOptions(
+        **same,
+        loras=loras(settings.lora),
+        embeddings=embeddings(settings.embedding),
+        controlnets=places("controlnet", settings.controlnet),
+        t2i_adapters=places("t2i_adapter", settings.t2i_adapter),
+    )
 
 
 def is_repository(name: str) -> bool:
@@ -255,7 +177,7 @@ def settings_parser() -> argparse.ArgumentParser:
     add_own_parts(parser.add_argument)
     parser.add_argument(
         "--prediction-type",
-        choices=("epsilon", "v_prediction"),
+        choices=PREDICTION_TYPES,
         help="of a checkpoint that does not say its own",
     )
     parser.add_argument(
@@ -357,8 +279,3 @@ def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
         else:
             values[field.name] = text
     return values
-
-
-def _check(valid: bool, name: str, expected: str, value: object) -> None:
-    if not valid:
-        raise ValueError(f"{name} must be {expected}, got {value!r}")

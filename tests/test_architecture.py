@@ -15,8 +15,11 @@ PACKAGE = "ipadapter_demo"
 # A unit is a module or subpackage of the package. It imports from its own tier and those before.
 TIERS = [
     {
+        "assets",
         "errors",
         "files",
+        "load_options",
+        "own_files",
         "colour",
         "depth",
         "feather",

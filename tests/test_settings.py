@@ -89,11 +89,11 @@ def test_files_that_go_with_a_model() -> None:
         {},
     )
     options = load_options(settings)
-    assert options["loras"] == ((Path("a/style.safetensors"), 0.8), (Path("other.safetensors"), 1))
-    assert options["embeddings"] == (Path("cat.safetensors"),)
-    assert (options["models"], options["base"]) == ("models", "community.safetensors")
-    assert options["offload"] is True
-    assert load_options(Settings())["loras"] == ()
+    assert options.loras == ((Path("a/style.safetensors"), 0.8), (Path("other.safetensors"), 1))
+    assert options.embeddings == (Path("cat.safetensors"),)
+    assert (options.models_dir, options.base) == (Path("models"), "community.safetensors")
+    assert options.offload is True
+    assert load_options(Settings()).loras == ()
     with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors .* 'style\.ckpt:0\.5'"):
         Settings(lora="style.ckpt:0.5")
 
@@ -115,10 +115,10 @@ def test_files_that_go_with_a_model() -> None:
 )
 def test_loras_and_their_weights(flags: list[str], expected: list[tuple[str, float]]) -> None:
     argv = [word for value in flags for word in ("--lora", value)]
-    found = load_options(settings_from_args(argv, {}))["loras"]
+    found = load_options(settings_from_args(argv, {})).loras
     assert found == tuple((Path(file), weight) for file, weight in expected)
     by_variable = settings_from_args([], {"IPADAPTER_LORA": "\n".join(flags)})
-    assert load_options(by_variable)["loras"] == found
+    assert load_options(by_variable).loras == found
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_embeddings_and_their_suffixes() -> None:
     settings = settings_from_args(
         ["--embedding", "a, b.pt,c.bin", "--embedding", "d.safetensors"], {}
     )
-    assert load_options(settings)["embeddings"] == (
+    assert load_options(settings).embeddings == (
         Path("a, b.pt"),
         Path("c.bin"),
         Path("d.safetensors"),

@@ -10,13 +10,14 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipadapter_demo.cli.options import MODEL_OPTIONS, PROGRAM, Arguments, command_parser
 from ipadapter_demo.errors import DemoError, ModelError, RequestError
-from ipadapter_demo.models.sources import announced
+from ipadapter_demo.load_options import LoadOptions
+from ipadapter_demo.models.sources import Report, announced, no_report
 from ipadapter_demo.settings import (
     Settings,
     load_options,
@@ -59,7 +60,11 @@ def generate(arguments: Arguments, load: Load) -> None:
     given = given_fields(arguments)  # read before the model is: a wrong path shows at once
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipeline = _loaded(arguments, load, record.provenance.get("model") if record else None)
-    start = record.request if record else GenerateRequest(**pipeline.info.recommended(given))
+    start = (
+        record.request
+        if record
+        else GenerateRequest(**pipeline.info.recommended.fields_beside(given))
+    )
     request = completed(replace(start, **given), pipeline.info, arguments)
     result = pipeline.generate(request)
     for note in result.warnings:
@@ -114,12 +119,13 @@ def evaluate(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.evaluation.report import evaluate as report_on
     from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 
-    same = load_options(_settings(arguments))
-    same |= _loaded_as(pipeline)
+    options = replace(load_options(_settings(arguments)), **_precision_of(pipeline))
     several = arguments.workers > 1
     seed = HELD_OUT_SEED if arguments.seed is None else arguments.seed
     with (
-        drawn_by_workers(arguments.workers, **same) if several else nullcontext(drawn_by(pipeline))
+        drawn_by_workers(arguments.workers, model=pipeline.info.name, options=options)
+        if several
+        else nullcontext(drawn_by(pipeline))
     ) as draw:
         if arguments.keep is not None:
             draw = kept_in(arguments.keep, draw, pipeline.provenance)
@@ -128,9 +134,9 @@ def evaluate(arguments: Arguments, load: Load) -> None:
     _print(path=str(arguments.out))
 
 
-def _loaded_as(pipeline: ImagePromptPipeline) -> dict[str, Any]:
-    """What makes a worker's pipeline the same: settings that were left open are decided by now."""
-    return {name: pipeline.provenance[name] for name in ("model", "device", "dtype")}
+def _precision_of(pipeline: ImagePromptPipeline) -> dict[str, Any]:
+    """For a worker's pipeline that is to be the same: options that were left open are decided."""
+    return {name: pipeline.provenance[name] for name in ("device", "dtype")}
 
 
 def _evaluate_coco(arguments: Arguments) -> None:
@@ -150,7 +156,7 @@ def _evaluate_coco(arguments: Arguments) -> None:
     items = items_of(arguments.images, arguments.captions, arguments.limit)
     report = evaluate_coco(
         items,
-        {"model": settings.model, **load_options(settings)},
+        {"model": settings.model, **asdict(load_options(settings))},
         arguments.clip,
         protocol,
         arguments.out,
@@ -165,7 +171,7 @@ def _evaluate_coco(arguments: Arguments) -> None:
 
 def models(arguments: Arguments, _: Load) -> None:
     from ipadapter_demo.models.catalog import TABLETOP
-    from ipadapter_demo.models.published import listing
+    from ipadapter_demo.models.listing import listing
 
     _print(name=TABLETOP.name, note=TABLETOP.note, present=True, licence="Apache-2.0")
     settings = settings_from_args([])
@@ -192,7 +198,9 @@ def claims(arguments: Arguments, load: Load) -> None:
         from ipadapter_demo.evaluation.drawing import drawn_by_workers
 
         pipeline = load("tabletop", dtype=arguments.dtype)
-        with drawn_by_workers(arguments.workers, **_loaded_as(pipeline)) as draw:
+        with drawn_by_workers(
+            arguments.workers, model="tabletop", **_precision_of(pipeline)
+        ) as draw:
             record = shipped.SHIPPED[arguments.study](pipeline.info, draw, _progress)
         record |= {"dtype": pipeline.provenance["dtype"]}
     for path in page.publish(arguments.study, record, arguments.docs):
@@ -290,7 +298,7 @@ def _failed(arguments: Arguments, message: str) -> int:
 def _loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImagePromptPipeline:
     """The model asked for, or the one that made a recorded picture, or the environment's."""
     settings = _settings(arguments, model=recorded)
-    pipeline = load(settings.model, **load_options(settings), report=announced(_progress))
+    pipeline = load(settings.model, load_options(settings), announced(_progress))
     if pipeline.schedule_note:
         _progress(f"{settings.model}: {pipeline.schedule_note}")
     return pipeline
@@ -298,16 +306,16 @@ def _loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImageP
 
 def _manager(arguments: Arguments, load: Load, **recorded: object) -> ModelManager:
     """The same, and every other model of the catalogue as well."""
-    from ipadapter_demo.models.published import labels
+    from ipadapter_demo.models.listing import labels
     from ipadapter_demo.pipeline import prepare
     from ipadapter_demo.serving import ModelManager
 
     settings = _settings(arguments, **recorded)
     others = without_additions(settings)
     return ModelManager(
-        load(settings.model, **load_options(settings), report=announced(_progress)),
+        load(settings.model, load_options(settings), announced(_progress)),
         lambda name, report: prepare(
-            name, **load_options(settings if name == settings.model else others), report=report
+            name, load_options(settings if name == settings.model else others), report
         ),
         labels(settings.models_dir),
     )
@@ -323,7 +331,9 @@ def _settings(arguments: Arguments, **recorded: object) -> Settings:
         raise ModelError(str(error)) from error
 
 
-def _load_quietly(model: str, **options: Any) -> ImagePromptPipeline:
+def _load_quietly(
+    model: str, options: LoadOptions | None = None, report: Report = no_report, **fields: Any
+) -> ImagePromptPipeline:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -333,4 +343,4 @@ def _load_quietly(model: str, **options: Any) -> ImagePromptPipeline:
 
     from ipadapter_demo.pipeline import load
 
-    return load(model, **options)
+    return load(model, options, report, **fields)

@@ -64,7 +64,9 @@ def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -
     if arguments.inpaint is None or request.inpaint is None:
         return request
     open_ = {
-        name: value for name, value in info.inpainting.items() if getattr(arguments, name) is None
+        name: value
+        for name, value in info.recommended.inpainting.items()
+        if getattr(arguments, name) is None
     }
     return replace(request, inpaint=replace(request.inpaint, **open_))
 

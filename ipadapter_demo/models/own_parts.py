@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
-from ipadapter_demo.models.extras import Extras
 from ipadapter_demo.models.sources import Hub, Report, fetched
 from ipadapter_demo.settings import is_repository
 
@@ -16,23 +16,23 @@ _ENCODER_FILES = ("config.json", "model.safetensors")
 _DRAWN = ("canny", "palette", *(name for name in DETECTORS if name != "canny"))
 
 
-def with_own_parts(entry: CatalogEntry, extras: Extras) -> CatalogEntry:
-    """The entry with the image encoder and the structure networks of `extras`.
+def with_own_parts(entry: CatalogEntry, options: LoadOptions, report: Report) -> CatalogEntry:
+    """The entry with the image encoder and the structure networks of `options`.
 
     Raises ModelError that names the part and where it was looked for.
     """
-    if extras.image_encoder is not None:
-        encoder = encoder_folder(extras.image_encoder, extras.models, extras.report)
+    if options.image_encoder is not None:
+        encoder = encoder_folder(options.image_encoder, options.models_dir, report)
         entry = replace(entry, image_encoder=str(encoder))
     structures = dict(entry.structures)
-    for kind, place in extras.controlnets:
+    for kind, place in options.controlnets:
         structures[kind] = StructureEntry(
             folder=_existing("controlnet", kind, place),
             network="controlnet",
             annotators=_suited(entry, kind),
         )
-    for kind, place in extras.t2i_adapters:
-        if kind in dict(extras.controlnets):
+    for kind, place in options.t2i_adapters:
+        if kind in dict(options.controlnets):
             raise ModelError(f"t2i_adapter {kind}: a ControlNet has this name already")
         structures[kind] = StructureEntry(
             folder=_existing("t2i_adapter", kind, place),
@@ -42,7 +42,7 @@ def with_own_parts(entry: CatalogEntry, extras: Extras) -> CatalogEntry:
     return replace(entry, structures=structures)
 
 
-def encoder_folder(place: str, models: Path | None, report: Report) -> Path:
+def encoder_folder(place: str, models_dir: Path | None, report: Report) -> Path:
     """The folder of an image encoder: a local one, or owner/name or owner/name/folder on the hub.
     Raises ModelError."""
     if Path(place).is_dir():
@@ -58,7 +58,9 @@ def encoder_folder(place: str, models: Path | None, report: Report) -> Path:
             "image_encoder must be a folder, or owner/name or owner/name/folder on "
             f"the hub, got {place!r}"
         )
-    return fetched(Hub(repo=f"{owner}/{name}", folder=folder, files=_ENCODER_FILES), models, report)
+    return fetched(
+        Hub(repo=f"{owner}/{name}", folder=folder, files=_ENCODER_FILES), models_dir, report
+    )
 
 
 def _existing(part: str, kind: str, place: Path) -> str:
