@@ -157,75 +157,45 @@ def settings_parser() -> argparse.ArgumentParser:
         description="Pictures as prompts, in the browser.",
         epilog="Every flag can be set as a variable too: --queue-size as IPADAPTER_QUEUE_SIZE.",
     )
-    default = Settings()
-    parser.add_argument("--model", help=f"name from the catalogue [{default.model}]")
-    parser.add_argument(
-        "--base",
-        metavar="FOLDER_OR_ID",
-        help="another base model for a published adapter: a folder in diffusers' "
-        "layout, a .safetensors checkpoint, or a repository on the hub",
-    )
-    parser.add_argument(
-        "--model-adapter",
-        metavar="FILE",
-        help="an image adapter of your own for the model: a .safetensors, .bin or "
-        ".pth file, or a folder as InvokeAI makes one",
-    )
-    parser.add_argument(
-        "--models-dir", metavar="DIR", help="folder that mirrors the hub, DIR/owner/repository/file"
-    )
-    add_own_parts(parser.add_argument)
-    parser.add_argument(
-        "--prediction-type",
-        choices=PREDICTION_TYPES,
-        help="of a checkpoint that does not say its own",
-    )
-    parser.add_argument(
-        "--zero-snr",
-        action=argparse.BooleanOptionalAction,
-        help="the model was trained to zero terminal SNR and does not say so [no]",
-    )
-    parser.add_argument(
-        "--offload",
-        action=argparse.BooleanOptionalAction,
-        help="for small GPUs: keep there only what is at work [no]",
-    )
-    parser.add_argument(
-        "--tiling",
-        action=argparse.BooleanOptionalAction,
-        help="decode large pictures in parts [no]",
-    )
-    parser.add_argument(
-        "--device", help="cpu, cuda, cuda:1, mps [cuda if there is one, else mps, else cpu]"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, help=f"of the weights [{default.dtype}]")
-    parser.add_argument("--host", help=f"address to listen on [{default.host}]")
-    parser.add_argument("--port", type=int, help=f"[{default.port}]")
-    parser.add_argument("--max-file-size", help=f"of an upload [{default.max_file_size}]")
-    parser.add_argument("--queue-size", type=int, help=f"waiting users [{default.queue_size}]")
-    parser.add_argument(
-        "--share", action=argparse.BooleanOptionalAction, help="open a public link [no]"
-    )
+    add_settings(parser.add_argument)
     return parser
 
 
-class _Repeated(argparse.Action):
-    """A flag that may be given several times: its values become the lines of one text."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        before = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, f"{before}\n{values}" if before else values)
+def add_settings(add: Callable[..., Any]) -> None:
+    """The flags of all settings; `add` is a parser's `add_argument`."""
+    add_model_options(add)
+    default = Settings()
+    add("--host", help=f"address to listen on [{default.host}]")
+    add("--port", type=int, help=f"[{default.port}]")
+    add("--max-file-size", help=f"of an upload [{default.max_file_size}]")
+    add("--queue-size", type=int, help=f"waiting users [{default.queue_size}]")
+    add("--share", action=argparse.BooleanOptionalAction, help="open a public link [no]")
 
 
-def add_own_parts(add: Callable[..., Any]) -> None:
-    """The flags for files of one's own, which `app.py` and the commands share; `add` is a
-    parser's `add_argument`."""
+def add_model_options(add: Callable[..., Any]) -> None:
+    """The flags of a model and of what is loaded with it."""
+    add(
+        "--model",
+        metavar="NAME",
+        help="of the catalogue [that of a PNG or bundle, else $IPADAPTER_MODEL, else tabletop]",
+    )
+    add(
+        "--base",
+        metavar="FOLDER_OR_ID",
+        help="another base for a published model's adapter: a folder in diffusers' layout, a "
+        ".safetensors checkpoint, or a repository on the hub [$IPADAPTER_BASE]",
+    )
+    add(
+        "--model-adapter",
+        metavar="FILE",
+        help="an image adapter of your own for the model: a .safetensors, .bin or .pth file, or a "
+        "folder as InvokeAI makes one [$IPADAPTER_MODEL_ADAPTER]",
+    )
+    add(
+        "--models-dir",
+        metavar="DIR",
+        help="folder that mirrors the hub, DIR/owner/repository/file [$IPADAPTER_MODELS_DIR]",
+    )
     add(
         "--image-encoder",
         metavar="PLACE",
@@ -259,6 +229,50 @@ def add_own_parts(add: Callable[..., Any]) -> None:
         help="a textual inversion, called in prompts by the name of its file; repeatable, or with "
         "commas [$IPADAPTER_EMBEDDING]",
     )
+    add(
+        "--prediction-type",
+        choices=PREDICTION_TYPES,
+        help="of a checkpoint that does not say its own [$IPADAPTER_PREDICTION_TYPE]",
+    )
+    add(
+        "--zero-snr",
+        action=argparse.BooleanOptionalAction,
+        help="the model was trained to zero terminal SNR and does not say so [$IPADAPTER_ZERO_SNR]",
+    )
+    add(
+        "--offload",
+        action=argparse.BooleanOptionalAction,
+        help="for small GPUs: keep there only what is at work [$IPADAPTER_OFFLOAD]",
+    )
+    add(
+        "--tiling",
+        action=argparse.BooleanOptionalAction,
+        help="decode large pictures in parts [$IPADAPTER_TILING]",
+    )
+    add(
+        "--device",
+        help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one, else mps]",
+    )
+    add(
+        "--dtype",
+        choices=DTYPES,
+        help="of the weights [$IPADAPTER_DTYPE, else auto: half precision where the hardware has "
+        "it and the model is not tiny]",
+    )
+
+
+class _Repeated(argparse.Action):
+    """A flag that may be given several times: its values become the lines of one text."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before}\n{values}" if before else values)
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:

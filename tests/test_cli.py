@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ipadapter_demo.cli import main
-from ipadapter_demo.cli.options import PARTS, command_parser
+from ipadapter_demo.cli import command_parser, main
+from ipadapter_demo.cli.train import PARTS
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ipadapter_demo.cli.options import Arguments
+from ipadapter_demo.cli.command import Arguments
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
