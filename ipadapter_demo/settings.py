@@ -24,7 +24,7 @@ _SWITCH |= {"0": False, "false": False, "no": False, "off": False}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What an operator decides; whatever belongs to one picture is in the request.
+    """The choices of an operator; all that belongs to one picture is in the request.
 
     `model` is a name from the catalogue, `base` puts its adapter on another base model, and
     `model_adapter` is the file of an adapter of your own for it.

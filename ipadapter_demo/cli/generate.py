@@ -59,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=_optional_path,
         action="append",
         metavar="M.png",
-        help="white where a reference has a say; once for each, - for everywhere",
+        help="white where a reference applies; once for each, - for everywhere",
     )
     add(
         "--reference-window",
@@ -84,7 +84,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="R.png",
-        help="a picture to move away from",
+        help="a negative image prompt: a picture unlike the wanted one",
     )
     add(
         "--fit",

@@ -116,7 +116,7 @@ def run(arguments: Arguments, load: Load) -> None:
 
 
 def _given_fields(arguments: Arguments) -> dict[str, Any]:
-    """What flags say of a recipe's config, besides what every recipe takes."""
+    """The fields of a recipe's config that flags set, besides those of every recipe."""
     if arguments.part != "image-adapter":
         return {}
     from dataclasses import fields

@@ -45,7 +45,7 @@ class Published:
 
     @property
     def needed(self) -> tuple[Hub, ...]:
-        """What a first picture takes; structure networks follow when they are asked for."""
+        """The files of a first picture; structure networks are fetched when they are asked for."""
         return self.base, self.image_encoder, self.adapter
 
 
@@ -214,23 +214,23 @@ PUBLISHED = {
 }
 
 
-def base_place(
+def base_path(
     model: Published,
     base: str | None,
     models_dir: Path | None,
     report: Report = no_report,
 ) -> tuple[Path, Path | None]:
-    """Where the base of a published model is, or another `base` of its family; and a folder with
+    """The path of a published model's base, or of another `base` of its family; and a folder with
     configurations and tokenizers, where that is a checkpoint of weights alone."""
-    place = Path(base) if base is not None and Path(base).exists() else None
+    path = Path(base) if base is not None and Path(base).exists() else None
     if base is None:
-        place = fetched(model.base, models_dir, report)
-    elif place is None:
-        place = fetched(of_repository(base, model.base, models_dir), models_dir, report)
-    if not place.is_file():
-        return place, None
+        path = fetched(model.base, models_dir, report)
+    elif path is None:
+        path = fetched(of_repository(base, model.base, models_dir), models_dir, report)
+    if not path.is_file():
+        return path, None
     light = tuple(f for f in model.base.files if not f.endswith(".safetensors"))
-    return place, fetched(replace(model.base, files=light, megabytes=2), models_dir, report)
+    return path, fetched(replace(model.base, files=light, megabytes=2), models_dir, report)
 
 
 def local_entry(model: Published, options: LoadOptions, report: Report = no_report) -> CatalogEntry:
@@ -243,14 +243,14 @@ def local_entry(model: Published, options: LoadOptions, report: Report = no_repo
     models_dir, own = options.models_dir, options.model_adapter
     own = None if own is None else own.absolute()
     encoder = _encoder_of(own, model) if own else model.image_encoder
-    place, configs = base_place(model, options.base, models_dir, report)
+    path, configs = base_path(model, options.base, models_dir, report)
     adapter = own
     if adapter is None:
         folder, wanted = fetched(model.adapter, models_dir, report), model.adapter.files[0]
         adapter = file_at(folder, wanted) or folder / wanted
     return CatalogEntry(
         name=model.name,
-        folder=place,
+        folder=path,
         configs=configs,
         image_encoder=options.image_encoder or str(fetched(encoder, models_dir, report)),
         adapters={own.stem if own else "base": str(adapter)},

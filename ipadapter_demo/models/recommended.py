@@ -14,9 +14,11 @@ from ipadapter_demo.request import SAMPLERS, Sampler
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recommended:
-    """What a request takes where it does not say. λ is the first authors' advice unless a model
-    says otherwise: 1 for a picture alone, about half beside a prompt
-    (https://github.com/tencent-ailab/IP-Adapter, "Best Practice")."""
+    """The values of a request for fields that it leaves open.
+
+    λ is the first authors' advice unless a model says otherwise: 1 for a picture alone, about half
+    beside a prompt (https://github.com/tencent-ailab/IP-Adapter, "Best Practice").
+    """
 
     image_scale: float = 1.0  # λ for a picture alone
     text_image_scale: float = 0.6  # λ beside a prompt

@@ -180,9 +180,13 @@ def of_repository(repo: str, like: Hub, models_dir: Path | None) -> Hub:
 def fetched(hub: Hub, models_dir: Path | None = None, report: Report = no_report) -> Path:
     """The local folder of the files, fetched from the hub where they are missing.
 
+    File after file: of one file the hub's client fetches many parts at once, and its
+    `snapshot_download` lists the whole repository, names no file in its progress and passes over
+    a file that is not there.
+
     What comes from the hub or its cache must have the hashes that are pinned. What lies below
     `models` is the operator's own choice and is taken as it is: the provenance of every picture
-    tell its hashes. Raises ModelError that names a file of another hash, or the missing files,
+    holds its hashes. Raises ModelError that names a file of another hash, or the missing files,
     where they go, and how to point elsewhere."""
     if (found := local_folder(hub, models_dir)) is not None:
         own = models_dir is not None and found.is_relative_to(models_dir.absolute())

@@ -15,7 +15,7 @@ from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
 from ipadapter_demo.models.hub_files import VIT_H
 from ipadapter_demo.models.own_parts import encoder_folder
-from ipadapter_demo.models.published import PUBLISHED, base_place
+from ipadapter_demo.models.published import PUBLISHED, base_path
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
 from ipadapter_demo.training.config import ImageAdapterConfig, TrainingConfig
@@ -55,7 +55,7 @@ def _entry(config: TrainingConfig) -> CatalogEntry:
     if not place.is_dir():
         xl = _is_xl(base, models)
         family = PUBLISHED["sdxl" if xl else "sd15"]
-        place, configs = base_place(family, None if base in PUBLISHED else base, models, report)
+        place, configs = base_path(family, None if base in PUBLISHED else base, models, report)
     encoder = None
     if isinstance(config, ImageAdapterConfig):
         encoder = str(_encoder(config, place, VIT_H))
