@@ -19,6 +19,7 @@ TIERS = [
         "errors",
         "files",
         "load_options",
+        "model_flags",
         "own_files",
         "colour",
         "depth",

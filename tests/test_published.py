@@ -269,7 +269,11 @@ class TestOwnAdapters:
         unet = {f"unet.{key}": t for key, t in tiny_sd15_unet().state_dict().items()}
         torch.save(unet | state, tmp_path / "pytorch_model.bin")
         mine = load(
-            "sd15", "cpu", "float32", models_dir=shelf, model_adapter=tmp_path / "pytorch_model.bin"
+            "sd15",
+            device="cpu",
+            dtype="float32",
+            models_dir=shelf,
+            model_adapter=tmp_path / "pytorch_model.bin",
         )
         theirs = load("sd15", device="cpu", dtype="float32", models_dir=shelf)
         assert np.array_equal(drawn(mine), drawn(theirs))

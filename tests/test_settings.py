@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import ipadapter_demo
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.settings import Settings, load_options, resolved_device, settings_from_args
 
 
@@ -180,3 +183,17 @@ def test_settings_and_requests_do_not_wait_for_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_belongs_to_a_model_is_handed_on_whole() -> None:
+    """Every option of a load is a setting of its name, or of several files in one text."""
+    texts = {"loras": "lora", "embeddings": "embedding"}
+    texts |= {"controlnets": "controlnet", "t2i_adapters": "t2i_adapter"}
+    names = {field.name for field in fields(Settings)}
+    assert {texts.get(field.name, field.name) for field in fields(LoadOptions)} <= names
+    assert load_options(Settings()) == LoadOptions()
+    assert LoadOptions(models_dir="a", vae="b").vae == Path("b")  # type: ignore[arg-type]
+
+
+def test_everything_public_is_there() -> None:
+    assert all(getattr(ipadapter_demo, name) for name in ipadapter_demo.__all__)

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, positive
-from ipadapter_demo.cli.model import add_model_options, manager_of
+from ipadapter_demo.cli.model import manager_of
+from ipadapter_demo.model_flags import add_model_options
 
 TEXT = """\
 Draw a comparison: rows, columns and pages of pictures that differ in what the spec names and in

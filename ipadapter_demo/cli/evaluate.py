@@ -17,8 +17,9 @@ from ipadapter_demo.cli.command import (
     print_line,
     progress,
 )
-from ipadapter_demo.cli.model import add_model_options, loaded, precision_of, settings_of
+from ipadapter_demo.cli.model import loaded, precision_of, settings_of
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.request import SAMPLERS
 from ipadapter_demo.settings import load_options
 

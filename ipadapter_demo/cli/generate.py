@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_line
-from ipadapter_demo.cli.model import add_model_options, loaded
+from ipadapter_demo.cli.model import loaded
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS, structure_parts
 
 TEXT = """\

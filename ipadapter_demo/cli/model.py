@@ -1,8 +1,8 @@
-"""The model of a command: its options, and one pipeline or all of the catalogue."""
+"""The settings of a command, and its model: one pipeline, or all of the catalogue."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from ipadapter_demo.cli.command import Arguments, Load, progress
@@ -11,24 +11,14 @@ from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.sources import Report, announced, no_report
 from ipadapter_demo.settings import (
     Settings,
-    add_model_options,
     load_options,
-    settings_from_args,
+    settings_from,
     without_additions,
 )
 
 if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ImagePromptPipeline
     from ipadapter_demo.serving import ModelManager
-
-__all__ = [
-    "add_model_options",
-    "load_quietly",
-    "loaded",
-    "manager_of",
-    "precision_of",
-    "settings_of",
-]
 
 
 def settings_of(arguments: Arguments, **recorded: object) -> Settings:
@@ -37,7 +27,7 @@ def settings_of(arguments: Arguments, **recorded: object) -> Settings:
     given = {f.name: getattr(arguments, f.name, None) for f in fields(Settings)}
     flags |= {name: value for name, value in given.items() if value is not None}
     try:
-        return replace(settings_from_args([]), **flags)
+        return settings_from(flags)
     except ValueError as error:
         raise ModelError(str(error)) from error
 

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ipadapter_demo.cli.command import Arguments, Command, Load, print_line
-from ipadapter_demo.cli.model import add_model_options, loaded
+from ipadapter_demo.cli.model import loaded
+from ipadapter_demo.model_flags import add_model_options
 
 TEXT = """\
 Draw sheets of unselected held-out scenes with the tabletop model: the overview at the top of the
