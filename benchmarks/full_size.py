@@ -142,7 +142,7 @@ def _ours(arguments: argparse.Namespace) -> Callable[[int], object]:
     import ipadapter_demo as ip
 
     pipeline = ip.load(
-        arguments.model, device=arguments.device, dtype=arguments.dtype, models=arguments.folder
+        arguments.model, device=arguments.device, dtype=arguments.dtype, models_dir=arguments.folder
     )
     reference = ip.Reference(image=_picture())
     return lambda steps: pipeline.generate(

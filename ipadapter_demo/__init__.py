@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ipadapter_demo.compare import draw_comparison
     from ipadapter_demo.errors import CheckpointError, DemoError, ModelError, RequestError
-    from ipadapter_demo.pipeline import load
+    from ipadapter_demo.load_options import LoadOptions
+    from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Preview, Result, load
     from ipadapter_demo.record import (
         Record,
         record_from_png,
@@ -32,11 +33,16 @@ __all__ = [
     "CheckpointError",
     "DemoError",
     "GenerateRequest",
+    "ImagePromptPipeline",
     "Inpaint",
+    "LoadOptions",
     "ModelError",
+    "ModelInfo",
+    "Preview",
     "Record",
     "Reference",
     "RequestError",
+    "Result",
     "Structure",
     "draw_comparison",
     "load",
@@ -50,7 +56,8 @@ __all__ = [
 _HOMES = {
     "compare": ("draw_comparison",),
     "errors": ("CheckpointError", "DemoError", "ModelError", "RequestError"),
-    "pipeline": ("load",),
+    "load_options": ("LoadOptions",),
+    "pipeline": ("ImagePromptPipeline", "ModelInfo", "Preview", "Result", "load"),
     "record": (
         "Record",
         "record_from_png",

@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by who has to act on it.
+"""The errors of the project, sorted by who has to act on them.
 
 `RequestError` is for the person who asked and is shown to them as it is. `CheckpointError` and
 `ModelError` are for whoever runs the program, `TrainingError` for whoever trains. A programmer's

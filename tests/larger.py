@@ -33,8 +33,7 @@ def write_larger_model(entry: CatalogEntry, folder: Path) -> CatalogEntry:
         entry,
         name="other",
         folder=folder,
-        steps=4,
-        guidance=4.0,
+        recommended=replace(entry.recommended, steps=4, guidance=4.0),
         structures={"palette": entry.structures["palette"]},
     )
 

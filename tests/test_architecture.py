@@ -15,8 +15,12 @@ PACKAGE = "ipadapter_demo"
 # A unit is a module or subpackage of the package. It imports from its own tier and those before.
 TIERS = [
     {
+        "assets",
         "errors",
         "files",
+        "load_options",
+        "model_flags",
+        "own_files",
         "colour",
         "depth",
         "feather",

@@ -62,7 +62,7 @@ def shown(card: str, request: GenerateRequest, capsys: pytest.CaptureFixture[str
     app, generate = commands(card)
     assert app[:2] == ["python", "app.py"]
     settings = settings_from_args([*app[2:], "--device", "cpu", "--dtype", "float32"], {})
-    result = prepare(settings.model, **load_options(settings))().generate(request)
+    result = prepare(settings.model, load_options(settings))().generate(request)
     assert generate[:3] == ["python", "-m", "ipadapter_demo"]
     picture(1).save("R.png")
     words = [word.replace("PICTURE", "R.png") for word in generate[3:]]

@@ -14,7 +14,7 @@ from ipadapter_demo.claims import testbed as lab_module
 from ipadapter_demo.claims.methods import METHODS, TRIED, at_rate, simple_adapter
 from ipadapter_demo.claims.studies import STUDIES, by_name
 from ipadapter_demo.claims.testbed import EvalSet, Testbed, open_testbed, shuffled
-from ipadapter_demo.cli.options import STUDIES as NAMES
+from ipadapter_demo.cli.claims import STUDIES as NAMES
 from ipadapter_demo.errors import DemoError
 from ipadapter_demo.tabletop.scene import sample_scenes
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ipadapter_demo.cli import main
-from ipadapter_demo.cli.options import PARTS, command_parser
+from ipadapter_demo.cli import command_parser, main
+from ipadapter_demo.cli.train import PARTS
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -39,8 +40,10 @@ def asked_for() -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.fixture
 def load(pipeline: ImagePromptPipeline, asked_for: list) -> Callable[..., ImagePromptPipeline]:
-    def load(model: str, **options: Any) -> ImagePromptPipeline:
-        asked_for.append((model, options))
+    def load(
+        model: str, options: LoadOptions | None = None, *_: Any, **fields: Any
+    ) -> ImagePromptPipeline:
+        asked_for.append((model, asdict(replace(options or LoadOptions(), **fields))))
         return pipeline
 
     return load
@@ -260,7 +263,7 @@ class TestRefusals:
     def test_a_model_that_cannot_be_loaded(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def load(model: str, **_: Any) -> ImagePromptPipeline:
+        def load(model: str, *_: Any) -> ImagePromptPipeline:
             raise ModelError(f"model must be one of tabletop, got {model!r}")
 
         for words in (

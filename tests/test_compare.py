@@ -250,7 +250,7 @@ class TestSpec:
     def test_everything_said_once_more_is_the_same(self, manager: ModelManager) -> None:
         once = completed(spec(SMALL), manager.info)
         assert completed(once, manager.info).document == once.document
-        assert once.document["request"]["image_scale"] == manager.info.text_image_scale
+        assert once.document["request"]["image_scale"] == manager.info.recommended.text_image_scale
         mapped = {
             "request": {
                 "references": [{"image": "a.png"}],
@@ -259,11 +259,11 @@ class TestSpec:
             "columns": {"seed": [1, 2]},
         }
         said = completed(spec(mapped), manager.info).document["request"]
-        assert said["image_scale"] == manager.info.map_image_scale == 0.8
-        assert said["guidance"] == manager.info.guidance == 3.0
+        assert said["image_scale"] == manager.info.recommended.map_image_scale == 0.8
+        assert said["guidance"] == manager.info.recommended.guidance == 3.0
         mapped["request"]["inpaint"] = {"image": "a.png", "mask": "b.png"}
         said = completed(spec(mapped), manager.info).document["request"]
-        assert said["guidance"] == manager.info.paint_guidance == 2.0
+        assert said["guidance"] == manager.info.recommended.paint_guidance == 2.0
         assert set(once.files) == {n for n in once.files if re.fullmatch(r"inputs/\w{16}\.png", n)}
 
     def test_the_order_of_fields_does_not_matter(self, manager: ModelManager) -> None:

@@ -99,7 +99,7 @@ def test_the_command_line_says_so(
             "--out",
             str(tmp_path),
         ],
-        lambda name, **options: pipeline,
+        lambda *_: pipeline,
     )
     out, err = capsys.readouterr()
     assert code == 0

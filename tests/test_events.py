@@ -7,20 +7,23 @@ from typing import Any
 
 import pytest
 
+from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.pipeline.events import ModelInfo
 
 INFO = ModelInfo(
     name="m",
     native_size=64,
-    image_scale=1.0,
-    text_image_scale=0.6,
-    map_image_scale=0.8,
-    guidance=6.0,
-    steps=9,
-    paint_guidance=3.0,
-    repaint_passes=4,
-    context=0.5,
-    background_weight=0.7,
+    recommended=Recommended(
+        image_scale=1.0,
+        text_image_scale=0.6,
+        map_image_scale=0.8,
+        guidance=6.0,
+        steps=9,
+        paint_guidance=3.0,
+        repaint_passes=4,
+        context=0.5,
+        background_weight=0.7,
+    ),
     adapters=("base",),
     structures={"canny": ("canny", "lineart", "none")},
     layer_presets=False,
@@ -43,25 +46,33 @@ INFO = ModelInfo(
 def test_the_image_scale_follows_what_stands_beside_the_reference(
     given: dict[str, Any], scale: float
 ) -> None:
-    assert INFO.recommended(given) == {"guidance": 6.0, "steps": 9, "image_scale": scale}
+    assert INFO.recommended.fields_beside(given) == {
+        "guidance": 6.0,
+        "steps": 9,
+        "image_scale": scale,
+    }
 
 
 def test_image_scale_for_a_picture_alone_is_the_default() -> None:
-    assert INFO.recommended_scale() == 1.0
-    assert INFO.recommended_scale(words=True) == 0.6
-    assert INFO.recommended_scale(maps=True) == 0.8
+    assert INFO.recommended.scale_for() == 1.0
+    assert INFO.recommended.scale_for(prompt=True) == 0.6
+    assert INFO.recommended.scale_for(maps=True) == 0.8
 
 
 def test_inpainting_has_a_guidance_of_its_own() -> None:
-    assert INFO.recommended({"inpaint": "given"}) == {
+    assert INFO.recommended.fields_beside({"inpaint": "given"}) == {
         "guidance": 3.0,
         "steps": 9,
         "image_scale": 1.0,
         "sampler": "ddim",
     }
-    assert replace(INFO, repaint_passes=1).recommended({"inpaint": "given"})["sampler"] == "dpm++"
-    assert INFO.recommended({"inpaint": None})["guidance"] == 6.0
-    assert INFO.inpainting == {"repaint_passes": 4, "context": 0.5, "background_weight": 0.7}
+    assert replace(INFO.recommended, repaint_passes=1).sampler_for(True) == "dpm++"
+    assert INFO.recommended.fields_beside({"inpaint": None})["guidance"] == 6.0
+    assert INFO.recommended.inpainting == {
+        "repaint_passes": 4,
+        "context": 0.5,
+        "background_weight": 0.7,
+    }
 
 
 def test_the_usual_annotator_is_the_first_that_is_offered() -> None:

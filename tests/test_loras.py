@@ -29,7 +29,7 @@ LAYERS = ["attn1.to_q", "attn2.to_v", "ff.net.0.proj", "resnets.0.conv1"]
 def model(shelf: Path, lora: Path | None = None, weight: float = 1.0, name: str = "sd15") -> Any:
     loras = () if lora is None else ((lora, weight),)
     pipeline: ImagePromptPipeline = load(
-        name, device="cpu", dtype="float32", models=shelf, loras=loras
+        name, device="cpu", dtype="float32", models_dir=shelf, loras=loras
     )
     return pipeline._model
 

@@ -121,7 +121,10 @@ def test_previews_are_those_of_the_model_that_is_asked_for(two: ModelManager) ->
     with pytest.raises(RequestError, match=r"structure\.kind must be one of those of other"):
         second.structure_map(edges)
     infos = two.info_of("tiny"), two.info_of("other")
-    assert [info and (info.steps, info.native_size) for info in infos] == [(3, 64), (4, SIDE)]
+    assert [info and (info.recommended.steps, info.native_size) for info in infos] == [
+        (3, 64),
+        (4, SIDE),
+    ]
     with pytest.raises(RequestError, match="model must be one of tiny, other, got 'sd0'"):
         two.previews("sd0")
 

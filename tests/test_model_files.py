@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.models.sources import Hub, fetched, file_at, local_folder, served_by
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
@@ -45,7 +46,7 @@ BASE = PUBLISHED["sd15"].base.repo
 
 
 def sd15(models: Path, **options: Any) -> ImagePromptPipeline:
-    return load("sd15", device="cpu", dtype="float32", models=models, **options)
+    return load("sd15", device="cpu", dtype="float32", models_dir=models, **options)
 
 
 def drawn(pipeline: ImagePromptPipeline, request: GenerateRequest = REQUEST) -> np.ndarray:
@@ -250,7 +251,7 @@ def test_an_sdxl_checkpoint_that_lacks_a_weight(
         without=left_out,
     )
     with pytest.raises(ModelError) as refused:
-        load("sdxl", device="cpu", models=shelf, base=str(path))
+        load("sdxl", device="cpu", models_dir=shelf, base=str(path))
     assert str(refused.value).startswith(f"cut.safetensors: the weights of {said}")
 
 
@@ -293,7 +294,7 @@ def test_a_checkpoint_of_something_else_is_named(shelf: Path, tmp_path: Path) ->
 
     def refused(name: str) -> str:
         with pytest.raises(ModelError) as error:
-            load(name, device="cpu", models=shelf, base=str(path))
+            load(name, device="cpu", models_dir=shelf, base=str(path))
         return str(error.value)
 
     write_checkpoint(path, tiny_sd15_unet(), tiny_kl(), tiny_text_encoder())
@@ -327,8 +328,8 @@ def test_old_names_of_the_text_encoder(shelf: Path, tmp_path: Path, xl: bool) ->
     name, path = "sdxl" if xl else "sd15", tmp_path / "old.safetensors"
     unet = tiny_sdxl_unet() if xl else tiny_sd15_unet()
     write_checkpoint(path, unet, tiny_kl(), *texts, old=True)  # type: ignore[misc]
-    ours = load(name, device="cpu", dtype="float32", models=shelf, base=str(path))
-    plain = load(name, device="cpu", dtype="float32", models=shelf)
+    ours = load(name, device="cpu", dtype="float32", models_dir=shelf, base=str(path))
+    plain = load(name, device="cpu", dtype="float32", models_dir=shelf)
     assert np.array_equal(drawn(ours), drawn(plain))
 
 
@@ -383,7 +384,7 @@ def test_an_embedding_of_any_layout(
 ) -> None:
     vector, path = noise(5, vectors, CROSS_DIM), tmp_path / f"zorb{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(layout(vector), path)
-    entry = local_entry(PUBLISHED["sd15"], None, shelf)
+    entry = local_entry(PUBLISHED["sd15"], LoadOptions(models_dir=shelf))
     oracle = loaded(StableDiffusionPipeline, entry, variant="fp16", dtype=torch.float32)
     oracle.load_textual_inversion(vector, token="zorb")
     expected = theirs(oracle, entry, prompt="a zorb")
@@ -395,7 +396,7 @@ def test_an_embedding_of_any_layout(
 class TestWrongEmbeddings:
     def refused(self, shelf: Path, path: Path, name: str = "sd15") -> str:
         with pytest.raises(ModelError) as error:
-            load(name, device="cpu", dtype="float32", models=shelf, embeddings=(path,))
+            load(name, device="cpu", dtype="float32", models_dir=shelf, embeddings=(path,))
         assert "{" not in str(error.value)
         return str(error.value)
 
@@ -587,7 +588,7 @@ def test_loha_of_sdxl_under_the_first_code_s_names(
     a, b = noise(1, len(weight), 2), noise(2, 2, weight.numel() // len(weight))
     save_file(squared(f"lora_unet_{theirs}", a, b), tmp_path / "xl.safetensors")
     plain, ours = (
-        load("sdxl", device="cpu", dtype="float32", models=shelf, loras=loras)
+        load("sdxl", device="cpu", dtype="float32", models_dir=shelf, loras=loras)
         for loras in ((), ((tmp_path / "xl.safetensors", 1.0),))
     )
     assert_change(plain._model.unet, ours._model.unet, layer, (a @ b) ** 2)

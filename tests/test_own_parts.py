@@ -67,7 +67,7 @@ WITH_MAP = replace(REQUEST, structures=(Structure(kind="edges", image=picture(5,
 
 
 def sd15(shelf: Path, **options: Any) -> ImagePromptPipeline:
-    return load("sd15", device="cpu", dtype="float32", models=shelf, **options)
+    return load("sd15", device="cpu", dtype="float32", models_dir=shelf, **options)
 
 
 def drawn(pipeline: ImagePromptPipeline, request: GenerateRequest = REQUEST) -> np.ndarray:
@@ -443,16 +443,16 @@ def test_flags_and_variables_reach_the_loader() -> None:
         {"IPADAPTER_IMAGE_ENCODER": "owner/name/folder", "IPADAPTER_VAE": "other"},
     )
     options = load_options(given)
-    assert options["vae"] == Path("v.ckpt")
-    assert options["image_encoder"] == "owner/name/folder"
-    assert options["controlnets"] == (
+    assert options.vae == Path("v.ckpt")
+    assert options.image_encoder == "owner/name/folder"
+    assert options.controlnets == (
         ("edges", Path("runs/a, with comma")),
         ("depth", Path("d.pth")),
         ("pose", Path("p=q.safetensors")),
     )
-    assert options["t2i_adapters"] == (("sketch", Path("s.pth")),)
+    assert options.t2i_adapters == (("sketch", Path("s.pth")),)
     by_variable = settings_from_args([], {"IPADAPTER_CONTROLNET": "a=x,b=y"})
-    assert load_options(by_variable)["controlnets"] == (("a", Path("x")), ("b", Path("y")))
+    assert load_options(by_variable).controlnets == (("a", Path("x")), ("b", Path("y")))
     assert without_additions(given) == Settings()
 
 
@@ -506,7 +506,7 @@ def test_generate_with_an_own_network(
     assert status == 0, err
     line = json.loads(out)
     settings = settings_from_args(model, {})
-    pipeline = prepare(settings.model, **load_options(settings))()
+    pipeline = prepare(settings.model, load_options(settings))()
     request = request_from_png(line["path"])
     assert request.structures[0].annotator == "none"
     assert np.array_equal(drawn(pipeline, request), np.asarray(Image.open(line["path"]), dtype=int))

@@ -13,7 +13,8 @@ from transformers import CLIPTextModel
 
 from ipadapter_demo.adapter import image_encoder_named
 from ipadapter_demo.errors import CheckpointError, ModelError
-from ipadapter_demo.models.published import PUBLISHED, listing
+from ipadapter_demo.models.listing import listing
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import load
 from tests.published import tiny_sd15_unet
 from tests.shelf import models, offline, shelf
@@ -26,7 +27,7 @@ UNET = "diffusion_pytorch_model"
 
 
 def model(models: Path, **options: Any) -> Any:
-    return load("sd15", device="cpu", dtype="float32", models=models, **options)._model
+    return load("sd15", device="cpu", dtype="float32", models_dir=models, **options)._model
 
 
 def hashed(loaded: Any, part: str) -> list[str]:

@@ -651,7 +651,7 @@ def test_clean_latents_are_what_ddim_says(model: BaseModel, sampler: Any, kind: 
 class TestLoading:
     def test_what_a_page_has_to_know(self, pipeline: ImagePromptPipeline) -> None:
         info = pipeline.info
-        assert (info.name, info.guidance, info.steps) == ("tiny", 3.0, 3)
+        assert (info.name, info.recommended.guidance, info.recommended.steps) == ("tiny", 3.0, 3)
         assert info.structures == {
             "canny": ("canny", "lineart", "none"),
             "palette": ("palette", "none"),

@@ -30,6 +30,7 @@ from ipadapter_demo.adapter import (
     save_image_adapter,
 )
 from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models import memory
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.models.hub_files import SD15_STRUCTURES, SDXL_STRUCTURES, VIT_BIGG, VIT_H
@@ -68,7 +69,7 @@ def drawn(pipeline: ImagePromptPipeline, request: GenerateRequest = REQUEST) -> 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_entry_loads_from_the_published_layout_and_generates(name: str, shelf: Path) -> None:
-    pipeline = load(name, device="cpu", dtype="float32", models=shelf)
+    pipeline = load(name, device="cpu", dtype="float32", models_dir=shelf)
     result = pipeline.generate(REQUEST)
     size = pipeline.info.native_size
     assert result.images[0].size == (size, size) == (128, 128)
@@ -152,7 +153,7 @@ def test_sdxl_s_openpose_t2i_adapter_is_in_single_precision(models: Path) -> Non
     assert hub.files == ("config.json", "diffusion_pytorch_model.safetensors")
     assert hub.megabytes == 316
     write_structure(models, hub, tiny_sdxl_unet(), "t2i-adapter")
-    pipeline = load("sdxl", device="cpu", dtype="float32", models=models)
+    pipeline = load("sdxl", device="cpu", dtype="float32", models_dir=models)
     asked = GenerateRequest(steps=1, structures=(Structure(kind="t2i-openpose", image=picture(3)),))
     assert np.abs(drawn(pipeline, asked) - drawn(pipeline, GenerateRequest(steps=1))).max() > 0
 
@@ -163,7 +164,7 @@ def test_sdxl_s_openpose_t2i_adapter_is_in_single_precision(models: Path) -> Non
 def test_pictures_are_diffusers_own(
     shelf: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, entry = PUBLISHED[name], local_entry(PUBLISHED[name], None, shelf)
+    model, entry = PUBLISHED[name], local_entry(PUBLISHED[name], LoadOptions(models_dir=shelf))
     encoder = CLIPVisionModelWithProjection.from_pretrained(
         shelf / model.image_encoder.repo / model.image_encoder.folder
     )
@@ -181,14 +182,14 @@ def test_pictures_are_diffusers_own(
     # the folder's own processor is of full size, the tiny encoder's is not
     oracle.feature_extractor = tiny_image_processor()
     expected = theirs(oracle, entry, ip_adapter_image=own.image)
-    pipeline = load(name, "cpu", "float32", models=shelf)
+    pipeline = load(name, device="cpu", dtype="float32", models_dir=shelf)
     ours = pixels_of(pipeline, monkeypatch)(request(references=(own,), image_scale=0.7))
     assert_same(ours, expected, 1e-4)
 
 
 def test_the_full_adapter_with_weights_maps_and_an_average(shelf: Path) -> None:
     """Its number of tokens is its encoder's: nothing may count on the number in a file."""
-    pipeline = load("sd15-full-face", device="cpu", dtype="float32", models=shelf)
+    pipeline = load("sd15-full-face", device="cpu", dtype="float32", models_dir=shelf)
     two = tuple(
         Reference(image=picture(seed), weight=weight) for seed, weight in ((1, 1.0), (2, 0.5))
     )
@@ -211,9 +212,11 @@ class TestOwnAdapters:
 
     def test_invokeai_s_folder_brings_its_encoder(self, shelf: Path, tmp_path: Path) -> None:
         folder = self.folder(tmp_path, "InvokeAI/ip_adapter_sdxl_image_encoder\n")
-        entry = local_entry(PUBLISHED["sdxl"], None, shelf, own_adapter=folder)
+        entry = local_entry(PUBLISHED["sdxl"], LoadOptions(models_dir=shelf, model_adapter=folder))
         assert entry.image_encoder == str(shelf / VIT_BIGG.repo / VIT_BIGG.folder)
-        pipeline = load("sdxl", "cpu", "float32", models=shelf, model_adapter=folder)
+        pipeline = load(
+            "sdxl", device="cpu", dtype="float32", models_dir=shelf, model_adapter=folder
+        )
         result = pipeline.generate(REQUEST)
         assert pipeline.info.adapters == ("ip_adapter_mine",)
         assert any(
@@ -244,13 +247,16 @@ class TestOwnAdapters:
     ) -> None:
         """So a file of the first authors works under any model of its family."""
         save_image_adapter(ImageAdapter(projection, [16]), tmp_path / "mine.safetensors")
-        entry = local_entry(PUBLISHED[name], None, shelf, own_adapter=tmp_path / "mine.safetensors")
+        entry = local_entry(
+            PUBLISHED[name],
+            LoadOptions(models_dir=shelf, model_adapter=tmp_path / "mine.safetensors"),
+        )
         assert entry.image_encoder == str(shelf / encoder.repo / encoder.folder)
 
     def test_an_encoder_that_is_not_at_hand_is_asked_for(self, shelf: Path, tmp_path: Path) -> None:
         folder = self.folder(tmp_path, "someone/their_encoder")
         with pytest.raises(ModelError, match=r"missing: config\.json, .* of someone/their_encoder"):
-            load("sdxl", "cpu", "float32", models=shelf, model_adapter=folder)
+            load("sdxl", device="cpu", dtype="float32", models_dir=shelf, model_adapter=folder)
 
     def test_a_trainer_s_raw_state_draws_as_its_adapter(self, shelf: Path, tmp_path: Path) -> None:
         published = shelf / "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
@@ -263,19 +269,23 @@ class TestOwnAdapters:
         unet = {f"unet.{key}": t for key, t in tiny_sd15_unet().state_dict().items()}
         torch.save(unet | state, tmp_path / "pytorch_model.bin")
         mine = load(
-            "sd15", "cpu", "float32", models=shelf, model_adapter=tmp_path / "pytorch_model.bin"
+            "sd15",
+            device="cpu",
+            dtype="float32",
+            models_dir=shelf,
+            model_adapter=tmp_path / "pytorch_model.bin",
         )
-        theirs = load("sd15", "cpu", "float32", models=shelf)
+        theirs = load("sd15", device="cpu", dtype="float32", models_dir=shelf)
         assert np.array_equal(drawn(mine), drawn(theirs))
 
     def test_what_is_no_adapter_is_named(self, shelf: Path, tmp_path: Path, lora: Path) -> None:
         with pytest.raises(CheckpointError, match=r"style\.safetensors: this is a LoRA, not an IP"):
-            load("sd15", "cpu", "float32", models=shelf, model_adapter=lora)
+            load("sd15", device="cpu", dtype="float32", models_dir=shelf, model_adapter=lora)
 
 
 @pytest.mark.parametrize("preset", ["style", "layout", "style+layout"])
 def test_layer_presets_are_known_for_sd15(shelf: Path, preset: Any) -> None:
-    pipeline = load("sd15", device="cpu", dtype="float32", models=shelf)
+    pipeline = load("sd15", device="cpu", dtype="float32", models_dir=shelf)
     some = drawn(pipeline, replace(REQUEST, image_layers=preset))
     assert np.abs(some - drawn(pipeline)).max() > 0
     assert np.abs(some - drawn(pipeline, replace(REQUEST, image_scale=0.0))).max() > 0
@@ -304,7 +314,7 @@ def test_layer_presets_on_the_full_architectures(
 
 def test_structure_networks_are_read_when_they_are_asked_for(models: Path) -> None:
     entries = PUBLISHED["sd15"].structures
-    pipeline = load("sd15", device="cpu", dtype="float32", models=models)
+    pipeline = load("sd15", device="cpu", dtype="float32", models_dir=models)
     for kind in ("canny", "palette"):
         asked = GenerateRequest(steps=1, structures=(Structure(kind=kind, image=picture(3)),))
         hub = entries[kind].folder
@@ -317,7 +327,7 @@ def test_structure_networks_are_read_when_they_are_asked_for(models: Path) -> No
 
 def test_a_missing_model_says_what_is_missing_and_where_it_would_go(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as refused:
-        load("sd15", device="cpu", models=tmp_path)
+        load("sd15", device="cpu", models_dir=tmp_path)
     said = str(refused.value)
     assert "missing (2,133 MB): model_index.json, scheduler/scheduler_config.json" in said
     assert f"Put them below {tmp_path}/stable-diffusion-v1-5/stable-diffusion-v1-5" in said
@@ -334,13 +344,13 @@ def test_another_base_of_the_family(models: Path, tmp_path: Path) -> None:
         next((elsewhere / "unet").glob("*.safetensors")),
         metadata={"format": "pt"},
     )
-    ours = load("sd15", device="cpu", dtype="float32", models=models, base=str(elsewhere))
-    theirs = load("sd15", device="cpu", dtype="float32", models=models)
+    ours = load("sd15", device="cpu", dtype="float32", models_dir=models, base=str(elsewhere))
+    theirs = load("sd15", device="cpu", dtype="float32", models_dir=models)
     assert np.abs(drawn(ours) - drawn(theirs)).max() > 0
     shutil.copytree(elsewhere, models / "someone" / "community")  # as a repository, plain names
     for path in (models / "someone" / "community").rglob("*.fp16.safetensors"):
         path.rename(path.with_name(path.name.replace(".fp16.", ".")))
-    named = load("sd15", device="cpu", dtype="float32", models=models, base="someone/community")
+    named = load("sd15", device="cpu", dtype="float32", models_dir=models, base="someone/community")
     assert np.array_equal(drawn(named), drawn(ours))
 
 
@@ -348,8 +358,8 @@ def test_a_single_checkpoint_file_as_a_base(shelf: Path, tmp_path: Path) -> None
     """Weights under the names of the first code; the rest comes from the family's base."""
     path = tmp_path / "community.safetensors"
     write_checkpoint(path, tiny_sd15_unet(), tiny_kl(), tiny_text_encoder())
-    ours = load("sd15", device="cpu", dtype="float32", models=shelf, base=str(path))
-    theirs = load("sd15", device="cpu", dtype="float32", models=shelf)
+    ours = load("sd15", device="cpu", dtype="float32", models_dir=shelf, base=str(path))
+    theirs = load("sd15", device="cpu", dtype="float32", models_dir=shelf)
     assert np.array_equal(drawn(ours), drawn(theirs))
     assert any("community" in file for file in ours.provenance["weights"])
 
@@ -363,8 +373,8 @@ def test_a_single_sdxl_checkpoint_file(shelf: Path, tmp_path: Path) -> None:
         tiny_sdxl_text_encoder(21, second=False),
         tiny_sdxl_text_encoder(22, second=True),
     )
-    ours = load("sdxl", device="cpu", dtype="float32", models=shelf, base=str(path))
-    theirs = load("sdxl", device="cpu", dtype="float32", models=shelf)
+    ours = load("sdxl", device="cpu", dtype="float32", models_dir=shelf, base=str(path))
+    theirs = load("sdxl", device="cpu", dtype="float32", models_dir=shelf)
     assert np.array_equal(drawn(ours), drawn(theirs))
 
 
@@ -374,7 +384,7 @@ def test_a_t2i_adapter_on_sd15_s_own_topology(
     hub = PUBLISHED["sd15"].structures["palette"].folder
     assert isinstance(hub, Hub)
     write_structure(models, hub, tiny_sd15_unet(), "t2i-adapter")
-    entry = local_entry(PUBLISHED["sd15"], None, models)
+    entry = local_entry(PUBLISHED["sd15"], LoadOptions(models_dir=models))
     net = T2IAdapter.from_pretrained(models / hub.repo, dtype=torch.float32)
     oracle = loaded(
         StableDiffusionAdapterPipeline, entry, adapter=net, variant="fp16", dtype=torch.float32
@@ -387,7 +397,7 @@ def test_a_t2i_adapter_on_sd15_s_own_topology(
         output_type="latent",
     )
     expected = oracle.vae.decode(latents / oracle.vae.config.scaling_factor).sample
-    ours = pixels_of(load("sd15", "cpu", "float32", models=models), monkeypatch)
+    ours = pixels_of(load("sd15", device="cpu", dtype="float32", models_dir=models), monkeypatch)
     structure = Structure(kind="palette", image=picture(5, 128, 128), weight=0.9)
     assert_same(ours(request(structures=(structure,))), (expected / 2 + 0.5).clamp(0, 1), 1e-4)
 
@@ -411,13 +421,16 @@ def lora(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_lora_is_what_diffusers_makes_of_it(
     shelf: Path, lora: Path, weight: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = local_entry(PUBLISHED["sd15"], None, shelf)
+    entry = local_entry(PUBLISHED["sd15"], LoadOptions(models_dir=shelf))
     oracle = loaded(StableDiffusionPipeline, entry, variant="fp16", dtype=torch.float32)
-    plain = pixels_of(load("sd15", "cpu", "float32", models=shelf), monkeypatch)(request())
+    plain = pixels_of(load("sd15", device="cpu", dtype="float32", models_dir=shelf), monkeypatch)(
+        request()
+    )
     oracle.load_lora_weights(str(lora.parent), weight_name=lora.name)
     expected = theirs(oracle, entry, cross_attention_kwargs={"scale": weight})
     ours = pixels_of(
-        load("sd15", "cpu", "float32", models=shelf, loras=((lora, weight),)), monkeypatch
+        load("sd15", device="cpu", dtype="float32", models_dir=shelf, loras=((lora, weight),)),
+        monkeypatch,
     )
     assert_same(ours(request()), expected, 1e-4)
     assert not torch.allclose(expected, plain, atol=1e-3)
@@ -428,11 +441,11 @@ def test_a_textual_inversion_is_called_by_the_name_of_its_file(
 ) -> None:
     path = tmp_path / "zorb.safetensors"
     save_file({"zorb": torch.randn(2, CROSS_DIM)}, path)  # two vectors: two tokens
-    entry = local_entry(PUBLISHED["sd15"], None, shelf)
+    entry = local_entry(PUBLISHED["sd15"], LoadOptions(models_dir=shelf))
     oracle = loaded(StableDiffusionPipeline, entry, variant="fp16", dtype=torch.float32)
     oracle.load_textual_inversion(str(path), token="zorb")
     expected = theirs(oracle, entry, prompt="a zorb")
-    pipeline = load("sd15", "cpu", "float32", models=shelf, embeddings=(path,))
+    pipeline = load("sd15", device="cpu", dtype="float32", models_dir=shelf, embeddings=(path,))
     ours = pixels_of(pipeline, monkeypatch)
     assert_same(ours(request(prompt="a zorb")), expected, 1e-4)
     assert not torch.allclose(ours(request(prompt="a cube")), expected, atol=1e-4)
@@ -440,8 +453,10 @@ def test_a_textual_inversion_is_called_by_the_name_of_its_file(
 
 def test_networks_that_take_turns_draw_the_same(shelf: Path) -> None:
     """Moving weights away and back changes nothing; on this machine they have nowhere to go."""
-    inturns = load("sd15", "cpu", "float32", models=shelf, offload=True)
-    assert np.array_equal(drawn(inturns), drawn(load("sd15", "cpu", "float32", models=shelf)))
+    inturns = load("sd15", device="cpu", dtype="float32", models_dir=shelf, offload=True)
+    assert np.array_equal(
+        drawn(inturns), drawn(load("sd15", device="cpu", dtype="float32", models_dir=shelf))
+    )
 
 
 def test_precision_follows_the_hardware_and_the_size_of_the_model(
@@ -452,11 +467,11 @@ def test_precision_follows_the_hardware_and_the_size_of_the_model(
     for has, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(memory, "has_bfloat16", lambda device, has=has: has)
         assert best_dtype("cpu", small=False) == expected
-        assert load("sd15", "cpu", models=shelf)._model.dtype == expected
+        assert load("sd15", device="cpu", models_dir=shelf)._model.dtype == expected
 
 
 def test_decoding_in_parts(shelf: Path) -> None:
-    tiled = load("sd15", "cpu", "float32", models=shelf, tiling=True)
+    tiled = load("sd15", device="cpu", dtype="float32", models_dir=shelf, tiling=True)
     assert tiled._model.vae.autoencoder.use_tiling
     assert drawn(tiled).shape == (128, 128, 3)
 
@@ -470,12 +485,15 @@ class TestWrongFiles:
             match=r"ip-adapter_sd15\.safetensors does not fit "
             r"this base model: the adapter has .* layers",
         ):
-            load("sd15", device="cpu", models=models)
+            load("sd15", device="cpu", models_dir=models)
 
     def test_an_sdxl_base_under_sd15(self, models: Path) -> None:
         with pytest.raises(CheckpointError, match="does not fit this base model"):
             load(
-                "sd15", device="cpu", models=models, base=str(models / PUBLISHED["sdxl"].base.repo)
+                "sd15",
+                device="cpu",
+                models_dir=models,
+                base=str(models / PUBLISHED["sdxl"].base.repo),
             )
 
     def test_the_wrong_encoder(self, models: Path) -> None:
@@ -483,13 +501,13 @@ class TestWrongFiles:
             models / "h94/IP-Adapter/models/image_encoder"
         )
         with pytest.raises(CheckpointError, match="does not fit this image encoder: it reads 20"):
-            load("sd15", device="cpu", models=models)
+            load("sd15", device="cpu", models_dir=models)
 
     def test_a_file_cut_short(self, models: Path) -> None:
         path = models / "h94/IP-Adapter/models/ip-adapter_sd15.safetensors"
         path.write_bytes(path.read_bytes()[:2000])
         with pytest.raises(CheckpointError, match=r"ip-adapter_sd15\.safetensors"):
-            load("sd15", device="cpu", models=models)
+            load("sd15", device="cpu", models_dir=models)
 
     def test_a_pickle_with_code_is_not_run(self, models: Path, tmp_path: Path) -> None:
         class Evil:
@@ -500,7 +518,7 @@ class TestWrongFiles:
         assert isinstance(hub, Hub)
         write_structure(models, hub, tiny_sd15_unet(), "t2i-adapter")
         torch.save(Evil(), models / hub.repo / hub.files[-1])
-        pipeline = load("sd15", device="cpu", dtype="float32", models=models)
+        pipeline = load("sd15", device="cpu", dtype="float32", models_dir=models)
         with pytest.raises(ModelError, match="cannot be loaded"):
             pipeline.generate(
                 GenerateRequest(steps=1, structures=(Structure(kind="palette", image=picture(3)),))
@@ -512,22 +530,27 @@ class TestWrongFiles:
         path = tmp_path / "community.ckpt"
         torch.save({"a": torch.ones(1)}, path)
         with pytest.raises(ModelError, match=r"community\.ckpt must be a \.safetensors file"):
-            load("sd15", device="cpu", models=models, base=str(path))
+            load("sd15", device="cpu", models_dir=models, base=str(path))
 
     def test_a_checkpoint_of_something_else(self, models: Path, tmp_path: Path) -> None:
         path = tmp_path / "community.safetensors"
         save_file({"a": torch.ones(1)}, path)
         with pytest.raises(ModelError, match=r"community\.safetensors cannot be read as a check"):
-            load("sd15", device="cpu", models=models, base=str(path))
+            load("sd15", device="cpu", models_dir=models, base=str(path))
 
     def test_a_lora_of_another_model(self, shelf: Path, lora: Path, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"style\.safetensors does not fit this model"):
-            load("sdxl", device="cpu", models=shelf, loras=((lora, 1.0),))
+            load("sdxl", device="cpu", models_dir=shelf, loras=((lora, 1.0),))
         with pytest.raises(ModelError, match=r"nowhere\.safetensors: no such file"):
-            load("sd15", device="cpu", models=shelf, loras=((tmp_path / "nowhere.safetensors", 1),))
+            load(
+                "sd15",
+                device="cpu",
+                models_dir=shelf,
+                loras=((tmp_path / "nowhere.safetensors", 1),),
+            )
         (tmp_path / "style.pt").touch()
         with pytest.raises(ModelError, match=r"style\.pt must be a \.safetensors file"):
-            load("sd15", device="cpu", models=shelf, loras=((tmp_path / "style.pt", 1.0),))
+            load("sd15", device="cpu", models_dir=shelf, loras=((tmp_path / "style.pt", 1.0),))
 
     def test_a_base_goes_with_published_models_only(self) -> None:
         with pytest.raises(ModelError, match="base goes with a published model, not with tabletop"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ipadapter_demo.cli import main
 from ipadapter_demo.errors import ModelError, RequestError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.models.schedule import saying, settled
@@ -81,11 +82,13 @@ def with_keys(path: Path, plain: Path, *keys: str, value: Tensor | None = None) 
 
 
 def sdxl(shelf: Path, base: Path | None = None, **options: Any) -> Any:
-    return load("sdxl", "cpu", "float32", models=shelf, base=base and str(base), **options)
+    return load(
+        "sdxl", device="cpu", dtype="float32", models_dir=shelf, base=base and str(base), **options
+    )
 
 
 def oracle_of(shelf: Path, **schedule: Any) -> tuple[Any, CatalogEntry]:
-    entry = local_entry(PUBLISHED["sdxl"], None, shelf)
+    entry = local_entry(PUBLISHED["sdxl"], LoadOptions(models_dir=shelf))
     pipeline = loaded(StableDiffusionXLPipeline, entry, variant="fp16", dtype=torch.float32)
     pipeline.scheduler = DDIMScheduler.from_config(
         pipeline.scheduler.config, clip_sample=False, **schedule
@@ -207,12 +210,12 @@ def test_an_sd15_checkpoint_whose_configuration_lacks_the_field(
     path.write_text(json.dumps(config))
     file = tmp_path / "v.safetensors"
     write_checkpoint(file, tiny_sd15_unet(), tiny_kl(), tiny_text_encoder())
-    common: dict[str, Any] = {"models": models, "base": str(file)}
-    silent = load("sd15", "cpu", "float32", **common)
-    told = load("sd15", "cpu", "float32", **common, prediction_type="v_prediction")
+    common: dict[str, Any] = {"models_dir": models, "base": str(file)}
+    silent = load("sd15", device="cpu", dtype="float32", **common)
+    told = load("sd15", device="cpu", dtype="float32", **common, prediction_type="v_prediction")
     assert not np.array_equal(drawn(silent), drawn(told))
     save_file(load_file(file) | {"v_pred": torch.empty(0)}, file)
-    assert np.array_equal(drawn(load("sd15", "cpu", "float32", **common)), drawn(told))
+    assert np.array_equal(drawn(load("sd15", device="cpu", dtype="float32", **common)), drawn(told))
 
 
 @pytest.fixture(scope="module")
@@ -321,8 +324,8 @@ class TestFlags:
     def test_of_the_app(self) -> None:
         settings = settings_from_args(["--zero-snr", "--prediction-type", "v_prediction"], {})
         options = load_options(settings)
-        assert (options["zero_snr"], options["prediction_type"]) == (True, "v_prediction")
-        assert not load_options(without_additions(settings))["zero_snr"]
+        assert (options.zero_snr, options.prediction_type) == (True, "v_prediction")
+        assert not load_options(without_additions(settings)).zero_snr
         assert settings_from_args([], {"IPADAPTER_ZERO_SNR": "yes"}).zero_snr
         assert not settings_from_args([], {}).zero_snr
 
@@ -332,9 +335,9 @@ class TestFlags:
         """And it says how the model is read."""
         given: dict[str, Any] = {}
 
-        def loading(name: str, **options: Any) -> Any:
-            given.update(options)
-            return load(folder, **{k: options[k] for k in ("prediction_type", "zero_snr")})
+        def loading(name: str, options: LoadOptions, *_: Any) -> Any:
+            given.update(asdict(options))
+            return load(folder, **{k: given[k] for k in ("prediction_type", "zero_snr")})
 
         code = main(
             [

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import ipadapter_demo
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.settings import Settings, load_options, resolved_device, settings_from_args
 
 
@@ -89,11 +92,11 @@ def test_files_that_go_with_a_model() -> None:
         {},
     )
     options = load_options(settings)
-    assert options["loras"] == ((Path("a/style.safetensors"), 0.8), (Path("other.safetensors"), 1))
-    assert options["embeddings"] == (Path("cat.safetensors"),)
-    assert (options["models"], options["base"]) == ("models", "community.safetensors")
-    assert options["offload"] is True
-    assert load_options(Settings())["loras"] == ()
+    assert options.loras == ((Path("a/style.safetensors"), 0.8), (Path("other.safetensors"), 1))
+    assert options.embeddings == (Path("cat.safetensors"),)
+    assert (options.models_dir, options.base) == (Path("models"), "community.safetensors")
+    assert options.offload is True
+    assert load_options(Settings()).loras == ()
     with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors .* 'style\.ckpt:0\.5'"):
         Settings(lora="style.ckpt:0.5")
 
@@ -115,10 +118,10 @@ def test_files_that_go_with_a_model() -> None:
 )
 def test_loras_and_their_weights(flags: list[str], expected: list[tuple[str, float]]) -> None:
     argv = [word for value in flags for word in ("--lora", value)]
-    found = load_options(settings_from_args(argv, {}))["loras"]
+    found = load_options(settings_from_args(argv, {})).loras
     assert found == tuple((Path(file), weight) for file, weight in expected)
     by_variable = settings_from_args([], {"IPADAPTER_LORA": "\n".join(flags)})
-    assert load_options(by_variable)["loras"] == found
+    assert load_options(by_variable).loras == found
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def test_embeddings_and_their_suffixes() -> None:
     settings = settings_from_args(
         ["--embedding", "a, b.pt,c.bin", "--embedding", "d.safetensors"], {}
     )
-    assert load_options(settings)["embeddings"] == (
+    assert load_options(settings).embeddings == (
         Path("a, b.pt"),
         Path("c.bin"),
         Path("d.safetensors"),
@@ -180,3 +183,17 @@ def test_settings_and_requests_do_not_wait_for_torch() -> None:
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_belongs_to_a_model_is_handed_on_whole() -> None:
+    """Every option of a load is a setting of its name, or of several files in one text."""
+    texts = {"loras": "lora", "embeddings": "embedding"}
+    texts |= {"controlnets": "controlnet", "t2i_adapters": "t2i_adapter"}
+    names = {field.name for field in fields(Settings)}
+    assert {texts.get(field.name, field.name) for field in fields(LoadOptions)} <= names
+    assert load_options(Settings()) == LoadOptions()
+    assert LoadOptions(models_dir="a", vae="b").vae == Path("b")  # type: ignore[arg-type]
+
+
+def test_everything_public_is_there() -> None:
+    assert all(getattr(ipadapter_demo, name) for name in ipadapter_demo.__all__)

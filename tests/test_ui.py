@@ -13,7 +13,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +31,7 @@ import app
 from ipadapter_demo import cli, ui
 from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.errors import ModelError, RequestError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import record_from_png, save_png
@@ -934,8 +935,8 @@ def test_lines_make_the_same_picture_again(api: Api, tmp_path: Path, served: Any
     assert words[:3] == ["python", "-m", "ipadapter_demo"]
     loaded: dict[str, Any] = {}
 
-    def load(model: str, **options: Any) -> Any:
-        loaded.update(options, model=model)
+    def load(model: str, options: LoadOptions, *_: Any) -> Any:
+        loaded.update(asdict(options), model=model)
         return served
 
     with contextlib.chdir(tmp_path):

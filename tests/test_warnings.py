@@ -16,6 +16,7 @@ from PIL import Image
 from ipadapter_demo import cli
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.pipeline import ImagePromptPipeline, effective_request
 from ipadapter_demo.pipeline.inpainting.crop import crop_to_mask
 from ipadapter_demo.pipeline.markup import markup_in
@@ -433,7 +434,9 @@ def test_the_strength_that_does_not_count(pipeline: ImagePromptPipeline) -> None
 
 
 def test_one_or_two_steps(model: BaseModel, pipeline: ImagePromptPipeline) -> None:
-    slow = ImagePromptPipeline(replace(model, entry=replace(model.entry, steps=20)))
+    slow = ImagePromptPipeline(
+        replace(model, entry=replace(model.entry, recommended=Recommended(steps=20)))
+    )
     for steps in (1, 2):
         assert warnings(slow, steps=steps) == (
             f"steps: {steps} of them leave a picture unfinished; tiny takes about 20.",

@@ -41,6 +41,7 @@ from ipadapter_demo.adapter import (
     save_image_adapter,
 )
 from ipadapter_demo.models.catalog import COLOURS, EDGES, CatalogEntry, StructureEntry
+from ipadapter_demo.models.recommended import Recommended
 
 CROSS_DIM = 24
 EMBED_DIM = 20  # projected image embedding
@@ -268,10 +269,7 @@ def tiny_entry(name: str, folder: Path) -> CatalogEntry:
                 folder="t2i-palette", network="t2i-adapter", annotators=COLOURS
             ),
         },
-        map_image_scale=0.8,
-        guidance=3.0,
-        paint_guidance=2.0,
-        steps=3,
+        recommended=Recommended(map_image_scale=0.8, guidance=3.0, paint_guidance=2.0, steps=3),
         small=True,
     )
 

@@ -1,4 +1,4 @@
-"""The `compare` command."""
+"""A comparison on the command line: drawn, or verified."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from ipadapter_demo.cli.options import Arguments
+from ipadapter_demo.cli.command import Arguments, print_line
 from ipadapter_demo.compare import (
     BATCH,
     Bundle,
@@ -54,7 +54,7 @@ def draw(arguments: Arguments, spec: Spec, manager: ModelManager) -> None:
     cost = Pace().cost(plan)
     print(cost, file=sys.stderr)
     if arguments.cost:
-        _print(
+        print_line(
             cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1), unknown=cost.unknown
         )
         return
@@ -71,9 +71,9 @@ def draw(arguments: Arguments, spec: Spec, manager: ModelManager) -> None:
             print(event.message, file=sys.stderr)
         elif isinstance(event, Failed):
             failed.append(event.cell.name)
-            _print(cell=event.cell.name, error=event.message)
+            print_line(cell=event.cell.name, error=event.message)
         else:
-            _print(
+            print_line(
                 cell=event.cell.name,
                 path=str(event.path),
                 seed=event.cell.request.seed,
@@ -81,7 +81,7 @@ def draw(arguments: Arguments, spec: Spec, manager: ModelManager) -> None:
             )
 
     bundle = carry_out(plan, arguments.out, arguments.clip, report)
-    _print(path=str(bundle))
+    print_line(path=str(bundle))
     if failed:
         raise RequestError(
             f"{len(failed)} of {cost.cells} cells could not be drawn "
@@ -97,14 +97,10 @@ def verify(bundle: Bundle, manager: ModelManager) -> None:
     for found in bundle.verified(manager):
         if found.difference is None or found.difference > MAX_GREY_LEVELS:
             far.append(found.cell.name)
-        _print(
+        print_line(
             cell=found.cell.name,
             difference=found.difference,
             **({"error": found.message} if found.message else {}),
         )
     if far:
         raise RequestError(f"{len(far)} cells are not those of the bundle: {', '.join(far):.80}")
-
-
-def _print(**fields: Any) -> None:
-    print(json.dumps(fields), flush=True)

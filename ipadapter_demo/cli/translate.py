@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from ipadapter_demo.cli.options import Arguments
+from ipadapter_demo.cli.command import Arguments
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
@@ -64,7 +64,9 @@ def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -
     if arguments.inpaint is None or request.inpaint is None:
         return request
     open_ = {
-        name: value for name, value in info.inpainting.items() if getattr(arguments, name) is None
+        name: value
+        for name, value in info.recommended.inpainting.items()
+        if getattr(arguments, name) is None
     }
     return replace(request, inpaint=replace(request.inpaint, **open_))
 

@@ -130,7 +130,7 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     document, files = spec.document, {}
     count_cells(document)  # before anything is written out that many times
     differs, given = axes_of(document), document.get("request", {})
-    recommended: Fields = {"seed": 0} | info.recommended(
+    recommended: Fields = {"seed": 0} | info.recommended.fields_beside(
         {
             "prompt": any([*differs.get("prompt", ()), given.get("prompt", "")]),
             "structures": any([*differs.get("structure", ()), *given.get("structures", ())]),
@@ -150,7 +150,9 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     document = {"title": "", "model": info.name, **document, "schema": 1, "labels": labels}
     document["request"] = recommended | document.get("request", {})
     if "inpaint" in document["request"]:
-        document["request"]["inpaint"] = info.inpainting | document["request"]["inpaint"]
+        document["request"]["inpaint"] = (
+            info.recommended.inpainting | document["request"]["inpaint"]
+        )
     return Spec(_in_order(document, schema("spec")["properties"]), files)
 
 

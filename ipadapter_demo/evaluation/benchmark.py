@@ -94,7 +94,7 @@ class Benchmark(Scorer):
 
     def request(self, **parts: Any) -> GenerateRequest:
         """At the model's default settings."""
-        return GenerateRequest(**self.info.recommended(parts) | parts)
+        return GenerateRequest(**self.info.recommended.fields_beside(parts) | parts)
 
     def each(self, parts_of: Callable[[int], dict[str, Any]]) -> list[Image.Image]:
         """A picture for every scene; scene i starts from seed i."""

@@ -70,7 +70,7 @@ def variation(benchmark: Benchmark) -> dict[str, Any]:
     }
     whole = torch.cat(list(errors.values())).median().item()
     return (
-        {"image_scale": benchmark.info.image_scale}
+        {"image_scale": benchmark.info.recommended.image_scale}
         | benchmark.score(benchmark.variations)
         | {
             "median_hue_error_degrees": round(whole, 2),
@@ -143,7 +143,7 @@ def image_and_text(benchmark: Benchmark) -> dict[str, Any]:
         }
     )
     return {
-        "image_scale": benchmark.info.text_image_scale,
+        "image_scale": benchmark.info.recommended.text_image_scale,
         "floor_named_by_text": benchmark.score(images, FLOOR_NAMES, of=benchmark.ahead(1)),
         "solid_of_reference": benchmark.score(images, SOLID_NAMES),
     }
@@ -162,7 +162,7 @@ def structure(benchmark: Benchmark) -> dict[str, Any]:
     )
     colours = benchmark.score(images, COLOUR_NAMES)
     return {
-        "image_scale": benchmark.info.map_image_scale,
+        "image_scale": benchmark.info.recommended.map_image_scale,
         "edge_f1": mean_edge_f1(images, maps),
         "edge_f1_without_map": mean_edge_f1(benchmark.variations, maps),
         "edge_f1_of_rendered_source": mean_edge_f1(sources, maps),
@@ -195,7 +195,7 @@ def inpainting(benchmark: Benchmark) -> dict[str, Any]:
         lambda i: {
             "references": benchmark.reference(int(partners[i])),
             "inpaint": Inpaint(
-                image=benchmark.images[i], mask=masks[i], **benchmark.info.inpainting
+                image=benchmark.images[i], mask=masks[i], **benchmark.info.recommended.inpainting
             ),
         }
     )
@@ -208,7 +208,7 @@ def inpainting(benchmark: Benchmark) -> dict[str, Any]:
         outside = max(outside, int(change[~painted].max()))
         inside.append(float(change[painted].mean()))
     return {
-        "image_scale": benchmark.info.image_scale,
+        "image_scale": benchmark.info.recommended.image_scale,
         "largest_change_outside": outside,
         "mean_change_inside": round(float(np.mean(inside)), 2),
         "seam_error": mean_seam_error(images, bare, masks),

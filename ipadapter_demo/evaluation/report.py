@@ -42,8 +42,8 @@ def evaluate(
     report: dict[str, Any] = {
         "scenes": scenes,
         "seed": seed,
-        "guidance": pipeline.info.guidance,
-        "steps": pipeline.info.steps,
+        "guidance": pipeline.info.recommended.guidance,
+        "steps": pipeline.info.recommended.steps,
         "provenance": pipeline.provenance,
     }
     for experiment in EXPERIMENTS:

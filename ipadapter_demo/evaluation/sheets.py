@@ -68,7 +68,7 @@ def grid(heads: Sequence[str], rows: Sequence[Row]) -> Image.Image:
 
 
 def _generate(pipeline: ImagePromptPipeline, **parts: Any) -> Row:
-    defaults = pipeline.info.recommended(parts) | {"seed": 1}
+    defaults = pipeline.info.recommended.fields_beside(parts) | {"seed": 1}
     return list(pipeline.generate(GenerateRequest(**defaults | parts)).images)
 
 
@@ -144,7 +144,7 @@ def inpainting(
     for image, mask, looks in zip(given[:ROWS], masks, given[ROWS:], strict=True):
         shown = image.copy()
         shown.paste((255, 255, 255), mask=mask)
-        inpaint = Inpaint(image=image, mask=mask, **pipeline.info.inpainting)
+        inpaint = Inpaint(image=image, mask=mask, **pipeline.info.recommended.inpainting)
         rows.append(
             [
                 image,

@@ -19,8 +19,9 @@ from ipadapter_demo.adapter import (
     load_image_adapter,
 )
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.extras import Extras, with_extras
+from ipadapter_demo.models.extras import with_extras
 from ipadapter_demo.models.memory import take_turns
 from ipadapter_demo.models.own_networks import (
     check_class,
@@ -30,7 +31,7 @@ from ipadapter_demo.models.own_networks import (
     t2i_adapter_of,
 )
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
-from ipadapter_demo.models.sources import Hub, Locate, fetched, file_sha256
+from ipadapter_demo.models.sources import Hub, Locate, Report, fetched, file_sha256, no_report
 from ipadapter_demo.models.structure import (
     ControlNetStructure,
     StructureNet,
@@ -148,17 +149,24 @@ class Structures:
 
 
 def load_base_model(
-    entry: CatalogEntry, device: str, dtype: torch.dtype, extras: Extras | None = None
+    entry: CatalogEntry,
+    device: str,
+    dtype: torch.dtype,
+    options: LoadOptions | None = None,
+    report: Report = no_report,
 ) -> BaseModel:
-    """Load a model at hand. Raises ModelError or CheckpointError."""
+    """Load a model at hand, on the device and in the precision that were found for `options`.
+
+    `report` is called while a structure network is fetched. Raises ModelError or CheckpointError.
+    """
     from diffusers import ControlNetModel, T2IAdapter
     from transformers import CLIPVisionModelWithProjection
 
-    extras = extras or Extras()
+    options = options or LoadOptions()
     files: list[Path] = []
 
     def frozen(network: Any) -> Any:
-        where = "cpu" if extras.offload else device
+        where = "cpu" if options.offload else device
         return network.to(where).eval().requires_grad_(False)
 
     def load(network: type, place: Path, kind: str = "") -> Any:
@@ -186,10 +194,10 @@ def load_base_model(
         return found.to(device).eval().requires_grad_(False)
 
     def locate(hub: Hub) -> Path:
-        return fetched(hub, extras.models, extras.report)
+        return fetched(hub, options.models_dir, report)
 
     parts: Parts = with_extras(
-        read_parts(entry, dtype, files, extras.vae, extras.prediction_type), extras
+        read_parts(entry, dtype, files, options.vae, options.prediction_type), options
     )
     unet: UNet2DConditionModel = frozen(parts.unet)
     vision = None
@@ -209,9 +217,9 @@ def load_base_model(
         files.append(path)
     attach(unet, *adapters.values())
     text_encoders, vae = tuple(map(frozen, parts.text_encoders)), frozen(parts.vae)
-    if extras.offload:
+    if options.offload:
         take_turns([*text_encoders, *([vision] if vision else []), unet, vae], device)
-    if extras.tiling and hasattr(vae, "enable_tiling"):
+    if options.tiling and hasattr(vae, "enable_tiling"):
         vae.enable_tiling()
     return BaseModel(
         entry=entry,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ipadapter_demo.assets import asset
+from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub
-
-ASSETS = Path(__file__).parents[2] / "assets"
 
 EDGES = ("canny", "lineart", "none")
 COLOURS = ("palette", "none")
@@ -40,15 +40,7 @@ class CatalogEntry:
     adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
     inpaint_adapter: str | None = None  # a T2I-Adapter that reads what is left around a mask
-    image_scale: float = 1.0  # recommended λ for a picture alone
-    text_image_scale: float = 0.6  # recommended λ beside a prompt
-    map_image_scale: float = 1.0  # recommended λ beside maps
-    guidance: float = 7.5
-    steps: int = 30
-    paint_guidance: float | None = None  # where a part of a picture is replaced; None: the same
-    repaint_passes: int = 1  # of a step, there
-    context: float = 1.0  # how much of the picture is seen there
-    background_weight: float = 0.0  # weight of the picture itself as a prompt for what is around it
+    recommended: Recommended = field(default_factory=Recommended)
     small: bool = False  # so that half precision gains nothing
     words: tuple[str, ...] = ()  # all that a small model knows, in the order in which it reads them
     note: str = ""
@@ -56,7 +48,7 @@ class CatalogEntry:
 
 TABLETOP = CatalogEntry(
     name="tabletop",
-    folder=ASSETS / "tabletop",
+    folder=asset("assets/tabletop"),
     adapters={"base": "ip-adapter.safetensors", "plus": "ip-adapter-plus.safetensors"},
     structures={
         "canny": StructureEntry(folder="controlnet-canny", network="controlnet", annotators=EDGES),
@@ -64,13 +56,15 @@ TABLETOP = CatalogEntry(
         "t2i-canny": StructureEntry(folder="t2i-canny", network="t2i-adapter", annotators=EDGES),
     },
     inpaint_adapter="t2i-inpaint",
-    text_image_scale=0.65,  # at 0.5 solids of the picture get lost, at 0.75 floors of the text
-    map_image_scale=0.75,  # at 1 the picture's textures and the map's are mixed
-    guidance=6.0,
-    steps=20,
-    paint_guidance=3.0,  # at 6 the part's wall and floor differ in tint from the rest
-    repaint_passes=4,
-    background_weight=1.0,  # at 0 what is drawn in a mask fits less at its edge
+    recommended=Recommended(
+        text_image_scale=0.65,  # at 0.5 solids of the picture get lost, at 0.75 floors of the text
+        map_image_scale=0.75,  # at 1 the picture's textures and the map's are mixed
+        guidance=6.0,
+        steps=20,
+        paint_guidance=3.0,  # at 6 the part's wall and floor differ in tint from the rest
+        repaint_passes=4,
+        background_weight=1.0,  # at 0 what is drawn in a mask fits less at its edge
+    ),
     small=True,
     words=(
         "red",

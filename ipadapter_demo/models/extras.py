@@ -1,9 +1,9 @@
-"""What an operator adds to a model when it is loaded: LoRAs, textual inversions, where to look."""
+"""Additions to a model when it is loaded: LoRAs and textual inversions."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError, some_of
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models import lycoris
 from ipadapter_demo.models.embeddings import learn_word
 from ipadapter_demo.models.parts import Parts
 from ipadapter_demo.models.schedule import settled
-from ipadapter_demo.models.sources import Report
 from ipadapter_demo.models.weights import reason, tensors_from_file, weights_from_file
 
 # a key of the first LoRA files, which held nothing but the UNet's attention processors
@@ -27,50 +27,22 @@ _OF_A_LAYER = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extras:
-    """`models` is a local folder that mirrors the hub, `report` hears of downloads.
-
-    `loras` are files with their weights; `embeddings` files of textual inversions, each called by
-    the name of its file. `prediction_type` and `zero_snr` (zero terminal SNR) are for models whose
-    files do not say it. `offload` keeps on the device only what is at work; `tiling` decodes large
-    pictures in parts.
-
-    Parts of one's own, in place of the model's: `image_encoder` a folder, or owner/name/folder on
-    the hub; `vae` a folder or a file; `controlnets` and `t2i_adapters` folders or files by the
-    kind that a request names.
-    """
-
-    models: Path | None = None
-    report: Report = lambda text, share: None
-    loras: tuple[tuple[Path, float], ...] = ()
-    embeddings: tuple[Path, ...] = ()
-    prediction_type: str | None = None
-    zero_snr: bool = False
-    image_encoder: str | None = None
-    vae: Path | None = None
-    controlnets: tuple[tuple[str, Path], ...] = ()
-    t2i_adapters: tuple[tuple[str, Path], ...] = ()
-    offload: bool = False
-    tiling: bool = False
-
-
-def with_extras(parts: Parts, extras: Extras) -> Parts:
+def with_extras(parts: Parts, options: LoadOptions) -> Parts:
     """The parts with LoRAs merged and new words learnt, by diffusers' own loaders.
 
     Raises ModelError that names the file.
     """
-    config = settled(parts.scheduler_config, extras.prediction_type, extras.zero_snr)
-    if extras.loras or extras.embeddings:
+    config = settled(parts.scheduler_config, options.prediction_type, options.zero_snr)
+    if options.loras or options.embeddings:
         pipe = _pipeline(parts)
-        for path, weight in extras.loras:
+        for path, weight in options.loras:
             if path.suffix.lower() != ".safetensors":
                 raise ModelError(
                     f"{path.name} must be a .safetensors file: others may run code "
                     "when they are read"
                 )
             _named(path, _merge_lora, pipe, parts, path, weight, tensors_from_file(path))
-        for path in extras.embeddings:
+        for path in options.embeddings:
             _named(path, learn_word, pipe, parts, path.stem, weights_from_file(path))
     return replace(parts, scheduler_config=config)
 

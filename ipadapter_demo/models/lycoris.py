@@ -103,9 +103,9 @@ def merge(parts: Parts, changes: Mapping[str, Change], weight: float) -> None:
 
 
 def _with_magnitudes(name: str, plain: Tensor, delta: Tensor, magnitudes: Tensor) -> Tensor:
-    """What DoRA (arXiv 2402.09353, equation 5) adds to a weight (out, in, ...): its direction is
-    changed by `delta`, and then it has these magnitudes, one for each output (out, 1, ...), or for
-    each input (1, in, ...) in LyCORIS' older files."""
+    """The change of DoRA (arXiv 2402.09353, equation 5) to a weight (out, in, ...): `delta` turns
+    its direction, and then it has these magnitudes, one for each output (out, 1, ...), or for each
+    input (1, in, ...) in LyCORIS' older files."""
     changed = plain + delta
     for kept in (0, 1):
         if magnitudes.numel() == plain.shape[kept] and len(magnitudes) == (plain.shape[0], 1)[kept]:

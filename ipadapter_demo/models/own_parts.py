@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
-from ipadapter_demo.models.extras import Extras
 from ipadapter_demo.models.sources import Hub, Report, fetched
 from ipadapter_demo.settings import is_repository
 
@@ -16,55 +16,57 @@ _ENCODER_FILES = ("config.json", "model.safetensors")
 _DRAWN = ("canny", "palette", *(name for name in DETECTORS if name != "canny"))
 
 
-def with_own_parts(entry: CatalogEntry, extras: Extras) -> CatalogEntry:
-    """The entry with the image encoder and the structure networks of `extras`.
+def with_own_parts(entry: CatalogEntry, options: LoadOptions, report: Report) -> CatalogEntry:
+    """The entry with the image encoder and the structure networks of `options`.
 
     Raises ModelError that names the part and where it was looked for.
     """
-    if extras.image_encoder is not None:
-        encoder = encoder_folder(extras.image_encoder, extras.models, extras.report)
+    if options.image_encoder is not None:
+        encoder = encoder_folder(options.image_encoder, options.models_dir, report)
         entry = replace(entry, image_encoder=str(encoder))
     structures = dict(entry.structures)
-    for kind, place in extras.controlnets:
+    for kind, path in options.controlnets:
         structures[kind] = StructureEntry(
-            folder=_existing("controlnet", kind, place),
+            folder=_existing("controlnet", kind, path),
             network="controlnet",
             annotators=_suited(entry, kind),
         )
-    for kind, place in extras.t2i_adapters:
-        if kind in dict(extras.controlnets):
+    for kind, path in options.t2i_adapters:
+        if kind in dict(options.controlnets):
             raise ModelError(f"t2i_adapter {kind}: a ControlNet has this name already")
         structures[kind] = StructureEntry(
-            folder=_existing("t2i_adapter", kind, place),
+            folder=_existing("t2i_adapter", kind, path),
             network="t2i-adapter",
             annotators=_suited(entry, kind),
         )
     return replace(entry, structures=structures)
 
 
-def encoder_folder(place: str, models: Path | None, report: Report) -> Path:
+def encoder_folder(path: str, models_dir: Path | None, report: Report) -> Path:
     """The folder of an image encoder: a local one, or owner/name or owner/name/folder on the hub.
     Raises ModelError."""
-    if Path(place).is_dir():
-        return Path(place).absolute()
-    if Path(place).is_file():
+    if Path(path).is_dir():
+        return Path(path).absolute()
+    if Path(path).is_file():
         raise ModelError(
-            f"image_encoder must be a folder with config.json and weights, and {place} is a file"
+            f"image_encoder must be a folder with config.json and weights, and {path} is a file"
         )
-    owner, _, rest = place.partition("/")
+    owner, _, rest = path.partition("/")
     name, _, folder = rest.partition("/")
     if not rest or not is_repository(f"{owner}/{name}"):
         raise ModelError(
             "image_encoder must be a folder, or owner/name or owner/name/folder on "
-            f"the hub, got {place!r}"
+            f"the hub, got {path!r}"
         )
-    return fetched(Hub(repo=f"{owner}/{name}", folder=folder, files=_ENCODER_FILES), models, report)
+    return fetched(
+        Hub(repo=f"{owner}/{name}", folder=folder, files=_ENCODER_FILES), models_dir, report
+    )
 
 
-def _existing(part: str, kind: str, place: Path) -> str:
-    if not place.exists():
-        raise ModelError(f"{part} {kind}: no file or folder {place}")
-    return str(place.absolute())
+def _existing(part: str, kind: str, path: Path) -> str:
+    if not path.exists():
+        raise ModelError(f"{part} {kind}: no file or folder {path}")
+    return str(path.absolute())
 
 
 def _suited(entry: CatalogEntry, kind: str) -> tuple[str, ...]:

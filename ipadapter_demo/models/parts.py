@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """What a base model consists of, in one precision, on the CPU."""
+    """The parts of a base model, in one precision, on the CPU."""
 
     tokenizers: tuple[CLIPTokenizer, ...]
     text_encoders: tuple[CLIPTextModel | CLIPTextModelWithProjection, ...]
@@ -130,21 +130,21 @@ def _from_single_file(
     )
 
 
-def _vae(place: Path, base: Path, dtype: torch.dtype, files: list[Path]) -> Any:
+def _vae(path: Path, base: Path, dtype: torch.dtype, files: list[Path]) -> Any:
     """The autoencoder in a folder, or in one file, which is then configured as the one of `base`:
     its family's scale of latents cannot be read from weights."""
     from diffusers import AutoencoderKL, AutoencoderTiny
 
-    if place.is_file():
+    if path.is_file():
         if "AutoencoderKL" not in _read(base, "vae/config.json"):
             raise ModelError(
-                f"vae: {place.name} is one file, which needs a base of SD 1.5's or "
+                f"vae: {path.name} is one file, which needs a base of SD 1.5's or "
                 "SDXL's family: give a folder in diffusers' layout"
             )
-        files.append(place)
-        return single_file.vae_of(tensors_from_file(place), base, dtype, place.name)
-    tiny = "AutoencoderTiny" in _read(place, "config.json")
-    return part_of(AutoencoderTiny if tiny else AutoencoderKL, place, dtype, files)
+        files.append(path)
+        return single_file.vae_of(tensors_from_file(path), base, dtype, path.name)
+    tiny = "AutoencoderTiny" in _read(path, "config.json")
+    return part_of(AutoencoderTiny if tiny else AutoencoderKL, path, dtype, files)
 
 
 def _check_channels(entry: CatalogEntry, parts: Parts) -> None:

@@ -1,8 +1,4 @@
-"""The published models: a base, an image adapter and its encoder, and what is recommended.
-
-λ is the first authors' advice unless an entry says otherwise: 1 for a picture alone, about half
-beside a prompt (https://github.com/tencent-ailab/IP-Adapter, "Best Practice").
-"""
+"""The published models: a base, an image adapter and its encoder, and what is recommended."""
 
 from __future__ import annotations
 
@@ -10,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ipadapter_demo.adapter import image_encoder_named, load_image_adapter
-from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry, StructureEntry
+from ipadapter_demo.load_options import LoadOptions
+from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
 from ipadapter_demo.models.hub_files import (
     SD15,
     SD15_STRUCTURES,
@@ -22,13 +19,13 @@ from ipadapter_demo.models.hub_files import (
     composition,
     encoder_of_repository,
 )
+from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import (
     Hub,
     Report,
     fetched,
     file_at,
-    local_folder,
-    megabytes_of,
+    no_report,
     of_repository,
 )
 
@@ -43,15 +40,12 @@ class Published:
     adapter: Hub
     structures: dict[str, StructureEntry] = field(default_factory=dict)
     licence: str
-    image_scale: float = 1.0
-    text_image_scale: float = 0.6
-    guidance: float = 7.5
-    steps: int = 30
+    recommended: Recommended = field(default_factory=Recommended)
     note: str = ""
 
     @property
     def needed(self) -> tuple[Hub, ...]:
-        """What a first picture takes; structure networks follow when they are asked for."""
+        """The files of a first picture; structure networks are fetched when they are asked for."""
         return self.base, self.image_encoder, self.adapter
 
 
@@ -69,7 +63,7 @@ def _sd15(
         image_encoder=encoder,
         structures=SD15_STRUCTURES,
         licence=_SD,
-        image_scale=image_scale,
+        recommended=Recommended(image_scale=image_scale),
         note=f"Stable Diffusion 1.5 {note}",
     )
 
@@ -84,8 +78,7 @@ def _sdxl(
         image_encoder=encoder,
         structures=SDXL_STRUCTURES,
         licence=_XL,
-        image_scale=image_scale,
-        guidance=5.0,
+        recommended=Recommended(image_scale=image_scale, guidance=5.0),
         note=f"SDXL {note}",
     )
 
@@ -221,98 +214,48 @@ PUBLISHED = {
 }
 
 
-def listing(models: Path | None) -> list[dict[str, object]]:
-    """The catalogue, a row for each published model: what it is, and what of it is at hand."""
-    rows: list[dict[str, object]] = []
-    for model in PUBLISHED.values():
-        missing = [hub for hub in model.needed if local_folder(hub, models) is None]
-        rows.append(
-            {
-                "name": model.name,
-                "note": model.note,
-                "licence": model.licence,
-                "base": model.base.repo,
-                "adapter": f"{model.adapter.repo}/{model.adapter.paths[0]}",
-                "image_encoder": f"{model.image_encoder.repo}/{model.image_encoder.folder}",
-                "megabytes": megabytes_of(model.needed),
-                "missing_megabytes": megabytes_of(missing),
-                "present": not missing,
-                "image_scale": model.image_scale,
-                "text_image_scale": model.text_image_scale,
-                "guidance": model.guidance,
-                "steps": model.steps,
-                "structures": {
-                    kind: local_folder(s.folder, models) is not None
-                    for kind, s in model.structures.items()
-                    if isinstance(s.folder, Hub)
-                },
-            }
-        )
-    return rows
-
-
-def base_place(
+def base_path(
     model: Published,
     base: str | None,
-    models: Path | None,
-    report: Report = lambda text, share: None,
+    models_dir: Path | None,
+    report: Report = no_report,
 ) -> tuple[Path, Path | None]:
-    """Where the base of a published model is, or another `base` of its family; and a folder with
+    """The path of a published model's base, or of another `base` of its family; and a folder with
     configurations and tokenizers, where that is a checkpoint of weights alone."""
-    place = Path(base) if base is not None and Path(base).exists() else None
+    path = Path(base) if base is not None and Path(base).exists() else None
     if base is None:
-        place = fetched(model.base, models, report)
-    elif place is None:
-        place = fetched(of_repository(base, model.base, models), models, report)
-    if not place.is_file():
-        return place, None
+        path = fetched(model.base, models_dir, report)
+    elif path is None:
+        path = fetched(of_repository(base, model.base, models_dir), models_dir, report)
+    if not path.is_file():
+        return path, None
     light = tuple(f for f in model.base.files if not f.endswith(".safetensors"))
-    return place, fetched(replace(model.base, files=light, megabytes=2), models, report)
+    return path, fetched(replace(model.base, files=light, megabytes=2), models_dir, report)
 
 
-def labels(models: str | None) -> dict[str, str]:
-    """What to call every model where people choose one: its name, and what it still takes."""
-    found = {TABLETOP.name: f"{TABLETOP.name} (built in)"}
-    for row in listing(None if models is None else Path(models)):
-        missing = row["missing_megabytes"]
-        assert isinstance(missing, int)
-        to_fetch = f" (fetches {missing / 1000:.1f} GB)" if missing else ""
-        found[str(row["name"])] = f"{row['name']}{to_fetch}"
-    return found
-
-
-def local_entry(
-    model: Published,
-    base: str | None,
-    models: Path | None,
-    report: Report = lambda text, share: None,
-    own_adapter: Path | None = None,
-    own_encoder: str | None = None,
-) -> CatalogEntry:
+def local_entry(model: Published, options: LoadOptions, report: Report = no_report) -> CatalogEntry:
     """The entry with everything that a first picture takes at hand, fetched if need be.
 
-    `base` replaces the base model: a folder in diffusers' layout, a single .safetensors file, or a
-    repository on the hub. `own_adapter` replaces the adapter, a file or a folder of InvokeAI's, and
-    brings the image encoder that it reads; `own_encoder` replaces that encoder. What is replaced is
-    not fetched. Raises ModelError or CheckpointError.
+    A base, an adapter or an image encoder of `options` takes the place of the model's, which is
+    then not fetched; an adapter brings the encoder that it reads. Raises ModelError or
+    CheckpointError.
     """
-    encoder = _encoder_of(own_adapter, model) if own_adapter else model.image_encoder
-    place, configs = base_place(model, base, models, report)
-    adapter = own_adapter
+    models_dir, own = options.models_dir, options.model_adapter
+    own = None if own is None else own.absolute()
+    encoder = _encoder_of(own, model) if own else model.image_encoder
+    path, configs = base_path(model, options.base, models_dir, report)
+    adapter = own
     if adapter is None:
-        folder, wanted = fetched(model.adapter, models, report), model.adapter.files[0]
+        folder, wanted = fetched(model.adapter, models_dir, report), model.adapter.files[0]
         adapter = file_at(folder, wanted) or folder / wanted
     return CatalogEntry(
         name=model.name,
-        folder=place,
+        folder=path,
         configs=configs,
-        image_encoder=own_encoder or str(fetched(encoder, models, report)),
-        adapters={own_adapter.stem if own_adapter else "base": str(adapter)},
+        image_encoder=options.image_encoder or str(fetched(encoder, models_dir, report)),
+        adapters={own.stem if own else "base": str(adapter)},
         structures=model.structures,
-        image_scale=model.image_scale,
-        text_image_scale=model.text_image_scale,
-        guidance=model.guidance,
-        steps=model.steps,
+        recommended=model.recommended,
         note=model.note,
     )
 

@@ -1,4 +1,4 @@
-"""What a base model predicts, and up to which noise: as its files say it, or its operator.
+"""The prediction type of a base model and its last noise level, from its files or its operator.
 
 A model with zero terminal SNR (arXiv 2305.08891) was trained up to pure noise. It predicts v, for
 at that end ε says nothing, and its steps have to begin there: "trailing" spacing.
@@ -29,7 +29,7 @@ _EDM = ("edm_mean", "edm_vpred.sigma_max")  # Playground v2.5, CosXL
 def marked(
     keys: Iterable[str], header: Mapping[str, str], prediction_type: str | None = None
 ) -> Config:
-    """What a checkpoint file with these `keys` and this `header` says of itself.
+    """The prediction type and noise of a checkpoint file, from its `keys` and its `header`.
 
     Raises ModelError for one of EDM's noise levels (arXiv 2206.00364), which nothing here draws,
     and where keys and header contradict each other, unless an operator's `prediction_type` decides.
@@ -83,7 +83,7 @@ def ends_at_zero_snr(config: Config) -> bool:
 
 
 def schedule_note(config: Config) -> str:
-    """What a person should know of a model that does not predict ε; else nothing."""
+    """A warning for a model that does not predict ε; else nothing."""
     if predicts(config) == "epsilon":
         return ""
     name = "v" if predicts(config) == "v_prediction" else predicts(config)

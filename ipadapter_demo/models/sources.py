@@ -1,7 +1,7 @@
 """Where published weights come from: a local folder, the hub's cache, or the hub itself.
 
-A local folder mirrors the hub: `<models>/<owner>/<repository>/<file>`, which is what
-`hf download <owner>/<repository> --local-dir <models>/<owner>/<repository>` makes.
+A local folder mirrors the hub: `<models_dir>/<owner>/<repository>/<file>`, which is what
+`hf download <owner>/<repository> --local-dir <models_dir>/<owner>/<repository>` makes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from ipadapter_demo.settings import is_repository
 
 Report = Callable[[str, float], None]  # (what is being fetched, share done from 0 to 1)
 Locate = Callable[["Hub"], Path]  # the local folder of files on the hub, fetched if need be
+
+
+def no_report(text: str, share: float) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,21 +104,21 @@ def _shards(index: Path) -> list[Path]:
         return []
 
 
-def local_folder(hub: Hub, models: Path | None) -> Path | None:
-    """The folder that already holds all the files, from the root: below `models`, or in the hub's
-    cache."""
-    mirrored = _mirror(hub, models)
+def local_folder(hub: Hub, models_dir: Path | None) -> Path | None:
+    """The folder that already holds all the files, from the root: below `models_dir`, or in the
+    hub's cache."""
+    mirrored = _mirror(hub, models_dir)
     if mirrored is not None and not _missing(hub, mirrored):
         return (mirrored / hub.folder).absolute()
     cached = _cache(hub)
     return None if cached is None or _missing(hub, cached) else cached / hub.folder
 
 
-def _mirror(hub: Hub, models: Path | None) -> Path | None:
-    """The repository's own folder below `models`, the one with the fewest files missing."""
-    if models is None:
+def _mirror(hub: Hub, models_dir: Path | None) -> Path | None:
+    """The repository's own folder below `models_dir`, the one with the fewest files missing."""
+    if models_dir is None:
         return None
-    roots = (models / hub.repo, models / hub.repo.replace("/", "--"))
+    roots = (models_dir / hub.repo, models_dir / hub.repo.replace("/", "--"))
     return min(roots, key=lambda root: len(_missing(hub, root)))
 
 
@@ -139,7 +142,7 @@ def _missing(hub: Hub, root: Path) -> list[str]:
     ]
 
 
-def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
+def of_repository(repo: str, like: Hub, models_dir: Path | None) -> Hub:
     """The files of another repository that do what those of `like` do: half precision where it has
     them, else the plain ones. What neither it nor its mirror has is asked for and so missed by
     name if it is weights, and left out if it is not: whoever reads the parts needs few of those.
@@ -154,12 +157,12 @@ def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
             f"owner/name on the hub, got {repo!r}, which is none of them"
         )
     other = replace(like, repo=repo, revision=None, megabytes=0, sha256={})
-    if local_folder(other, models) is not None:
+    if local_folder(other, models_dir) is not None:
         return other
     try:
         there = set(HfApi(endpoint=constants.ENDPOINT).list_repo_files(repo))
     except Exception as error:  # the hub's client raises errors of many libraries
-        raise ModelError(_how_to_get(other, models, error)) from error
+        raise ModelError(_how_to_get(other, models_dir, error)) from error
     chosen = [
         next((name for name in served_by(file) if name in there), None) for file in like.files
     ]
@@ -174,17 +177,19 @@ def of_repository(repo: str, like: Hub, models: Path | None) -> Hub:
     )
 
 
-def fetched(
-    hub: Hub, models: Path | None = None, report: Report = lambda text, share: None
-) -> Path:
+def fetched(hub: Hub, models_dir: Path | None = None, report: Report = no_report) -> Path:
     """The local folder of the files, fetched from the hub where they are missing.
+
+    File after file: of one file the hub's client fetches many parts at once, and its
+    `snapshot_download` lists the whole repository, names no file in its progress and passes over
+    a file that is not there.
 
     What comes from the hub or its cache must have the hashes that are pinned. What lies below
     `models` is the operator's own choice and is taken as it is: the provenance of every picture
-    tell its hashes. Raises ModelError that names a file of another hash, or the missing files,
+    holds its hashes. Raises ModelError that names a file of another hash, or the missing files,
     where they go, and how to point elsewhere."""
-    if (found := local_folder(hub, models)) is not None:
-        own = models is not None and found.is_relative_to(models.absolute())
+    if (found := local_folder(hub, models_dir)) is not None:
+        own = models_dir is not None and found.is_relative_to(models_dir.absolute())
         return found if own else _checked(hub, found)
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import get_session
@@ -192,7 +197,7 @@ def fetched(
     try:  # downloads retry for half a minute; without a network the error comes at once
         get_session().head(constants.ENDPOINT, timeout=10)
     except Exception as error:  # as below
-        raise ModelError(_how_to_get(hub, models, error)) from error
+        raise ModelError(_how_to_get(hub, models_dir, error)) from error
     for number, path in enumerate(hub.paths):
         label = f"{hub.repo}: {path}"
         report(label, number / len(hub.paths))
@@ -204,7 +209,7 @@ def fetched(
                 tqdm_class=_reporting(label, number, len(hub.paths), report),
             )
         except Exception as error:  # the hub's client raises errors of many libraries
-            raise ModelError(_how_to_get(hub, models, error)) from error
+            raise ModelError(_how_to_get(hub, models_dir, error)) from error
         report(label, (number + 1) / len(hub.paths))
     return _checked(hub, _root(Path(got), hub.paths[-1]) / hub.folder)
 
@@ -247,12 +252,12 @@ def announced(write: Callable[[str], object]) -> Report:
     return report
 
 
-def _how_to_get(hub: Hub, models: Path | None, error: Exception) -> str:
-    places = [place for place in (_mirror(hub, models), _cache(hub)) if place is not None]
+def _how_to_get(hub: Hub, models_dir: Path | None, error: Exception) -> str:
+    places = [place for place in (_mirror(hub, models_dir), _cache(hub)) if place is not None]
     missing = min((_missing(hub, place) for place in places), key=len, default=list(hub.paths))
     whole = hub.megabytes and len(missing) == len([f for f in hub.files if f not in OPTIONAL])
     size = f" ({hub.megabytes:,} MB)" if whole else ""
-    place = models or Path("models")
+    place = models_dir or Path("models")
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
     return (
         f"missing{size}: {some_of(missing, 4)} of {hub.repo}; they could not be fetched "

@@ -20,8 +20,8 @@ _ADVICE = re.compile(
 
 
 def weights_from_file(path: Path) -> dict[str, Any]:
-    """What a `.safetensors` file or a pickle holds, by key, on the CPU. A pickle is read as numbers
-    only, and refused if it holds anything that would run. Raises ModelError."""
+    """The content of a `.safetensors` file or a pickle, by key, on the CPU. A pickle is read as
+    numbers only, and refused if it holds anything that would run. Raises ModelError."""
     from safetensors.torch import load_file
 
     if not path.is_file():
@@ -52,7 +52,7 @@ def weights_from_file(path: Path) -> dict[str, Any]:
 
 
 def header_of(path: Path) -> dict[str, str]:
-    """What the header of a `.safetensors` file says beside its tensors. Raises ModelError."""
+    """The header of a `.safetensors` file, without its tensors. Raises ModelError."""
     from safetensors import safe_open
 
     try:
@@ -93,6 +93,6 @@ def network_from_weights(
 
 
 def reason(error: BaseException) -> str:
-    """What a library's error says of the matter, without its advice to programmers."""
+    """The reason in a library's error, without its advice to programmers."""
     text = " ".join(str(error).split())
     return _ADVICE.split(text, maxsplit=1)[0][:300].strip() or type(error).__name__

@@ -1,14 +1,14 @@
-"""What a generation yields: a Preview after every step, then one Result."""
+"""The events of a generation: a Preview after every step, then one Result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
-from ipadapter_demo.request import SAMPLERS, GenerateRequest, Sampler
+from ipadapter_demo.models.recommended import Recommended
+from ipadapter_demo.request import GenerateRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,57 +40,16 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a page or a command line has to know of a model, without touching it."""
+    """A model as a page or a command line knows it, without its weights."""
 
     name: str
     native_size: int
-    image_scale: float
-    text_image_scale: float
-    map_image_scale: float
-    guidance: float
-    steps: int
-    paint_guidance: float  # recommended where a part of a picture is replaced, like the next
-    repaint_passes: int
-    context: float
-    background_weight: float
+    recommended: Recommended
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     layer_presets: bool  # whether its layers are known by what they do
     words: tuple[str, ...]
     note: str
-
-    def recommended_scale(self, words: bool = False, maps: bool = False) -> float:
-        """λ for a picture alone, or for one that shares with a prompt or with maps."""
-        if words:
-            return self.text_image_scale
-        return self.map_image_scale if maps else self.image_scale
-
-    def recommended(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What a request of these fields takes where they do not say: guidance, steps, λ,
-        the sampler of an inpainting."""
-        scale = self.recommended_scale(bool(given.get("prompt")), bool(given.get("structures")))
-        if not given.get("inpaint"):
-            return {"guidance": self.guidance, "steps": self.steps, "image_scale": scale}
-        return {
-            "guidance": self.paint_guidance,
-            "steps": self.steps,
-            "image_scale": scale,
-            "sampler": self.paint_sampler,
-        }
-
-    @property
-    def paint_sampler(self) -> Sampler:
-        """Of inpainting: the one that takes steps again, where the model's repaint_passes do."""
-        return "ddim" if self.repaint_passes > 1 else SAMPLERS[0]
-
-    @property
-    def inpainting(self) -> dict[str, Any]:
-        """What an Inpaint takes where it does not say."""
-        return {
-            "repaint_passes": self.repaint_passes,
-            "context": self.context,
-            "background_weight": self.background_weight,
-        }
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

@@ -91,10 +91,10 @@ def _on_layers(request: GenerateRequest) -> Iterator[str]:
 def _on_steps(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
     if request.inpaint is not None and request.strength != STRENGTH:
         yield "strength has no effect on inpainting: inpaint.strength has."
-    if request.steps <= FEW_STEPS and model.entry.steps > 2 * FEW_STEPS:
+    if request.steps <= FEW_STEPS and model.entry.recommended.steps > 2 * FEW_STEPS:
         yield (
             f"steps: {request.steps} of them leave a picture unfinished; {model.entry.name} "
-            f"takes about {model.entry.steps}."
+            f"takes about {model.entry.recommended.steps}."
         )
 
 

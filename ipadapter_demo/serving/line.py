@@ -1,4 +1,4 @@
-"""Whose turn it is: visitors draw one after the other, and know about how long they will wait."""
+"""The queue of visitors, who draw one after the other, and know about how long they will wait."""
 
 from __future__ import annotations
 

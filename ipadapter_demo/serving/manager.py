@@ -1,4 +1,4 @@
-"""One model at a time, for whoever asks: the one before it is given up."""
+"""One model at a time, for whoever asks: the previous one is unloaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from threading import Condition, RLock
 import torch
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.models.sources import Report
+from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.pipeline.events import ModelInfo, Result
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.previews import Previews
@@ -21,9 +21,6 @@ from ipadapter_demo.serving.line import Line, Turn
 
 # (name, report) -> fetches what is missing, and returns what loads it
 Prepare = Callable[[str, Report], Callable[[], ImagePromptPipeline]]
-
-
-def _no_progress(text: str, share: float) -> None: ...
 
 
 class ModelManager:
@@ -77,7 +74,7 @@ class ModelManager:
         known = self._known.get(name)
         return known and known[1]
 
-    def with_model(self, name: str, report: Report = _no_progress) -> ImagePromptPipeline:
+    def with_model(self, name: str, report: Report = no_report) -> ImagePromptPipeline:
         """The pipeline of a model, loaded unless it is the current one, while nobody wants a
         single picture.
 
@@ -111,14 +108,14 @@ class ModelManager:
                     self._visitors.remove(name)
                     self._change.notify_all()
 
-    def at_turn(self, turn: Turn, name: str, report: Report = _no_progress) -> ImagePromptPipeline:
+    def at_turn(self, turn: Turn, name: str, report: Report = no_report) -> ImagePromptPipeline:
         """The model's pipeline, loaded unless it is the current one. Only whoever is first in line
         may ask, and use it as long as it is. Raises whatever loading raises."""
         assert turn.ahead == 0
         return self._loaded(name, report)
 
     @contextmanager
-    def acquire(self, name: str, report: Report = _no_progress) -> Iterator[ImagePromptPipeline]:
+    def acquire(self, name: str, report: Report = no_report) -> Iterator[ImagePromptPipeline]:
         """A whole turn, waited for."""
         with self.turn(name) as turn:
             while turn.ahead:
@@ -129,7 +126,7 @@ class ModelManager:
         """One batch of a comparison, drawn while nobody wants a single picture.
 
         It pauses between two steps for a visitor with the same model, and for one with another,
-        who needs the memory, it gives up and begins again. Raises what `with_model` and
+        who needs the memory, it stops and begins again. Raises what `with_model` and
         `stream_batch` do.
         """
         self._check(name)
@@ -156,7 +153,7 @@ class ModelManager:
         if not isinstance(name, str) or name not in self.models:
             raise RequestError(f"model must be one of {', '.join(self.models)}, got {name!r:.80}")
 
-    def _loaded(self, name: str, report: Report = _no_progress) -> ImagePromptPipeline:
+    def _loaded(self, name: str, report: Report = no_report) -> ImagePromptPipeline:
         with self._lock:
             if name == self._info.name:
                 return self.pipeline
@@ -172,7 +169,7 @@ class ModelManager:
         """Two large models may not fit: the old one goes before the new one is read, though not
         before everything is at hand."""
         assert self._prepare is not None
-        load, back = self._prepare(name, report), self._prepare(self._info.name, _no_progress)
+        load, back = self._prepare(name, report), self._prepare(self._info.name, no_report)
         self._pipeline = None
         free_memory()
         try:

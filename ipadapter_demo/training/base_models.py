@@ -10,12 +10,13 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from ipadapter_demo.adapter import attach
 from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
-from ipadapter_demo.models.extras import Extras
 from ipadapter_demo.models.hub_files import VIT_H
 from ipadapter_demo.models.own_parts import encoder_folder
-from ipadapter_demo.models.published import PUBLISHED, base_place
+from ipadapter_demo.models.published import PUBLISHED, base_path
+from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
 from ipadapter_demo.training.config import ImageAdapterConfig, TrainingConfig
 
@@ -29,7 +30,7 @@ def frozen_base(config: TrainingConfig, device: str, precision: str) -> BaseMode
     autoencoder in float32 under fp16, in which SDXL's overflows. Raises ModelError."""
     half = torch.float32 if device == "cpu" else _DTYPES[precision]
     model = load_base_model(
-        _entry(config), device, half, Extras(models=config.models_dir, report=announced(print))
+        _entry(config), device, half, LoadOptions(models_dir=config.models_dir), announced(print)
     )
     if half == torch.float16:
         model.vae.autoencoder.float()
@@ -54,7 +55,7 @@ def _entry(config: TrainingConfig) -> CatalogEntry:
     if not place.is_dir():
         xl = _is_xl(base, models)
         family = PUBLISHED["sdxl" if xl else "sd15"]
-        place, configs = base_place(family, None if base in PUBLISHED else base, models, report)
+        place, configs = base_path(family, None if base in PUBLISHED else base, models, report)
     encoder = None
     if isinstance(config, ImageAdapterConfig):
         encoder = str(_encoder(config, place, VIT_H))
@@ -64,7 +65,7 @@ def _entry(config: TrainingConfig) -> CatalogEntry:
         configs=configs,
         image_encoder=encoder,
         adapters={},
-        guidance=5.0 if xl else 7.5,
+        recommended=Recommended(guidance=5.0 if xl else 7.5),
     )
 
 

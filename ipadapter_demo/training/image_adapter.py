@@ -88,7 +88,9 @@ class ImageAdapterTask:
     def request(self, image: Image.Image, caption: str) -> GenerateRequest:
         """A variation: no words, λ = 1."""
         return GenerateRequest(
-            references=(Reference(image=image),), steps=20, guidance=self.base.entry.guidance
+            references=(Reference(image=image),),
+            steps=20,
+            guidance=self.base.entry.recommended.guidance,
         )
 
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:

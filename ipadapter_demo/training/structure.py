@@ -73,7 +73,9 @@ class StructureTask:
     def request(self, image: Image.Image, caption: str) -> GenerateRequest:
         """The map alone, without words."""
         structure = Structure(kind=_KIND, image=image, annotator=self.config.annotator)
-        return GenerateRequest(structures=(structure,), steps=20, guidance=self.base.entry.guidance)
+        return GenerateRequest(
+            structures=(structure,), steps=20, guidance=self.base.entry.recommended.guidance
+        )
 
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
         """A folder that diffusers' own class loads."""

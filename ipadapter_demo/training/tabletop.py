@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
+from ipadapter_demo.assets import asset
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.files import write_shards
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
@@ -24,7 +25,7 @@ from ipadapter_demo.training.image_adapter import NAME, train_image_adapter
 from ipadapter_demo.training.loop import Run
 from ipadapter_demo.training.structure import train_structure
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = asset("configs")
 HELD_OUT_COUNT = 16
 
 Kind = TypeVar("Kind", bound=TrainingConfig)

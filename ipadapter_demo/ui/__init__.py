@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ipadapter_demo.assets import asset
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
@@ -19,7 +19,7 @@ from ipadapter_demo.ui.say import escaped
 
 __all__ = ["build_ui", "launch_options"]
 
-STYLE = Path(__file__).parents[2] / "assets" / "style.css"
+STYLE = asset("assets/style.css")
 HOUR, DAY = 3600, 86_400
 
 # A file that is dropped beside all widgets is restored from, as if the button had been used.

@@ -63,12 +63,12 @@ def compare_inputs(manager: ModelManager) -> tuple[Widgets, gr.Textbox, gr.Accor
         "", label="Prompt", info=components.words_known(info), lines=1, max_lines=4
     )
     with gr.Row():
-        inputs["steps"] = components.slider(1, 50, info.steps, 1, "Steps")
-        inputs["guidance"] = components.slider(1, 15, info.guidance, 0.5, "Guidance")
+        inputs["steps"] = components.slider(1, 50, info.recommended.steps, 1, "Steps")
+        inputs["guidance"] = components.slider(1, 15, info.recommended.guidance, 0.5, "Guidance")
     with gr.Accordion("Advanced", open=False):
         with gr.Row():
             inputs["image_scale"] = components.slider(
-                0, 1.5, info.image_scale, 0.05, "Image strength λ"
+                0, 1.5, info.recommended.image_scale, 0.05, "Image strength λ"
             )
             inputs["adapter"] = gr.Dropdown(
                 components.adapter_choices(info),

@@ -117,11 +117,11 @@ def prompt_input(pipeline: ModelManager, *, optional: bool = True, **layout: Any
 def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = False) -> Widgets:
     """How the picture is drawn. `painting` into one that is given, which has a size."""
     info = pipeline.info
-    guidance = info.paint_guidance if painting else info.guidance
-    sampler = info.paint_sampler if painting else SAMPLERS[0]
+    guidance = info.recommended.guidance_for(painting)
+    sampler = info.recommended.sampler_for(painting)
     widgets: Widgets = {}
     with gr.Row():
-        widgets["steps"] = slider(1, 50, info.steps, 1, "Steps")
+        widgets["steps"] = slider(1, 50, info.recommended.steps, 1, "Steps")
         widgets["guidance"] = slider(1, 15, guidance, 0.5, "Guidance")
     with gr.Accordion("Advanced", open=False):
         with gr.Row():
@@ -191,7 +191,7 @@ def inpainting_inputs(pipeline: ModelManager) -> Widgets:
         widgets["repaint_passes"] = slider(
             1,
             MAX_REPAINT_PASSES,
-            pipeline.info.repaint_passes,
+            pipeline.info.recommended.repaint_passes,
             1,
             "Passes",
             info="more care for the seam, and as much slower",
@@ -199,7 +199,7 @@ def inpainting_inputs(pipeline: ModelManager) -> Widgets:
         widgets["context"] = slider(
             0,
             1,
-            pipeline.info.context,
+            pipeline.info.recommended.context,
             0.05,
             "Context",
             info="1 sees all of the picture, less only what is near",
@@ -207,7 +207,7 @@ def inpainting_inputs(pipeline: ModelManager) -> Widgets:
     widgets["background_weight"] = slider(
         0,
         MAX_WEIGHT,
-        pipeline.info.background_weight,
+        pipeline.info.recommended.background_weight,
         0.05,
         "Surroundings",
         info="how much the picture itself is the image prompt around the mask",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ipadapter_demo.assets import asset
 from ipadapter_demo.ui.uploads import editor_value_from_image
 
-FOLDER = Path(__file__).parents[2] / "assets" / "examples"
+FOLDER = asset("assets/examples")
 
 
 def examples(inputs: Sequence[gr.Component], rows: Sequence[Sequence[str | None]]) -> None:

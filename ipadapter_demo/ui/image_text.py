@@ -64,7 +64,9 @@ def build(pipeline: ModelManager, model: ModelInput) -> Tab:
         with gr.Column():
             inputs = components.reference_input(pipeline, model)
             inputs |= components.prompt_input(pipeline, optional=False)
-            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.text_image_scale)
+            inputs |= components.image_prompt_inputs(
+                pipeline, pipeline.info.recommended.text_image_scale
+            )
             buttons = components.run_buttons(strip=True)
             inputs |= layers_input(pipeline)
             inputs |= components.sampling_inputs(pipeline, count=4)

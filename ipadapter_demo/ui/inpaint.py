@@ -101,7 +101,9 @@ def build(pipeline: ModelManager, model: ModelInput) -> Tab:
                 )
                 inputs |= components.prompt_input(pipeline, scale=3)
             inputs |= components.reference_input(pipeline, model, optional=True)
-            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
+            inputs |= components.image_prompt_inputs(
+                pipeline, pipeline.info.recommended.image_scale
+            )
             buttons = components.run_buttons()
             inputs |= components.inpainting_inputs(pipeline)
             with gr.Row():

@@ -9,7 +9,6 @@ import gradio as gr
 
 from ipadapter_demo.models.sources import Report
 from ipadapter_demo.pipeline import ModelInfo
-from ipadapter_demo.request import SAMPLERS
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui import components
 from ipadapter_demo.ui.model_input import ModelInput
@@ -76,7 +75,9 @@ def depending(built: Mapping[str, Tab]) -> list[tuple[gr.Component, str, str]]:
 
 
 def _image_scale(info: ModelInfo, tab: str) -> Properties:
-    return {"value": info.recommended_scale(words=tab == "image_text", maps=tab == "structure")}
+    return {
+        "value": info.recommended.scale_for(prompt=tab == "image_text", maps=tab == "structure")
+    }
 
 
 def _adapter(info: ModelInfo, tab: str) -> Properties:
@@ -94,14 +95,12 @@ def _kind(info: ModelInfo, tab: str) -> Properties:
 
 # What each widget shows for a model, where it depends on one.
 FIELDS: dict[str, Callable[[ModelInfo, str], Properties]] = {
-    "steps": lambda info, tab: {"value": info.steps},
-    "guidance": lambda info, tab: {
-        "value": info.paint_guidance if tab == "inpaint" else info.guidance
-    },
-    "sampler": lambda info, tab: {"value": info.paint_sampler if tab == "inpaint" else SAMPLERS[0]},
-    "repaint_passes": lambda info, tab: {"value": info.repaint_passes},
-    "context": lambda info, tab: {"value": info.context},
-    "background_weight": lambda info, tab: {"value": info.background_weight},
+    "steps": lambda info, tab: {"value": info.recommended.steps},
+    "guidance": lambda info, tab: {"value": info.recommended.guidance_for(tab == "inpaint")},
+    "sampler": lambda info, tab: {"value": info.recommended.sampler_for(tab == "inpaint")},
+    "repaint_passes": lambda info, tab: {"value": info.recommended.repaint_passes},
+    "context": lambda info, tab: {"value": info.recommended.context},
+    "background_weight": lambda info, tab: {"value": info.recommended.background_weight},
     "image_scale": _image_scale,
     "shape": lambda info, tab: {"choices": components.shape_choices(info), "value": ""},
     "width": lambda info, tab: {"value": 0},

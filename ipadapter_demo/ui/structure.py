@@ -128,7 +128,9 @@ def build(pipeline: ModelManager, model: ModelInput) -> Tab:
             inputs, drawn = _control_inputs(structure_choices(pipeline.info))
             inputs |= components.prompt_input(pipeline)
             inputs |= components.reference_input(pipeline, model, optional=True)
-            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.map_image_scale)
+            inputs |= components.image_prompt_inputs(
+                pipeline, pipeline.info.recommended.map_image_scale
+            )
             buttons = components.run_buttons()
             with gr.Row():
                 inputs["start"] = components.slider(0, 1, 0.0, 0.05, "Structure from")

@@ -43,7 +43,9 @@ def build(pipeline: ModelManager, model: ModelInput) -> Tab:
     with gr.Row():
         with gr.Column():
             inputs = components.reference_input(pipeline, model)
-            inputs |= components.image_prompt_inputs(pipeline, pipeline.info.image_scale)
+            inputs |= components.image_prompt_inputs(
+                pipeline, pipeline.info.recommended.image_scale
+            )
             buttons = components.run_buttons(strip=True)
             inputs |= components.sampling_inputs(pipeline, count=4)
         with gr.Column():

@@ -1,0 +1,270 @@
+"""The `generate` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_line
+from ipadapter_demo.cli.model import loaded
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.model_flags import add_model_options
+from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS, structure_parts
+
+TEXT = """\
+Make pictures from a picture, words, a structure, a mask, or all of them at once.
+
+Writes PNGs that hold the whole request, and prints a JSON line for each: its path, its seed, and
+the seconds the request took. Image i of --count starts from seed + i.
+"""
+
+
+EXAMPLES = f"""\
+examples:
+  variations of a picture
+    {PROGRAM} generate --reference R.png --count 4
+  a picture edited by words
+    {PROGRAM} generate --reference R.png --prompt "on a green checkered floor"
+  the looks of R.png on the edges of C.png
+    {PROGRAM} generate --reference R.png --structure canny=C.png
+  the white part of M.png filled in, in I.png
+    {PROGRAM} generate --reference R.png --inpaint I.png --mask M.png
+  an output made again, and with another seed
+    {PROGRAM} generate --from-png outputs/7.png
+    {PROGRAM} generate --from-png outputs/7.png --seed 8
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    window: dict[str, Any] = {"nargs": 2, "type": float, "metavar": ("START", "END")}
+    add = parser.add_argument_group("what to make").add_argument
+    add(
+        "--reference",
+        type=Path,
+        action="append",
+        metavar="R.png",
+        help="a picture as a prompt; repeat it to mix several",
+    )
+    add(
+        "--reference-weight",
+        type=float,
+        action="append",
+        metavar="W",
+        help="once for all references, or once for each, 0 to 2 [1]",
+    )
+    add(
+        "--reference-mask",
+        type=_optional_path,
+        action="append",
+        metavar="M.png",
+        help="white where a reference applies; once for each, - for everywhere",
+    )
+    add(
+        "--reference-window",
+        **window,
+        action="append",
+        help="the part of the steps in which a reference acts; once for all, or once for each",
+    )
+    add(
+        "--reference-only",
+        type=int,
+        action="append",
+        metavar="N",
+        help="the one picture of --count, from 0, that a reference is for; once for each",
+    )
+    add(
+        "--combine",
+        choices=COMBINES,
+        help="several references side by side, or as their mean [concat]",
+    )
+    add(
+        "--negative-reference",
+        type=Path,
+        action="append",
+        metavar="R.png",
+        help="a negative image prompt: a picture unlike the wanted one",
+    )
+    add(
+        "--fit",
+        choices=FITS,
+        action="append",
+        help="how a reference that is not square is made so; once for all, or once for each [crop]",
+    )
+    add(
+        "--scale",
+        dest="image_scale",
+        type=float,
+        metavar="λ",
+        help="strength of the references, 0 to 2 [the model's: tabletop 1, beside a "
+        "prompt 0.65, beside a structure 0.75]",
+    )
+    add(
+        "--scale-window",
+        dest="image_window",
+        **window,
+        help="the part of the steps in which they act, in fractions [0 1]",
+    )
+    add(
+        "--layers",
+        dest="image_layers",
+        type=_layers,
+        metavar="LAYERS",
+        help="where the references act: all, style, layout, style+layout, or a factor for each "
+        "cross-attention layer, as 1,0.5,... [all]",
+    )
+    add(
+        "--adapter",
+        metavar="NAME",
+        help="which of the model's image adapters reads the references [the model's first]",
+    )
+    add("--prompt", metavar="TEXT", help="what the picture shows, in words")
+    add("--negative-prompt", metavar="TEXT", help="what it should not show")
+    add(
+        "--structure",
+        type=_structure,
+        action="append",
+        metavar="KIND[:ANNOTATOR]=C.png",
+        help="hold the picture to the edges or colours of another: canny=C.png, "
+        "canny:lineart=C.png, or canny:none=map.png for a ready map; repeatable. KIND is one of "
+        "the model's (tabletop: canny, palette, t2i-canny), ANNOTATOR by default the first of the "
+        "kind's",
+    )
+    add(
+        "--structure-weight",
+        type=float,
+        action="append",
+        metavar="W",
+        help="once for all structures, or once for each, 0 to 2 [1]",
+    )
+    add(
+        "--structure-fit",
+        choices=FITS,
+        action="append",
+        help="how a picture of other proportions than the output is brought to them; once for all "
+        "structures, or once for each [crop]",
+    )
+    add("--structure-window", **window, help="the part of the steps in which they act [0 1]")
+    add("--inpaint", type=Path, metavar="I.png", help="a picture to replace a part of")
+    add("--mask", type=Path, metavar="M.png", help="which part: the white one, as large as I.png")
+    add("--feather", type=int, metavar="PIXELS", help="softens the seam, inwards [2]")
+    add(
+        "--repaint-passes",
+        type=int,
+        metavar="N",
+        help="how often every step is taken, 1 to 10, for a seam that does not show "
+        "[the model's: tabletop 4]",
+    )
+    add(
+        "--context",
+        type=float,
+        metavar="C",
+        help="how much of I.png the model sees, from 0, only the mask enlarged, to 1, all "
+        "[the model's: 1]",
+    )
+    add(
+        "--background-weight",
+        type=float,
+        metavar="W",
+        help="weight of I.png as an image prompt around the mask, to which references then keep "
+        "[the model's: tabletop 1]",
+    )
+    add("--init", type=Path, metavar="I.png", help="a picture to start from instead of noise")
+    add(
+        "--strength",
+        type=float,
+        metavar="S",
+        help="how much of I.png to forget, up to 1 [with --inpaint 1, with --init 0.6]",
+    )
+    add(
+        "--from-png",
+        type=Path,
+        metavar="P.png",
+        help="the request inside an output PNG; other options replace parts of it",
+    )
+
+    add = parser.add_argument_group("how").add_argument
+    add(
+        "--guidance",
+        type=float,
+        metavar="G",
+        help="how closely to follow all this, 1 to 30 [the model's: tabletop 6]",
+    )
+    add(
+        "--guidance-rescale",
+        type=float,
+        metavar="R",
+        help="0 to 1, against overexposure by guidance; 0.7 suits v-prediction [0]",
+    )
+    add("--steps", type=int, metavar="N", help="denoising steps [the model's: tabletop 20]")
+    add("--sampler", choices=SAMPLERS, help="[dpm++]")
+    add("--seed", type=int, metavar="N", help="where the noise comes from [0]")
+    add("--count", type=int, metavar="N", help="how many pictures [1]")
+    add(
+        "--width",
+        type=int,
+        metavar="W",
+        help="in pixels, a multiple of 8; both sides together at "
+        "most 1024 x 1024 pixels and 4 to 1 [the model's own, or as I.png]",
+    )
+    add("--height", type=int, metavar="H", help="likewise [the model's own, or as I.png]")
+    add(
+        "--out",
+        type=Path,
+        default=Path("outputs"),
+        metavar="DIR",
+        help="folder for the PNGs, named by seed; nothing is overwritten [outputs]",
+    )
+    add_model_options(parser.add_argument_group("model").add_argument)
+
+
+def run(arguments: Arguments, load: Load) -> None:
+    from ipadapter_demo.cli.translate import completed, free_path, given_fields
+    from ipadapter_demo.record import record_from_png, save_png
+    from ipadapter_demo.request import GenerateRequest
+
+    record = record_from_png(arguments.from_png) if arguments.from_png else None
+    given = given_fields(arguments)  # read before the model is: a wrong path shows at once
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    pipeline = loaded(arguments, load, record.provenance.get("model") if record else None)
+    start = (
+        record.request
+        if record
+        else GenerateRequest(**pipeline.info.recommended.fields_beside(given))
+    )
+    request = completed(replace(start, **given), pipeline.info, arguments)
+    result = pipeline.generate(request)
+    for note in result.warnings:
+        print(note, file=sys.stderr)
+    for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
+        path = free_path(arguments.out, str(seed))
+        save_png(path, image, result.request, seed, index, result.provenance)
+        print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3))
+
+
+def _optional_path(text: str) -> Path | None:
+    return None if text == "-" else Path(text)
+
+
+def _layers(text: str) -> str | tuple[float, ...]:
+    if text in LAYER_PRESETS:
+        return text
+    try:
+        return tuple(float(factor) for factor in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be one of {', '.join(LAYER_PRESETS)}, or numbers with commas, got {text!r}"
+        ) from None
+
+
+def _structure(text: str) -> tuple[str, str, Path]:
+    try:
+        kind, annotator, file = structure_parts(text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("structure ")) from None
+    return kind, annotator or "", Path(file)
+
+
+COMMAND = Command("make pictures", TEXT, add_options, run, EXAMPLES)

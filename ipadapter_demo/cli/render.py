@@ -1,0 +1,56 @@
+"""The `render` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ipadapter_demo.cli.command import Arguments, Command, Load, positive, print_line
+
+TEXT = """\
+Draw scenes of the tabletop world: NNNN.png, and scene.json with the caption and every attribute of
+each. Equal seeds give equal scenes.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--count", type=positive, default=16, metavar="N", help="how many scenes [16]")
+    add("--seed", type=int, default=0, metavar="N", help="which scenes [0]")
+    add("--size", type=positive, default=128, metavar="N", help="pixels a side [128]")
+    add(
+        "--maps",
+        action="store_true",
+        help="also NNNN-edges.png, NNNN-depth.png (16 bits, thousandths of a world unit from the "
+        "camera) and NNNN-mask-1.png, -2.png: a solid each, from left to right",
+    )
+    add(
+        "--shards",
+        action="store_true",
+        help="webdataset shards to train on instead, NNNNN.tar: 1,024 pictures each, with captions "
+        "as poor as those of the web",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for all of it")
+
+
+def run(arguments: Arguments, load: Load) -> None:
+    from ipadapter_demo.tabletop.files import pictures_of, write_scenes, write_shards
+
+    if arguments.shards:
+        from ipadapter_demo.tabletop.scene import sample_scenes
+
+        scenes = sample_scenes(arguments.count, arguments.seed)
+        drawn = pictures_of(scenes, arguments.size)
+        for path in write_shards(arguments.out, scenes, drawn, arguments.seed):
+            print_line(path=str(path))
+        return
+    entries = write_scenes(
+        arguments.out, arguments.count, arguments.seed, arguments.size, arguments.maps
+    )
+    path = arguments.out / "scene.json"
+    path.write_text(json.dumps(entries, indent=1) + "\n")
+    print_line(path=str(path), scenes=len(entries))
+
+
+COMMAND = Command("draw scenes of the tabletop world, with their truth", TEXT, add_options, run)

@@ -1,0 +1,59 @@
+"""The `serve` command: settings → pipeline → page → server."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from ipadapter_demo.cli.command import Arguments, Command, Load
+from ipadapter_demo.cli.model import settings_of
+from ipadapter_demo.settings import Settings, add_settings, load_options, without_additions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ipadapter_demo.models.sources import Report
+    from ipadapter_demo.pipeline import ImagePromptPipeline
+
+TEXT = """\
+Open the page: pictures as prompts, in the browser.
+"""
+EXAMPLES = """\
+Every option can be set as a variable too: --queue-size as IPADAPTER_QUEUE_SIZE.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add_settings(parser.add_argument)
+
+
+def run(arguments: Arguments, load: Load) -> None:
+    serve(settings_of(arguments))
+
+
+def serve(settings: Settings) -> None:
+    """Load the model and serve the page until the program is stopped; also what `app.py` does.
+
+    Raises CheckpointError or ModelError.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+    from ipadapter_demo.models.listing import labels
+    from ipadapter_demo.models.sources import announced
+    from ipadapter_demo.pipeline import prepare
+    from ipadapter_demo.serving import ModelManager
+    from ipadapter_demo.ui import build_ui, launch_options
+
+    others = without_additions(settings)
+
+    def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
+        options = load_options(settings if model == settings.model else others)
+        return prepare(model, options, report)
+
+    pipeline = prepared(settings.model, announced(print))()
+    manager = ModelManager(pipeline, prepared, labels(settings.models_dir), settings.queue_size)
+    build_ui(manager, settings).launch(**launch_options(settings))
+
+
+COMMAND = Command("open the page in a browser", TEXT, add_options, run, EXAMPLES)

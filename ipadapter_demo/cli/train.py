@@ -1,0 +1,147 @@
+"""The `train` command."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, positive, print_line
+from ipadapter_demo.settings import resolved_device
+
+# Those of training/recipes.py, which would import torch; a test compares them.
+PARTS = (
+    "vae",
+    "clip",
+    "image-encoder",
+    "text-encoder",
+    "base-small",
+    "controlnet-small",
+    "t2i-palette-small",
+    "base",
+    "image-adapter",
+    "image-adapter-plus",
+    "controlnet",
+    "t2i-palette",
+    "t2i-canny",
+    "t2i-inpaint",
+    "attribute-classifier",
+)
+
+
+TEXT = """\
+Train on your pictures: `image-adapter` or `structure` (a ControlNet or a T2I-Adapter) with --config
+or --data; --help behind either lists all that a config may say.
+
+Or train one part of the tabletop model, going on where an interrupted run stopped. Each needs those
+before it, except that nothing needs the last.
+"""
+
+
+ABOUT = {
+    "image-adapter": "of the tabletop model; with --config or --data, on your pictures",
+    "structure": "a ControlNet or a T2I-Adapter, on your pictures",
+}
+
+
+EXAMPLES = f"""\
+examples:
+  {PROGRAM} train image-adapter --config configs/sd15.yaml --data shards/*.tar
+  {PROGRAM} train structure --config configs/sd15-canny.yaml --resume
+  {PROGRAM} train image-adapter
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig, add_fields
+
+    parts = parser.add_subparsers(
+        dest="part", required=True, metavar="PART", help="what to train; PART --help says more"
+    )
+    configs = {"image-adapter": ImageAdapterConfig, "structure": StructureConfig}
+    for part in (*PARTS, "structure"):
+        about = ABOUT.get(part, "of the tabletop model")
+        own = parts.add_parser(part, help=about, description=about)
+        add = own.add_argument
+        add("--threads", type=positive, metavar="N", help="of the CPU [torch's default]")
+        if part != "structure":
+            add(
+                "--runs",
+                type=Path,
+                default=Path("runs"),
+                metavar="DIR",
+                help="folder for checkpoints, previews and rendered pictures [runs]",
+            )
+            add("--pictures", type=positive, metavar="N", help="to render and train on [32768]")
+        if part in configs:
+            add_fields(own, configs[part])
+        else:
+            add("--out", type=Path, metavar="DIR", help="the model's folder [assets/tabletop]")
+            add("--steps", type=positive, metavar="N", help="[the recipe's own]")
+            add("--device", help="cpu, cuda, ... [cuda if there is one, else mps, else cpu]")
+
+
+def run(arguments: Arguments, load: Load) -> None:
+    import logging
+
+    import torch
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    if (
+        arguments.part == "structure"
+        or getattr(arguments, "config", None)
+        or getattr(arguments, "data", None)
+    ):
+        print_line(part=arguments.part, **_train_on_pictures(arguments))
+        return
+    from ipadapter_demo.training import recipes
+    from ipadapter_demo.training.config import TrainingConfig, field_from
+
+    steps = arguments.steps
+    if steps is not None:
+        steps = field_from(TrainingConfig, "steps", steps)
+    provenance = recipes.train(
+        arguments.part,
+        arguments.runs,
+        Path(arguments.out or recipes.OUT),
+        steps=steps,
+        device=resolved_device(arguments.device or None),
+        pictures=arguments.pictures or recipes.PICTURES,
+        **_given_fields(arguments),
+    )
+    print_line(part=arguments.part, **provenance)
+
+
+def _given_fields(arguments: Arguments) -> dict[str, Any]:
+    """The fields of a recipe's config that flags set, besides those of every recipe."""
+    if arguments.part != "image-adapter":
+        return {}
+    from dataclasses import fields
+
+    from ipadapter_demo.training.config import ImageAdapterConfig
+
+    taken = ("steps", "out", "device", "data", "resume")
+    return {
+        f.name: value
+        for f in fields(ImageAdapterConfig)
+        if f.name not in taken and (value := getattr(arguments, f.name)) is not None
+    }
+
+
+def _train_on_pictures(arguments: Arguments) -> dict[str, Any]:
+    from ipadapter_demo.training import image_adapter, structure
+    from ipadapter_demo.training.config import (
+        ImageAdapterConfig,
+        StructureConfig,
+        config_from_arguments,
+    )
+
+    if arguments.part == "structure":
+        return structure.train_structure(config_from_arguments(StructureConfig, arguments))
+    return image_adapter.train_image_adapter(config_from_arguments(ImageAdapterConfig, arguments))
+
+
+COMMAND = Command("train on your pictures, or the tabletop model", TEXT, add_options, run, EXAMPLES)

@@ -1,0 +1,51 @@
+"""How a model is loaded: device, precision, and files of one's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """`device` None takes "cuda" where there is one, else "mps", else "cpu"; `dtype` "auto" is half
+    precision where the hardware has it and the model is not tiny. `models_dir` is a local folder
+    that mirrors the hub.
+
+    `base` puts a published model's adapter on another base of its family: a folder in diffusers'
+    layout, a .safetensors checkpoint or a repository on the hub. `model_adapter` is the file of an
+    adapter of your own, beside the built-in model's and in place of a published one. In place of
+    the model's own parts: `image_encoder` a folder, or owner/name/folder on the hub; `vae` a folder
+    or a file; `controlnets` and `t2i_adapters` folders or files by the kind that a request names.
+
+    `loras` are files with their weights; `embeddings` files of textual inversions, each called by
+    the name of its file. `prediction_type` and `zero_snr` (zero terminal SNR) are for models whose
+    files do not say it. `offload` keeps on the device only what is at work; `tiling` decodes large
+    pictures in parts.
+    """
+
+    device: str | None = None
+    dtype: Dtype = "auto"
+    models_dir: Path | None = None
+    base: str | None = None
+    model_adapter: Path | None = None
+    image_encoder: str | None = None
+    vae: Path | None = None
+    controlnets: tuple[tuple[str, Path], ...] = ()
+    t2i_adapters: tuple[tuple[str, Path], ...] = ()
+    loras: tuple[tuple[Path, float], ...] = ()
+    embeddings: tuple[Path, ...] = ()
+    prediction_type: str | None = None
+    zero_snr: bool = False
+    offload: bool = False
+    tiling: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("models_dir", "model_adapter", "vae"):  # which may be given as text
+            path = getattr(self, name)
+            object.__setattr__(self, name, None if path is None else Path(path))

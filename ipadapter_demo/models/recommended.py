@@ -1,0 +1,61 @@
+"""The recommended values of a model: the catalogue, the published models and `ModelInfo` hold one.
+
+A value that is to be recommended as well is a field here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ipadapter_demo.request import SAMPLERS, Sampler
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommended:
+    """The values of a request for fields that it leaves open.
+
+    λ is the first authors' advice unless a model says otherwise: 1 for a picture alone, about half
+    beside a prompt (https://github.com/tencent-ailab/IP-Adapter, "Best Practice").
+    """
+
+    image_scale: float = 1.0  # λ for a picture alone
+    text_image_scale: float = 0.6  # λ beside a prompt
+    map_image_scale: float = 1.0  # λ beside maps
+    guidance: float = 7.5
+    steps: int = 30
+    paint_guidance: float | None = None  # of inpainting; None: the same
+    repaint_passes: int = 1  # of inpainting: how often a step is taken
+    context: float = 1.0  # of inpainting: how much of the picture is seen
+    background_weight: float = 0.0  # of inpainting: the picture as a prompt around the mask
+
+    def scale_for(self, prompt: bool = False, maps: bool = False) -> float:
+        """λ for a picture alone, or for one that shares with a prompt or with maps."""
+        if prompt:
+            return self.text_image_scale
+        return self.map_image_scale if maps else self.image_scale
+
+    def guidance_for(self, inpainting: bool) -> float:
+        other = self.paint_guidance
+        return other if inpainting and other is not None else self.guidance
+
+    def sampler_for(self, inpainting: bool) -> Sampler:
+        """For inpainting the one that takes steps again, where `repaint_passes` asks for that."""
+        return "ddim" if inpainting and self.repaint_passes > 1 else SAMPLERS[0]
+
+    @property
+    def inpainting(self) -> dict[str, Any]:
+        """The fields of an `Inpaint`."""
+        names = ("repaint_passes", "context", "background_weight")
+        return {name: getattr(self, name) for name in names}
+
+    def fields_beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a request that belong to those `given`."""
+        inpainting = bool(given.get("inpaint"))
+        found = {
+            "guidance": self.guidance_for(inpainting),
+            "steps": self.steps,
+            "image_scale": self.scale_for(bool(given.get("prompt")), bool(given.get("structures"))),
+        }
+        return found | {"sampler": self.sampler_for(True)} if inpainting else found
