@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ipadapter_demo.claims import look, page, study
+from ipadapter_demo.claims import page, restyle, study
 from ipadapter_demo.claims import testbed as lab_module
 from ipadapter_demo.claims.methods import METHODS, TRIED, at_rate, simple_adapter
 from ipadapter_demo.claims.studies import STUDIES, by_name
@@ -35,7 +35,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "STEPS", 2)
     monkeypatch.setattr(study, "MARKS_EVERY", 1)
     monkeypatch.setattr(study, "BATCH", 2)
-    monkeypatch.setattr(study, "MARKS_SCENES", 2)
+    monkeypatch.setattr(study, "METRICS_SCENES", 2)
 
 
 def read(testbed: Testbed, reads: str, count: int = 2) -> torch.Tensor:
@@ -137,8 +137,8 @@ def test_the_exam_gives_the_references_themselves_full_marks(testbed: Testbed) -
 
 def test_the_other_look_has_ink_along_its_edges() -> None:
     scenes = replace(sample_scenes(8, 5), second=torch.zeros(8, 2, dtype=torch.long))
-    plain = look.render(scenes).pixels * 2 - 1
-    assert look.ink(look.cel_pictures(scenes)) > look.ink(plain) + 0.02
+    plain = restyle.render(scenes).pixels * 2 - 1
+    assert restyle.ink(restyle.cel_pictures(scenes)) > restyle.ink(plain) + 0.02
 
 
 def test_figures_over_seeds_have_a_mean_and_a_spread() -> None:

@@ -23,10 +23,10 @@ from transformers import CLIPImageProcessor
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.tabletop.files import pictures_of, write_shards
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.examples import Preparer
-from ipadapter_demo.training.shards import shards_of
-from ipadapter_demo.training.stream import ShardPlan, Stream
-from ipadapter_demo.training.types import Pair, Shard
+from ipadapter_demo.training.data.examples import Preparer
+from ipadapter_demo.training.data.shards import shards_of
+from ipadapter_demo.training.data.stream import ShardPlan, Stream
+from ipadapter_demo.training.data.types import Pair, Shard
 
 
 def content_of(image: Image.Image, kind: str = "PNG") -> bytes:

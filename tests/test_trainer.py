@@ -31,7 +31,7 @@ import ipadapter_demo as ip
 from ipadapter_demo.adapter import load_image_adapter
 from ipadapter_demo.errors import CheckpointError, TrainingError
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
-from ipadapter_demo.training import checkpoints, loop
+from ipadapter_demo.training import checkpoints, finetune, loop
 from ipadapter_demo.training.config import (
     ImageAdapterConfig,
     StructureConfig,

@@ -16,9 +16,9 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.structure import around_hole
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.inpaint import holes, new_network, same_solid
 from ipadapter_demo.training.loop import Run, fit
-from ipadapter_demo.training.recipes import RECIPES, train
+from ipadapter_demo.training.tabletop.inpaint import holes, new_network, same_solid
+from ipadapter_demo.training.tabletop.recipes import RECIPES, train
 
 
 def linear_run(folder: Path, steps: int) -> nn.Linear:

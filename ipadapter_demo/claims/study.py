@@ -14,14 +14,14 @@ from torch import Tensor
 from ipadapter_demo.claims.methods import Method
 from ipadapter_demo.claims.testbed import SIDE, EvalSet, Testbed
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.config import ImageAdapterConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.batch_source import Batch
+from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.finetune import train
 from ipadapter_demo.training.image_adapter import lost
-from ipadapter_demo.training.latents import sample_latents
 from ipadapter_demo.training.objective import Given
-from ipadapter_demo.training.tabletop import config_of
+from ipadapter_demo.training.tabletop.adapters import config_of
+from ipadapter_demo.training.tabletop.latents import sample_latents
 
 BATCH, STEPS, MARKS_EVERY = 32, 800, 200
 METRICS_SCENES = 96  # of the exams on the way

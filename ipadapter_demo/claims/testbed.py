@@ -23,11 +23,11 @@ from ipadapter_demo.imaging import images_from_pixels, pixels_from_images
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.caption import FULL, caption
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.base import train_base
-from ipadapter_demo.training.data import Pictures, rendered_pictures
-from ipadapter_demo.training.encoders import clip_pixels
-from ipadapter_demo.training.latents import Frozen, frozen_unet
 from ipadapter_demo.training.loop import Run
+from ipadapter_demo.training.tabletop.base import train_base
+from ipadapter_demo.training.tabletop.encoders import clip_pixels
+from ipadapter_demo.training.tabletop.latents import Frozen, frozen_unet
+from ipadapter_demo.training.tabletop.pictures import Pictures, rendered_pictures
 
 PICTURES = 32768
 SIDE = 16  # latent cells a side, of 4 pixels

@@ -215,8 +215,8 @@ def train(arguments: Arguments, _: Load) -> None:
     ):
         _print(part=arguments.part, **_train_on_pictures(arguments))
         return
-    from ipadapter_demo.training import recipes
     from ipadapter_demo.training.config import TrainingConfig, field_from
+    from ipadapter_demo.training.tabletop import recipes
 
     steps = arguments.steps
     if steps is not None:

@@ -18,7 +18,7 @@ from ipadapter_demo.settings import DTYPES, add_own_parts
 Arguments = argparse.Namespace
 
 PROGRAM = "python -m ipadapter_demo"
-# Those of training/recipes.py, which would import torch; a test compares them.
+# Those of training/tabletop/recipes.py, which would import torch; a test compares them.
 PARTS = (
     "vae",
     "clip",

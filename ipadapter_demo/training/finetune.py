@@ -14,13 +14,13 @@ from torch import nn
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.training.base_models import frozen_base, model_options
-from ipadapter_demo.training.batch_source import ShardBatchSource
-from ipadapter_demo.training.cache import broken_in, encoded
 from ipadapter_demo.training.checkpoints import last_checkpoint, last_progress
 from ipadapter_demo.training.config import TrainingConfig, plain
+from ipadapter_demo.training.data.batch_source import ShardBatchSource
+from ipadapter_demo.training.data.cache import broken_in, encoded
+from ipadapter_demo.training.data.shards import shards_of
 from ipadapter_demo.training.loop import EvalCallback, Run, accelerator_of, fit
 from ipadapter_demo.training.objective import Objective, Task
-from ipadapter_demo.training.shards import shards_of
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 

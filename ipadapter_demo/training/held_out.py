@@ -15,14 +15,14 @@ from ipadapter_demo.evaluation.similarity import Clip, NamedClip
 from ipadapter_demo.imaging import fit_square
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest
-from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.config import TrainingConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.batch_source import Batch
+from ipadapter_demo.training.data.examples import Example, Preparer
+from ipadapter_demo.training.data.shards import shards_of
+from ipadapter_demo.training.data.types import Pair
 from ipadapter_demo.training.loop import EvalCallback
 from ipadapter_demo.training.noise import SampleNoise
 from ipadapter_demo.training.objective import Objective, Task
-from ipadapter_demo.training.shards import shards_of
-from ipadapter_demo.training.types import Pair
 
 SEED = 2**20  # draws of held-out losses, apart from those of training
 ROUNDS = 4  # of noise for each picture

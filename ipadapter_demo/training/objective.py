@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.text import TextStates
-from ipadapter_demo.training.batch_source import Batch
-from ipadapter_demo.training.cache import without_pictures
 from ipadapter_demo.training.config import TrainingConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.batch_source import Batch
+from ipadapter_demo.training.data.cache import without_pictures
+from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.noise import Diffusion
 
 

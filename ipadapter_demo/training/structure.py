@@ -24,10 +24,10 @@ from ipadapter_demo.models.base_model import BaseModel, Structures
 from ipadapter_demo.models.catalog import StructureEntry
 from ipadapter_demo.models.structure import ControlNetStructure, T2IAdapterStructure
 from ipadapter_demo.request import GenerateRequest, Structure
-from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.card import write_card
 from ipadapter_demo.training.config import StructureConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.batch_source import Batch
+from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.finetune import train
 from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.objective import Given

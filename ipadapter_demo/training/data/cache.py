@@ -22,8 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.types import Shard
+from ipadapter_demo.training.data.examples import Example, Preparer
+from ipadapter_demo.training.data.types import Shard
 
 log = logging.getLogger(__name__)
 

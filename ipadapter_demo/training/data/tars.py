@@ -17,7 +17,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ipadapter_demo.imaging import flatten_image, read_image
-from ipadapter_demo.training.types import Pair, Rows, caption_in
+from ipadapter_demo.training.data.types import Pair, Rows, caption_in
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _ATTEMPTS = 3  # at a download

@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ipadapter_demo.errors import TrainingError
-from ipadapter_demo.training.types import Rows, Shard
+from ipadapter_demo.training.data.types import Rows, Shard
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ipadapter_demo.imaging import fit_square
 from ipadapter_demo.models.annotators import annotate
-from ipadapter_demo.training.types import Pair
+from ipadapter_demo.training.data.types import Pair
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessor

@@ -20,7 +20,7 @@ from transformers import (
 
 from ipadapter_demo.tabletop.caption import FULL, caption
 from ipadapter_demo.tabletop.scene import Scenes
-from ipadapter_demo.training.data import SIZE
+from ipadapter_demo.training.tabletop.pictures import SIZE
 
 MAX_TOKENS = 32
 EMBED_DIM = 256

@@ -18,8 +18,8 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
-from ipadapter_demo.training.data import Pictures
-from ipadapter_demo.training.encoders import clip_pixels, tokens_of
+from ipadapter_demo.training.tabletop.encoders import clip_pixels, tokens_of
+from ipadapter_demo.training.tabletop.pictures import Pictures
 
 # Stable Diffusion's schedule; "trailing" spacing starts sampling at the noisiest step, which few
 # steps need (arXiv 2305.08891, section 3.3).

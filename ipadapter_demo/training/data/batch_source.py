@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.training.config import TrainingConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.examples import Example, Preparer
+from ipadapter_demo.training.data.stream import ShardPlan, Stream
+from ipadapter_demo.training.data.types import Shard
 from ipadapter_demo.training.noise import SampleNoise
-from ipadapter_demo.training.stream import ShardPlan, Stream
-from ipadapter_demo.training.types import Shard
 
 
 @dataclass(frozen=True, slots=True, eq=False)

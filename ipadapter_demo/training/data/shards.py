@@ -1,6 +1,6 @@
 """Where pictures with captions come from, as people have them:
 
-- tar files as img2dataset writes them, local or behind URLs (`training/tars.py`)
+- tar files as img2dataset writes them, local or behind URLs (`training/data/tars.py`)
 - a folder with `metadata.jsonl`, the layout of `datasets`' ImageFolder: {"file_name", "text"}
 - what the `datasets` library saves to disk or keeps on the hub
 """
@@ -16,8 +16,8 @@ from typing import Any
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.imaging import flatten_image, read_image
-from ipadapter_demo.training.tars import TarShard
-from ipadapter_demo.training.types import CAPTION_NAMES, Pair, Rows, Shard, caption_in
+from ipadapter_demo.training.data.tars import TarShard
+from ipadapter_demo.training.data.types import CAPTION_NAMES, Pair, Rows, Shard, caption_in
 
 ROWS = 512  # of a shard that is cut from a folder or a dataset
 

@@ -25,12 +25,12 @@ from ipadapter_demo.tabletop.caption import CaptionStyle, caption
 from ipadapter_demo.tabletop.erase import painted_over, traces
 from ipadapter_demo.tabletop.render import places_of_solids, reach_of_solids
 from ipadapter_demo.tabletop.scene import COLOURS, SECOND_COLOURS, SHAPES, TEXTURES, Scenes
-from ipadapter_demo.training.base import MIN_SNR_GAMMA, MOST_WEIGHT
-from ipadapter_demo.training.data import SIZE, Pictures
-from ipadapter_demo.training.encoders import clip_pixels
-from ipadapter_demo.training.latents import SCHEDULE, Frozen, frozen_unet, scaled_latents
 from ipadapter_demo.training.loop import Run, fit
 from ipadapter_demo.training.noise import Diffusion
+from ipadapter_demo.training.tabletop.base import MIN_SNR_GAMMA, MOST_WEIGHT
+from ipadapter_demo.training.tabletop.encoders import clip_pixels
+from ipadapter_demo.training.tabletop.latents import SCHEDULE, Frozen, frozen_unet, scaled_latents
+from ipadapter_demo.training.tabletop.pictures import SIZE, Pictures
 
 THE_SOLID = CaptionStyle(empty=0.0, attribute=0.15, surface=1.0, solids=0.0)
 ANYWHERE = 0.2  # of the holes; the others are around a solid

@@ -19,12 +19,12 @@ from ipadapter_demo.training.config import (
     config_from,
     values_from_file,
 )
-from ipadapter_demo.training.data import SIZE, TRAIN_SEED, Pictures
 from ipadapter_demo.training.image_adapter import NAME, train_image_adapter
 from ipadapter_demo.training.loop import Run
 from ipadapter_demo.training.structure import train_structure
+from ipadapter_demo.training.tabletop.pictures import SIZE, TRAIN_SEED, Pictures
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 HELD_OUT_COUNT = 16
 
 Kind = TypeVar("Kind", bound=TrainingConfig)
