@@ -158,8 +158,8 @@ def drawn(
     generator = torch.Generator().manual_seed(seed)
     for rows in torch.arange(len(references)).split(_AT_ONCE):
         given = testbed.read(method.reads, references[rows], generator)
-        given = torch.cat([given, testbed.nothing(method.reads, len(rows))])
-        states = testbed.frozen.text_states([texts[i] for i in rows] + [""] * len(rows), "cpu")
+        given = torch.cat([testbed.nothing(method.reads, len(rows)), given])
+        states = testbed.frozen.text_states([""] * len(rows) + [texts[i] for i in rows], "cpu")
 
         def arguments(
             noisy: Tensor, t: Tensor, given: Tensor = given, states: Tensor = states

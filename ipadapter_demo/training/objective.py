@@ -32,6 +32,7 @@ class Given:
     # (noisy latents, time steps, text states, what SDXL wants besides) -> what the UNet takes
     # besides the first two and the last
     arguments: Callable[[Tensor, Tensor, Tensor, dict[str, Tensor] | None], dict[str, Any]]
+    weight: Tensor | None = None  # (B, 1, h, w): of the error at each place, before it is squared
 
 
 class Task(Protocol):
@@ -88,9 +89,12 @@ class Objective:
         noisy = noisy.to(base.dtype, memory_format=torch.channels_last)
         unet = self.task.drawing.unet
         predicted = unet(noisy, timesteps, added_cond_kwargs=added, **arguments).sample
+        target = self.diffusion.target(latents, noise, timesteps)
+        if given.weight is not None:
+            predicted, target = predicted * given.weight, target * given.weight
         return self.diffusion.loss(
             predicted,
-            self.diffusion.target(latents, noise, timesteps),
+            target,
             timesteps,
             config.min_snr,
             config.truncated_snr,

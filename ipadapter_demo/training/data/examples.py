@@ -32,6 +32,7 @@ class Example:
     clip_pixels: Tensor | None = None  # (3, E, E), normalised for the encoder
     embeds: Tensor | None = None  # what the adapter reads of them, half precision
     map: Tensor | None = None  # uint8 (3, S, S)
+    hole: Tensor | None = None  # (1, S, S), 1 inside: what is to be painted anew
 
 
 @dataclass(frozen=True, slots=True, eq=False)
