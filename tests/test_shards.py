@@ -252,7 +252,7 @@ def test_a_stream_goes_on_where_it_was(tars: Path, workers: int) -> None:
     shards = shards_of([str(tars)])
     whole, _ = captions(shards, 20, ShardPlan.of(6))
     first, stream = captions(shards, 7, ShardPlan.of(6), workers)
-    rest, _ = captions(shards, 13, ShardPlan.of(6), workers, start=stream.places)
+    rest, _ = captions(shards, 13, ShardPlan.of(6), workers, start=stream.positions)
     assert first + rest == whole
 
 

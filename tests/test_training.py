@@ -16,7 +16,8 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.structure import around_hole
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.training.loop import fit
+from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.holes import holes, same_solid
 from ipadapter_demo.training.tabletop.inpaint import new_network, train_inpaint
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
@@ -42,7 +43,7 @@ def linear_run(folder: Path, steps: int) -> nn.Linear:
         log_every=5,
         preview_every=0,
     )
-    fit(run, model, loss_of, preview=lambda path: None)
+    fit(run, model, loss_of, eval_callback=lambda path: None)
     return model
 
 
@@ -69,7 +70,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
             run,
             model,
             lambda generator, batch: model.weight.sum() * float("nan"),
-            preview=lambda path: None,
+            eval_callback=lambda path: None,
         )
 
 

@@ -29,7 +29,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """What is drawn and how; the defaults are the paper's. Image n's sample k has the seed
+    """Settings of the samples; the defaults are the paper's. Image n's sample k has the seed
     seed + n · samples + k."""
 
     samples: int = 4
@@ -74,7 +74,7 @@ def items_of(images: Path, captions: Path, limit: int | None = None) -> list[Ite
 
 
 class Scorer:
-    """What an actor does: draw an item's samples and score them."""
+    """The work of an actor: draw an item's samples and score them."""
 
     def __init__(
         self, model: dict[str, Any], clip: Path, protocol: Protocol, threads: int | None = None
@@ -186,7 +186,7 @@ def _drawn(
 
 
 def _rows_there(out: Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """What an earlier run of the same settings finished. A line that was cut off does not count."""
+    """The rows that an earlier run of these settings finished, without a line cut off."""
     known = out / "settings.json"
     if known.exists() and json.loads(known.read_text()) != settings:
         raise RequestError(f"out: {out} holds an evaluation with other settings; name another")

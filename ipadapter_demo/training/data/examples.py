@@ -1,4 +1,4 @@
-"""What a training sees of a picture: target, what the image encoder sees, a map, the caption."""
+"""The parts of a training example: target, input of the image encoder, a map, the caption."""
 
 from __future__ import annotations
 

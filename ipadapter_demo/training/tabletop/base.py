@@ -17,8 +17,9 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from ipadapter_demo.tabletop.caption import FULL, RICH
-from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.noise import Diffusion
+from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.latents import (
     SCHEDULE,
     Frozen,

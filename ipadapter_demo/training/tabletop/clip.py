@@ -33,7 +33,8 @@ from transformers import (
 )
 
 from ipadapter_demo.tabletop.caption import FULL, RICH, caption, with_one_word_wrong
-from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.training.loop import fit
+from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.appearance import (
     PATCH_LOGITS,
     appearance,

@@ -27,9 +27,10 @@ from ipadapter_demo.training.base_models import frozen_base
 from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.examples import Example, Preparer
-from ipadapter_demo.training.loop import Run, Seeded, fit
+from ipadapter_demo.training.loop import SeededBatchSource, fit
 from ipadapter_demo.training.noise import SampleNoise
-from ipadapter_demo.training.objective import Given, Objective
+from ipadapter_demo.training.objective import Conditions, Objective
+from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.base import MIN_SNR_GAMMA, MOST_WEIGHT
 from ipadapter_demo.training.tabletop.holes import masked_pictures
 from ipadapter_demo.training.tabletop.latents import image_embeds, scaled_latents
@@ -52,7 +53,7 @@ class InpaintTask:
     def embeds(self, examples: Sequence[Example]) -> None:
         return None
 
-    def given(self, batch: Batch) -> Given:
+    def conditions(self, batch: Batch) -> Conditions:
         hole = batch.stacked("hole").to(self.base.device)
         pixels = batch.stacked("pixels").to(self.base.device) / 255
         control = self.structure.read(around_hole(pixels, hole))
@@ -69,10 +70,10 @@ class InpaintTask:
                 "cross_attention_kwargs": {"ip_hidden_states": (prompt,)},
             } | control(noisy, timesteps, text, 1.0, added).unet_arguments()
 
-        inside = F.adaptive_max_pool2d(hole, batch.draws.noise.shape[-2:])
+        inside = F.adaptive_max_pool2d(hole, batch.sample_noise.noise.shape[-2:])
         weight = (inside / inside.mean(dim=(1, 2, 3), keepdim=True)).sqrt()
         texts = [example.caption for example in batch.examples]
-        return Given(texts, [False] * len(texts), arguments, weight)
+        return Conditions(texts, [False] * len(texts), arguments, weight)
 
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
         """A folder that diffusers' own class loads."""
@@ -130,7 +131,7 @@ class MaskedBatchSource:
     masked: MaskedPictures
 
     def take(self, step: int) -> list[tuple[Batch]]:
-        return [(self.masked.batch(*drawn),) for drawn in Seeded(self.run).take(step)]
+        return [(self.masked.batch(*drawn),) for drawn in SeededBatchSource(self.run).take(step)]
 
     def state(self) -> dict[str, Any]:
         return {}
@@ -161,7 +162,9 @@ def train_inpaint(run: Run, pictures: Pictures, held_out: Pictures, out: Path, s
         return {"held_out_loss": sum(losses) / _ROUNDS}
 
     source = MaskedBatchSource(run, MaskedPictures.of(pictures, base, cache))
-    outcome = fit(run, task.trained, objective.loss, held_out_loss, feed=lambda state: source)
+    outcome = fit(
+        run, task.trained, objective.loss, held_out_loss, batches_from=lambda state: source
+    )
     task.save(out / "t2i-inpaint", {})
     return asdict(outcome) | {"parameters": sum(p.numel() for p in task.trained.parameters())}
 

@@ -1,4 +1,4 @@
-"""What the frozen parts make of the training pictures, and pictures from weights in training."""
+"""The frozen parts, their latents of the training pictures, and samples of weights in training."""
 
 from __future__ import annotations
 

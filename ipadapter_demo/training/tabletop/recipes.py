@@ -11,7 +11,7 @@ from typing import Any
 from ipadapter_demo.files import write_file
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
-from ipadapter_demo.training.loop import Run
+from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.adapters import image_adapter, structure
 from ipadapter_demo.training.tabletop.attribute_classifier import train_attribute_classifier
 from ipadapter_demo.training.tabletop.base import train_base
