@@ -166,10 +166,12 @@ def _drawn(
         raise RequestError(
             "evaluate coco needs ray: pip install -r requirements-train.txt"
         ) from error
-    options = {"log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
-    if "RAY_ADDRESS" not in os.environ:  # a cluster that is there is joined
-        options |= {"num_cpus": max(workers, os.cpu_count() or 1)}
-    ray.init(**options)
+    own = not ray.is_initialized()
+    if own:
+        options = {"log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
+        if "RAY_ADDRESS" not in os.environ:  # a cluster that is there is joined
+            options |= {"num_cpus": max(workers, os.cpu_count() or 1)}
+        ray.init(**options)
     try:
         actor = ray.remote(num_cpus=1, num_gpus=gpus)(Scorer)
         threads = None if gpus or workers == 1 else 1
@@ -182,7 +184,8 @@ def _drawn(
     except ray.exceptions.ActorDiedError as error:
         raise RequestError(f"workers: one of {workers} died: {error!s:.300}") from error
     finally:
-        ray.shutdown()
+        if own:
+            ray.shutdown()
 
 
 def _rows_there(out: Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]]:
