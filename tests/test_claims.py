@@ -4,6 +4,7 @@ what the records say."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,25 +18,30 @@ from ipadapter_demo.claims.testbed import EvalSet, open_testbed, shuffled
 from ipadapter_demo.cli.options import STUDIES as NAMES
 from ipadapter_demo.errors import DemoError
 from ipadapter_demo.tabletop.scene import sample_scenes
+from ipadapter_demo.training.tabletop import latents
 
 DOCS = Path(__file__).parent.parent / "docs"
+
+in_two_steps = partial(latents.sample_latents, steps=2)
 
 
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> bed.Testbed:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bed, "PICTURES", 64)
+        patch.setattr(bed, "PICTURES", 16)
         patch.setattr(bed, "BASE_STEPS", 1)
         patch.setattr(bed, "BASE_BATCH", 2)
+        patch.setattr(latents, "sample_latents", in_two_steps)
         return open_testbed(tmp_path_factory.mktemp("claims"))
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "STEPS", 2)
-    monkeypatch.setattr(study, "MARKS_EVERY", 1)
+    monkeypatch.setattr(study, "METRICS_EVERY", 1)
     monkeypatch.setattr(study, "BATCH", 2)
     monkeypatch.setattr(study, "METRICS_SCENES", 2)
+    monkeypatch.setattr(study, "sample_latents", in_two_steps)
 
 
 def read(testbed: bed.Testbed, reads: str, count: int = 2) -> torch.Tensor:

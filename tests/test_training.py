@@ -80,7 +80,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tabletop")
     runs = tmp_path_factory.mktemp("runs")
     for part in RECIPES:
-        train(part, runs, out, steps=2, batch=2, pictures=64, preview_every=0)
+        train(part, runs, out, steps=2, batch=2, pictures=16, preview_every=0)
         if part == "base":
             weights = out / "unet" / "diffusion_pytorch_model.safetensors"
             (out / "unet-after-base").write_bytes(weights.read_bytes())

@@ -23,7 +23,7 @@ from ipadapter_demo.training.objective import Conditions
 from ipadapter_demo.training.tabletop.adapters import config_of
 from ipadapter_demo.training.tabletop.latents import sample_latents
 
-BATCH, STEPS, MARKS_EVERY = 32, 800, 200
+BATCH, STEPS, METRICS_EVERY = 32, 800, 200
 METRICS_SCENES = 96  # of the evaluations on the way
 _AT_ONCE = 32  # pictures drawn together
 
@@ -86,7 +86,7 @@ def trained(
 ) -> Method:
     """A method after its STEPS of BATCH on the first `pictures`, resuming where it was interrupted.
 
-    By the trainer and with the settings of the image adapter's own recipe. Every MARKS_EVERY steps
+    By the trainer, with the settings of the image adapter's own recipe. Every METRICS_EVERY steps
     the EMA weights are evaluated; see `metrics_of`.
     """
     torch.manual_seed(seed)
@@ -123,7 +123,7 @@ def recipe(
         steps=STEPS,
         lr=method.lr,
         seed=100 + seed,
-        preview_every=MARKS_EVERY,
+        preview_every=METRICS_EVERY,
         variant="plus" if method.reads == "patches" else "base",
         own_pictures=True,
         device="cpu",
