@@ -4,48 +4,54 @@ what the records say."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from ipadapter_demo.claims import page, restyle, study
-from ipadapter_demo.claims import testbed as lab_module
+from ipadapter_demo.claims import testbed as bed  # not its class by name: pytest collects Test…
 from ipadapter_demo.claims.methods import METHODS, TRIED, at_rate, simple_adapter
 from ipadapter_demo.claims.studies import STUDIES, by_name
-from ipadapter_demo.claims.testbed import EvalSet, Testbed, open_testbed, shuffled
+from ipadapter_demo.claims.testbed import EvalSet, open_testbed, shuffled
 from ipadapter_demo.cli.claims import STUDIES as NAMES
 from ipadapter_demo.errors import DemoError
 from ipadapter_demo.tabletop.scene import sample_scenes
+from ipadapter_demo.training.tabletop import latents
 
 DOCS = Path(__file__).parent.parent / "docs"
 
+in_two_steps = partial(latents.sample_latents, steps=2)
+
 
 @pytest.fixture(scope="module")
-def testbed(tmp_path_factory: pytest.TempPathFactory) -> Testbed:
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> bed.Testbed:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab_module, "PICTURES", 64)
-        patch.setattr(lab_module, "BASE_STEPS", 1)
-        patch.setattr(lab_module, "BASE_BATCH", 2)
+        patch.setattr(bed, "PICTURES", 16)
+        patch.setattr(bed, "BASE_STEPS", 1)
+        patch.setattr(bed, "BASE_BATCH", 2)
+        patch.setattr(latents, "sample_latents", in_two_steps)
         return open_testbed(tmp_path_factory.mktemp("claims"))
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "STEPS", 2)
-    monkeypatch.setattr(study, "MARKS_EVERY", 1)
+    monkeypatch.setattr(study, "METRICS_EVERY", 1)
     monkeypatch.setattr(study, "BATCH", 2)
     monkeypatch.setattr(study, "METRICS_SCENES", 2)
+    monkeypatch.setattr(study, "sample_latents", in_two_steps)
 
 
-def read(testbed: Testbed, reads: str, count: int = 2) -> torch.Tensor:
+def read(testbed: bed.Testbed, reads: str, count: int = 2) -> torch.Tensor:
     pixels = testbed.pictures.pixels(torch.arange(count))
     return testbed.read(reads, pixels, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("build", METHODS)
 def test_a_method_learns_from_pictures_and_leaves_the_base_alone(
-    testbed: Testbed, build: object, short: None
+    testbed: bed.Testbed, build: object, short: None
 ) -> None:
     before = {name: weight.clone() for name, weight in testbed.unet.state_dict().items()}
     fresh = build(testbed)  # type: ignore[operator]
@@ -66,7 +72,7 @@ def test_a_method_learns_from_pictures_and_leaves_the_base_alone(
     assert {"clip_i", "clip_t", "attributes", "light_side"} < set(metrics[2])
 
 
-def test_a_method_at_another_rate_is_trained_apart(testbed: Testbed, short: None) -> None:
+def test_a_method_at_another_rate_is_trained_apart(testbed: bed.Testbed, short: None) -> None:
     plain = study.trained(testbed, simple_adapter, 0)
     other = study.trained(testbed, at_rate(simple_adapter, 5e-3), 0)
     assert other.lr == 5e-3
@@ -77,12 +83,12 @@ def test_a_method_at_another_rate_is_trained_apart(testbed: Testbed, short: None
 
 
 @pytest.mark.parametrize("build", METHODS)
-def test_a_method_s_own_rate_is_among_those_tried(testbed: Testbed, build: object) -> None:
+def test_a_method_s_own_rate_is_among_those_tried(testbed: bed.Testbed, build: object) -> None:
     assert build(testbed).lr in [lr for tried, lr, _ in TRIED if tried is build]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("build", METHODS)
-def test_at_scale_zero_a_method_s_picture_has_no_say(testbed: Testbed, build: object) -> None:
+def test_at_scale_zero_a_method_s_picture_has_no_say(testbed: bed.Testbed, build: object) -> None:
     method = build(testbed)  # type: ignore[operator]
     noisy, text = torch.randn(2, 4, 16, 16), testbed.frozen.text_states(["a cube", ""], "cpu")
     first, second = read(testbed, method.reads), read(testbed, method.reads).flip(0)
@@ -97,7 +103,7 @@ def test_at_scale_zero_a_method_s_picture_has_no_say(testbed: Testbed, build: ob
         assert not torch.allclose(predicted(first, 1.0), predicted(second, 1.0))
 
 
-def test_scale_two_is_as_if_every_image_token_came_twice(testbed: Testbed) -> None:
+def test_scale_two_is_as_if_every_image_token_came_twice(testbed: bed.Testbed) -> None:
     """The meaning of λ in one softmax, exactly."""
     method = simple_adapter(testbed)
     noisy, text = torch.randn(2, 4, 16, 16), testbed.frozen.text_states(["a cube", ""], "cpu")
@@ -123,7 +129,9 @@ def test_shuffling_keeps_colours_and_loses_the_layout() -> None:
     torch.testing.assert_close(moved[:, 1:], torch.full_like(moved[:, 1:], -1.0))
 
 
-def test_the_exam_gives_the_references_themselves_full_marks(testbed: Testbed) -> None:
+def test_the_exam_gives_the_references_themselves_full_marks(
+    testbed: bed.Testbed,
+) -> None:
     eval_set = EvalSet.of(testbed, 16)
     metrics = eval_set.metrics(testbed, eval_set.references)
     assert metrics["clip_i"] == pytest.approx(1, abs=1e-3)

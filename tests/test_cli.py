@@ -406,7 +406,7 @@ def test_train_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
     stub(
         monkeypatch,
-        "ipadapter_demo.training.recipes",
+        "ipadapter_demo.training.tabletop.recipes",
         train=train,
         PICTURES=32768,
         OUT=Path("shipped"),
@@ -432,7 +432,7 @@ def test_train_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.slow
 def test_the_parts_are_those_of_the_recipes() -> None:
-    from ipadapter_demo.training.recipes import PICTURES, RECIPES
+    from ipadapter_demo.training.tabletop.recipes import PICTURES, RECIPES
 
     assert tuple(RECIPES) == PARTS
     assert f"[{PICTURES}]" in _help("train", "vae")

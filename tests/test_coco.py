@@ -4,10 +4,12 @@ process computes."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
@@ -86,6 +88,22 @@ def options(place: Path) -> dict[str, Any]:
     return {"model": tiny_entry("tiny", place / "model")}
 
 
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a cluster of this test alone, as quick as any process: they would be "nice", and starve
+    beside another test."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+
+
+@pytest.fixture
+def cluster(workers: None) -> Iterator[None]:
+    """A cluster that is there, for several evaluations to join."""
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
 def test_the_first_caption_of_each_picture_in_the_order_of_ids(place: Path) -> None:
     found = items(place)
     assert [item.caption for item in found] == [f"caption 0 of {n}" for n in range(5)]
@@ -123,9 +141,8 @@ def test_a_row_holds_the_cosines_of_every_sample(place: Path, options: dict[str,
 
 @pytest.mark.slow
 def test_two_workers_a_stop_and_the_report(
-    place: Path, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, options: dict[str, Any], tmp_path: Path, cluster: None
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     everything = items(place)
     report = evaluate_coco(
         everything, options, place / "clip", SHORT, tmp_path / "whole", workers=2
@@ -166,7 +183,7 @@ def test_two_workers_a_stop_and_the_report(
 
 @pytest.mark.slow
 def test_what_a_worker_cannot_do_is_said_as_it_is(
-    place: Path, options: dict[str, Any], tmp_path: Path
+    place: Path, options: dict[str, Any], tmp_path: Path, workers: None
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")

@@ -95,8 +95,8 @@ def test_files_that_go_with_a_model() -> None:
     assert options.loras == ((Path("a/style.safetensors"), 0.8), (Path("other.safetensors"), 1))
     assert options.embeddings == (Path("cat.safetensors"),)
     assert (options.models_dir, options.base) == (Path("models"), "community.safetensors")
-    assert options.offload is True
-    assert load_options(Settings()).loras == ()
+    assert options.offload
+    assert not load_options(Settings()).loras
     with pytest.raises(ValueError, match=r"lora must be FILE\.safetensors .* 'style\.ckpt:0\.5'"):
         Settings(lora="style.ckpt:0.5")
 

@@ -22,10 +22,10 @@ from transformers import CLIPImageProcessor
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.tabletop.files import pictures_of, write_shards
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.examples import Preparer
-from ipadapter_demo.training.shards import shards_of
-from ipadapter_demo.training.stream import ShardPlan, Stream
-from ipadapter_demo.training.types import Pair, Shard
+from ipadapter_demo.training.data.examples import Preparer
+from ipadapter_demo.training.data.shards import shards_of
+from ipadapter_demo.training.data.stream import ShardPlan, Stream
+from ipadapter_demo.training.data.types import Pair, Shard
 from tests.tiny import picture
 
 
@@ -252,7 +252,7 @@ def test_a_stream_goes_on_where_it_was(tars: Path, workers: int) -> None:
     shards = shards_of([str(tars)])
     whole, _ = captions(shards, 20, ShardPlan.of(6))
     first, stream = captions(shards, 7, ShardPlan.of(6), workers)
-    rest, _ = captions(shards, 13, ShardPlan.of(6), workers, start=stream.places)
+    rest, _ = captions(shards, 13, ShardPlan.of(6), workers, start=stream.positions)
     assert first + rest == whole
 
 

@@ -36,9 +36,11 @@ from ipadapter_demo.training.config import (
     config_from,
     values_from_file,
 )
-from ipadapter_demo.training.held_out import held_out_look
+from ipadapter_demo.training.failures import explained
+from ipadapter_demo.training.held_out import held_out_callback
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.noise import Diffusion, SampleNoise
+from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.structure import train_structure
 from tests.test_shards import write_tar
 from tests.tiny import picture, write_tiny_model, write_tiny_sdxl
@@ -201,7 +203,7 @@ def test_the_base_stays_as_it_is(tiny: CatalogEntry, tars: Path, tmp_path: Path)
         kept.append(base.unet)
         return image_adapter.ImageAdapterTask(config, base)
 
-    finetune.train(config, task_on, held_out_look(config))
+    finetune.train(config, task_on, held_out_callback(config))
     after = kept[0].state_dict()
     own = {k: v for k, v in after.items() if "processor" not in k}
     assert all(torch.equal(v, before[k]) for k, v in own.items())
@@ -210,7 +212,7 @@ def test_the_base_stays_as_it_is(tiny: CatalogEntry, tars: Path, tmp_path: Path)
 # --- a run that can be trusted -----------------------------------------------------------------
 
 
-def test_a_look_at_held_out_pictures(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
+def test_held_out_pictures_are_evaluated(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
     train_image_adapter(adapter_config(tiny, tars, tmp_path, preview_every=2))
     rows = [json.loads(x) for x in (tmp_path / "run" / "held-out.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4]
@@ -401,7 +403,7 @@ def small(self, progress):
 checkpoints.Checkpoints.save = small
 sys.argv = ["train", "--config", sys.argv[1]]
 from ipadapter_demo.training.config import ImageAdapterConfig
-from ipadapter_demo.training.held_out import held_out_look
+from ipadapter_demo.training.held_out import held_out_callback
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.cli import main
 main("", ImageAdapterConfig, train_image_adapter)
@@ -447,12 +449,12 @@ def test_processes_that_would_train_alone_are_refused(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match=r"2 processes were launched.* --device cpu"):
-        loop.accelerator_of(loop.Run(folder=tmp_path, steps=1, batch=1, lr=0.1, device=""))
+        loop.accelerator_of(Run(folder=tmp_path, steps=1, batch=1, lr=0.1, device=""))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_called_so(number: int) -> None:
-    run = loop.Run(folder=Path("run"), steps=1, batch=1, lr=0.1)
+    run = Run(folder=Path("run"), steps=1, batch=1, lr=0.1)
 
     class Kept:
         def usable(self) -> str:
@@ -460,7 +462,7 @@ def test_a_full_disk_is_called_so(number: int) -> None:
 
     with (
         pytest.raises(TrainingError, match="step 0 could not be written down: the disk is full"),
-        loop._explained(run, 0, Kept()),
+        explained(run, 0, Kept()),
     ):  # type: ignore[arg-type]
         raise OSError(number, "words of the system")
 
@@ -685,5 +687,5 @@ def test_precision_auto_follows_the_hardware(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool, expected: str
 ) -> None:
     monkeypatch.setattr(loop, "has_bfloat16", lambda device: has)
-    run = loop.Run(folder=tmp_path, steps=1, batch=1, lr=0.1)
+    run = Run(folder=tmp_path, steps=1, batch=1, lr=0.1)
     assert loop.accelerator_of(run).mixed_precision == expected

@@ -16,9 +16,12 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.structure import around_hole
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.inpaint import holes, new_network, same_solid
-from ipadapter_demo.training.loop import Run, fit
-from ipadapter_demo.training.recipes import RECIPES, train
+from ipadapter_demo.training.loop import fit
+from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.holes import holes, same_solid
+from ipadapter_demo.training.tabletop.inpaint import new_network, train_inpaint
+from ipadapter_demo.training.tabletop.pictures import rendered_pictures
+from ipadapter_demo.training.tabletop.recipes import RECIPES, train
 
 
 def linear_run(folder: Path, steps: int) -> nn.Linear:
@@ -40,7 +43,7 @@ def linear_run(folder: Path, steps: int) -> nn.Linear:
         log_every=5,
         preview_every=0,
     )
-    fit(run, model, loss_of, preview=lambda path: None)
+    fit(run, model, loss_of, eval_callback=lambda path: None)
     return model
 
 
@@ -67,7 +70,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
             run,
             model,
             lambda generator, batch: model.weight.sum() * float("nan"),
-            preview=lambda path: None,
+            eval_callback=lambda path: None,
         )
 
 
@@ -77,7 +80,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("tabletop")
     runs = tmp_path_factory.mktemp("runs")
     for part in RECIPES:
-        train(part, runs, out, steps=2, batch=2, pictures=64, preview_every=0)
+        train(part, runs, out, steps=2, batch=2, pictures=16, preview_every=0)
         if part == "base":
             weights = out / "unet" / "diffusion_pytorch_model.safetensors"
             (out / "unet-after-base").write_bytes(weights.read_bytes())
@@ -112,6 +115,33 @@ def test_the_parts_make_an_ordinary_diffusers_folder(trained: Path) -> None:
 def test_later_recipes_leave_the_base_as_it_is(trained: Path) -> None:
     after = (trained / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert after == (trained / "unet-after-base").read_bytes()
+
+
+def test_the_network_around_a_hole_has_the_losses_it_had_by_a_loop_of_its_own(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for part in TABLETOP.folder.iterdir():
+        if part.name != "t2i-inpaint":
+            (out / part.name).symlink_to(part)
+    pictures = rendered_pictures(tmp_path, 16)
+    run = Run(
+        folder=tmp_path / "inpaint",
+        steps=2,
+        batch=4,
+        lr=1e-3,
+        seed=17,
+        precision="no",
+        log_every=1,
+        preview_every=2,
+    )
+    train_inpaint(run, pictures, pictures[:8], out, start=out / "t2i-palette")
+    rows = map(json.loads, (run.folder / "log.jsonl").read_text().splitlines())
+    expected = [0.04497726634144783, 0.045922569930553436]
+    assert [row["step_loss"] for row in rows] == pytest.approx(expected, rel=1e-5)
+    seen = json.loads((run.folder / "held-out.jsonl").read_text())
+    assert seen["held_out_loss"] == pytest.approx(0.0347788049839437, rel=1e-5)
 
 
 def test_a_hole_is_round_or_square_and_where_it_is_said() -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 from ipadapter_demo.claims.testbed import Testbed
 from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import Scenes
-from ipadapter_demo.training.base import train_base
-from ipadapter_demo.training.data import Pictures
-from ipadapter_demo.training.latents import frozen_unet
-from ipadapter_demo.training.loop import Run
+from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.base import train_base
+from ipadapter_demo.training.tabletop.latents import frozen_unet
+from ipadapter_demo.training.tabletop.pictures import Pictures
 
 COUNT = 4096
 STEPS, BATCH = 300, 64

@@ -14,17 +14,17 @@ from torch import Tensor
 from ipadapter_demo.claims.methods import Method
 from ipadapter_demo.claims.testbed import SIDE, EvalSet, Testbed
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.config import ImageAdapterConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.batch_source import Batch
+from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.finetune import train
 from ipadapter_demo.training.image_adapter import lost
-from ipadapter_demo.training.latents import sample_latents
-from ipadapter_demo.training.objective import Given
-from ipadapter_demo.training.tabletop import config_of
+from ipadapter_demo.training.objective import Conditions
+from ipadapter_demo.training.tabletop.adapters import config_of
+from ipadapter_demo.training.tabletop.latents import sample_latents
 
-BATCH, STEPS, MARKS_EVERY = 32, 800, 200
-METRICS_SCENES = 96  # of the exams on the way
+BATCH, STEPS, METRICS_EVERY = 32, 800, 200
+METRICS_SCENES = 96  # of the evaluations on the way
 _AT_ONCE = 32  # pictures drawn together
 
 
@@ -51,9 +51,9 @@ class MethodTask:
         seen = torch.stack([e.clip_pixels for e in examples if e.clip_pixels is not None])
         return self.testbed.read_by_encoder(self.method.reads, seen)
 
-    def given(self, batch: Batch) -> Given:
+    def conditions(self, batch: Batch) -> Conditions:
         method, testbed = self.method, self.testbed
-        no_image, no_text = lost(self.config, batch.draws.drop)
+        no_image, no_text = lost(self.config, batch.sample_noise.drop)
         if method.reads == "shuffled":
             pixels = batch.stacked("pixels") / 127.5 - 1
             # a shuffle of its own for every sample, as everything else by chance
@@ -62,7 +62,7 @@ class MethodTask:
                     testbed.read(
                         "shuffled", pixels[i : i + 1], torch.Generator().manual_seed(int(key))
                     )
-                    for i, key in enumerate((batch.draws.drop.double() * 2**24).long())
+                    for i, key in enumerate((batch.sample_noise.drop.double() * 2**24).long())
                 ]
             )
         else:
@@ -75,7 +75,7 @@ class MethodTask:
         ) -> dict[str, Any]:
             return method.arguments(read, text, noisy, timesteps, 1.0)
 
-        return Given(texts, [False] * len(texts), arguments)
+        return Conditions(texts, [False] * len(texts), arguments)
 
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
         return []  # the checkpoint is all that a study needs
@@ -86,8 +86,8 @@ def trained(
 ) -> Method:
     """A method after its STEPS of BATCH on the first `pictures`, resuming where it was interrupted.
 
-    By the trainer and with the settings of the image adapter's own recipe. Every MARKS_EVERY steps
-    the averaged weights sit an eval_set; see `metrics_of`.
+    By the trainer, with the settings of the image adapter's own recipe. Every METRICS_EVERY steps
+    the EMA weights are evaluated; see `metrics_of`.
     """
     torch.manual_seed(seed)
     method = build(testbed)
@@ -95,14 +95,14 @@ def trained(
     folder = run_folder(testbed, method, seed, count)
     config = recipe(testbed, method, folder, seed, count)
 
-    def look(path: Path) -> dict[str, float]:
+    def evaluate(path: Path) -> dict[str, float]:
         eval_set = EvalSet.of(testbed, METRICS_SCENES)
         metrics = eval_set.metrics(testbed, variations(testbed, method, eval_set, seed))
         step = int(path.stem.removeprefix("preview-"))
         (folder / f"metrics-{step:06d}.json").write_text(json.dumps(metrics))
         return metrics
 
-    train(config, lambda base: MethodTask(config, testbed, method, base), lambda *_: look)
+    train(config, lambda base: MethodTask(config, testbed, method, base), lambda *_: evaluate)
     method.trained.eval()
     return method
 
@@ -123,7 +123,7 @@ def recipe(
         steps=STEPS,
         lr=method.lr,
         seed=100 + seed,
-        preview_every=MARKS_EVERY,
+        preview_every=METRICS_EVERY,
         variant="plus" if method.reads == "patches" else "base",
         own_pictures=True,
         device="cpu",
@@ -132,7 +132,7 @@ def recipe(
 
 
 def metrics_of(folder: Path) -> dict[int, dict[str, float]]:
-    """What `trained` noted on the way, by step."""
+    """The metrics that `trained` wrote on the way, by step."""
     return {
         int(path.stem.removeprefix("metrics-")): json.loads(path.read_text())
         for path in sorted(folder.glob("metrics-*.json"))
@@ -158,8 +158,8 @@ def drawn(
     generator = torch.Generator().manual_seed(seed)
     for rows in torch.arange(len(references)).split(_AT_ONCE):
         given = testbed.read(method.reads, references[rows], generator)
-        given = torch.cat([given, testbed.nothing(method.reads, len(rows))])
-        states = testbed.frozen.text_states([texts[i] for i in rows] + [""] * len(rows), "cpu")
+        given = torch.cat([testbed.nothing(method.reads, len(rows)), given])
+        states = testbed.frozen.text_states([""] * len(rows) + [texts[i] for i in rows], "cpu")
 
         def arguments(
             noisy: Tensor, t: Tensor, given: Tensor = given, states: Tensor = states

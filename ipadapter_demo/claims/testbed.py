@@ -1,4 +1,4 @@
-"""What all studies of the paper's claims stand on: one base at half size, one set of pictures.
+"""The common ground of all studies of the claims: one base at half size, one set of pictures.
 
 At 64 pixels a training costs a quarter, so that several methods can be trained several times. The
 base is the shipped UNet, brought to half size by the base recipe's own small stage.
@@ -23,11 +23,11 @@ from ipadapter_demo.imaging import images_from_pixels, pixels_from_images
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.caption import FULL, caption
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.base import train_base
-from ipadapter_demo.training.data import Pictures, rendered_pictures
-from ipadapter_demo.training.encoders import clip_pixels
-from ipadapter_demo.training.latents import Frozen, frozen_unet
-from ipadapter_demo.training.loop import Run
+from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.base import train_base
+from ipadapter_demo.training.tabletop.encoders import clip_pixels
+from ipadapter_demo.training.tabletop.latents import Frozen, frozen_unet
+from ipadapter_demo.training.tabletop.pictures import Pictures, rendered_pictures
 
 PICTURES = 32768
 SIDE = 16  # latent cells a side, of 4 pixels
@@ -55,7 +55,7 @@ class Testbed:
 
     @torch.no_grad()
     def read(self, reads: Reads, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """What a method reads of pictures (B, 3, H, W) in [-1, 1]."""
+        """The input of a method from pictures (B, 3, H, W) in [-1, 1]."""
         if reads == "shuffled":
             small = F.interpolate(pixels, (4 * SIDE, 4 * SIDE), mode="area")
             return (shuffled(small, generator) + 1) / 2
@@ -63,13 +63,13 @@ class Testbed:
 
     @torch.no_grad()
     def read_by_encoder(self, reads: Reads, seen: Tensor) -> Tensor:
-        """Of pixels as the encoder wants them, all but a shuffle."""
+        """The input of every method but the shuffle, from pixels as the encoder wants them."""
         if reads == "embeds":
             return self.encoder(seen).image_embeds.float()
         return self.encoder(seen, output_hidden_states=True).hidden_states[-2].float()
 
     def nothing(self, reads: Reads, count: int) -> Tensor:
-        """What stands for no picture: zeros, as in the paper; to patches, a blank picture."""
+        """The input of no picture: zeros, as in the paper; for patches, a blank picture."""
         if reads == "patches":
             side = self.encoder.config.image_size
             blank = torch.zeros(1, 3, side, side)

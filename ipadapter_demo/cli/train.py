@@ -9,7 +9,7 @@ from typing import Any
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, positive, print_line
 from ipadapter_demo.settings import resolved_device
 
-# Those of training/recipes.py, which would import torch; a test compares them.
+# Those of training/tabletop/recipes.py, which would import torch; a test compares them.
 PARTS = (
     "vae",
     "clip",
@@ -97,8 +97,8 @@ def run(arguments: Arguments, load: Load) -> None:
     ):
         print_line(part=arguments.part, **_train_on_pictures(arguments))
         return
-    from ipadapter_demo.training import recipes
     from ipadapter_demo.training.config import TrainingConfig, field_from
+    from ipadapter_demo.training.tabletop import recipes
 
     steps = arguments.steps
     if steps is not None:

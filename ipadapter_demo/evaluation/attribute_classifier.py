@@ -1,6 +1,6 @@
 """The attribute classifier: a small network that says what is on a tabletop picture, and where.
 
-It is trained on rendered truth only (see training/attribute_classifier.py) and never sees a
+It is trained on rendered truth only (by training/tabletop/attribute_classifier.py) and never sees a
 generated picture before evaluation. Solids are read by slot, from left to right."""
 
 from __future__ import annotations

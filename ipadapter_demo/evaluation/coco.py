@@ -29,7 +29,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """What is drawn and how; the defaults are the paper's. Image n's sample k has the seed
+    """Settings of the samples; the defaults are the paper's. Image n's sample k has the seed
     seed + n · samples + k."""
 
     samples: int = 4
@@ -74,7 +74,7 @@ def items_of(images: Path, captions: Path, limit: int | None = None) -> list[Ite
 
 
 class Scorer:
-    """What an actor does: draw an item's samples and score them."""
+    """The work of an actor: draw an item's samples and score them."""
 
     def __init__(
         self, model: dict[str, Any], clip: Path, protocol: Protocol, threads: int | None = None
@@ -166,10 +166,12 @@ def _drawn(
         raise RequestError(
             "evaluate coco needs ray: pip install -r requirements-train.txt"
         ) from error
-    options = {"log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
-    if "RAY_ADDRESS" not in os.environ:  # a cluster that is there is joined
-        options |= {"num_cpus": max(workers, os.cpu_count() or 1)}
-    ray.init(**options)
+    own = not ray.is_initialized()
+    if own:
+        options = {"log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
+        if "RAY_ADDRESS" not in os.environ:  # a cluster that is there is joined
+            options |= {"num_cpus": max(workers, os.cpu_count() or 1)}
+        ray.init(**options)
     try:
         actor = ray.remote(num_cpus=1, num_gpus=gpus)(Scorer)
         threads = None if gpus or workers == 1 else 1
@@ -182,11 +184,12 @@ def _drawn(
     except ray.exceptions.ActorDiedError as error:
         raise RequestError(f"workers: one of {workers} died: {error!s:.300}") from error
     finally:
-        ray.shutdown()
+        if own:
+            ray.shutdown()
 
 
 def _rows_there(out: Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """What an earlier run of the same settings finished. A line that was cut off does not count."""
+    """The rows that an earlier run of these settings finished, without a line cut off."""
     known = out / "settings.json"
     if known.exists() and json.loads(known.read_text()) != settings:
         raise RequestError(f"out: {out} holds an evaluation with other settings; name another")

@@ -1,4 +1,4 @@
-"""What the report measures, an experiment each: a benchmark in, figures out."""
+"""The experiments of the report: a benchmark in, figures out."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def edge_f1(image: Image.Image, drawn: Image.Image, tolerance: int = EDGE_TOLERA
 
 
 def mean_edge_f1(images: Sequence[Image.Image], maps: Sequence[Image.Image]) -> float:
-    """Of pictures against their maps."""
+    """The score of pictures against their maps."""
     return round(float(np.mean([edge_f1(i, m) for i, m in zip(images, maps, strict=True)])), 4)
 
 

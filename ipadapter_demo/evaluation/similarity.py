@@ -96,7 +96,7 @@ class Similarity:
         return F.normalize(self.vision(seen).image_embeds, dim=-1)
 
     def of_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Of any size: the centre of each is seen. Unit embeddings (B, K)."""
+        """Unit embeddings (B, K) of pictures of any size: the centre of each is seen."""
         side = self.processor.crop_size["height"]
         return self.of_pictures(pixels_from_images([fit_square(i, side, "crop") for i in images]))
 

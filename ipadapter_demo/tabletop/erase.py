@@ -1,4 +1,4 @@
-"""What a person paints over to replace a solid of a picture: the solid and its shadow."""
+"""The area that a person paints over to replace a solid: the solid and its shadow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an image prompt shows of a scene in training: the same things, but seen otherwise, and other
+"""The image prompt of a scene in training: the same things, but seen otherwise, and other
 things where the caption speaks.
 
 So an adapter learns to leave the layout to chance and to maps, and to words what they name.

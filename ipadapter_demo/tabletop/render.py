@@ -30,7 +30,7 @@ _MANY = 2000
 
 @dataclass(frozen=True, slots=True)
 class Render:
-    """What the camera sees, and the truth behind it. B pictures of `size` x `size`."""
+    """The view of the camera, and the truth behind it. B pictures of `size` x `size`."""
 
     pixels: Tensor  # (B, 3, S, S) in [0, 1]
     depth: Tensor  # (B, S, S) distance from the camera, world units

@@ -50,18 +50,18 @@ def frozen_base(config: TrainingConfig, device: str, precision: str) -> BaseMode
 
 def _entry(config: TrainingConfig) -> CatalogEntry:
     base, models, report = config.base, config.models_dir, announced(print)
-    place = TABLETOP.folder if base == TABLETOP.name else Path(base)
-    configs, xl = None, (place / "text_encoder_2").is_dir()
-    if not place.is_dir():
+    folder = TABLETOP.folder if base == TABLETOP.name else Path(base)
+    configs, xl = None, (folder / "text_encoder_2").is_dir()
+    if not folder.is_dir():
         xl = _is_xl(base, models)
         family = PUBLISHED["sdxl" if xl else "sd15"]
-        place, configs = base_path(family, None if base in PUBLISHED else base, models, report)
+        folder, configs = base_path(family, None if base in PUBLISHED else base, models, report)
     encoder = None
     if isinstance(config, ImageAdapterConfig):
-        encoder = str(_encoder(config, place, VIT_H))
+        encoder = str(_encoder(config, folder, VIT_H))
     return CatalogEntry(
         name=base,
-        folder=place,
+        folder=folder,
         configs=configs,
         image_encoder=encoder,
         adapters={},

@@ -1,4 +1,4 @@
-"""What a run needs to go on, on disk: whole or not at all.
+"""Checkpoints on disk, from which a run goes on: whole or not at all.
 
 A checkpoint is a folder that accelerate writes, under a name that counts only once it is complete.
 The last two are kept.
@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+
+from ipadapter_demo.training.ema import EMA
 
 KEPT = 2
 _PREFIX = "step-"
@@ -31,54 +29,7 @@ class Progress:
     seconds: float = 0.0
     loss: float = 0.0  # smooth
     last: float = 0.0  # of the last step
-    feed: dict[str, Any] = field(default_factory=dict)
-
-
-class Average:
-    """Exponential moving average of parameters, slower as a run gets longer; with decay 0 the
-    parameters themselves."""
-
-    def __init__(self, decay: float, parameters: dict[str, nn.Parameter]) -> None:
-        self._decay, self._parameters = decay, parameters
-        self._average = {n: p.detach().clone() for n, p in parameters.items()} if decay else {}
-
-    @torch.no_grad()
-    def follow(self, step: int) -> None:
-        if self._average:
-            decay = min(self._decay, (1 + step) / (10 + step))
-            torch._foreach_lerp_(
-                list(self._average.values()),
-                [p.detach() for p in self._parameters.values()],
-                1 - decay,
-            )
-
-    @torch.no_grad()
-    def copy_to_model(self) -> None:
-        for name, value in self._average.items():
-            self._parameters[name].copy_(value)
-
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        """The parameters are the average inside the block."""
-        kept = {n: self._parameters[n].detach().clone() for n in self._average}
-        self.copy_to_model()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, value in kept.items():
-                    self._parameters[name].copy_(value)
-
-    def finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self._parameters.values())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self._average
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, value in state.items():
-                self._average[name].copy_(value)
+    feed: dict[str, Any] = field(default_factory=dict)  # state of the batch source
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -94,11 +45,11 @@ def last_progress(folder: Path) -> Progress:
 
 
 class Checkpoints:
-    """Of one run: the model, the optimiser, the average and how far it got."""
+    """The checkpoints of one run: model, optimiser, EMA and progress."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator, average: Average) -> None:
-        self._folder, self._accelerator, self._average = folder, accelerator, average
-        accelerator.register_for_checkpointing(average)
+    def __init__(self, folder: Path, accelerator: Accelerator, ema: EMA) -> None:
+        self._folder, self._accelerator, self._ema = folder, accelerator, ema
+        accelerator.register_for_checkpointing(ema)
 
     def restored(self) -> Progress:
         """Load the newest checkpoint, if there is one."""
@@ -110,7 +61,7 @@ class Checkpoints:
     def save(self, progress: Progress) -> None:
         """Raises OSError where it cannot be written, FloatingPointError where it would be of no
         use; the one before it is then still there."""
-        if not self._average.finite():
+        if not self._ema.finite():
             raise FloatingPointError("a weight is not finite")
         accelerator = self._accelerator
         final = self._folder / "checkpoints" / f"{_PREFIX}{progress.step:08d}"

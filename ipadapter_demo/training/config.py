@@ -23,7 +23,7 @@ Network = Literal["controlnet", "t2i-adapter"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """What every training on pictures with captions has in common."""
+    """The fields of every training on pictures with captions."""
 
     data: Annotated[
         tuple[str, ...],
@@ -83,7 +83,7 @@ class TrainingConfig:
     log_every: Annotated[int, "steps"] = 50
     save_every: Annotated[int, "steps"] = 1000
     preview_every: Annotated[int, "steps between previews and held-out figures; 0: never"] = 1000
-    held_out_count: Annotated[int, "held-out pictures to look at"] = 16
+    held_out_count: Annotated[int, "held-out pictures to evaluate on"] = 16
     clip: Annotated[Path | None, ("CLIP model to score previews with, in transformers' layout")] = (
         None
     )

@@ -1,4 +1,4 @@
-"""Training beside a frozen base, from a config to files: shards in, what was learnt out."""
+"""Training beside a frozen base, from a config to files: shards in, weights out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import nn
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.training.base_models import frozen_base, model_options
-from ipadapter_demo.training.batch_source import ShardBatchSource
-from ipadapter_demo.training.cache import broken_in, encoded
 from ipadapter_demo.training.checkpoints import last_checkpoint, last_progress
 from ipadapter_demo.training.config import TrainingConfig, plain
-from ipadapter_demo.training.loop import EvalCallback, Run, accelerator_of, fit
+from ipadapter_demo.training.data.batch_source import ShardBatchSource
+from ipadapter_demo.training.data.cache import broken_in, encoded
+from ipadapter_demo.training.data.shards import shards_of
+from ipadapter_demo.training.loop import EvalCallback, accelerator_of, fit
 from ipadapter_demo.training.objective import Objective, Task
-from ipadapter_demo.training.shards import shards_of
+from ipadapter_demo.training.run import Run
 
 AnyTask = TypeVar("AnyTask", bound=Task)
 
@@ -28,10 +29,10 @@ AnyTask = TypeVar("AnyTask", bound=Task)
 def train(
     config: TrainingConfig,
     task_on: Callable[[BaseModel], AnyTask],
-    look_at: Callable[[AnyTask, Objective], EvalCallback],
+    callback_of: Callable[[AnyTask, Objective], EvalCallback],
 ) -> dict[str, Any]:
-    """Train what `task_on` makes of the base, looking at it now and then, and write it into
-    `config.out`. Returns the provenance.
+    """Train the network of `task_on(base)`, evaluate it by the callback now and then, and write it
+    into `config.out`. Returns the provenance.
 
     Raises TrainingError, ModelError or CheckpointError.
     """
@@ -64,9 +65,9 @@ def train(
         run,
         task.trained,
         objective.loss,
-        look_at(task, objective),
+        callback_of(task, objective),
         accelerator=accelerator,
-        feed=lambda state: ShardBatchSource(
+        batches_from=lambda state: ShardBatchSource(
             config, accelerator, shards, task.preparer, objective.latent_shape, state
         ),
     )
@@ -117,7 +118,7 @@ def run_of(config: TrainingConfig) -> Run:
 
 
 def _identity(config: TrainingConfig, base: BaseModel, task: Task) -> str:
-    """What decides the encoded pictures: the weights that encode, the size, the map."""
+    """Everything that decides the encoded pictures: the weights that encode, the size, the map."""
     tell = {
         "size": config.size,
         "annotator": task.preparer.annotator,
@@ -132,7 +133,7 @@ def _identity(config: TrainingConfig, base: BaseModel, task: Task) -> str:
 
 
 def _fingerprint(network: nn.Module) -> str:
-    """Of its weights, byte for byte: a sum would depend on the number of threads."""
+    """A hash of its weights, byte for byte: a sum would depend on the number of threads."""
     digest = hashlib.sha256()
     for parameter in network.parameters():
         digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""Pictures that no step sees: what the training makes of them, its loss there, and scores."""
+"""Evaluation on held-out pictures: a preview of each, the loss, and CLIP scores."""
 
 from __future__ import annotations
 
@@ -15,38 +15,40 @@ from ipadapter_demo.evaluation.similarity import Clip, NamedClip
 from ipadapter_demo.imaging import fit_square
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest
-from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.config import TrainingConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.batch_source import Batch
+from ipadapter_demo.training.data.examples import Example, Preparer
+from ipadapter_demo.training.data.shards import shards_of
+from ipadapter_demo.training.data.types import Pair
 from ipadapter_demo.training.loop import EvalCallback
 from ipadapter_demo.training.noise import SampleNoise
 from ipadapter_demo.training.objective import Objective, Task
-from ipadapter_demo.training.shards import shards_of
-from ipadapter_demo.training.types import Pair
 
 SEED = 2**20  # draws of held-out losses, apart from those of training
 ROUNDS = 4  # of noise for each picture
 COLUMNS = 8
 
 
-class Shown(Task, Protocol):
-    """A task that can be looked at."""
+class PreviewedTask(Task, Protocol):
+    """A task whose results can be drawn."""
 
     def request(self, image: Image.Image, caption: str) -> GenerateRequest:
-        """What a preview asks for, with a held-out picture in hand."""
+        """The request of a preview from a held-out picture."""
         ...
 
 
-def held_out_look(config: TrainingConfig) -> Callable[[Shown, Objective], EvalCallback]:
-    """A look at the held-out pictures of a config; at nothing where it has none."""
+def held_out_callback(
+    config: TrainingConfig,
+) -> Callable[[PreviewedTask, Objective], EvalCallback]:
+    """Evaluation on the held-out pictures of a config; none where it names none."""
 
-    def look_at(task: Shown, objective: Objective) -> EvalCallback:
+    def callback_of(task: PreviewedTask, objective: Objective) -> EvalCallback:
         if not config.held_out:
             return lambda path: None
         held_out = HeldOut.of(config, task.preparer)
-        return lambda path: held_out.look(path, task, objective)
+        return lambda path: held_out.evaluate(path, task, objective)
 
-    return look_at
+    return callback_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,29 +79,29 @@ class HeldOut:
             f"{len(pairs)} readable pictures"
         )
 
-    def look(self, path: Path, task: Shown, objective: Objective) -> dict[str, float]:
+    def evaluate(self, path: Path, task: PreviewedTask, objective: Objective) -> dict[str, float]:
         """Draw a sheet at `path`, sources over what was made of them, and return the figures."""
         base = task.drawing
         half = base.dtype if base.dtype != torch.float32 else None
         # what learns is in float32 beside a base in half precision
         with torch.autocast(base.device.type, half, enabled=half is not None):
-            return self._look(path, task, objective)
+            return self._evaluate(path, task, objective)
 
-    def _look(self, path: Path, task: Shown, objective: Objective) -> dict[str, float]:
+    def _evaluate(self, path: Path, task: PreviewedTask, objective: Objective) -> dict[str, float]:
         task.trained.eval()
         pipeline = ImagePromptPipeline(task.drawing)
-        shown = [fit_square(pair.image, self.config.size, "crop") for pair in self.pairs]
+        sources = [fit_square(pair.image, self.config.size, "crop") for pair in self.pairs]
         size = self.config.size
         made = [
             pipeline.generate(
                 replace(task.request(image, pair.caption), seed=number, width=size, height=size)
             ).images[0]
-            for number, (image, pair) in enumerate(zip(shown, self.pairs, strict=True))
+            for number, (image, pair) in enumerate(zip(sources, self.pairs, strict=True))
         ]
-        _sheet(shown, made, size).save(path)
+        _sheet(sources, made, size).save(path)
         figures = {
             "held_out_loss": self._loss(objective),
-            **self._scores(task, pipeline, shown, made),
+            **self._scores(task, pipeline, sources, made),
         }
         task.trained.train()
         return figures
@@ -110,23 +112,23 @@ class HeldOut:
         for round_ in range(ROUNDS):
             for start in range(0, len(self.examples), self.config.batch):
                 part = self.examples[start : start + self.config.batch]
-                places = [round_ * len(self.examples) + start + i for i in range(len(part))]
-                batch = Batch(part, SampleNoise.at(SEED, places, objective.latent_shape))
+                positions = [round_ * len(self.examples) + start + i for i in range(len(part))]
+                batch = Batch(part, SampleNoise.at(SEED, positions, objective.latent_shape))
                 losses += [float(objective.loss(batch))] * len(part)
         return sum(losses) / len(losses)
 
     def _scores(
         self,
-        task: Shown,
+        task: PreviewedTask,
         pipeline: ImagePromptPipeline,
-        shown: Sequence[Image.Image],
+        sources: Sequence[Image.Image],
         made: Sequence[Image.Image],
     ) -> dict[str, float]:
         """CLIP-I and CLIP-T as cosines; CLIP-T only where a CLIP model is named."""
         if self.clip is not None:
-            ours, theirs = self.clip.of_images(made), self.clip.of_images(shown)
+            ours, theirs = self.clip.of_images(made), self.clip.of_images(sources)
         elif task.drawing.vision is not None:
-            ours, theirs = pipeline.image_embeds(made), pipeline.image_embeds(shown)
+            ours, theirs = pipeline.image_embeds(made), pipeline.image_embeds(sources)
         else:
             return {}
         figures = {"clip_i": float((ours * theirs).sum(1).mean())}

@@ -30,13 +30,13 @@ from ipadapter_demo.adapter import (
 )
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.request import GenerateRequest, Reference
-from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.card import write_card
 from ipadapter_demo.training.config import ImageAdapterConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.batch_source import Batch
+from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.finetune import train
-from ipadapter_demo.training.held_out import held_out_look
-from ipadapter_demo.training.objective import Given
+from ipadapter_demo.training.held_out import held_out_callback
+from ipadapter_demo.training.objective import Conditions
 
 NAME = "ip-adapter"
 TOKENS = {"base": 4, "plus": 16}
@@ -65,8 +65,8 @@ class ImageAdapterTask:
         seen = torch.stack([e.clip_pixels for e in examples if e.clip_pixels is not None])
         return self.trained.embeds_from_clip_pixels(seen.to(encoder.device, encoder.dtype), encoder)
 
-    def given(self, batch: Batch) -> Given:
-        no_image, no_text = lost(self.config, batch.draws.drop)
+    def conditions(self, batch: Batch) -> Conditions:
+        no_image, no_text = lost(self.config, batch.sample_noise.drop)
         embeds = self.embeds(batch.examples) if not batch.has("embeds") else batch.stacked("embeds")
         embeds = embeds.float().to(self.base.device)
         blank = no_image.to(embeds.device).view(-1, *[1] * (embeds.ndim - 1))
@@ -83,7 +83,7 @@ class ImageAdapterTask:
                 "cross_attention_kwargs": {"ip_hidden_states": (prompt,)},
             }
 
-        return Given(texts, (no_image & no_text).tolist(), arguments)
+        return Conditions(texts, (no_image & no_text).tolist(), arguments)
 
     def request(self, image: Image.Image, caption: str) -> GenerateRequest:
         """A variation: no words, λ = 1."""
@@ -138,7 +138,7 @@ def train_image_adapter(config: ImageAdapterConfig) -> dict[str, Any]:
 
     Raises TrainingError, ModelError or CheckpointError.
     """
-    return train(config, lambda base: ImageAdapterTask(config, base), held_out_look(config))
+    return train(config, lambda base: ImageAdapterTask(config, base), held_out_callback(config))
 
 
 if __name__ == "__main__":

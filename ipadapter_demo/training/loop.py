@@ -1,21 +1,18 @@
 """The one training loop: AdamW on one device or many, resumable at any step, logged, previewed.
 
 Scale-out is accelerate's: one process or several, DeepSpeed or not, is decided by what launched the
-program. A step is a pure function of the weights and its number, since what a step sees follows
-from that number; so an interrupted run goes on as if nothing had happened.
+program. A step is a pure function of the weights and its number, since its batch follows from that
+number; so an interrupted run goes on as if nothing had happened.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,59 +25,23 @@ from torch import Tensor, nn
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.memory import has_bfloat16
-from ipadapter_demo.training.checkpoints import Average, Checkpoints, Progress
+from ipadapter_demo.training.checkpoints import Checkpoints, Progress
+from ipadapter_demo.training.ema import EMA
+from ipadapter_demo.training.failures import explained
+from ipadapter_demo.training.run import Outcome, Run
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """Where a run lives, how long it lasts, how it learns. Defaults are the tabletop recipes'."""
-
-    folder: Path
-    steps: int
-    batch: int  # pictures a step, process and round of `accumulate`
-    lr: float
-    accumulate: int = 1
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.99)
-    warmup: int = 100
-    final_lr: float = 0.05  # cosine decay to this fraction of lr; 1 is constant
-    ema: float = 0.999  # 0: the weights as they are
-    clip_grad: float = 1.0  # 0: off
-    adam_8bit: bool = False
-    precision: str = "auto"  # bf16 where the device has it; "": what accelerate was launched with
-    seed: int = 0
-    device: str = "cpu"
-    log_every: int = 50
-    save_every: int = 250
-    preview_every: int = 1000  # 0: never
-
-    def lr_at(self, step: int) -> float:
-        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps)))
-        return self.lr * rise * (self.final_lr + (1 - self.final_lr) * fall)
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """Facts of a finished run, for the provenance file and the model card."""
-
-    steps: int
-    samples: int
-    hours: float
-    loss: float
-
-
 class BatchSource(Protocol):
-    """What the steps of a run see."""
+    """The batches of a run, step by step."""
 
     def take(self, step: int) -> list[tuple[Any, ...]]:
         """The arguments of `loss_of` for this process, one tuple a round of `accumulate`."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Where the feed stands, as JSON has it, for a run to go on from; of all processes."""
+        """Its position, as JSON has it, for a run to go on from; of all processes."""
         ...
 
 
@@ -88,8 +49,8 @@ LossOf = Callable[..., Tensor]
 EvalCallback = Callable[[Path], dict[str, float] | None]
 
 
-class Seeded:
-    """The feed of the recipes: a generator seeded with the step, and how many samples to draw."""
+class SeededBatchSource:
+    """The recipes' own: a generator seeded with the step, and how many samples to draw."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -103,7 +64,8 @@ class Seeded:
 
 
 def accelerator_of(run: Run) -> Accelerator:
-    """Of this process. Its state is global and outlives a run, so another precision starts anew.
+    """The accelerator of this process. Its state is global and outlives a run, so another precision
+    starts anew.
 
     Raises TrainingError where several processes were launched that would not know of each other."""
     precision = run.precision
@@ -136,15 +98,16 @@ def fit(
     run: Run,
     model: nn.Module,
     loss_of: LossOf,
-    preview: EvalCallback,
-    feed: Callable[[dict[str, Any]], BatchSource] | None = None,
+    eval_callback: EvalCallback,
+    batches_from: Callable[[dict[str, Any]], BatchSource] | None = None,
     accelerator: Accelerator | None = None,
 ) -> Outcome:
-    """Train `model` (its parameters that require gradients) and leave it with the averaged weights.
+    """Train `model` (its parameters that require gradients) and leave it with the EMA weights.
 
-    `loss_of(*arguments)` takes what the feed gives and returns a scalar. `feed(state)` opens it
-    where the run stands. `preview(path)` draws a sheet with the model as it is, at `path`, and may
-    return figures to log. An `accelerator` that is given is for its owner to end.
+    `loss_of(*arguments)` takes a batch of the source and returns a scalar. `batches_from(state)`
+    opens the source where the run stands. `eval_callback(path)` draws a preview sheet with the
+    model as it is, at `path`, and may return figures to log. An `accelerator` that is passed in is
+    for its owner to end.
 
     Raises TrainingError; the last checkpoint is then usable.
     """
@@ -160,16 +123,16 @@ def fit(
             "train_batch_size": run.batch * run.accumulate * accelerator.num_processes,
         }
     prepared, optimiser = accelerator.prepare(_Loss(model, loss_of), _optimiser(run, parameters))
-    average = Average(run.ema, parameters)
-    checkpoints = Checkpoints(run.folder, accelerator, average)
+    ema = EMA(run.ema, parameters)
+    checkpoints = Checkpoints(run.folder, accelerator, ema)
     progress = checkpoints.restored()
-    source = feed(progress.feed) if feed else Seeded(run)
+    source = batches_from(progress.feed) if batches_from else SeededBatchSource(run)
     clock = _Clock(progress.seconds)
     accelerator.init_trackers("log")
     while progress.step < run.steps:
-        with _explained(run, progress.step, checkpoints):
+        with explained(run, progress.step, checkpoints):
             _step(run, accelerator, prepared, optimiser, source, progress)
-            average.follow(progress.step)
+            ema.update(progress.step)
             if progress.step % run.log_every == 0:
                 _log(run, accelerator, progress, clock.seconds())
             if progress.step % run.save_every == 0 or progress.step == run.steps:
@@ -178,8 +141,8 @@ def fit(
             if run.preview_every and (
                 progress.step % run.preview_every == 0 or progress.step == run.steps
             ):
-                _preview(run, accelerator, progress, average, preview)
-    average.copy_to_model()
+                _evaluate(run, accelerator, progress, ema, eval_callback)
+    ema.copy_to_model()
     if own:
         accelerator.end_training()
     samples = progress.step * run.batch * run.accumulate * accelerator.num_processes
@@ -189,8 +152,8 @@ def fit(
 
 
 class _Loss(nn.Module):
-    """What is trained, and how its loss comes about: one module, so that whoever wraps it for
-    several processes sees every gradient."""
+    """The trained network with its loss, as one module, so that whoever wraps it for several
+    processes sees every gradient."""
 
     def __init__(self, model: nn.Module, loss_of: LossOf) -> None:
         super().__init__()
@@ -266,13 +229,13 @@ def _log(run: Run, accelerator: Accelerator, progress: Progress, seconds: float)
     )
 
 
-def _preview(
-    run: Run, accelerator: Accelerator, progress: Progress, average: Average, preview: EvalCallback
+def _evaluate(
+    run: Run, accelerator: Accelerator, progress: Progress, ema: EMA, eval_callback: EvalCallback
 ) -> None:
     """By one process, the others wait."""
     if accelerator.is_main_process:
-        with average.swapped_in(), torch.no_grad():
-            figures = preview(run.folder / f"preview-{progress.step:06d}.png")
+        with ema.swapped_in(), torch.no_grad():
+            figures = eval_callback(run.folder / f"preview-{progress.step:06d}.png")
         if figures:
             with (run.folder / "held-out.jsonl").open("a") as file:
                 file.write(json.dumps({"step": progress.step} | figures) + "\n")
@@ -294,36 +257,3 @@ class _Clock:
 
     def seconds(self) -> float:
         return time.monotonic() - self._began
-
-
-@contextmanager
-def _explained(run: Run, step: int, checkpoints: Checkpoints) -> Iterator[None]:
-    """Failures that a long run meets, in words that say what to do."""
-    try:
-        yield
-    except FloatingPointError as error:
-        raise TrainingError(
-            f"{run.folder.name}: {error} at step {step}; lower lr (now {run.lr:g}) "
-            f"or set clip_grad. {checkpoints.usable()}"
-        ) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(run, step, checkpoints) from error
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why = "the disk is full" if full else str(error)
-        raise TrainingError(
-            f"{run.folder.name}: step {step} could not be written down: {why}. "
-            f"{checkpoints.usable()}"
-        ) from error
-    except RuntimeError as error:  # the CPU's allocator raises nothing finer
-        if "can't allocate memory" in str(error):
-            raise _out_of_memory(run, step, checkpoints) from error
-        raise
-
-
-def _out_of_memory(run: Run, step: int, checkpoints: Checkpoints) -> TrainingError:
-    return TrainingError(
-        f"{run.folder.name}: out of memory at step {step}, with batch {run.batch}. Lower batch and "
-        "raise accumulate by as much, or set gradient_checkpointing, precision bf16 or adam_8bit. "
-        f"{checkpoints.usable()}"
-    )

@@ -1,4 +1,4 @@
-"""The ε and v objectives: what is drawn for a sample, and what the UNet is to predict."""
+"""The ε and v objectives: the random numbers of a sample, and the target of the UNet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ipadapter_demo.errors import TrainingError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleNoise:
-    """All the chance in a batch of B: made of each sample's place in the run and nothing else."""
+    """The random numbers of a batch of B: made of each sample's position in the run alone."""
 
     noise: Tensor  # (B, C, h, w)
     time: Tensor  # (B,) uniform in [0, 1)
@@ -23,12 +23,12 @@ class SampleNoise:
     offset: Tensor  # (B, C, 1, 1)
 
     @classmethod
-    def at(cls, seed: int, places: Sequence[int], shape: Sequence[int]) -> SampleNoise:
-        """For the samples at `places`, of latents (C, h, w)."""
+    def at(cls, seed: int, positions: Sequence[int], shape: Sequence[int]) -> SampleNoise:
+        """For the samples at `positions`, of latents (C, h, w)."""
         noise, rest = [], []
-        for place in places:
+        for position in positions:
             # hashed, because a generator takes no more than 32 bits of its seed
-            key = hashlib.blake2b(f"{seed}/{place}".encode(), digest_size=4).digest()
+            key = hashlib.blake2b(f"{seed}/{position}".encode(), digest_size=4).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(key))
             rest.append(torch.rand(2, generator=generator))
             noise.append(torch.randn(*shape, generator=generator))

@@ -1,6 +1,6 @@
 """The loss of a training beside a frozen base: the base's own objective, with a task's conditions.
 
-A `Task` is what differs from one such training to another: what learns, what it gives to the UNet
+A `Task` is what differs from one such training to another: what learns, what conditions the UNet
 and what is written at the end.
 """
 
@@ -16,30 +16,31 @@ from torch import Tensor, nn
 
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.text import TextStates
-from ipadapter_demo.training.batch_source import Batch
-from ipadapter_demo.training.cache import without_pictures
 from ipadapter_demo.training.config import TrainingConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.batch_source import Batch
+from ipadapter_demo.training.data.cache import without_pictures
+from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.noise import Diffusion
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Given:
-    """What a batch tells the UNet."""
+class Conditions:
+    """The conditions of a batch, and how much each error counts."""
 
     texts: Sequence[str]
     unconditional: Sequence[bool]  # samples that lost everything, as the half without guidance
     # (noisy latents, time steps, text states, what SDXL wants besides) -> what the UNet takes
     # besides the first two and the last
     arguments: Callable[[Tensor, Tensor, Tensor, dict[str, Tensor] | None], dict[str, Any]]
+    weight: Tensor | None = None  # (B, 1, h, w): of the error at each place, before it is squared
 
 
 class Task(Protocol):
-    """What a training beside a frozen base is about."""
+    """A training beside a frozen base."""
 
     @property
     def trained(self) -> nn.Module:
-        """All that learns."""
+        """Everything that learns."""
         ...
 
     @property
@@ -51,18 +52,18 @@ class Task(Protocol):
         ...
 
     def embeds(self, examples: Sequence[Example]) -> Tensor | None:
-        """What the image encoder says of them, if it is asked."""
+        """Their image embeddings, if the task reads any."""
         ...
 
-    def given(self, batch: Batch) -> Given: ...
+    def conditions(self, batch: Batch) -> Conditions: ...
 
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
-        """Write what was learnt, with its provenance beside it."""
+        """Write the weights, with their provenance beside them."""
         ...
 
 
 class Objective:
-    """The loss of a batch: the base's own objective, given what the task gives."""
+    """The loss of a batch: the base's own objective, under the conditions of the task."""
 
     def __init__(self, config: TrainingConfig, base: BaseModel, task: Task) -> None:
         self.config, self.base, self.task = config, base, task
@@ -76,21 +77,24 @@ class Objective:
     def loss(self, batch: Batch) -> Tensor:
         config, base = self.config, self.base
         latents = self.latents(batch.examples)
-        noise = batch.draws.noise.to(latents)
+        noise = batch.sample_noise.noise.to(latents)
         if config.noise_offset:
-            noise = noise + config.noise_offset * batch.draws.offset.to(latents)
-        timesteps = self.diffusion.timesteps(batch.draws.time, config.timesteps)
+            noise = noise + config.noise_offset * batch.sample_noise.offset.to(latents)
+        timesteps = self.diffusion.timesteps(batch.sample_noise.time, config.timesteps)
         noisy = self.diffusion.noisy(latents, noise, timesteps)
-        given = self.task.given(batch)
-        text = base.text.encode_all(given.texts, given.unconditional)
+        conditions = self.task.conditions(batch)
+        text = base.text.encode_all(conditions.texts, conditions.unconditional)
         added = _sizes(batch.examples, text, config.size)
-        arguments = given.arguments(noisy, timesteps, text.states, added)
+        arguments = conditions.arguments(noisy, timesteps, text.states, added)
         noisy = noisy.to(base.dtype, memory_format=torch.channels_last)
         unet = self.task.drawing.unet
         predicted = unet(noisy, timesteps, added_cond_kwargs=added, **arguments).sample
+        target = self.diffusion.target(latents, noise, timesteps)
+        if conditions.weight is not None:
+            predicted, target = predicted * conditions.weight, target * conditions.weight
         return self.diffusion.loss(
             predicted,
-            self.diffusion.target(latents, noise, timesteps),
+            target,
             timesteps,
             config.min_snr,
             config.truncated_snr,
@@ -113,7 +117,7 @@ class Objective:
             return self.base.vae.latents_from_pixels(pixels).float()
 
     def encoded(self, examples: Sequence[Example]) -> list[Example]:
-        """What a cache keeps of them."""
+        """The examples as a cache holds them."""
         embeds = self.task.embeds(examples)
         return [
             without_pictures(example, latents, None if embeds is None else embeds[i])

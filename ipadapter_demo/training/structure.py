@@ -24,13 +24,13 @@ from ipadapter_demo.models.base_model import BaseModel, Structures
 from ipadapter_demo.models.catalog import StructureEntry
 from ipadapter_demo.models.structure import ControlNetStructure, T2IAdapterStructure
 from ipadapter_demo.request import GenerateRequest, Structure
-from ipadapter_demo.training.batch_source import Batch
 from ipadapter_demo.training.card import write_card
 from ipadapter_demo.training.config import StructureConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.batch_source import Batch
+from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.finetune import train
-from ipadapter_demo.training.held_out import held_out_look
-from ipadapter_demo.training.objective import Given
+from ipadapter_demo.training.held_out import held_out_callback
+from ipadapter_demo.training.objective import Conditions
 
 _KIND = "trained"  # what a preview's request calls the network
 
@@ -58,8 +58,8 @@ class StructureTask:
     def embeds(self, examples: Sequence[Example]) -> None:
         return None
 
-    def given(self, batch: Batch) -> Given:
-        texts = batch.captions(lost=batch.draws.drop < self.config.drop_text)
+    def conditions(self, batch: Batch) -> Conditions:
+        texts = batch.captions(lost=batch.sample_noise.drop < self.config.drop_text)
         maps = batch.stacked("map").to(self.base.device) / 255
 
         def arguments(
@@ -68,7 +68,7 @@ class StructureTask:
             residuals = self.structure.read(maps)(noisy, timesteps, text, 1.0, added)
             return {"encoder_hidden_states": text} | residuals.unet_arguments()
 
-        return Given(texts, [False] * len(texts), arguments)
+        return Conditions(texts, [False] * len(texts), arguments)
 
     def request(self, image: Image.Image, caption: str) -> GenerateRequest:
         """The map alone, without words."""
@@ -120,7 +120,7 @@ def train_structure(config: StructureConfig) -> dict[str, Any]:
 
     Raises TrainingError or ModelError.
     """
-    return train(config, lambda base: StructureTask(config, base), held_out_look(config))
+    return train(config, lambda base: StructureTask(config, base), held_out_callback(config))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from torchvision.utils import save_image
 
-from ipadapter_demo.training.data import Pictures
-from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.training.loop import fit
+from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.pictures import Pictures
 
 CROP = 64
 LATENT_NOISE = 0.05

@@ -28,9 +28,10 @@ from ipadapter_demo.evaluation.attribute_classifier import (
     measures_of_scenes,
     truth_of_scenes,
 )
-from ipadapter_demo.training.appearance import circle
-from ipadapter_demo.training.data import Pictures
-from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.training.loop import fit
+from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.appearance import circle
+from ipadapter_demo.training.tabletop.pictures import Pictures
 
 
 def train_attribute_classifier(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:

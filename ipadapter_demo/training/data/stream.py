@@ -7,7 +7,7 @@ only shards that it needs, and two processes see the very samples that one would
 round through its shards a stream opens them in a new order and reads the rows of each in a new
 order.
 
-A broken row is counted, and the next readable one of its shard stands in for it, so the place of
+A broken row is counted, and the next readable one of its shard stands in for it, so the position of
 every other row stays what it was.
 """
 
@@ -22,11 +22,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ipadapter_demo.errors import TrainingError
-from ipadapter_demo.training.types import Rows, Shard
+from ipadapter_demo.training.data.types import Rows, Shard
 
 log = logging.getLogger(__name__)
 
-Place = tuple[int, int, int]  # of a stream: round, shard, row; each the next to be read
+Position = tuple[int, int, int]  # of a stream: round, shard, row; each the next to be read
 _LOGGED = 10  # broken rows that are named, for each worker
 
 
@@ -44,40 +44,40 @@ class ShardPlan:
         return cls(batch * processes, batch * process, batch)
 
     def streams(self, shards: int) -> int:
-        """As many as there are shards for, and every stream with as many slots as any other."""
+        """As many streams as there are shards for, each with as many slots as any other."""
         return next(n for n in range(min(self.total, shards), 0, -1) if self.total % n == 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What one worker read for a step: (slot, row as `prepare` made it), in order."""
+    """The rows that one worker read for a step: (slot, row as `prepare` made it), in order."""
 
     rows: list[tuple[int, Any]]
-    places: dict[int, Place]  # of the worker's streams, after this step
+    positions: dict[int, Position]  # of the worker's streams, after this step
     broken: int
 
 
 class Stream:
     """An endless iterator over this process's rows of each step: [(slot, row), ...].
 
-    `prepare(row)` runs in the workers. `places` says where every stream of this process is after
+    `prepare(row)` runs in the workers. `positions` says where every stream of this process is after
     the last step that was taken; given back as `start`, the stream goes on there."""
 
     def __init__(
         self,
         shards: Sequence[Shard],
-        slots: ShardPlan,
+        plan: ShardPlan,
         seed: int,
         prepare: Callable[[Any], Any],
         workers: int = 0,
-        start: dict[int, Place] | None = None,
+        start: dict[int, Position] | None = None,
     ) -> None:
-        streams = slots.streams(len(shards))
-        per_stream = slots.total // streams
-        first, last = slots.first // per_stream, (slots.first + slots.count - 1) // per_stream
+        streams = plan.streams(len(shards))
+        per_stream = plan.total // streams
+        first, last = plan.first // per_stream, (plan.first + plan.count - 1) // per_stream
         mine = list(range(first, last + 1))
         self._readers = max(1, min(workers, len(mine)))
-        source = _ShardStreams(shards, slots, streams, mine, seed, prepare, start or {})
+        source = _ShardStreams(shards, plan, streams, mine, seed, prepare, start or {})
         # batches are made here, so a loader only carries them; ten minutes of a stalled download
         # are somebody's to know of
         self._parts = iter(
@@ -89,7 +89,7 @@ class Stream:
                 timeout=600 if workers else 0,
             )
         )
-        self.places: dict[int, Place] = dict(start or {})
+        self.positions: dict[int, Position] = dict(start or {})
         self.broken = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
@@ -105,25 +105,25 @@ class Stream:
         except RuntimeError as error:  # a loader's own: a worker that died, or is stuck
             raise TrainingError(f"data: a reading process failed: {error}") from error
         for part in parts:
-            self.places |= part.places
+            self.positions |= part.positions
             self.broken += part.broken
         return sorted((row for part in parts for row in part.rows), key=lambda row: row[0])
 
 
 class _ShardStreams(IterableDataset):
-    """What a worker does: all its streams, step by step."""
+    """The work of one worker: all its streams, step by step."""
 
     def __init__(
         self,
         shards: Sequence[Shard],
-        slots: ShardPlan,
+        plan: ShardPlan,
         streams: int,
         mine: list[int],
         seed: int,
         prepare: Callable[[Any], Any],
-        start: dict[int, Place],
+        start: dict[int, Position],
     ) -> None:
-        self.shards, self.slots, self.streams, self.mine = shards, slots, streams, mine
+        self.shards, self.plan, self.streams, self.mine = shards, plan, streams, mine
         self.seed, self.prepare, self.start = seed, prepare, start
 
     def __iter__(self) -> Iterator[Drawn]:
@@ -135,8 +135,8 @@ class _ShardStreams(IterableDataset):
             readers = worker.num_workers
             mine = self.mine[worker.id :: readers]
         walks = {stream: _ShardStream(self, stream) for stream in mine}
-        per_stream = self.slots.total // self.streams
-        wanted = range(self.slots.first, self.slots.first + self.slots.count)
+        per_stream = self.plan.total // self.streams
+        wanted = range(self.plan.first, self.plan.first + self.plan.count)
         while True:
             rows, broken = [], 0
             for stream, walk in walks.items():
@@ -146,7 +146,7 @@ class _ShardStreams(IterableDataset):
                     broken += failed
                     if here:
                         rows.append((slot, row))
-            yield Drawn(rows, {stream: walk.place for stream, walk in walks.items()}, broken)
+            yield Drawn(rows, {stream: walk.position for stream, walk in walks.items()}, broken)
 
 
 class _ShardStream:
@@ -157,7 +157,7 @@ class _ShardStream:
         self.shards = [source.shards[i] for i in _permuted(len(source.shards), source.seed)][
             stream :: source.streams
         ]
-        self.place = source.start.get(stream, (0, 0, 0))
+        self.position = source.start.get(stream, (0, 0, 0))
         self.rows: Rows | None = None
         self.readable = True  # whether the open shard has a single row that is
         self.last: Any = None  # stands in where it has none
@@ -165,10 +165,10 @@ class _ShardStream:
 
     def next_row(self, wanted: bool) -> tuple[Any, int]:
         """The next row, prepared, and how many broken ones were met, a shard that cannot be opened
-        counting as one. Moves on by one place."""
+        counting as one. Moves on by one position."""
         rows, order = self._open()
-        round_, shard, row = self.place
-        self.place = (round_, shard, row + 1)
+        round_, shard, row = self.position
+        self.position = (round_, shard, row + 1)
         if not wanted:
             return None, 0
         found, failed = self._readable(rows, order, row)
@@ -176,12 +176,12 @@ class _ShardStream:
         return found, failed
 
     def _open(self) -> tuple[Rows, list[int]]:
-        """The shard of this place, or the next that has rows left."""
+        """The shard of this position, or the next that has rows left."""
         fruitless = 0
         while True:
-            round_, shard, row = self.place
+            round_, shard, row = self.position
             if shard == len(self.shards):
-                self.place = (round_ + 1, 0, 0)
+                self.position = (round_ + 1, 0, 0)
                 continue
             if self.rows is None:
                 self._read_shard(round_, shard)
@@ -194,7 +194,7 @@ class _ShardStream:
                     f"data: none of {len(self.shards)} shards can be read, "
                     f"{self.shards[0].name} among them"
                 )
-            self.rows, self.place = None, (round_, shard + 1, 0)
+            self.rows, self.position = None, (round_, shard + 1, 0)
 
     def _read_shard(self, round_: int, number: int) -> None:
         order = _permuted(len(self.shards), self.source.seed, self.stream, round_)

@@ -1,4 +1,4 @@
-"""What the frozen parts make of the training pictures, and pictures from weights in training."""
+"""The frozen parts, their latents of the training pictures, and samples of weights in training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
-from ipadapter_demo.training.data import Pictures
-from ipadapter_demo.training.encoders import clip_pixels, tokens_of
+from ipadapter_demo.training.tabletop.encoders import clip_pixels, tokens_of
+from ipadapter_demo.training.tabletop.pictures import Pictures
 
 # Stable Diffusion's schedule; "trailing" spacing starts sampling at the noisiest step, which few
 # steps need (arXiv 2305.08891, section 3.3).
@@ -125,8 +125,8 @@ def sample_latents(
 ) -> Tensor:
     """Guided DDIM samples (B, C, h, w) from noise of that shape, straight from weights in training.
 
-    `arguments(noisy, t)` gives all that the UNet wants beside them, for 2 B rows: conditional,
-    then unconditional.
+    `arguments(noisy, t)` gives all that the UNet wants beside them, for 2 B rows: unconditional,
+    then conditional, as in the pipeline.
     """
     device = noise.device.type
     scheduler = DDIMScheduler(**SCHEDULE, clip_sample=False, timestep_spacing="trailing")
@@ -136,8 +136,8 @@ def sample_latents(
         noisy = torch.cat([sample, sample])
         with torch.autocast(device, torch.bfloat16, enabled=has_bfloat16(device)):
             predicted = unet(noisy, t, **arguments(noisy, t)).sample.float()
-        with_condition, without = predicted.chunk(2)
-        predicted = without + guidance * (with_condition - without)
+        unconditional, conditional = predicted.chunk(2)
+        predicted = unconditional + guidance * (conditional - unconditional)
         sample = scheduler.step(predicted, t, sample).prev_sample
     return sample
 
@@ -148,7 +148,7 @@ def save_samples(
 ) -> None:
     """A quick sheet of captions, which are written down beside it."""
     device = str(frozen.text_encoder.device)
-    states = frozen.text_states(texts + [""] * len(texts), device)
+    states = frozen.text_states([""] * len(texts) + texts, device)
     noise = torch.randn(len(texts), 4, side, side, generator=torch.Generator().manual_seed(0))
     pixels = frozen.pixels(
         sample_latents(unet, noise.to(device), lambda noisy, t: {"encoder_hidden_states": states})

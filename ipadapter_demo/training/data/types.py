@@ -44,5 +44,5 @@ class Shard(Protocol):
 
 
 def caption_in(entry: dict[str, Any]) -> str:
-    """What a JSON record calls a caption, under the names that are in use."""
+    """The caption of a JSON record, under the names that are in use."""
     return str(next((entry[n] for n in CAPTION_NAMES if entry.get(n)), "")).strip()

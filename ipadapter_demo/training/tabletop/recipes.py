@@ -11,14 +11,18 @@ from typing import Any
 from ipadapter_demo.files import write_file
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
-from ipadapter_demo.training.attribute_classifier import train_attribute_classifier
-from ipadapter_demo.training.base import train_base
-from ipadapter_demo.training.clip import train_clip, train_image_encoder, train_text_encoder
-from ipadapter_demo.training.data import rendered_pictures
-from ipadapter_demo.training.inpaint import train_inpaint
-from ipadapter_demo.training.loop import Run
-from ipadapter_demo.training.tabletop import image_adapter, structure
-from ipadapter_demo.training.vae import train_vae
+from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.adapters import image_adapter, structure
+from ipadapter_demo.training.tabletop.attribute_classifier import train_attribute_classifier
+from ipadapter_demo.training.tabletop.base import train_base
+from ipadapter_demo.training.tabletop.clip import (
+    train_clip,
+    train_image_encoder,
+    train_text_encoder,
+)
+from ipadapter_demo.training.tabletop.inpaint import train_inpaint
+from ipadapter_demo.training.tabletop.pictures import rendered_pictures
+from ipadapter_demo.training.tabletop.vae import train_vae
 
 PICTURES, HELD_OUT = 32768, 2048
 OUT = TABLETOP.folder

@@ -20,10 +20,10 @@ from ipadapter_demo.training.config import (
     config_from,
     values_from_file,
 )
-from ipadapter_demo.training.data import SIZE, TRAIN_SEED, Pictures
 from ipadapter_demo.training.image_adapter import NAME, train_image_adapter
-from ipadapter_demo.training.loop import Run
+from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.structure import train_structure
+from ipadapter_demo.training.tabletop.pictures import SIZE, TRAIN_SEED, Pictures
 
 CONFIGS = asset("configs")
 HELD_OUT_COUNT = 16
@@ -57,7 +57,7 @@ def structure(
     small: bool = False,
     start: Path | None = None,
 ) -> dict[str, Any]:
-    """Likewise a ControlNet or a T2I-Adapter: `out/controlnet-canny`, `out/t2i-palette`, ...
+    """Train a ControlNet or a T2I-Adapter: `out/controlnet-canny`, `out/t2i-palette`, ...
     `small` is the stage on pictures of half the size."""
     config = config_of(
         StructureConfig,
@@ -126,6 +126,6 @@ def _images(pictures: Pictures) -> Iterator[Image.Image]:
 
 
 def _provenance(provenance: dict[str, Any]) -> dict[str, Any]:
-    """What provenance keeps: the config says the rest of a run, but folders are its own."""
+    """The provenance without the config: the recipe says the rest, and folders are a run's own."""
     kept = ("steps", "samples", "hours", "loss", "parameters")
     return {name: provenance[name] for name in kept}

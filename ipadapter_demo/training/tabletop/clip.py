@@ -33,7 +33,9 @@ from transformers import (
 )
 
 from ipadapter_demo.tabletop.caption import FULL, RICH, caption, with_one_word_wrong
-from ipadapter_demo.training.appearance import (
+from ipadapter_demo.training.loop import fit
+from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.appearance import (
     PATCH_LOGITS,
     appearance,
     columns,
@@ -41,8 +43,7 @@ from ipadapter_demo.training.appearance import (
     patch_loss,
     width,
 )
-from ipadapter_demo.training.data import Pictures
-from ipadapter_demo.training.encoders import (
+from ipadapter_demo.training.tabletop.encoders import (
     EMBED_DIM,
     clip_pixels,
     new_encoders,
@@ -51,8 +52,8 @@ from ipadapter_demo.training.encoders import (
     tokens_of,
     train_tokenizer,
 )
-from ipadapter_demo.training.latents import image_embeds
-from ipadapter_demo.training.loop import Run, fit
+from ipadapter_demo.training.tabletop.latents import image_embeds
+from ipadapter_demo.training.tabletop.pictures import Pictures
 
 APPEARANCE_WEIGHT = 8.0
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ipadapter_demo.imaging import flatten_image, read_image
-from ipadapter_demo.training.types import Pair, Rows, caption_in
+from ipadapter_demo.training.data.types import Pair, Rows, caption_in
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _ATTEMPTS = 3  # at a download
@@ -55,8 +55,8 @@ class TarRows:
         return Pair(key, image, self._caption(parts), self._picture(parts, "reference."))
 
     def _picture(self, parts: dict[str, tuple[int, int]], what: str = "") -> Image.Image | None:
-        place = next((parts[what + kind] for kind in IMAGE_KEYS if what + kind in parts), None)
-        return None if place is None else flatten_image(read_image(self._read(place)))
+        span = next((parts[what + kind] for kind in IMAGE_KEYS if what + kind in parts), None)
+        return None if span is None else flatten_image(read_image(self._read(span)))
 
     def _caption(self, parts: dict[str, tuple[int, int]]) -> str:
         if "txt" in parts:
@@ -65,8 +65,8 @@ class TarRows:
             return caption_in(json.loads(self._read(parts["json"])))
         return ""
 
-    def _read(self, place: tuple[int, int]) -> bytes:
-        start, length = place
+    def _read(self, span: tuple[int, int]) -> bytes:
+        start, length = span
         with open(self._path, "rb") as file:
             file.seek(start)
             content = file.read(length)
@@ -85,8 +85,8 @@ def _samples(path: str) -> dict[str, dict[str, tuple[int, int]]]:
                 folder, _, name = member.name.rpartition("/")
                 key, dot, kind = name.partition(".")
                 if member.isfile() and dot and key:
-                    place = (member.offset_data, member.size)
-                    found.setdefault(f"{folder}/{key}", {})[kind.lower()] = place
+                    span = (member.offset_data, member.size)
+                    found.setdefault(f"{folder}/{key}", {})[kind.lower()] = span
     except tarfile.ReadError:
         if not found:
             raise

@@ -1,4 +1,4 @@
-"""What a training sees of a picture: target, what the image encoder sees, a map, the caption."""
+"""The parts of a training example: target, input of the image encoder, a map, the caption."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ipadapter_demo.imaging import fit_square
 from ipadapter_demo.models.annotators import annotate
-from ipadapter_demo.training.types import Pair
+from ipadapter_demo.training.data.types import Pair
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessor
@@ -32,6 +32,7 @@ class Example:
     clip_pixels: Tensor | None = None  # (3, E, E), normalised for the encoder
     embeds: Tensor | None = None  # what the adapter reads of them, half precision
     map: Tensor | None = None  # uint8 (3, S, S)
+    hole: Tensor | None = None  # (1, S, S), 1 inside: what is to be painted anew
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Batches from shards: which examples a step sees, and the chance drawn for them."""
+"""Batches from shards: which examples a step sees, and the random numbers drawn for them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.training.config import TrainingConfig
-from ipadapter_demo.training.examples import Example, Preparer
+from ipadapter_demo.training.data.examples import Example, Preparer
+from ipadapter_demo.training.data.stream import ShardPlan, Stream
+from ipadapter_demo.training.data.types import Shard
 from ipadapter_demo.training.noise import SampleNoise
-from ipadapter_demo.training.stream import ShardPlan, Stream
-from ipadapter_demo.training.types import Shard
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """B examples and all the chance there is about them."""
+    """B examples, and the random numbers drawn for them."""
 
     examples: Sequence[Example]
-    draws: SampleNoise
+    sample_noise: SampleNoise
 
     def captions(self, lost: Tensor) -> list[str]:
         """Empty where `lost` (B,) says so."""
@@ -42,7 +42,7 @@ class Batch:
 
 
 class ShardBatchSource:
-    """What the steps of a run see, from shards; equal for one process and for many."""
+    """The batches of a run, from shards; equal for one process and for many."""
 
     def __init__(
         self,
@@ -55,15 +55,15 @@ class ShardBatchSource:
     ) -> None:
         """Raises TrainingError where `state` is of a run on other data or another global batch."""
         self._config, self._shape = config, tuple(latent_shape)
-        self._slots = ShardPlan.of(
+        self._plan = ShardPlan.of(
             config.batch * config.accumulate, accelerator.process_index, accelerator.num_processes
         )
-        self._is = {"shards": len(shards), "global_batch": self._slots.total, "seed": config.seed}
+        self._is = {"shards": len(shards), "global_batch": self._plan.total, "seed": config.seed}
         for name, value in self._is.items():
             if state and state[name] != value:
                 raise TrainingError(f"the run to resume has {name} {state[name]}, not {value}")
-        places = {int(stream): tuple(place) for stream, place in state.get("places", {}).items()}
-        self._stream = Stream(shards, self._slots, config.seed, preparer, config.workers, places)
+        positions = {int(stream): tuple(at) for stream, at in state.get("places", {}).items()}
+        self._stream = Stream(shards, self._plan, config.seed, preparer, config.workers, positions)
         self._broken_before = state.get("broken", 0)
 
     def take(self, step: int) -> list[tuple[Batch]]:
@@ -72,16 +72,16 @@ class ShardBatchSource:
         batches = []
         for start in range(0, len(rows), self._config.batch):
             part = rows[start : start + self._config.batch]
-            places = [step * self._slots.total + slot for slot, _ in part]
-            draws = SampleNoise.at(self._config.seed, places, self._shape)
-            batches.append((Batch([example for _, example in part], draws),))
+            positions = [step * self._plan.total + slot for slot, _ in part]
+            noise = SampleNoise.at(self._config.seed, positions, self._shape)
+            batches.append((Batch([example for _, example in part], noise),))
         return batches
 
     def state(self) -> dict[str, Any]:
-        """Of all processes: every stream's place, and how many broken rows were met."""
-        every = gather_object([(self._stream.places, self._stream.broken)])
-        places = {stream: place for own, _ in every for stream, place in own.items()}
+        """Every stream's position and the number of broken rows, of all processes."""
+        every = gather_object([(self._stream.positions, self._stream.broken)])
+        positions = {stream: at for own, _ in every for stream, at in own.items()}
         return self._is | {
-            "places": {str(stream): places[stream] for stream in sorted(places)},
+            "places": {str(stream): positions[stream] for stream in sorted(positions)},
             "broken": self._broken_before + sum(broken for _, broken in every),
         }

@@ -1,4 +1,4 @@
-"""What the image encoder must be able to tell of a picture: the truth for its two training heads.
+"""The appearance that the image encoder must read: the truth for its two training heads.
 
 A linear head reads the whole picture's appearance from the embedding. Positions are left out, so
 that an image prompt says what things are and not where. A second head reads every patch.

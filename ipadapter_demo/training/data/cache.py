@@ -22,8 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ipadapter_demo.training.examples import Example, Preparer
-from ipadapter_demo.training.types import Shard
+from ipadapter_demo.training.data.examples import Example, Preparer
+from ipadapter_demo.training.data.types import Shard
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class EncodedShard:
 
 
 class EncodedRows:
-    """Its rows are Examples without pictures."""
+    """The rows of an encoded shard: Examples without pictures."""
 
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, "pt")
@@ -71,11 +71,11 @@ def encoded(
 ) -> list[Shard]:
     """The shards as encoded ones below `folder`, made there unless they are there already: by all
     processes, each its part. `identity` says what encoded them, and keeps others' apart."""
-    place = folder / hashlib.sha256(identity.encode()).hexdigest()[:12]
-    place.mkdir(parents=True, exist_ok=True)
-    (place / "made-with.json").write_text(identity + "\n")
+    subfolder = folder / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    subfolder.mkdir(parents=True, exist_ok=True)
+    (subfolder / "made-with.json").write_text(identity + "\n")
     found = [
-        EncodedShard(shard.name, place / f"{number:05d}-{_short(shard.name)}.safetensors")
+        EncodedShard(shard.name, subfolder / f"{number:05d}-{_short(shard.name)}.safetensors")
         for number, shard in enumerate(shards)
     ]
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
@@ -126,7 +126,7 @@ def _write(shard: Shard, path: Path, preparer: Preparer, encode: Encode) -> None
 
 
 def without_pictures(example: Example, latents: Tensor, embeds: Tensor | None) -> Example:
-    """What is kept of an example: tensors in half precision, on the CPU."""
+    """An example as the cache holds it: tensors in half precision, on the CPU."""
     return replace(
         example,
         pixels=None,

@@ -1,6 +1,6 @@
 """Where pictures with captions come from, as people have them:
 
-- tar files as img2dataset writes them, local or behind URLs (`training/tars.py`)
+- tar files as img2dataset writes them, local or behind URLs (`training/data/tars.py`)
 - a folder with `metadata.jsonl`, the layout of `datasets`' ImageFolder: {"file_name", "text"}
 - what the `datasets` library saves to disk or keeps on the hub
 """
@@ -16,25 +16,25 @@ from typing import Any
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.imaging import flatten_image, read_image
-from ipadapter_demo.training.tars import TarShard
-from ipadapter_demo.training.types import CAPTION_NAMES, Pair, Rows, Shard, caption_in
+from ipadapter_demo.training.data.tars import TarShard
+from ipadapter_demo.training.data.types import CAPTION_NAMES, Pair, Rows, Shard, caption_in
 
 ROWS = 512  # of a shard that is cut from a folder or a dataset
 
 
-def shards_of(places: Sequence[str], field: str = "data") -> list[Shard]:
+def shards_of(sources: Sequence[str], field: str = "data") -> list[Shard]:
     """The shards of the sources a config names, in their order. Raises TrainingError."""
-    found = [shard for place in places for shard in _of_place(place, field)]
+    found = [shard for source in sources for shard in _of_source(source, field)]
     if not found:
-        raise TrainingError(f"{field}: {', '.join(places)} holds no pictures")
+        raise TrainingError(f"{field}: {', '.join(sources)} holds no pictures")
     return found
 
 
-def _of_place(place: str, field: str) -> Iterator[Shard]:
-    if place.startswith("datasets:"):
-        yield from _of_dataset(place.removeprefix("datasets:"), field)
+def _of_source(source: str, field: str) -> Iterator[Shard]:
+    if source.startswith("datasets:"):
+        yield from _of_dataset(source.removeprefix("datasets:"), field)
         return
-    for name in _expanded(place):
+    for name in _expanded(source):
         path = Path(name)
         if "://" in name:
             yield TarShard(name)
@@ -46,17 +46,17 @@ def _of_place(place: str, field: str) -> Iterator[Shard]:
             raise TrainingError(f"{field}: {name} is neither a .tar file, a folder, nor a URL")
 
 
-def _expanded(place: str) -> Iterator[str]:
+def _expanded(source: str) -> Iterator[str]:
     """{000..012} counts; * and ? match names in a folder."""
-    if match := re.search(r"\{(\d+)\.\.(\d+)\}", place):
+    if match := re.search(r"\{(\d+)\.\.(\d+)\}", source):
         first, last = match.groups()
         for number in range(int(first), int(last) + 1):
             middle = str(number).zfill(len(first))
-            yield from _expanded(place[: match.start()] + middle + place[match.end() :])
-    elif "://" not in place and re.search(r"[*?]", Path(place).name):
-        yield from sorted(map(str, Path(place).parent.glob(Path(place).name)))
+            yield from _expanded(source[: match.start()] + middle + source[match.end() :])
+    elif "://" not in source and re.search(r"[*?]", Path(source).name):
+        yield from sorted(map(str, Path(source).parent.glob(Path(source).name)))
     else:
-        yield place
+        yield source
 
 
 @dataclass(frozen=True, slots=True)

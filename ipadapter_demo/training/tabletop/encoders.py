@@ -20,7 +20,7 @@ from transformers import (
 
 from ipadapter_demo.tabletop.caption import FULL, caption
 from ipadapter_demo.tabletop.scene import Scenes
-from ipadapter_demo.training.data import SIZE
+from ipadapter_demo.training.tabletop.pictures import SIZE
 
 MAX_TOKENS = 32
 EMBED_DIM = 256
@@ -98,8 +98,8 @@ def tokens_of(tokenizer: CLIPTokenizer, texts: list[str], device: str) -> dict[s
 
 
 def save_text_encoder(text: CLIPTextModelWithProjection, out: Path) -> None:
-    """As a base model has it, and apart from it the projection into the space shared with pictures:
-    for evaluation, which compares words with pictures."""
+    """As a base model has it, and apart from that the projection into the space shared with
+    pictures: for evaluation, which compares words with pictures."""
     text.text_model.half().save_pretrained(out / "text_encoder")
     save_file(
         {"weight": text.text_projection.weight.detach().half().cpu().contiguous()},

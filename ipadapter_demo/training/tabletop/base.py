@@ -17,16 +17,17 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from ipadapter_demo.tabletop.caption import FULL, RICH
-from ipadapter_demo.training.data import Pictures
-from ipadapter_demo.training.latents import (
+from ipadapter_demo.training.loop import fit
+from ipadapter_demo.training.noise import Diffusion
+from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.latents import (
     SCHEDULE,
     Frozen,
     captions,
     save_samples,
     scaled_latents,
 )
-from ipadapter_demo.training.loop import Run, fit
-from ipadapter_demo.training.noise import Diffusion
+from ipadapter_demo.training.tabletop.pictures import Pictures
 
 MIN_SNR_GAMMA = 5.0  # arXiv 2303.09556
 MOST_WEIGHT = 10.0  # of truncated SNR: arXiv 2202.00512, section 4

@@ -1,0 +1,1 @@
+"""Pictures with captions: where they are, and how a run reads them, exactly resumable."""
