@@ -19,7 +19,7 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, Result
 from ipadapter_demo.record import record_from_png, request_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui.updates import saved
+from ipadapter_demo.ui.run.updates import saved
 from tests.tiny import box_mask, picture
 
 MASK = box_mask((10, 10, 50, 45))

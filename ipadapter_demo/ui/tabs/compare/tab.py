@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +19,36 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui.compare_form import spec_from_form
-from ipadapter_demo.ui.compare_inputs import compare_inputs
-from ipadapter_demo.ui.compare_results import Shown, compare_results, finished, forget, run
-from ipadapter_demo.ui.model_input import ModelInput
-from ipadapter_demo.ui.running import AT_ONCE, Buttons, shown_errors, with_errors_said
-from ipadapter_demo.ui.say import escaped
-from ipadapter_demo.ui.updates import progress
-from ipadapter_demo.ui.uploads import path_of_upload
+from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.errors import shown_errors, with_errors_said
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.running import AT_ONCE
+from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.run.tab import Buttons, Update
+from ipadapter_demo.ui.run.updates import progress
+from ipadapter_demo.ui.run.uploads import path_of_upload
+from ipadapter_demo.ui.tabs.compare.form import spec_from_form
+from ipadapter_demo.ui.tabs.compare.inputs import compare_inputs
+from ipadapter_demo.ui.tabs.compare.results import Shown, compare_results, finished, forget, run
 
-# A line of its own: a long comparison holds up no single picture, see serving/manager.py.
+# A queue of its own: a long comparison holds up no single picture, see serving/manager.py.
 # They take turns batch by batch.
 QUEUE: dict[str, Any] = {"concurrency_id": "compare", "concurrency_limit": 8}
 
 
 @dataclass(frozen=True, slots=True)
 class CompareTab:
-    """What a manifest fills."""
+    """The widgets that a manifest fills."""
 
     pictures: gr.Gallery
     written: gr.Textbox
     accordion: gr.Accordion
 
-    def shown(self, spec: Spec) -> dict[gr.Component, Any]:
+    @property
+    def widgets(self) -> list[gr.Component]:
+        return [self.pictures, self.written, self.accordion]
+
+    def shown(self, spec: Spec) -> Update:
         """The widgets' values for a comparison."""
         folder = Path(get_upload_folder()) / secrets.token_hex(16)
         names = dict(zip(spec.files, numbered(spec.files), strict=True))
@@ -74,7 +81,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
         spec = spec_from_form(form.pop("written"), form, list(files), _reader(files))
         return replace(spec, document={"model": form["model"]} | spec.document)
 
-    def status(text: str) -> dict[gr.Component, Any]:
+    def status(text: str) -> Update:
         return {shown.status: text}
 
     def estimate(**values: Any) -> str:
@@ -88,15 +95,15 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
             except RequestError as error:  # said when Compare is clicked; this is only a hint
                 return escaped(f"Not ready: {error}")
 
-    def compare(job: Job | None, **values: Any) -> Iterator[dict[gr.Component, Any]]:
-        def drawn() -> Iterator[dict[gr.Component, Any]]:
+    def compare(job: Job | None, **values: Any) -> Iterator[Update]:
+        def drawn() -> Iterator[Update]:
             yield {shown.status: progress(0, 1)}  # reading the files, and perhaps a model
             yield from run(shown, _job(Plan(spec_of(values), manager), job))
 
         yield from with_errors_said(drawn(), status)
 
-    def redrawn(job: Job | None, cell: str, seed: float) -> Iterator[dict[gr.Component, Any]]:
-        def drawn() -> Iterator[dict[gr.Component, Any]]:
+    def redrawn(job: Job | None, cell: str, seed: float) -> Iterator[Update]:
+        def drawn() -> Iterator[Update]:
             if job is None or not cell:
                 raise RequestError("cell is missing: compare something, then choose a cell")
             document = job.plan.spec.document
@@ -110,20 +117,11 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     outputs = [getattr(shown, name) for name in Shown.__slots__]
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     private = hidden | QUEUE
-    gr.on(
-        [tab.select, *(widget.change for widget in inputs.values())],
-        _named(estimate, inputs),
-        inputs_kwargs=inputs,
-        outputs=cost,
-        preprocess=False,
-        trigger_mode="always_last",
-        **hidden,
-    )
+    changed = partial(gr.on, [tab.select, *(widget.change for widget in inputs.values())])
+    endpoint(changed, estimate, inputs, cost, trigger_mode="always_last", **hidden)
     buttons = Buttons(start, stop)
     began = start.click(buttons.busy, outputs=buttons.both, **AT_ONCE)
-    running = began.then(
-        _named(compare, every), inputs_kwargs=every, outputs=outputs, preprocess=False, **private
-    )
+    running = endpoint(began.then, compare, every, outputs, **private)
     again = redraw.click(redrawn, inputs=[shown.job, shown.one, seed], outputs=outputs, **private)
     running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
     running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
@@ -135,14 +133,6 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
         **private,
     )
     return CompareTab(inputs["pictures"], written, accordion)
-
-
-def _named(handler: Callable[..., Any], inputs: Mapping[str, Any]) -> Callable[..., Any]:
-    """gradio asks a handler which values it wants."""
-    handler.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in inputs]
-    )
-    return handler
 
 
 def _files(gallery: Any) -> dict[str, Path]:

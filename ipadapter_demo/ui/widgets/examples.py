@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from ipadapter_demo.ui.uploads import editor_value_from_image
+from ipadapter_demo.ui.run.uploads import editor_value_from_image
 
-FOLDER = Path(__file__).parents[2] / "assets" / "examples"
+FOLDER = Path(__file__).parents[3] / "assets" / "examples"
 
 
 def examples(inputs: Sequence[gr.Component], rows: Sequence[Sequence[str | None]]) -> None:
