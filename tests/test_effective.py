@@ -153,7 +153,7 @@ class TestComparison:
     ) -> None:
         """As all were that are published already."""
         with monkeypatch.context() as before:
-            before.setattr("ipadapter_demo.compare.grid.effective_request", lambda asked: asked)
+            before.setattr("ipadapter_demo.compare.cells.effective_request", lambda asked: asked)
             bundle = Bundle(draw_comparison(self.spec(), tmp_path, manager))
         assert b'"sampler": "dpm++"' in (tmp_path / "manifest.json").read_bytes()
         assert [(v.difference, v.message) for v in bundle.verified(manager)] == [(0, ""), (0, "")]

@@ -80,7 +80,7 @@ def compare(arguments: Arguments, load: Load) -> None:
         comparison.verify(bundle, _manager(arguments, load, **comparison.made_with(bundle)))
     else:
         spec = comparison.spec_of(arguments)
-        manager = _manager(arguments, load, model=spec.document.get("model"))
+        manager = _manager(arguments, load, model=spec.comparison.model)
         comparison.draw(arguments, spec, manager)
 
 

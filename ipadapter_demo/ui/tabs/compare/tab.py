@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from gradio.utils import get_upload_folder
 
 from ipadapter_demo.compare import Job, Pace, Plan, Spec
 from ipadapter_demo.compare.job import spec_text
-from ipadapter_demo.compare.spec import numbered, with_files_named
+from ipadapter_demo.compare.spec import numbered
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes
@@ -54,10 +54,9 @@ class CompareTab:
         names = dict(zip(spec.files, numbered(spec.files), strict=True))
         for name, content in spec.files.items():
             write_file(folder / names[name], content)
-        document = with_files_named(spec.document, names.__getitem__)
         return {
             self.pictures: [str(folder / name) for name in names.values()],
-            self.written: spec_text(replace(spec, document=document)),
+            self.written: spec_text(spec.with_files_named(names.__getitem__)),
             self.accordion: gr.Accordion(open=True),
         }
 
@@ -79,7 +78,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
         form = dict(values)
         files = _files(form.pop("pictures"))
         spec = spec_from_form(form.pop("written"), form, list(files), _reader(files))
-        return replace(spec, document={"model": form["model"]} | spec.document)
+        return spec if spec.comparison.model else spec.changed(model=form["model"])
 
     def status(text: str) -> Update:
         return {shown.status: text}
@@ -88,7 +87,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
         with shown_errors():
             try:
                 spec = spec_of(values)
-                wanted = spec.document["model"]
+                wanted = spec.comparison.model
                 if wanted in manager.models and manager.info_of(wanted) is None:
                     return escaped(f"{wanted} is loaded when Compare is clicked.")
                 return escaped(pace.cost(Plan(spec, manager)))
@@ -106,9 +105,9 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
         def drawn() -> Iterator[Update]:
             if job is None or not cell:
                 raise RequestError("cell is missing: compare something, then choose a cell")
-            document = job.plan.spec.document
-            changed = document | {"redraw": document.get("redraw", {}) | {cell: int(seed)}}
-            plan = Plan(Spec(changed, job.plan.spec.files), manager, job.plan.batch)
+            spec = job.plan.spec
+            spec = spec.changed(redraw=spec.comparison.redraw | {cell: int(seed)})
+            plan = Plan(spec, manager, job.plan.batch)
             yield from run(shown, Job(plan, job.folder), cell)
 
         yield from with_errors_said(drawn(), status)
@@ -157,8 +156,7 @@ def _reader(files: Mapping[str, Path]) -> Callable[[str], bytes]:
 def _job(plan: Plan, before: Job | None) -> Job:
     """The one before, if it is the same comparison: what is finished stays. Else that goes."""
     if before is not None:
-        known = before.plan.spec.document | {"redraw": 0}
-        if plan.spec.document | {"redraw": 0} == known:
+        if plan.spec.changed(redraw={}) == before.plan.spec.changed(redraw={}):
             return Job(Plan(before.plan.spec, plan.manager, plan.batch), before.folder)
         forget(before)
     return Job(plan, Path(get_upload_folder()) / secrets.token_hex(16))
