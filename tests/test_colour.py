@@ -13,7 +13,7 @@ from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import save_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
-from ipadapter_demo.ui.uploads import image_from_upload
+from ipadapter_demo.ui.run.uploads import image_from_upload
 from tests.icc import DISPLAY_P3, SRGB, cmyk_profile, grey_profile, rgb_profile
 
 P3 = rgb_profile(DISPLAY_P3)

@@ -48,9 +48,13 @@ from ipadapter_demo.compare import (
     spec_from_text,
     write_bundle,
 )
-from ipadapter_demo.compare.grid import Cell, Given, completed, count_cells, head_of
+from ipadapter_demo.compare.axes import count_cells, expanded, head_of
+from ipadapter_demo.compare.comparison import ComparisonSpec
+from ipadapter_demo.compare.complete import completed
+from ipadapter_demo.compare.grid import Cell, Given
+from ipadapter_demo.compare.manifest import Manifest
+from ipadapter_demo.compare.schema import Part, json_schema
 from ipadapter_demo.compare.scores import by_row, scores_csv
-from ipadapter_demo.compare.spec import expanded, schema
 from ipadapter_demo.compare.strip import SCALES, filmstrip
 from ipadapter_demo.compare.text import csv_cell, latex, listed, printable, text_width, wrapped
 from ipadapter_demo.compare.votes import ballot, tally, votes_csv
@@ -243,9 +247,9 @@ class TestSpec:
         with pytest.raises(RequestError, match=r"nowhere.png cannot be read: No such file"):
             spec_from_file(tmp_path / "spec.yaml")
 
-    @pytest.mark.parametrize("kind", ["spec", "manifest"])
-    def test_the_schemas_are_schemas(self, kind: str) -> None:
-        jsonschema.Draft202012Validator.check_schema(schema(kind))
+    @pytest.mark.parametrize("kind", [ComparisonSpec, Manifest])
+    def test_the_schemas_are_schemas(self, kind: type[Part]) -> None:
+        jsonschema.Draft202012Validator.check_schema(json_schema(kind))
 
     def test_everything_said_once_more_is_the_same(self, manager: ModelManager) -> None:
         once = completed(spec(SMALL), manager.info)
@@ -333,7 +337,7 @@ class TestGrid:
                 ],
             ),
         }
-        known = set(schema("spec")["$defs"]["axes"]["properties"])
+        known = set(json_schema(ComparisonSpec)["$defs"]["Axes"]["properties"])
         assert known == set(axes) | {"reference", "image_scale"}
         for name, (values, field, expected) in axes.items():
             request = {
@@ -384,12 +388,14 @@ class TestGrid:
     def test_cells_are_counted_before_any_is_built(self) -> None:
         assert (
             count_cells(
-                {
-                    "columns": {"seed": "1:10"},
-                    "rows": {"steps": [1, 2]},
-                    "pages": {"guidance": [1, 2]},
-                    "beside": ["no_image"],
-                }
+                ComparisonSpec.model_validate(
+                    {
+                        "columns": {"seed": "1:10"},
+                        "rows": {"steps": [1, 2]},
+                        "pages": {"guidance": [1, 2]},
+                        "beside": ["no_image"],
+                    }
+                )
             )
             == 44
         )
@@ -729,7 +735,7 @@ class TestJob:
         assert job.message(failed[0].cell) == failed[0].message
         assert len(job.finished()) == 2
         bundle = Bundle(write_bundle(job).path)
-        errors = [row["error"] for row in bundle.manifest["cells"] if "error" in row]
+        errors = [entry.error for entry in bundle.manifest.cells if entry.error]
         assert errors == [failed[0].message] * 2
         text = " ".join(PdfReader(tmp_path / "figure-p1.pdf").pages[0].extract_text().split())
         assert "adapter must be" in text

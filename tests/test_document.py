@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ipadapter_demo.compare import spec_from_document, spec_from_file, spec_from_text
-from ipadapter_demo.compare.spec import expanded
+from ipadapter_demo.compare.axes import expanded
 from ipadapter_demo.errors import RequestError
 
 # Every level is nine of the one before: 9^7 texts at the end.

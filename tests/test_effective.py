@@ -19,7 +19,7 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, Result
 from ipadapter_demo.record import record_from_png, request_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui.updates import saved
+from ipadapter_demo.ui.run.updates import saved
 from tests.tiny import box_mask, picture
 
 MASK = box_mask((10, 10, 50, 45))
@@ -153,7 +153,7 @@ class TestComparison:
     ) -> None:
         """As all were that are published already."""
         with monkeypatch.context() as before:
-            before.setattr("ipadapter_demo.compare.grid.effective_request", lambda asked: asked)
+            before.setattr("ipadapter_demo.compare.cells.effective_request", lambda asked: asked)
             bundle = Bundle(draw_comparison(self.spec(), tmp_path, manager))
         assert b'"sampler": "dpm++"' in (tmp_path / "manifest.json").read_bytes()
         assert [(v.difference, v.message) for v in bundle.verified(manager)] == [(0, ""), (0, "")]

@@ -34,7 +34,6 @@ from ipadapter_demo.compare import (
 )
 from ipadapter_demo.compare import publish as publishing
 from ipadapter_demo.compare.figure import draw
-from ipadapter_demo.compare.layout import figure_options
 from ipadapter_demo.compare.text import latex, listed, printable, wrapped
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -261,7 +260,7 @@ class TestSize:
             Plan(spec(document), manager)
         dpi = int(str(caught.value).split("figure.dpi of ")[1].split()[0])
         plan = Plan(spec(document | {"figure": {"width": "double", "dpi": dpi}}), manager)
-        figure = draw(Job(plan, tmp_path), 1, figure_options(plan.spec.document))
+        figure = draw(Job(plan, tmp_path), 1, plan.spec.comparison.figure)
         width, height = figure.get_size_inches() * dpi
         assert 0.8 * 50_000_000 < width * height <= 50_000_000
 
@@ -279,7 +278,7 @@ class TestSize:
         for cell in plan.grid.cells:
             job.path(cell).parent.mkdir(exist_ok=True)
             Image.new("RGB", (4000, 3000)).save(job.path(cell), compress_level=1)
-        figure = draw(job, 1, figure_options(plan.spec.document))
+        figure = draw(job, 1, plan.spec.comparison.figure)
         shown = [image.get_array().shape for axes in figure.axes for image in axes.images]
         assert len(shown) == 8
         assert 45_000_000 < sum(h * w for h, w, _ in shown) * 9 / 8 <= 50_000_000
@@ -297,7 +296,7 @@ class TestSize:
         job = Job(plan, tmp_path)
         job.save_given()
         list(job.run())
-        figure = draw(job, 1, figure_options(plan.spec.document))
+        figure = draw(job, 1, plan.spec.comparison.figure)
         width, height = figure.get_size_inches()
         boxes = [axes.get_position() for axes in figure.axes]
         aspects = [box.width * width / (box.height * height) for box in boxes]

@@ -92,8 +92,11 @@ def test_files_that_go_with_a_model() -> None:
         {},
     )
     options = load_options(settings)
-    assert options.loras == ((Path("a/style.safetensors"), 0.8), (Path("other.safetensors"), 1))
-    assert options.embeddings == (Path("cat.safetensors"),)
+    assert list(options.loras) == [
+        (Path("a/style.safetensors"), 0.8),
+        (Path("other.safetensors"), 1),
+    ]
+    assert list(options.embeddings) == [Path("cat.safetensors")]
     assert (options.models_dir, options.base) == (Path("models"), "community.safetensors")
     assert options.offload
     assert not load_options(Settings()).loras

@@ -17,7 +17,6 @@ from PIL import Image
 
 from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.compare.figure import draw
-from ipadapter_demo.compare.layout import figure_options
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import PAD_COLOUR
 from ipadapter_demo.models.structure import T2IAdapterStructure
@@ -349,7 +348,7 @@ def test_a_figure_squeezes_no_cell(pipeline: ImagePromptPipeline, tmp_path: Path
     job = Job(Plan(spec, ModelManager(pipeline)), tmp_path)
     job.save_given()
     assert len(list(job.run())) == 2
-    figure = draw(job, 1, figure_options(job.plan.spec.document))
+    figure = draw(job, 1, job.plan.spec.comparison.figure)
     width, height = figure.get_size_inches()
     shapes = []
     for axes in figure.axes:

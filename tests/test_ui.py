@@ -38,20 +38,18 @@ from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
-from ipadapter_demo.ui import (
-    TABS,
-    build_ui,
-    compare,
-    compare_form,
-    compare_results,
-    compare_view,
-    components,
-    launch_options,
-    restore,
-    reuse,
-)
-from ipadapter_demo.ui.model_input import model_input
-from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE
+from ipadapter_demo.ui import build_ui, launch_options
+from ipadapter_demo.ui.run import restore, reuse
+from ipadapter_demo.ui.run.model_input import model_input
+from ipadapter_demo.ui.run.running import build_tab
+from ipadapter_demo.ui.run.tab import BuiltTab
+from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE
+from ipadapter_demo.ui.tabs import TABS
+from ipadapter_demo.ui.tabs.compare import form as compare_form
+from ipadapter_demo.ui.tabs.compare import results as compare_results
+from ipadapter_demo.ui.tabs.compare import tab as compare
+from ipadapter_demo.ui.tabs.compare import view as compare_view
+from ipadapter_demo.ui.widgets import components
 from tests.icc import DISPLAY_P3, rgb_profile
 from tests.tiny import box_mask, picture
 
@@ -236,8 +234,8 @@ def test_several_pictures_have_following_seeds(api: Api) -> None:
 def test_image_and_text_takes_several_pictures(api: Api) -> None:
     [file] = api.pngs(
         "image_text", reference=api.upload(png(picture(1))), prompt="a cube", fit="pad",
-        weight_1=0.7, from_1=0.1, guidance_rescale=0.3, fit_2="squash",
-        reference_2=api.upload(png(picture(2))), weight_2=0.5, until_2=0.5, combine="average",
+        weight=0.7, window_start=0.1, guidance_rescale=0.3, fit_2="squash",
+        reference_2=api.upload(png(picture(2))), weight_2=0.5, window_end_2=0.5, combine="average",
         mask_2=api.upload(png(box_mask((0, 0, 30, 64)))), only_2=1,
         reference_4=api.upload(png(picture(3))), negative_4=True,
     )  # fmt: skip
@@ -261,8 +259,8 @@ def test_structures_references_text_and_a_mask_together(api: Api) -> None:
     values = {
         "control": api.upload(png(picture(3))), "kind": "canny/canny", "prompt": "a cube",
         "reference": api.upload(png(picture(1))), "changed": api.upload(png(image)),
-        "control_2": api.upload(png(picture(5))), "kind_2": "palette/palette", "end_2": 0.5,
-        "strictness_2": 0.7,
+        "control_2": api.upload(png(picture(5))), "kind_2": "palette/palette", "window_end_2": 0.5,
+        "structure_weight_2": 0.7,
     }  # fmt: skip
     [file] = api.pngs("structure", **values, changed_mask=api.upload(png(mask)))
     request = record_from_png(file).request
@@ -278,7 +276,9 @@ def test_structures_references_text_and_a_mask_together(api: Api) -> None:
 
 
 def test_structure_needs_no_reference(api: Api) -> None:
-    [file] = api.pngs("structure", control=api.upload(png(picture(3))), kind="canny/canny", end=0.5)
+    [file] = api.pngs(
+        "structure", control=api.upload(png(picture(3))), kind="canny/canny", window_end=0.5
+    )
     [kept] = record_from_png(file).request.structures
     assert (kept.kind, kept.annotator, kept.window) == ("canny", "canny", (0.0, 0.5))
 
@@ -635,16 +635,21 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return said
 
 
+def built(pipeline: Any, name: str) -> BuiltTab:
+    manager = ModelManager(pipeline)
+    return build_tab(manager, model_input(manager), TABS[name])
+
+
 @pytest.mark.parametrize("name", MADE)
 def test_a_request_comes_back_whole(pipeline: Any, name: str, warnings: list[str]) -> None:
     request = MADE[name]
-    assert restore.tab_of_request(request) == name
+    assert restore.tab_of_request(request, TABS) == name
     with gr.Blocks():
-        tab = TABS[name][1](ModelManager(pipeline), model_input(ModelManager(pipeline)))
+        tab = built(pipeline, name)
     values = restore.values_from_request(tab, request)
     assert set(values) == set(tab.inputs) - {"model", "attention", "shape"}
     assert values.pop("random_seed") is False
-    assert tab.translate(**values) == request
+    assert tab.tab.translate(**values) == request
     restore.shown(tab, request)
     assert not warnings
 
@@ -654,23 +659,23 @@ def test_what_the_page_has_no_widget_for_is_named(pipeline: Any, warnings: list[
         references=(Reference(image=picture(1)),), image_window=(0.0, 0.5), width=64, height=64
     )
     with gr.Blocks():
-        tab = TABS["variation"][1](ModelManager(pipeline), model_input(ModelManager(pipeline)))
+        tab = built(pipeline, "variation")
     restore.shown(tab, request)
     assert warnings == ["The page has no widget for all of this result's image_window."]
 
 
 def test_a_side_that_was_left_open_stays_open(pipeline: Any, warnings: list[str]) -> None:
     with gr.Blocks():
-        tab = TABS["variation"][1](ModelManager(pipeline), model_input(ModelManager(pipeline)))
+        tab = built(pipeline, "variation")
     request = GenerateRequest(references=(Reference(image=picture(1)),))
     assert restore.shown(tab, request)[tab.inputs["width"]] == 0
     assert not warnings
 
 
 def test_a_result_of_nothing_has_no_tab() -> None:
-    assert restore.tab_of_request(GenerateRequest(prompt="a cube")) == "image_text"
+    assert restore.tab_of_request(GenerateRequest(prompt="a cube"), TABS) == "image_text"
     with pytest.raises(RequestError, match="made from nothing"):
-        restore.tab_of_request(GenerateRequest())
+        restore.tab_of_request(GenerateRequest(), TABS)
 
 
 def test_only_our_own_pngs_are_restored(tmp_path: Path) -> None:
@@ -982,15 +987,15 @@ def test_a_mask_may_be_what_is_transparent(api: Api) -> None:
         kind="canny/canny",
         changed=api.upload(png(image)),
         changed_mask=hole,
-        changed_means="transparent",
+        changed_mask_means="transparent",
     )
     assert record_from_png(file).request.inpaint.mask.tobytes() == expected.tobytes()
     [file] = api.pngs(
         "image_text",
         reference=api.upload(png(image)),
         prompt="a cube",
-        mask_1=hole,
-        means_1="transparent",
+        mask=hole,
+        mask_means="transparent",
     )
     assert record_from_png(file).request.references[0].mask.tobytes() == expected.tobytes()
 

@@ -30,10 +30,11 @@ from ipadapter_demo.pipeline.sizes import working_size
 from ipadapter_demo.pipeline.warnings import warnings_for
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui import TABS, image_text, inpaint, structure, variation
-from ipadapter_demo.ui.examples import FOLDER
-from ipadapter_demo.ui.model_input import model_input
-from ipadapter_demo.ui.uploads import Painting
+from ipadapter_demo.ui.run.model_input import model_input
+from ipadapter_demo.ui.run.running import build_tab
+from ipadapter_demo.ui.run.uploads import Painting
+from ipadapter_demo.ui.tabs import TABS, image_text, inpaint, structure, variation
+from ipadapter_demo.ui.widgets.examples import FOLDER
 from tests.tiny import box_mask, picture
 
 REFERENCE = Reference(image=picture(1))
@@ -500,13 +501,13 @@ class TestOrdinary:
         for module in (variation, image_text, structure, inpaint):
             monkeypatch.setattr(module, "examples", lambda *given: rows.append(given))
         manager, requests = ModelManager(tabletop), []
-        for _, build in TABS.values():
+        for kind in TABS.values():
             rows.clear()
             with gr.Blocks():
-                tab = build(manager, model_input(manager))
+                tab = build_tab(manager, model_input(manager), kind)
             [(inputs, examples)] = rows
             for example in examples:
-                requests.append(tab.translate(**self.values(tab.inputs, inputs, example)))
+                requests.append(kind.translate(**self.values(tab.inputs, inputs, example)))
         assert len(requests) >= 12
         for request in requests:
             assert self.said(tabletop, request) == ()

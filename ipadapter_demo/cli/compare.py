@@ -79,7 +79,7 @@ def run(arguments: Arguments, load: Load) -> None:
         comparison.verify(bundle, manager_of(arguments, load, **comparison.made_with(bundle)))
     else:
         spec = comparison.spec_of(arguments)
-        manager = manager_of(arguments, load, model=spec.document.get("model"))
+        manager = manager_of(arguments, load, model=spec.comparison.model)
         comparison.draw(arguments, spec, manager)
 
 

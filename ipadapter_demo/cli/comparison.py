@@ -21,13 +21,14 @@ from ipadapter_demo.compare import (
     spec_from_file,
 )
 from ipadapter_demo.compare.bundle import MAX_GREY_LEVELS
-from ipadapter_demo.compare.spec import schema
+from ipadapter_demo.compare.comparison import ComparisonSpec
+from ipadapter_demo.compare.schema import json_schema
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.serving import ModelManager
 
 
 def print_schema() -> None:
-    print(json.dumps(schema("spec"), indent=1))
+    print(json.dumps(json_schema(ComparisonSpec), indent=1))
 
 
 def spec_of(arguments: Arguments) -> Spec:
@@ -44,8 +45,8 @@ def bundle_of(arguments: Arguments) -> Bundle:
 
 def made_with(bundle: Bundle) -> dict[str, Any]:
     """Model, device and precision of a bundle's cells, as settings name them."""
-    first = bundle.spec.document.get("model")
-    provenance = bundle.manifest["models"].get(first, {})
+    first = bundle.spec.comparison.model
+    provenance = bundle.manifest.models.get(first or "", {})
     return {"model": first, "device": provenance.get("device"), "dtype": provenance.get("dtype")}
 
 

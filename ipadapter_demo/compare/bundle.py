@@ -4,7 +4,7 @@ publish.py for how it is written.
     figure-p1.pdf .svg .png, figure.tex   to print
     cells/, given/, maps/, inputs/        pictures without loss; cells hold their whole request
     scores.csv                            numbers beside them
-    warnings.txt                             what is missing and why, where something is
+    warnings.txt                          what is missing and why, where something is
     spec.json, manifest.json, rerun.sh    to make it again
 
 Equal comparisons on one machine give equal bundles, byte for byte.
@@ -12,12 +12,9 @@ Equal comparisons on one machine give equal bundles, byte for byte.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
-import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,16 +24,21 @@ from PIL import Image
 
 from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.job import Job
+from ipadapter_demo.compare.manifest import (
+    CellEntry,
+    checksum,
+    manifest_from_text,
+    spec_of_manifest,
+)
 from ipadapter_demo.compare.plan import Plan
-from ipadapter_demo.compare.spec import Spec, spec_from_document, validate
+from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import MAX_FILE_BYTES, read_bytes, read_image
 from ipadapter_demo.pipeline import effective_request
-from ipadapter_demo.record import check_values, record_from_png, request_to_json
+from ipadapter_demo.record import record_from_png
 from ipadapter_demo.serving import ModelManager
 
 MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
-MAX_VALUES = 1_000_000  # of a manifest, about: see record.check_values
 MAX_GREY_LEVELS = 1  # between two drawings of one cell in float32, whatever the batch
 
 RERUN = """\
@@ -56,44 +58,6 @@ class Verified:
     message: str = ""
 
 
-def manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> dict[str, Any]:
-    """What was made, of what, and with what; see manifest.schema.json. `maps` are files by cell."""
-    cells, models = [], {}
-    for cell in job.plan.grid.cells:
-        row: dict[str, Any] = {
-            "name": cell.name,
-            "heads": list(job.plan.grid.heads(cell)),
-            "model": cell.model,
-            "request": request_to_json(cell.request)["request"],
-        }
-        if job.path(cell).exists():
-            content = job.path(cell).read_bytes()
-            if cell.model not in models:  # the same for all cells of a finished job
-                models[cell.model] = record_from_png(content).provenance
-            row |= {"file": f"cells/{cell.name}.png", "sha256": _sum(content)}
-            row |= {"maps": list(maps[cell.name])} if maps.get(cell.name) else {}
-        elif message := job.message(cell):
-            row["error"] = message
-        cells.append(row)
-    inputs = [
-        {
-            "file": name,
-            "sha256": _sum(content),
-            "bytes": len(content),
-            "content": base64.b64encode(content).decode(),
-        }
-        for name, content in sorted(job.plan.spec.files.items())
-    ]
-    return {
-        "schema": 1,
-        "spec": job.plan.spec.document,
-        "inputs": inputs,
-        "batch": job.plan.batch,
-        "models": models,
-        "cells": cells,
-    }
-
-
 def maps_by_cell(job: Job) -> dict[str, dict[str, bytes]]:
     """What the structure networks read for each finished cell, as files named by their content."""
     found = {}
@@ -103,13 +67,13 @@ def maps_by_cell(job: Job) -> dict[str, dict[str, bytes]]:
             content = io.BytesIO()
             image.save(content, "PNG")
             contents.append(content.getvalue())
-        found[cell.name] = {f"maps/{_sum(content)[:16]}.png": content for content in contents}
+        found[cell.name] = {f"maps/{checksum(content)[:16]}.png": content for content in contents}
     return found
 
 
 def spec_from_manifest(text: str | bytes) -> Spec:
     """The comparison of an untrusted manifest, with its pictures. Raises RequestError."""
-    return _spec(_manifest(text))
+    return spec_of_manifest(manifest_from_text(text))
 
 
 class Bundle:
@@ -118,8 +82,8 @@ class Bundle:
     def __init__(self, path: Path) -> None:
         """Raises RequestError."""
         self.path = path
-        self.manifest = _manifest(self.read(MANIFEST))
-        self.spec = _spec(self.manifest)
+        self.manifest = manifest_from_text(self.read(MANIFEST))
+        self.spec = spec_of_manifest(self.manifest)
 
     def read(self, name: str) -> bytes:
         if self.path.is_dir():
@@ -134,8 +98,8 @@ class Bundle:
 
     def verified(self, manager: ModelManager) -> Iterator[Verified]:
         """Every cell drawn again, in the batches of the first time."""
-        plan = Plan(self.spec, manager, self.manifest["batch"])
-        there = {row["name"]: row for row in self.manifest["cells"] if "file" in row}
+        plan = Plan(self.spec, manager, self.manifest.batch)
+        there = {entry.name: entry for entry in self.manifest.cells if entry.file}
         for batch in plan.batches:
             if any(cell.name in there for cell in batch.wanted):
                 for cell, outcome in plan.drawn(batch):
@@ -145,7 +109,7 @@ class Bundle:
     def changes(self, manager: ModelManager) -> list[str]:
         """What is not as it was when the bundle was made, named as in the manifest."""
         found = []
-        for model, provenance in self.manifest["models"].items():
+        for model, provenance in self.manifest.models.items():
             now = manager.with_model(model).provenance
             found += [
                 f"{model}: {name} was {provenance.get(name)!r:.200}, is {now.get(name)!r:.200}"
@@ -154,11 +118,11 @@ class Bundle:
             ]
         return found
 
-    def _compared(self, cell: Cell, outcome: Any, row: dict[str, Any]) -> Verified:
+    def _compared(self, cell: Cell, outcome: Any, entry: CellEntry) -> Verified:
         if isinstance(outcome, Exception):
             return Verified(cell, None, str(outcome))
         content = self.read(f"cells/{cell.name}.png")
-        if _sum(content) != row["sha256"]:
+        if checksum(content) != entry.sha256:
             return Verified(cell, None, "its file is not the one that the manifest names")
         if effective_request(record_from_png(content).request) != cell.request:
             return Verified(cell, None, "its request is not the one that the spec asks for")
@@ -171,37 +135,3 @@ def difference(one: Image.Image, other: Image.Image) -> int | None:
         return None
     levels = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (one, other))
     return int(np.abs(np.subtract(*levels)).max())
-
-
-def _manifest(text: str | bytes) -> dict[str, Any]:
-    if len(text) > MAX_FILE_BYTES:
-        raise RequestError(f"manifest must have at most {MAX_FILE_BYTES:,} bytes")
-    check_values("manifest", text, MAX_VALUES)
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"manifest is not JSON: {error}") from error
-    validate(document, "manifest")
-    return document
-
-
-def _spec(document: dict[str, Any]) -> Spec:
-    files = {}
-    for row in document["inputs"]:
-        try:
-            files[row["file"]] = base64.b64decode(row["content"], validate=True)
-        except ValueError as error:
-            raise RequestError(f"manifest.inputs: {row['file']:.80} is not base64") from error
-        if _sum(files[row["file"]]) != row["sha256"]:
-            raise RequestError(f"manifest.inputs: {row['file']:.80} is damaged")
-
-    def read(name: str) -> bytes:
-        if name not in files:
-            raise RequestError(f"manifest.inputs: {name:.80} is missing")
-        return files[name]
-
-    return spec_from_document(document["spec"], read)
-
-
-def _sum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

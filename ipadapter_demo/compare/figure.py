@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import matplotlib
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from ipadapter_demo.compare.comparison import Figure as FigureOptions
 from ipadapter_demo.compare.fonts import families
 from ipadapter_demo.compare.grid import Cell, Page
 from ipadapter_demo.compare.job import Job
@@ -26,11 +27,10 @@ from ipadapter_demo.compare.layout import (
     POINTS,
     Layout,
     check_layout,
-    figure_options,
+    inches_wide,
     lines_high,
     page_layout,
 )
-from ipadapter_demo.compare.spec import Document
 from ipadapter_demo.compare.text import text_width, wrapped
 from ipadapter_demo.imaging import MAX_PIXELS, read_image, resize_image
 
@@ -57,7 +57,7 @@ Box = tuple[float, float, float, float]  # left, bottom, width and height
 
 def page_figures(job: Job, number: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of figure-p1.pdf, .svg and .png, of page 1, say."""
-    options = figure_options(job.plan.spec.document)
+    options = job.plan.spec.comparison.figure
     page = job.plan.grid.pages[number - 1]
     words = "".join(
         [page.label, *page.row_heads, *page.column_heads, *map(job.message, page.cells)]
@@ -66,16 +66,16 @@ def page_figures(job: Job, number: int) -> Iterator[tuple[str, bytes]]:
         figure = draw(job, number, options)
         for kind in FORMATS:
             content = io.BytesIO()
-            figure.savefig(content, format=kind, dpi=options["dpi"], metadata=_METADATA[kind])
+            figure.savefig(content, format=kind, dpi=options.dpi, metadata=_METADATA[kind])
             yield f"figure-p{number}.{kind}", content.getvalue()
 
 
-def draw(job: Job, number: int, options: Document) -> Figure:
+def draw(job: Job, number: int, options: FigureOptions) -> Figure:
     """One page."""
     page = job.plan.grid.pages[number - 1]
     each = MAX_PIXELS // sum(map(len, page.panels))
     pictures = [[_picture(job, panel, each) for panel in row] for row in page.panels]
-    layout = _layout_of(page, pictures, options["inches"])
+    layout = _layout_of(page, pictures, inches_wide(options))
     check_layout(layout, options, number)
     width, height, tall = layout.width, layout.height, layout.side * layout.aspect
     figure = Figure(figsize=(width / POINTS, height / POINTS), facecolor="white")
@@ -86,9 +86,7 @@ def draw(job: Job, number: int, options: Document) -> Figure:
             box = (layout.left + column * (layout.side + GAP), bottom, layout.side, tall)
             if picture is not None:
                 x, y, w, h = _fitted(box, picture)
-                _show(
-                    figure, (x / width, y / height, w / width, h / height), picture, options["zoom"]
-                )
+                _show(figure, (x / width, y / height, w / width, h / height), picture, options.zoom)
             elif isinstance(panel, Cell):
                 words = wrapped(job.message(panel) or "not drawn yet", layout.side - 4, FONT - 1)
                 figure.text(
@@ -154,7 +152,7 @@ def _fitted(box: Box, picture: Image.Image) -> Box:
     return left + (width - wide) / 2, bottom + (height - tall) / 2, wide, tall
 
 
-def _show(figure: Figure, box: Box, picture: Image.Image, zoom: list[float] | None) -> None:
+def _show(figure: Figure, box: Box, picture: Image.Image, zoom: Sequence[float] | None) -> None:
     """In `box`, in fractions of the figure. `zoom` is the part that is shown larger: left, top,
     width and height, in fractions of the picture."""
     panel = figure.add_axes(box)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipadapter_demo.compare.axes import all_axes
 from ipadapter_demo.compare.grid import Grid
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.compare.text import beyond_pdflatex, latex, listed
@@ -14,7 +15,7 @@ OTHER_SCRIPTS = r"""% The caption has letters that pdfLaTeX stops at: take XeLaT
 
 def snippet(spec: Spec, grid: Grid) -> str:
     """A LaTeX `figure` for every page, with a caption written from the spec."""
-    wide = spec.document.get("figure", {}).get("width", "double") == "double"
+    wide = spec.comparison.figure.width == "double"
     kind, width = ("figure*", r"\textwidth") if wide else ("figure", r"\columnwidth")
     captions = [caption(spec, grid, number) for number in range(1, len(grid.pages) + 1)]
     figures = [
@@ -31,21 +32,21 @@ def snippet(spec: Spec, grid: Grid) -> str:
 
 def caption(spec: Spec, grid: Grid, number: int) -> str:
     """What is shown, and what all of it shares, in LaTeX."""
-    page, document = grid.pages[number - 1], spec.document
-    said = [document["title"], page.label]
+    page, comparison = grid.pages[number - 1], spec.comparison
+    said = [comparison.title, page.label]
     if any(page.row_heads):
         said.append(f"Rows: {listed(page.row_heads)}")
     said.append(f"Columns: {listed(page.column_heads)}")
-    if document.get("figure", {}).get("zoom"):
+    if comparison.figure.zoom:
         said.append("The marked part of each picture is shown larger in its corner")
     first = next(cell for cell in grid.cells if cell.page == number)
-    differs = {name for side in ("pages", "rows", "columns") for name in document.get(side, {})}
+    differs = all_axes(comparison)
     shared = {
         "model": first.model,
         "steps": "1 step" if first.planned.steps == 1 else f"{first.planned.steps} steps",
         "sampler": first.planned.sampler,
         "guidance": f"guidance {first.planned.guidance:g}",
-        "image_scale": f"λ = {first.planned.image_scale:g}" if not document.get("beside") else "",
+        "image_scale": f"λ = {first.planned.image_scale:g}" if not comparison.beside else "",
         "seed": f"seed {first.planned.seed}",
         "prompt": f"the prompt “{first.planned.prompt}”" if first.planned.prompt else "",
     }
@@ -55,7 +56,7 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
     if "seed" not in differs:
         said.append(
             "Every picture starts from the same noise"
-            if not document.get("redraw")
+            if not comparison.redraw
             else "Redrawn cells have seeds of their own"
         )
     return " ".join(f"{latex(text).rstrip('.')}." for text in said if text)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ipadapter_demo.compare.comparison import Figure
 from ipadapter_demo.compare.grid import Grid, Page
-from ipadapter_demo.compare.spec import Document
 from ipadapter_demo.compare.text import MAX_LINES
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import MAX_PIXELS
@@ -15,7 +15,6 @@ from ipadapter_demo.request import GenerateRequest
 
 # Inches: one column of two, and the whole width, of a page such as CVPR's.
 WIDTHS = {"single": 3.25, "double": 6.875}
-DPI = 300
 POINTS = 72.0  # an inch
 FONT = 7.0  # points
 LINE = 1.25 * FONT
@@ -42,22 +41,15 @@ class Layout:
         return self.top + self.rows * (self.side * self.aspect + GAP)
 
 
-def figure_options(document: Document) -> Document:
-    """What a spec says of its figure, completed: "inches" wide, "dpi" and "zoom"."""
-    figure = document.get("figure", {})
-    width = figure.get("width", "double")
-    return {
-        "inches": WIDTHS[width] if isinstance(width, str) else float(width),
-        "dpi": figure.get("dpi", DPI),
-        "zoom": figure.get("zoom"),
-    }
+def inches_wide(figure: Figure) -> float:
+    return WIDTHS[figure.width] if isinstance(figure.width, str) else float(figure.width)
 
 
-def check_size(grid: Grid, options: Document, aspect: Callable[[GenerateRequest], float]) -> None:
+def check_size(grid: Grid, figure: Figure, aspect: Callable[[GenerateRequest], float]) -> None:
     """Raises RequestError where a page would be too large to draw. Reckons with the widest cells
     and the most lines that its heads may leave room for; `aspect` is height by width of the
     picture that a request gives."""
-    inches = options["inches"]
+    inches = inches_wide(figure)
     for number, page in enumerate(grid.pages, 1):
         left = HEAD * inches * POINTS + 4 if any(page.row_heads) else 0.0
         if page_layout(page, inches, left, 0.0, 1.0).side < MIN_SIDE:
@@ -67,12 +59,12 @@ def check_size(grid: Grid, options: Document, aspect: Callable[[GenerateRequest]
             )
         top = lines_high(MAX_LINES, 0.4) + (lines_high(MAX_LINES, 1.4) if page.label else 0.0)
         tallest = max(aspect(cell.planned) for cell in page.cells)
-        check_layout(page_layout(page, inches, 0.0, top, tallest), options, number)
+        check_layout(page_layout(page, inches, 0.0, top, tallest), figure, number)
 
 
-def check_layout(layout: Layout, options: Document, number: int) -> None:
+def check_layout(layout: Layout, figure: Figure, number: int) -> None:
     """Raises RequestError for a page that is too large to be drawn or to be opened."""
-    inches, dpi = options["inches"], options["dpi"]
+    inches, dpi = inches_wide(figure), figure.dpi
     width, height = (math.ceil(points / POINTS * dpi) for points in (layout.width, layout.height))
     most = math.floor(dpi * math.sqrt(MAX_PIXELS / (width * height)))
     if most < dpi:

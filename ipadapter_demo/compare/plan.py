@@ -12,8 +12,10 @@ from functools import cached_property
 
 from PIL import Image
 
-from ipadapter_demo.compare.grid import Cell, Given, completed, grid_from_spec
-from ipadapter_demo.compare.layout import check_size, figure_options
+from ipadapter_demo.compare.cells import grid_from_spec
+from ipadapter_demo.compare.complete import completed
+from ipadapter_demo.compare.grid import Cell, Given
+from ipadapter_demo.compare.layout import check_size
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline import Result, can_batch
@@ -49,7 +51,7 @@ class Plan:
 
     def __init__(self, spec: Spec, manager: ModelManager, batch: int = BATCH) -> None:
         """Raises RequestError for a comparison that cannot be drawn, before anything is."""
-        name = spec.document.get("model", manager.info.name)
+        name = spec.comparison.model or manager.info.name
         info = manager.info_of(name) or manager.with_model(name).info
         self.spec = completed(spec, info)
         self.grid = grid_from_spec(self.spec, info)
@@ -57,7 +59,7 @@ class Plan:
         for model in {cell.model for cell in self.grid.cells} - set(manager.models):
             known = ", ".join(manager.models)
             raise RequestError(f"model must be one of {known}, got {model!r:.80}")
-        check_size(self.grid, figure_options(self.spec.document), self._aspect)
+        check_size(self.grid, self.spec.comparison.figure, self._aspect)
 
     @cached_property
     def batches(self) -> list[Batch]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipadapter_demo.compare.bundle import BUNDLE, MANIFEST, RERUN, manifest, maps_by_cell
+from ipadapter_demo.compare.bundle import BUNDLE, MANIFEST, RERUN, maps_by_cell
 from ipadapter_demo.compare.figure import FORMATS, page_figures
 from ipadapter_demo.compare.job import SPEC, Job, said
 from ipadapter_demo.compare.latex import snippet
+from ipadapter_demo.compare.manifest import manifest_text
 from ipadapter_demo.compare.scores import Score, scores, scores_csv
 from ipadapter_demo.compare.text import undrawable
 from ipadapter_demo.files import write_file
@@ -57,9 +57,7 @@ def write_bundle(job: Job, clip: Path | None = None) -> Published:
     parts.add(FIGURE, lambda: [(FIGURE, snippet(job.plan.spec, job.plan.grid).encode())])
     parts.add(SCORES, numbers)
     parts.add("a map of a structure", read_by_networks)
-    parts.add(
-        MANIFEST, lambda: [(MANIFEST, f"{json.dumps(manifest(job, maps), indent=1)}\n".encode())]
-    )
+    parts.add(MANIFEST, lambda: [(MANIFEST, manifest_text(job, maps).encode())])
     files = parts.files | {"rerun.sh": RERUN.encode()}
     if parts.warnings:
         files[NOTES] = "".join(f"{note}\n" for note in parts.warnings).encode()

@@ -10,12 +10,13 @@ from ipadapter_demo.assets import asset
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
-from ipadapter_demo.ui import compare, image_text, inpaint, structure, variation
-from ipadapter_demo.ui.foreign import CONVERT, png_endpoint
-from ipadapter_demo.ui.model_input import model_input
-from ipadapter_demo.ui.models import on_switch
-from ipadapter_demo.ui.restore import restore_button
-from ipadapter_demo.ui.say import escaped
+from ipadapter_demo.ui.run.model_input import model_input
+from ipadapter_demo.ui.run.models import on_switch
+from ipadapter_demo.ui.run.restore import restore_button
+from ipadapter_demo.ui.run.running import build_tab
+from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.tabs import TABS, compare
+from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
 
 __all__ = ["build_ui", "launch_options"]
 
@@ -36,13 +37,6 @@ DROP = """() => {
         input.dispatchEvent(new Event("change", { bubbles: true }));
     });
 }"""
-
-TABS = {
-    "variation": ("Variation", variation.build),
-    "image_text": ("Image + text", image_text.build),
-    "structure": ("Structure", structure.build),
-    "inpaint": ("Inpaint", inpaint.build),
-}
 
 
 def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -> gr.Blocks:
@@ -67,14 +61,24 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
             )
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             built = {}
-            for name, (label, build) in TABS.items():
-                with gr.Tab(label, id=name):
-                    built[name] = build(manager, model)
+            for name, tab in TABS.items():
+                with gr.Tab(tab.label, id=name):
+                    built[name] = build_tab(manager, model, tab)
             with gr.Tab("Compare", id="compare") as tab:
                 comparison = compare.build(manager, model, tab)
         png_endpoint()
-        on_switch(manager, model, title, header, built)
-        restore_button(manager, restored, tabs, model, title, header, built, comparison)
+        on_switch(manager, model, title, header, built.values())
+        restore_button(
+            manager,
+            restored,
+            model,
+            title,
+            header,
+            tabs,
+            built,
+            comparison.shown,
+            comparison.widgets,
+        )
     return page.queue(max_size=settings.queue_size, api_open=False)
 
 

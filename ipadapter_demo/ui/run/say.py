@@ -31,3 +31,8 @@ def warn(text: str) -> None:
 def failure(text: object) -> gr.Error:
     """An error to raise."""
     return gr.Error(escaped(text), print_exception=False)
+
+
+def problem(error: gr.Error) -> str:
+    """An error's sentence for a status, escaped already."""
+    return f'<span class="problem">{error.message}</span>'

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from ipadapter_demo.assets import asset
-from ipadapter_demo.ui.uploads import editor_value_from_image
+from ipadapter_demo.ui.run.uploads import editor_value_from_image
 
 FOLDER = asset("assets/examples")
 

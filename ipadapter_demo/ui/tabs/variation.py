@@ -10,10 +10,11 @@ from PIL import Image
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui import components
-from ipadapter_demo.ui.examples import examples
-from ipadapter_demo.ui.model_input import ModelInput
-from ipadapter_demo.ui.running import Tab, connect
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
+from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.examples import examples
+from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 
 
 def variation(
@@ -39,19 +40,30 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     return {"reference": reference.image, "fit": reference.fit}
 
 
-def build(pipeline: ModelManager, model: ModelInput) -> Tab:
+def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, Buttons]:
     with gr.Row():
         with gr.Column():
-            inputs = components.reference_input(pipeline, model)
-            inputs |= components.image_prompt_inputs(
-                pipeline, pipeline.info.recommended.image_scale
-            )
+            inputs = components.reference_input(manager, model)
+            inputs |= components.image_prompt_inputs(manager, manager.info.recommended.image_scale)
             buttons = components.run_buttons(strip=True)
-            inputs |= components.sampling_inputs(pipeline, count=4)
+            inputs |= components.sampling_inputs(manager, count=4)
         with gr.Column():
             results = components.results_column()
             pictures = ("red-sphere", "blue-cone", "checker-cube", "two-solids")
             examples([inputs["reference"]], [[f"{name}.png"] for name in pictures])
-    tab = Tab(variation, inputs | {"model": model.chosen}, widgets_from_request)
-    connect(pipeline, tab, results, buttons)
-    return tab
+    return inputs, results, buttons
+
+
+def makes(request: GenerateRequest) -> bool:
+    alone = len(request.references) == 1 and not request.prompt
+    return alone and not request.structures and request.inpaint is None
+
+
+TAB = Tab(
+    label="Variation",
+    translate=variation,
+    widgets_from_request=widgets_from_request,
+    makes=makes,
+    recommended=RECOMMENDED,
+    layout=layout,
+)

@@ -19,21 +19,29 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import Turn
-from ipadapter_demo.ui import reuse
-from ipadapter_demo.ui.say import escaped, inform
-from ipadapter_demo.ui.uploads import path_of_upload
+from ipadapter_demo.ui.run import reuse
+from ipadapter_demo.ui.run.say import escaped, inform
+from ipadapter_demo.ui.run.tab import BuiltTab, Update
+from ipadapter_demo.ui.run.uploads import path_of_upload
 
 LOOK_AGAIN = 0.5  # seconds: as long as somebody waits, what is said may be this old
 PREVIEWS = 6  # a run shows at most as many; each costs a decoding
 
 
 def updates(
-    pipeline: ImagePromptPipeline, request: GenerateRequest, record_attention: bool, turn: Turn
-) -> Iterator[tuple[Any, ...]]:
-    """Values for gallery, status, seed, attention maps, and comparison. `turn` learns how
-    far it is."""
-    same = gr.skip()
-    yield gr.Gallery(columns=2), progress(0, request.steps), request.seed, same, same
+    built: BuiltTab,
+    pipeline: ImagePromptPipeline,
+    request: GenerateRequest,
+    record_attention: bool,
+    turn: Turn,
+) -> Iterator[Update]:
+    """The pictures of a request as they come. `turn` learns how far it is."""
+    shown = built.results
+    yield {
+        shown.gallery: gr.Gallery(columns=2),
+        shown.status: progress(0, request.steps),
+        built.inputs["seed"]: request.seed,
+    }
     every = math.ceil(request.steps / PREVIEWS)
     # Stop closes this generator, and with it the stream, so that the model stops between two steps
     with closing(
@@ -42,50 +50,56 @@ def updates(
         for event in events:
             if isinstance(event, Preview):
                 turn.share = event.step / event.steps
-                yield (
-                    list(event.images) or same,
-                    progress(event.step, event.steps),
-                    same,
-                    same,
-                    same,
-                )
+                pictures = {shown.gallery: list(event.images)} if event.images else {}
+                yield pictures | {shown.status: progress(event.step, event.steps)}
             else:
                 tell(event.warnings)
-                yield (
-                    saved(event),
-                    summary(event),
-                    event.seeds[0],
-                    attention_gallery(event),
-                    compared(event),
-                )
+                yield {
+                    shown.gallery: saved(event),
+                    shown.status: summary(event),
+                    built.inputs["seed"]: event.seeds[0],
+                    shown.attention_maps: attention_gallery(event),
+                    **({} if shown.comparison is None else {shown.comparison: compared(event)}),
+                }
 
 
 def strip_updates(
-    pipeline: ImagePromptPipeline, request: GenerateRequest, record_attention: bool, turn: Turn
-) -> Iterator[tuple[Any, ...]]:
+    built: BuiltTab,
+    pipeline: ImagePromptPipeline,
+    request: GenerateRequest,
+    record_attention: bool,
+    turn: Turn,
+) -> Iterator[Update]:
     """The same request at several λ, each result as it comes."""
-    same = gr.skip()
-    shown: list[tuple[str, str]] = []
-    seen: list[tuple[Any, str]] = []
+    shown = built.results
+    pictures: list[tuple[str, str]] = []
+    maps: list[tuple[Any, str]] = []
     requests = filmstrip(request)
     for number, one in enumerate(requests):
         turn.share = number / len(requests)
-        row = gr.Gallery(list(shown), columns=len(requests) // 2 + 1)
-        yield row, progress(number, len(requests), "picture"), one.seed, same, same
+        yield {
+            shown.gallery: gr.Gallery(list(pictures), columns=len(requests) // 2 + 1),
+            shown.status: progress(number, len(requests), "picture"),
+            built.inputs["seed"]: one.seed,
+        }
         with closing(pipeline.stream(one, record_attention=record_attention)) as events:
             *_, result = events
         assert isinstance(result, Result)
         if number == 0:
             tell(result.warnings)
         label = f"λ = {one.image_scale:g}"
-        shown += [(path, label) for path in saved(result)]
-        seen += [
+        pictures += [(path, label) for path in saved(result)]
+        maps += [
             (tinted(result.images[0], amount), label)
             for amount in (result.attention_maps[0] if result.attention_maps else ())
         ]
-    said = f"λ from {requests[0].image_scale:g} to {requests[-1].image_scale:g}, seed {one.seed}."
+    first, last = requests[0].image_scale, requests[-1].image_scale
     turn.share = 1.0
-    yield shown, said, one.seed, gr.Gallery(seen, visible=bool(seen)), None
+    yield {
+        shown.gallery: pictures,
+        shown.status: f"λ from {first:g} to {last:g}, seed {request.seed}.",
+        shown.attention_maps: gr.Gallery(maps, visible=bool(maps)),
+    }
 
 
 def tell(warnings: Sequence[str]) -> None:
@@ -153,11 +167,6 @@ def lasting(seconds: float) -> str:
 
 def loading(model: str) -> str:
     return f"{progress(0, 1)}: {escaped(model)} is loaded first."
-
-
-def problem(error: gr.Error) -> str:
-    """An error's sentence, which is escaped already."""
-    return f'<span class="problem">{error.message}</span>'
 
 
 def progress(step: int, steps: int, what: str = "step") -> str:

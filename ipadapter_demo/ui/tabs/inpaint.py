@@ -10,12 +10,13 @@ from PIL import Image
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.request import MAX_FEATHER, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui import components
-from ipadapter_demo.ui.examples import examples
-from ipadapter_demo.ui.masks import mask_input
-from ipadapter_demo.ui.model_input import ModelInput
-from ipadapter_demo.ui.running import Tab, Widgets, connect
-from ipadapter_demo.ui.uploads import Painting
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
+from ipadapter_demo.ui.run.uploads import Painting
+from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.examples import examples
+from ipadapter_demo.ui.widgets.masks import mask_input
+from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 
 
 def inpaint(
@@ -84,7 +85,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     }
 
 
-def build(pipeline: ModelManager, model: ModelInput) -> Tab:
+def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, Buttons]:
     with gr.Row():
         with gr.Column():
             inputs: Widgets = {"painting": _editor()}
@@ -99,13 +100,11 @@ def build(pipeline: ModelManager, model: ModelInput) -> Tab:
                     scale=2,
                     elem_classes="mask",
                 )
-                inputs |= components.prompt_input(pipeline, scale=3)
-            inputs |= components.reference_input(pipeline, model, optional=True)
-            inputs |= components.image_prompt_inputs(
-                pipeline, pipeline.info.recommended.image_scale
-            )
+                inputs |= components.prompt_input(manager, scale=3)
+            inputs |= components.reference_input(manager, model, optional=True)
+            inputs |= components.image_prompt_inputs(manager, manager.info.recommended.image_scale)
             buttons = components.run_buttons()
-            inputs |= components.inpainting_inputs(pipeline)
+            inputs |= components.inpainting_inputs(manager)
             with gr.Row():
                 inputs["strength"] = components.slider(
                     0.05, 1, 1.0, 0.05, "Strength", info="1 forgets what was there"
@@ -113,7 +112,7 @@ def build(pipeline: ModelManager, model: ModelInput) -> Tab:
                 inputs["feather"] = components.slider(
                     0, MAX_FEATHER, 2, 1, "Soft seam", info="in pixels, inwards"
                 )
-            inputs |= components.sampling_inputs(pipeline, count=1, painting=True)
+            inputs |= components.sampling_inputs(manager, count=1, painting=True)
         with gr.Column():
             results = components.results_column(comparison=True)
             examples(
@@ -123,9 +122,7 @@ def build(pipeline: ModelManager, model: ModelInput) -> Tab:
                     ["cube-and-cone.png", "cube-and-cone-mask.png", None, "a green plain cube"],
                 ],
             )
-    tab = Tab(inpaint, inputs | {"model": model.chosen}, widgets_from_request)
-    connect(pipeline, tab, results, buttons)
-    return tab
+    return inputs, results, buttons
 
 
 def _editor() -> gr.ImageEditor:
@@ -143,3 +140,21 @@ def _editor() -> gr.ImageEditor:
         height=380,
         elem_classes="mask-editor",
     )
+
+
+def makes(request: GenerateRequest) -> bool:
+    return request.inpaint is not None and not request.structures
+
+
+TAB = Tab(
+    label="Inpaint",
+    translate=inpaint,
+    widgets_from_request=widgets_from_request,
+    makes=makes,
+    recommended=RECOMMENDED
+    | {
+        "guidance": lambda info: {"value": info.recommended.guidance_for(True)},
+        "sampler": lambda info: {"value": info.recommended.sampler_for(True)},
+    },
+    layout=layout,
+)

@@ -6,7 +6,6 @@ import random
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -16,10 +15,16 @@ from ipadapter_demo.compare.text import printable
 from ipadapter_demo.compare.votes import Answer, Ballot, ballot, tally, votes_csv
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
-from ipadapter_demo.ui.running import AT_ONCE, shown_errors
-from ipadapter_demo.ui.say import escaped
+from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.running import AT_ONCE
+from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.run.tab import Update
 
-ANSWERS = {"left": "The left one", "right": "The right one", "neither": "Cannot say"}
+ANSWERS: dict[Answer, str] = {
+    "left": "The left one",
+    "right": "The right one",
+    "neither": "Cannot say",
+}
 
 
 def build(job: gr.State) -> None:
@@ -51,45 +56,42 @@ def build(job: gr.State) -> None:
         votes = gr.File(label="Votes", interactive=False)
     outputs = [found, *pictures, *buttons.values(), said, votes]
 
-    def started(job: Job | None, one: int, other: int) -> list[Any]:
+    def shown(job: Job, now: Ballot) -> Update:
+        pair, done = now.next, len(now.answers)
+        enabled = {button: gr.Button(interactive=pair is not None) for button in buttons.values()}
+        if pair is None:
+            counts = ", ".join(f"{printable(h)[:60]}: {n}" for h, n in tally(job, now).items())
+            return enabled | {
+                found: now,
+                **dict.fromkeys(pictures),
+                said: f"Done. {escaped(counts)}.",
+                votes: _saved(votes_csv(job, now)),
+            }
+        cells = (pair.left, pair.right)
+        images = [read_image(job.path(cell)).convert("RGB") for cell in cells]
+        return enabled | {
+            found: now,
+            **dict(zip(pictures, images, strict=True)),
+            said: f"Which one is better? {done + 1} of {len(now.pairs)}.",
+            votes: None,
+        }
+
+    def started(job: Job | None, one: int, other: int) -> Update:
         with shown_errors():
             if job is None:
                 raise RequestError("there is no comparison to vote on yet")
-            return _shown(job, ballot(job, one, other, random.randrange(2**32)))
+            return shown(job, ballot(job, one, other, random.randrange(2**32)))
 
-    def answered(answer: str) -> Callable[..., list[Any]]:
-        def note(job: Job, ballot: Ballot) -> list[Any]:
-            return _shown(job, ballot.answered(cast(Answer, answer)))
-
-        return note
+    def answered(answer: Answer) -> Callable[[Job, Ballot], Update]:
+        return lambda job, now: shown(job, now.answered(answer))
 
     begin.click(started, inputs=[job, one, other], outputs=outputs, **AT_ONCE)
     for answer, button in buttons.items():
         button.click(answered(answer), inputs=[job, found], outputs=outputs, **AT_ONCE)
 
 
-def _shown(job: Job, found: Ballot) -> list[Any]:
-    """Ballot, left and right picture, the three buttons, what to say, the file of votes."""
-    pair, done = found.next, len(found.answers)
-    if pair is not None:
-        images = [read_image(job.path(cell)).convert("RGB") for cell in (pair.left, pair.right)]
-        return [
-            found,
-            *images,
-            *[gr.Button(interactive=True)] * 3,
-            f"Which one is better? {done + 1} of {len(found.pairs)}.",
-            None,
-        ]
-    folder = Path(get_upload_folder()) / secrets.token_hex(16)
-    folder.mkdir(parents=True)
-    path = folder / "votes.csv"
-    path.write_text(votes_csv(job, found), encoding="utf-8")
-    counts = ", ".join(f"{printable(head)[:60]}: {n}" for head, n in tally(job, found).items())
-    return [
-        found,
-        None,
-        None,
-        *[gr.Button(interactive=False)] * 3,
-        f"Done. {escaped(counts)}.",
-        str(path),
-    ]
+def _saved(votes: str) -> str:
+    path = Path(get_upload_folder()) / secrets.token_hex(16) / "votes.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(votes, encoding="utf-8")
+    return str(path)

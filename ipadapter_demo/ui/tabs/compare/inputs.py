@@ -6,11 +6,11 @@ import gradio as gr
 
 from ipadapter_demo.request import MAX_SEED, MAX_WEIGHT, SAMPLERS
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui import components
-from ipadapter_demo.ui.compare_form import AXES
-from ipadapter_demo.ui.examples import FOLDER
-from ipadapter_demo.ui.running import Widgets
-from ipadapter_demo.ui.slots import structure_choices
+from ipadapter_demo.ui.run.tab import Widgets
+from ipadapter_demo.ui.tabs.compare.form import AXES
+from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.examples import FOLDER
+from ipadapter_demo.ui.widgets.slots import structure_choices
 
 BESIDE = [
     ("the reference", "reference"),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.masks import shown_on
-from ipadapter_demo.ui import components
-from ipadapter_demo.ui.running import Widgets, shown_errors
-from ipadapter_demo.ui.uploads import (
+from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.tab import Widgets
+from ipadapter_demo.ui.run.uploads import (
     image_from_upload,
     mask_from_upload,
     painting_from_editor,
 )
+from ipadapter_demo.ui.widgets import components
 
 CHOICES = [("white is here", "white"), ("transparent is here", "transparent")]
 
@@ -55,16 +58,16 @@ def mask_input(
                 return gr.Image(None, visible=False)
             return gr.Image(shown_on(_ground(picture), given), visible=True)
 
-    inputs, triggers = [mask, means], [mask.change, means.change]
+    inputs: Widgets = {"mask": mask, "means": means}
+    triggers = [mask.change, means.change]
     if picture is not None:
-        inputs.append(picture)
+        inputs["picture"] = picture
         triggers.append(picture.upload)
-    gr.on(
-        triggers,
+    endpoint(
+        partial(gr.on, triggers),
         mask_view,
-        inputs=inputs,
-        outputs=view,
-        preprocess=False,
+        inputs,
+        view,
         show_progress="hidden",
         trigger_mode="always_last",
         api_visibility="private",

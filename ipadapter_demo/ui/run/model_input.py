@@ -8,7 +8,7 @@ import gradio as gr
 
 from ipadapter_demo.pipeline import Previews
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui.say import inform
+from ipadapter_demo.ui.run.say import inform
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,23 +8,23 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
 from ipadapter_demo.compare import ComparisonWarning, Done, Job, write_bundle
 from ipadapter_demo.compare.bundle import BUNDLE
 from ipadapter_demo.request import MAX_SEED
-from ipadapter_demo.ui import compare_votes
-from ipadapter_demo.ui.compare_view import (
+from ipadapter_demo.ui.run.running import AT_ONCE
+from ipadapter_demo.ui.run.tab import Update
+from ipadapter_demo.ui.run.updates import lasting, progress, tell
+from ipadapter_demo.ui.tabs.compare import votes
+from ipadapter_demo.ui.tabs.compare.view import (
     ON_LOAD,
     cell_choices,
     flicker_html,
     grid_html,
     score_rows,
 )
-from ipadapter_demo.ui.running import AT_ONCE
-from ipadapter_demo.ui.updates import lasting, progress, tell
 
 DAY = 86_400
 
@@ -84,7 +84,7 @@ def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
                 interactive=False,
                 label="Means of the rows, ± their standard deviations",
             )
-        compare_votes.build(job)
+        votes.build(job)
     shown = Shown(job, status, grid, after, table, files, one, other)
     _look_at_two(shown, slider, flicker)
     return shown, seed, redraw
@@ -93,19 +93,21 @@ def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
 def _look_at_two(shown: Shown, slider: gr.ImageSlider, flicker: gr.HTML) -> None:
     """Slider and flicker between the two chosen cells."""
 
-    def choose(job: Job | None, one: str, other: str, event: gr.EventData) -> tuple[Any, ...]:
+    def choose(job: Job | None, one: str, other: str, event: gr.EventData) -> Update:
         cell = event._data.get("cell") if isinstance(event._data, Mapping) else None
         if job is None or cell not in {cell.name for cell in job.finished()}:
-            return gr.skip(), gr.skip()
-        return cell, one if one != cell else other  # the two that were clicked last
+            return {}
+        before = one if one != cell else other
+        return {shown.one: cell, shown.other: before}  # the two that were clicked last
 
-    def look(job: Job | None, one: str, other: str) -> tuple[Any, ...]:
+    def look(job: Job | None, one: str, other: str) -> Update:
         paths = _paths(job, one, other)
         chosen = tuple(name for name in (one, other) if name)
-        grid = grid_html(job, chosen) if job is not None else gr.skip()
+        grid = {} if job is None else {shown.grid: grid_html(job, chosen)}
         if len(paths) < 2:
-            return None, "", grid
-        return (str(paths[0]), str(paths[1])), flicker_html(*paths), grid
+            return grid | {slider: None, flicker: ""}
+        first, second = paths
+        return grid | {slider: (str(first), str(second)), flicker: flicker_html(first, second)}
 
     both = [shown.one, shown.other]
     shown.grid.click(choose, inputs=[shown.job, *both], outputs=both, **AT_ONCE)
@@ -133,7 +135,7 @@ def _paths(job: Job | None, *names: str) -> list[Path]:
     return [job.path(cells[name]) for name in names if name in cells]
 
 
-def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[dict[gr.Component, Any]]:
+def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[Update]:
     """The grid as it fills; then what can be taken home. `chosen` is the cell to look at first."""
     job.save_given()
     before, began = len(job.finished()), time.monotonic()
@@ -164,9 +166,7 @@ def so_far(job: Job, before: int, seconds: float) -> str:
     return said
 
 
-def finished(
-    shown: Shown, job: Job, chosen: str = "", warnings: Sequence[str] = ()
-) -> dict[gr.Component, Any]:
+def finished(shown: Shown, job: Job, chosen: str = "", warnings: Sequence[str] = ()) -> Update:
     """What there is so far, ready to be looked at and taken home; and what to note of it."""
     published = write_bundle(job)
     choices = cell_choices(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,39 +12,37 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import resize_image
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.pipeline.sizes import same_shape
-from ipadapter_demo.request import MAX_WEIGHT, GenerateRequest, Inpaint, Reference
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui import components
-from ipadapter_demo.ui.examples import examples
-from ipadapter_demo.ui.masks import mask_input
-from ipadapter_demo.ui.model_input import ModelInput, previews_of
-from ipadapter_demo.ui.running import Tab, Widgets, connect, shown_errors
-from ipadapter_demo.ui.slots import (
-    map_fit_input,
+from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
+from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
+from ipadapter_demo.ui.run.uploads import image_from_upload
+from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.examples import examples
+from ipadapter_demo.ui.widgets.masks import mask_input
+from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
+from ipadapter_demo.ui.widgets.slots import (
     slots_from_structures,
     structure_choices,
+    structure_inputs,
     structure_of,
     structure_slots,
     structures_from_slots,
+    window_inputs,
 )
-from ipadapter_demo.ui.uploads import image_from_upload
 
 
 def structure(
     *,
-    control: Image.Image | None,
-    kind: str,
-    control_fit: Any = "crop",
-    structure_weight: float,
-    start: float,
-    end: float,
     reference: Image.Image | None = None,
     fit: Any,
     prompt: str,
     image_scale: float,
     changed: Image.Image | None = None,
     changed_mask: Image.Image | None = None,
-    changed_means: Any = "white",
+    changed_mask_means: Any = "white",
     repaint_passes: int = 1,
     context: float = 1.0,
     background_weight: float = 0.0,
@@ -54,28 +53,26 @@ def structure(
     control: the picture that says where things are. kind: what is kept of it and which detector
     finds it, as kind/detector; the detector "none" takes the picture as the map itself.
     control_fit: crop, pad or squash, for a picture of other proportions than the result.
-    structure_weight: how strictly. start, end: the part of the steps, in fractions, during which it
-    acts. control_2, control_3: further pictures, each with its own kind_2, control_fit_2,
-    strictness_2, start_2 and end_2. reference: a picture for the looks, with image_scale, its λ.
+    structure_weight: how strictly. window_start, window_end: the part of the steps, in fractions,
+    during which it acts. control_2, control_3: further pictures, each with its own kind_2,
+    control_fit_2 and so on. reference: a picture for the looks, with image_scale, its λ.
     changed and changed_mask: a picture of which only the white part of the mask is drawn, or the
-    transparent part, if changed_means is transparent, with repaint_passes, how often every step is
-    taken for its seam, context, how much around it is seen, and background_weight, weight of that
-    picture as an image prompt around the mask. seed counts where random_seed is false. Returns PNG
-    files that hold their whole request, a status line and the seed of the first picture."""
-    kept = structure_of(
-        control, kind, weight=structure_weight, window=(start, end), fit=control_fit
-    )
-    if kept is None:
+    transparent part, if changed_mask_means is transparent, with repaint_passes, how often every
+    step is taken for its seam, context, how much around it is seen, and background_weight, weight
+    of that picture as an image prompt around the mask. seed counts where random_seed is false.
+    Returns PNG files that hold their whole request, a status line and the seed of the first
+    picture."""
+    if more.get("control") is None:
         raise RequestError("control is missing: upload the picture whose structure is to be kept")
     return GenerateRequest(
         prompt=prompt,
         references=(Reference(image=reference, fit=fit),) if reference else (),
         image_scale=image_scale,
-        structures=(kept, *structures_from_slots(more)),
+        structures=structures_from_slots(more),
         inpaint=_inpaint(
             changed,
             changed_mask,
-            changed_means,
+            changed_mask_means,
             repaint_passes=repaint_passes,
             context=context,
             background_weight=background_weight,
@@ -99,57 +96,49 @@ def _inpaint(
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
     """What the widgets of this tab, the sampling ones aside, show for a request."""
-    kept, *others = request.structures
     given = request.inpaint
     reference = request.references[0] if request.references else None
     return {
-        "control": kept.image,
-        "kind": f"{kept.kind}/{kept.annotator}",
-        "control_fit": kept.fit,
-        "structure_weight": kept.weight,
-        "start": kept.window[0],
-        "end": kept.window[1],
         "reference": reference and reference.image,
         "fit": reference.fit if reference else "crop",
         "prompt": request.prompt,
         "changed": given and given.image,
         "changed_mask": given and given.mask,
-        "changed_means": "white",
+        "changed_mask_means": "white",
         "repaint_passes": given and given.repaint_passes,
         "context": given and given.context,
         "background_weight": given and given.background_weight,
-        **slots_from_structures(others, f"{kept.kind}/{kept.annotator}"),
+        **slots_from_structures(request.structures),
     }
 
 
-def build(pipeline: ModelManager, model: ModelInput) -> Tab:
+def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, Buttons]:
     with gr.Row():
         with gr.Column():
-            inputs, drawn = _control_inputs(structure_choices(pipeline.info))
-            inputs |= components.prompt_input(pipeline)
-            inputs |= components.reference_input(pipeline, model, optional=True)
+            inputs, drawn = _control_inputs(structure_choices(manager.info))
+            inputs |= components.prompt_input(manager)
+            inputs |= components.reference_input(manager, model, optional=True)
             inputs |= components.image_prompt_inputs(
-                pipeline, pipeline.info.recommended.map_image_scale
+                manager, manager.info.recommended.map_image_scale
             )
             buttons = components.run_buttons()
             with gr.Row():
-                inputs["start"] = components.slider(0, 1, 0.0, 0.05, "Structure from")
-                inputs["end"] = components.slider(0, 1, 1.0, 0.05, "until")
-            inputs |= components.sampling_inputs(pipeline, count=1)
-            _draw_map(pipeline, model, inputs, drawn)
-            inputs |= structure_slots(pipeline.info)
+                inputs |= window_inputs("Structure from", 1)
+            inputs |= components.sampling_inputs(manager, count=1)
+            _draw_map(manager, model, inputs, drawn)
+            inputs |= structure_slots(manager.info)
             with gr.Accordion("Only a part of a picture", open=False):
                 with gr.Row():
                     inputs["changed"] = components.picture("Picture to change", height=150)
                     inputs |= mask_input(
                         "changed_mask",
-                        "changed_means",
+                        "changed_mask_means",
                         "Mask",
                         "of what is\ndrawn anew",
                         inputs["changed"],
                         height=150,
                     )
-                inputs |= components.inpainting_inputs(pipeline)
+                inputs |= components.inpainting_inputs(manager)
         with gr.Column():
             results = components.results_column()
             examples(
@@ -161,9 +150,7 @@ def build(pipeline: ModelManager, model: ModelInput) -> Tab:
                     ["blue-cone.png", None, "a sphere", "palette/palette"],
                 ],
             )
-    tab = Tab(structure, inputs | {"model": model.chosen}, widgets_from_request)
-    connect(pipeline, tab, results, buttons)
-    return tab
+    return inputs, results, buttons
 
 
 def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:
@@ -180,14 +167,11 @@ def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:
             min_width=140,
         )
     with gr.Row():
-        first = choices[0][1] if choices else None
-        inputs["kind"] = gr.Dropdown(choices, value=first, label="Keep")
-        inputs["control_fit"] = map_fit_input()
-        inputs["structure_weight"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "How strictly")
+        inputs |= structure_inputs(choices, 1)
     return inputs, drawn
 
 
-def _draw_map(pipeline: ModelManager, model: ModelInput, inputs: Widgets, drawn: gr.Image) -> None:
+def _draw_map(manager: ModelManager, model: ModelInput, inputs: Widgets, drawn: gr.Image) -> None:
     """Keep `drawn` at the map that the chosen detector makes of the picture."""
 
     def structure_map(
@@ -201,9 +185,10 @@ def _draw_map(pipeline: ModelManager, model: ModelInput, inputs: Widgets, drawn:
         """The map that a detector draws of a picture. kind, control_fit, model: as for /structure;
         so are width and height, of the result."""
         with shown_errors():
-            kept = structure_of(image_from_upload(control, "control"), kind, fit=control_fit)
-            if kept is None or (previews := previews_of(pipeline, model)) is None:
+            image = image_from_upload(control, "control")
+            if image is None or (previews := previews_of(manager, model)) is None:
                 return None
+            kept = structure_of(image, kind, fit=control_fit)
             try:
                 request = GenerateRequest(
                     structures=(kept,), width=width or None, height=height or None
@@ -212,16 +197,30 @@ def _draw_map(pipeline: ModelManager, model: ModelInput, inputs: Widgets, drawn:
                 return gr.skip()
             return previews.structure_maps(request)[0]
 
-    shown = [inputs[name] for name in ("control", "kind", "control_fit", "width", "height")]
-    gr.on(
-        [*(widget.change for widget in shown), model.shown.change],
+    shown = {name: inputs[name] for name in ("control", "kind", "control_fit", "width", "height")}
+    endpoint(
+        partial(gr.on, [*(widget.change for widget in shown.values()), model.shown.change]),
         structure_map,
-        inputs=[*shown, model.chosen],
-        outputs=drawn,
-        preprocess=False,
+        shown | {"model": model.chosen},
+        drawn,
         show_progress="minimal",
         trigger_mode="always_last",
         api_name="structure_map",
         concurrency_id="maps",  # detectors are not the model, and nobody waits for it here
         concurrency_limit=2,
     )
+
+
+def makes(request: GenerateRequest) -> bool:
+    return bool(request.structures)
+
+
+TAB = Tab(
+    label="Structure",
+    translate=structure,
+    widgets_from_request=widgets_from_request,
+    makes=makes,
+    recommended=RECOMMENDED
+    | {"image_scale": lambda info: {"value": info.recommended.map_image_scale}},
+    layout=layout,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -18,9 +19,11 @@ from ipadapter_demo.request import (
     Reference,
 )
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui.model_input import ModelInput, previews_of
-from ipadapter_demo.ui.running import Buttons, Results, Widgets, shown_errors
-from ipadapter_demo.ui.uploads import image_from_upload
+from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
+from ipadapter_demo.ui.run.tab import Buttons, Results, Widgets
+from ipadapter_demo.ui.run.uploads import image_from_upload
 
 # How an adapter is called where people choose one; any other appears under its own name.
 ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
@@ -72,7 +75,7 @@ def image_prompt_inputs(pipeline: ModelManager, image_scale: float) -> Widgets:
     """λ, and which adapter reads the picture where the model has several."""
     adapters = pipeline.info.adapters
     choices = adapter_choices(pipeline.info)
-    meaning = "0 ignores the picture, 1 follows it; in between, the words have more say"
+    meaning = "0 ignores the picture, 1 follows it; in between, the text counts more"
     with gr.Row():
         widgets: Widgets = {
             "image_scale": slider(
@@ -185,7 +188,8 @@ def sides_of_shape(shape: str) -> tuple[int, int]:
 
 
 def inpainting_inputs(pipeline: ModelManager) -> Widgets:
-    """How much care a seam gets, from how near the mask is seen, and what speaks around it."""
+    """How often a step is repeated for the seam, how much of the picture is seen, and its weight as
+    the image prompt around the mask."""
     widgets: Widgets = {}
     with gr.Row():
         widgets["repaint_passes"] = slider(
@@ -193,7 +197,7 @@ def inpainting_inputs(pipeline: ModelManager) -> Widgets:
             MAX_REPAINT_PASSES,
             pipeline.info.recommended.repaint_passes,
             1,
-            "Passes",
+            "Repaint passes",
             info="more care for the seam, and as much slower",
         )
         widgets["context"] = slider(
@@ -209,7 +213,7 @@ def inpainting_inputs(pipeline: ModelManager) -> Widgets:
         MAX_WEIGHT,
         pipeline.info.recommended.background_weight,
         0.05,
-        "Surroundings",
+        "Background weight",
         info="how much the picture itself is the image prompt around the mask",
     )
     return widgets
@@ -276,12 +280,11 @@ def _keep_encoder_view(
                 return None
             return previews.encoder_view(Reference(image=image, fit=fit))
 
-    gr.on(
-        [reference.change, fit.change, model.shown.change],
+    endpoint(
+        partial(gr.on, [reference.change, fit.change, model.shown.change]),
         encoder_view,
-        inputs=[reference, fit, model.chosen],
-        outputs=view,
-        preprocess=False,
+        {"reference": reference, "fit": fit, "model": model.chosen},
+        view,
         show_progress="hidden",
         trigger_mode="always_last",
         concurrency_limit=4,  # it does not run the model

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +14,49 @@ from gradio.utils import get_upload_folder
 
 from ipadapter_demo.compare import Job, Pace, Plan, Spec
 from ipadapter_demo.compare.job import spec_text
-from ipadapter_demo.compare.spec import numbered, with_files_named
+from ipadapter_demo.compare.spec import numbered
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui.compare_form import spec_from_form
-from ipadapter_demo.ui.compare_inputs import compare_inputs
-from ipadapter_demo.ui.compare_results import Shown, compare_results, finished, forget, run
-from ipadapter_demo.ui.model_input import ModelInput
-from ipadapter_demo.ui.running import AT_ONCE, Buttons, shown_errors, with_errors_said
-from ipadapter_demo.ui.say import escaped
-from ipadapter_demo.ui.updates import progress
-from ipadapter_demo.ui.uploads import path_of_upload
+from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.errors import shown_errors, with_errors_said
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.running import AT_ONCE
+from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.run.tab import Buttons, Update
+from ipadapter_demo.ui.run.updates import progress
+from ipadapter_demo.ui.run.uploads import path_of_upload
+from ipadapter_demo.ui.tabs.compare.form import spec_from_form
+from ipadapter_demo.ui.tabs.compare.inputs import compare_inputs
+from ipadapter_demo.ui.tabs.compare.results import Shown, compare_results, finished, forget, run
 
-# A line of its own: a long comparison holds up no single picture, see serving/manager.py.
+# A queue of its own: a long comparison holds up no single picture, see serving/manager.py.
 # They take turns batch by batch.
 QUEUE: dict[str, Any] = {"concurrency_id": "compare", "concurrency_limit": 8}
 
 
 @dataclass(frozen=True, slots=True)
 class CompareTab:
-    """What a manifest fills."""
+    """The widgets that a manifest fills."""
 
     pictures: gr.Gallery
     written: gr.Textbox
     accordion: gr.Accordion
 
-    def shown(self, spec: Spec) -> dict[gr.Component, Any]:
+    @property
+    def widgets(self) -> list[gr.Component]:
+        return [self.pictures, self.written, self.accordion]
+
+    def shown(self, spec: Spec) -> Update:
         """The widgets' values for a comparison."""
         folder = Path(get_upload_folder()) / secrets.token_hex(16)
         names = dict(zip(spec.files, numbered(spec.files), strict=True))
         for name, content in spec.files.items():
             write_file(folder / names[name], content)
-        document = with_files_named(spec.document, names.__getitem__)
         return {
             self.pictures: [str(folder / name) for name in names.values()],
-            self.written: spec_text(replace(spec, document=document)),
+            self.written: spec_text(spec.with_files_named(names.__getitem__)),
             self.accordion: gr.Accordion(open=True),
         }
 
@@ -72,36 +78,36 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
         form = dict(values)
         files = _files(form.pop("pictures"))
         spec = spec_from_form(form.pop("written"), form, list(files), _reader(files))
-        return replace(spec, document={"model": form["model"]} | spec.document)
+        return spec if spec.comparison.model else spec.changed(model=form["model"])
 
-    def status(text: str) -> dict[gr.Component, Any]:
+    def status(text: str) -> Update:
         return {shown.status: text}
 
     def estimate(**values: Any) -> str:
         with shown_errors():
             try:
                 spec = spec_of(values)
-                wanted = spec.document["model"]
+                wanted = spec.comparison.model
                 if wanted in manager.models and manager.info_of(wanted) is None:
                     return escaped(f"{wanted} is loaded when Compare is clicked.")
                 return escaped(pace.cost(Plan(spec, manager)))
             except RequestError as error:  # said when Compare is clicked; this is only a hint
                 return escaped(f"Not ready: {error}")
 
-    def compare(job: Job | None, **values: Any) -> Iterator[dict[gr.Component, Any]]:
-        def drawn() -> Iterator[dict[gr.Component, Any]]:
+    def compare(job: Job | None, **values: Any) -> Iterator[Update]:
+        def drawn() -> Iterator[Update]:
             yield {shown.status: progress(0, 1)}  # reading the files, and perhaps a model
             yield from run(shown, _job(Plan(spec_of(values), manager), job))
 
         yield from with_errors_said(drawn(), status)
 
-    def redrawn(job: Job | None, cell: str, seed: float) -> Iterator[dict[gr.Component, Any]]:
-        def drawn() -> Iterator[dict[gr.Component, Any]]:
+    def redrawn(job: Job | None, cell: str, seed: float) -> Iterator[Update]:
+        def drawn() -> Iterator[Update]:
             if job is None or not cell:
                 raise RequestError("cell is missing: compare something, then choose a cell")
-            document = job.plan.spec.document
-            changed = document | {"redraw": document.get("redraw", {}) | {cell: int(seed)}}
-            plan = Plan(Spec(changed, job.plan.spec.files), manager, job.plan.batch)
+            spec = job.plan.spec
+            spec = spec.changed(redraw=spec.comparison.redraw | {cell: int(seed)})
+            plan = Plan(spec, manager, job.plan.batch)
             yield from run(shown, Job(plan, job.folder), cell)
 
         yield from with_errors_said(drawn(), status)
@@ -110,20 +116,11 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     outputs = [getattr(shown, name) for name in Shown.__slots__]
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     private = hidden | QUEUE
-    gr.on(
-        [tab.select, *(widget.change for widget in inputs.values())],
-        _named(estimate, inputs),
-        inputs_kwargs=inputs,
-        outputs=cost,
-        preprocess=False,
-        trigger_mode="always_last",
-        **hidden,
-    )
+    changed = partial(gr.on, [tab.select, *(widget.change for widget in inputs.values())])
+    endpoint(changed, estimate, inputs, cost, trigger_mode="always_last", **hidden)
     buttons = Buttons(start, stop)
     began = start.click(buttons.busy, outputs=buttons.both, **AT_ONCE)
-    running = began.then(
-        _named(compare, every), inputs_kwargs=every, outputs=outputs, preprocess=False, **private
-    )
+    running = endpoint(began.then, compare, every, outputs, **private)
     again = redraw.click(redrawn, inputs=[shown.job, shown.one, seed], outputs=outputs, **private)
     running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
     running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
@@ -135,14 +132,6 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
         **private,
     )
     return CompareTab(inputs["pictures"], written, accordion)
-
-
-def _named(handler: Callable[..., Any], inputs: Mapping[str, Any]) -> Callable[..., Any]:
-    """gradio asks a handler which values it wants."""
-    handler.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in inputs]
-    )
-    return handler
 
 
 def _files(gallery: Any) -> dict[str, Path]:
@@ -167,8 +156,7 @@ def _reader(files: Mapping[str, Path]) -> Callable[[str], bytes]:
 def _job(plan: Plan, before: Job | None) -> Job:
     """The one before, if it is the same comparison: what is finished stays. Else that goes."""
     if before is not None:
-        known = before.plan.spec.document | {"redraw": 0}
-        if plan.spec.document | {"redraw": 0} == known:
+        if plan.spec.changed(redraw={}) == before.plan.spec.changed(redraw={}):
             return Job(Plan(before.plan.spec, plan.manager, plan.batch), before.folder)
         forget(before)
     return Job(plan, Path(get_upload_folder()) / secrets.token_hex(16))

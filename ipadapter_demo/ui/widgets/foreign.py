@@ -11,8 +11,8 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ipadapter_demo.imaging import flatten_image, read_image, shrink_image
-from ipadapter_demo.ui.running import shown_errors
-from ipadapter_demo.ui.uploads import MAX_INPAINT_SIDE, path_of_upload
+from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE, path_of_upload
 
 # Widgets of gradio take "image/*", and for most systems a .heic file has no type at all. A file
 # dialogue gets the endings; a chosen or dropped file is replaced before gradio looks at it.

@@ -1,0 +1,207 @@
+"""From a completed spec to its grid: a request for every cell, built and so checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ipadapter_demo.compare.axes import DRAWN_HEADS, SIDES, Fields, all_axes, combinations
+from ipadapter_demo.compare.comparison import (
+    ComparisonSpec,
+    SharedInpaint,
+    SharedReference,
+    SharedStructure,
+)
+from ipadapter_demo.compare.grid import Cell, Given, Grid, Page
+from ipadapter_demo.compare.spec import Spec
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline import ModelInfo, effective_request
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure, structure_parts
+
+# In this order axes act on the shared request: what comes later changes what is there by then.
+ORDER = (
+    "model",
+    "reference",
+    "structure",
+    "prompt",
+    "negative_prompt",
+    "image_scale",
+    "image_layers",
+    "adapter",
+    "combine",
+    "guidance",
+    "guidance_rescale",
+    "steps",
+    "sampler",
+    "seed",
+    "fit",
+    "structure_weight",
+    "method",
+)
+GIVEN = ("reference", "structure")  # their heads as well
+
+
+def grid_from_spec(spec: Spec, info: ModelInfo) -> Grid:
+    """Every cell of a `completed` spec built, and so every value checked. Raises RequestError."""
+    build = _Builder(spec, info)
+    sides = [list(combinations(spec.comparison, side)) for side in SIDES]
+    grid = Grid(
+        tuple(
+            build.page(number, head, chosen, sides[1], sides[2])
+            for number, (head, chosen) in enumerate(sides[0], 1)
+        )
+    )
+    if unknown := set(build.redrawn) - {cell.name for cell in grid.cells}:
+        raise RequestError(f"redraw: there is no cell {', '.join(sorted(unknown)):.80}")
+    return grid
+
+
+class _Builder:
+    def __init__(self, spec: Spec, info: ModelInfo) -> None:
+        self.spec, self.info = spec, info
+        self.pictures: dict[str, Any] = {}
+        self.beside, self.redrawn = spec.comparison.beside, spec.comparison.redraw
+        self.shared = self._shared(spec.comparison)
+        self.samplers_differ = "sampler" in all_axes(spec.comparison)
+        columns = dict(spec.comparison.columns)
+        # what differs from column to column is shown above them, all else to their left
+        self.above = [k for k in GIVEN if k in self.beside and k in columns]
+        self.left = [k for k in GIVEN if k in self.beside and k not in columns]
+
+    def page(
+        self,
+        number: int,
+        head: str,
+        chosen: Fields,
+        rows: list[tuple[str, Fields]],
+        columns: list[tuple[str, Fields]],
+    ) -> Page:
+        extra = [kind for kind in DRAWN_HEADS if kind in self.beside]
+        blank = [None] * len(self.left)
+        panels: list[tuple[Cell | Given | None, ...]] = []
+        for kind in self.above:
+            firsts = [self.fields(chosen | rows[0][1] | values) for _, values in columns]
+            given = [self._given(f"p{number}-c{c}", kind, f) for c, f in enumerate(firsts, 1)]
+            panels.append((*blank, *[None] * len(extra), *given))
+        for r, (_, row) in enumerate(rows, 1):
+            alone = self.fields(chosen | row)
+            drawn = [self._without(kind, alone) for kind in extra]
+            drawn += [self.fields(chosen | row | values) for _, values in columns]
+            panels.append(
+                (
+                    *(self._given(f"p{number}-r{r}", kind, drawn[-1]) for kind in self.left),
+                    *(self._cell(number, r, c, f) for c, f in enumerate(drawn, 1)),
+                )
+            )
+        return Page(
+            head,
+            (*self.above, *(head for head, _ in rows)),
+            (*self.left, *(DRAWN_HEADS[k] for k in extra), *(head for head, _ in columns)),
+            tuple(panels),
+        )
+
+    def fields(self, chosen: Fields) -> Fields:
+        fields = dict(self.shared)
+        for name in sorted(chosen, key=ORDER.index):
+            self._apply(fields, name, chosen[name])
+        return fields
+
+    def _apply(self, fields: Fields, name: str, value: Any) -> None:
+        references, structures = fields["references"], fields["structures"]
+        if name == "reference" and value is None:
+            fields["references"] = ()
+        elif name == "reference":
+            image = self._picture(value)
+            first = replace(references[0], image=image) if references else Reference(image=image)
+            fields["references"] = (first, *references[1:])
+        elif name == "structure":
+            fields["structures"] = () if value is None else (self._structure(value),)
+        elif name == "fit":
+            fields["references"] = tuple(replace(r, fit=value) for r in references)
+        elif name == "structure_weight":
+            fields["structures"] = tuple(replace(s, weight=value) for s in structures)
+        elif name == "method":
+            self._by_method(fields, value)
+        else:
+            fields[name] = value
+
+    def _by_method(self, fields: Fields, method: str) -> None:
+        if method == "image only":
+            fields["prompt"] = ""
+        elif method == "text only":
+            fields["image_scale"] = 0.0
+        elif method == "image to image":
+            if not fields["references"]:
+                raise RequestError("method: image to image needs a reference to begin from")
+            fields |= {"init_image": fields["references"][0].image, "image_scale": 0.0}
+
+    def _without(self, kind: str, fields: Fields) -> Fields:
+        silent = fields | {"image_scale": 0.0}
+        return silent if kind == "no_image" else silent | {"structures": ()}
+
+    def _cell(self, page: int, row: int, column: int, fields: Fields) -> Cell:
+        values = dict(fields)
+        model = values.pop("model")
+        name = f"p{page}-r{row}-c{column}"
+        asked = _request(name, values)
+        drawn = effective_request(asked)
+        if drawn.sampler != asked.sampler and self.samplers_differ:
+            raise RequestError(
+                f"cell {name}: sampler {asked.sampler} cannot be compared while "
+                f"inpaint.repaint_passes is {values['inpaint'].repaint_passes}: every cell would "
+                f"be drawn by {drawn.sampler}; set inpaint.repaint_passes to 1"
+            )
+        place = Cell(page=page, row=row, column=column, model=model, planned=drawn)
+        seed = self.redrawn.get(place.name)
+        if seed is not None:
+            _request(f"{place.name} drawn again", values | {"seed": seed})  # is it one?
+        return place if seed is None else replace(place, redrawn=seed)
+
+    def _given(self, place: str, kind: Any, fields: Fields) -> Given | None:
+        if not fields["references" if kind == "reference" else "structures"]:
+            return None
+        values = dict(fields)
+        model = values.pop("model")
+        return Given(f"{place}-{kind}", kind, model, _request(place, values))
+
+    def _shared(self, comparison: ComparisonSpec) -> Fields:
+        given = comparison.request
+        fields: Fields = {"model": comparison.model} | given.given()
+        fields["references"] = tuple(Reference(**self._read(r)) for r in given.references)
+        fields["structures"] = tuple(
+            Structure(**self._detected(self._read(s))) for s in given.structures
+        )
+        if given.inpaint is not None:
+            whole = self.spec.whole_picture(given.inpaint.image)
+            fields["inpaint"] = Inpaint(**self._read(given.inpaint) | {"image": whole})
+        if given.init_image is not None:
+            fields["init_image"] = self._picture(given.init_image)
+        return fields
+
+    def _read(self, part: SharedReference | SharedStructure | SharedInpaint) -> Fields:
+        """The fields of a part that are set, with pictures in place of the names of files."""
+        fields = part.given()
+        if "mask" in fields:
+            fields["mask"] = self.spec.mask(fields["mask"])
+        return fields | {"image": self._picture(part.image)}
+
+    def _structure(self, value: str) -> Structure:
+        kind, annotator, name = structure_parts(value)
+        how = {"kind": kind} | ({} if annotator is None else {"annotator": annotator})
+        return Structure(image=self._picture(name), **self._detected(how))
+
+    def _detected(self, values: Fields) -> Fields:
+        """With the first detector that the model offers for the kind, where none is named."""
+        return {"annotator": self.info.usual_annotator(values["kind"])} | values
+
+    def _picture(self, name: str) -> Any:
+        if name not in self.pictures:
+            self.pictures[name] = self.spec.picture(name)
+        return self.pictures[name]
+
+
+def _request(cell: str, values: Fields) -> GenerateRequest:
+    try:
+        return GenerateRequest(**values)
+    except RequestError as error:
+        raise RequestError(f"cell {cell}: {error}") from error

@@ -1,0 +1,45 @@
+"""A comparison with everything said, so that equal ones are equal documents."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import Any
+
+from ipadapter_demo.compare.axes import SIDES, all_axes, combinations, count_cells
+from ipadapter_demo.compare.comparison import ComparisonSpec
+from ipadapter_demo.compare.schema import parsed
+from ipadapter_demo.compare.spec import Spec
+from ipadapter_demo.pipeline import ModelInfo
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")  # that stay, of a file's name
+
+
+def completed(spec: Spec, info: ModelInfo) -> Spec:
+    """The same comparison with everything said: the model, what it recommends, the heads, and
+    files by their content. Equal comparisons are equal documents, wherever they come from."""
+    comparison = spec.comparison
+    count_cells(comparison)  # before anything is written out that many times
+    differs, given = all_axes(comparison), comparison.request
+    recommended: dict[str, Any] = {"seed": 0} | info.recommended.fields_beside(
+        {
+            "prompt": any([*differs.get("prompt", ()), given.prompt]),
+            "structures": any([*differs.get("structure", ()), *given.structures]),
+            "inpaint": given.inpaint,
+        }
+    )
+    named = spec.with_files_named(lambda name: _place(name, spec.files[name]))
+    document = {"title": "", "model": info.name, **named.document, "schema": 1}
+    document["labels"] = {
+        side: [head for head, _ in combinations(comparison, side)] for side in SIDES
+    }
+    request = document["request"] = recommended | document.get("request", {})
+    if "inpaint" in request:
+        request["inpaint"] = info.recommended.inpainting | request["inpaint"]
+    return Spec(parsed(document, ComparisonSpec, "spec"), named.files)
+
+
+def _place(name: str, content: bytes) -> str:
+    suffix = PurePosixPath(name).suffix.lower()
+    known = suffix if suffix in SUFFIXES else ""
+    return f"inputs/{sha256(content).hexdigest()[:16]}{known}"

@@ -1,0 +1,41 @@
+"""From widgets to a handler that takes their values by name, over HTTP as well."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.ui.run.tab import Widgets
+
+
+def endpoint(
+    listen: Callable[..., Any],
+    handler: Callable[..., Any],
+    inputs: Widgets,
+    outputs: gr.Component | Sequence[gr.Component],
+    **options: Any,
+) -> Any:
+    """Run `handler(**values)`, with the raw value of every input by its name, on an event: `listen`
+    is a method of it, such as `button.click` or `event.then`, or `partial(gr.on, events)`.
+
+    An endpoint has these names too, the handler's documentation, and its defaults; a picture need
+    not be given. Values are raw because only `uploads` may open what a visitor sends. Returns the
+    event, to go on from.
+    """
+    known = inspect.signature(handler).parameters
+    keyword = inspect.Parameter.KEYWORD_ONLY
+
+    def parameter(name: str) -> inspect.Parameter:
+        if name in known:
+            return known[name].replace(kind=keyword)
+        default = None if isinstance(inputs[name], gr.Image) else inspect.Parameter.empty
+        return inspect.Parameter(name, keyword, default=default)
+
+    # gradio asks a handler which values it wants
+    handler.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [parameter(name) for name in inputs]
+    )
+    return listen(handler, inputs_kwargs=inputs, outputs=outputs, preprocess=False, **options)

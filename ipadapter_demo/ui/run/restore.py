@@ -1,0 +1,132 @@
+"""From a result's PNG, or a comparison's manifest, back to the widgets that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.compare import Bundle, Spec, spec_from_manifest
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import read_bytes
+from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.record import record_from_png
+from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.models import info_of, recommended
+from ipadapter_demo.ui.run.running import QUEUE
+from ipadapter_demo.ui.run.say import inform, warn
+from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
+from ipadapter_demo.ui.run.uploads import Painting, editor_value_from_image, path_of_upload
+
+
+def restore_button(
+    manager: ModelManager,
+    button: gr.UploadButton,
+    model: ModelInput,
+    title: gr.HTML,
+    header: Callable[[ModelInfo], str],
+    tabs: gr.Tabs,
+    built: Mapping[str, BuiltTab],
+    show_spec: Callable[[Spec], Update],
+    spec_widgets: Sequence[gr.Component],
+) -> None:
+    """Make `button` show the tab that a file came from, its widgets filled. `show_spec` fills
+    `spec_widgets`, those of the Compare tab."""
+
+    def comparison(path: Path) -> Update:
+        is_manifest = path.suffix.lower() == ".json"
+        spec = (
+            spec_from_manifest(read_bytes(path, "manifest")) if is_manifest else Bundle(path).spec
+        )
+        inform("The whole comparison is in the spec, and that is what Compare draws.")
+        return show_spec(spec) | {tabs: gr.Tabs(selected="compare")}
+
+    def result(path: Path, chosen: str, progress: gr.Progress) -> Update:
+        record = record_from_png(path)
+        name = tab_of_request(record.request, {name: one.tab for name, one in built.items()})
+        made_with = record.provenance.get("model")
+        if not isinstance(made_with, str) or made_with not in manager.models:
+            warn(f"It was made with the model {made_with}, which is not offered here.")
+            made_with = chosen
+        info = info_of(manager, made_with, lambda text, share: progress(share, desc=text))
+        values = shown(built[name], record.request)
+        given = values_from_request(built[name], record.request)
+        left_open = {built[name].inputs[field] for field in given if given[field] is None}
+        updates = {}
+        for widget, properties in recommended(built.values(), info).items():
+            value = values.pop(widget, None)
+            if value is not None and widget not in left_open:
+                properties |= {"value": value}
+            updates[widget] = gr.update(**properties)
+        return (
+            values
+            | updates
+            | {
+                tabs: gr.Tabs(selected=name),
+                title: header(info),
+                model.chosen: made_with,
+                model.shown: made_with,
+            }
+        )
+
+    def restore(
+        upload: Any,
+        chosen: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it there
+    ) -> Update:
+        with shown_errors():
+            path = path_of_upload(upload, "file")
+            if path.suffix.lower() in (".json", ".zip"):
+                return comparison(path)
+            return result(path, chosen, progress)
+
+    widgets: set[Any] = {widget for tab in built.values() for widget in tab.inputs.values()}
+    widgets |= {model.chosen, model.shown, title, *spec_widgets}
+    button.upload(
+        restore,
+        inputs=[button, model.chosen],
+        outputs=[tabs, *widgets],
+        preprocess=False,
+        show_progress_on=title,
+        api_visibility="private",
+        **QUEUE,
+    )
+
+
+def tab_of_request(request: GenerateRequest, tabs: Mapping[str, Tab]) -> str:
+    """The name of the tab that makes such requests. Raises RequestError where none does."""
+    for name, tab in tabs.items():
+        if tab.makes(request):
+            return name
+    raise RequestError("PNG was made from nothing, and the page has no tab for that")
+
+
+def shown(built: BuiltTab, request: GenerateRequest) -> dict[Any, Any]:
+    """Widgets and their values. Warns of whatever the page has no widget for."""
+    values = values_from_request(built, request)
+    rebuilt = built.tab.translate(**{n: v for n, v in values.items() if n != "random_seed"})
+    names = [field.name for field in fields(GenerateRequest)]
+    if lost := [name for name in names if getattr(rebuilt, name) != getattr(request, name)]:
+        warn(f"The page has no widget for all of this result's {', '.join(lost)}.")
+    widgets = ((built.inputs[name], value) for name, value in values.items())
+    return {widget: _displayed(widget, value) for widget, value in widgets}
+
+
+def values_from_request(built: BuiltTab, request: GenerateRequest) -> dict[str, Any]:
+    """Widget values, pictures as pictures; `random_seed` off, so that Generate repeats it."""
+    values = {name: getattr(request, name) for name in built.inputs if hasattr(request, name)}
+    return values | built.tab.widgets_from_request(request) | {"random_seed": False}
+
+
+def _displayed(widget: gr.Component, value: Any) -> Any:
+    if isinstance(value, Painting):
+        return editor_value_from_image(value.image)
+    if value is None and isinstance(widget, (gr.Number, gr.Dropdown, gr.Slider)):
+        return widget.value  # what a request leaves open is the model's own, as the page begins
+    return value

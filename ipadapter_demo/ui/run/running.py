@@ -1,0 +1,131 @@
+"""From the Generate button to pictures on the page: one streaming handler for every tab."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.errors import with_errors_said
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
+from ipadapter_demo.ui.run.updates import (
+    lines_of,
+    loading,
+    strip_updates,
+    updates,
+    waited,
+)
+from ipadapter_demo.ui.run.uploads import value_from_widget
+
+# Who runs the model waits in the manager's line, which says how long; none of gradio's comes first.
+QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": None}
+# For what only moves the page: at once, without a spinner, and no endpoint to call.
+AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# On a phone the results are far below the button.
+BEGIN = """() => {
+    const shown = [...document.querySelectorAll(".results")].find((one) => one.offsetParent);
+    shown?.scrollIntoView({ behavior: "smooth", block: "nearest" });
+    window.stoppedTabs?.delete("TAB");
+    return [];
+}"""
+STOP = """() => {
+    (window.stoppedTabs ??= new Set()).add("TAB");
+    return "Stopping after this step.";
+}"""
+# Of a run that came to no end. Updates may come between a click on Stop and the end of the run, so
+# the status does not tell one from the other; an error's sentence is in it already.
+ENDED = """(status) => {
+    if (window.stoppedTabs?.has("TAB")) return "Stopped.";
+    return status?.startsWith('<span class="problem">') ? status
+        : '<span class="problem">Not finished: the connection to the server was lost.</span>';
+}"""
+
+
+def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
+    """Lay out a tab and make its buttons work; `/<name of translate>` does over HTTP what Generate
+    does."""
+    inputs, results, buttons = tab.layout(manager, model)
+    built = BuiltTab(tab, inputs | {"model": model.chosen}, results, buttons)
+    triggers = [buttons.generate.click]
+    if "prompt" in inputs:
+        triggers.append(inputs["prompt"].submit)
+    name = tab.translate.__name__
+    begin, stop, ended = (js.replace("TAB", name) for js in (BEGIN, STOP, ENDED))
+    kinds = [(triggers, updates, {"api_name": name})]
+    if buttons.strip is not None:
+        kinds.append(([buttons.strip.click], strip_updates, {"api_visibility": "private"}))
+    runs = []
+    for started, updates_of, api in kinds:
+        clicked = gr.on(started, buttons.busy, outputs=buttons.both, js=begin, **AT_ONCE)
+        running = endpoint(
+            clicked.then,
+            _handler(manager, built, updates_of),
+            built.inputs,
+            built.outputs,
+            show_progress="hidden",
+            **api,
+            **QUEUE,
+        )
+        running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
+        _show_lines(running.success, built)
+        # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
+        running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
+        running.failure(None, js=ended, inputs=results.status, outputs=results.status, **AT_ONCE)
+        runs.append(running)
+    _show_lines(results.gallery.select, built)
+    buttons.stop.click(None, js=stop, outputs=results.status, **AT_ONCE)
+    buttons.stop.click(None, cancels=runs)
+    return built
+
+
+def _show_lines(event: Callable[..., Any], built: BuiltTab) -> None:
+    """Of the result that was clicked, or of the first."""
+    shown = built.results
+
+    def show(gallery: Any, event: gr.EventData) -> Update:
+        return dict(zip(shown.lines, lines_of(gallery, event), strict=True))
+
+    event(show, inputs=shown.gallery, outputs=list(shown.lines), preprocess=False, **AT_ONCE)
+
+
+def _handler(
+    manager: ModelManager, built: BuiltTab, updates_of: Callable[..., Iterator[Update]]
+) -> Callable[..., Iterator[Update]]:
+    def status(text: str) -> Update:
+        return {built.results.status: text}
+
+    def drawn(values: dict[str, Any]) -> Iterator[Update]:
+        model = value_from_widget(built.inputs["model"], values.pop("model"), "model")
+        record_attention = values.pop("attention", False) is True
+        values.pop("shape", None)  # it has filled width and height
+        request = request_from_values(built, values)
+        with manager.turn(model) as turn:
+            yield from map(status, waited(turn))
+            if model != manager.info.name:
+                yield status(loading(model))
+            pipeline = manager.at_turn(turn, model)
+            yield from updates_of(built, pipeline, request, record_attention, turn)
+
+    @wraps(built.tab.translate)  # the endpoint has its name, documentation and defaults
+    def run(**values: Any) -> Iterator[Update]:
+        yield from with_errors_said(drawn(values), status)
+
+    return run
+
+
+def request_from_values(built: BuiltTab, values: Mapping[str, Any]) -> GenerateRequest:
+    """The request that raw widget values ask for. A random seed is drawn here, once."""
+    read = {name: value_from_widget(built.inputs[name], values[name], name) for name in values}
+    for side in ("width", "height"):
+        if side in read:
+            read[side] = read[side] or None  # a number field cannot be empty: 0 leaves it open
+    if read.pop("random_seed"):
+        read["seed"] = random.randint(0, MAX_SEED - MAX_COUNT)
+    return built.tab.translate(**read)

@@ -1,0 +1,89 @@
+"""A tab of the page: how its values become a request and a request its values, and its widgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.model_input import ModelInput
+
+Widgets = dict[str, gr.Component]
+Update = dict[gr.Component, Any]  # new values or properties; other widgets stay as they are
+Properties = dict[str, Any]  # of a widget
+Recommended = dict[str, Callable[[ModelInfo], Properties]]  # by the name of a widget
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The right column: the pictures, and how far they are. `attention_maps` show where every
+    reference acted, for those who ask; `lines` make a result again elsewhere, as a command and in
+    Python."""
+
+    gallery: gr.Gallery
+    status: gr.HTML
+    attention_maps: gr.Gallery
+    lines: tuple[gr.Code, gr.Code]
+    comparison: gr.ImageSlider | None
+
+
+@dataclass(frozen=True, slots=True)
+class Buttons:
+    generate: gr.Button
+    stop: gr.Button
+    strip: gr.Button | None = None  # the same request at several λ
+
+    @property
+    def both(self) -> list[gr.Button]:
+        return [self.generate, self.stop]
+
+    def busy(self) -> Update:
+        return {self.generate: gr.Button(interactive=False), self.stop: gr.Button(interactive=True)}
+
+    def idle(self) -> Update:
+        return {self.generate: gr.Button(interactive=True), self.stop: gr.Button(interactive=False)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tab:
+    """`translate` makes a request of values, and its name is the endpoint's; `widgets_from_request`
+    gives the values of a request, those that bear a request field's name aside; `makes` says
+    whether a request is of this tab's kind. `recommended` holds what a widget shows for a model;
+    names that the tab has no widget for are left out."""
+
+    label: str
+    translate: Callable[..., GenerateRequest]
+    widgets_from_request: Callable[[GenerateRequest], dict[str, Any]]
+    makes: Callable[[GenerateRequest], bool]
+    recommended: Recommended
+    layout: Callable[[ModelManager, ModelInput], tuple[Widgets, Results, Buttons]]
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltTab:
+    """A tab on a page: its widgets by name, those of its results, and its buttons."""
+
+    tab: Tab
+    inputs: Widgets
+    results: Results
+    buttons: Buttons
+
+    @property
+    def outputs(self) -> list[gr.Component]:
+        """Of a run, in the order in which the endpoint returns them."""
+        shown = self.results
+        comparison = [] if shown.comparison is None else [shown.comparison]
+        return [shown.gallery, shown.status, self.inputs["seed"], shown.attention_maps, *comparison]
+
+    def recommended(self, info: ModelInfo) -> dict[gr.Component, Properties]:
+        """Whatever depends on the model, as it is for this one."""
+        return {
+            self.inputs[name]: properties(info)
+            for name, properties in self.tab.recommended.items()
+            if name in self.inputs
+        }

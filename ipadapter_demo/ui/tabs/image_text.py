@@ -1,0 +1,93 @@
+"""A picture and words: the words edit what the picture says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
+from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.examples import examples
+from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
+from ipadapter_demo.ui.widgets.slots import (
+    layers_input,
+    reference_slots,
+    references_from_slots,
+    slots_from_references,
+)
+
+
+def image_text(
+    *,
+    prompt: str,
+    image_scale: float,
+    **more: Any,
+) -> GenerateRequest:
+    """Pictures from a picture and a text.
+
+    reference: the picture; without one the text draws alone. prompt: the text. image_scale: λ, 0
+    follows only the text, 1 the picture as well, in between they share. weight: of the picture
+    among several. mask: white where the picture applies, or transparent there, if mask_means is
+    transparent. window_start, window_end: the part of the steps, in fractions, during which it
+    acts. only: the number of the one result that it is for, 0 for all. reference_2 to reference_4:
+    further pictures, each with fit_2, weight_2, mask_2 and so on, and negative_2: the results then
+    move away from it. combine: concat or average.
+    image_layers: all, style, layout or style+layout. seed counts where random_seed is false.
+    Returns PNG files that hold their whole request, a status line and the seed of the first
+    picture.
+    """
+    if more.get("reference") is None and not prompt:
+        raise RequestError("reference is missing: upload a picture first, or write a prompt")
+    references = references_from_slots(more)
+    return GenerateRequest(prompt=prompt, references=references, image_scale=image_scale, **more)
+
+
+def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
+    """What the widgets of this tab, the sampling ones aside, show for a request."""
+    return {"prompt": request.prompt, **slots_from_references(request.references)}
+
+
+def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, Buttons]:
+    with gr.Row():
+        with gr.Column():
+            inputs = components.reference_input(manager, model)
+            inputs |= components.prompt_input(manager, optional=False)
+            inputs |= components.image_prompt_inputs(
+                manager, manager.info.recommended.text_image_scale
+            )
+            buttons = components.run_buttons(strip=True)
+            inputs |= layers_input(manager)
+            inputs |= components.sampling_inputs(manager, count=4)
+            inputs |= reference_slots()
+        with gr.Column():
+            results = components.results_column()
+            examples(
+                [inputs["reference"], inputs["prompt"]],
+                [
+                    ["checker-cube.png", "on a green striped floor"],
+                    ["red-sphere.png", "a cone"],
+                    ["dotted-cone.png", "with a yellow wall"],
+                ],
+            )
+    return inputs, results, buttons
+
+
+def makes(request: GenerateRequest) -> bool:
+    words = bool(request.prompt) or len(request.references) > 1
+    return words and not request.structures and request.inpaint is None
+
+
+TAB = Tab(
+    label="Image + text",
+    translate=image_text,
+    widgets_from_request=widgets_from_request,
+    makes=makes,
+    recommended=RECOMMENDED
+    | {"image_scale": lambda info: {"value": info.recommended.text_image_scale}},
+    layout=layout,
+)

@@ -1,0 +1,41 @@
+"""Properties of widgets that depend on the model: its recommendations, and what it offers."""
+
+from __future__ import annotations
+
+from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.request import SAMPLERS
+from ipadapter_demo.ui.run.tab import Properties, Recommended
+from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.slots import STRUCTURES, slot, structure_choices
+
+
+def _adapter(info: ModelInfo) -> Properties:
+    return {
+        "choices": components.adapter_choices(info),
+        "value": info.adapters[0],
+        "visible": len(info.adapters) > 1,
+    }
+
+
+def _kind(info: ModelInfo) -> Properties:
+    choices = structure_choices(info)
+    return {"choices": choices, "value": choices[0][1] if choices else None}
+
+
+# Of every tab; a tab replaces those that are its own.
+RECOMMENDED: Recommended = {
+    "steps": lambda info: {"value": info.recommended.steps},
+    "guidance": lambda info: {"value": info.recommended.guidance},
+    "sampler": lambda info: {"value": SAMPLERS[0]},
+    "repaint_passes": lambda info: {"value": info.recommended.repaint_passes},
+    "context": lambda info: {"value": info.recommended.context},
+    "background_weight": lambda info: {"value": info.recommended.background_weight},
+    "image_scale": lambda info: {"value": info.recommended.image_scale},
+    "shape": lambda info: {"choices": components.shape_choices(info), "value": ""},
+    "width": lambda info: {"value": 0},
+    "height": lambda info: {"value": 0},
+    "prompt": lambda info: {"info": components.words_known(info)},
+    "adapter": _adapter,
+    **{slot("kind", k): _kind for k in STRUCTURES},
+    "image_layers": lambda info: {"value": "all", "visible": info.layer_presets},
+}

@@ -1,0 +1,277 @@
+"""Several references and several structures: numbered slots of widgets, and what they ask for.
+
+The first slot's widgets are named as its fields, those of slot k the same with _k: reference and
+reference_2, weight and weight_2, window_start and window_start_2. An empty picture is an empty
+slot. The first reference is never negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.masks import flatten_mask
+from ipadapter_demo.models.annotators import DETECTORS
+from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.request import MAX_WEIGHT, Reference, Structure
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.tab import Widgets
+from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.masks import mask_input
+
+REFERENCES = (1, 2, 3, 4)
+STRUCTURES = (1, 2, 3)
+# The values of a slot whose picture alone is given.
+REFERENCE: dict[str, Any] = {
+    "reference": None,
+    "fit": "crop",
+    "weight": 1.0,
+    "mask": None,
+    "mask_means": "white",
+    "window_start": 0.0,
+    "window_end": 1.0,
+    "negative": False,
+    "only": 0,
+}
+STRUCTURE: dict[str, Any] = {
+    "control": None,
+    "kind": None,
+    "control_fit": "crop",
+    "structure_weight": 1.0,
+    "window_start": 0.0,
+    "window_end": 1.0,
+}
+MAP_FITS = [("crop it", "crop"), ("pad it", "pad"), ("squash it", "squash")]
+
+# How a detector is called where people choose one; any other appears under its own name.
+LABELS = {
+    "canny/canny": "edges",
+    "canny/lineart": "edges, as line art",
+    "canny/none": "edges; the picture is the map",
+    "t2i-canny/canny": "edges, by a T2I-Adapter",
+    "t2i-canny/lineart": "edges, as line art, by a T2I-Adapter",
+    "t2i-canny/none": "edges, by a T2I-Adapter; the picture is the map",
+    "palette/palette": "colours, as a coarse palette",
+    "palette/none": "colours; the picture is the palette",
+}
+
+
+def slot(name: str, k: int) -> str:
+    """The name of a widget of slot k."""
+    return name if k == 1 else f"{name}_{k}"
+
+
+def reference_slots() -> Widgets:
+    """More pictures, in an accordion, and how they come together."""
+    widgets: Widgets = {}
+    with gr.Accordion("More pictures", open=False):
+        widgets["combine"] = gr.Radio(
+            [("side by side", "concat"), ("as their mean", "average")],
+            value="concat",
+            label="Several pictures count",
+        )
+        for k in REFERENCES:
+            with gr.Accordion("The first picture" if k == 1 else f"Picture {k}", open=k == 2):
+                widgets |= _reference_slot(k)
+    return widgets
+
+
+def _reference_slot(k: int) -> Widgets:
+    """The first picture itself and its fit stand elsewhere on the tab."""
+    widgets: Widgets = {}
+    with gr.Row():
+        if k > 1:
+            widgets[slot("reference", k)] = components.picture(f"Picture {k}", height=150)
+        hint = "a mask of where it\napplies"
+        names = slot("mask", k), slot("mask_means", k)
+        widgets |= mask_input(*names, "Only here", hint, height=150)
+    with gr.Row():
+        widgets[slot("weight", k)] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "Weight")
+        widgets |= window_inputs("Acts from", k)
+    with gr.Row():
+        widgets[slot("only", k)] = gr.Number(
+            0, label="Only for result number", info="0: for all of them", minimum=0
+        )
+        if k > 1:
+            with gr.Column():
+                widgets[slot("fit", k)] = gr.Dropdown(components.FITS, value="crop", label="Fit")
+                widgets[slot("negative", k)] = gr.Checkbox(False, label="Negative")
+    return widgets
+
+
+def window_inputs(label: str, k: int) -> Widgets:
+    """The part of the steps during which a slot acts."""
+    return {
+        slot("window_start", k): components.slider(0, 1, 0.0, 0.05, label),
+        slot("window_end", k): components.slider(0, 1, 1.0, 0.05, "until"),
+    }
+
+
+def structure_slots(info: ModelInfo) -> Widgets:
+    """More maps, in an accordion."""
+    widgets: Widgets = {}
+    with gr.Accordion("More structure", open=False):
+        for k in STRUCTURES[1:]:
+            with gr.Row():
+                widgets[slot("control", k)] = components.picture(f"Structure {k} of", height=150)
+                with gr.Column():
+                    widgets |= structure_inputs(structure_choices(info), k)
+            with gr.Row():
+                widgets |= window_inputs("Structure from", k)
+    return widgets
+
+
+def structure_inputs(choices: list[tuple[str, str]], k: int) -> Widgets:
+    """Which structure of a picture is kept, how it is fitted, and how strictly it is kept."""
+    return {
+        slot("kind", k): gr.Dropdown(
+            choices, value=choices[0][1] if choices else None, label="Keep"
+        ),
+        slot("control_fit", k): gr.Dropdown(
+            MAP_FITS, value="crop", label="If it has another shape", min_width=120
+        ),
+        slot("structure_weight", k): components.slider(0, MAX_WEIGHT, 1.0, 0.05, "How strictly"),
+    }
+
+
+def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
+    """The references of the slots; their values are taken out of `values`."""
+    found = []
+    for k, given in _taken(values, REFERENCE, REFERENCES):
+        mask, only = given["mask"], given["only"]
+        if mask is not None:
+            mask = flatten_mask(mask, slot("mask", k), given["mask_means"])
+        found.append(
+            Reference(
+                image=given["reference"],
+                fit=given["fit"],
+                weight=given["weight"],
+                mask=mask,
+                negative=given["negative"],
+                window=(given["window_start"], given["window_end"]),
+                only_image=only - 1 if only else None,
+            )
+        )
+    return tuple(found)
+
+
+def slots_from_references(references: Sequence[Reference]) -> dict[str, Any]:
+    """The values of the slots for the references of a request."""
+    values: dict[str, Any] = {}
+    for k, given in zip(REFERENCES, [*references, *[None] * len(REFERENCES)], strict=False):
+        shown = dict(REFERENCE)
+        if given is not None:
+            start, end = given.window
+            shown |= {
+                "reference": given.image,
+                "fit": given.fit,
+                "weight": given.weight,
+                "mask": given.mask,
+                "window_start": start,
+                "window_end": end,
+                "negative": given.negative,
+                "only": 0 if given.only_image is None else given.only_image + 1,
+            }
+        if k == 1:
+            del shown["negative"]
+        values |= {slot(name, k): value for name, value in shown.items()}
+    return values
+
+
+def structures_from_slots(values: dict[str, Any]) -> tuple[Structure, ...]:
+    """The structures of the slots; their values are taken out of `values`."""
+    return tuple(
+        structure_of(
+            given["control"],
+            given["kind"],
+            weight=given["structure_weight"],
+            fit=given["control_fit"],
+            window=(given["window_start"], given["window_end"]),
+        )
+        for _, given in _taken(values, STRUCTURE, STRUCTURES)
+    )
+
+
+def slots_from_structures(structures: Sequence[Structure]) -> dict[str, Any]:
+    """The values of the slots for the structures of a request; empty slots show the kind of the
+    first."""
+    values: dict[str, Any] = {}
+    for k, given in zip(STRUCTURES, [*structures, *[None] * len(STRUCTURES)], strict=False):
+        shown = STRUCTURE | {"kind": _kind_of(structures[0])}
+        if given is not None:
+            start, end = given.window
+            shown |= {
+                "control": given.image,
+                "kind": _kind_of(given),
+                "control_fit": given.fit,
+                "structure_weight": given.weight,
+                "window_start": start,
+                "window_end": end,
+            }
+        values |= {slot(name, k): value for name, value in shown.items()}
+    return values
+
+
+def structure_of(control: Any, choice: object, **how: Any) -> Structure:
+    """`choice` is kind/detector."""
+    if not isinstance(choice, str) or choice.count("/") != 1:
+        raise RequestError(f"kind must be kind/detector, such as canny/none, got {choice!r:.80}")
+    kind, annotator = choice.split("/")
+    return Structure(image=control, kind=kind, annotator=annotator, **how)
+
+
+def structure_choices(info: ModelInfo) -> list[tuple[str, str]]:
+    """(what to call it, kind/detector); empty for a model without structure networks."""
+    return [
+        (_label(kind, annotator), f"{kind}/{annotator}")
+        for kind, annotators in info.structures.items()
+        for annotator in annotators
+    ]
+
+
+def layers_input(manager: ModelManager) -> Widgets:
+    """Where λ acts. Only SD 1.5's and SDXL's layers are known by what they do."""
+    presets = [
+        ("everything", "all"),
+        ("style only", "style"),
+        ("layout only", "layout"),
+        ("style and layout", "style+layout"),
+    ]
+    return {
+        "image_layers": gr.Dropdown(
+            presets,
+            value="all",
+            label="The picture gives",
+            visible=manager.info.layer_presets,
+        )
+    }
+
+
+def _taken(
+    values: dict[str, Any], defaults: Mapping[str, Any], slots: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every slot with a picture, and its values, which are taken out of `values`; those that a
+    caller leaves out have defaults."""
+    picture = next(iter(defaults))
+    for k in slots:
+        given = {name: values.pop(slot(name, k), value) for name, value in defaults.items()}
+        if given[picture] is not None:
+            yield k, given
+
+
+def _kind_of(structure: Structure) -> str:
+    return f"{structure.kind}/{structure.annotator}"
+
+
+def _label(kind: str, annotator: str) -> str:
+    """A detector that is a network says what it fetches when it is first used."""
+    if annotator == "none":
+        plain = f"{kind}; the picture is the map"
+    else:
+        plain = kind if kind == annotator else f"{kind}, by {annotator}"
+    network = DETECTORS[annotator].weights if annotator in DETECTORS else None
+    fetches = f" (fetches {network.megabytes} MB, once)" if network else ""
+    return LABELS.get(f"{kind}/{annotator}", plain) + fetches
