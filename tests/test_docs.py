@@ -15,10 +15,10 @@ import ipadapter_demo
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-TESTS = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py")}
+TESTS = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py")}
 # number -> the files that prove it
 LAWS = {
-    int(number): re.findall(r"`(test_\w+\.py)`", files)
+    int(number): re.findall(r"`(test_\w+)`", files)
     for number, files in re.findall(r"^\| (\d+) \| .* \| (.*) \|$", ARCHITECTURE, re.MULTILINE)
 }
 MOST = {"sampler": 2, "variant": 2, "tab": 2, "request field": 5, "kind of structure": 2}
