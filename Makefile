@@ -2,6 +2,7 @@
 # make test   lint, type-check and test, the page in a real browser included; WORKERS=4 for more
 # make lint   ruff and mypy only
 # make wheel  build the package, wheel and sdist, into dist/
+# make docs   the documentation as a site, in site/
 # make clean  remove caches; `make distclean` removes .venv as well
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := .venv/bin
 DEMO := .venv/.demo-requirements
 DEV := .venv/.dev-requirements
 
-.PHONY: demo test lint wheel chromium clean distclean
+.PHONY: demo test lint wheel docs chromium clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
@@ -23,10 +24,15 @@ test: $(DEV) chromium lint
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 wheel: $(DEV)
 	$(BIN)/python -m hatchling build
+
+# The variable hides a notice about another program.
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -56,7 +62,7 @@ chromium:
 		echo "The tests need a Chromium: install one, or set CHROMIUM to its path" >&2; exit 1; }
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean

@@ -1,4 +1,4 @@
-"""What the README says can be typed in, and the Space it configures is this project."""
+"""Commands and Python in the README and the docs can be run, and the Space is this project."""
 
 import re
 import shlex
@@ -26,20 +26,27 @@ def blocks(language: str, text: str = TEXT) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-GUIDE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+PAGES = [TEXT, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")]
+PAGES += [path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = list(
     dict.fromkeys(
         line
-        for block in [*blocks("bash"), *blocks("bash", GUIDE)]
+        for page in PAGES
+        for block in blocks("bash", page)
         for line in block.splitlines()
         if line.strip()
     )
 )
+PYTHON = [block for page in PAGES for block in blocks("python", page)]
 
 
 def test_the_readme_shows_commands_and_python() -> None:
-    assert "make demo" in COMMANDS
+    assert {"make demo", "make test"} <= set(blocks("bash")[0].splitlines())
     assert blocks("python")
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -57,6 +64,10 @@ def test_commands_are_understood(command: str) -> None:
     elif words[0] == ".venv/bin/pip":
         assert words[1:3] == ["install", "-r"]
         assert (ROOT / words[3]).is_file()
+    elif words[:3] == [".venv/bin/python", "-m", "pytest"]:
+        assert all((ROOT / word).is_file() for word in words if word.startswith("tests/"))
+    elif words[0] == ".venv/bin/mutmut":
+        assert len(words) == 2
     elif words[:2] == [".venv/bin/accelerate", "launch"]:
         assert launch_command_parser().parse_args(words[2:])
         asked = dict(pairwise(words))
@@ -69,7 +80,7 @@ def test_commands_are_understood(command: str) -> None:
         settings_from_args(words[2:], env)
 
 
-@pytest.mark.parametrize("block", blocks("python"))
+@pytest.mark.parametrize("block", PYTHON)
 def test_python_compiles_and_uses_public_names(block: str) -> None:
     compile(block, "README.md", "exec")
     assert set(re.findall(r"\bip\.(\w+)", block)) <= set(ipadapter_demo.__all__)

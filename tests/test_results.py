@@ -1,4 +1,4 @@
-"""Numbers in README.md and docs/claims.md are those of the reports that they were read from.
+"""Numbers in docs/results.md and docs/claims.md are those of the reports that they were read from.
 
 Where a sentence is written anew its pattern here must follow; a number alone cannot drift.
 """
@@ -18,7 +18,7 @@ from ipadapter_demo.claims import page
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (DOCS / "results.md").read_text(encoding="utf-8")
 CLAIMS = (DOCS / "claims.md").read_text(encoding="utf-8")
 REPORT = json.loads((ROOT / "assets/tabletop/report.json").read_text())
 PROVENANCE = json.loads((ROOT / "assets/tabletop/provenance.json").read_text())
@@ -60,7 +60,7 @@ def of(report: Any, place: str) -> Any:
     return report
 
 
-# README's table of experiments: what its row begins with -> place in the report
+# The table of experiments: what its row begins with -> place in the report
 EXPERIMENTS = {
     "Text alone": "text_alone",
     "Variation (empty prompt, λ = 1)": "variation",
@@ -73,7 +73,7 @@ EXPERIMENTS = {
 
 
 def test_the_table_of_experiments_is_the_report() -> None:
-    rows = cells(README, "| Experiment | Right | Chance |")
+    rows = cells(RESULTS, "| Experiment | Right | Chance |")
     assert len(rows) == len(EXPERIMENTS)
     for (head, right, chance), (begins, place) in zip(rows, EXPERIMENTS.items(), strict=True):
         assert head.startswith(begins)
@@ -86,7 +86,7 @@ def test_the_table_of_experiments_is_the_report() -> None:
 
 
 def test_the_table_of_attributes_is_the_report() -> None:
-    rows = cells(README, "| Attribute | Text alone | Variation | λ = 0 | Chance |")
+    rows = cells(RESULTS, "| Attribute | Text alone | Variation | λ = 0 | Chance |")
     columns = [REPORT[name]["by_attribute"] for name in ("text_alone", "variation", "no_image")]
     assert [row[0].replace(" ", "_") for row in rows] == list(columns[1])
     for head, *shown in rows:
@@ -98,15 +98,15 @@ def test_the_table_of_attributes_is_the_report() -> None:
 
 def test_the_sentences_about_results_are_the_report() -> None:
     layout, edges, mask = REPORT["layout"], REPORT["structure"], REPORT["inpainting"]
-    assert f"On {REPORT['scenes']:,} held-out scenes" in README
-    assert f"({REPORT['steps']} steps; guidance {REPORT['guidance']:g}" in README
+    assert f"On {REPORT['scenes']:,} held-out scenes" in RESULTS
+    assert f"({REPORT['steps']} steps; guidance {REPORT['guidance']:g}" in RESULTS
     check(
-        README,
+        RESULTS,
         "hues are off by # degrees in the median",
         REPORT["variation"]["median_hue_error_degrees"],
     )
     check(
-        README,
+        RESULTS,
         "over # seeds the first solid's place varies by # of the picture's "
         "width (over scenes: #), and # % of the variations have every solid where the "
         "reference has it (by chance # %)",
@@ -117,27 +117,27 @@ def test_the_sentences_about_results_are_the_report() -> None:
         100 * layout["copies_by_chance"],
     )
     check(
-        README,
+        RESULTS,
         "Edges: F1 # against the map at a tolerance of 2 pixels, # without the map",
         edges["edge_f1"],
         edges["edge_f1_without_map"],
     )
     check(
-        README,
+        RESULTS,
         "a cell's channel is off by # grey levels, without the map by #",
         *(REPORT["palette"][name] for name in ("cell_error", "cell_error_without_map")),
     )
-    check(README, "largest change outside the mask is #", mask["largest_change_outside"])
-    check(README, "a channel is off by # grey levels from the scene", mask["seam_error"])
-    check(README, "through the VAE alone is off by #", mask["seam_error_of_the_vae"])
-    check(README, "The VAE reaches # dB", REPORT["vae"]["psnr_db"])
+    check(RESULTS, "largest change outside the mask is #", mask["largest_change_outside"])
+    check(RESULTS, "a channel is off by # grey levels from the scene", mask["seam_error"])
+    check(RESULTS, "through the VAE alone is off by #", mask["seam_error_of_the_vae"])
+    check(RESULTS, "The VAE reaches # dB", REPORT["vae"]["psnr_db"])
 
 
-def test_what_is_said_of_the_reader_and_of_the_hours_is_the_provenance() -> None:
+def test_the_classifier_s_accuracy_and_the_hours_are_the_provenance() -> None:
     accuracy = PROVENANCE["attribute-classifier"]["held_out_accuracy"]
     worst = min(accuracy, key=accuracy.__getitem__)
     check(
-        README,
+        RESULTS,
         f"at least # % of any attribute ({worst.replace('_', ' ')}), and off by # degrees"
         " in a solid's hue",
         100 * accuracy[worst],
@@ -146,7 +146,7 @@ def test_what_is_said_of_the_reader_and_of_the_hours_is_the_provenance() -> None
     hours = sum(
         part["hours"] for part in PROVENANCE.values() if isinstance(part, dict) and "hours" in part
     )
-    check(README, "hours (# in all,", hours)
+    check(RESULTS, "hours (# in all,", hours)
 
 
 def test_every_study_has_its_record_and_its_figure() -> None:
