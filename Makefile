@@ -24,7 +24,6 @@ test: $(DEV) chromium lint
 lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 wheel: $(DEV)
