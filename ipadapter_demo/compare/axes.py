@@ -1,4 +1,4 @@
-"""What differs along the sides of a comparison: values, their combinations, and their heads."""
+"""The axes of a comparison: values, their combinations, and their heads."""
 
 from __future__ import annotations
 

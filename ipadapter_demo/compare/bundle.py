@@ -59,7 +59,7 @@ class Verified:
 
 
 def maps_by_cell(job: Job) -> dict[str, dict[str, bytes]]:
-    """What the structure networks read for each finished cell, as files named by their content."""
+    """The maps of each finished cell, as files named by their content."""
     found = {}
     for cell in job.finished():
         contents = []
@@ -107,7 +107,7 @@ class Bundle:
                         yield self._compared(cell, outcome, there[cell.name])
 
     def changes(self, manager: ModelManager) -> list[str]:
-        """What is not as it was when the bundle was made, named as in the manifest."""
+        """Differences from when the bundle was made, named as in the manifest."""
         found = []
         for model, provenance in self.manifest.models.items():
             now = manager.with_model(model).provenance

@@ -112,7 +112,7 @@ class SharedRequest(Part):
 
 
 class Axes(Part):
-    """What differs, and its values; of several, every combination."""
+    """Fields that differ, and their values; of several, every combination."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
@@ -182,8 +182,8 @@ class ComparisonSpec(Part):
     model: Annotated[str, Field(max_length=100)] | None = None
     """Of the catalogue; without it, the one that is loaded."""
     request: SharedRequest = SharedRequest()
-    """What all cells share: the fields of a request, its pictures by file name. What is not given
-    is the model's recommendation."""
+    """The settings that all cells share: the fields of a request, its pictures by file name. What
+    is not given is the model's recommendation."""
     columns: Axes
     rows: Axes = Axes()
     pages: Axes = Axes()

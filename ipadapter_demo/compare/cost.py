@@ -1,4 +1,4 @@
-"""What a comparison costs, before it starts."""
+"""The cost of a comparison, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ class Pace:
 
 
 def kind_of(request: GenerateRequest) -> Hashable:
-    """What decides how long a call of the UNet takes, besides model and size: the rows of its
-    batch, the networks beside it, and the image prompts."""
+    """The properties of a request that decide how long a call of the UNet takes, besides model and
+    size: the rows of its batch, the networks beside it, and the image prompts."""
     prompts = [
         (r.negative, r.window, r.mask is None, r.only_image)
         for r in request.references

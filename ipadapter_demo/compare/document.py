@@ -69,7 +69,7 @@ def check_document(document: object) -> None:
 
 
 def _parts(value: object) -> list[Any]:
-    """What a list or object is made of."""
+    """The parts of a list or an object."""
     if isinstance(value, (list, tuple, dict)):
         if len(value) > MAX_ITEMS:
             raise RequestError(

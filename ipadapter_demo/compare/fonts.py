@@ -57,8 +57,9 @@ def drawable(text: str) -> frozenset[str]:
 
 
 def _missing(text: str) -> frozenset[str]:
-    """What the first font lacks: letters and their like. Symbols are named and not looked for,
-    since the fonts of most are in colour, and private ones mean something else everywhere."""
+    """Letters, and characters like them, that the first font lacks. Symbols are named and not
+    looked for, since the fonts of most are in colour, and private ones mean something else
+    everywhere."""
     own = _characters(font_manager.findfont(FAMILY))
     return frozenset(c for c in text if ord(c) not in own and unicodedata.category(c)[0] in "LMNP")
 

@@ -62,7 +62,7 @@ class Grid:
         return [cell for page in self.pages for cell in page.cells]
 
     def heads(self, cell: Cell) -> tuple[str, str, str]:
-        """What stands at the head of a cell's page, row and column."""
+        """The heads of a cell's page, row and column."""
         page = self.pages[cell.page - 1]
         row, column = next(
             (r, c)

@@ -52,7 +52,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonWarning:
-    """What somebody should know of a comparison that goes on all the same."""
+    """A fact that the user should know; the comparison goes on."""
 
     message: str
 
@@ -61,7 +61,7 @@ Event = Done | Failed | ComparisonWarning
 
 
 class Job:
-    """What belongs in `folder` is written there as it comes, so nothing is lost by a stop."""
+    """Each finished cell is written to `folder` at once, so a stop loses nothing."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         """Raises RequestError where the cells in `folder` are another comparison's."""
@@ -87,7 +87,7 @@ class Job:
         return [cell for cell in self.plan.grid.cells if self.path(cell).exists()]
 
     def message(self, cell: Cell) -> str:
-        """What kept a cell from being drawn, or nothing."""
+        """The error of a cell that could not be drawn, or an empty text."""
         with suppress(OSError):
             return self._text(cell).read_text(encoding="utf-8")
         return ""
@@ -139,8 +139,8 @@ class Job:
         return record
 
     def _damaged_put_aside(self, cells: list[Cell]) -> Iterator[ComparisonWarning]:
-        """What is no cell any more, cut short, changed or saved by another program, makes room
-        for a new one, and stays beside it."""
+        """A file that is no cell any more, cut short, changed or saved by another program, makes
+        room for a new one, and stays beside it."""
         for path, cell in [(self.path(cell), cell) for cell in cells if self.path(cell).exists()]:
             try:
                 self.record(cell)

@@ -31,7 +31,7 @@ def snippet(spec: Spec, grid: Grid) -> str:
 
 
 def caption(spec: Spec, grid: Grid, number: int) -> str:
-    """What is shown, and what all of it shares, in LaTeX."""
+    """The caption in LaTeX: what differs, and the settings that all cells share."""
     page, comparison = grid.pages[number - 1], spec.comparison
     said = [comparison.title, page.label]
     if any(page.row_heads):

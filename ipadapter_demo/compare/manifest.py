@@ -1,4 +1,4 @@
-"""What a comparison was made of, and with: written beside its pictures, read from anybody's."""
+"""The manifest of a comparison: its inputs, models and cells. Read from untrusted files too."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class CellEntry(Part):
     file: str | None = None
     sha256: Sum | None = None
     maps: tuple[str, ...] = ()
-    """What the structure networks read."""
+    """The maps that the structure networks read."""
     error: str | None = None
-    """What kept it from being drawn."""
+    """The error that kept the cell from being drawn."""
 
 
 class Manifest(Part):

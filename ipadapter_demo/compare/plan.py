@@ -105,7 +105,7 @@ class Plan:
         yield from ((cell, result) for cell, result in found if cell in batch.wanted)
 
     def maps(self, model: str, request: GenerateRequest) -> list[Image.Image]:
-        """What the structure networks read of a request."""
+        """The maps that the structure networks read for a request."""
         return self.manager.with_model(model).structure_maps(request)
 
     def _aspect(self, request: GenerateRequest) -> float:
@@ -119,7 +119,7 @@ class Plan:
         return height / width
 
     def picture(self, given: Given) -> Image.Image:
-        """What is shown beside the cells: a reference, or a map as the network reads it."""
+        """The picture beside the cells: a reference, or a map as the network reads it."""
         if given.kind == "reference":
             return given.request.references[0].image
         return self.maps(given.model, given.request)[0]

@@ -84,7 +84,7 @@ class _Parts:
 
 
 def _lacking_letters(job: Job) -> list[str]:
-    """What to know of heads that the figure shows by the names of their letters."""
+    """Warnings about heads that the figure shows by the names of their letters."""
     heads = [
         head
         for page in job.plan.grid.pages

@@ -1,4 +1,4 @@
-"""What the pixels of finished cells were, so that a picture changed afterwards is seen.
+"""Checksums of the pixels of finished cells, so that a later change of a picture is found.
 
 A program that edits a PNG may keep its texts: the request is still there, the picture is not.
 """

@@ -1,4 +1,4 @@
-"""What people typed, as plain text: in a figure, in LaTeX, in a table."""
+"""Typed text as plain text: in a figure, in LaTeX, in a table."""
 
 from __future__ import annotations
 

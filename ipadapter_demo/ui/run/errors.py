@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def shown_errors() -> Iterator[None]:
-    """What a person can act on is shown as it is; anything else goes to the log."""
+    """Errors that the user can act on are shown as they are; others go to the log."""
     try:
         yield
     except DemoError as error:

@@ -56,8 +56,8 @@ def recommended(tabs: Iterable[BuiltTab], info: ModelInfo) -> dict[gr.Component,
 
 
 def info_of(manager: ModelManager, name: str, report: Report) -> ModelInfo:
-    """What a model recommends. It is loaded if that is not known yet, as soon as those in line
-    have their pictures."""
+    """The recommendations of a model. It is loaded if that is not known yet, as soon as those in
+    line have their pictures."""
     if (known := manager.info_of(name)) is not None:
         return known
     with manager.turn(name) as turn:

@@ -1,4 +1,4 @@
-"""What the page shows of a run: pictures as they come, how far it is, and how to make it again."""
+"""Updates of the page during a run: pictures, progress, and how to make them again."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def summary(result: Result) -> str:
 
 
 def waited(turn: Turn) -> Iterator[str]:
-    """What to say until it is this one's turn."""
+    """Status texts while the visitor waits for a turn."""
     said = ""
     while ahead := turn.ahead:
         if (now := waiting(ahead, turn.expected)) != said:

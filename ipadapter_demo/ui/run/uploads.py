@@ -1,4 +1,4 @@
-"""What a browser or an API client sends for a picture, as pictures that can be trusted.
+"""Pictures that a browser or an API client sends, checked before they are used.
 
 Listeners here use `preprocess=False`: gradio would open every upload itself, before any check of
 ours, and answer a damaged one with an error that helps nobody.
@@ -38,8 +38,8 @@ class Painting:
     size: tuple[int, int]
 
     def mask_with(self, more: Image.Image | None, means: MaskMeans = "white") -> Image.Image:
-        """What was painted, and `more`, a mask of the size that the picture was uploaded in, in
-        which what `means` here is here."""
+        """The painted mask together with `more`, a mask of the size that the picture was uploaded
+        in, in which what `means` here is here."""
         if more is None:
             return self.mask
         more = flatten_mask(more, "mask", means)
@@ -91,7 +91,7 @@ def painting_from_editor(value: object, field: str) -> Painting | None:
 
 
 def editor_value_from_image(image: Image.Image | str) -> dict[str, Any]:
-    """What an ImageEditor shows for a picture on which nothing is painted yet.
+    """The value of an ImageEditor for a picture without paint.
 
     Layers are never given to it: gradio 6.31 does not show them, or, where a composite comes with
     them, takes that for the picture.

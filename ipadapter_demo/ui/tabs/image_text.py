@@ -48,7 +48,7 @@ def image_text(
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
-    """What the widgets of this tab, the sampling ones aside, show for a request."""
+    """Values of this tab's widgets for a request, except the sampling ones."""
     return {"prompt": request.prompt, **slots_from_references(request.references)}
 
 

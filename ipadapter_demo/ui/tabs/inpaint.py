@@ -66,7 +66,7 @@ def inpaint(
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
-    """What the widgets of this tab, the sampling ones aside, show for a request."""
+    """Values of this tab's widgets for a request, except the sampling ones."""
     given = request.inpaint
     assert given is not None
     reference = request.references[0] if request.references else None

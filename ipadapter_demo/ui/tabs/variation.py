@@ -35,7 +35,7 @@ def variation(
 
 
 def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
-    """What the widgets of this tab, the sampling ones aside, show for a request."""
+    """Values of this tab's widgets for a request, except the sampling ones."""
     [reference] = request.references
     return {"reference": reference.image, "fit": reference.fit}
 

@@ -99,7 +99,7 @@ def adapter_choices(info: ModelInfo) -> list[tuple[str, str]]:
 
 
 def words_known(info: ModelInfo) -> str | None:
-    """What to say below a prompt, of a model with a small world."""
+    """The hint below a prompt: the words that a small model knows."""
     return f"Known words, in this order: {', '.join(info.words)}" if info.words else None
 
 

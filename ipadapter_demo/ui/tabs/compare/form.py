@@ -1,4 +1,4 @@
-"""What the Compare tab asks for, as the document of a spec."""
+"""The values of the Compare tab as the document of a spec."""
 
 from __future__ import annotations
 

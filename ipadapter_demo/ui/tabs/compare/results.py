@@ -44,7 +44,7 @@ class Shown:
 
 
 def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
-    """What is shown, and another seed for the first of the two pictures that are looked at."""
+    """The grid, and another seed for the first of the two chosen pictures."""
     job = gr.State(None, time_to_live=DAY, delete_callback=forget)
     status = gr.HTML("", elem_classes="status")
     grid = gr.HTML("", elem_classes="comparison", js_on_load=ON_LOAD)
@@ -167,7 +167,7 @@ def so_far(job: Job, before: int, seconds: float) -> str:
 
 
 def finished(shown: Shown, job: Job, chosen: str = "", warnings: Sequence[str] = ()) -> Update:
-    """What there is so far, ready to be looked at and taken home; and what to note of it."""
+    """The finished cells, to look at and to download, with their warnings."""
     published = write_bundle(job)
     choices = cell_choices(job)
     names = [name for _, name in choices]
