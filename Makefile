@@ -1,7 +1,7 @@
 # make demo   run the demo at http://127.0.0.1:7860
+# make docs   build the documentation as a site, in site/
 # make test   lint, type-check and test, the page in a real browser included; WORKERS=4 for more
 # make lint   ruff and mypy only
-# make docs   the documentation as a site, in site/
 # make clean  remove caches; `make distclean` removes .venv as well
 
 PYTHON ?= python3
@@ -10,11 +10,16 @@ BIN := .venv/bin
 DEMO := .venv/.demo-requirements
 DEV := .venv/.dev-requirements
 
-.PHONY: demo test lint docs chromium clean distclean
+.PHONY: demo test lint chromium clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
 	$(BIN)/python app.py
+
+# The variable hides a notice about another program.
+.PHONY: docs
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # A worker takes whole files, so that what a file sets up is set up once.
 test: $(DEV) chromium lint
@@ -23,10 +28,6 @@ test: $(DEV) chromium lint
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-
-# The variable hides a notice about another program.
-docs: $(DEV)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -56,7 +57,8 @@ chromium:
 		echo "The tests need a Chromium: install one, or set CHROMIUM to its path" >&2; exit 1; }
 
 clean:
-	rm -rf .pytest_cache .ruff_cache .mypy_cache build site *.egg-info
+	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info
+	rm -rf site
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean
