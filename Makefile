@@ -58,8 +58,8 @@ chromium:
 
 clean:
 	rm -rf .pytest_cache .ruff_cache .mypy_cache build *.egg-info
-	rm -rf site
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -rf site
 
 distclean: clean
 	rm -rf .venv
