@@ -940,8 +940,8 @@ def test_lines_make_the_same_picture_again(api: Api, tmp_path: Path, served: Any
     assert words[:3] == ["python", "-m", "ipadapter_demo"]
     loaded: dict[str, Any] = {}
 
-    def load(model: str, options: LoadOptions, *_: Any) -> Any:
-        loaded.update(asdict(options), model=model)
+    def load(model: str, options: LoadOptions | None = None, *_: Any, **fields: Any) -> Any:
+        loaded.update(asdict(options or LoadOptions()) | fields, model=model)
         return served
 
     with contextlib.chdir(tmp_path):
