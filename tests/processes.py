@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 import sys
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def _train(config: Path, full_at: int, variables: dict[str, str]) -> None:
     from ipadapter_demo.training.image_adapter import train_image_adapter
 
     os.setsid()
+    set_start_method("fork", force=True)  # the loaders' own, and not this one's
     os.environ.update(variables)
     torch.set_num_threads(1)
     output = os.open(config.with_suffix(".log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND)
