@@ -6,11 +6,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from diffusers import (
     T2IAdapter,
     UNet2DConditionModel,
 )
+from processes import started
 from safetensors.torch import load_file
 
 import ipadapter_demo as ip
@@ -235,28 +237,34 @@ def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(
     assert provenance["samples"] == 8 * 2 * 2
 
 
-def launched(config: dict[str, Any], path: Path, processes: int = 1) -> list[str]:
-    """The command line that a person would use."""
+def written(config: dict[str, Any], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(config))  # JSON is YAML
-    launch = [sys.executable, "-m"]
-    if processes > 1:
-        launch += [
-            "accelerate.commands.launch",
-            "--multi_gpu",
-            "--num_processes",
-            str(processes),
-            "--num_machines",
-            "1",
-            "--mixed_precision",
-            "no",
-            "--main_process_port",
-            "0",
-            "--dynamo_backend",
-            "no",
-            "-m",
-        ]
-    return [*launch, "ipadapter_demo.training.image_adapter", "--config", str(path)]
+    return path
+
+
+def launched(config: Path) -> list[str]:
+    """The command line that a person would use for two processes."""
+    return [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--main_process_port",
+        "0",
+        "--dynamo_backend",
+        "no",
+        "-m",
+        "ipadapter_demo.training.image_adapter",
+        "--config",
+        str(config),
+    ]
 
 
 def environment() -> dict[str, str]:
@@ -267,29 +275,24 @@ def environment() -> dict[str, str]:
 def test_killed_at_any_moment_it_goes_on_with_the_same_losses(
     tiny: CatalogEntry, tars: Path, tmp_path: Path
 ) -> None:
-    steps = {"steps": 60, "save_every": 1, "workers": 1}
+    steps = {"steps": 24, "save_every": 1, "workers": 1}
     train_image_adapter(adapter_config(tiny, tars, tmp_path / "whole", **steps))
-    command = launched(
-        values(tiny, tars, tmp_path / "killed", **steps, resume=True), tmp_path / "killed.yaml"
-    )
+    config = values(tiny, tars, tmp_path / "killed", **steps, resume=True)
+    path = written(config, tmp_path / "killed.yaml")
     log = tmp_path / "killed" / "run" / "log.jsonl"
-    for reached in (5, 23):
-        process = subprocess.Popen(
-            command,
-            env=environment(),
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    for reached in (3, 11):
+        process = started(path)
         until = time.monotonic() + 120
         while not (log.exists() and log.read_text().count("\n") >= reached):
-            assert process.poll() is None
+            assert process.exitcode is None
             assert time.monotonic() < until
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert json.loads(log.read_text().splitlines()[-1])["step"] < 60
-    subprocess.run(command, env=environment(), check=True, capture_output=True, timeout=300)
+        process.join()
+        assert json.loads(log.read_text().splitlines()[-1])["step"] < 24
+    process = started(path)
+    process.join(timeout=300)
+    assert process.exitcode == 0
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert same_files(tmp_path / "killed" / "out", tmp_path / "whole" / "out")
 
@@ -299,7 +302,8 @@ def test_two_processes_have_the_losses_of_one(
     tiny: CatalogEntry, tars: Path, tmp_path: Path
 ) -> None:
     train_image_adapter(adapter_config(tiny, tars, tmp_path / "one", batch=4, steps=6))
-    two = launched(values(tiny, tars, tmp_path / "two", batch=2, steps=6), tmp_path / "two.yaml", 2)
+    config = values(tiny, tars, tmp_path / "two", batch=2, steps=6)
+    two = launched(written(config, tmp_path / "two.yaml"))
     subprocess.run(two, env=environment(), check=True, capture_output=True, text=True, timeout=300)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     ours, theirs = (
@@ -390,41 +394,17 @@ def test_out_of_memory_says_what_to_do(
         train_image_adapter(adapter_config(tiny, tars, tmp_path))
 
 
-FULL_DISK = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from pathlib import Path
-from ipadapter_demo.training import checkpoints
-save = checkpoints.Checkpoints.save
-def small(self, progress):
-    if progress.step == 4:  # from here on the system refuses larger files, as a full disk would
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
-    save(self, progress)
-checkpoints.Checkpoints.save = small
-sys.argv = ["train", "--config", sys.argv[1]]
-from ipadapter_demo.training.config import ImageAdapterConfig
-from ipadapter_demo.training.held_out import held_out_callback
-from ipadapter_demo.training.image_adapter import train_image_adapter
-from ipadapter_demo.training.cli import main
-main("", ImageAdapterConfig, train_image_adapter)
-"""
-
-
 @pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint(
     tiny: CatalogEntry, tars: Path, tmp_path: Path
 ) -> None:
     given = values(tiny, tars, tmp_path, log_every=100)
-    path = tmp_path / "run.yaml"
-    path.write_text(json.dumps(given))
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2, done.stderr
-    said = done.stderr.strip().splitlines()[-1]
+    path = written(given, tmp_path / "run.yaml")
+    process = started(path, full_at=4)
+    process.join()
+    output = path.with_suffix(".log").read_text()
+    assert process.exitcode == 2, output
+    said = output.strip().splitlines()[-1]
     assert "step 3 could not be written down" in said
     assert "The last usable checkpoint is step-00000002; --resume goes on from it" in said
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000002"]
@@ -437,9 +417,17 @@ def test_two_processes_read_what_one_encoded(
 ) -> None:
     same = {"precision": "bf16", "steps": 1, "cache": str(tmp_path / "cache")}
     train_image_adapter(adapter_config(tiny, tars, tmp_path / "one", **same))
-    two = launched(values(tiny, tars, tmp_path / "two", **same), tmp_path / "two.yaml", 2)
-    two[two.index("no")] = "bf16"
-    subprocess.run(two, env=environment(), check=True, capture_output=True, text=True, timeout=300)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    places = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    config = values(tiny, tars, tmp_path / "two", **same)
+    processes = [
+        started(written(config, tmp_path / f"{rank}.yaml"), RANK=rank, LOCAL_RANK=rank, **places)
+        for rank in "01"
+    ]
+    for rank, process in enumerate(processes):
+        process.join()
+        assert process.exitcode == 0, (tmp_path / f"{rank}.log").read_text()
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -652,34 +640,20 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert read("--gradient-checkpointing").gradient_checkpointing is True
 
 
-def run_module(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ipadapter_demo.training.image_adapter", *words],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-
-
-@pytest.mark.slow
-def test_the_module_fails_with_a_line_and_not_a_traceback(tmp_path: Path) -> None:
-    done = run_module(
-        [
-            "--data",
-            "nowhere.tar",
-            "--run",
-            str(tmp_path),
-            "--out",
-            str(tmp_path),
-            "--base",
-            "tabletop",
-            "--device",
-            "cpu",
-        ]
-    )
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("data: nowhere.tar is neither")
-    assert "Traceback" not in done.stderr
+def test_the_module_fails_with_a_line_and_not_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = ["--run", str(tmp_path), "--out", str(tmp_path)]
+    words = ["--data", "nowhere.tar", *folders, "--base", "tabletop", "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["train", *words])
+    module = "ipadapter_demo.training.image_adapter"
+    monkeypatch.delitem(sys.modules, module)  # as -m finds it
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_module(module, run_name="__main__")
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert said.strip().splitlines()[-1].startswith("data: nowhere.tar is neither")
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(("has", "expected"), [(True, "bf16"), (False, "no")])
