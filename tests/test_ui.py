@@ -866,21 +866,21 @@ def test_pictures_of_one_name_are_numbered(tmp_path: Path, monkeypatch: pytest.M
     assert spec.document["rows"]["reference"] == list(files)
 
 
-def test_a_manifest_with_one_name_twice_restores_both(studio_tab: Any, tmp_path: Path) -> None:
+def test_a_manifest_with_one_name_twice_restores_both(compare_tab: Any, tmp_path: Path) -> None:
     contents = {"x/image.png": png(picture(1)), "y/image.png": png(picture(2))}
     spec = spec_from_document({"columns": {"reference": list(contents)}}, contents.__getitem__)
-    values = studio_tab.shown(spec)
-    paths = [Path(path) for path in values[studio_tab.pictures]]
+    values = compare_tab.shown(spec)
+    paths = [Path(path) for path in values[compare_tab.pictures]]
     assert [path.name for path in paths] == ["image.png", "image-2.png"]
     assert [path.read_bytes() for path in paths] == list(contents.values())
-    assert json.loads(values[studio_tab.written])["columns"]["reference"] == [
+    assert json.loads(values[compare_tab.written])["columns"]["reference"] == [
         "image.png",
         "image-2.png",
     ]
 
 
 @pytest.fixture
-def studio_tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> compare.CompareTab:
+def compare_tab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> compare.CompareTab:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with gr.Blocks():
         return compare.CompareTab(gr.Gallery(), gr.Textbox(), gr.Accordion())

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ipadapter_demo.imaging import resize_image
+from ipadapter_demo.evaluation.contact_sheet import contact_sheet, stacked
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
@@ -43,27 +43,13 @@ def draw_sheets(pipeline: ImagePromptPipeline, out: Path, seed: int = SHEET_SEED
     return drawn
 
 
-def stacked(parts: Sequence[Image.Image]) -> Image.Image:
-    """One above the other."""
-    whole = Image.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
-    top = 0
-    for part in parts:
-        whole.paste(part, (0, top))
-        top += part.height
-    return whole
-
-
 def grid(heads: Sequence[str], rows: Sequence[Row]) -> Image.Image:
     """Cells of one size under column heads."""
-    width = GAP + len(heads) * (CELL + GAP)
-    sheet = Image.new("RGB", (width, HEAD + len(rows) * (CELL + GAP)), "white")
+    sheet = contact_sheet([row[: len(heads)] for row in rows], CELL, GAP, HEAD)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for column, head in enumerate(heads):
         x = GAP + column * (CELL + GAP)
         pen.text((x + CELL / 2, HEAD / 2), head, fill="black", font=font, anchor="mm")
-        for line, row in enumerate(rows):
-            cell = resize_image(row[column], (CELL, CELL))
-            sheet.paste(cell, (x, HEAD + line * (CELL + GAP)))
     return sheet
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.evaluation.contact_sheet import contact_sheet
 from ipadapter_demo.evaluation.similarity import Clip, NamedClip
 from ipadapter_demo.imaging import fit_square
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -141,10 +142,6 @@ class HeldOut:
 
 def _sheet(above: Sequence[Image.Image], below: Sequence[Image.Image], side: int) -> Image.Image:
     columns = min(COLUMNS, len(above))
-    rows = -(-len(above) // columns)
-    sheet = Image.new("RGB", (columns * side, 2 * rows * side), "white")
-    for number, pair in enumerate(zip(above, below, strict=True)):
-        row, column = divmod(number, columns)
-        for line, image in enumerate(pair):
-            sheet.paste(image.resize((side, side)), (column * side, (2 * row + line) * side))
-    return sheet
+    firsts = range(0, len(above), columns)
+    rows = [images[k : k + columns] for k in firsts for images in (above, below)]
+    return contact_sheet(rows, side)
