@@ -24,7 +24,6 @@ from diffusers import (
     T2IAdapter,
     UNet2DConditionModel,
 )
-from processes import started
 from safetensors.torch import load_file
 
 import ipadapter_demo as ip
@@ -44,6 +43,7 @@ from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.noise import Diffusion, SampleNoise
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.structure import train_structure
+from tests.processes import started
 from tests.test_shards import write_tar
 from tests.tiny import picture, write_tiny_model, write_tiny_sdxl
 
