@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ipadapter_demo.adapter import ImageAdapter, LinearProjection, MLPProjection, Resampler
-from ipadapter_demo.adapter.attention import cross_attention_layers
+from ipadapter_demo.adapter.attach import cross_attention_layers
 from ipadapter_demo.errors import ModelError
 from tests.tiny import (
     CROSS_DIM,
@@ -180,7 +180,7 @@ def test_a_projection_of_another_width_is_refused() -> None:
 def test_properties_tell_the_variants_apart() -> None:
     unet, encoder = tiny_unet(), tiny_vision_encoder()
     base, plus, full = (tiny_adapter(unet, variant) for variant in ("base", "plus", "full"))
-    assert (base.variant, base.num_tokens, base.encoder_width) == ("base", 4, EMBED_DIM)
+    assert (base.variant, base.num_tokens, base.encoder_width) == ("linear", 4, EMBED_DIM)
     assert (plus.variant, plus.num_tokens, plus.encoder_width) == ("plus", 5, VISION_WIDTH)
     assert (full.variant, full.num_tokens, full.encoder_width) == ("full", None, VISION_WIDTH)
     assert base.cross_dim == plus.cross_dim == full.cross_dim == CROSS_DIM

@@ -1,13 +1,16 @@
 """IP-Adapter (arXiv 2308.06721), and nothing else."""
 
+from ipadapter_demo.adapter.attach import (
+    attach,
+    attached,
+    cross_attention_layers,
+    fill_kv_cache,
+    is_attached,
+)
 from ipadapter_demo.adapter.attention import (
     DecoupledAttnProcessor,
     ImageKeyValue,
     ImagePrompt,
-    attach,
-    attached,
-    cross_attention_layers,
-    is_attached,
 )
 from ipadapter_demo.adapter.attention_maps import AttentionRecorder
 from ipadapter_demo.adapter.checkpoint import (
@@ -18,15 +21,16 @@ from ipadapter_demo.adapter.checkpoint import (
 )
 from ipadapter_demo.adapter.formats import adapter_file, image_encoder_named
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
-from ipadapter_demo.adapter.projection import (
+from ipadapter_demo.adapter.projections import (
+    PROJECTIONS,
     LinearProjection,
     MLPProjection,
     Projection,
     Resampler,
-    Variant,
 )
 
 __all__ = [
+    "PROJECTIONS",
     "AttentionRecorder",
     "DecoupledAttnProcessor",
     "ImageAdapter",
@@ -36,13 +40,13 @@ __all__ = [
     "MLPProjection",
     "Projection",
     "Resampler",
-    "Variant",
     "adapter_file",
     "attach",
     "attached",
     "check_fits",
     "cross_attention_layers",
     "encoder_needed",
+    "fill_kv_cache",
     "image_encoder_named",
     "is_attached",
     "load_image_adapter",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipadapter_demo.adapter import ImagePrompt
+from ipadapter_demo.adapter import ImagePrompt, fill_kv_cache
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.schedule import ends_at_zero_snr
 from ipadapter_demo.models.structure import total
@@ -138,6 +138,8 @@ def denoise(
 
     `model_lock` is held while a model runs and never while the caller looks at a step.
     """
+    with model_lock:
+        fill_kv_cache(unet, [timed.prompt for timed in conditions.image_prompts])
     scheduler.set_timesteps(steps, device=init.noise.device)
     timesteps = _remaining_timesteps(scheduler, steps, init.strength)
     latents = _first_latents(scheduler, timesteps, init)
