@@ -14,11 +14,12 @@ from PIL import Image
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.annotators import is_empty
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.pipeline.conditioning import OF_COLOURS, is_active
+from ipadapter_demo.pipeline.conditioning.maps import OF_COLOURS
+from ipadapter_demo.pipeline.conditions import is_active
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.markup import markup_in, without_words
-from ipadapter_demo.pipeline.sampler import steps_taken
 from ipadapter_demo.pipeline.sizes import Size, limit_on, same_shape
+from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.request import SIZE_STEP, GenerateRequest, Reference, Window
 
 # Words between the words: in the captions of a small model, or said without a meaning.
@@ -35,7 +36,7 @@ def warnings_for(
     maps: Sequence[Image.Image],
     model: BaseModel,
 ) -> tuple[str, ...]:
-    """`cropped` is the close-up of the request, `size` the one the model works at, `maps` those
+    """`cropped` is the request cropped to its mask, `size` the one the model works at, `maps` those
     that its structure networks read."""
     return (
         *_on_prompts(request, model),
