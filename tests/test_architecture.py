@@ -15,6 +15,7 @@ PACKAGE = "ipadapter_demo"
 # A unit is a module or subpackage of the package. It imports from its own tier and those before.
 TIERS = [
     {
+        "checks",
         "errors",
         "files",
         "colour",
@@ -22,6 +23,7 @@ TIERS = [
         "feather",
         "imaging",
         "masks",
+        "png_text",
         "request",
         "record",
         "settings",

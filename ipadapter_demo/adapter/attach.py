@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SupportsLayers(Protocol):
-    """What `attach` needs of an adapter: its `ImageKeyValue` layers in the UNet's order."""
+    """An adapter as `attach` needs it: with `ImageKeyValue` layers in the UNet's order."""
 
     layers: nn.ModuleList
 
@@ -37,7 +37,7 @@ def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
 
 
 def layer_mismatch(unet: UNet2DConditionModel, adapter: SupportsLayers) -> str | None:
-    """What keeps the adapter's K' and V' from standing beside the UNet's K and V, or None."""
+    """Why the adapter's K' and V' do not fit beside the UNet's K and V; None if they do."""
     layers = cross_attention_layers(unet)
     if len(layers) != len(adapter.layers):
         return (
@@ -93,7 +93,7 @@ def attached(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> Iterator[
 
 
 def is_attached(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> bool:
-    """Whether image prompts reach every layer of just these adapters.
+    """True if image prompts reach every layer of just these adapters.
 
     Attention slicing or another attention back-end, when set after `attach`, replaces the
     processors, and diffusers then drops image prompts without a word.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ImageAdapter(nn.Module):
-    """What an IP-Adapter checkpoint holds, independent of any UNet it is attached to.
+    """The content of an IP-Adapter checkpoint, independent of any UNet it is attached to.
 
     `layers[i]` belongs to the i-th cross-attention layer in `unet.attn_processors` order, of
     `layer_widths[i]` channels. Device and precision follow `projection`; on the meta device an
@@ -67,7 +67,7 @@ class ImageAdapter(nn.Module):
 
     @property
     def reads_patches(self) -> bool:
-        """Whether it reads the encoder's penultimate states, not its projected embedding."""
+        """True if it reads the encoder's penultimate states, not its projected embedding."""
         return isinstance(self.projection, PatchProjection)
 
     @property
@@ -97,7 +97,7 @@ class ImageAdapter(nn.Module):
     def embeds_from_clip_pixels(
         self, clip_pixels: Tensor, encoder: CLIPVisionModelWithProjection
     ) -> Tensor:
-        """What the projection reads of clip_pixels (B, 3, H, W), normalised for the encoder."""
+        """clip_pixels (B, 3, H, W), normalised for the encoder -> the embeds it reads of them."""
         return self.projection.embeds_from_clip_pixels(clip_pixels, encoder)
 
     def empty_embeds(

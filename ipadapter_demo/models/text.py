@@ -1,4 +1,4 @@
-"""What a prompt is to the UNet: one text encoder (SD 1.5), or two beside each other (SDXL)."""
+"""Prompts as text states: one text encoder (SD 1.5), or two beside each other (SDXL)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One request, or a batch of them, read: what a denoiser is given beside the latents.
+"""One request, or a batch of them, read: all that a denoiser is given beside the latents.
 
 Rows of a guided batch are [unconditional..., conditional...], as everywhere in diffusers.
 """
@@ -49,7 +49,7 @@ class Conditions:
     mask_conditioning: Tensor | None = None
 
     def at(self, step: int, steps: int) -> Conditions:
-        """What of them acts in one step."""
+        """Those that act in one step."""
 
         def now(window: Window) -> bool:
             return is_active(window, step, steps)
@@ -63,7 +63,7 @@ class Conditions:
 
 
 def is_active(window: Window, step: int, steps: int) -> bool:
-    """Whether a step lies wholly inside a window of fractions, as diffusers counts it."""
+    """True if a step lies wholly inside a window of fractions, as diffusers counts it."""
     return window[0] <= step / steps and (step + 1) / steps <= window[1]
 
 

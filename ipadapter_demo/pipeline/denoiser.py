@@ -31,7 +31,7 @@ class UNetDenoiser:
         fill_kv_cache(self.unet, [timed.prompt for timed in conditions.image_prompts])
 
     def predict(self, latents: Tensor, level: NoiseLevel, conditions: Conditions) -> Tensor:
-        """What the model says of latents (rows, C, h, w), under the conditions of this step."""
+        """The UNet's output for latents (rows, C, h, w), under the conditions of one step."""
         text, t = conditions.text_states, level.timestep
         residuals = total(
             control.condition(
@@ -51,7 +51,7 @@ class UNetDenoiser:
 
 
 def reads_mask(model: BaseModel) -> bool:
-    """Whether the UNet was trained for inpainting: beside the latents it reads the mask and what is
+    """True if the UNet was trained for inpainting: beside the latents it reads the mask and what is
     left around it."""
     return model.unet.config.in_channels > model.vae.channels
 

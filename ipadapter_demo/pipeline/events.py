@@ -1,4 +1,4 @@
-"""What a generation yields: a Preview after every step, then one Result."""
+"""The events of a generation: a Preview after every step, then one Result."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a page or a command line has to know of a model, without touching it."""
+    """The facts about a model that a page or a command line needs, without touching it."""
 
     name: str
     native_size: int
@@ -66,7 +66,7 @@ class ModelInfo:
         return self.map_image_scale if maps else self.image_scale
 
     def recommended(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What a request of these fields takes where they do not say: guidance, steps, λ,
+        """Values for a request of these fields, where they leave them open: guidance, steps, λ,
         the sampler of an inpainting."""
         scale = self.recommended_scale(bool(given.get("prompt")), bool(given.get("structures")))
         if not given.get("inpaint"):
@@ -85,7 +85,7 @@ class ModelInfo:
 
     @property
     def inpainting(self) -> dict[str, Any]:
-        """What an Inpaint takes where it does not say."""
+        """Values for an Inpaint that leaves them open."""
         return {
             "repaint_passes": self.repaint_passes,
             "context": self.context,

@@ -1,4 +1,4 @@
-"""What sampling begins from: each image's own noise, and the latents of given pictures."""
+"""The beginning of sampling: each image's own noise, and the latents of given pictures."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class ImagePromptPipeline(Previews):
         return schedule_note(self._model.scheduler_config)
 
     def previews(self) -> Previews:
-        """What stays of it when its weights go."""
+        """The part that stays when the model is unloaded."""
         return Previews(self._model.without_weights())
 
     def generate(self, request: GenerateRequest) -> Result:
@@ -154,12 +154,12 @@ class ImagePromptPipeline(Previews):
             images = images[request.count :]
 
     def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
-        """What the model's own image encoder says of pictures: unit embeddings (B, K)."""
+        """Unit embeddings (B, K) of pictures, by the model's own image encoder."""
         return self._conditioner.references.image_embeds(images)
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
-        """What, beside the request, made a picture."""
+        """All that, beside the request, made a picture: model, weights, versions."""
         libraries = ("torch", "diffusers", "transformers", "ipadapter_demo")
         return {
             "model": self._model.entry.name,
@@ -194,7 +194,7 @@ class ImagePromptPipeline(Previews):
         return plan.restored_preview(images_from_pixels(pixels.nan_to_num()))
 
     def _decoded(self, latents: Tensor) -> tuple[list[Image.Image], tuple[str, ...]]:
-        """The pictures, and what a person should know of how they were decoded."""
+        """The pictures, and a warning where they had to be decoded again."""
         vae = self._model.vae
         warnings: tuple[str, ...] = ()
         with self._model_lock:
@@ -210,7 +210,7 @@ class ImagePromptPipeline(Previews):
 
 
 def can_batch(one: GenerateRequest, other: GenerateRequest) -> bool:
-    """Whether two requests can be drawn in one batch. Maps of the same networks may differ, and so
+    """True if two requests can be drawn in one batch. Maps of the same networks may differ, and so
     may what is inpainted, where the model draws it at the same size."""
     names = PER_REQUEST_FIELDS
     if _frame(one) == _frame(other):
@@ -219,7 +219,7 @@ def can_batch(one: GenerateRequest, other: GenerateRequest) -> bool:
 
 
 def _frame(request: GenerateRequest) -> object:
-    """What is left of structures and an inpainting without their pictures."""
+    """Structures and an inpainting without their pictures."""
     given = request.inpaint
     return (
         [(s.kind, s.weight, s.window) for s in request.structures],

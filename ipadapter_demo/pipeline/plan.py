@@ -1,4 +1,4 @@
-"""What is drawn for one request, decided before anything runs."""
+"""The plan of one request, made before anything runs."""
 
 from __future__ import annotations
 

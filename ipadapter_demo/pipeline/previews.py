@@ -1,4 +1,4 @@
-"""What can be shown of a request before it is drawn, and without the weights that draw it."""
+"""Views of a request before it is drawn, without the weights that draw it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from ipadapter_demo.pipeline.schedule import NoiseLevel, Schedule
 
 class StepConditions(Protocol):
     def at(self, step: int, steps: int) -> Self:
-        """What of the conditions acts in one step."""
+        """The conditions that act in one step."""
         ...
 
 
@@ -32,7 +32,7 @@ class Denoiser(Protocol[C_contra]):
     """Any model that denoises. What it predicts (ε, v, flow) is said by the schedule."""
 
     def prepare(self, conditions: C_contra) -> None:
-        """Whatever can be computed once for all steps, is."""
+        """Compute, before the first step, all that is the same in every step."""
         ...
 
     def predict(self, latents: Tensor, level: NoiseLevel, conditions: C_contra) -> Tensor:
@@ -41,7 +41,7 @@ class Denoiser(Protocol[C_contra]):
 
 
 class LoopHooks:
-    """What happens between steps; here nothing."""
+    """Changes to the latents between steps; here none."""
 
     passes: int = 1  # how often every step but the last is taken
 

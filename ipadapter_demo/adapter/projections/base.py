@@ -1,5 +1,5 @@
-"""What every projection says of itself: what it reads of an image encoder, what stands there for
-"no image", and how it is recognised in a checkpoint."""
+"""The interface of a projection: the part of an image encoder's output that it reads, the embeds
+that stand for "no image", and how a checkpoint is recognised as its own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Projection(nn.Module, ABC):
     def embeds_from_clip_pixels(
         clip_pixels: Tensor, encoder: CLIPVisionModelWithProjection
     ) -> Tensor:
-        """What this variant reads of clip_pixels (B, 3, H, W), normalised for the encoder."""
+        """clip_pixels (B, 3, H, W), normalised for the encoder -> the embeds of this variant."""
 
     @abstractmethod
     def empty_embeds(
@@ -65,7 +65,7 @@ class Projection(nn.Module, ABC):
         """The embeds that stand for "no image"; the projection still has to run on them."""
 
     def lost_in_checkpoint(self) -> str | None:
-        """What the published layout would not tell of this projection; None where it tells all."""
+        """Why a checkpoint of this projection could not be read again; None if it could."""
         return None
 
 

@@ -168,7 +168,7 @@ class ReferenceEncoder:
         return tokens, weights.repeat_interleave(tokens.shape[1] // len(weights))
 
     def _embeds(self, reference: Reference, active: ActiveAdapter) -> Tensor:
-        """What the adapter reads of a reference, a batch of one."""
+        """The embeds that the adapter reads of a reference, a batch of one."""
 
         def encode() -> Tensor:
             pixels = self.clip_pixels(self.encoder_view(reference))
@@ -207,7 +207,7 @@ class ReferenceEncoder:
 
 
 def _rows(reference: Reference, first: int, count: int) -> slice:
-    """The rows of one half of a guided batch that a reference speaks to."""
+    """The rows of one half of a guided batch that a reference acts on."""
     if reference.only_image is None:
         return slice(first, first + count)
     return slice(first + reference.only_image, first + reference.only_image + 1)

@@ -39,8 +39,7 @@ class MapReader:
         return ActiveControl(condition, structure.weight, structure.window)
 
     def inpaint_controls(self, given: Inpaint | None, size: Size) -> tuple[ActiveControl, ...]:
-        """What is left of a picture of which a part is replaced, for a model that has a network to
-        read it."""
+        """The picture around an inpainting mask, for a model that has a network to read it."""
         net = self._model.inpaint_adapter
         if given is None or net is None:
             return ()

@@ -1,5 +1,5 @@
-"""What inpainting does between steps: the picture outside the mask is put back, and a step that is
-taken again begins from its own noise level."""
+"""The part of inpainting between steps: the picture outside the mask is put back, and a step that
+is taken again begins from its own noise level."""
 
 from __future__ import annotations
 
