@@ -1,4 +1,13 @@
-"""IP-Adapter (arXiv 2308.06721), and nothing else."""
+"""IP-Adapter (arXiv 2308.06721), and nothing else. To be read in this order:
+
+attention       the second softmax in a cross-attention layer: all that the method changes
+projections/    from an image encoder's output to image tokens; a variant is a file there
+image_adapter   a projection and one K', V' for each layer: all that is trained
+attach          an adapter beside a UNet's layers, and K', V' computed once for all steps
+attention_maps  where in the picture each image prompt acts
+checkpoint      published files, read strictly and written; formats: other layouts on disk;
+                unsupported: files that are something else, by name
+"""
 
 from ipadapter_demo.adapter.attach import (
     attach,

@@ -89,10 +89,7 @@ class ImageAdapter(nn.Module):
 
     def tokens_a_picture(self, encoder: CLIPVisionModelWithProjection) -> int:
         """How many tokens this adapter makes of one picture that `encoder` saw."""
-        if self.num_tokens is not None:
-            return self.num_tokens
-        config = encoder.config
-        return (config.image_size // config.patch_size) ** 2 + 1  # the patches and a class
+        return self.projection.tokens_of(encoder.config)
 
     def embeds_from_clip_pixels(
         self, clip_pixels: Tensor, encoder: CLIPVisionModelWithProjection

@@ -52,3 +52,6 @@ class MLPProjection(PatchProjection):
         cls, config: CLIPVisionConfig, cross_dim: int, tokens: int | None = None
     ) -> Self:
         return cls(config.hidden_size, cross_dim)
+
+    def tokens_of(self, config: CLIPVisionConfig) -> int:
+        return (config.image_size // config.patch_size) ** 2 + 1  # the patches and a class
