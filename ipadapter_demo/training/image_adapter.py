@@ -40,7 +40,7 @@ from ipadapter_demo.training.held_out import held_out_look
 from ipadapter_demo.training.objective import Given
 
 NAME = "ip-adapter"
-PROJECTIONS: dict[str, type[Projection]] = {"base": LinearProjection, "plus": Resampler}
+VARIANTS: dict[str, type[Projection]] = {"base": LinearProjection, "plus": Resampler}
 
 
 class ImageAdapterTask:
@@ -109,7 +109,7 @@ def lost(config: ImageAdapterConfig, drop: Tensor) -> tuple[Tensor, Tensor]:
 
 def new_adapter(config: ImageAdapterConfig, base: BaseModel) -> ImageAdapter:
     """An adapter of the published sizes: https://huggingface.co/h94/IP-Adapter."""
-    projection = PROJECTIONS[config.variant].for_encoder(
+    projection = VARIANTS[config.variant].for_encoder(
         base.image_encoder.config, base.unet.config.cross_attention_dim, config.tokens or None
     )
     unet = base.unet
