@@ -12,9 +12,7 @@ import binascii
 import hashlib
 import io
 import json
-import struct
-import zlib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from reprlib import repr
@@ -26,6 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
+from ipadapter_demo.png_text import texts
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
 SCHEMA = 2
@@ -39,8 +38,6 @@ MAX_RECORD_VALUES = 100_000  # about: see check_values
 # https://github.com/pnggroup/libpng/blob/v1.6.43/scripts/pnglibconf.dfa#L286
 _PIECE = 4_000_000
 _NAMES = (KEYWORD, *(f"{KEYWORD}.{n}" for n in range(1, -(-MAX_RECORD_BYTES // _PIECE))))
-_LONGEST = 80  # bytes of a keyword and the zero behind it
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _INTENT = b"\1"  # relative colorimetric, as `colour` converts: section 11.3.2.5
 
 # What fields of schema 1 are called since.
@@ -53,7 +50,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What an output PNG remembers: image `index` of `request`, started from `seed`.
+    """The record in an output PNG: image `index` of `request`, started from `seed`.
 
     `provenance` is whatever the writer knew: model, weight hashes, library versions.
     """
@@ -126,7 +123,7 @@ def request_from_png(source: Path | str | bytes | BinaryIO) -> GenerateRequest:
 
 def record_from_png(source: Path | str | bytes | BinaryIO) -> Record:
     """All that `save_png` wrote. Raises RequestError for any other file."""
-    pieces = _pieces(read_bytes(source, "PNG"))
+    pieces = texts(read_bytes(source, "PNG"), _NAMES, MAX_RECORD_BYTES)
     if KEYWORD not in pieces:
         raise RequestError(
             "PNG holds no request: it was not made by this program, or was saved again by another"
@@ -266,57 +263,3 @@ def _parsed(text: str | bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise RequestError(f"record must be an object with named fields, got {repr(record)}")
     return record
-
-
-def _pieces(content: bytes) -> dict[str, bytes]:
-    """The parts of a record by keyword, MAX_RECORD_BYTES at most, all together. PNG specification,
-    third edition, sections 5.3 and 11.3.3.
-
-    No other text is inflated. Not read through Pillow: its limits on text are global state, too low
-    here, and other users' pictures are opened under them at the same time.
-    """
-    found: dict[str, bytes] = {}
-    left = MAX_RECORD_BYTES
-    for chunk in _text_chunks(content):
-        keyword = bytes(chunk[:_LONGEST]).partition(b"\0")[0]
-        name = keyword.decode("latin-1")
-        if name not in _NAMES:
-            continue
-        if name in found:
-            raise RequestError(f"PNG is damaged: it has two text chunks called {name}")
-        found[name] = _text(chunk[len(keyword) + 1 :], left)
-        left -= len(found[name])
-        _check_length(MAX_RECORD_BYTES - left)
-    return found
-
-
-def _text_chunks(content: bytes) -> Iterator[memoryview]:
-    """What every iTXt chunk holds, without a copy."""
-    if not content.startswith(_SIGNATURE):
-        raise RequestError("PNG expected: only the original output file holds its request")
-    view, start = memoryview(content), len(_SIGNATURE)
-    while start + 12 <= len(content):
-        length, kind = struct.unpack_from(">I4s", content, start)
-        end = start + 8 + length
-        if end + 4 > len(content):
-            break
-        if kind == b"IEND":
-            return
-        if kind == b"iTXt":
-            if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
-                raise RequestError("PNG is damaged: a text chunk has the wrong checksum")
-            yield view[start + 8 : end]
-        start = end + 4
-    raise RequestError("PNG is cut short: its end is missing")
-
-
-def _text(body: memoryview, most: int) -> bytes:
-    """The text of a chunk whose keyword is read; one byte more than `most` where it is longer."""
-    try:
-        # language and translated keyword are unused
-        _, _, text = bytes(body[2:]).split(b"\0", 2)
-        if body[0]:  # not by us, but a program that optimises PNGs may compress text
-            text = zlib.decompressobj().decompress(text, most + 1)
-    except (ValueError, IndexError, zlib.error) as error:
-        raise RequestError("PNG is damaged: a text chunk is malformed") from error
-    return text

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from PIL import Image
 
+from ipadapter_demo import checks
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image
 from ipadapter_demo.masks import flatten_mask
@@ -66,12 +67,12 @@ class Reference:
 
     def __post_init__(self) -> None:
         _set(self, "image", flatten_image(self.image, "reference.image"))
-        _set(self, "weight", _number("reference.weight", self.weight, 0.0, MAX_WEIGHT))
-        _one_of("reference.fit", self.fit, FITS)
-        _flag("reference.negative", self.negative)
-        _set(self, "window", _window("reference.window", self.window))
+        _set(self, "weight", checks.number("reference.weight", self.weight, 0.0, MAX_WEIGHT))
+        checks.one_of("reference.fit", self.fit, FITS)
+        checks.flag("reference.negative", self.negative)
+        _set(self, "window", checks.window("reference.window", self.window))
         if self.only_image is not None:
-            only = _integer("reference.only_image", self.only_image, 0, MAX_COUNT - 1)
+            only = checks.integer("reference.only_image", self.only_image, 0, MAX_COUNT - 1)
             _set(self, "only_image", only)
         if self.mask is not None:
             _set(self, "mask", flatten_mask(self.mask, "reference.mask"))
@@ -103,12 +104,12 @@ class Structure:
         return Image.Resampling.NEAREST if is_classes else Image.Resampling.BICUBIC
 
     def __post_init__(self) -> None:
-        _text("structure.kind", self.kind)
-        _text("structure.annotator", self.annotator)
-        _one_of("structure.fit", self.fit, FITS)
+        checks.text("structure.kind", self.kind, MAX_PROMPT)
+        checks.text("structure.annotator", self.annotator, MAX_PROMPT)
+        checks.one_of("structure.fit", self.fit, FITS)
         _set(self, "image", flatten_image(self.image, "structure.image"))
-        _set(self, "weight", _number("structure.weight", self.weight, 0.0, MAX_WEIGHT))
-        _set(self, "window", _window("structure.window", self.window))
+        _set(self, "weight", checks.number("structure.weight", self.weight, 0.0, MAX_WEIGHT))
+        _set(self, "window", checks.window("structure.window", self.window))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,15 +137,15 @@ class Inpaint:
     def __post_init__(self) -> None:
         _set(self, "image", flatten_image(self.image, "inpaint.image"))
         _set(self, "mask", flatten_mask(self.mask, "inpaint.mask"))
-        _set(self, "strength", _strength("inpaint.strength", self.strength))
-        _set(self, "feather", _integer("inpaint.feather", self.feather, 0, MAX_FEATHER))
+        _set(self, "strength", checks.strength("inpaint.strength", self.strength))
+        _set(self, "feather", checks.integer("inpaint.feather", self.feather, 0, MAX_FEATHER))
         _set(
             self,
             "repaint_passes",
-            _integer("inpaint.repaint_passes", self.repaint_passes, 1, MAX_REPAINT_PASSES),
+            checks.integer("inpaint.repaint_passes", self.repaint_passes, 1, MAX_REPAINT_PASSES),
         )
-        _set(self, "context", _number("inpaint.context", self.context, 0.0, 1.0))
-        around = _number("inpaint.background_weight", self.background_weight, 0.0, MAX_WEIGHT)
+        _set(self, "context", checks.number("inpaint.context", self.context, 0.0, 1.0))
+        around = checks.number("inpaint.background_weight", self.background_weight, 0.0, MAX_WEIGHT)
         _set(self, "background_weight", around)
         if self.mask.size != self.image.size:
             raise RequestError(
@@ -195,22 +196,34 @@ class GenerateRequest:
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
-            _text(name, getattr(self, name))
-        _set(self, "references", _all_of("references", self.references, Reference, MAX_REFERENCES))
-        _set(self, "structures", _all_of("structures", self.structures, Structure, MAX_STRUCTURES))
-        _set(self, "image_scale", _number("image_scale", self.image_scale, 0.0, MAX_IMAGE_SCALE))
-        _set(self, "image_window", _window("image_window", self.image_window))
+            checks.text(name, getattr(self, name), MAX_PROMPT)
+        _set(
+            self,
+            "references",
+            checks.all_of("references", self.references, Reference, MAX_REFERENCES),
+        )
+        _set(
+            self,
+            "structures",
+            checks.all_of("structures", self.structures, Structure, MAX_STRUCTURES),
+        )
+        _set(
+            self,
+            "image_scale",
+            checks.number("image_scale", self.image_scale, 0.0, MAX_IMAGE_SCALE),
+        )
+        _set(self, "image_window", checks.window("image_window", self.image_window))
         if self.adapter is not None:
-            _text("adapter", self.adapter)
+            checks.text("adapter", self.adapter, MAX_PROMPT)
         _set(self, "image_layers", _layers("image_layers", self.image_layers))
-        _one_of("combine", self.combine, COMBINES)
-        _set(self, "guidance", _number("guidance", self.guidance, 1.0, MAX_GUIDANCE))
-        rescale = _number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
+        checks.one_of("combine", self.combine, COMBINES)
+        _set(self, "guidance", checks.number("guidance", self.guidance, 1.0, MAX_GUIDANCE))
+        rescale = checks.number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
         _set(self, "guidance_rescale", rescale)
-        _set(self, "steps", _integer("steps", self.steps, 1, MAX_STEPS))
-        _one_of("sampler", self.sampler, SAMPLERS)
-        _set(self, "count", _integer("count", self.count, 1, MAX_COUNT))
-        _set(self, "seed", _integer("seed", self.seed, 0, MAX_SEED - self.count + 1))
+        _set(self, "steps", checks.integer("steps", self.steps, 1, MAX_STEPS))
+        checks.one_of("sampler", self.sampler, SAMPLERS)
+        _set(self, "count", checks.integer("count", self.count, 1, MAX_COUNT))
+        _set(self, "seed", checks.integer("seed", self.seed, 0, MAX_SEED - self.count + 1))
         for reference in self.references:
             if reference.only_image is not None and reference.only_image >= self.count:
                 raise RequestError(
@@ -222,7 +235,7 @@ class GenerateRequest:
                 _set(self, name, _side(name, getattr(self, name)))
         if self.width is not None and self.height is not None:
             _check_shape(self.width, self.height)
-        _set(self, "strength", _strength("strength", self.strength))
+        _set(self, "strength", checks.strength("strength", self.strength))
         if self.inpaint is not None and not isinstance(self.inpaint, Inpaint):
             raise RequestError(f"inpaint must be an Inpaint, got {type(self.inpaint).__name__}")
         if self.init_image is not None:
@@ -251,33 +264,8 @@ def _size(image: Image.Image) -> str:
     return f"{image.width}x{image.height}"
 
 
-def _number(field: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RequestError(f"{field} must be a number, got {value!r}")
-    if not low <= value <= high:  # also rejects NaN
-        raise RequestError(f"{field} must lie in [{low:g}, {high:g}], got {value}")
-    return float(value)
-
-
-def _strength(field: str, value: object) -> float:
-    number = _number(field, value, 0.0, 1.0)
-    if number == 0.0:
-        raise RequestError(f"{field} must lie in (0, 1], got {value}: at 0 nothing would change")
-    return number
-
-
-def _integer(field: str, value: object, low: int, high: int) -> int:
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole:  # JSON and sliders may deliver 20.0 for 20
-        raise RequestError(f"{field} must be a whole number, got {value!r}")
-    assert isinstance(value, (int, float))
-    if not low <= value <= high:
-        raise RequestError(f"{field} must lie in [{low}, {high}], got {value}")
-    return int(value)
-
-
 def _side(field: str, value: object) -> int:
-    side = _integer(field, value, MIN_SIZE, MAX_SIZE)
+    side = checks.integer(field, value, MIN_SIZE, MAX_SIZE)
     if side % SIZE_STEP:
         nearest = round(side / SIZE_STEP) * SIZE_STEP
         raise RequestError(
@@ -300,45 +288,11 @@ def _check_shape(width: int, height: int) -> None:
 
 def _layers(field: str, value: object) -> object:
     if isinstance(value, str):
-        _one_of(field, value, LAYER_PRESETS)
+        checks.one_of(field, value, LAYER_PRESETS)
         return value
     if not isinstance(value, (tuple, list)) or not 0 < len(value) <= MAX_LAYERS:
         raise RequestError(
             f"{field} must be one of {', '.join(LAYER_PRESETS)}, or a number for "
             f"each cross-attention layer, got {value!r:.80}"
         )
-    return tuple(_number(field, factor, 0.0, MAX_IMAGE_SCALE) for factor in value)
-
-
-def _window(field: str, value: object) -> Window:
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise RequestError(f"{field} must be a (start, end) pair, got {value!r}")
-    start, end = (_number(field, bound, 0.0, 1.0) for bound in value)
-    if not start < end:
-        raise RequestError(f"{field} must start before it ends, got ({start:g}, {end:g})")
-    return start, end
-
-
-def _text(field: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise RequestError(f"{field} must be text, got {value!r}")
-    if len(value) > MAX_PROMPT:
-        raise RequestError(f"{field} must have at most {MAX_PROMPT} characters, got {len(value)}")
-
-
-def _flag(field: str, value: object) -> None:
-    if not isinstance(value, bool):  # any text, "false" too, would count as true
-        raise RequestError(f"{field} must be true or false, got {value!r}")
-
-
-def _one_of(field: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise RequestError(f"{field} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _all_of(field: str, values: object, kind: type, most: int) -> tuple:
-    if not isinstance(values, (tuple, list)) or not all(isinstance(v, kind) for v in values):
-        raise RequestError(f"{field} must be a tuple of {kind.__name__}, got {values!r:.80}")
-    if len(values) > most:
-        raise RequestError(f"{field} must have at most {most} entries, got {len(values)}")
-    return tuple(values)
+    return tuple(checks.number(field, factor, 0.0, MAX_IMAGE_SCALE) for factor in value)

@@ -145,7 +145,7 @@ def test_every_layout_gives_the_same_adapter(tmp_path: Path, variant: str, layou
     name, write = LAYOUTS[layout]
     write(tensors, tmp_path / name)
     adapter = load_image_adapter(tmp_path / name)
-    assert adapter.variant == variant
+    assert adapter.variant == {"base": "linear"}.get(variant, variant)
     state = adapter.state_dict()
     assert len(state) == len(tensors)
     for key, tensor in tensors.items():
@@ -223,16 +223,16 @@ def plus(width: int, inner: int, cross: int) -> dict[str, tuple[int, ...]]:
 
 H, H_STATES = "ViT-H/14 (projected", "ViT-H/14 (penultimate"
 FULL_SIZE = {
-    "ip-adapter_sd15": (linear(1024, 768), "base", 4, H, 22_319_616),
-    "ip-adapter_sd15_light": (linear(1024, 768), "base", 4, H, 22_319_616),
-    "ip-adapter_sd15_light_v11": (linear(1024, 768), "base", 4, H, 22_319_616),
-    "ip-adapter_sd15_vit-G": (linear(1280, 768), "base", 4, "ViT-bigG/14", 23_106_048),
+    "ip-adapter_sd15": (linear(1024, 768), "linear", 4, H, 22_319_616),
+    "ip-adapter_sd15_light": (linear(1024, 768), "linear", 4, H, 22_319_616),
+    "ip-adapter_sd15_light_v11": (linear(1024, 768), "linear", 4, H, 22_319_616),
+    "ip-adapter_sd15_vit-G": (linear(1280, 768), "linear", 4, "ViT-bigG/14", 23_106_048),
     "ip-adapter-plus_sd15": (plus(768, 768, 768), "plus", 16, H_STATES, 49_087_488),
     "ip-adapter-plus-face_sd15": (plus(768, 768, 768), "plus", 16, H_STATES, 49_087_488),
     "ip-adapter-full-face_sd15": (full(1280, 768), "full", None, H_STATES, 21_794_304),
     "ip_plus_composition_sd15": (plus(768, 768, 768), "plus", 16, H_STATES, 49_087_488),
-    "ip-adapter_sdxl": (linear(1280, 2048), "base", 4, "ViT-bigG/14", 351_285_248),
-    "ip-adapter_sdxl_vit-h": (linear(1024, 2048), "base", 4, H, 349_188_096),
+    "ip-adapter_sdxl": (linear(1280, 2048), "linear", 4, "ViT-bigG/14", 351_285_248),
+    "ip-adapter_sdxl_vit-h": (linear(1024, 2048), "linear", 4, H, 349_188_096),
     "ip-adapter-plus_sdxl_vit-h": (plus(1280, 1280, 2048), "plus", 16, H_STATES, 423_748_864),
     "ip-adapter-plus-face_sdxl_vit-h": (plus(1280, 1280, 2048), "plus", 16, H_STATES, 423_748_864),
     "ip_plus_composition_sdxl": (plus(1280, 1280, 2048), "plus", 16, H_STATES, 423_748_864),

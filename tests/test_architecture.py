@@ -16,6 +16,7 @@ PACKAGE = "ipadapter_demo"
 TIERS = [
     {
         "assets",
+        "checks",
         "errors",
         "files",
         "load_options",
@@ -26,6 +27,7 @@ TIERS = [
         "feather",
         "imaging",
         "masks",
+        "png_text",
         "request",
         "record",
         "settings",

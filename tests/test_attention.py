@@ -334,6 +334,7 @@ class TestSteps:
         trained = [call(prompt), call(prompt)]
         assert len(calls) == 4
         with torch.no_grad():
+            processor.fill_kv_cache(layer, prompt)
             drawn = [call(prompt) for _ in range(3)]
             assert len(calls) == 6
             other = dataclasses.replace(prompt, tokens=tokens(2).double())

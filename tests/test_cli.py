@@ -576,7 +576,7 @@ class TestCompare:
         with torch.no_grad():
             weight.mul_(5.0)
         try:
-            pipeline._conditioner._images._entries.clear()
+            pipeline._conditioner.references.cache._entries.clear()
             assert main(["compare", "--verify", "out/bundle.zip"], load) == 2
         finally:
             with torch.no_grad():

@@ -102,11 +102,11 @@ class TestTokens:
     def test_they_are_those_of_the_processor(self, own: BaseModel, size: tuple[int, int]) -> None:
         conditioner, image = Conditioner(own, Lock()), noise(size)
         expected = own.image_processor(image, return_tensors="pt").pixel_values
-        view = conditioner.encoder_view(Reference(image=image))
-        assert torch.equal(conditioner._clip_pixels(view), expected)
+        view = conditioner.references.encoder_view(Reference(image=image))
+        assert torch.equal(conditioner.references.clip_pixels(view), expected)
         [prompt] = [
             timed.prompt
-            for timed in conditioner._image_prompts(
+            for timed in conditioner.references.prompts(
                 GenerateRequest(references=(Reference(image=image),)),
                 (64, 64),
                 guided=False,
@@ -117,7 +117,7 @@ class TestTokens:
         embeds = adapter.embeds_from_clip_pixels(expected, own.image_encoder)
         assert torch.equal(prompt.tokens, adapter.tokens_from_embeds(embeds))
         unit = torch.nn.functional.normalize(own.image_encoder(expected).image_embeds, dim=-1)
-        assert torch.equal(conditioner.image_embeds([image]), unit)
+        assert torch.equal(conditioner.references.image_embeds([image]), unit)
 
     @pytest.mark.parametrize("size", SIZES[1:6], ids=str)
     def test_the_processor_that_a_model_comes_with_is_two_levels_off_at_most(
@@ -126,7 +126,9 @@ class TestTokens:
         conditioner, image = Conditioner(model, Lock()), noise(size)
         assert isinstance(model.image_processor, CLIPImageProcessor)
         expected = model.image_processor(image, return_tensors="pt").pixel_values
-        found = conditioner._clip_pixels(conditioner.encoder_view(Reference(image=image)))
+        found = conditioner.references.clip_pixels(
+            conditioner.references.encoder_view(Reference(image=image))
+        )
         assert (found - expected).abs().max() < 2.1 * ONE_LEVEL / min(
             model.image_processor.image_std
         )

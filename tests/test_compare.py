@@ -789,7 +789,7 @@ class TestCourtesy:
 
         thread = threading.Thread(target=compare)
         thread.start()
-        while manager.pipeline._conditioner._text._entries == {}:
+        while manager.pipeline._conditioner.prompts.cache._entries == {}:
             time.sleep(0.001)
         for _ in range(5):
             with manager.acquire("tiny") as pipeline:
@@ -805,7 +805,7 @@ class TestCourtesy:
             target=lambda: results.extend(manager.draw_in_background("tiny", [long]))
         )
         thread.start()
-        while manager.pipeline._conditioner._text._entries == {}:
+        while manager.pipeline._conditioner.prompts.cache._entries == {}:
             time.sleep(0.001)
         with manager.acquire("other") as pipeline:
             assert manager.info.name == "other"

@@ -22,7 +22,8 @@ from ipadapter_demo.models.annotators import DETECTORS, annotate, is_empty
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.pipeline import ImagePromptPipeline
-from ipadapter_demo.pipeline.conditioning import Conditioner, Conditions, ContentCache, is_active
+from ipadapter_demo.pipeline.conditioning import Conditioner, ContentCache
+from ipadapter_demo.pipeline.conditions import Conditions, is_active
 from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
 from tests.tiny import CROSS_DIM, box_mask, picture
 
@@ -67,16 +68,20 @@ class TestEncoderView:
             np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         )
         expected = model.image_processor(square, return_tensors="pt").pixel_values
-        view = conditioner.encoder_view(Reference(image=square))
+        view = conditioner.references.encoder_view(Reference(image=square))
         assert view.size == (16, 16)
         # Two implementations of bicubic may round to neighbouring grey levels.
         atol = 1e-6 if size == 16 else 1.1 / 255 / min(model.image_processor.image_std)
-        torch.testing.assert_close(conditioner._clip_pixels(view), expected, rtol=0, atol=atol)
+        torch.testing.assert_close(
+            conditioner.references.clip_pixels(view), expected, rtol=0, atol=atol
+        )
 
     def test_the_fit_decides_what_is_seen_of_a_wide_picture(self, conditioner: Conditioner) -> None:
         wide = Image.new("RGB", (96, 32), "red")
         wide.paste("blue", (32, 0, 64, 32))
-        seen = {fit: conditioner.encoder_view(Reference(image=wide, fit=fit)) for fit in FITS}
+        seen = {
+            fit: conditioner.references.encoder_view(Reference(image=wide, fit=fit)) for fit in FITS
+        }
         assert {view.size for view in seen.values()} == {(16, 16)}
         red, blue = (255, 0, 0), (0, 0, 255)
         assert [seen["crop"].getpixel((x, 8)) for x in (2, 8)] == [blue, blue]
@@ -84,7 +89,7 @@ class TestEncoderView:
         assert [seen["pad"].getpixel((2, y)) for y in (2, 8)] == [PAD_COLOUR, red]
 
     def test_padding_is_close_to_zero_for_the_encoder(self, conditioner: Conditioner) -> None:
-        pixels = conditioner._clip_pixels(Image.new("RGB", (16, 16), PAD_COLOUR))
+        pixels = conditioner.references.clip_pixels(Image.new("RGB", (16, 16), PAD_COLOUR))
         assert pixels.abs().max() < 0.01
 
 
@@ -155,7 +160,8 @@ class TestImagePrompts:
         adapter = model.adapters["base"]
         embeds = [
             adapter.embeds_from_clip_pixels(
-                conditioner._clip_pixels(conditioner.encoder_view(r)), model.image_encoder
+                conditioner.references.clip_pixels(conditioner.references.encoder_view(r)),
+                model.image_encoder,
             )
             for r in pair
         ]

@@ -12,7 +12,7 @@ from ipadapter_demo.compare import Pace, Plan, spec_from_document
 from ipadapter_demo.compare.cost import Cost, Speed, kind_of, measured
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, prepare
-from ipadapter_demo.pipeline.sampler import unet_calls
+from ipadapter_demo.pipeline.step_count import unet_calls
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.serving import ModelManager
 from tests.tiny import box_mask, picture

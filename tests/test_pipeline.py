@@ -27,8 +27,10 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.inpainting.crop import mask_box, uncrop_preview
 from ipadapter_demo.pipeline.inpainting.seam import match_seam_color
+from ipadapter_demo.pipeline.latents import LatentInit
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
-from ipadapter_demo.pipeline.sampler import LatentInit, _clean, _renoise, new_scheduler
+from ipadapter_demo.pipeline.samplers import new_scheduler
+from ipadapter_demo.pipeline.schedule import Schedule, renoise
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from tests.tiny import (
@@ -145,7 +147,7 @@ class TestPasses:
             t_, after_ = torch.tensor(t), torch.tensor(after)
             clean, eps = torch.zeros(4, 4, 32, 32), noise(1, 4, 4, 32, 32)
             before = scheduler.add_noise(clean, eps, after_.expand(4))
-            back = _renoise(scheduler, t_, after_, start, before)
+            back = renoise(scheduler, t_, after_, before, start.more_noise())
             expected = (1 - scheduler.alphas_cumprod[t]).sqrt()
             assert back.std() == pytest.approx(float(expected), rel=0.02)
 
@@ -640,12 +642,11 @@ def test_clean_latents_are_what_ddim_says(model: BaseModel, sampler: Any, kind: 
     """The two samplers that do not say themselves."""
     config = model.scheduler_config | {"prediction_type": kind}
     ours, ddim = new_scheduler(sampler, config), new_scheduler("ddim", config)
-    ours.set_timesteps(4)
     ddim.set_timesteps(4)
-    latents, output, t = noise(1, 1, 4, 4, 4), noise(2, 1, 4, 4, 4), ours.timesteps[0]
-    stepped = ours.step(output, t, latents)
+    schedule = Schedule(ours, 4)
+    latents, output, t = noise(1, 1, 4, 4, 4), noise(2, 1, 4, 4, 4), schedule.timesteps[0]
     expected = ddim.step(output, t, latents).pred_original_sample
-    torch.testing.assert_close(_clean(ours, stepped, output, t, latents), expected)
+    torch.testing.assert_close(schedule.step(output, latents, 0)[1], expected)
 
 
 class TestLoading:

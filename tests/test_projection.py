@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers.models.embeddings import ImageProjection
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from ipadapter_demo.adapter import ImageAdapter, LinearProjection, MLPProjection, Resampler
-from ipadapter_demo.adapter.attention import cross_attention_layers
+from ipadapter_demo.adapter import (
+    ImageAdapter,
+    LinearProjection,
+    MLPProjection,
+    Resampler,
+    load_image_adapter,
+    projections,
+    save_image_adapter,
+)
+from ipadapter_demo.adapter.attach import cross_attention_layers
+from ipadapter_demo.adapter.shapes import Shapes
 from ipadapter_demo.errors import ModelError
 from tests.tiny import (
     CROSS_DIM,
@@ -180,7 +191,7 @@ def test_a_projection_of_another_width_is_refused() -> None:
 def test_properties_tell_the_variants_apart() -> None:
     unet, encoder = tiny_unet(), tiny_vision_encoder()
     base, plus, full = (tiny_adapter(unet, variant) for variant in ("base", "plus", "full"))
-    assert (base.variant, base.num_tokens, base.encoder_width) == ("base", 4, EMBED_DIM)
+    assert (base.variant, base.num_tokens, base.encoder_width) == ("linear", 4, EMBED_DIM)
     assert (plus.variant, plus.num_tokens, plus.encoder_width) == ("plus", 5, VISION_WIDTH)
     assert (full.variant, full.num_tokens, full.encoder_width) == ("full", None, VISION_WIDTH)
     assert base.cross_dim == plus.cross_dim == full.cross_dim == CROSS_DIM
@@ -214,3 +225,36 @@ def test_conditional_and_empty_embeds_equal_diffusers(variant: str) -> None:
 def test_an_empty_prompt_from_patches_needs_the_encoder(variant: str) -> None:
     with pytest.raises(ModelError, match=f"a {variant} adapter needs its image encoder"):
         tiny_adapter(tiny_unet(), variant).empty_embeds(1)
+
+
+class Scaled(LinearProjection):
+    """A variant of its own: the linear one with a learned factor."""
+
+    variant = "scaled"
+
+    def __init__(self, embed_dim: int, cross_dim: int, tokens: int = 4) -> None:
+        super().__init__(embed_dim, cross_dim, tokens)
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def forward(self, image_embeds: Tensor) -> Tensor:
+        return self.factor * super().forward(image_embeds)
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> Scaled | None:
+        return super().from_shapes(shapes) if "image_proj.factor" in shapes else None
+
+
+def test_a_variant_is_a_class_and_a_line_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projections, "PROJECTIONS", (Scaled, *projections.PROJECTIONS))
+    adapter = ImageAdapter.for_unet(tiny_unet(), Scaled(EMBED_DIM, CROSS_DIM, tokens=3))
+    with torch.no_grad():
+        adapter.projection.factor.fill_(2.0)
+    save_image_adapter(adapter, tmp_path / "scaled.safetensors")
+    loaded = load_image_adapter(tmp_path / "scaled.safetensors")
+    assert (loaded.variant, loaded.num_tokens) == ("scaled", 3)
+    embeds = noise(1, 2, EMBED_DIM)
+    assert torch.equal(loaded.tokens_from_embeds(embeds), adapter.tokens_from_embeds(embeds))
+    assert loaded.tokens_a_picture(tiny_vision_encoder()) == 3
+    assert torch.equal(loaded.empty_embeds(1), torch.zeros(1, EMBED_DIM))

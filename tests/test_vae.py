@@ -150,7 +150,7 @@ class TestAsDiffusersInFloat16:
 def test_what_is_inpainted_is_encoded_in_float32(xl: CatalogEntry) -> None:
     pipeline = load(xl, dtype="float16")
     pixels = pixels_from_images([picture(4)])
-    ours: Tensor = pipeline._latents(pixels)
+    ours: Tensor = pipeline._conditioner.latents.encode(pixels)
     expected = overflowing(True).half().float().encode(pixels).latent_dist.mode().half() * 0.5
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 

@@ -20,13 +20,10 @@ from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.pipeline import ImagePromptPipeline, effective_request
 from ipadapter_demo.pipeline.inpainting.crop import crop_to_mask
 from ipadapter_demo.pipeline.markup import markup_in
-from ipadapter_demo.pipeline.sampler import (
-    _remaining_timesteps,
-    new_scheduler,
-    steps_taken,
-    unet_calls,
-)
+from ipadapter_demo.pipeline.samplers import new_scheduler
+from ipadapter_demo.pipeline.schedule import Schedule
 from ipadapter_demo.pipeline.sizes import working_size
+from ipadapter_demo.pipeline.step_count import steps_taken, unet_calls
 from ipadapter_demo.pipeline.warnings import warnings_for
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.serving import ModelManager
@@ -219,8 +216,7 @@ class TestWindows:
             init_image=picture(1), sampler=sampler, strength=strength, steps=steps
         )
         scheduler = new_scheduler(sampler, model.scheduler_config)
-        scheduler.set_timesteps(steps)
-        taken = _remaining_timesteps(scheduler, steps, strength)
+        taken = Schedule(scheduler, steps, strength)
         assert steps_taken(request) == len(taken)
         assert steps_taken(replace(request, init_image=None)) == steps + (
             sampler == "pndm" and steps > 1

@@ -1,13 +1,25 @@
-"""IP-Adapter (arXiv 2308.06721), and nothing else."""
+"""IP-Adapter (arXiv 2308.06721), and nothing else. To be read in this order:
 
+attention       the second softmax in a cross-attention layer: all that the method changes
+projections/    from an image encoder's output to image tokens; a variant is a file there
+image_adapter   a projection and one K', V' for each layer: all that is trained
+attach          an adapter beside a UNet's layers, and K', V' computed once for all steps
+attention_maps  where in the picture each image prompt acts
+checkpoint      published files, read strictly and written; formats: other layouts on disk;
+                unsupported: files that are something else, by name
+"""
+
+from ipadapter_demo.adapter.attach import (
+    attach,
+    attached,
+    cross_attention_layers,
+    fill_kv_cache,
+    is_attached,
+)
 from ipadapter_demo.adapter.attention import (
     DecoupledAttnProcessor,
     ImageKeyValue,
     ImagePrompt,
-    attach,
-    attached,
-    cross_attention_layers,
-    is_attached,
 )
 from ipadapter_demo.adapter.attention_maps import AttentionRecorder
 from ipadapter_demo.adapter.checkpoint import (
@@ -18,15 +30,16 @@ from ipadapter_demo.adapter.checkpoint import (
 )
 from ipadapter_demo.adapter.formats import adapter_file, image_encoder_named
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
-from ipadapter_demo.adapter.projection import (
+from ipadapter_demo.adapter.projections import (
+    PROJECTIONS,
     LinearProjection,
     MLPProjection,
     Projection,
     Resampler,
-    Variant,
 )
 
 __all__ = [
+    "PROJECTIONS",
     "AttentionRecorder",
     "DecoupledAttnProcessor",
     "ImageAdapter",
@@ -36,13 +49,13 @@ __all__ = [
     "MLPProjection",
     "Projection",
     "Resampler",
-    "Variant",
     "adapter_file",
     "attach",
     "attached",
     "check_fits",
     "cross_attention_layers",
     "encoder_needed",
+    "fill_kv_cache",
     "image_encoder_named",
     "is_attached",
     "load_image_adapter",

@@ -10,20 +10,17 @@ and masks arrive with each call, so one UNet serves any number of requests at on
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter.attention_maps import AttentionRecorder
-from ipadapter_demo.errors import ModelError
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
     from diffusers.models.attention_processor import Attention
 
 
@@ -39,8 +36,8 @@ class ImagePrompt:
     cross-attention layer, in `cross_attention_layers` order. A λ of exactly 0.0 costs nothing.
     `adapter_index` is the place, among the attached ones, of the adapter that made the tokens.
 
-    Without gradients a prompt keeps its K' and V' of every layer from one call to the next: the
-    steps of a sampler share them. It is to be made anew once an adapter's weights have changed.
+    `fill_kv_cache` computes K' and V' of every layer once for all steps of a sampler. A prompt has
+    to be made anew once an adapter's weights have changed; training never fills the cache.
     """
 
     rows: slice
@@ -51,7 +48,13 @@ class ImagePrompt:
     layer_scales: tuple[float, ...] | None = None
     adapter_index: int = 0
     recorder: AttentionRecorder | None = None  # looks on; without one nothing is computed for it
-    kv_cache: dict[ImageKeyValue, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+    kv_cache: dict[int, tuple[Tensor, Tensor]] = field(  # by the number of the layer
+        default_factory=dict, init=False
+    )
+
+    def scale_in(self, layer: int) -> float | Tensor:
+        """λ in one cross-attention layer."""
+        return self.scale if self.layer_scales is None else self.scale * self.layer_scales[layer]
 
 
 class ImageKeyValue(nn.Module):
@@ -68,12 +71,6 @@ class ImageKeyValue(nn.Module):
         super().__init__()
         self.to_k_ip = nn.Linear(cross_dim, width, bias=False, device=device, dtype=dtype)
         self.to_v_ip = nn.Linear(cross_dim, width, bias=False, device=device, dtype=dtype)
-
-
-class SupportsLayers(Protocol):
-    """What `attach` needs of an adapter: its `ImageKeyValue` layers in the UNet's order."""
-
-    layers: nn.ModuleList
 
 
 class DecoupledAttnProcessor:
@@ -144,20 +141,36 @@ class DecoupledAttnProcessor:
             hidden_states = hidden_states + residual
         return hidden_states / attn.rescale_output_factor
 
+    def fill_kv_cache(self, attn: Attention, prompt: ImagePrompt) -> None:
+        """Compute this layer's K' and V' of a prompt, unless its λ here is 0."""
+        scale = prompt.scale_in(self.number)
+        if isinstance(scale, Tensor) or scale != 0.0:
+            prompt.kv_cache[self.number] = self._key_value(prompt, attn.heads)
+
+    def _key_value(self, prompt: ImagePrompt, heads: int) -> tuple[Tensor, Tensor]:
+        """K' and V', (1 or rows, heads, n, head_dim) each."""
+        pair = self.pairs[prompt.adapter_index]
+        key = _split_heads(pair.to_k_ip(prompt.tokens), heads)
+        value = _split_heads(pair.to_v_ip(prompt.tokens), heads)
+        if prompt.token_weights is not None:
+            value = value * prompt.token_weights.to(value)[:, None]
+        return key, value
+
     def _add_image(self, attended: Tensor, query: Tensor, prompt: ImagePrompt) -> Tensor:
         """attended (B, L, width) + λ · mask · Attention(Q, K', V') on the rows of `prompt`.
 
         query is (B, heads, L, head_dim).
         """
-        scale = prompt.scale
-        if prompt.layer_scales is not None:
-            scale = scale * prompt.layer_scales[self.number]
+        scale = prompt.scale_in(self.number)
         if not isinstance(scale, Tensor) and scale == 0.0:
             return attended
         query = query[prompt.rows]
         assert len(query), f"{prompt.rows} selects no row of a batch of {len(attended)}"
 
-        key, value = _key_value(self.pairs[prompt.adapter_index], prompt, query.shape[1])
+        if self.number in prompt.kv_cache:
+            key, value = prompt.kv_cache[self.number]
+        else:
+            key, value = self._key_value(prompt, query.shape[1])
         shape = (len(query), -1, -1, -1)  # one reference may serve all the rows
         image = _merge_heads(
             F.scaled_dot_product_attention(query, key.expand(shape), value.expand(shape))
@@ -175,20 +188,6 @@ class DecoupledAttnProcessor:
             attended = attended.clone()  # autograd may have kept the original
         attended[prompt.rows] += image
         return attended
-
-
-def _key_value(pair: ImageKeyValue, prompt: ImagePrompt, heads: int) -> tuple[Tensor, Tensor]:
-    """K' and V', (1 or rows, heads, n, head_dim) each."""
-    drawing = not torch.is_grad_enabled()
-    if drawing and pair in prompt.kv_cache:
-        return prompt.kv_cache[pair]
-    key = _split_heads(pair.to_k_ip(prompt.tokens), heads)
-    value = _split_heads(pair.to_v_ip(prompt.tokens), heads)
-    if prompt.token_weights is not None:
-        value = value * prompt.token_weights.to(value)[:, None]
-    if drawing:
-        prompt.kv_cache[pair] = key, value
-    return key, value
 
 
 def _split_heads(states: Tensor, heads: int) -> Tensor:
@@ -224,76 +223,3 @@ def _query_grid(height: int, width: int, queries: int) -> tuple[int, int]:
         columns = queries // rows
     assert rows * columns == queries, f"a {width}x{height} mask does not fit {queries} queries"
     return rows, columns
-
-
-def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
-    """The layers that attend to text, by name, in `unet.attn_processors` order: down, up, mid.
-
-    Layer i of the result is number 2 i + 1 in a published checkpoint.
-    """
-    suffix = ".processor"
-    names = [name.removesuffix(suffix) for name in unet.attn_processors]
-    layers = {n: cast("Attention", unet.get_submodule(n)) for n in names if n.endswith("attn2")}
-    if not layers:
-        raise ModelError(f"{type(unet).__name__} has no cross-attention layer to attach to")
-    return layers
-
-
-def layer_mismatch(unet: UNet2DConditionModel, adapter: SupportsLayers) -> str | None:
-    """What keeps the adapter's K' and V' from standing beside the UNet's K and V, or None."""
-    layers = cross_attention_layers(unet)
-    if len(layers) != len(adapter.layers):
-        return (
-            f"the adapter has {len(adapter.layers)} cross-attention layers, the UNet {len(layers)}"
-        )
-    for number, (name, attn), pair in zip(
-        range(1, 2 * len(layers), 2), layers.items(), adapter.layers, strict=True
-    ):
-        assert isinstance(pair, ImageKeyValue)
-        theirs = (attn.to_k.in_features, attn.to_k.out_features)
-        ours = (pair.to_k_ip.in_features, pair.to_k_ip.out_features)
-        if ours != theirs:
-            return (
-                f"layer {number} of the adapter maps {ours[0]} to {ours[1]} channels, "
-                f"the UNet's {name} maps {theirs[0]} to {theirs[1]}"
-            )
-    return None
-
-
-def attach(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> None:
-    """Give every cross-attention layer its K' and V', once and for all. Self-attention stays.
-
-    Raises ModelError when an adapter belongs to another architecture.
-    """
-    for adapter in adapters:
-        if mismatch := layer_mismatch(unet, adapter):
-            raise ModelError(f"this image adapter does not fit this UNet: {mismatch}")
-    for number, attn in enumerate(cross_attention_layers(unet).values()):
-        own = [cast(ImageKeyValue, adapter.layers[number]) for adapter in adapters]
-        attn.set_processor(DecoupledAttnProcessor(*own, number=number))
-
-
-@contextmanager
-def attached(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> Iterator[None]:
-    """`attach` for the length of a `with` block; then the previous processors return."""
-    before = [(attn, attn.processor) for attn in cross_attention_layers(unet).values()]
-    attach(unet, *adapters)
-    try:
-        yield
-    finally:
-        for attn, processor in before:
-            attn.set_processor(processor)
-
-
-def is_attached(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> bool:
-    """Whether image prompts reach every layer of just these adapters.
-
-    Attention slicing or another attention back-end, when set after `attach`, replaces the
-    processors, and diffusers then drops image prompts without a word.
-    """
-    processors = [attn.processor for attn in cross_attention_layers(unet).values()]
-    return all(len(adapter.layers) == len(processors) for adapter in adapters) and all(
-        isinstance(processor, DecoupledAttnProcessor)
-        and [*processor.pairs] == [adapter.layers[i] for adapter in adapters]
-        for i, processor in enumerate(processors)
-    )

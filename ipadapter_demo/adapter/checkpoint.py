@@ -9,8 +9,7 @@ read by `formats`.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,29 +17,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ipadapter_demo.adapter.attention import layer_mismatch
+from ipadapter_demo.adapter.attach import layer_mismatch
 from ipadapter_demo.adapter.formats import SECTIONS, adapter_file, read_tensors
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
-from ipadapter_demo.adapter.projection import (
-    LinearProjection,
-    MLPProjection,
-    Projection,
-    Resampler,
-)
+from ipadapter_demo.adapter.projections import projection_from_shapes
+from ipadapter_demo.adapter.shapes import Shapes
 from ipadapter_demo.errors import CheckpointError
 from ipadapter_demo.files import whole_file
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-HEAD_DIM = 64  # of every published Plus file; the tensors do not tell it
-
-_ENCODERS = {
-    ("base", 1024): "OpenCLIP ViT-H/14 (projected embeddings, 1024 wide)",
-    ("base", 1280): "OpenCLIP ViT-bigG/14 (projected embeddings, 1280 wide)",
-    ("plus", 1280): "OpenCLIP ViT-H/14 (penultimate hidden states, 1280 wide)",
-    ("full", 1280): "OpenCLIP ViT-H/14 (penultimate hidden states, 1280 wide)",
-}
 _BASES = {(768, 16): "SD 1.5", (2048, 70): "SDXL"}  # by token width and number of layers
 
 
@@ -62,8 +49,9 @@ def load_image_adapter(path: str | os.PathLike[str]) -> ImageAdapter:
 def adapter_like(tensors: Mapping[str, Tensor], path: Path) -> ImageAdapter:
     """An adapter of the variant and sizes of `tensors`, under their published names, on the meta
     device. Raises CheckpointError, naming `path`, unless they are its weights one for one."""
+    shapes = Shapes(tensors, path.name)
     with torch.device("meta"):  # shapes only, which costs nothing
-        adapter = ImageAdapter(_projection_like(tensors, path), _layer_widths(tensors, path))
+        adapter = ImageAdapter(projection_from_shapes(shapes), _layer_widths(shapes))
     expected = _published_state(adapter)
     _require_same_keys(expected, tensors, path)
     for key, tensor in expected.items():
@@ -82,16 +70,13 @@ def save_image_adapter(
 ) -> None:
     """Write `adapter` in the layout that the suffix of `path` names, whole or not at all.
 
-    diffusers reads base files of 4 tokens and Plus files of depth 4; this project reads any.
+    diffusers reads linear files of 4 tokens and Plus files of depth 4; this project reads any.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".bin"):
         raise CheckpointError(f"{path.name}: the name must end in .safetensors or .bin")
-    if isinstance(adapter.projection, Resampler) and adapter.projection.head_dim != HEAD_DIM:
-        raise CheckpointError(
-            f"{path.name}: the layout does not record the head size and readers take {HEAD_DIM}, "
-            f"but this adapter has {adapter.projection.head_dim}"
-        )
+    if lost := adapter.projection.lost_in_checkpoint():
+        raise CheckpointError(f"{path.name}: {lost}")
     tensors = {
         key: tensor.detach().to("cpu", dtype).contiguous()
         for key, tensor in _published_state(adapter).items()
@@ -132,8 +117,8 @@ def check_fits(
 
 def encoder_needed(adapter: ImageAdapter) -> str:
     """The image encoder an adapter was trained with, as far as its input width tells."""
-    unknown = f"an encoder of width {adapter.encoder_width}"
-    return _ENCODERS.get((adapter.variant, adapter.encoder_width), unknown)
+    width = adapter.encoder_width
+    return adapter.projection.encoders.get(width, f"an encoder of width {width}")
 
 
 def _published_key(own_key: str) -> str:
@@ -154,72 +139,11 @@ def _section(tensors: Mapping[str, Tensor], section: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
-def _projection_like(tensors: Mapping[str, Tensor], path: Path) -> Projection:
-    """An empty projection of the variant and sizes that the tensors have."""
-    if "image_proj.proj.weight" in tensors:
-        rows, embed_dim = _shape(tensors, "image_proj.proj.weight", 2, path)
-        (cross_dim,) = _shape(tensors, "image_proj.norm.weight", 1, path)
-        if rows % cross_dim:
-            raise CheckpointError(
-                f"{path.name}: image_proj.proj.weight has {rows} rows, "
-                f"which is no multiple of the token width {cross_dim}"
-            )
-        return LinearProjection(embed_dim, cross_dim, rows // cross_dim)
-    if "image_proj.latents" in tensors:
-        return _resampler_like(tensors, path)
-    if "image_proj.proj.3.weight" in tensors:
-        _, embed_dim = _shape(tensors, "image_proj.proj.0.weight", 2, path)
-        (cross_dim,) = _shape(tensors, "image_proj.proj.3.weight", 1, path)
-        return MLPProjection(embed_dim, cross_dim)
-    found = sorted(_section(tensors, "image_proj"))
-    raise CheckpointError(
-        f"{path.name}: neither a base, a Plus nor a full adapter; image_proj holds {found[:3]}"
-    )
-
-
-def _resampler_like(tensors: Mapping[str, Tensor], path: Path) -> Resampler:
-    _, tokens, width = _shape(tensors, "image_proj.latents", 3, path)
-    _, embed_dim = _shape(tensors, "image_proj.proj_in.weight", 2, path)
-    cross_dim, _ = _shape(tensors, "image_proj.proj_out.weight", 2, path)
-    inner, _ = _shape(tensors, "image_proj.layers.0.0.to_q.weight", 2, path)
-    ff_inner, _ = _shape(tensors, "image_proj.layers.0.1.1.weight", 2, path)
-    if inner % HEAD_DIM or ff_inner % width:
-        raise CheckpointError(
-            f"{path.name}: attention {inner} and feed-forward {ff_inner} wide, which must be "
-            f"multiples of the head size {HEAD_DIM} and of the width {width}"
-        )
-    return Resampler(
-        embed_dim,
-        cross_dim,
-        tokens,
-        width=width,
-        depth=len(_numbers(r"image_proj\.layers\.(\d+)\.", tensors)),
-        heads=inner // HEAD_DIM,
-        head_dim=HEAD_DIM,
-        ff_mult=ff_inner // width,
-    )
-
-
-def _layer_widths(tensors: Mapping[str, Tensor], path: Path) -> list[int]:
-    numbers = _numbers(r"ip_adapter\.(\d+)\.to_[kv]_ip\.weight$", tensors)
+def _layer_widths(shapes: Shapes) -> list[int]:
+    numbers = shapes.numbers(r"ip_adapter\.(\d+)\.to_[kv]_ip\.weight$")
     if numbers != list(range(1, 2 * len(numbers), 2)):
-        raise CheckpointError(
-            f"{path.name}: layers must be numbered 1, 3, 5, ... without a gap, got {numbers}"
-        )
-    return [_shape(tensors, f"ip_adapter.{n}.to_k_ip.weight", 2, path)[0] for n in numbers]
-
-
-def _numbers(pattern: str, keys: Iterable[str]) -> list[int]:
-    return sorted({int(match[1]) for key in keys if (match := re.match(pattern, key))})
-
-
-def _shape(tensors: Mapping[str, Tensor], key: str, ndim: int, path: Path) -> torch.Size:
-    if key not in tensors:
-        raise CheckpointError(f"{path.name}: missing {[key]}, unexpected []")
-    shape = tensors[key].shape
-    if len(shape) != ndim or not all(shape):
-        raise CheckpointError(f"{path.name}: {key} has shape {tuple(shape)}, not {ndim} dimensions")
-    return shape
+        raise shapes.error(f"layers must be numbered 1, 3, 5, ... without a gap, got {numbers}")
+    return [shapes.of(f"ip_adapter.{n}.to_k_ip.weight", 2)[0] for n in numbers]
 
 
 def _require_same_keys(

@@ -11,7 +11,7 @@
 
 Each of them may lie under `state_dict`, and its keys may begin with `module.`, as parallel training
 leaves them.
-What else a file holds, a step count or a frozen UNet, is no part of an adapter and is left out.
+Other content of a file, a step count or a frozen UNet, is no part of an adapter and is left out.
 """
 
 from __future__ import annotations

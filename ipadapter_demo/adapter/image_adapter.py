@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ipadapter_demo.adapter.attention import ImageKeyValue, cross_attention_layers
-from ipadapter_demo.adapter.projection import Projection, Variant
+from ipadapter_demo.adapter.attach import cross_attention_layers
+from ipadapter_demo.adapter.attention import ImageKeyValue
+from ipadapter_demo.adapter.projections.base import PatchProjection, Projection
 from ipadapter_demo.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ImageAdapter(nn.Module):
-    """What an IP-Adapter checkpoint holds, independent of any UNet it is attached to.
+    """The content of an IP-Adapter checkpoint, independent of any UNet it is attached to.
 
     `layers[i]` belongs to the i-th cross-attention layer in `unet.attn_processors` order, of
     `layer_widths[i]` channels. Device and precision follow `projection`; on the meta device an
@@ -56,7 +57,7 @@ class ImageAdapter(nn.Module):
         return adapter
 
     @property
-    def variant(self) -> Variant:
+    def variant(self) -> str:
         return self.projection.variant
 
     @property
@@ -66,8 +67,8 @@ class ImageAdapter(nn.Module):
 
     @property
     def reads_patches(self) -> bool:
-        """Whether it reads the encoder's penultimate states, not its projected embedding."""
-        return self.variant != "base"
+        """True if it reads the encoder's penultimate states, not its projected embedding."""
+        return isinstance(self.projection, PatchProjection)
 
     @property
     def cross_dim(self) -> int:
@@ -82,54 +83,31 @@ class ImageAdapter(nn.Module):
     def layer_widths(self) -> tuple[int, ...]:
         return tuple(_pair(layer).to_k_ip.out_features for layer in self.layers)
 
-    def tokens_from_embeds(self, image_embeds: Tensor) -> Tensor:
-        """(B, encoder_width), or (B, sequence, encoder_width) of patches -> (B, n, cross_dim)."""
-        weight = next(self.projection.parameters())
-        return self.projection(image_embeds.to(weight.dtype))
-
     def width_read_from(self, encoder: CLIPVisionModelWithProjection) -> int:
         """The width of what this adapter would read from `encoder`, to compare beforehand."""
-        config = encoder.config
-        return config.hidden_size if self.reads_patches else config.projection_dim
+        return self.projection.width_of(encoder.config)
 
     def tokens_a_picture(self, encoder: CLIPVisionModelWithProjection) -> int:
         """How many tokens this adapter makes of one picture that `encoder` saw."""
-        if self.num_tokens is not None:
-            return self.num_tokens
-        config = encoder.config
-        return (config.image_size // config.patch_size) ** 2 + 1  # the patches and a class
+        return self.projection.tokens_of(encoder.config)
 
     def embeds_from_clip_pixels(
         self, clip_pixels: Tensor, encoder: CLIPVisionModelWithProjection
     ) -> Tensor:
-        """What this variant reads of `clip_pixels` (B, 3, H, W), normalised for the encoder.
-
-        Base: the projected embedding (B, width). Plus and full: the penultimate layer
-        (B, sequence, width).
-        """
-        if not self.reads_patches:
-            return encoder(clip_pixels).image_embeds
-        return encoder(clip_pixels, output_hidden_states=True).hidden_states[-2]
+        """clip_pixels (B, 3, H, W), normalised for the encoder -> the embeds it reads of them."""
+        return self.projection.embeds_from_clip_pixels(clip_pixels, encoder)
 
     def empty_embeds(
         self, count: int, encoder: CLIPVisionModelWithProjection | None = None
     ) -> Tensor:
-        """The input that stands for "no image" in the unconditional half of guidance.
+        """The embeds that stand for "no image" in the unconditional half of guidance. Each variant
+        has its own; the projection still has to run on them."""
+        return self.projection.empty_embeds(count, encoder)
 
-        Base was trained on zero embeddings, which need no encoder. Plus and full were trained on
-        the encoder run on zeroed normalised pixels (CLIP's mean colour), so they do. The two must
-        not be swapped, and either way the projection still has to run on the result.
-        """
-        if not self.reads_patches:
-            weight = next(self.projection.parameters())
-            return weight.new_zeros(count, self.encoder_width)
-        if encoder is None:
-            raise ModelError(
-                f"a {self.variant} adapter needs its image encoder to make an empty prompt"
-            )
-        size = encoder.config.image_size
-        blank = torch.zeros(1, 3, size, size, device=encoder.device, dtype=encoder.dtype)
-        return self.embeds_from_clip_pixels(blank, encoder).expand(count, -1, -1)
+    def tokens_from_embeds(self, image_embeds: Tensor) -> Tensor:
+        """(B, encoder_width), or (B, sequence, encoder_width) of patches -> (B, n, cross_dim)."""
+        weight = next(self.projection.parameters())
+        return self.projection(image_embeds.to(weight.dtype))
 
 
 def _pair(layer: nn.Module) -> ImageKeyValue:

@@ -1,4 +1,4 @@
-"""What a file is that is no adapter this project reads, by its tensors' names and shapes.
+"""Files that are no adapter this project reads, named by their tensors' names and shapes.
 
 Adapters that look like ours and are not come first: their own names decide. Layouts are those of
 the classes that write them: tencent-ailab/IP-Adapter 62e4af9 (FaceID), InstantX/InstantID,
@@ -21,7 +21,7 @@ _FACE = "which this version does not read"
 class Unsupported:
     """A kind of file: how to tell it, what to call it, and what it would need."""
 
-    told_by: Callable[[Shapes], bool]
+    matches: Callable[[Shapes], bool]
     name: str
     needs: str
 
@@ -137,6 +137,6 @@ def what_it_is(shapes: Shapes) -> str | None:
     """The kind of a file that is no image adapter of ours, and what it would need; None for what
     may be one, and for what is unknown."""
     for kind in _KINDS:
-        if kind.told_by(shapes):
+        if kind.matches(shapes):
             return f"{kind.name}: {kind.needs}"
     return None

@@ -12,7 +12,7 @@ from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.conditioning import ContentCache
-from ipadapter_demo.pipeline.sampler import steps_taken, unet_calls
+from ipadapter_demo.pipeline.step_count import steps_taken, unet_calls
 from ipadapter_demo.request import GenerateRequest
 
 PROBE_STEPS = 3  # the first also encodes and warms up, and does not count

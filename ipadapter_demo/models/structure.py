@@ -57,8 +57,8 @@ def total(residuals: Iterable[ControlResiduals]) -> ControlResiduals:
 
 
 def around_hole(pixels: Tensor, hole: Tensor) -> Tensor:
-    """What an inpainting network reads: pixels (B, 3, H, W) in [0, 1], grey where hole (B, 1, H, W)
-    is 1, and the hole as a fourth channel."""
+    """The input of an inpainting network: pixels (B, 3, H, W) in [0, 1], grey where hole
+    (B, 1, H, W) is 1, and the hole as a fourth channel."""
     return torch.cat([torch.where(hole > 0, 0.5, pixels), hole], dim=1)
 
 
@@ -82,8 +82,8 @@ class StructureNet(Protocol):
         added: dict[str, Tensor] | None,
         unconditional: int = 0,
     ) -> ControlResiduals:
-        """What was read, a row for each of `noisy`, as additions for one step. The first
-        `unconditional` rows are the unconditional half of guidance."""
+        """Additions for one step, of the condition that was read, a row for each of `noisy`. The
+        first `unconditional` rows are the unconditional half of guidance."""
         ...
 
 
@@ -108,7 +108,7 @@ class ControlCondition:
 
     @staticmethod
     def of_rows(controls: Iterable[ControlCondition]) -> ControlCondition:
-        """Guides of one network and one map each, as that of as many rows."""
+        """Conditions of one network and one map each, as one condition of as many rows."""
         each = list(controls)
         if all(control is each[0] for control in each):
             return each[0]

@@ -1,4 +1,4 @@
-"""From a prompt to text states: one text encoder (SD 1.5), or two beside each other (SDXL)."""
+"""Prompts as text states: one text encoder (SD 1.5), or two beside each other (SDXL)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The request that is drawn, where it cannot be the one that was asked for.
 
-It is found before anything runs, and it is the one that is recorded: what is said is what was done.
+It is found before anything runs, and it is the one that is recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def effective_request(asked: GenerateRequest) -> GenerateRequest:
 
 
 def changed_warnings(asked: GenerateRequest, drawn: GenerateRequest) -> tuple[str, ...]:
-    """What a person should know of the difference."""
+    """A warning where the request that was drawn is not the one that was asked for."""
     if drawn.sampler == asked.sampler:
         return ()
     return (

@@ -1,4 +1,4 @@
-"""What other programs read in a prompt, and this one as plain text.
+"""Markup of other programs in a prompt, which is read here as plain text.
 
 Brackets as AUTOMATIC1111's web UI reads them: (a) is stronger, [a] weaker, (a:1.3) weighted,
 [a|b] alternates; {a|b} chooses at random in its extensions; BREAK and AND split a prompt.

@@ -1,4 +1,4 @@
-"""What can be shown of a request before it is drawn, and without the weights that draw it."""
+"""Views of a request before it is drawn, without the weights that draw it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from PIL import Image
 
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning import Conditioner
-from ipadapter_demo.pipeline.inpainting.crop import crop_to_mask
-from ipadapter_demo.pipeline.sizes import Size, working_size
+from ipadapter_demo.pipeline.inpainting.plan import plan_for
+from ipadapter_demo.pipeline.sizes import Size
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
 
 
@@ -23,19 +23,18 @@ class Previews:
 
     def encoder_view(self, reference: Reference) -> Image.Image:
         """Exactly what the image encoder sees of a reference."""
-        return self._conditioner.encoder_view(reference)
+        return self._conditioner.references.encoder_view(reference)
 
     def structure_map(self, structure: Structure, size: Size | None = None) -> Image.Image:
         """The map a structure stands for, by default as drawn for an output of native size."""
         native = self._model.native_size
-        return self._conditioner.structure_map(structure, size or (native, native))
+        return self._conditioner.maps.structure_map(structure, size or (native, native))
 
     def structure_maps(self, request: GenerateRequest) -> list[Image.Image]:
         """The maps of a request, as its structure networks read them."""
-        cropped = crop_to_mask(request)
-        size = self.working_size(cropped)
-        return [self.structure_map(structure, size) for structure in cropped.structures]
+        plan = plan_for(request, self._model.native_size)
+        return [self.structure_map(structure, plan.size) for structure in plan.drawn.structures]
 
     def working_size(self, request: GenerateRequest) -> Size:
         """(width, height) the model works at: see `sizes.working_size`."""
-        return working_size(crop_to_mask(request), self._model.native_size)
+        return plan_for(request, self._model.native_size).size

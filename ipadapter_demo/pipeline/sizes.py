@@ -102,7 +102,7 @@ def usual_sizes(native: int) -> list[Size]:
 
 
 def same_shape(one: Size, other: Size, within: float = SIZE_STEP / 2) -> bool:
-    """Whether `one`, scaled, differs from `other` by at most `within` pixels on each side."""
+    """True if `one`, scaled, differs from `other` by at most `within` pixels on each side."""
     low = max((goal - within) / side for side, goal in zip(one, other, strict=True))
     high = min((goal + within) / side for side, goal in zip(one, other, strict=True))
     return low <= high

@@ -1,4 +1,4 @@
-"""What a person should know of a request that runs, but not as they may think: one sentence each,
+"""Warnings about requests that run, but not as a person may think: one sentence each,
 that begins with the field. Nothing is said of an ordinary request."""
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from PIL import Image
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.annotators import is_empty
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.pipeline.conditioning import OF_COLOURS, is_active
+from ipadapter_demo.pipeline.conditioning.maps import OF_COLOURS
+from ipadapter_demo.pipeline.conditions import is_active
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.markup import markup_in, without_words
-from ipadapter_demo.pipeline.sampler import steps_taken
 from ipadapter_demo.pipeline.sizes import Size, limit_on, same_shape
+from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.request import SIZE_STEP, GenerateRequest, Reference, Window
 
 # Words between the words: in the captions of a small model, or said without a meaning.
@@ -35,7 +36,7 @@ def warnings_for(
     maps: Sequence[Image.Image],
     model: BaseModel,
 ) -> tuple[str, ...]:
-    """`cropped` is the close-up of the request, `size` the one the model works at, `maps` those
+    """`cropped` is the request cropped to its mask, `size` the one the model works at, `maps` those
     that its structure networks read."""
     return (
         *_on_prompts(request, model),
@@ -168,7 +169,7 @@ def _on_regions(
     for number, (own, reference) in enumerate(
         zip(request.references, cropped.references, strict=True), 1
     ):
-        if own.mask is not None and own.weight > 0 and _is_silent(reference, size, cell):
+        if own.mask is not None and own.weight > 0 and _acts_nowhere(reference, size, cell):
             why = (
                 "is black"
                 if own.mask.getbbox() is None
@@ -178,7 +179,7 @@ def _on_regions(
             yield f"reference.mask: the region of reference {number} {why}, so it has no effect."
     followed, _ = split_by_mask(cropped, has_inpaint_adapter=model.inpaint_adapter is not None)
     masks = [reference.mask for reference in cropped.references]
-    if any(_is_silent(r, size, cell) for r in followed if all(r.mask is not m for m in masks)):
+    if any(_acts_nowhere(r, size, cell) for r in followed if all(r.mask is not m for m in masks)):
         yield (
             f"inpaint.mask: it is too small for references to act in it: the model has cells of "
             f"{cell} pixels. A lower inpaint.context draws it larger."
@@ -194,8 +195,8 @@ def _on_maps(request: GenerateRequest, maps: Sequence[Image.Image]) -> Iterator[
             )
 
 
-def _is_silent(reference: Reference, size: Size, cell: int) -> bool:
-    """Whether no query of the finest attention layer lies in a reference's region."""
+def _acts_nowhere(reference: Reference, size: Size, cell: int) -> bool:
+    """True if no query of the finest attention layer lies in a reference's region."""
     if reference.mask is None:
         return False
     mask = mask_from_image(resize_image(reference.mask, size))

@@ -22,6 +22,7 @@ from ipadapter_demo.adapter import (
     ImageAdapter,
     ImagePrompt,
     LinearProjection,
+    Projection,
     Resampler,
     attach,
     check_fits,
@@ -39,7 +40,7 @@ from ipadapter_demo.training.held_out import held_out_callback
 from ipadapter_demo.training.objective import Conditions
 
 NAME = "ip-adapter"
-TOKENS = {"base": 4, "plus": 16}
+VARIANTS: dict[str, type[Projection]] = {"base": LinearProjection, "plus": Resampler}
 
 
 class ImageAdapterTask:
@@ -109,20 +110,10 @@ def lost(config: ImageAdapterConfig, drop: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def new_adapter(config: ImageAdapterConfig, base: BaseModel) -> ImageAdapter:
-    """Base: a linear projection of the embedding. Plus: a resampler of the patches, 4 blocks deep
-    and as wide as the published ones: https://huggingface.co/h94/IP-Adapter."""
-    encoder, cross_dim = base.image_encoder, base.unet.config.cross_attention_dim
-    tokens = config.tokens or TOKENS[config.variant]
-    if config.variant == "base":
-        projection: LinearProjection | Resampler = LinearProjection(
-            encoder.config.projection_dim, cross_dim, tokens
-        )
-    else:
-        # 768 for SD 1.5 and 1280 for SDXL, but never wider than what it reads
-        width = min(1280 if cross_dim == 2048 else cross_dim, encoder.config.hidden_size)
-        projection = Resampler(
-            encoder.config.hidden_size, cross_dim, tokens, width=width, heads=max(1, width // 64)
-        )
+    """An adapter of the published sizes: https://huggingface.co/h94/IP-Adapter."""
+    projection = VARIANTS[config.variant].for_encoder(
+        base.image_encoder.config, base.unet.config.cross_attention_dim, config.tokens or None
+    )
     unet = base.unet
     return ImageAdapter.for_unet(unet, projection.to(unet.device, torch.float32))
 

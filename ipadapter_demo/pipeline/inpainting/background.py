@@ -5,12 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from PIL import ImageChops
-
-from ipadapter_demo.imaging import inner_mask
+from ipadapter_demo.pipeline.inpainting.mask import inside_and_around
 from ipadapter_demo.request import GenerateRequest, Reference
-
-RIM = 0.05  # of the longer side: so far inside the mask the picture still speaks for itself
 
 
 def split_by_mask(
@@ -18,14 +14,13 @@ def split_by_mask(
 ) -> tuple[list[Reference], list[Reference]]:
     """The references that are to be followed, each with the region it acts in, and what stands for
     the rest of the picture. A region that the request gives stays. `has_inpaint_adapter`: the model
-    has a network that tells it of the rest, and was trained with references that act inside the
+    has a network that reads what is left, and was trained with references that act inside the
     mask."""
     followed = [r for r in request.references if not r.negative and r.weight > 0]
     given = request.inpaint
     if given is None or not followed or not (has_inpaint_adapter or given.background_weight):
         return followed, []
-    inner = inner_mask(given.mask, round(RIM * max(given.mask.size)))
-    outer = ImageChops.invert(inner)
+    inner, outer = inside_and_around(given.mask)
     followed = [r if r.mask is not None else replace(r, mask=inner) for r in followed]
     if given.background_weight == 0 or outer.getbbox() is None:
         return followed, []

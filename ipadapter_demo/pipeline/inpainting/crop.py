@@ -1,5 +1,5 @@
-"""A masked part seen from near: the model draws the picture around the mask and not all of it, so
-that a small part gets the model's whole resolution, and nothing far from it has a say."""
+"""The picture cropped to its mask: the model draws the part around the mask and not all of it, so
+that a small part gets the model's whole resolution, and nothing far from it influences it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,16 @@ def mask_box(mask: Image.Image, context: float) -> Box:
     return left, upper, right, lower
 
 
+def drawn_size(given: Inpaint) -> tuple[int, int]:
+    """(width, height) of the part of a picture that the model draws, in the picture's pixels."""
+    if given.context == 1:
+        return given.image.size
+    left, upper, right, lower = mask_box(given.mask, given.context)
+    return right - left, lower - upper
+
+
 def crop_to_mask(request: GenerateRequest) -> GenerateRequest:
-    """The request for what lies in the box around its mask; itself, where it asks for no such."""
+    """The request for what lies in the box around its mask; itself, where it asks for all."""
     given = request.inpaint
     if given is None or given.context == 1:
         return request
@@ -60,12 +68,12 @@ def crop_to_mask(request: GenerateRequest) -> GenerateRequest:
 
 
 def uncrop(given: Inpaint, drawn: Image.Image) -> Image.Image:
-    """What was drawn of the close-up, in its place in the picture."""
+    """The whole picture, with what was drawn of the cropped part in its place."""
     return _pasted(given.image, drawn, mask_box(given.mask, given.context))
 
 
 def uncrop_preview(given: Inpaint, drawn: Image.Image) -> Image.Image:
-    """The same for a look, at a scale at which nothing that was drawn is enlarged."""
+    """The same for a preview, at a scale at which nothing that was drawn is enlarged."""
     box = mask_box(given.mask, given.context)
     scale = min(1.0, drawn.width / (box[2] - box[0]))
     width, height = (max(1, round(side * scale)) for side in given.image.size)

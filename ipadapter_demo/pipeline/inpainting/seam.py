@@ -15,7 +15,7 @@ PLAIN = 60.0  # variance beside the edge, of all channels, up to which a surface
 
 
 def match_seam_color(original: Image.Image, drawn: Image.Image, mask: Image.Image) -> Image.Image:
-    """`drawn` with its tint led over to that of `original` along the edge of the white part of
+    """`drawn` with its tint blended into that of `original` along the edge of the white part of
     `mask`: where both sides are plain and differ by a little. One size all."""
     import cv2
 

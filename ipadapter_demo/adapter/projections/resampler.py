@@ -1,49 +1,32 @@
-"""From an image encoder's output to image tokens of the text tokens' width.
-
-Parameter names are those of the published checkpoints, so a state dict needs no translation.
-"""
+"""The Plus variant: a resampler of the encoder's patches."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Variant = Literal["base", "plus", "full"]
+from ipadapter_demo.adapter.projections.base import PatchProjection
+from ipadapter_demo.adapter.shapes import Shapes
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionConfig
+
+HEAD_DIM = 64  # of every published Plus file; the tensors do not tell it
+SDXL_WIDTH = 2048  # of SDXL's text tokens
 
 
-class LinearProjection(nn.Module):
-    """Base variant (arXiv 2308.06721, section 3.2.1): one global embedding makes a few tokens.
-
-    (B, embed_dim) -> (B, tokens, cross_dim). The LayerNorm's bias is why a zero embedding does
-    not make zero tokens: for an empty image prompt the projection still has to run.
-    """
-
-    variant: Variant = "base"
-
-    def __init__(self, embed_dim: int, cross_dim: int, tokens: int = 4) -> None:
-        super().__init__()
-        self.embed_dim = embed_dim
-        self.cross_dim = cross_dim
-        self.num_tokens = tokens
-        self.proj = nn.Linear(embed_dim, tokens * cross_dim)
-        self.norm = nn.LayerNorm(cross_dim)
-
-    def forward(self, image_embeds: Tensor) -> Tensor:
-        tokens = self.proj(image_embeds).unflatten(-1, (self.num_tokens, self.cross_dim))
-        return self.norm(tokens)
-
-
-class Resampler(nn.Module):
-    """Plus variant: learned queries read the encoder's patch tokens through a few blocks.
+class Resampler(PatchProjection):
+    """Learned queries read the encoder's states through a few blocks of attention.
 
     (B, sequence, embed_dim) -> (B, tokens, cross_dim). The layout and the head size of 64 are
     those of https://github.com/tencent-ailab/IP-Adapter/blob/62e4af9/ip_adapter/resampler.py
     """
 
-    variant: Variant = "plus"
+    variant = "plus"
+    title = "a Plus"
 
     def __init__(
         self,
@@ -54,7 +37,7 @@ class Resampler(nn.Module):
         width: int = 768,
         depth: int = 4,
         heads: int = 12,
-        head_dim: int = 64,
+        head_dim: int = HEAD_DIM,
         ff_mult: int = 4,
     ) -> None:
         super().__init__()
@@ -83,34 +66,46 @@ class Resampler(nn.Module):
             latents = latents + feed_forward(latents)
         return self.norm_out(self.proj_out(latents))
 
-
-class MLPProjection(nn.Module):
-    """Full variant: every state of the encoder becomes a token, each through the same two layers.
-
-    (B, sequence, embed_dim) -> (B, sequence, cross_dim): 257 tokens of ViT-H/14 at 224 pixels, a
-    class and 16 x 16 patches. `MLPProjModel` in
-    https://github.com/tencent-ailab/IP-Adapter/blob/62e4af9/ip_adapter/ip_adapter.py
-    """
-
-    variant: Variant = "full"
-    num_tokens = None  # as many as the encoder gives
-
-    def __init__(self, embed_dim: int, cross_dim: int) -> None:
-        super().__init__()
-        self.embed_dim = embed_dim
-        self.cross_dim = cross_dim
-        self.proj = nn.Sequential(
-            nn.Linear(embed_dim, embed_dim),
-            nn.GELU(),
-            nn.Linear(embed_dim, cross_dim),
-            nn.LayerNorm(cross_dim),
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> Self | None:
+        if "image_proj.latents" not in shapes:
+            return None
+        _, tokens, width = shapes.of("image_proj.latents", 3)
+        _, embed_dim = shapes.of("image_proj.proj_in.weight", 2)
+        cross_dim, _ = shapes.of("image_proj.proj_out.weight", 2)
+        inner, _ = shapes.of("image_proj.layers.0.0.to_q.weight", 2)
+        ff_inner, _ = shapes.of("image_proj.layers.0.1.1.weight", 2)
+        if inner % HEAD_DIM or ff_inner % width:
+            raise shapes.error(
+                f"attention {inner} and feed-forward {ff_inner} wide, which must be "
+                f"multiples of the head size {HEAD_DIM} and of the width {width}"
+            )
+        return cls(
+            embed_dim,
+            cross_dim,
+            tokens,
+            width=width,
+            depth=len(shapes.numbers(r"image_proj\.layers\.(\d+)\.")),
+            heads=inner // HEAD_DIM,
+            ff_mult=ff_inner // width,
         )
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.proj(hidden_states)
+    @classmethod
+    def for_encoder(
+        cls, config: CLIPVisionConfig, cross_dim: int, tokens: int | None = None
+    ) -> Self:
+        """768 wide for SD 1.5 and 1280 for SDXL, but never wider than what it reads."""
+        width = min(1280 if cross_dim == SDXL_WIDTH else cross_dim, config.hidden_size)
+        heads = max(1, width // HEAD_DIM)
+        return cls(config.hidden_size, cross_dim, tokens or 16, width=width, heads=heads)
 
-
-Projection = LinearProjection | Resampler | MLPProjection
+    def lost_in_checkpoint(self) -> str | None:
+        if self.head_dim == HEAD_DIM:
+            return None
+        return (
+            f"the layout does not record the head size and readers take {HEAD_DIM}, "
+            f"but this adapter has {self.head_dim}"
+        )
 
 
 class _LatentAttention(nn.Module):

@@ -1,0 +1,53 @@
+"""From a request to what the denoiser needs: text states, image prompts, read structure maps."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+import torch
+
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline.conditioning.images import ReferenceEncoder
+from ipadapter_demo.pipeline.conditioning.maps import MapReader
+from ipadapter_demo.pipeline.conditioning.text import PromptReader, added_conditions
+from ipadapter_demo.pipeline.conditions import Conditions
+from ipadapter_demo.pipeline.denoiser import reads_mask
+from ipadapter_demo.pipeline.inpainting.mask import mask_conditioning
+from ipadapter_demo.pipeline.latents import LatentEncoder
+from ipadapter_demo.pipeline.sizes import Size
+from ipadapter_demo.request import GenerateRequest
+
+
+class Conditioner:
+    """Reads requests with one model. Every encoder runs on one input at a time and is cached, so
+    what a request gets never depends on the requests around it."""
+
+    def __init__(self, model: BaseModel, model_lock: Lock) -> None:
+        self.model = model
+        self.prompts = PromptReader(model, model_lock)
+        self.references = ReferenceEncoder(model, model_lock)
+        self.maps = MapReader(model, model_lock)
+        self.latents = LatentEncoder(model, model_lock)
+
+    @torch.no_grad()
+    def condition(
+        self, request: GenerateRequest, size: Size, record_attention: bool = False
+    ) -> Conditions:
+        """`record_attention`: with an AttentionRecorder for each image prompt."""
+        guided, count = request.guidance > 1.0, request.count
+        texts = [self.prompts.states(request.negative_prompt, unconditional=True)] if guided else []
+        texts.append(self.prompts.states(request.prompt))
+        maps = tuple(self.maps.structure_map(s, size) for s in request.structures)
+        controls = map(self.maps.control, request.structures, maps)
+        return Conditions(
+            text_states=torch.cat([text.states.expand(count, -1, -1) for text in texts]),
+            added=added_conditions(texts, count, size),
+            image_prompts=self.references.prompts(request, size, guided, record_attention),
+            image_window=request.image_window,
+            structures=(*controls, *self.maps.inpaint_controls(request.inpaint, size)),
+            maps=maps,
+            unconditional=count if guided else 0,
+            mask_conditioning=mask_conditioning(request.inpaint, size, self.latents)
+            if reads_mask(self.model)
+            else None,
+        )

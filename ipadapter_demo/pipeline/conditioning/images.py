@@ -1,0 +1,227 @@
+"""References as image prompts: what the image encoder reads of them, and the branches they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ipadapter_demo.adapter import AttentionRecorder, ImageAdapter, ImagePrompt
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import centre_crop, fit_square, mask_from_image, resize_image
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.layers import layer_factors
+from ipadapter_demo.pipeline.cache import ContentCache, digest
+from ipadapter_demo.pipeline.conditions import TimedPrompt
+from ipadapter_demo.pipeline.inpainting.background import split_by_mask
+from ipadapter_demo.pipeline.sizes import Size
+from ipadapter_demo.request import Combine, Fit, GenerateRequest, Reference
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActiveAdapter:
+    """Which adapter reads a request's references, and how strongly it acts in each layer."""
+
+    name: str
+    adapter: ImageAdapter
+    adapter_index: int  # among the attached adapters
+    layer_scales: tuple[float, ...] | None
+
+
+class ReferenceEncoder:
+    """References, one at a time, through one model's image encoder and adapters."""
+
+    def __init__(self, model: BaseModel, model_lock: Lock) -> None:
+        self._model, self._model_lock = model, model_lock
+        self.cache = ContentCache(64)
+
+    def encoder_view(self, reference: Reference) -> Image.Image:
+        """The square picture that the image encoder reads of a reference, before normalisation."""
+        return self._square(reference.image, reference.fit)
+
+    def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit embeddings (B, K) of the centres of pictures, in float32."""
+        encoder, found = self._model.image_encoder, []
+        for image in images:
+            pixels = self.clip_pixels(self._square(image, "crop"))
+            with self._model_lock:
+                found.append(encoder(pixels).image_embeds.float().cpu())
+        return torch.nn.functional.normalize(torch.cat(found), dim=-1)
+
+    def prompts(
+        self, request: GenerateRequest, size: Size, guided: bool, record_attention: bool
+    ) -> tuple[TimedPrompt, ...]:
+        """References without a mask share one softmax; a masked one has its own region and branch,
+        and so have those with a window or an image of their own, and the background of a mask.
+
+        The unconditional half has the same branches with the empty picture in every place, or with
+        the negative references instead.
+        """
+        if not (self._model.adapters or request.references):
+            return ()  # a base with a structure network in training
+        active = self._active_adapter(request)
+        if request.image_scale == 0.0:
+            return ()
+        followed, around = split_by_mask(
+            request, has_inpaint_adapter=self._model.inpaint_adapter is not None
+        )
+        negative = [r for r in request.references if r.negative and r.weight > 0]
+        first = request.count if guided else 0
+        prompts = self._branches(followed, request, first, size, active, self._embeds)
+        if record_attention:
+            each = active.adapter.tokens_a_picture(self._model.image_encoder)
+            prompts = [
+                replace(
+                    timed,
+                    prompt=replace(
+                        timed.prompt,
+                        recorder=AttentionRecorder(timed.prompt.tokens.shape[1] // each, size),
+                    ),
+                )
+                for timed in prompts
+            ]
+        prompts += self._branches(around, request, first, size, active, self._embeds)
+        if guided:
+            against, embeds = (
+                (negative, self._embeds) if negative else (followed + around, self._empty_embeds)
+            )
+            prompts += self._branches(against, request, 0, size, active, embeds)
+        return tuple(prompts)
+
+    def _active_adapter(self, request: GenerateRequest) -> ActiveAdapter:
+        """Raises RequestError for an adapter or layers that the model does not have."""
+        model, name = self._model, request.adapter
+        if name is None:
+            name = next(iter(model.adapters), "none")
+        if name not in model.adapters:
+            raise RequestError(
+                f"adapter must be one of those of {model.entry.name} "
+                f"({', '.join(model.adapters)}), got {name!r}"
+            )
+        adapter = model.adapters[name]
+        layers = layer_factors(request.image_layers, model.unet, model.entry.name)
+        return ActiveAdapter(name, adapter, list(model.adapters).index(name), layers)
+
+    def _branches(
+        self,
+        references: list[Reference],
+        request: GenerateRequest,
+        first: int,
+        size: Size,
+        active: ActiveAdapter,
+        embeds_of: Callable[[Reference, ActiveAdapter], Tensor],
+    ) -> list[TimedPrompt]:
+        """The branches of one half of a guided batch, which begins at row `first`."""
+        shared: dict[Any, list[Reference]] = {}
+        for number, reference in enumerate(references):
+            alone = number if reference.mask is not None else None
+            key = (reference.window, reference.only_image, alone)
+            shared.setdefault(key, []).append(reference)
+        prompts = []
+        for group in shared.values():
+            tokens, weights = self._tokens(group, request.combine, active, embeds_of)
+            one = group[0]
+            scale, mask = request.image_scale, None
+            if one.mask is not None:
+                scale, weights = scale * one.weight, None
+                mask = mask_from_image(resize_image(one.mask, size)).to(self._model.device)
+            prompts.append(
+                TimedPrompt(
+                    one.window,
+                    ImagePrompt(
+                        rows=_rows(one, first, request.count),
+                        tokens=tokens,
+                        scale=scale,
+                        token_weights=weights,
+                        mask=mask,
+                        layer_scales=active.layer_scales,
+                        adapter_index=active.adapter_index,
+                    ),
+                )
+            )
+        return prompts
+
+    def _tokens(
+        self,
+        references: list[Reference],
+        combine: Combine,
+        active: ActiveAdapter,
+        embeds_of: Callable[[Reference, ActiveAdapter], Tensor],
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens (1, n, cross_dim) of references that share a softmax, and their weights (n,)."""
+        embeds = [embeds_of(r, active) for r in references]
+        weights = torch.tensor([r.weight for r in references])
+        if combine == "average" and len(references) > 1:
+            shares = (weights / weights.sum()).tolist()
+            embeds = [sum(share * e for share, e in zip(shares, embeds, strict=True))]
+            weights = torch.ones(1)
+        with self._model_lock:
+            tokens = torch.cat([active.adapter.tokens_from_embeds(e) for e in embeds], dim=1)
+        if bool((weights == 1.0).all()):
+            return tokens, None
+        return tokens, weights.repeat_interleave(tokens.shape[1] // len(weights))
+
+    def _embeds(self, reference: Reference, active: ActiveAdapter) -> Tensor:
+        """The embeds that the adapter reads of a reference, a batch of one."""
+
+        def encode() -> Tensor:
+            pixels = self.clip_pixels(self.encoder_view(reference))
+            with self._model_lock:
+                return active.adapter.embeds_from_clip_pixels(pixels, self._model.image_encoder)
+
+        key = (active.adapter.variant, digest(reference.image), reference.fit)
+        return self.cache.get(key, encode)
+
+    def _empty_embeds(self, _: Reference, active: ActiveAdapter) -> Tensor:
+        def encode() -> Tensor:
+            with self._model_lock:
+                return active.adapter.empty_embeds(1, self._model.image_encoder)
+
+        return self.cache.get((active.name, "empty"), encode)
+
+    def _square(self, image: Image.Image, fit: Fit) -> Image.Image:
+        """ "crop" is what the model's image processor does, which may leave out a border."""
+        size, processor = self._model.image_encoder.config.image_size, self._model.image_processor
+        if fit != "crop":
+            return fit_square(image, size, fit)
+        shortest = processor.size.shortest_edge or size
+        return centre_crop(image, shortest, size, processor.resample)
+
+    def clip_pixels(self, view: Image.Image) -> Tensor:
+        """(1, 3, S, S), normalised as the encoder was trained, with CLIPImageProcessor's own
+        rounding: double precision up to the factor, single from there on."""
+        processor = self._model.image_processor
+        mean, std = (
+            torch.tensor(values).view(1, 3, 1, 1)
+            for values in (processor.image_mean, processor.image_std)
+        )
+        levels = torch.from_numpy(np.array(view)).permute(2, 0, 1)[None].double()
+        pixels = ((levels * processor.rescale_factor).float() - mean) / std
+        return pixels.to(self._model.device, self._model.dtype)
+
+
+def _rows(reference: Reference, first: int, count: int) -> slice:
+    """The rows of one half of a guided batch that a reference acts on."""
+    if reference.only_image is None:
+        return slice(first, first + count)
+    return slice(first + reference.only_image, first + reference.only_image + 1)
+
+
+def attention_maps(
+    prompts: Sequence[TimedPrompt], count: int
+) -> tuple[tuple[Image.Image, ...], ...]:
+    """For each image how much every recorded reference acted where, branch by branch, as "L"
+    pictures; nothing where nothing was recorded."""
+    found: list[list[Image.Image]] = [[] for _ in range(count)]
+    for timed in prompts:
+        recorder, rows = timed.prompt.recorder, timed.prompt.rows
+        if recorder is not None and not recorder.is_empty:
+            for row, maps in enumerate(recorder.maps(), rows.start % count):
+                found[row] += [Image.fromarray((m * 255).round().byte().numpy()) for m in maps]
+    return tuple(map(tuple, found)) if any(found) else ()

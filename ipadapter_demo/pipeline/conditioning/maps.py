@@ -1,0 +1,80 @@
+"""Structure maps: drawn from pictures by annotators, and read by structure networks."""
+
+from __future__ import annotations
+
+from threading import Lock
+
+from PIL import Image
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import PAD_COLOUR, pixels_from_images, resize_image
+from ipadapter_demo.models.annotators import annotate
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.structure import ControlCondition
+from ipadapter_demo.pipeline.cache import ContentCache, digest
+from ipadapter_demo.pipeline.conditions import ActiveControl
+from ipadapter_demo.pipeline.inpainting.mask import pixels_around_hole
+from ipadapter_demo.pipeline.sizes import Size, inner_size, padded, reshaped, same_shape
+from ipadapter_demo.request import Inpaint, Structure
+
+OF_COLOURS = ("palette", "shuffle")  # kinds of structure to which black is a colour like another
+
+
+class MapReader:
+    """Maps of one model's kinds, each drawn and read once."""
+
+    def __init__(self, model: BaseModel, model_lock: Lock) -> None:
+        self._model, self._model_lock = model, model_lock
+        self._maps, self._features = ContentCache(16), ContentCache(8)
+
+    def control(self, structure: Structure, drawn: Image.Image) -> ActiveControl:
+        """The map of a structure, as its network reads it."""
+
+        def read() -> ControlCondition:
+            with self._model_lock:
+                net = self._model.structures[structure.kind]
+                return net.read((pixels_from_images([drawn]) + 1) / 2)
+
+        condition = self._features.get((structure.kind, digest(drawn)), read)
+        return ActiveControl(condition, structure.weight, structure.window)
+
+    def inpaint_controls(self, given: Inpaint | None, size: Size) -> tuple[ActiveControl, ...]:
+        """The picture around an inpainting mask, for a model that has a network to read it."""
+        net = self._model.inpaint_adapter
+        if given is None or net is None:
+            return ()
+
+        def read() -> ControlCondition:
+            with self._model_lock:
+                return net.read(pixels_around_hole(given, size))
+
+        key = ("inpaint", digest(given.image), digest(given.mask), size)
+        return (ActiveControl(self._features.get(key, read), 1.0, (0.0, 1.0)),)
+
+    def structure_map(self, structure: Structure, size: Size) -> Image.Image:
+        """The map of a structure at the size of the output. Raises RequestError for a kind or an
+        annotator that the model does not have."""
+        known = self._model.entry.structures
+        if structure.kind not in known:
+            offered = ", ".join(known) or "none"
+            raise RequestError(
+                f"structure.kind must be one of those of {self._model.entry.name} ({offered}), "
+                f"got {structure.kind!r}"
+            )
+        annotators = known[structure.kind].annotators
+        if structure.annotator not in annotators:
+            raise RequestError(
+                f"structure.annotator for {structure.kind} must be one of "
+                f"{', '.join(annotators)}, got {structure.annotator!r}"
+            )
+        key = (structure.annotator, structure.kind, digest(structure.image), structure.fit, size)
+        return self._maps.get(key, lambda: self._drawn_map(structure, size))
+
+    def _drawn_map(self, structure: Structure, size: Size) -> Image.Image:
+        image, how, locate = structure.image, structure.resampling, self._model.locate
+        if structure.fit != "pad" or same_shape(image.size, size):
+            return annotate(structure.annotator, reshaped(image, size, structure.fit, how), locate)
+        # padded afterwards: a detector would take the border for an edge
+        inside = resize_image(image, inner_size(image.size, size), how)
+        colour = PAD_COLOUR if structure.kind in OF_COLOURS else (0, 0, 0)
+        return padded(annotate(structure.annotator, inside, locate), size, colour)

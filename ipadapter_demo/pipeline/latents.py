@@ -1,0 +1,89 @@
+"""The beginning of sampling: each image's own noise, and the latents of given pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline.cache import ContentCache
+from ipadapter_demo.pipeline.conditions import of_images
+from ipadapter_demo.pipeline.sizes import Size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentInit:
+    """noise (B, C, h, w) is each image's own, and `generators` go on from it, for all noise that is
+    still to come. `init_latents` (B or 1, C, h, w) are those of given pictures, of which the last
+    `strength` of the steps is taken."""
+
+    noise: Tensor
+    generators: tuple[torch.Generator, ...] = ()
+    init_latents: Tensor | None = None
+    strength: float = 1.0
+
+    @classmethod
+    def collate(cls, each: Sequence[LatentInit]) -> LatentInit:
+        """Those of several requests in one batch, which have the same fields set."""
+        if len(each) == 1:
+            return each[0]
+        return replace(
+            each[0],
+            noise=torch.cat([own.noise for own in each]),
+            generators=tuple(generator for own in each for generator in own.generators),
+            init_latents=of_images(
+                [own.init_latents for own in each], [len(o.noise) for o in each]
+            ),
+        )
+
+    def more_noise(self) -> Tensor:
+        """Fresh noise for each image."""
+        shape = self.noise.shape[1:]
+        fresh = torch.stack([torch.randn(shape, generator=own) for own in self.generators])
+        return fresh.to(self.noise)
+
+
+class LatentEncoder:
+    """The VAE of one model. Requests of one batch, or of one person, often have the same picture,
+    so the latest latents are kept."""
+
+    def __init__(self, model: BaseModel, model_lock: Lock) -> None:
+        self._model, self._model_lock = model, model_lock
+        self._cache = ContentCache(8)
+
+    def shape(self, size: Size) -> tuple[int, int, int]:
+        """(channels, height, width) of the latents of a picture of this size."""
+        vae = self._model.vae
+        return vae.channels, size[1] // vae.factor, size[0] // vae.factor
+
+    def init(
+        self, seeds: Sequence[int], size: Size, pixels: Tensor | None, strength: float
+    ) -> LatentInit:
+        """From noise, or from a given picture (1, 3, H, W).
+
+        Noise is drawn on the CPU in float32: the same whatever the device, precision or batch. Its
+        generators go on, as other seeds would not do: torch's knows only their lower 32 bits.
+        """
+        generators = tuple(torch.Generator().manual_seed(seed) for seed in seeds)
+        shape = self.shape(size)
+        noise = torch.stack([torch.randn(shape, generator=own) for own in generators])
+        return LatentInit(
+            noise.to(self._model.device, self._model.dtype),
+            generators,
+            None if pixels is None else self.encode(pixels),
+            strength,
+        )
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The latents of pixels (B, 3, H, W) in [-1, 1]."""
+
+        def compute() -> Tensor:
+            with self._model_lock:
+                return self._model.vae.latents_from_pixels(pixels)
+
+        return self._cache.get((pixels.shape, sha256(pixels.numpy().tobytes()).digest()), compute)

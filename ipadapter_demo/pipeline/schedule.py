@@ -1,0 +1,121 @@
+"""The noise levels of one request and the steps between them, by a diffusers scheduler of its own.
+
+At every level a denoiser reads signal · x0 + noise · ε, whatever scale a scheduler works in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipadapter_demo.pipeline.latents import LatentInit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NoiseLevel:
+    """How much of the picture, and how much noise, is in the latents at a timestep."""
+
+    timestep: Tensor
+    signal: Tensor
+    noise: Tensor
+
+    @property
+    def sigma(self) -> Tensor:
+        """Noise for each part of signal, as in arXiv 2206.00364."""
+        return self.noise / self.signal
+
+
+# The clean latents x0 that a model's output points to, by what it predicts: of (latents, output,
+# signal, noise).
+CLEAN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "epsilon": lambda latents, output, signal, noise: (latents - noise * output) / signal,
+    "v_prediction": lambda latents, output, signal, noise: signal * latents - noise * output,
+    "sample": lambda latents, output, signal, noise: output,
+    "flow_prediction": lambda latents, output, signal, noise: latents - noise * output,
+}
+
+
+class Schedule:
+    """All of the `steps`, or the last `strength` of them, as diffusers' image-to-image counts."""
+
+    def __init__(
+        self,
+        scheduler: Any,
+        steps: int,
+        strength: float = 1.0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        scheduler.set_timesteps(steps, device=device)
+        skipped = (steps - kept_steps(steps, strength)) * scheduler.order
+        if skipped and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(skipped)
+        self._scheduler, self._first = scheduler, skipped
+        self._from_noise = strength >= 1.0
+        self.timesteps: Tensor = scheduler.timesteps[skipped:]
+        self.prediction: str = scheduler.config.prediction_type
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def level(self, i: int) -> NoiseLevel:
+        """The noise level that step i begins at."""
+        scheduler, t = self._scheduler, self.timesteps[i]
+        if getattr(scheduler.config, "use_flow_sigmas", False):
+            sigma = scheduler.sigmas[self._first + i]
+            return NoiseLevel(t, 1 - sigma, sigma)
+        if t.is_floating_point():  # between two levels of the training
+            sigma = scheduler.sigmas[self._first + i]
+            signal = (sigma**2 + 1).rsqrt()
+            return NoiseLevel(t, signal, sigma * signal)
+        alpha = scheduler.alphas_cumprod[int(t)]
+        return NoiseLevel(t, alpha.sqrt(), (1 - alpha).sqrt())
+
+    def first_latents(self, init: LatentInit) -> Tensor:
+        if init.init_latents is None or self._from_noise:
+            return init.noise * self._scheduler.init_noise_sigma
+        return self.noised(init, 0)
+
+    def scaled(self, latents: Tensor, i: int) -> Tensor:
+        """Latents as the denoiser reads them."""
+        return self._scheduler.scale_model_input(latents, self.timesteps[i])
+
+    def step(self, output: Tensor, latents: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        """The latents after step i, and the clean ones that the model's output points to."""
+        stepped = self._scheduler.step(output, self.timesteps[i], latents)
+        clean = getattr(stepped, "pred_original_sample", None)
+        if clean is None:
+            level = self.level(i)
+            signal, noise = level.signal.to(latents), level.noise.to(latents)
+            clean = CLEAN[self.prediction](latents, output, signal, noise)
+        return stepped.prev_sample, clean
+
+    def noised(self, init: LatentInit, i: int) -> Tensor:
+        """The latents of the given pictures at the level that step i begins at; clean after the
+        last."""
+        assert init.init_latents is not None
+        if i == len(self):
+            return init.init_latents
+        latents = init.init_latents.expand_as(init.noise)
+        t = self.timesteps[i].expand(len(init.noise))
+        return self._scheduler.add_noise(latents, init.noise, t)
+
+    def renoised(self, latents: Tensor, noise: Tensor, i: int) -> Tensor:
+        """From the level after step i up to that before it."""
+        return renoise(self._scheduler, self.timesteps[i], self.timesteps[i + 1], latents, noise)
+
+
+def renoise(scheduler: Any, t: Tensor, after: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
+    """From the noise level of the timestep `after` up to that of t, by the forward process
+    (RePaint, arXiv 2201.09865, equation 1)."""
+    ratio = scheduler.alphas_cumprod[int(t)] / scheduler.alphas_cumprod[int(after)]
+    ratio = ratio.to(latents)
+    return ratio.sqrt() * latents + (1 - ratio).sqrt() * noise
+
+
+def kept_steps(steps: int, strength: float) -> int:
+    """How many of the steps are taken of a picture that is started from."""
+    return max(1, min(int(steps * strength), steps))

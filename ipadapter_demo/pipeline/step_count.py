@@ -1,0 +1,22 @@
+"""How many steps and model calls a request takes, known before it runs."""
+
+from __future__ import annotations
+
+from ipadapter_demo.pipeline.effective import effective_request
+from ipadapter_demo.pipeline.schedule import kept_steps
+from ipadapter_demo.request import GenerateRequest
+
+
+def steps_taken(request: GenerateRequest) -> int:
+    """How many of the steps of a request are taken: fewer where it starts from a picture, and one
+    more with PNDM, which takes one twice."""
+    given = request.inpaint
+    strength = given.strength if given else request.strength if request.init_image else 1.0
+    twice = effective_request(request).sampler == "pndm" and request.steps > 1
+    return kept_steps(request.steps, strength) + int(twice)
+
+
+def unet_calls(request: GenerateRequest) -> int:
+    """How often the UNet runs: `repaint_passes` times a step, but once in the last."""
+    repaint_passes = request.inpaint.repaint_passes if request.inpaint else 1
+    return (steps_taken(request) - 1) * repaint_passes + 1
