@@ -60,7 +60,9 @@ def test_the_classifier_measures_hues(name: str, held_out_reading: dict[str, tor
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_the_classifier_measures_places(name: str, held_out_reading: dict[str, torch.Tensor]) -> None:
+def test_the_classifier_measures_places(
+    name: str, held_out_reading: dict[str, torch.Tensor]
+) -> None:
     truth, exists = measures_of_scenes(sample_scenes(160, HELD_OUT))
     off = (held_out_reading[name] - truth[name]).norm(dim=1)[exists[name]] / 2
     assert off.median() < 0.02  # widths of the picture, half of what counts as a copy
