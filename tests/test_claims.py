@@ -129,7 +129,7 @@ def test_shuffling_keeps_colours_and_loses_the_layout() -> None:
     torch.testing.assert_close(moved[:, 1:], torch.full_like(moved[:, 1:], -1.0))
 
 
-def test_the_exam_gives_the_references_themselves_full_marks(
+def test_the_references_themselves_have_the_best_metrics(
     testbed: bed.Testbed,
 ) -> None:
     eval_set = EvalSet.of(testbed, 16)
@@ -143,7 +143,7 @@ def test_the_exam_gives_the_references_themselves_full_marks(
     assert turned["attributes"] < 0.6
 
 
-def test_the_other_look_has_ink_along_its_edges() -> None:
+def test_the_other_style_has_ink_along_its_edges() -> None:
     scenes = replace(sample_scenes(8, 5), second=torch.zeros(8, 2, dtype=torch.long))
     plain = restyle.render(scenes).pixels * 2 - 1
     assert restyle.ink(restyle.cel_pictures(scenes)) > restyle.ink(plain) + 0.02

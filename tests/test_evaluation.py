@@ -45,23 +45,25 @@ def classifier() -> AttributeClassifier:
 
 
 @pytest.mark.parametrize("name", ATTRIBUTES)
-def test_the_reader_reads_held_out_renders(
+def test_the_classifier_reads_held_out_renders(
     classifier: AttributeClassifier, name: str, held_out_reading: dict[str, torch.Tensor]
 ) -> None:
-    truth, exists = truth_of_scenes(sample_scenes(320, HELD_OUT))
+    truth, exists = truth_of_scenes(sample_scenes(160, HELD_OUT))
     right = (held_out_reading[name] == truth[name])[exists[name]].float().mean().item()
     assert right >= 0.98
 
 
 @pytest.mark.parametrize("name", HUES)
-def test_the_reader_measures_hues(name: str, held_out_reading: dict[str, torch.Tensor]) -> None:
-    truth, exists = measures_of_scenes(sample_scenes(320, HELD_OUT))
+def test_the_classifier_measures_hues(name: str, held_out_reading: dict[str, torch.Tensor]) -> None:
+    truth, exists = measures_of_scenes(sample_scenes(160, HELD_OUT))
     assert hue_error(held_out_reading[name], truth[name])[exists[name]].median() < 4  # degrees
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_the_reader_measures_places(name: str, held_out_reading: dict[str, torch.Tensor]) -> None:
-    truth, exists = measures_of_scenes(sample_scenes(320, HELD_OUT))
+def test_the_classifier_measures_places(
+    name: str, held_out_reading: dict[str, torch.Tensor]
+) -> None:
+    truth, exists = measures_of_scenes(sample_scenes(160, HELD_OUT))
     off = (held_out_reading[name] - truth[name]).norm(dim=1)[exists[name]] / 2
     assert off.median() < 0.02  # widths of the picture, half of what counts as a copy
 
@@ -75,10 +77,10 @@ def test_hues_are_compared_round_the_circle() -> None:
 
 @pytest.fixture(scope="module")
 def held_out_reading(classifier: AttributeClassifier) -> dict[str, torch.Tensor]:
-    scenes = sample_scenes(320, HELD_OUT)
+    scenes = sample_scenes(160, HELD_OUT)
     parts = [
         classifier.classify(images_from_pixels(render(scenes[i : i + 32]).pixels * 2 - 1))
-        for i in range(0, 320, 32)
+        for i in range(0, 160, 32)
     ]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -108,9 +110,7 @@ def test_truth_marks_where_a_second_solid_exists() -> None:
 
 
 def test_the_report_covers_every_claim_on_the_built_in_model() -> None:
-    few_steps = dataclasses.replace(
-        TABLETOP, recommended=dataclasses.replace(TABLETOP.recommended, steps=8)
-    )
+    few_steps = dataclasses.replace(TABLETOP, steps=4)
     report = evaluate(load(few_steps, device="cpu"), scenes=2)
     for name in ("text_alone", "variation", "no_image"):
         assert 0 <= report[name]["mean"] <= 1

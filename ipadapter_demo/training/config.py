@@ -1,7 +1,8 @@
 """Configuration of a training on captioned pictures. Defaults are the papers', with their sources.
 
 IP-Adapter, arXiv 2308.06721, section 4.1.2, unless another source is named. A run is described by a
-YAML file of these fields, by flags of the same names, or by both: flags win.
+YAML file of these fields, by flags of the same names, or by both: flags win. Read by hand: pydantic
+takes as many lines here, for messages that name the field, its limit and the value.
 """
 
 from __future__ import annotations

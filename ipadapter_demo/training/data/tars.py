@@ -35,7 +35,7 @@ class TarShard:
 
 class TarRows:
     """The samples of a tar file, found by one pass over its headers. A file that was cut short
-    still gives what comes before the cut."""
+    still gives what comes before the cut; wids fails there, and shortens long names."""
 
     def __init__(self, name: str) -> None:
         self._path = name
