@@ -89,14 +89,7 @@ def test_a_walk_touches_no_more_files_than_it_may() -> None:
         assert 0 < len(steps) <= MOST[name]
 
 
-# Where the layout that a walk describes is not here yet.
-NOT_YET = pytest.mark.xfail(strict=True, reason="other branches bring these files")
-LATER = {"sampler", "variant", "tab", "request field"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[NOT_YET] * (name in LATER)) for name in MOST]
-)
+@pytest.mark.parametrize("name", MOST)
 def test_the_files_and_names_of_a_walk_exist(name: str) -> None:
     places = re.findall(r"`((?:ipadapter_demo|tests)/[\w/.]+)`", WALKS[name])
     assert places
@@ -106,7 +99,6 @@ def test_the_files_and_names_of_a_walk_exist(name: str) -> None:
     assert not [word for word in re.findall(r"`([A-Z]\w+)`", WALKS[name]) if word not in text]
 
 
-@NOT_YET
 def test_the_files_that_the_architecture_names_exist() -> None:
     places = re.findall(r"`([\w/]+(?:/|\.py))`", ARCHITECTURE)
     assert len(places) > 10
