@@ -42,8 +42,13 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def visit(browser: Browser, url: str, theme: str = "light") -> Iterator[Page]:
-    """A page at whose end nothing has gone wrong and no other machine was asked."""
-    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    """A page at whose end nothing has gone wrong and no other machine was asked. One visitor after
+    another uses the scripts that the browser keeps; those who visit at once share nothing, since a
+    browser has few connections to a host."""
+    idle = (context for context in browser.contexts if not context.pages)
+    context = next(idle, None) or browser.new_context()
+    page = context.new_page()
+    page.set_viewport_size({"width": 1200, "height": 1000})
     page.set_default_timeout(WAIT_MS)
     wrong: list[str] = []
 
