@@ -100,8 +100,8 @@ def _ours(arguments: argparse.Namespace) -> dict[str, float]:
 
         step = loop._step
 
-        def stamped(*given: object) -> None:
-            step(*given)  # type: ignore[arg-type]
+        def stamped(*values: object) -> None:
+            step(*values)  # type: ignore[arg-type]
             if arguments.device == "cuda":
                 torch.cuda.synchronize()
             stamps.append(time.perf_counter())

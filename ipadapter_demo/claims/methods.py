@@ -1,7 +1,7 @@
 """Six ways to give a picture to a text-to-image model, under one interface.
 
 Each is built on a copy of the testbed's base, trained on the same pictures for the same steps, and
-says what the UNet is to be given at one step. λ is what each has for it: the weight of the image
+makes the arguments of the UNet at one step. λ is what each has for it: the weight of the image
 branch, of the image tokens in the softmax, or of a ControlNet's residuals."""
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def _decoupled(
     attach(unet, adapter)
 
     def arguments(
-        given: Tensor, text: Tensor, noisy: Tensor, t: Tensor, scale: float
+        inputs: Tensor, text: Tensor, noisy: Tensor, t: Tensor, scale: float
     ) -> dict[str, Any]:
-        tokens = adapter.tokens_from_embeds(given)
+        tokens = adapter.tokens_from_embeds(inputs)
         prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=scale)
         return {
             "encoder_hidden_states": text,
@@ -111,9 +111,9 @@ def shuffle_controlnet(testbed: Testbed) -> Method:
     structure = ControlNetStructure(net)
 
     def arguments(
-        given: Tensor, text: Tensor, noisy: Tensor, t: Tensor, scale: float
+        inputs: Tensor, text: Tensor, noisy: Tensor, t: Tensor, scale: float
     ) -> dict[str, Any]:
-        residuals = structure.read(given)(noisy, t, text, scale)
+        residuals = structure.read(inputs)(noisy, t, text, scale)
         return {"encoder_hidden_states": text} | residuals.unet_arguments()
 
     return Method("ControlNet, shuffle", unet, net, "shuffled", 1e-3, arguments)
@@ -177,11 +177,11 @@ def _joined(tokens_of: nn.Module) -> Arguments:
     logarithm is added to their logits, so 0 leaves the text alone."""
 
     def arguments(
-        given: Tensor, text: Tensor, noisy: Tensor, t: Tensor, scale: float
+        inputs: Tensor, text: Tensor, noisy: Tensor, t: Tensor, scale: float
     ) -> dict[str, Any]:
         if scale == 0.0:
             return {"encoder_hidden_states": text}
-        tokens = tokens_of(given)
+        tokens = tokens_of(inputs)
         joined: dict[str, Any] = {"encoder_hidden_states": torch.cat([text, tokens], dim=1)}
         if scale != 1.0:
             # diffusers turns this mask m into the bias (1 - m) · -10000, in the latents' precision

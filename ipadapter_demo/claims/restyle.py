@@ -1,4 +1,4 @@
-"""Another look for the same world: ink along every edge, as in a comic. A base model fine-tuned to
+"""Another style for the same world: ink along every edge, as in a comic. A base model fine-tuned to
 it stands in for the community models that the paper carries its adapter over to."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def ink(pixels: Tensor) -> float:
 
 
 def cel_base(testbed: Testbed) -> UNet2DConditionModel:
-    """The testbed's base, fine-tuned on COUNT pictures of the other look; made once."""
+    """The testbed's base, fine-tuned on COUNT pictures of the other style; made once."""
     folder = testbed.runs / "cel"
     out = folder / "model"
     if not (out / "unet").exists():

@@ -131,7 +131,7 @@ def data(testbed: Testbed, progress: Progress) -> dict[str, Any]:
 
 
 def transfer(testbed: Testbed, progress: Progress) -> dict[str, Any]:
-    """Adapters trained on the testbed's base, on a base fine-tuned to another look: nothing is
+    """Adapters trained on the testbed's base, on a base fine-tuned to another style: nothing is
     trained again."""
     eval_set = EvalSet.of(testbed, SCENES)
     other = cel_base(testbed)

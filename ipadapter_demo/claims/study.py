@@ -111,7 +111,7 @@ def recipe(
     testbed: Testbed, method: Method, folder: Path, seed: int, count: int
 ) -> ImageAdapterConfig:
     """The tabletop adapter's, at half size, but every method is shown the very picture, as in the
-    paper. What a shuffle reads cannot be kept beforehand."""
+    paper. What a shuffle reads cannot be encoded beforehand."""
     more = {"cache": None} if method.reads == "shuffled" else {}
     return config_of(
         ImageAdapterConfig,
@@ -157,14 +157,14 @@ def drawn(
     parts = []
     generator = torch.Generator().manual_seed(seed)
     for rows in torch.arange(len(references)).split(_AT_ONCE):
-        given = testbed.read(method.reads, references[rows], generator)
-        given = torch.cat([testbed.nothing(method.reads, len(rows)), given])
+        inputs = testbed.read(method.reads, references[rows], generator)
+        inputs = torch.cat([testbed.nothing(method.reads, len(rows)), inputs])
         states = testbed.frozen.text_states([""] * len(rows) + [texts[i] for i in rows], "cpu")
 
         def arguments(
-            noisy: Tensor, t: Tensor, given: Tensor = given, states: Tensor = states
+            noisy: Tensor, t: Tensor, inputs: Tensor = inputs, states: Tensor = states
         ) -> dict:
-            return method.arguments(given, states, noisy, t, scale)
+            return method.arguments(inputs, states, noisy, t, scale)
 
         noise = torch.randn(len(rows), 4, SIDE, SIDE, generator=generator)
         parts.append(testbed.frozen.pixels(sample_latents(method.unet, noise, arguments)))

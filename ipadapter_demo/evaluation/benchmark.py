@@ -1,4 +1,4 @@
-"""Held-out scenes to draw and to scorer by: their pictures, their truth, and how a picture scores.
+"""Held-out scenes to draw and to score by: their pictures, their truth, and how a picture scores.
 
 Chance is measured, not assumed: the same pictures compared with the truth of other scenes.
 """
@@ -102,10 +102,10 @@ class Benchmark(Scorer):
 
     @cached_property
     def variations(self) -> list[Image.Image]:
-        """Empty prompt, the scene's own picture as reference; two experiments look at it."""
+        """Empty prompt, the scene's own picture as reference; two experiments read it."""
         return self.each(lambda i: {"references": self.reference(i)})
 
     @cached_property
     def unprompted(self) -> list[Image.Image]:
-        """The same at λ = 0: what the base model makes of nothing. Two experiments look at it."""
+        """The same at λ = 0: what the base model makes of nothing. Two experiments read it."""
         return self.each(lambda i: {"references": self.reference(i), "image_scale": 0.0})

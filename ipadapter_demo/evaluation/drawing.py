@@ -63,7 +63,7 @@ def kept_in(folder: Path, draw: Draw, provenance: dict[str, Any]) -> Draw:
         name = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
         return folder / f"{name[:32]}.png"
 
-    def kept(requests: Sequence[GenerateRequest]) -> list[Image.Image]:
+    def read_or_drawn(requests: Sequence[GenerateRequest]) -> list[Image.Image]:
         paths = [path_of(request) for request in requests]
         folder.mkdir(parents=True, exist_ok=True)
         missing = [
@@ -78,7 +78,7 @@ def kept_in(folder: Path, draw: Draw, provenance: dict[str, Any]) -> Draw:
                 save_png(path, image, request, request.seed, 0, provenance)
         return [read_image(path) for path in paths]
 
-    return kept
+    return read_or_drawn
 
 
 @contextmanager

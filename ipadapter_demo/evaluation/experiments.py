@@ -91,20 +91,20 @@ def layout(benchmark: Benchmark) -> dict[str, Any]:
     )
     read = benchmark.classifier.classify(images)
     places = torch.stack([read[name] for name in PLACES], dim=1) / 2  # widths of the picture
-    given = torch.stack([benchmark.measures[name] for name in PLACES], dim=1) / 2
+    truth = torch.stack([benchmark.measures[name] for name in PLACES], dim=1) / 2
     of = torch.tensor([i for i in indices for _ in range(LAYOUT_SEEDS)])
     first = places[:, 0].unflatten(0, (-1, LAYOUT_SEEDS))
     return {
         "references": len(indices),
         "pictures_each": LAYOUT_SEEDS,
         "spread_over_seeds": _rounded(first.std(dim=1).mean(dim=0)),
-        "spread_over_scenes": _rounded(given[:, 0].std(dim=0)) if len(given) > 1 else None,
-        "copies": _copies(benchmark, places, read["count"], given, of),
+        "spread_over_scenes": _rounded(truth[:, 0].std(dim=0)) if len(truth) > 1 else None,
+        "copies": _copies(benchmark, places, read["count"], truth, of),
         "copies_by_chance": round(
             float(
                 np.mean(
                     [
-                        _copies(benchmark, places, read["count"], given, (of + k) % len(given))
+                        _copies(benchmark, places, read["count"], truth, (of + k) % len(truth))
                         for k in range(2, 12)
                     ]
                 )
@@ -115,11 +115,11 @@ def layout(benchmark: Benchmark) -> dict[str, Any]:
 
 
 def _copies(
-    benchmark: Benchmark, places: Tensor, count: Tensor, given: Tensor, of: Tensor
+    benchmark: Benchmark, places: Tensor, count: Tensor, truth: Tensor, of: Tensor
 ) -> float:
     """Share of pictures whose every solid stands where the reference's stands."""
     there = torch.stack([benchmark.exists[name][of] for name in PLACES], dim=1)
-    near = ((places - given[of]).norm(dim=2) <= COPY) | ~there
+    near = ((places - truth[of]).norm(dim=2) <= COPY) | ~there
     same = near.all(dim=1) & (count == benchmark.truth["count"][of])
     return round(same.float().mean().item(), 4)
 
@@ -202,8 +202,8 @@ def inpainting(benchmark: Benchmark) -> dict[str, Any]:
     bare = list(pictures_of(without(benchmark.scenes, 0), size))
     decoded = [image for _, batch in _through_vae(bare) for image in images_from_pixels(batch)]
     outside, inside = 0, []
-    for image, given, mask in zip(images, benchmark.images, masks, strict=True):
-        change = np.abs(np.asarray(image, dtype=int) - np.asarray(given, dtype=int)).max(axis=2)
+    for image, source, mask in zip(images, benchmark.images, masks, strict=True):
+        change = np.abs(np.asarray(image, dtype=int) - np.asarray(source, dtype=int)).max(axis=2)
         painted = np.asarray(mask) > 0
         outside = max(outside, int(change[~painted].max()))
         inside.append(float(change[painted].mean()))

@@ -30,12 +30,12 @@ Row = list[Image.Image]
 def draw_sheets(pipeline: ImagePromptPipeline, out: Path, seed: int = SHEET_SEED) -> list[Path]:
     """Write every sheet as a PNG into `out`, and an overview with a row of each; the paths."""
     scenes = sample_scenes(2 * ROWS, seed)
-    given = list(pictures_of(scenes, CELL))
+    references = list(pictures_of(scenes, CELL))
     out.mkdir(parents=True, exist_ok=True)
     drawn = [out / "overview.png"]
     tops = []
     for number, (name, sheet) in enumerate(SHEETS.items()):
-        heads, rows = sheet(pipeline, scenes, given)
+        heads, rows = sheet(pipeline, scenes, references)
         tops.append(grid(heads[:OVERVIEW_COLUMNS], [rows[number]]))  # another scene each time
         drawn.append(out / f"{name}.png")
         grid(heads, rows).save(drawn[-1])
@@ -59,20 +59,20 @@ def _generate(pipeline: ImagePromptPipeline, **parts: Any) -> Row:
 
 
 def variations(
-    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+    pipeline: ImagePromptPipeline, scenes: Scenes, references: Row
 ) -> tuple[list[str], list[Row]]:
     rows = [
         [image, *_generate(pipeline, references=(Reference(image=image),), count=VARIED)]
-        for image in given[:VARIED]
+        for image in references[:VARIED]
     ]
     return ["reference", *(f"seed {seed}" for seed in range(1, VARIED + 1))], rows
 
 
 def image_scale(
-    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+    pipeline: ImagePromptPipeline, scenes: Scenes, references: Row
 ) -> tuple[list[str], list[Row]]:
     rows = []
-    for image in given[:ROWS]:
+    for image in references[:ROWS]:
         sweep = [
             _generate(pipeline, references=(Reference(image=image),), image_scale=scale)[0]
             for scale in SCALES
@@ -82,7 +82,7 @@ def image_scale(
 
 
 def image_and_text(
-    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+    pipeline: ImagePromptPipeline, scenes: Scenes, references: Row
 ) -> tuple[list[str], list[Row]]:
     prompts = [floor_caption(scenes, ROWS + column) for column in range(4)]
     rows = [
@@ -93,22 +93,22 @@ def image_and_text(
                 for prompt in prompts
             ),
         ]
-        for image in given[:ROWS]
+        for image in references[:ROWS]
     ]
     return ["reference", *(prompt.removeprefix("on a ") for prompt in prompts)], rows
 
 
 def structure(
-    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+    pipeline: ImagePromptPipeline, scenes: Scenes, references: Row
 ) -> tuple[list[str], list[Row]]:
     rows = []
     for index in range(ROWS):
-        looks, source = given[index], given[ROWS + index]
+        reference, source = references[index], references[ROWS + index]
         edges, palette = annotate("canny", source), annotate("palette", source)
-        parts: dict[str, Any] = {"references": (Reference(image=looks),)}
+        parts: dict[str, Any] = {"references": (Reference(image=reference),)}
         rows.append(
             [
-                looks,
+                reference,
                 edges,
                 *_generate(
                     pipeline, structures=(Structure(kind="canny", image=edges),), **parts, count=2
@@ -123,11 +123,11 @@ def structure(
 
 
 def inpainting(
-    pipeline: ImagePromptPipeline, scenes: Scenes, given: Row
+    pipeline: ImagePromptPipeline, scenes: Scenes, references: Row
 ) -> tuple[list[str], list[Row]]:
     rows = []
-    masks = masks_over_first(scenes[:ROWS], given[0].width)
-    for image, mask, looks in zip(given[:ROWS], masks, given[ROWS:], strict=True):
+    masks = masks_over_first(scenes[:ROWS], references[0].width)
+    for image, mask, reference in zip(references[:ROWS], masks, references[ROWS:], strict=True):
         shown = image.copy()
         shown.paste((255, 255, 255), mask=mask)
         inpaint = Inpaint(image=image, mask=mask, **pipeline.info.recommended.inpainting)
@@ -135,9 +135,9 @@ def inpainting(
             [
                 image,
                 shown,
-                looks,
+                reference,
                 *_generate(
-                    pipeline, references=(Reference(image=looks),), inpaint=inpaint, count=3
+                    pipeline, references=(Reference(image=reference),), inpaint=inpaint, count=3
                 ),
             ]
         )

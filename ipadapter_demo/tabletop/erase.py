@@ -32,11 +32,11 @@ def without(scenes: Scenes, slot: Tensor | int) -> Scenes:
     return replace(scenes, present=present)
 
 
-def traces(slot: Tensor | int, size: int, *given: Scenes) -> Tensor:
+def traces(slot: Tensor | int, size: int, *edited: Scenes) -> Tensor:
     """(B, S, S) bool: the pixels that the solid in a slot of each scene, or its shadow, changes;
-    of several `given`, which differ in that solid alone, those that any of them changes."""
+    of several `edited`, which differ in that solid alone, those that any of them changes."""
     bare, *drawn = (
-        render(scenes, size, supersample=1).pixels for scenes in (without(given[0], slot), *given)
+        render(scenes, size, supersample=1).pixels for scenes in (without(edited[0], slot), *edited)
     )
     return torch.stack([(one - bare).abs().amax(dim=1) > 1 / 255 for one in drawn]).any(dim=0)
 

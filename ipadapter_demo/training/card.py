@@ -13,7 +13,7 @@ ADAPTER = "ip-adapter.safetensors"
 
 
 def write_card(path: Path, provenance: dict[str, Any]) -> Path:
-    """`provenance` are those of `finetune.train`. Written beside the weights, as README.md."""
+    """Written beside the weights, as README.md; `provenance` is that of `finetune.train`."""
     config = provenance["config"]
     kind = config.get("network", f"image adapter, {config.get('variant')}")
     lines = [

@@ -68,7 +68,7 @@ class TrainingConfig:
     noise_offset: Annotated[
         float, ("of https://www.crosslabs.org/blog/diffusion-with-offset-noise, 0.1 there; 0: off")
     ] = 0.0
-    ema: Annotated[float, "decay of averaged weights, such as 0.999; 0: off"] = 0.0
+    ema: Annotated[float, "decay of the EMA weights, such as 0.999; 0: off"] = 0.0
     clip_grad: Annotated[float, "largest norm of the gradient; 0: off"] = 0.0
     gradient_checkpointing: Annotated[bool, "less memory, a third more time"] = False
     adam_8bit: Annotated[bool, "optimiser states in 8 bits, by bitsandbytes"] = False
@@ -181,15 +181,15 @@ class StructureConfig(TrainingConfig):
 Config = TypeVar("Config", bound=TrainingConfig)
 
 
-def config_from(kind: type[Config], given: Mapping[str, Any], where: str = "config") -> Config:
+def config_from(kind: type[Config], values: Mapping[str, Any], where: str = "config") -> Config:
     """A config of plain values, as YAML has them. Raises TrainingError that names the field."""
     hints = get_type_hints(kind)
-    if unknown := [name for name in given if name not in hints]:
+    if unknown := [name for name in values if name not in hints]:
         raise TrainingError(f"{where}: {unknown[0]!r} is no field; there are {', '.join(hints)}")
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in given]
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
     if missing:
         raise TrainingError(f"{where}: {missing[0]} is missing")
-    return kind(**{name: _value(name, hints[name], value, where) for name, value in given.items()})
+    return kind(**{name: _value(name, hints[name], value, where) for name, value in values.items()})
 
 
 def field_from(kind: type[TrainingConfig], name: str, value: Any, where: str = "flags") -> Any:
@@ -232,8 +232,8 @@ def config_from_arguments(kind: type[Config], arguments: argparse.Namespace) -> 
     path: Path | None = arguments.config
     values = values_from_file(path) if path else {}
     flags = {f.name: getattr(arguments, f.name) for f in fields(kind)}
-    given = {name: value for name, value in flags.items() if value is not None}
-    return config_from(kind, values | given, str(path) if path else "flags")
+    named = {name: value for name, value in flags.items() if value is not None}
+    return config_from(kind, values | named, str(path) if path else "flags")
 
 
 def plain(config: TrainingConfig) -> dict[str, Any]:

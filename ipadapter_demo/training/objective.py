@@ -105,8 +105,8 @@ class Objective:
         """(B, C, h, w) in float32, encoded unless they were."""
         if examples[0].latents is not None:
             # in float32 before they are stacked: autocast on a CPU refuses to see halves
-            kept = [e.latents.float() for e in examples if e.latents is not None]
-            return torch.stack(kept).to(self.base.device)
+            latents = [e.latents.float() for e in examples if e.latents is not None]
+            return torch.stack(latents).to(self.base.device)
         pixels = torch.stack([e.pixels for e in examples if e.pixels is not None]) / 127.5 - 1
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         kind = self.base.device.type

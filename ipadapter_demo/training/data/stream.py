@@ -61,7 +61,7 @@ class Stream:
     """An endless iterator over this process's rows of each step: [(slot, row), ...].
 
     `prepare(row)` runs in the workers. `positions` says where every stream of this process is after
-    the last step that was taken; given back as `start`, the stream goes on there."""
+    the last step that was taken; passed as `start`, the stream goes on there."""
 
     def __init__(
         self,

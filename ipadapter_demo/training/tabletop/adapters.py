@@ -32,7 +32,12 @@ Kind = TypeVar("Kind", bound=TrainingConfig)
 
 
 def image_adapter(
-    run: Run, pictures: Pictures, held_out: Pictures, out: Path, variant: str = "base", **given: Any
+    run: Run,
+    pictures: Pictures,
+    held_out: Pictures,
+    out: Path,
+    variant: str = "base",
+    **fields: Any,
 ) -> dict[str, Any]:
     """Train on `out/unet` and write the adapter's file into `out`."""
     config = config_of(
@@ -40,7 +45,7 @@ def image_adapter(
         run.folder,
         pictures,
         held_out,
-        **_of_recipe(run, out) | {"variant": variant} | given,
+        **_of_recipe(run, out) | {"variant": variant} | fields,
     )
     provenance = train_image_adapter(config)
     shutil.copyfile(config.out / f"{NAME}.safetensors", out / TABLETOP.adapters[variant])
@@ -83,7 +88,7 @@ def config_of(
     folder: Path,
     pictures: Pictures,
     held_out: Pictures | None = None,
-    **given: Any,
+    **fields: Any,
 ) -> Kind:
     """configs/tabletop.yaml for a run in `folder`, on these pictures; data and cache beside it."""
     data = folder.parent / "data"
@@ -98,7 +103,7 @@ def config_of(
     if held_out is not None:
         own["held_out"] = str(_shards(data, held_out, HELD_OUT_SEED) / "*.tar")
         own["held_out_count"] = min(HELD_OUT_COUNT, len(held_out))
-    return config_from(kind, values_from_file(CONFIGS / "tabletop.yaml") | own | given)
+    return config_from(kind, values_from_file(CONFIGS / "tabletop.yaml") | own | fields)
 
 
 def _of_recipe(run: Run, out: Path, small: bool = False) -> dict[str, Any]:
@@ -127,5 +132,5 @@ def _images(pictures: Pictures) -> Iterator[Image.Image]:
 
 def _provenance(provenance: dict[str, Any]) -> dict[str, Any]:
     """The provenance without the config: the recipe says the rest, and folders are a run's own."""
-    kept = ("steps", "samples", "hours", "loss", "parameters")
-    return {name: provenance[name] for name in kept}
+    wanted = ("steps", "samples", "hours", "loss", "parameters")
+    return {name: provenance[name] for name in wanted}

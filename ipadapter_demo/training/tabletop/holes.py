@@ -63,19 +63,19 @@ def same_solid(
     shape, texture and colours. Where there is no such scene, it is the scene itself."""
     count = len(indices)
     slot = (torch.rand(count, generator=generator) * scenes.present[indices].sum(1)).long()
-    looks = _looks(scenes)
+    numbers = _appearance_numbers(scenes)
     single = torch.nonzero(~scenes.present[:, 1])[:, 0]
-    order = single[looks[single, 0].argsort(stable=True)]
-    wanted = looks[indices, slot]
-    sorted_looks = looks[order, 0].contiguous()
-    first = torch.searchsorted(sorted_looks, wanted)
-    after = torch.searchsorted(sorted_looks, wanted, right=True)
+    order = single[numbers[single, 0].argsort(stable=True)]
+    wanted = numbers[indices, slot]
+    sorted_numbers = numbers[order, 0].contiguous()
+    first = torch.searchsorted(sorted_numbers, wanted)
+    after = torch.searchsorted(sorted_numbers, wanted, right=True)
     chosen = first + (torch.rand(count, generator=generator) * (after - first)).long()
     found = order[chosen.clamp(max=len(order) - 1)]
     return slot, torch.where(after > first, found, indices)
 
 
-def _looks(scenes: Scenes) -> Tensor:
+def _appearance_numbers(scenes: Scenes) -> Tensor:
     """(N, 2): one number for all that words say of a solid, and its second colour."""
     number = scenes.shape
     for part, kinds in (

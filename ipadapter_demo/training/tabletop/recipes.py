@@ -99,10 +99,10 @@ def train(
     device: str = "cpu",
     pictures: int = PICTURES,
     preview_every: int = 1000,
-    **given: Any,
+    **fields: Any,
 ) -> dict:
     """Train one part, resuming `runs/part` if it was interrupted; write its weights under `out` and
-    its provenance into `out/provenance.json`. `given` are fields of a config, for parts that are
+    its provenance into `out/provenance.json`. `fields` are those of a config, for parts that are
     trained beside a frozen base."""
     recipe = RECIPES[part]
     out.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def train(
     options = dict(recipe.options or {})
     if recipe.start_from is not None:
         options["start"] = out / recipe.start_from
-    provenance = recipe.train(run, training, held_out, out, **options, **given)
+    provenance = recipe.train(run, training, held_out, out, **options, **fields)
     (out / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
     command = f"python -m ipadapter_demo train {part} --steps {run.steps}"
     record(
