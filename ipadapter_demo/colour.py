@@ -14,7 +14,7 @@ _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
 
 def rgb_from_picture(image: Image.Image) -> Image.Image:
-    """ "RGB" in sRGB, on white where `image` is transparent. Deep pictures are scaled to 8 bits.
+    """As "RGB" in sRGB, on white where `image` is transparent. Deep pictures are scaled to 8 bits.
 
     A profile that is damaged, or made for another kind of values, is ignored.
     """
@@ -84,7 +84,7 @@ def _rgba(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image, profile: object) -> Image.Image:
-    """ "L", "RGB" or "CMYK" as "RGB", by its profile if that says something else than sRGB."""
+    """From "L", "RGB" or "CMYK" to "RGB", by its profile if that says something else than sRGB."""
     transform = _transform(image.mode, profile) if isinstance(profile, bytes) else None
     return image.convert("RGB") if transform is None else _converted(image, transform)
 

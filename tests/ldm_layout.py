@@ -12,6 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from tests.published import tiny_kl
+from tests.tiny import tiny_sdxl_text_encoder, tiny_sdxl_unet
+
 UNET_RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -76,6 +79,12 @@ def write_checkpoint(
     kept = {k: t.half().contiguous() for k, t in tensors.items() if not without or without not in k}
     assert len(kept) == len(tensors) - bool(without)
     save_file(kept, path)
+
+
+def write_sdxl_checkpoint(path: Path, without: str = "") -> None:
+    """A whole SDXL checkpoint with the tiny parts of `tests.published`."""
+    texts = [tiny_sdxl_text_encoder(21 + i, second=bool(i)) for i in range(2)]
+    write_checkpoint(path, tiny_sdxl_unet(), tiny_kl(), *texts, without=without)  # type: ignore[misc]
 
 
 def controlnet_tensors(net: ControlNetModel) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-""" "crop" shows the encoder the very pixels of CLIPImageProcessor.
+"""The fit "crop" shows the encoder the very pixels of CLIPImageProcessor.
 
 The first authors and diffusers had the one that resizes with PIL, which transformers 5 calls
 CLIPImageProcessorPil: to that the pixels are equal bit for bit. CLIPImageProcessor of transformers

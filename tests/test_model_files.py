@@ -22,7 +22,7 @@ from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.models.sources import Hub, fetched, file_at, local_folder, served_by
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
-from tests.ldm_layout import write_checkpoint
+from tests.ldm_layout import write_checkpoint, write_sdxl_checkpoint
 from tests.oracle import assert_same, loaded, pixels_of, request, theirs
 from tests.published import tiny_kl, tiny_sd15_unet, write_structure
 from tests.shelf import models, offline, shelf
@@ -242,14 +242,7 @@ def test_an_sdxl_checkpoint_that_lacks_a_weight(
     shelf: Path, tmp_path: Path, left_out: str, said: str
 ) -> None:
     path = tmp_path / "cut.safetensors"
-    write_checkpoint(
-        path,
-        tiny_sdxl_unet(),
-        tiny_kl(),
-        tiny_sdxl_text_encoder(21, second=False),
-        tiny_sdxl_text_encoder(22, second=True),
-        without=left_out,
-    )
+    write_sdxl_checkpoint(path, without=left_out)
     with pytest.raises(ModelError) as refused:
         load("sdxl", device="cpu", models_dir=shelf, base=str(path))
     assert str(refused.value).startswith(f"cut.safetensors: the weights of {said}")
@@ -299,13 +292,7 @@ def test_a_checkpoint_of_something_else_is_named(shelf: Path, tmp_path: Path) ->
 
     write_checkpoint(path, tiny_sd15_unet(), tiny_kl(), tiny_text_encoder())
     assert "it holds a model of SD 1.5's family: take one of SD 1.5's" in refused("sdxl")
-    write_checkpoint(
-        path,
-        tiny_sdxl_unet(),
-        tiny_kl(),
-        tiny_sdxl_text_encoder(21, second=False),
-        tiny_sdxl_text_encoder(22, second=True),
-    )
+    write_sdxl_checkpoint(path)
     assert "it holds an SDXL model: take one of SDXL's models with --model" in refused("sd15")
     save_file({k: t.contiguous() for k, t in tiny_sd15_unet().state_dict().items()}, path)
     assert "it holds a UNet alone, in diffusers' layout" in refused("sd15")

@@ -40,7 +40,7 @@ from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.models.sources import Hub, fetched, local_folder, megabytes_of
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import LAYER_PRESETS, GenerateRequest, Reference, Structure
-from tests.ldm_layout import write_checkpoint
+from tests.ldm_layout import write_checkpoint, write_sdxl_checkpoint
 from tests.oracle import assert_same, loaded, pixels_of, reference, request, theirs
 from tests.published import tiny_kl, tiny_sd15_unet, write_structure
 from tests.shelf import models, offline, shelf
@@ -49,7 +49,6 @@ from tests.tiny import (
     picture,
     tiny_adapter,
     tiny_image_processor,
-    tiny_sdxl_text_encoder,
     tiny_sdxl_unet,
     tiny_text_encoder,
     tiny_vision_encoder,
@@ -366,13 +365,7 @@ def test_a_single_checkpoint_file_as_a_base(shelf: Path, tmp_path: Path) -> None
 
 def test_a_single_sdxl_checkpoint_file(shelf: Path, tmp_path: Path) -> None:
     path = tmp_path / "community-xl.safetensors"
-    write_checkpoint(
-        path,
-        tiny_sdxl_unet(),
-        tiny_kl(),
-        tiny_sdxl_text_encoder(21, second=False),
-        tiny_sdxl_text_encoder(22, second=True),
-    )
+    write_sdxl_checkpoint(path)
     ours = load("sdxl", device="cpu", dtype="float32", models_dir=shelf, base=str(path))
     theirs = load("sdxl", device="cpu", dtype="float32", models_dir=shelf)
     assert np.array_equal(drawn(ours), drawn(theirs))

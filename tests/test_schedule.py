@@ -33,14 +33,12 @@ from ipadapter_demo.pipeline import load
 from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler
 from ipadapter_demo.settings import load_options, settings_from_args, without_additions
 from ipadapter_demo.training.noise import Diffusion
-from tests.ldm_layout import write_checkpoint
+from tests.ldm_layout import write_checkpoint, write_sdxl_checkpoint
 from tests.oracle import ALIGNED, assert_same, loaded, pixels_of, reference, request, theirs
 from tests.published import tiny_kl, tiny_sd15_unet
 from tests.shelf import shelf
 from tests.tiny import (
     picture,
-    tiny_sdxl_text_encoder,
-    tiny_sdxl_unet,
     tiny_text_encoder,
     write_tiny_model,
 )
@@ -65,13 +63,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SDXL checkpoint that says nothing of itself."""
     path = tmp_path_factory.mktemp("files") / "plain.safetensors"
-    write_checkpoint(
-        path,
-        tiny_sdxl_unet(),
-        tiny_kl(),
-        tiny_sdxl_text_encoder(21, second=False),
-        tiny_sdxl_text_encoder(22, second=True),
-    )
+    write_sdxl_checkpoint(path)
     return path
 
 

@@ -12,6 +12,7 @@ from ipadapter_demo.imaging import pixels_from_images
 from ipadapter_demo.pipeline.latents import LatentEncoder, LatentInit
 from ipadapter_demo.pipeline.sampler import LoopHooks
 from ipadapter_demo.pipeline.sizes import Size, reshaped
+from ipadapter_demo.pipeline.step_count import init_strength
 from ipadapter_demo.request import GenerateRequest
 
 
@@ -24,10 +25,6 @@ class Plan:
     drawn: GenerateRequest  # what of it the model draws
     size: Size  # that the model works at
 
-    @property
-    def strength(self) -> float:
-        return 1.0 if self.drawn.init_image is None else self.drawn.strength
-
     def init_pixels(self) -> Tensor | None:
         """The picture that is started from, (1, 3, H, W) at the working size."""
         if self.drawn.init_image is None:
@@ -35,7 +32,8 @@ class Plan:
         return pixels_from_images([reshaped(self.drawn.init_image, self.size, "crop")])
 
     def latent_init(self, latents: LatentEncoder) -> LatentInit:
-        return latents.init(self.drawn.seeds, self.size, self.init_pixels(), self.strength)
+        drawn = self.drawn
+        return latents.init(drawn.seeds, self.size, self.init_pixels(), init_strength(drawn))
 
     def hooks(self, init: LatentInit, reads_mask: bool) -> LoopHooks:
         return LoopHooks()

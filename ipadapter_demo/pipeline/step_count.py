@@ -7,13 +7,18 @@ from ipadapter_demo.pipeline.schedule import kept_steps
 from ipadapter_demo.request import GenerateRequest
 
 
+def init_strength(request: GenerateRequest) -> float:
+    """The share of the steps that is taken: less than 1 only where a picture is given."""
+    if request.inpaint is not None:
+        return request.inpaint.strength
+    return 1.0 if request.init_image is None else request.strength
+
+
 def steps_taken(request: GenerateRequest) -> int:
     """How many of the steps of a request are taken: fewer where it starts from a picture, and one
     more with PNDM, which takes one twice."""
-    given = request.inpaint
-    strength = given.strength if given else request.strength if request.init_image else 1.0
     twice = effective_request(request).sampler == "pndm" and request.steps > 1
-    return kept_steps(request.steps, strength) + int(twice)
+    return kept_steps(request.steps, init_strength(request)) + int(twice)
 
 
 def unet_calls(request: GenerateRequest) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.memory import has_bfloat16
+from ipadapter_demo.settings import resolved_device
 from ipadapter_demo.training.checkpoints import Checkpoints, Progress
 from ipadapter_demo.training.ema import EMA
 from ipadapter_demo.training.failures import explained
@@ -70,8 +71,7 @@ def accelerator_of(run: Run) -> Accelerator:
     Raises TrainingError where several processes were launched that would not know of each other."""
     precision = run.precision
     if precision == "auto":
-        where = run.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        precision = "bf16" if has_bfloat16(where) else "no"
+        precision = "bf16" if has_bfloat16(resolved_device(run.device or None)) else "no"
     if AcceleratorState._shared_state and precision not in (
         "",
         AcceleratorState().mixed_precision,

@@ -186,7 +186,7 @@ class ReferenceEncoder:
         return self.cache.get((active.name, "empty"), encode)
 
     def _square(self, image: Image.Image, fit: Fit) -> Image.Image:
-        """ "crop" is what the model's image processor does, which may leave out a border."""
+        """The fit "crop" is what the model's image processor does, which may leave out a border."""
         size, processor = self._model.image_encoder.config.image_size, self._model.image_processor
         if fit != "crop":
             return fit_square(image, size, fit)

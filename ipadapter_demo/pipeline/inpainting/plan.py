@@ -41,10 +41,6 @@ class InpaintPlan(Plan):
         assert self.drawn.inpaint is not None
         return self.drawn.inpaint
 
-    @property
-    def strength(self) -> float:
-        return self._part.strength
-
     def init_pixels(self) -> Tensor:
         return pixels_from_images([resize_image(self._part.image, self.size)])
 
