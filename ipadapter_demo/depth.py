@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,6 +26,8 @@ _FULL = 65535.0
 # What Pillow calls the 16-bit values of which it keeps the high byte, and the name under which it
 # would keep the low one. libtiff hands them out in the machine's order, "N".
 _NATIVE, _OTHER = ("L", "B") if sys.byteorder == "little" else ("B", "L")
+Tags = Mapping[int, float | tuple[float, ...]]  # of a TIFF, those that are numbers
+
 _LOW_BYTES = {
     f"{bands};16{order}": f"{bands};16{low}"
     for bands in ("RGB", "RGBA", "RGBX")
@@ -53,7 +55,7 @@ def upright(image: Image.Image) -> Image.Image:
     return scaled_down
 
 
-def _grey_levels(values: np.ndarray, tags: Any) -> np.ndarray:
+def _grey_levels(values: np.ndarray, tags: Tags) -> np.ndarray:
     floats = values.dtype.kind == "f"
     values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
     levels = scaled(values, _white(values, tags, floats))
@@ -61,7 +63,7 @@ def _grey_levels(values: np.ndarray, tags: Any) -> np.ndarray:
     return 255 - levels if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and not floats else levels
 
 
-def _colour_levels(high: Image.Image, content: bytes, tags: Any) -> np.ndarray:
+def _colour_levels(high: Image.Image, content: bytes, tags: Tags) -> np.ndarray:
     """The file decoded once more, for the low bytes that Pillow drops."""
     with Image.open(io.BytesIO(content), formats=("TIFF",)) as low:
         low.tile = [
@@ -90,7 +92,7 @@ def _deep_colour_file(image: Image.Image) -> bytes | None:
     return content
 
 
-def _white(values: np.ndarray, tags: Any, floats: bool = False) -> float:
+def _white(values: np.ndarray, tags: Tags, floats: bool = False) -> float:
     """The value that means white."""
     most, said = values.max(), _declared(tags)
     if said is not None and not floats and most <= said:
@@ -98,7 +100,7 @@ def _white(values: np.ndarray, tags: Any, floats: bool = False) -> float:
     return next((white for white in (1.0,) * floats + _GUESSES if most <= white), _FULL)
 
 
-def _declared(tags: Any) -> float | None:
+def _declared(tags: Tags) -> float | None:
     """The largest value by the tags, if they say more than the number of bits stored. They may name
     the brightest value found instead of the brightest possible one: it stands for the number of
     bits that it needs."""
@@ -108,15 +110,15 @@ def _declared(tags: Any) -> float | None:
         if tag in tags
     ]
     stored = max(_numbers(tags.get(_BITS, 16)))
-    bits += [stored] if stored < 16 else []
+    bits += [int(stored)] if stored < 16 else []
     return 2.0 ** max(1, min(bits)) - 1 if bits else None
 
 
-def _high_byte(tags: Any) -> int:
+def _high_byte(tags: Tags) -> int:
     """The largest high byte that values of less than 16 bits can have; -1 where they have 16."""
     said = _declared(tags) or _GUESSES[-1]
     return int(said) >> 8 if said < _FULL else -1
 
 
-def _numbers(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) and value else (value,)
+def _numbers(value: float | tuple[float, ...]) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,)

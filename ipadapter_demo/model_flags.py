@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
 
 from ipadapter_demo.load_options import DTYPES, PREDICTION_TYPES
 
 
-def add_model_options(add: Callable[..., Any]) -> None:
+def add_model_options(add: Callable[..., argparse.Action]) -> None:
     """`add` is a parser's `add_argument`."""
     add(
         "--model",
@@ -105,7 +104,7 @@ class _Repeated(argparse.Action):
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: Any,
+        values: object,
         option_string: str | None = None,
     ) -> None:
         before = getattr(namespace, self.dest)

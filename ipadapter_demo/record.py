@@ -24,6 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
+from ipadapter_demo.json_values import Json
 from ipadapter_demo.png_text import texts
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
@@ -58,16 +59,16 @@ class Record:
     request: GenerateRequest
     index: int
     seed: int
-    provenance: dict[str, Any]
+    provenance: dict[str, Json]
 
 
-def request_to_json(request: GenerateRequest) -> dict[str, Any]:
+def request_to_json(request: GenerateRequest) -> dict[str, object]:
     """The record of a request, ready for `json.dumps`; pictures are kept byte for byte."""
     images: dict[str, str] = {}
     return {"schema": SCHEMA, "request": _plain(request, images), "images": images}
 
 
-def request_from_json(record: Mapping[str, Any] | str | bytes) -> GenerateRequest:
+def request_from_json(record: Mapping[str, object] | str | bytes) -> GenerateRequest:
     """The request of an untrusted record, parsed or as text.
 
     Raises RequestError for a record that is too large, of a newer schema, or has a field that is
@@ -87,7 +88,7 @@ def save_png(
     request: GenerateRequest,
     seed: int,
     index: int,
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, Json],
 ) -> None:
     """Write `image` losslessly, with everything needed to make it again: the whole file or none.
 
@@ -153,7 +154,7 @@ def check_values(field: str, text: str | bytes, most: int) -> None:
         raise RequestError(f"{field} must have at most {most:,} values, got about {values:,}")
 
 
-def _plain(value: object, images: dict[str, str]) -> Any:
+def _plain(value: object, images: dict[str, str]) -> object:
     if isinstance(value, Image.Image):
         file = io.BytesIO()
         value.save(file, "PNG", compress_level=1)  # written once per output: speed before size
@@ -253,7 +254,7 @@ def _check_length(length: int) -> None:
         raise RequestError(f"record must have at most {MAX_RECORD_BYTES:,} bytes, got {length:,}")
 
 
-def _parsed(text: str | bytes) -> dict[str, Any]:
+def _parsed(text: str | bytes) -> dict[str, Json]:
     _check_length(len(text))
     check_values("record", text, MAX_RECORD_VALUES)
     try:

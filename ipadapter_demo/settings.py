@@ -167,7 +167,7 @@ def settings_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_settings(add: Callable[..., Any]) -> None:
+def add_settings(add: Callable[..., argparse.Action]) -> None:
     """The flags of all settings; `add` is a parser's `add_argument`."""
     add_model_options(add)
     default = Settings()

@@ -26,6 +26,7 @@ TIERS = [
         "depth",
         "feather",
         "imaging",
+        "json_values",
         "masks",
         "png_text",
         "request",

@@ -20,7 +20,6 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -87,14 +86,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises CheckpointError for a file that cannot be read or lacks a section, and says what else it
     is where that is known.
     """
-    read = _read_flat(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    flat = path.suffix.lower() == ".safetensors"
+    read: Mapping[str, object] = _read_flat(path) if flat else _read_pickle(path)
     content = {_WRAPPERS.sub("", key): value for key, value in read.items()}
     sections = {section: _section(content, section) for section in SECTIONS}
-    found = {key: value for tensors in sections.values() for key, value in tensors.items()}
+    found = {key: value for part in sections.values() for key, value in part.items()}
+    tensors: dict[str, Tensor] = {}
     for name, value in found.items():
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{path.name}: {name} is a {type(value).__name__}, not a tensor")
-    lacking = [section for section, tensors in sections.items() if not tensors]
+        tensors[name] = value
+    lacking = [section for section, part in sections.items() if not part]
     if kind := what_it_is(_shapes(content if lacking else found)):
         raise CheckpointError(f"{path.name}: this is {kind}")
     if lacking:
@@ -102,10 +104,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path.name}: not an IP-Adapter, lacks the section {lacking[0]!r}; "
             f"it holds {sorted(content)[:3]}"
         )
-    return found
+    return tensors
 
 
-def _section(content: Mapping[str, Any], section: str) -> dict[str, Any]:
+def _section(content: Mapping[str, object], section: str) -> dict[str, object]:
     """A section of a flat file, under its published name whatever it is called there."""
     for called in SECTIONS[section]:
         prefix = f"{called}."
@@ -121,7 +123,7 @@ def _section(content: Mapping[str, Any], section: str) -> dict[str, Any]:
     return {}
 
 
-def _shapes(content: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _shapes(content: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in content.items() if isinstance(value, Tensor)}
 
 
@@ -134,7 +136,7 @@ def _read_flat(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_pickle(path: Path) -> dict[str, Any]:
+def _read_pickle(path: Path) -> dict[str, object]:
     """A torch file, flat or nested, as flat names. Nothing in it is ever run."""
     try:
         nested = torch.load(path, map_location="cpu", weights_only=True)
@@ -151,8 +153,8 @@ def _read_pickle(path: Path) -> dict[str, Any]:
     return _flattened(nested)
 
 
-def _flattened(nested: Mapping[Any, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {}
+def _flattened(nested: Mapping[object, object]) -> dict[str, object]:
+    content: dict[str, object] = {}
     for section, part in nested.items():
         if isinstance(part, dict):
             content |= {f"{section}.{key}": value for key, value in _flattened(part).items()}

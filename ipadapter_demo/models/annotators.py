@@ -6,7 +6,7 @@ Some are networks: their weights are fetched when such a map is first asked for.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,16 +34,16 @@ class Detector:
     """A class, its weights if it is a network, how it is called, and the arguments that take the
     length of the shorter side."""
 
-    kind: Callable[[], Any]
+    kind: Callable[[], type[Any]]
     weights: Hub | None = None
-    call: dict[str, Any] = field(default_factory=dict)
+    call: Mapping[str, float] = field(default_factory=dict)
     sides: tuple[str, ...] = ("detect_resolution", "image_resolution")
 
 
-def _aux(name: str) -> Callable[[], Any]:
+def _aux(name: str) -> Callable[[], type[Any]]:
     """A class of controlnet-aux, which takes seconds to import, and only structure needs it."""
 
-    def kind() -> Any:
+    def kind() -> type[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about detectors that are not used here
             import controlnet_aux
@@ -134,7 +134,7 @@ def _contrast(image: Image.Image) -> float:
 
 
 def _detected(
-    annotator: str, image: Image.Image, call: dict[str, Any], locate: Locate
+    annotator: str, image: Image.Image, call: Mapping[str, float], locate: Locate
 ) -> Image.Image:
     detector = DETECTORS[annotator]
     sizes = dict.fromkeys(detector.sides, max(LEAST_SIDE, min(image.size)))

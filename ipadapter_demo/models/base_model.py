@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,6 +31,7 @@ from ipadapter_demo.models.own_networks import (
     t2i_adapter_of,
 )
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
+from ipadapter_demo.models.schedule import SchedulerConfig
 from ipadapter_demo.models.sources import Hub, Locate, Report, fetched, file_sha256, no_report
 from ipadapter_demo.models.structure import (
     ControlNetStructure,
@@ -39,11 +40,14 @@ from ipadapter_demo.models.structure import (
 )
 from ipadapter_demo.models.text import PromptEncoder
 from ipadapter_demo.models.vae import VAE
-from ipadapter_demo.models.weights import tensors_from_file
+from ipadapter_demo.models.weights import Network, tensors_from_file
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+    from diffusers import ConfigMixin, ControlNetModel, T2IAdapter, UNet2DConditionModel
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, PreTrainedModel
+
+# (class, folder, kind of structure) -> network
+LoadStructure = Callable[[type, Path, str], "ControlNetModel | T2IAdapter"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +65,7 @@ class BaseModel:
     unet: UNet2DConditionModel
     adapters: dict[str, ImageAdapter]  # by name, the default first
     vae: VAE
-    scheduler_config: dict[str, Any]
+    scheduler_config: SchedulerConfig
     structures: Structures
     inpaint_adapter: StructureNet | None  # reads what is left around a mask: `around_hole`
     files: tuple[Path, ...]  # the weights, as they were read
@@ -90,14 +94,13 @@ class BaseModel:
 
     def without_weights(self) -> BaseModel:
         """The same model for previews: configurations and detectors, no network."""
-        outline: Callable[[Any], Any] = _Outline
         return replace(
             self,
             text=replace(self.text, encoders=()),
-            unet=outline(self.unet),
+            unet=_Outline(self.unet),
             adapters={},
-            vision=None if self.vision is None else outline(self.vision),
-            vae=replace(self.vae, autoencoder=outline(self.vae.autoencoder)),
+            vision=None if self.vision is None else _Outline(self.vision),
+            vae=replace(self.vae, autoencoder=_Outline(self.vae.autoencoder)),
             inpaint_adapter=None,
             structures=Structures.of(self.entry, self.locate, {}),
             files=(),
@@ -108,9 +111,7 @@ class Structures:
     """The structure networks of a model, each loaded once: those at hand when the model is, the
     others when they are first asked for."""
 
-    def __init__(
-        self, entry: CatalogEntry, load: Callable[[type, Path, str], Any], locate: Locate
-    ) -> None:
+    def __init__(self, entry: CatalogEntry, load: LoadStructure, locate: Locate) -> None:
         self._entries, self._load, self._locate = entry.structures, load, locate
         self._loaded: dict[str, StructureNet] = {}
         self._lock = Lock()
@@ -165,11 +166,11 @@ def load_base_model(
     options = options or LoadOptions()
     files: list[Path] = []
 
-    def frozen(network: Any) -> Any:
+    def frozen(network: Network) -> Network:
         where = "cpu" if options.offload else device
         return network.to(where).eval().requires_grad_(False)
 
-    def load(network: type, place: Path, kind: str = "") -> Any:
+    def load(network: type, place: Path, kind: str = "") -> ControlNetModel | T2IAdapter:
         unet, factor, name = parts.unet, VAE(parts.vae).factor, place.name
         tensors = None
         if place.is_file():
@@ -247,7 +248,7 @@ def load_base_model(
 class _Outline:
     """A network's configuration in place of the network."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: ConfigMixin | PreTrainedModel) -> None:
         self.config = network.config
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.parts import Parts
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 _SDXL = ("clip_l", "clip_g")  # its two text encoders
 
 
-def learn_word(pipe: Any, parts: Parts, word: str, weights: Mapping[str, Any]) -> None:
+def learn_word(
+    pipe: DiffusionPipeline, parts: Parts, word: str, weights: Mapping[str, object]
+) -> None:
     """Teach `word` to the text encoders of a diffusers pipeline made of `parts`.
 
     Raises ModelError for vectors of another family of models, and for a word that is known.
@@ -47,7 +52,7 @@ def vectors_for(weights: Mapping[str, Any], encoders: int) -> tuple[Tensor, ...]
     if two and encoders == 1:
         raise ModelError("it is made for SDXL's two text encoders, and the model has one")
     if two:
-        found: list[Any] = [weights[key] for key in _SDXL]
+        found = [weights[key] for key in _SDXL]
     elif "string_to_param" in weights:
         found = list(dict(weights["string_to_param"].items()).values())[:1]
     else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,6 +18,9 @@ from ipadapter_demo.models.embeddings import learn_word
 from ipadapter_demo.models.parts import Parts
 from ipadapter_demo.models.schedule import settled
 from ipadapter_demo.models.weights import reason, tensors_from_file, weights_from_file
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 # a key of the first LoRA files, which held nothing but the UNet's attention processors
 _OLD_PROCESSOR = re.compile(r"\.processor\.to_\w+_lora\.(up|down)\.weight$")
@@ -47,7 +51,7 @@ def with_extras(parts: Parts, options: LoadOptions) -> Parts:
     return replace(parts, scheduler_config=config)
 
 
-def _named(path: Path, load: Any, *arguments: Any) -> None:
+def _named(path: Path, load: Callable[..., None], *arguments: object) -> None:
     try:
         load(*arguments)
     except ModelError as error:
@@ -56,7 +60,7 @@ def _named(path: Path, load: Any, *arguments: Any) -> None:
         raise ModelError(f"{path.name} does not fit this model: {reason(error)}") from error
 
 
-def _pipeline(parts: Parts) -> Any:
+def _pipeline(parts: Parts) -> DiffusionPipeline:
     from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     scheduler = DDIMScheduler.from_config(parts.scheduler_config)
@@ -77,7 +81,7 @@ def _pipeline(parts: Parts) -> Any:
 
 
 def _merge_lora(
-    pipe: Any, parts: Parts, path: Path, weight: float, tensors: dict[str, Tensor]
+    pipe: DiffusionPipeline, parts: Parts, path: Path, weight: float, tensors: dict[str, Tensor]
 ) -> None:
     """Into the weights, for good: the UNet stays an ordinary one. Trainers' names are read by our
     own hand, diffusers' and peft's by diffusers, which wants the file itself for what its header
@@ -105,7 +109,7 @@ def _merge_lora(
     pipe.unload_lora_weights()
 
 
-def _check_layers(pipe: Any, tensors: dict[str, Tensor]) -> None:
+def _check_layers(pipe: DiffusionPipeline, tensors: dict[str, Tensor]) -> None:
     """Raise ModelError that names layers which the model lacks: diffusers passes over them."""
     there = {
         f"{part}.{name.removeprefix('text_model.')}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +124,7 @@ def _renamed(parts: Parts, changes: Mapping[str, Change]) -> dict[str, Change]:
 
     one = len(parts.text_encoders) == 1
     theirs, ours = ("lora_te1_", "lora_te_") if one else ("lora_te_", "lora_te1_")
-    named: dict[str, Any] = {re.sub(f"^{theirs}", ours, name): c for name, c in changes.items()}
+    named = {re.sub(f"^{theirs}", ours, name): c for name, c in changes.items()}
     if one:
         return named
     named = _maybe_map_sgm_blocks_to_diffusers(named, parts.unet.config)

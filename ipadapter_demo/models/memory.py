@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from torch import nn
 
 
 def best_dtype(device: str, small: bool) -> torch.dtype:
@@ -26,7 +26,7 @@ def has_bfloat16(device: str) -> bool:
     return device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def take_turns(networks: Sequence[Any], device: str) -> None:
+def take_turns(networks: Sequence[nn.Module], device: str) -> None:
     """Keep networks in the machine's memory; each moves to `device` when it is called, and the one
     before it in the sequence moves back. accelerate's hooks, in the order of diffusers' pipelines.
     """

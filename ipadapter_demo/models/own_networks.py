@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -156,7 +156,7 @@ def check_t2i_adapter_fits(
         * (1 if unet.config.down_block_types[0].startswith("CrossAttn") else 2)
     )
     with torch.device("meta"):  # shapes only
-        outline: Any = T2IAdapter.from_config(network.config)
+        outline = T2IAdapter.from_config(network.config)
         pixels = torch.empty(1, network.config.in_channels, side, side)
         found = [(features.shape[1], features.shape[2]) for features in outline(pixels)]
     if found not in (wanted, [*wanted, middle]):

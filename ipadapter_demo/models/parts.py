@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from ipadapter_demo.errors import ModelError, some_of
 from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.schedule import marked, saying
+from ipadapter_demo.models.schedule import SchedulerConfig, marked, saying
 from ipadapter_demo.models.sources import served_by, weights_at
 from ipadapter_demo.models.weights import header_of, reason, tensors_from_file
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, ConfigMixin, UNet2DConditionModel
     from transformers import (
         CLIPImageProcessor,
         CLIPTextModel,
         CLIPTextModelWithProjection,
         CLIPTokenizer,
+        PreTrainedModel,
     )
+
+# diffusers' networks and schedulers are ConfigMixins
+Part = TypeVar("Part", bound="ConfigMixin | PreTrainedModel | CLIPTokenizer | CLIPImageProcessor")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +38,7 @@ class Parts:
     text_encoders: tuple[CLIPTextModel | CLIPTextModelWithProjection, ...]
     unet: UNet2DConditionModel
     vae: AutoencoderTiny | AutoencoderKL
-    scheduler_config: dict[str, Any]
+    scheduler_config: SchedulerConfig
     image_processor: CLIPImageProcessor
     zeros_for_nothing: bool
 
@@ -130,7 +134,9 @@ def _from_single_file(
     )
 
 
-def _vae(path: Path, base: Path, dtype: torch.dtype, files: list[Path]) -> Any:
+def _vae(
+    path: Path, base: Path, dtype: torch.dtype, files: list[Path]
+) -> AutoencoderKL | AutoencoderTiny:
     """The autoencoder in a folder, or in one file, which is then configured as the one of `base`:
     its family's scale of latents cannot be read from weights."""
     from diffusers import AutoencoderKL, AutoencoderTiny
@@ -158,8 +164,11 @@ def _check_channels(entry: CatalogEntry, parts: Parts) -> None:
 
 
 def part_of(
-    kind: Any, folder: Path, dtype: torch.dtype | None = None, files: list[Path] | None = None
-) -> Any:
+    kind: type[Part],
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    files: list[Path] | None = None,
+) -> Part:
     """One part of a model, with weights if a `dtype` is given; local only, so that a missing file
     never turns into a download. Raises ModelError that names it.
 
@@ -170,7 +179,7 @@ def part_of(
     if not folder.is_dir():
         raise ModelError(f"{name} is missing, looked in {folder}")
     clip = kind.__module__.startswith("transformers.") and dtype is not None
-    options: dict[str, Any] = {"local_files_only": True}
+    options: dict[str, object] = {"local_files_only": True}
     if dtype is not None:
         variant, weights = _weights(folder, "model" if clip else "diffusion_pytorch_model")
         options |= {"torch_dtype": dtype, "output_loading_info": True, "variant": variant}
@@ -207,7 +216,7 @@ def _weights(folder: Path, stem: str) -> tuple[str | None, list[Path]]:
     return None, []  # the loader says what it misses
 
 
-def _scheduler_config(folder: Path) -> dict[str, Any]:
+def _scheduler_config(folder: Path) -> SchedulerConfig:
     """With what its own class fills in. Latents are never clipped, though DDIM's default is to."""
     import diffusers
 
@@ -218,7 +227,7 @@ def _scheduler_config(folder: Path) -> dict[str, Any]:
     return {"clip_sample": False} | dict(part_of(kind, folder / "scheduler").config)
 
 
-def _image_processor(folder: Path) -> Any:
+def _image_processor(folder: Path) -> CLIPImageProcessor:
     """CLIP's own where the model says nothing of it: SDXL's folders do not, nor do some others."""
     from transformers import CLIPImageProcessor
 

@@ -50,7 +50,7 @@ class Recommended:
         names = ("repaint_passes", "context", "background_weight")
         return {name: getattr(self, name) for name in names}
 
-    def fields_beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def fields_beside(self, given: Mapping[str, object]) -> dict[str, Any]:
         """The fields of a request that belong to those `given`."""
         inpainting = bool(given.get("inpaint"))
         found = {

@@ -11,11 +11,12 @@ from typing import Any
 
 from ipadapter_demo.errors import ModelError
 
-Config = dict[str, Any]  # of a diffusers scheduler
+# of a diffusers scheduler: each class takes values of other types
+SchedulerConfig = dict[str, Any]
 
 # Keys beside the weights of a single checkpoint file, whatever their tensors hold: those that
 # ComfyUI looks for, in comfy/supported_models.py, class SDXL, model_type.
-_MARKS: dict[str, Config] = {
+_MARKS: dict[str, SchedulerConfig] = {
     "v_pred": {"prediction_type": "v_prediction"},
     "ztsnr": {"rescale_betas_zero_snr": True},
 }
@@ -28,7 +29,7 @@ _EDM = ("edm_mean", "edm_vpred.sigma_max")  # Playground v2.5, CosXL
 
 def marked(
     keys: Iterable[str], header: Mapping[str, str], prediction_type: str | None = None
-) -> Config:
+) -> SchedulerConfig:
     """The prediction type and noise of a checkpoint file, from its `keys` and its `header`.
 
     Raises ModelError for one of EDM's noise levels (arXiv 2206.00364), which nothing here draws,
@@ -41,7 +42,7 @@ def marked(
                 f"it is marked {key!r}: models over EDM's noise levels, such as "
                 "Playground v2.5 and CosXL, are not read"
             )
-    said: Config = {}
+    said: SchedulerConfig = {}
     for mark, values in _MARKS.items():
         said |= values if mark in there else {}
     written = header.get(_FIELD, "")
@@ -56,12 +57,14 @@ def marked(
     return {"prediction_type": named} | said
 
 
-def settled(config: Config, prediction_type: str | None, zero_snr: bool) -> Config:
+def settled(
+    config: SchedulerConfig, prediction_type: str | None, zero_snr: bool
+) -> SchedulerConfig:
     """`config` with what an operator says, and what follows from it.
 
     Raises ModelError for zero terminal SNR where the model predicts ε.
     """
-    said: Config = {} if prediction_type is None else {"prediction_type": prediction_type}
+    said: SchedulerConfig = {} if prediction_type is None else {"prediction_type": prediction_type}
     if zero_snr or config.get("rescale_betas_zero_snr"):
         said |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     config = saying(config, said)
@@ -74,15 +77,15 @@ def settled(config: Config, prediction_type: str | None, zero_snr: bool) -> Conf
     return config
 
 
-def predicts(config: Config) -> str:
+def predicts(config: SchedulerConfig) -> str:
     return config.get("prediction_type", "epsilon")
 
 
-def ends_at_zero_snr(config: Config) -> bool:
+def ends_at_zero_snr(config: SchedulerConfig) -> bool:
     return bool(config.get("rescale_betas_zero_snr"))
 
 
-def schedule_note(config: Config) -> str:
+def schedule_note(config: SchedulerConfig) -> str:
     """A warning for a model that does not predict ε; else nothing."""
     if predicts(config) == "epsilon":
         return ""
@@ -95,7 +98,7 @@ def schedule_note(config: Config) -> str:
     )
 
 
-def saying(config: Config, said: Config) -> Config:
+def saying(config: SchedulerConfig, said: SchedulerConfig) -> SchedulerConfig:
     """`config` with other values. diffusers drops what a configuration lists as defaults of its
     own class, so they leave that list."""
     defaults = sorted(set(config.get("_use_default_values", ())) - said.keys())

@@ -9,11 +9,14 @@ from __future__ import annotations
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, UperNetForSemanticSegmentation
 
 CLASSES = 150
 
@@ -22,7 +25,9 @@ class Segmenter:
     """UPerNet (arXiv 1807.10221) over the classes of ADE20K. An RGB picture -> an RGB picture of
     the same size, each pixel one of the palette's colours."""
 
-    def __init__(self, network: Any, processor: Any) -> None:
+    def __init__(
+        self, network: UperNetForSemanticSegmentation, processor: BaseImageProcessor
+    ) -> None:
         self.network, self.processor = network.eval().requires_grad_(False), processor
 
     @classmethod

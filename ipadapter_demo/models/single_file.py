@@ -7,19 +7,19 @@ here. Configurations are those of a folder of the same family.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError
-from ipadapter_demo.models.weights import network_from_weights, tensors_from_file
+from ipadapter_demo.models.weights import Network, network_from_weights, tensors_from_file
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    from diffusers import AutoencoderKL, ConfigMixin, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 Tensors = Mapping[str, Tensor]
 
@@ -144,7 +144,9 @@ def second_text_encoder_of(
     return _text_network(CLIPTextModelWithProjection, config, plain, dtype, label)
 
 
-def _text_network(kind: Any, config: Any, own: Tensors, dtype: torch.dtype, label: str) -> Any:
+def _text_network(
+    kind: type[Network], config: CLIPTextConfig, own: Tensors, dtype: torch.dtype, label: str
+) -> Network:
     """transformers has the encoder behind `text_model.` in one class and bare in the other."""
     with torch.device("meta"):
         keys = kind(config).state_dict()
@@ -152,11 +154,13 @@ def _text_network(kind: Any, config: Any, own: Tensors, dtype: torch.dtype, labe
     return network_from_weights(lambda: kind(config), named, dtype, label)
 
 
-def _config(kind: Any, configs: Path, part: str) -> dict[str, Any]:
+def _config(kind: type[ConfigMixin], configs: Path, part: str) -> dict[str, object]:
     return dict(kind.load_config(configs, subfolder=part, local_files_only=True))
 
 
-def _converted(convert: Any, label: str, tensors: Tensors, config: Any) -> dict[str, Tensor]:
+def _converted(
+    convert: Callable[..., dict[str, Tensor | None]], label: str, tensors: Tensors, config: object
+) -> dict[str, Tensor]:
     """diffusers' converters look some keys up without asking whether they are there."""
     try:
         found = convert(dict(tensors), config)

@@ -6,12 +6,14 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError, some_of
+
+Network = TypeVar("Network", bound=nn.Module)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _ADVICE = re.compile(
@@ -19,7 +21,7 @@ _ADVICE = re.compile(
 )
 
 
-def weights_from_file(path: Path) -> dict[str, Any]:
+def weights_from_file(path: Path) -> Mapping[str, object]:
     """The content of a `.safetensors` file or a pickle, by key, on the CPU. A pickle is read as
     numbers only, and refused if it holds anything that would run. Raises ModelError."""
     from safetensors.torch import load_file
@@ -70,8 +72,8 @@ def tensors_from_file(path: Path) -> dict[str, Tensor]:
 
 
 def network_from_weights(
-    make: Callable[[], Any], tensors: Mapping[str, Tensor], dtype: torch.dtype, name: str
-) -> Any:
+    make: Callable[[], Network], tensors: Mapping[str, Tensor], dtype: torch.dtype, name: str
+) -> Network:
     """The network that `make` builds, with `tensors` under its own keys, in evaluation. What it
     does not know is left out. Raises ModelError, beginning with `name`, that says which weights
     are missing or of another shape."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image
 
+from ipadapter_demo.json_values import Json
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.request import GenerateRequest
 
@@ -32,7 +32,7 @@ class Result:
     request: GenerateRequest
     maps: tuple[Image.Image, ...]
     seconds: float
-    provenance: dict[str, Any]  # model, weights and versions, for the PNG record
+    provenance: dict[str, Json]  # model, weights and versions, for the PNG record
     warnings: tuple[str, ...] = ()  # what the person should know, e.g. that the prompt was cut
     # If recorded: for image i, how much each reference acted where, as "L" pictures
     attention_maps: tuple[tuple[Image.Image, ...], ...] = ()

@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
 
 import torch
 from PIL import Image
@@ -17,6 +16,7 @@ import ipadapter_demo
 from ipadapter_demo.adapter import is_attached
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.imaging import images_from_pixels
+from ipadapter_demo.json_values import Json
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import has_presets
 from ipadapter_demo.models.schedule import schedule_note
@@ -150,7 +150,7 @@ class ImagePromptPipeline(Previews):
         return self._conditioner.references.image_embeds(images)
 
     @cached_property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Json]:
         """All that, beside the request, made a picture: model, weights, versions."""
         libraries = ("torch", "diffusers", "transformers", "ipadapter_demo")
         return {

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.models.schedule import ends_at_zero_snr
+from ipadapter_demo.models.schedule import SchedulerConfig, ends_at_zero_snr
 
-Config = dict[str, Any]
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 
-def _dpm_plus_plus(config: Config) -> Any:
+def _dpm_plus_plus(config: SchedulerConfig) -> SchedulerMixin:
     from diffusers import DPMSolverMultistepScheduler
 
     return DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++")
 
 
-def _ddim(config: Config) -> Any:
+def _ddim(config: SchedulerConfig) -> SchedulerMixin:
     from diffusers import DDIMScheduler
 
     return DDIMScheduler.from_config(config)
 
 
-def _pndm(config: Config) -> Any:
+def _pndm(config: SchedulerConfig) -> SchedulerMixin:
     """Refused where the noise ends at zero SNR: it divides by the signal there, and diffusers'
     would silently begin from other noise levels."""
     from diffusers import PNDMScheduler
@@ -36,13 +37,13 @@ def _pndm(config: Config) -> Any:
     return PNDMScheduler.from_config(config, skip_prk_steps=True)
 
 
-def _euler(config: Config) -> Any:
+def _euler(config: SchedulerConfig) -> SchedulerMixin:
     from diffusers import EulerDiscreteScheduler
 
     return EulerDiscreteScheduler.from_config(config)
 
 
-SAMPLERS: dict[str, Callable[[Config], Any]] = {
+SAMPLERS: dict[str, Callable[[SchedulerConfig], SchedulerMixin]] = {
     "dpm++": _dpm_plus_plus,
     "ddim": _ddim,
     "pndm": _pndm,
@@ -50,7 +51,7 @@ SAMPLERS: dict[str, Callable[[Config], Any]] = {
 }
 
 
-def new_scheduler(sampler: str, config: Config) -> Any:
+def new_scheduler(sampler: str, config: SchedulerConfig) -> SchedulerMixin:
     """A scheduler of its own for one request; schedulers carry state.
 
     Raises RequestError for a sampler that is unknown, or cannot draw with such a model.

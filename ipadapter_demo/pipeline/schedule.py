@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ipadapter_demo.pipeline.latents import LatentInit
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +47,7 @@ class Schedule:
 
     def __init__(
         self,
-        scheduler: Any,
+        scheduler: SchedulerMixin,
         steps: int,
         strength: float = 1.0,
         device: torch.device | str = "cpu",
@@ -108,7 +111,9 @@ class Schedule:
         return renoise(self._scheduler, self.timesteps[i], self.timesteps[i + 1], latents, noise)
 
 
-def renoise(scheduler: Any, t: Tensor, after: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
+def renoise(
+    scheduler: SchedulerMixin, t: Tensor, after: Tensor, latents: Tensor, noise: Tensor
+) -> Tensor:
     """From the noise level of the timestep `after` up to that of t, by the forward process
     (RePaint, arXiv 2201.09865, equation 1)."""
     ratio = scheduler.alphas_cumprod[int(t)] / scheduler.alphas_cumprod[int(after)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +117,7 @@ class ReferenceEncoder:
         embeds_of: Callable[[Reference, ActiveAdapter], Tensor],
     ) -> list[TimedPrompt]:
         """The branches of one half of a guided batch, which begins at row `first`."""
-        shared: dict[Any, list[Reference]] = {}
+        shared: dict[tuple[object, ...], list[Reference]] = {}
         for number, reference in enumerate(references):
             alone = number if reference.mask is not None else None
             key = (reference.window, reference.only_image, alone)
