@@ -110,6 +110,7 @@ def test_scale_two_is_as_if_every_image_token_came_twice(testbed: bed.Testbed) -
     given, t = read(testbed, "embeds"), torch.tensor(500)
     doubled = method.arguments(given, text, noisy, t, 1.0)
     states = doubled["encoder_hidden_states"]
+    assert isinstance(states, torch.Tensor)
     doubled["encoder_hidden_states"] = torch.cat([states, states[:, text.shape[1] :]], dim=1)
     with torch.no_grad():
         expected = method.unet(noisy, t, **doubled).sample

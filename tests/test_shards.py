@@ -22,7 +22,7 @@ from transformers import CLIPImageProcessor
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.tabletop.files import pictures_of, write_shards
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.data.examples import Preparer
+from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.data.shards import shards_of
 from ipadapter_demo.training.data.stream import ShardPlan, Stream
 from ipadapter_demo.training.data.types import Pair, Shard
@@ -63,7 +63,7 @@ def pairs_of(shards: list[Shard]) -> list[Pair]:
     found = []
     for shard in shards:
         rows = shard.open()
-        found += [rows[i] for i in range(len(rows))]
+        found += [row for i in range(len(rows)) if isinstance(row := rows[i], Pair)]
     return found
 
 
@@ -208,13 +208,15 @@ def joined(steps: Iterable[list[str]]) -> list[str]:
     return list(chain.from_iterable(steps))
 
 
+def captioned(row: Pair | Example) -> Example:
+    return Example(row.caption, original=(1, 1), crop=(0, 0))
+
+
 def captions(
     shards: list[Shard], steps: int, slots: ShardPlan, workers: int = 0, start: dict | None = None
 ) -> tuple[list[list[str]], Stream]:
-    stream = Stream(
-        shards, slots, seed=3, prepare=lambda pair: pair.caption, workers=workers, start=start
-    )
-    return [[caption for _, caption in next(stream)] for _ in range(steps)], stream
+    stream = Stream(shards, slots, seed=3, prepare=captioned, workers=workers, start=start)
+    return [[example.caption for _, example in next(stream)] for _ in range(steps)], stream
 
 
 def test_every_picture_comes_once_a_round_and_rounds_differ(tars: Path) -> None:

@@ -903,7 +903,9 @@ def test_what_a_comparison_lacks_is_said_under_it(
     assert last[shown.status] == (
         "1 of 1 cells.<br>page 1 of the figure could not be made: no room for &lt;b&gt;"
     )
-    assert {Path(path).name for path in last[shown.files]} == {
+    files = last[shown.files]
+    assert isinstance(files, list)
+    assert {Path(path).name for path in files} == {
         "bundle.zip",
         "figure.tex",
         "scores.csv",

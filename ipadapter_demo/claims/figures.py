@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ipadapter_demo.imaging import images_from_pixels
 
-Record = dict[str, Any]
+Record = dict[str, Any]  # of a study, from JSON: each has figures of its own
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})

@@ -10,7 +10,6 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -22,7 +21,7 @@ from ipadapter_demo.claims.testbed import Reads, Testbed
 from ipadapter_demo.models.structure import ControlNetStructure
 
 # (what was read of the pictures, text states, noisy latents, timestep, λ) -> the UNet's arguments
-Arguments = Callable[[Tensor, Tensor, Tensor, Tensor, float], dict[str, Any]]
+Arguments = Callable[[Tensor, Tensor, Tensor, Tensor, float], dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +57,7 @@ def _decoupled(
 
     def arguments(
         inputs: Tensor, text: Tensor, noisy: Tensor, t: Tensor, scale: float
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         tokens = adapter.tokens_from_embeds(inputs)
         prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=scale)
         return {
@@ -112,7 +111,7 @@ def shuffle_controlnet(testbed: Testbed) -> Method:
 
     def arguments(
         inputs: Tensor, text: Tensor, noisy: Tensor, t: Tensor, scale: float
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         residuals = structure.read(inputs)(noisy, t, text, scale)
         return {"encoder_hidden_states": text} | residuals.unet_arguments()
 
@@ -178,11 +177,11 @@ def _joined(tokens_of: nn.Module) -> Arguments:
 
     def arguments(
         inputs: Tensor, text: Tensor, noisy: Tensor, t: Tensor, scale: float
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         if scale == 0.0:
             return {"encoder_hidden_states": text}
         tokens = tokens_of(inputs)
-        joined: dict[str, Any] = {"encoder_hidden_states": torch.cat([text, tokens], dim=1)}
+        joined: dict[str, object] = {"encoder_hidden_states": torch.cat([text, tokens], dim=1)}
         if scale != 1.0:
             # diffusers turns this mask m into the bias (1 - m) · -10000, in the latents' precision
             keep = torch.ones(len(text), text.shape[1] + tokens.shape[1])

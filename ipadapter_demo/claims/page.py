@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from ipadapter_demo.claims.figures import FIGURES
+from ipadapter_demo.claims.figures import FIGURES, Record
 from ipadapter_demo.errors import DemoError
-
-Record = dict[str, Any]
 
 
 def publish(study: str, record: Record, docs: Path) -> list[Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ PLUS_SCENES, PLUS_SEEDS = 24, 8
 PLUS_SCALES = (0.4, 0.6, 0.8, 1.0, 1.2)
 
 
-def structure(info: ModelInfo, draw: Draw, progress: Progress) -> dict[str, Any]:
+def structure(info: ModelInfo, draw: Draw, progress: Progress) -> dict[str, object]:
     """One scene's edges or colours with another's appearance; then edges and colours together."""
     benchmark = Benchmark(info, draw, sample_scenes(STRUCTURE_SCENES, EVAL_SEED))
     sources = [benchmark.images[i] for i in benchmark.ahead(1).tolist()]
@@ -72,7 +71,7 @@ def structure(info: ModelInfo, draw: Draw, progress: Progress) -> dict[str, Any]
     return {"scenes": STRUCTURE_SCENES, "seeds": list(SEEDS), "rows": rows}
 
 
-def plus(info: ModelInfo, draw: Draw, progress: Progress) -> dict[str, Any]:
+def plus(info: ModelInfo, draw: Draw, progress: Progress) -> dict[str, object]:
     """Base against Plus over λ: how much of the reference is kept, and how much is left open."""
     benchmark = Benchmark(info, draw, sample_scenes(PLUS_SCENES, EVAL_SEED))
     of = torch.arange(PLUS_SCENES).repeat_interleave(PLUS_SEEDS)
@@ -115,7 +114,7 @@ def plus(info: ModelInfo, draw: Draw, progress: Progress) -> dict[str, Any]:
     }
 
 
-SHIPPED: dict[str, Callable[[ModelInfo, Draw, Progress], dict[str, Any]]] = {
+SHIPPED: dict[str, Callable[[ModelInfo, Draw, Progress], dict[str, object]]] = {
     "structure": structure,
     "plus": plus,
 }

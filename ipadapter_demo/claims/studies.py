@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ DATA_LR = 1e-3  # of the shipped adapter's recipe
 Progress = Callable[[str], None]
 
 
-def methods(testbed: Testbed, progress: Progress) -> dict[str, Any]:
+def methods(testbed: Testbed, progress: Progress) -> dict[str, object]:
     """Every method from the same data and steps: how much of the reference comes back."""
     eval_set = EvalSet.of(testbed, SCENES)
     rows = []
@@ -63,7 +62,7 @@ def methods(testbed: Testbed, progress: Progress) -> dict[str, Any]:
     }
 
 
-def tuning(testbed: Testbed, progress: Progress) -> dict[str, Any]:
+def tuning(testbed: Testbed, progress: Progress) -> dict[str, object]:
     """Methods with other learning rates, by the eval_set on the way at the last step."""
     rows = []
     for build, lr, seeds in TRIED:
@@ -78,7 +77,7 @@ def tuning(testbed: Testbed, progress: Progress) -> dict[str, Any]:
     return {"scenes": METRICS_SCENES, "steps": STEPS, "rows": rows}
 
 
-def scale(testbed: Testbed, progress: Progress) -> dict[str, Any]:
+def scale(testbed: Testbed, progress: Progress) -> dict[str, object]:
     """The text names another scene's floor: what λ trades between the picture and the words."""
     eval_set = EvalSet.of(testbed, SCENES // 3)
     scorer = eval_set.scorer
@@ -109,7 +108,7 @@ def scale(testbed: Testbed, progress: Progress) -> dict[str, Any]:
     return {"scenes": SCENES // 3, "scales": list(SCALES), "seeds": list(SEEDS), "curves": curves}
 
 
-def data(testbed: Testbed, progress: Progress) -> dict[str, Any]:
+def data(testbed: Testbed, progress: Progress) -> dict[str, object]:
     """Fidelity against training steps, for 1 %, 10 % and all of the pictures."""
     curves = []
     for share in (0.01, 0.1, 1.0):
@@ -130,7 +129,7 @@ def data(testbed: Testbed, progress: Progress) -> dict[str, Any]:
     return {"scenes": METRICS_SCENES, "seeds": list(SEEDS), "curves": curves}
 
 
-def transfer(testbed: Testbed, progress: Progress) -> dict[str, Any]:
+def transfer(testbed: Testbed, progress: Progress) -> dict[str, object]:
     """Adapters trained on the testbed's base, on a base fine-tuned to another style: nothing is
     trained again."""
     eval_set = EvalSet.of(testbed, SCENES)
@@ -177,7 +176,7 @@ def transfer(testbed: Testbed, progress: Progress) -> dict[str, Any]:
     }
 
 
-STUDIES: dict[str, Callable[[Testbed, Progress], dict[str, Any]]] = {
+STUDIES: dict[str, Callable[[Testbed, Progress], dict[str, object]]] = {
     "data": data,
     "methods": methods,
     "tuning": tuning,

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from ipadapter_demo.claims.methods import Method
 from ipadapter_demo.claims.testbed import SIDE, EvalSet, Testbed
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.training.card import Provenance
 from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.examples import Example, Preparer
@@ -72,12 +72,12 @@ class MethodTask:
 
         def arguments(
             noisy: Tensor, timesteps: Tensor, text: Tensor, added: dict[str, Tensor] | None
-        ) -> dict[str, Any]:
+        ) -> dict[str, object]:
             return method.arguments(read, text, noisy, timesteps, 1.0)
 
         return Conditions(texts, [False] * len(texts), arguments)
 
-    def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
+    def save(self, folder: Path, card: Provenance) -> list[Path]:
         return []  # the checkpoint is all that a study needs
 
 

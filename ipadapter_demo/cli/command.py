@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -43,7 +43,7 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def print_line(**fields: Any) -> None:
+def print_line(**fields: object) -> None:
     """A result."""
     print(json.dumps(fields), flush=True)
 

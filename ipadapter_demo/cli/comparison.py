@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
 
 from ipadapter_demo.cli.command import Arguments, print_line
 from ipadapter_demo.compare import (
@@ -43,7 +42,7 @@ def bundle_of(arguments: Arguments) -> Bundle:
     return Bundle(arguments.verify)
 
 
-def made_with(bundle: Bundle) -> dict[str, Any]:
+def made_with(bundle: Bundle) -> dict[str, object]:
     """Model, device and precision of a bundle's cells, as settings name them."""
     first = bundle.spec.comparison.model
     provenance = bundle.manifest.models.get(first or "", {})

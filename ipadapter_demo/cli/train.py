@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, positive, print_line
 from ipadapter_demo.settings import resolved_device
+
+if TYPE_CHECKING:
+    from ipadapter_demo.training.card import Provenance
 
 # Those of training/tabletop/recipes.py, which would import torch; a test compares them.
 PARTS = (
@@ -131,7 +134,7 @@ def _given_fields(arguments: Arguments) -> dict[str, Any]:
     }
 
 
-def _train_on_pictures(arguments: Arguments) -> dict[str, Any]:
+def _train_on_pictures(arguments: Arguments) -> Provenance:
     from ipadapter_demo.training import image_adapter, structure
     from ipadapter_demo.training.config import (
         ImageAdapterConfig,

@@ -164,7 +164,7 @@ def _picture(option: str, path: Path) -> Image.Image:
 
 
 def _one_each(
-    option: str, what: str, items: Sequence[object], given: list[Any] | None, default: Any
+    option: str, what: str, items: Sequence[object], given: list[Any] | None, default: object
 ) -> list[Any]:
     """A value for each item, from none, one for all of them, or just as many."""
     if given is None:

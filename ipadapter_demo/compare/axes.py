@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -25,18 +25,18 @@ HEADS = {
     "structure_weight": "structure × {:g}",
 }
 
-Fields = dict[str, Any]  # of a request, and "model"
+Fields = dict[str, Any]  # of a request, and "model": each of its own type
 
 
-def axes_of_side(comparison: ComparisonSpec, side: Side) -> dict[str, list[Any]]:
+def axes_of_side(comparison: ComparisonSpec, side: Side) -> dict[str, list[object]]:
     """By the name of the axis, in the reader's order."""
     along = getattr(comparison, side)
     return {name: expanded(f"{side}.{name}", values) for name, values in along}
 
 
-def all_axes(comparison: ComparisonSpec) -> dict[str, list[Any]]:
+def all_axes(comparison: ComparisonSpec) -> dict[str, list[object]]:
     """The axes of all three sides. Raises RequestError for one that is on two of them."""
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[object]] = {}
     for side in SIDES:
         for name, values in axes_of_side(comparison, side).items():
             if name in found:
@@ -45,7 +45,7 @@ def all_axes(comparison: ComparisonSpec) -> dict[str, list[Any]]:
     return found
 
 
-def expanded(field: str, values: Any) -> list[Any]:
+def expanded(field: str, values: str | Iterable[object]) -> list[object]:
     """A list as it is, and first:last:step as the numbers that it means, both ends included."""
     if not isinstance(values, str):
         return list(values)
@@ -87,7 +87,7 @@ def combinations(comparison: ComparisonSpec, side: Side) -> Iterator[tuple[str, 
         yield (shortened(written, MAX_HEAD) if heads is None else heads[number]), chosen
 
 
-def head_of(axis: str, value: Any) -> str:
+def head_of(axis: str, value: Any) -> str:  # noqa: ANN401 - of the axis' own type
     """The head of a row or column, said in the field's own terms."""
     if axis == "reference":
         return "no reference" if value is None else _stem(value)

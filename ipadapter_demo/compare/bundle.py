@@ -17,7 +17,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,7 +33,7 @@ from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import MAX_FILE_BYTES, read_bytes, read_image
-from ipadapter_demo.pipeline import effective_request
+from ipadapter_demo.pipeline import Result, effective_request
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.serving import ModelManager
 
@@ -118,7 +117,7 @@ class Bundle:
             ]
         return found
 
-    def _compared(self, cell: Cell, outcome: Any, entry: CellEntry) -> Verified:
+    def _compared(self, cell: Cell, outcome: Result | Exception, entry: CellEntry) -> Verified:
         if isinstance(outcome, Exception):
             return Verified(cell, None, str(outcome))
         content = self.read(f"cells/{cell.name}.png")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
+
+from PIL import Image
 
 from ipadapter_demo.compare.axes import DRAWN_HEADS, SIDES, Fields, all_axes, combinations
 from ipadapter_demo.compare.comparison import (
@@ -38,7 +40,7 @@ ORDER = (
     "structure_weight",
     "method",
 )
-GIVEN = ("reference", "structure")  # their heads as well
+GIVEN: tuple[Literal["reference", "structure"], ...] = ("reference", "structure")  # heads as well
 
 
 def grid_from_spec(spec: Spec, info: ModelInfo) -> Grid:
@@ -59,7 +61,7 @@ def grid_from_spec(spec: Spec, info: ModelInfo) -> Grid:
 class _Builder:
     def __init__(self, spec: Spec, info: ModelInfo) -> None:
         self.spec, self.info = spec, info
-        self.pictures: dict[str, Any] = {}
+        self.pictures: dict[str, Image.Image] = {}
         self.beside, self.redrawn = spec.comparison.beside, spec.comparison.redraw
         self.shared = self._shared(spec.comparison)
         self.samplers_differ = "sampler" in all_axes(spec.comparison)
@@ -106,7 +108,7 @@ class _Builder:
             self._apply(fields, name, chosen[name])
         return fields
 
-    def _apply(self, fields: Fields, name: str, value: Any) -> None:
+    def _apply(self, fields: Fields, name: str, value: Any) -> None:  # noqa: ANN401 - as in Fields
         references, structures = fields["references"], fields["structures"]
         if name == "reference" and value is None:
             fields["references"] = ()
@@ -157,7 +159,9 @@ class _Builder:
             _request(f"{place.name} drawn again", values | {"seed": seed})  # is it one?
         return place if seed is None else replace(place, redrawn=seed)
 
-    def _given(self, place: str, kind: Any, fields: Fields) -> Given | None:
+    def _given(
+        self, place: str, kind: Literal["reference", "structure"], fields: Fields
+    ) -> Given | None:
         if not fields["references" if kind == "reference" else "structures"]:
             return None
         values = dict(fields)
@@ -194,7 +198,7 @@ class _Builder:
         """With the first detector that the model offers for the kind, where none is named."""
         return {"annotator": self.info.usual_annotator(values["kind"])} | values
 
-    def _picture(self, name: str) -> Any:
+    def _picture(self, name: str) -> Image.Image:
         if name not in self.pictures:
             self.pictures[name] = self.spec.picture(name)
         return self.pictures[name]

@@ -140,7 +140,7 @@ class Axes(Part):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _ordered(cls, values: Any, handler: ModelWrapValidatorHandler[Axes]) -> Axes:
+    def _ordered(cls, values: object, handler: ModelWrapValidatorHandler[Axes]) -> Axes:
         axes = handler(values)
         axes._order = tuple(values) if isinstance(values, dict) else axes._order
         return axes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hashlib import sha256
 from pathlib import PurePosixPath
-from typing import Any
 
 from ipadapter_demo.compare.axes import SIDES, all_axes, combinations, count_cells
 from ipadapter_demo.compare.comparison import ComparisonSpec
@@ -21,7 +20,7 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     comparison = spec.comparison
     count_cells(comparison)  # before anything is written out that many times
     differs, given = all_axes(comparison), comparison.request
-    recommended: dict[str, Any] = {"seed": 0} | info.recommended.fields_beside(
+    recommended: dict[str, object] = {"seed": 0} | info.recommended.fields_beside(
         {
             "prompt": any([*differs.get("prompt", ()), given.prompt]),
             "structures": any([*differs.get("structure", ()), *given.structures]),

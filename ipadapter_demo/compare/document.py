@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import yaml
 
@@ -23,14 +23,14 @@ MAX_DEPTH = 20  # a spec needs six
 MAX_INTEGER = 2**63
 
 # libyaml where PyYAML was built with it, which is thirty times faster.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = re.compile(r"~|null|Null|NULL|")
 _TRUE, _FALSE = re.compile(r"true|True|TRUE"), re.compile(r"false|False|FALSE")
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?")
 
 
-def document_from_text(text: str | bytes) -> Any:
+def document_from_text(text: str | bytes) -> object:
     """Raises RequestError for what is neither JSON nor YAML, or more than the limits above."""
     if len(text) > MAX_TEXT:
         raise RequestError(f"spec must have at most {MAX_TEXT:,} characters, got {len(text):,}")
@@ -68,7 +68,7 @@ def check_document(document: object) -> None:
     raise _too_deep()
 
 
-def _parts(value: object) -> list[Any]:
+def _parts(value: object) -> list[object]:
     """The parts of a list or an object."""
     if isinstance(value, (list, tuple, dict)):
         if len(value) > MAX_ITEMS:
@@ -102,8 +102,8 @@ def _decoded(text: str | bytes) -> str:
         ) from error
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
             _twice(name)
@@ -137,7 +137,7 @@ class _Yaml:
         self._events = yaml.parse(text, Loader=_LOADER)
         self._nodes = 0
 
-    def document(self) -> Any:
+    def document(self) -> object:
         value = None
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
@@ -147,7 +147,7 @@ class _Yaml:
                     raise RequestError("spec must be one YAML document, got several")
         return value
 
-    def _value(self, event: Any, depth: int) -> Any:
+    def _value(self, event: yaml.Event, depth: int) -> object:
         self._check(event, depth)
         if isinstance(event, yaml.ScalarEvent):
             return _scalar(event)
@@ -156,7 +156,7 @@ class _Yaml:
             while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
                 items.append(self._value(event, depth + 1))
             return items
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             name = self._name(event, depth + 1)
             if name in found:
@@ -164,7 +164,7 @@ class _Yaml:
             found[name] = self._value(next(self._events), depth + 1)
         return found
 
-    def _name(self, event: Any, depth: int) -> str:
+    def _name(self, event: yaml.Event, depth: int) -> str:
         self._check(event, depth)
         if not isinstance(event, yaml.ScalarEvent):
             raise RequestError(f"spec: names of fields must be text (line {_line(event)})")
@@ -175,7 +175,8 @@ class _Yaml:
             )
         return event.value
 
-    def _check(self, event: Any, depth: int) -> None:
+    def _check(self, event: yaml.Event, depth: int) -> None:
+        assert isinstance(event, yaml.NodeEvent)  # what begins a value or a name
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise _too_many_values()
@@ -186,17 +187,19 @@ class _Yaml:
                 f"spec may have no YAML anchors or aliases, & or *, got "
                 f"{event.anchor!r:.40} in line {_line(event)}: write it out"
             )
-        if getattr(event, "tag", None) not in (None, "!"):
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "!"):
             raise RequestError(
-                f"spec may have no YAML tags, got {event.tag!r:.80} in line {_line(event)}"
+                f"spec may have no YAML tags, got {tag!r:.80} in line {_line(event)}"
             )
 
 
-def _line(event: Any) -> int:
+def _line(event: yaml.Event) -> int:
+    assert event.start_mark is not None  # of an event that was parsed
     return event.start_mark.line + 1
 
 
-def _scalar(event: Any) -> Any:
+def _scalar(event: yaml.ScalarEvent) -> object:
     """A plain word is what JSON would read, if it reads it; in quotes it is text."""
     text = event.value
     if not event.implicit[0]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ipadapter_demo.compare.comparison import Figure as FigureOptions
 from ipadapter_demo.compare.fonts import families
-from ipadapter_demo.compare.grid import Cell, Page
+from ipadapter_demo.compare.grid import Cell, Given, Page
 from ipadapter_demo.compare.job import Job
 from ipadapter_demo.compare.layout import (
     FONT,
@@ -45,7 +45,7 @@ _TEXT_STAYS_TEXT: Any = {
     "font.size": FONT,
     "text.parse_math": False,
 }
-_METADATA: dict[str, dict[str, Any]] = {
+_METADATA: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
     "svg": {"Date": None, "Creator": None},
     "png": {"Software": None},
@@ -180,7 +180,7 @@ def _show(figure: Figure, box: Box, picture: Image.Image, zoom: Sequence[float] 
         spine.set(edgecolor=MARK, linewidth=0.6)
 
 
-def _picture(job: Job, panel: Any, most: int) -> Image.Image | None:
+def _picture(job: Job, panel: Cell | Given | None, most: int) -> Image.Image | None:
     """With at most so many pixels, that all of a page may be held at once."""
     if panel is None or not job.path(panel).exists():
         return None

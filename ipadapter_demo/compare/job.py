@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ipadapter_demo.compare.grid import Cell, Given
 from ipadapter_demo.compare.plan import Plan
@@ -28,6 +27,7 @@ from ipadapter_demo.compare.sums import Sums
 from ipadapter_demo.errors import DemoError, RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes, read_image
+from ipadapter_demo.json_values import Json
 from ipadapter_demo.pipeline import Result
 from ipadapter_demo.record import Record, record_from_png, save_png
 
@@ -105,7 +105,7 @@ class Job:
                         log.warning("given/%s.png is missing: %s", given.name, said(error))
 
     def _kept(
-        self, cell: Cell, outcome: Result | Exception, provenance: dict[str, Any]
+        self, cell: Cell, outcome: Result | Exception, provenance: dict[str, Json]
     ) -> Done | Failed:
         if isinstance(outcome, Exception):
             message = said(outcome)
@@ -119,7 +119,7 @@ class Job:
         self._text(cell).unlink(missing_ok=True)
         return Done(cell, self.path(cell), outcome.seconds, outcome.warnings)
 
-    def _is_finished(self, cell: Cell, provenance: dict[str, Any]) -> bool:
+    def _is_finished(self, cell: Cell, provenance: dict[str, Json]) -> bool:
         """By the same model, with the same request."""
         if not self.path(cell).exists():
             return False
@@ -167,7 +167,7 @@ class Job:
                 write_file(place, content)
         write_file(path, spec_text(spec).encode())
 
-    def _before(self, path: Path) -> dict[str, Any]:
+    def _before(self, path: Path) -> dict[str, object]:
         try:
             found = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:

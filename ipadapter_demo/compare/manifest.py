@@ -36,7 +36,7 @@ class CellEntry(Part):
     heads: tuple[str, str, str]
     """Of its page, row and column."""
     model: str
-    request: dict[str, Any]
+    request: dict[str, object]
     """Pictures by the SHA-256 of their PNG."""
     file: str | None = None
     sha256: Sum | None = None
@@ -50,7 +50,7 @@ class Manifest(Part):
     model_config = ConfigDict(title="What a comparison was made of, and with")
 
     version: Literal[1] = Field(alias="schema")
-    spec: dict[str, Any]
+    spec: dict[str, object]
     """As `compare --schema` describes it."""
     inputs: Annotated[tuple[Input, ...], Field(max_length=300)]
     """The files that the spec names, byte for byte."""

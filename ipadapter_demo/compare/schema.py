@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import jsonschema
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import UnionSchema, WithDefaultSchema
 
 from ipadapter_demo.errors import RequestError
 
@@ -40,7 +41,7 @@ class Part(BaseModel):
 P = TypeVar("P", bound=Part)
 
 
-def checked(document: object, kind: type[P], name: str, context: Any = None) -> P:
+def checked(document: object, kind: type[P], name: str, context: object = None) -> P:
     """Raises RequestError unless the document, called `name`, is of that kind."""
     errors = itertools.islice(_validator(kind).iter_errors(document), MAX_ERRORS)
     error = jsonschema.exceptions.best_match(errors)
@@ -50,7 +51,7 @@ def checked(document: object, kind: type[P], name: str, context: Any = None) -> 
     return parsed(document, kind, name, context)
 
 
-def parsed(document: object, kind: type[P], name: str, context: Any = None) -> P:
+def parsed(document: object, kind: type[P], name: str, context: object = None) -> P:
     """Of a document that fits the schema. Raises RequestError where a field refuses its value."""
     try:
         return kind.model_validate(document, context=context)
@@ -69,7 +70,7 @@ def _validator(kind: type[Part]) -> jsonschema.Draft202012Validator:
 
 
 @cache
-def json_schema(kind: type[Part]) -> dict[str, Any]:
+def json_schema(kind: type[Part]) -> dict[str, object]:
     """JSON schema 2020-12."""
     found = json.dumps(kind.model_json_schema(schema_generator=_PlainSchema))
     one_line = found.replace(r"\n", " ")  # descriptions are docstrings
@@ -79,14 +80,14 @@ def json_schema(kind: type[Part]) -> dict[str, Any]:
 class _PlainSchema(GenerateJsonSchema):
     """Without titles of fields, without null for what is not set, and with one kind of number."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:
+    def field_title_should_be_set(self, schema: object) -> bool:
         return False
 
-    def default_schema(self, schema: Any) -> JsonSchemaValue:
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
         inner = schema["schema"]
         return self.generate_inner(inner["schema"] if inner["type"] == "nullable" else inner)
 
-    def union_schema(self, schema: Any) -> JsonSchemaValue:
+    def union_schema(self, schema: UnionSchema) -> JsonSchemaValue:
         found = super().union_schema(schema)
         one, *others = found.get("anyOf", [{}])
         numbers = one.get("type") == "integer" and others == [one | {"type": "number"}]

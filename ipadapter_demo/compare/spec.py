@@ -27,7 +27,7 @@ from ipadapter_demo.request import MAX_AREA
 
 MAX_BYTES = 200 * 2**20  # of all its files
 
-Document = dict[str, Any]
+Document = dict[str, Any]  # of a comparison, as JSON has it; `check` says what may be in it
 Files = Mapping[str, bytes]
 
 
@@ -43,7 +43,7 @@ class Spec:
         """The comparison as JSON writes it."""
         return self.comparison.document()
 
-    def changed(self, **fields: Any) -> Spec:
+    def changed(self, **fields: object) -> Spec:
         """The same with other fields of the comparison."""
         return replace(self, comparison=self.comparison.model_copy(update=fields))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -27,6 +27,14 @@ from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.scene import Scenes
+
+
+class Score(TypedDict):
+    """Shares of pictures read right, and what chance makes of them."""
+
+    mean: float
+    chance_mean: float
+    by_attribute: dict[str, dict[str, float]]
 
 
 class Scorer:
@@ -52,7 +60,7 @@ class Scorer:
         images: Sequence[Image.Image],
         names: Sequence[str] | None = None,
         of: Tensor | None = None,
-    ) -> dict[str, Any]:
+    ) -> Score:
         """Share read right per attribute, chance beside it, and the mean over attributes.
 
         Picture i is held against scene of[i], by default scene i.

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypedDict
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.evaluation.similarity import NamedClip
 from ipadapter_demo.imaging import flatten_image, read_image
+from ipadapter_demo.json_values import Json
 from ipadapter_demo.pipeline import load
 from ipadapter_demo.request import GenerateRequest, Reference, Sampler
 
@@ -47,6 +48,15 @@ class Item:
     number: int
     path: str
     caption: str
+
+
+class Row(TypedDict):
+    """The figures of an item: its samples' cosines with the picture and with the caption."""
+
+    number: int
+    file: str
+    clip_i: list[float]
+    clip_t: list[float]
 
 
 def items_of(images: Path, captions: Path, limit: int | None = None) -> list[Item]:
@@ -86,10 +96,10 @@ class Scorer:
         self.pipeline, self.protocol = load(**model), protocol
         self.clip = NamedClip(clip, str(self.pipeline.provenance["device"]))
 
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Json]:
         return self.pipeline.provenance
 
-    def row(self, item: Item) -> dict[str, Any]:
+    def row(self, item: Item) -> Row:
         """The cosines of every sample with the picture and with its caption."""
         wanted = asdict(self.protocol)
         count = wanted.pop("samples")
@@ -121,13 +131,13 @@ def evaluate_coco(
     workers: int = 1,
     gpus: float = 0.0,
     progress: Progress = lambda _: None,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """Draw and score what `out`/rows.jsonl lacks, then write `out`/report.json and return it.
 
     `model` are the arguments of `load`, `gpus` a worker's share of them. Raises RequestError where
     `out` holds rows of another protocol, ModelError or CheckpointError.
     """
-    settings = {
+    settings: dict[str, Json] = {
         "protocol": asdict(protocol),
         "clip": clip.name,
         "items": len(items),
@@ -156,8 +166,8 @@ def _drawn(
     protocol: Protocol,
     workers: int,
     gpus: float,
-    provenance: dict[str, Any],
-) -> Iterator[dict[str, Any]]:
+    provenance: dict[str, Json],
+) -> Iterator[Row]:
     """Rows as they are finished, in whatever order."""
     try:
         import ray
@@ -188,13 +198,13 @@ def _drawn(
             ray.shutdown()
 
 
-def _rows_there(out: Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]]:
+def _rows_there(out: Path, settings: dict[str, Json]) -> dict[int, Row]:
     """The rows that an earlier run of these settings finished, without a line cut off."""
     known = out / "settings.json"
     if known.exists() and json.loads(known.read_text()) != settings:
         raise RequestError(f"out: {out} holds an evaluation with other settings; name another")
     known.write_text(json.dumps(settings, indent=1) + "\n")
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int, Row] = {}
     path = out / "rows.jsonl"
     if path.exists():
         whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
@@ -203,20 +213,24 @@ def _rows_there(out: Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]
     return rows
 
 
-def _provenance_there(out: Path) -> dict[str, Any]:
+def _provenance_there(out: Path) -> dict[str, Json]:
     path = out / "provenance.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _summary(rows: Sequence[Row]) -> dict[str, Json]:
     """Means over all samples; the spread is that of pictures' means."""
-    figures: dict[str, Any] = {"pictures": len(rows)}
-    for name in ("clip_i", "clip_t"):
-        per_picture = [fmean(row[name]) for row in rows]
-        figures[name] = {
-            "cosine": round(fmean(per_picture), 4),
-            "std_over_pictures": round(stdev(per_picture), 4) if len(rows) > 1 else None,
-        }
     scores = [CLIP_SCORE * max(value, 0.0) for row in rows for value in row["clip_t"]]
-    figures["clip_t"]["clip_score"] = round(fmean(scores), 4)
-    return figures
+    return {
+        "pictures": len(rows),
+        "clip_i": _spread([fmean(row["clip_i"]) for row in rows]),
+        "clip_t": _spread([fmean(row["clip_t"]) for row in rows])
+        | {"clip_score": round(fmean(scores), 4)},
+    }
+
+
+def _spread(per_picture: Sequence[float]) -> dict[str, float | None]:
+    return {
+        "cosine": round(fmean(per_picture), 4),
+        "std_over_pictures": round(stdev(per_picture), 4) if len(per_picture) > 1 else None,
+    }

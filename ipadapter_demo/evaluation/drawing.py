@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from ipadapter_demo.imaging import read_image
+from ipadapter_demo.json_values import Json
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result, can_batch, load
 from ipadapter_demo.record import request_to_json, save_png
 from ipadapter_demo.request import GenerateRequest
@@ -53,7 +54,7 @@ def drawn_in_batches(
     return [event.images[0] for event in pipeline.stream_batch(batch) if isinstance(event, Result)]
 
 
-def kept_in(folder: Path, draw: Draw, provenance: dict[str, Any]) -> Draw:
+def kept_in(folder: Path, draw: Draw, provenance: dict[str, Json]) -> Draw:
     """Every picture stays in `folder`, as a PNG that says what made it; what is there of the same
     request and the same `provenance` is not drawn again, so an evaluation that was stopped goes
     on."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ FLOOR_NAMES = ("floor_colour", "floor_texture")
 COLOUR_NAMES = ("solid_colour", "floor_colour", "wall_colour")
 
 
-def vae(benchmark: Benchmark) -> dict[str, Any]:
+def vae(benchmark: Benchmark) -> Mapping[str, object]:
     """Peak signal-to-noise ratio of encoding and decoding, mean over pictures."""
     ratios = [
         10 * torch.log10(4 / (decoded - pixels).square().mean(dim=(1, 2, 3)))
@@ -51,14 +50,14 @@ def _through_vae(images: Sequence[Image.Image]) -> Iterator[tuple[Tensor, Tensor
         yield pixels, vae.pixels_from_latents(vae.latents_from_pixels(pixels)).clamp(-1, 1)
 
 
-def text_alone(benchmark: Benchmark) -> dict[str, Any]:
+def text_alone(benchmark: Benchmark) -> Mapping[str, object]:
     """A full caption, no reference: everything it names. Captions are silent about light."""
     rng = random.Random(0)
     images = benchmark.each(lambda i: {"prompt": caption(benchmark.scenes, i, FULL, rng)})
     return benchmark.score(images, [name for name in benchmark.truth if name != "light_side"])
 
 
-def variation(benchmark: Benchmark) -> dict[str, Any]:
+def variation(benchmark: Benchmark) -> Mapping[str, object]:
     """Empty prompt: what the reference carries over; exact hues too, which no caption names."""
     read = benchmark.classifier.classify(benchmark.variations)
     errors = {
@@ -69,17 +68,15 @@ def variation(benchmark: Benchmark) -> dict[str, Any]:
         name: round(error.median().item(), 2) for name, error in errors.items() if len(error)
     }
     whole = torch.cat(list(errors.values())).median().item()
-    return (
-        {"image_scale": benchmark.info.recommended.image_scale}
-        | benchmark.score(benchmark.variations)
-        | {
-            "median_hue_error_degrees": round(whole, 2),
-            "median_hue_error_by_surface": medians,
-        }
-    )
+    return {
+        "image_scale": benchmark.info.recommended.image_scale,
+        **benchmark.score(benchmark.variations),
+        "median_hue_error_degrees": round(whole, 2),
+        "median_hue_error_by_surface": medians,
+    }
 
 
-def layout(benchmark: Benchmark) -> dict[str, Any]:
+def layout(benchmark: Benchmark) -> Mapping[str, object]:
     """Whether the seed decides where things stand: an image prompt must not fix the layout."""
     indices = range(0, len(benchmark.scenes), LAYOUT_SEEDS)
     images = benchmark.draw(
@@ -128,12 +125,12 @@ def _rounded(xy: Tensor) -> dict[str, float]:
     return {axis: round(value, 4) for axis, value in zip("xy", xy.tolist(), strict=True)}
 
 
-def no_image(benchmark: Benchmark) -> dict[str, Any]:
+def no_image(benchmark: Benchmark) -> Mapping[str, object]:
     """The same at λ = 0: nothing may carry over."""
     return benchmark.score(benchmark.unprompted)
 
 
-def image_and_text(benchmark: Benchmark) -> dict[str, Any]:
+def image_and_text(benchmark: Benchmark) -> Mapping[str, object]:
     """The text names another scene's floor, the reference brings the solid."""
     count = len(benchmark.scenes)
     images = benchmark.each(
@@ -149,7 +146,7 @@ def image_and_text(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def structure(benchmark: Benchmark) -> dict[str, Any]:
+def structure(benchmark: Benchmark) -> Mapping[str, object]:
     """Edges of one scene, appearance of another: F1 of the edges, colours of the reference."""
     count = len(benchmark.scenes)
     sources = [benchmark.images[(i + 1) % count] for i in range(count)]
@@ -170,7 +167,7 @@ def structure(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def palette(benchmark: Benchmark) -> dict[str, Any]:
+def palette(benchmark: Benchmark) -> Mapping[str, object]:
     """The colours of one scene, coarse, and nothing else: mean error of a cell's channel."""
     maps = [annotate("palette", benchmark.images[i]) for i in benchmark.ahead(1).tolist()]
     images = benchmark.each(
@@ -184,7 +181,7 @@ def palette(benchmark: Benchmark) -> dict[str, Any]:
     }
 
 
-def inpainting(benchmark: Benchmark) -> dict[str, Any]:
+def inpainting(benchmark: Benchmark) -> Mapping[str, object]:
     """Paint over the first solid and its shadow, and put that of a reference with one solid there:
     it stands in the mask, nothing outside changes, and along the mask's edge there is what would
     be there without any solid."""

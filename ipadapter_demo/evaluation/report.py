@@ -7,7 +7,6 @@ classifier and compared with the truth of its scene.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from ipadapter_demo.evaluation import experiments
 from ipadapter_demo.evaluation.benchmark import Benchmark
@@ -35,11 +34,11 @@ def evaluate(
     seed: int = HELD_OUT_SEED,
     progress: Progress = lambda _: None,
     draw: Draw | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All experiments at the model's default settings: about eight pictures a scene, so minutes to
     hours. `draw` makes the pictures; this process, by default."""
     benchmark = Benchmark(pipeline.info, draw or drawn_by(pipeline), sample_scenes(scenes, seed))
-    report: dict[str, Any] = {
+    report: dict[str, object] = {
         "scenes": scenes,
         "seed": seed,
         "guidance": pipeline.info.recommended.guidance,

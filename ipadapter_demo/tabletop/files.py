@@ -6,16 +6,16 @@ import io
 import json
 import random
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.imaging import images_from_pixels
+from ipadapter_demo.json_values import Json
 from ipadapter_demo.tabletop.caption import FULL, POOR, caption
 from ipadapter_demo.tabletop.reference import reference_scenes
 from ipadapter_demo.tabletop.render import FIRST_SOLID, Render, compile_for
@@ -27,13 +27,13 @@ DEPTH_UNITS = 1000  # grey levels of a depth map per world unit
 
 def write_scenes(
     folder: Path, count: int, seed: int, size: int = 128, maps: bool = False
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
     """Write NNNN.png for each scene of a seed, with `maps` NNNN-depth.png and the like beside it.
 
     Returns file, caption, truth and maps of each, ready for `json.dumps`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    entries: list[dict[str, Any]] = []
+    entries: list[dict[str, Json]] = []
     for part in sample_scenes(count, seed).chunks():
         entries += _write_chunk(folder, part, len(entries), size, maps)
     return entries
@@ -71,7 +71,7 @@ def write_shards(
 
 
 def _write_shard(
-    path: Path, start: int, rows: Iterable[tuple[Image.Image, Image.Image, str, dict[str, Any]]]
+    path: Path, start: int, rows: Iterable[tuple[Image.Image, Image.Image, str, Mapping[str, Json]]]
 ) -> None:
     temporary = path.with_suffix(".tmp")
     with tarfile.open(temporary, "w") as tar:
@@ -103,23 +103,23 @@ def pictures_of(scenes: Scenes, size: int) -> Iterator[Image.Image]:
 
 def _write_chunk(
     folder: Path, scenes: Scenes, start: int, size: int, maps: bool
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
     drawn = draw(scenes, size)
     entries = []
     for index, image in enumerate(images_from_pixels(drawn.pixels * 2 - 1)):
         name = f"{start + index:04d}"
         truth = scenes.truth(index)
         image.save(folder / f"{name}.png")
-        entry: dict[str, Any] = {
+        entry: dict[str, Json] = {
             "file": f"{name}.png",
             "caption": caption(scenes, index, FULL, random.Random(0)),
             "truth": truth,
         }
         if maps:
-            entry["maps"] = {}
-            for kind, map_ in maps_of_scene(drawn, index, len(truth["solids"])).items():
+            maps_there = maps_of_scene(drawn, index, len(truth["solids"]))
+            for kind, map_ in maps_there.items():
                 map_.save(folder / f"{name}-{kind}.png")
-                entry["maps"][kind] = f"{name}-{kind}.png"
+            entry["maps"] = {kind: f"{name}-{kind}.png" for kind in maps_there}
         entries.append(entry)
     return entries
 

@@ -5,14 +5,31 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import ipadapter_demo
 
 ADAPTER = "ip-adapter.safetensors"
 
 
-def write_card(path: Path, provenance: dict[str, Any]) -> Path:
+class Provenance(TypedDict):
+    """All that made the weights of a run; also `training.json`, beside them."""
+
+    steps: int
+    samples: int
+    hours: float
+    loss: float
+    parameters: int
+    processes: int
+    precision: str
+    device: str
+    config: dict[str, object]
+    model_options: list[str]
+    broken_rows: NotRequired[int]  # on the main process, where files are written
+    files: NotRequired[list[str]]
+
+
+def write_card(path: Path, provenance: Provenance) -> Path:
     """Written beside the weights, as README.md; `provenance` is that of `finetune.train`."""
     config = provenance["config"]
     kind = config.get("network", f"image adapter, {config.get('variant')}")
@@ -47,7 +64,7 @@ def write_card(path: Path, provenance: dict[str, Any]) -> Path:
     return path
 
 
-def _use(folder: Path, provenance: dict[str, Any]) -> list[str]:
+def _use(folder: Path, provenance: Provenance) -> list[str]:
     """Commands as they are given where the training was started: paths may be relative to it."""
     config = provenance["config"]
     if "variant" in config:

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 
 from ipadapter_demo.training.ema import EMA
 
+State = dict[str, Any]  # of a batch source, for JSON; only the source knows what is in it
 KEPT = 2
 _PREFIX = "step-"
 
@@ -29,7 +30,7 @@ class Progress:
     seconds: float = 0.0
     loss: float = 0.0  # smooth
     last: float = 0.0  # of the last step
-    feed: dict[str, Any] = field(default_factory=dict)  # state of the batch source
+    feed: State = field(default_factory=dict)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

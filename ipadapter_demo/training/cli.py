@@ -8,13 +8,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from ipadapter_demo.errors import DemoError
+from ipadapter_demo.training.card import Provenance
 from ipadapter_demo.training.config import Config, add_fields, config_from_arguments
 
 
-def main(about: str | None, kind: type[Config], train: Callable[[Config], dict[str, Any]]) -> None:
+def main(about: str | None, kind: type[Config], train: Callable[[Config], Provenance]) -> None:
     """Read a config, train, and print the provenance as a JSON line; 2 is the exit status for
     whatever the caller can put right."""
     parser = argparse.ArgumentParser(

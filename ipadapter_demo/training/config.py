@@ -181,7 +181,7 @@ class StructureConfig(TrainingConfig):
 Config = TypeVar("Config", bound=TrainingConfig)
 
 
-def config_from(kind: type[Config], values: Mapping[str, Any], where: str = "config") -> Config:
+def config_from(kind: type[Config], values: Mapping[str, object], where: str = "config") -> Config:
     """A config of plain values, as YAML has them. Raises TrainingError that names the field."""
     hints = get_type_hints(kind)
     if unknown := [name for name in values if name not in hints]:
@@ -192,12 +192,14 @@ def config_from(kind: type[Config], values: Mapping[str, Any], where: str = "con
     return kind(**{name: _value(name, hints[name], value, where) for name, value in values.items()})
 
 
-def field_from(kind: type[TrainingConfig], name: str, value: Any, where: str = "flags") -> Any:
+def field_from(
+    kind: type[TrainingConfig], name: str, value: object, where: str = "flags"
+) -> object:
     """The value of one field. Raises TrainingError."""
     return _value(name, get_type_hints(kind)[name], value, where)
 
 
-def values_from_file(path: Path) -> dict[str, Any]:
+def values_from_file(path: Path) -> dict[str, object]:
     """The fields of a YAML file. Raises TrainingError."""
     import yaml
 
@@ -236,10 +238,10 @@ def config_from_arguments(kind: type[Config], arguments: argparse.Namespace) -> 
     return config_from(kind, values | named, str(path) if path else "flags")
 
 
-def plain(config: TrainingConfig) -> dict[str, Any]:
+def plain(config: TrainingConfig) -> dict[str, object]:
     """The config as JSON or YAML has it."""
 
-    def simple(value: Any) -> Any:
+    def simple(value: object) -> object:
         if isinstance(value, Path):
             return value.as_posix()
         return list(value) if isinstance(value, tuple) else value
@@ -247,7 +249,7 @@ def plain(config: TrainingConfig) -> dict[str, Any]:
     return {f.name: simple(getattr(config, f.name)) for f in fields(config)}
 
 
-def _value(name: str, hint: Any, value: Any, where: str) -> Any:
+def _value(name: str, hint: Any, value: object, where: str) -> Any:  # noqa: ANN401 - as `hint` says
     if get_origin(hint) in (Union, UnionType):  # only ever "or None"
         if value is None:
             return None
@@ -274,11 +276,12 @@ def _value(name: str, hint: Any, value: Any, where: str) -> Any:
         ) from None
 
 
-def _metavar(hint: Any) -> str:
+def _metavar(hint: object) -> str:
     if get_origin(hint) is tuple:
         return "SOURCE"
     if get_origin(hint) is Literal:
         return "|".join(get_args(hint)).strip("|")
     if get_origin(hint) in (Union, UnionType):
         hint = get_args(hint)[0]
-    return {int: "N", float: "X", Path: "PATH"}.get(hint, "TEXT")
+    words: dict[object, str] = {int: "N", float: "X", Path: "PATH"}
+    return words.get(hint, "TEXT")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from torch import nn
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.training.base_models import frozen_base, model_options
+from ipadapter_demo.training.card import Provenance
 from ipadapter_demo.training.checkpoints import last_checkpoint, last_progress
 from ipadapter_demo.training.config import TrainingConfig, plain
 from ipadapter_demo.training.data.batch_source import ShardBatchSource
@@ -30,7 +30,7 @@ def train(
     config: TrainingConfig,
     task_on: Callable[[BaseModel], AnyTask],
     callback_of: Callable[[AnyTask, Objective], EvalCallback],
-) -> dict[str, Any]:
+) -> Provenance:
     """Train the network of `task_on(base)`, evaluate it by the callback now and then, and write it
     into `config.out`. Returns the provenance.
 
@@ -71,14 +71,18 @@ def train(
             config, accelerator, shards, task.preparer, objective.latent_shape, state
         ),
     )
-    provenance = asdict(outcome) | {
-        "parameters": sum(p.numel() for p in task.trained.parameters()),
-        "processes": accelerator.num_processes,
-        "precision": accelerator.mixed_precision,
-        "device": device.split(":")[0],
-        "config": plain(config),
-        "model_options": model_options(config, base),
-    }
+    provenance = Provenance(
+        steps=outcome.steps,
+        samples=outcome.samples,
+        hours=outcome.hours,
+        loss=outcome.loss,
+        parameters=sum(p.numel() for p in task.trained.parameters()),
+        processes=accelerator.num_processes,
+        precision=accelerator.mixed_precision,
+        device=device.split(":")[0],
+        config=plain(config),
+        model_options=model_options(config, base),
+    )
     if accelerator.is_main_process:
         config.out.mkdir(parents=True, exist_ok=True)
         task.trained.eval()

@@ -69,9 +69,11 @@ class HeldOut:
             rows = shard.open()
             for index in range(len(rows)):
                 try:
-                    pairs.append(rows[index])
+                    row = rows[index]
                 except Exception:  # broken, as in stream.py
                     continue
+                assert isinstance(row, Pair)  # nothing is encoded yet
+                pairs.append(row)
                 if len(pairs) == config.held_out_count:
                     clip = None if config.clip is None else NamedClip(config.clip)
                     return cls(config, pairs, [preparer(pair) for pair in pairs], clip)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -31,7 +30,7 @@ from ipadapter_demo.adapter import (
 )
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.request import GenerateRequest, Reference
-from ipadapter_demo.training.card import write_card
+from ipadapter_demo.training.card import Provenance, write_card
 from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.examples import Example, Preparer
@@ -76,7 +75,7 @@ class ImageAdapterTask:
 
         def arguments(
             noisy: Tensor, timesteps: Tensor, text: Tensor, added: dict[str, Tensor] | None
-        ) -> dict[str, Any]:
+        ) -> dict[str, object]:
             tokens = self.trained.tokens_from_embeds(embeds)
             prompt = ImagePrompt(rows=slice(None), tokens=tokens, scale=1.0)
             return {
@@ -94,7 +93,7 @@ class ImageAdapterTask:
             guidance=self.base.entry.recommended.guidance,
         )
 
-    def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
+    def save(self, folder: Path, card: Provenance) -> list[Path]:
         """Both published layouts, in half precision as the published files are."""
         paths = [folder / f"{NAME}.safetensors", folder / f"{NAME}.bin"]
         for path in paths:
@@ -124,7 +123,7 @@ def _loaded(path: Path, base: BaseModel) -> ImageAdapter:
     return adapter
 
 
-def train_image_adapter(config: ImageAdapterConfig) -> dict[str, Any]:
+def train_image_adapter(config: ImageAdapterConfig) -> Provenance:
     """Train and write `ip-adapter.safetensors`, `.bin` and a model card into `config.out`.
 
     Raises TrainingError, ModelError or CheckpointError.

@@ -12,10 +12,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.settings import resolved_device
-from ipadapter_demo.training.checkpoints import Checkpoints, Progress
+from ipadapter_demo.training.checkpoints import Checkpoints, Progress, State
 from ipadapter_demo.training.ema import EMA
 from ipadapter_demo.training.failures import explained
 from ipadapter_demo.training.run import Outcome, Run
@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 class BatchSource(Protocol):
     """The batches of a run, step by step."""
 
-    def take(self, step: int) -> list[tuple[Any, ...]]:
+    def take(self, step: int) -> Sequence[tuple[object, ...]]:
         """The arguments of `loss_of` for this process, one tuple a round of `accumulate`."""
         ...
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Its position, as JSON has it, for a run to go on from; of all processes."""
         ...
 
@@ -60,7 +60,7 @@ class SeededBatchSource:
         generator = torch.Generator().manual_seed(self.run.seed * 1_000_003 + step)
         return [(generator, self.run.batch)] * self.run.accumulate
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {}
 
 
@@ -99,7 +99,7 @@ def fit(
     model: nn.Module,
     loss_of: LossOf,
     eval_callback: EvalCallback,
-    batches_from: Callable[[dict[str, Any]], BatchSource] | None = None,
+    batches_from: Callable[[State], BatchSource] | None = None,
     accelerator: Accelerator | None = None,
 ) -> Outcome:
     """Train `model` (its parameters that require gradients) and leave it with the EMA weights.
@@ -159,7 +159,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self._loss_of = model, loss_of
 
-    def forward(self, *arguments: Any) -> Tensor:
+    def forward(self, *arguments: object) -> Tensor:
         return self._loss_of(*arguments)
 
 
@@ -176,7 +176,7 @@ def _step(
     run: Run,
     accelerator: Accelerator,
     prepared: nn.Module,
-    optimiser: Any,
+    optimiser: torch.optim.Optimizer,
     source: BatchSource,
     progress: Progress,
 ) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.models.schedule import SchedulerConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ class SampleNoise:
 class Diffusion:
     """The forward process of a base model's own schedule, and its objective."""
 
-    def __init__(self, scheduler_config: dict[str, Any], device: torch.device | str) -> None:
+    def __init__(self, scheduler_config: SchedulerConfig, device: torch.device | str) -> None:
         """Raises TrainingError for a base that predicts something else."""
         from diffusers import DDPMScheduler
 

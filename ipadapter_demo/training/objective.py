@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.text import TextStates
+from ipadapter_demo.training.card import Provenance
 from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.cache import without_pictures
@@ -31,7 +32,7 @@ class Conditions:
     unconditional: Sequence[bool]  # samples that lost everything, as the half without guidance
     # (noisy latents, time steps, text states, what SDXL wants besides) -> what the UNet takes
     # besides the first two and the last
-    arguments: Callable[[Tensor, Tensor, Tensor, dict[str, Tensor] | None], dict[str, Any]]
+    arguments: Callable[[Tensor, Tensor, Tensor, dict[str, Tensor] | None], dict[str, object]]
     weight: Tensor | None = None  # (B, 1, h, w): of the error at each place, before it is squared
 
 
@@ -57,7 +58,7 @@ class Task(Protocol):
 
     def conditions(self, batch: Batch) -> Conditions: ...
 
-    def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
+    def save(self, folder: Path, card: Provenance) -> list[Path]:
         """Write the weights, with their provenance beside them."""
         ...
 

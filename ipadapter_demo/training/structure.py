@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from diffusers import ControlNetModel, T2IAdapter
 from PIL import Image
@@ -24,7 +23,7 @@ from ipadapter_demo.models.base_model import BaseModel, Structures
 from ipadapter_demo.models.catalog import StructureEntry
 from ipadapter_demo.models.structure import ControlNetStructure, T2IAdapterStructure
 from ipadapter_demo.request import GenerateRequest, Structure
-from ipadapter_demo.training.card import write_card
+from ipadapter_demo.training.card import Provenance, write_card
 from ipadapter_demo.training.config import StructureConfig
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.examples import Example, Preparer
@@ -64,7 +63,7 @@ class StructureTask:
 
         def arguments(
             noisy: Tensor, timesteps: Tensor, text: Tensor, added: dict[str, Tensor] | None
-        ) -> dict[str, Any]:
+        ) -> dict[str, object]:
             residuals = self.structure.read(maps)(noisy, timesteps, text, 1.0, added)
             return {"encoder_hidden_states": text} | residuals.unet_arguments()
 
@@ -77,7 +76,7 @@ class StructureTask:
             structures=(structure,), steps=20, guidance=self.base.entry.recommended.guidance
         )
 
-    def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
+    def save(self, folder: Path, card: Provenance) -> list[Path]:
         """A folder that diffusers' own class loads."""
         self.trained.half().save_pretrained(folder)
         return [
@@ -87,7 +86,7 @@ class StructureTask:
         ]
 
 
-def _network(config: StructureConfig, base: BaseModel) -> Any:
+def _network(config: StructureConfig, base: BaseModel) -> ControlNetModel | T2IAdapter:
     """A ControlNet is a copy of the UNet's encoder with zero convolutions; a T2I-Adapter has
     features for each down block."""
     unet, factor = base.unet, base.vae.factor
@@ -115,7 +114,7 @@ def _network(config: StructureConfig, base: BaseModel) -> Any:
     )
 
 
-def train_structure(config: StructureConfig) -> dict[str, Any]:
+def train_structure(config: StructureConfig) -> Provenance:
     """Train and write a network's folder at `config.out`, with a model card.
 
     Raises TrainingError or ModelError.

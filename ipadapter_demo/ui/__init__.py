@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from ipadapter_demo.assets import asset
@@ -89,7 +87,7 @@ def header(info: ModelInfo) -> str:
     )
 
 
-def launch_options(settings: Settings) -> dict[str, Any]:
+def launch_options(settings: Settings) -> dict[str, object]:
     """How the page is served. Uploads and results are all that a visitor can reach."""
     return {
         "server_name": settings.host,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.training.checkpoints import State
 from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.data.stream import ShardPlan, Stream
@@ -51,7 +51,7 @@ class ShardBatchSource:
         shards: Sequence[Shard],
         preparer: Preparer,
         latent_shape: Sequence[int],
-        state: dict[str, Any],
+        state: State,
     ) -> None:
         """Raises TrainingError where `state` is of a run on other data or another global batch."""
         self._config, self._shape = config, tuple(latent_shape)
@@ -77,7 +77,7 @@ class ShardBatchSource:
             batches.append((Batch([example for _, example in part], noise),))
         return batches
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Every stream's position and the number of broken rows, of all processes."""
         every = gather_object([(self._stream.positions, self._stream.broken)])
         positions = {stream: at for own, _ in every for stream, at in own.items()}

@@ -14,7 +14,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ipadapter_demo.training.data.examples import Example, Preparer
-from ipadapter_demo.training.data.types import Shard
+from ipadapter_demo.training.data.types import Rows, Shard
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class EncodedRows:
 
     def __getitem__(self, index: int) -> Example:
         caption, original, crop = self._rows[index]
-        tensors: dict[str, Any] = {n: s[index] for n, s in self._slices.items()}
+        tensors: dict[str, Tensor] = {n: s[index] for n, s in self._slices.items()}
         return Example(caption, tuple(original), tuple(crop), **tensors)
 
 
@@ -99,7 +98,7 @@ def broken_in(shards: Sequence[Shard]) -> int:
 
 def _write(shard: Shard, path: Path, preparer: Preparer, encode: Encode) -> None:
     examples, waiting, broken = [], [], 0
-    rows: Any = []
+    rows: Rows = []
     try:
         rows = shard.open()
     except Exception as error:  # as in stream.py: an unreadable shard is an empty one

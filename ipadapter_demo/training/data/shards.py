@@ -12,12 +12,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.imaging import flatten_image, read_image
 from ipadapter_demo.training.data.tars import TarShard
 from ipadapter_demo.training.data.types import CAPTION_NAMES, Pair, Rows, Shard, caption_in
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ROWS = 512  # of a shard that is cut from a folder or a dataset
 
@@ -110,7 +113,7 @@ class DatasetShard:
     """Some rows of a dataset of the `datasets` library, which reads them from its own files."""
 
     source: str
-    dataset: Any
+    dataset: Dataset
     image: str
     caption: str | None
     rows: range

@@ -16,13 +16,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ipadapter_demo.errors import TrainingError
-from ipadapter_demo.training.data.types import Rows, Shard
+from ipadapter_demo.training.data.examples import Example
+from ipadapter_demo.training.data.types import Pair, Rows, Shard
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ShardPlan:
 class Drawn:
     """The rows that one worker read for a step: (slot, row as `prepare` made it), in order."""
 
-    rows: list[tuple[int, Any]]
+    rows: list[tuple[int, Example]]
     positions: dict[int, Position]  # of the worker's streams, after this step
     broken: int
 
@@ -68,7 +68,7 @@ class Stream:
         shards: Sequence[Shard],
         plan: ShardPlan,
         seed: int,
-        prepare: Callable[[Any], Any],
+        prepare: Callable[[Pair | Example], Example],
         workers: int = 0,
         start: dict[int, Position] | None = None,
     ) -> None:
@@ -92,10 +92,10 @@ class Stream:
         self.positions: dict[int, Position] = dict(start or {})
         self.broken = 0
 
-    def __iter__(self) -> Iterator[list[tuple[int, Any]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, Example]]]:
         return self
 
-    def __next__(self) -> list[tuple[int, Any]]:
+    def __next__(self) -> list[tuple[int, Example]]:
         # a loader asks its workers in turn: one part of each makes a step
         try:
             parts: list[Drawn] = [next(self._parts) for _ in range(self._readers)]
@@ -120,7 +120,7 @@ class _ShardStreams(IterableDataset):
         streams: int,
         mine: list[int],
         seed: int,
-        prepare: Callable[[Any], Any],
+        prepare: Callable[[Pair | Example], Example],
         start: dict[int, Position],
     ) -> None:
         self.shards, self.plan, self.streams, self.mine = shards, plan, streams, mine
@@ -138,13 +138,13 @@ class _ShardStreams(IterableDataset):
         per_stream = self.plan.total // self.streams
         wanted = range(self.plan.first, self.plan.first + self.plan.count)
         while True:
-            rows, broken = [], 0
+            rows: list[tuple[int, Example]] = []
+            broken = 0
             for stream, walk in walks.items():
                 for slot in range(stream * per_stream, (stream + 1) * per_stream):
-                    here = slot in wanted  # of another process: passed over, not decoded
-                    row, failed = walk.next_row(here)
+                    row, failed = walk.next_row(slot in wanted)
                     broken += failed
-                    if here:
+                    if row is not None:  # else of another process: passed over, not decoded
                         rows.append((slot, row))
             yield Drawn(rows, {stream: walk.position for stream, walk in walks.items()}, broken)
 
@@ -160,10 +160,10 @@ class _ShardStream:
         self.position = source.start.get(stream, (0, 0, 0))
         self.rows: Rows | None = None
         self.readable = True  # whether the open shard has a single row that is
-        self.last: Any = None  # stands in where it has none
+        self.last: Example | None = None  # stands in where it has none
         self.named = self.unopened = 0
 
-    def next_row(self, wanted: bool) -> tuple[Any, int]:
+    def next_row(self, wanted: bool) -> tuple[Example | None, int]:
         """The next row, prepared, and how many broken ones were met, a shard that cannot be opened
         counting as one. Moves on by one position."""
         rows, order = self._open()
@@ -207,7 +207,7 @@ class _ShardStream:
         self.order = _permuted(len(self.rows), self.source.seed, self.stream, round_, number)
         self.readable = True
 
-    def _readable(self, rows: Rows, order: list[int], row: int) -> tuple[Any, int]:
+    def _readable(self, rows: Rows, order: list[int], row: int) -> tuple[Example, int]:
         """Row `row`, or the first after it, going round, that can be read; in a shard without one
         the last that the stream has read."""
         for failed in range(len(order) if self.readable else 0):

@@ -6,11 +6,14 @@ reads it finds another.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from ipadapter_demo.training.data.examples import Example
 
 CAPTION_NAMES = ("text", "caption", "prompt", "TEXT")
 
@@ -31,7 +34,7 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Any: ...
+    def __getitem__(self, index: int) -> Pair | Example: ...
 
 
 class Shard(Protocol):
@@ -43,6 +46,6 @@ class Shard(Protocol):
     def open(self) -> Rows: ...
 
 
-def caption_in(entry: dict[str, Any]) -> str:
+def caption_in(entry: Mapping[str, object]) -> str:
     """The caption of a JSON record, under the names that are in use."""
     return str(next((entry[n] for n in CAPTION_NAMES if entry.get(n)), "")).strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from PIL import Image
 
@@ -13,6 +13,7 @@ from ipadapter_demo.assets import asset
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.files import write_shards
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
+from ipadapter_demo.training.card import Provenance
 from ipadapter_demo.training.config import (
     ImageAdapterConfig,
     StructureConfig,
@@ -37,8 +38,8 @@ def image_adapter(
     held_out: Pictures,
     out: Path,
     variant: str = "base",
-    **fields: Any,
-) -> dict[str, Any]:
+    **fields: object,
+) -> dict[str, object]:
     """Train on `out/unet` and write the adapter's file into `out`."""
     config = config_of(
         ImageAdapterConfig,
@@ -61,7 +62,7 @@ def structure(
     annotator: str,
     small: bool = False,
     start: Path | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train a ControlNet or a T2I-Adapter: `out/controlnet-canny`, `out/t2i-palette`, ...
     `small` is the stage on pictures of half the size."""
     config = config_of(
@@ -88,11 +89,11 @@ def config_of(
     folder: Path,
     pictures: Pictures,
     held_out: Pictures | None = None,
-    **fields: Any,
+    **fields: object,
 ) -> Kind:
     """configs/tabletop.yaml for a run in `folder`, on these pictures; data and cache beside it."""
     data = folder.parent / "data"
-    own: dict[str, Any] = {
+    own: dict[str, object] = {
         "data": str(_shards(data, pictures, TRAIN_SEED) / "*.tar"),
         "held_out": (),
         "run": folder,
@@ -106,7 +107,7 @@ def config_of(
     return config_from(kind, values_from_file(CONFIGS / "tabletop.yaml") | own | fields)
 
 
-def _of_recipe(run: Run, out: Path, small: bool = False) -> dict[str, Any]:
+def _of_recipe(run: Run, out: Path, small: bool = False) -> dict[str, object]:
     same = ("batch", "steps", "lr", "seed", "save_every", "preview_every", "log_every")
     return {name: getattr(run, name) for name in same} | {
         "base": str(out),
@@ -130,7 +131,7 @@ def _images(pictures: Pictures) -> Iterator[Image.Image]:
         yield Image.fromarray(pixels.transpose(1, 2, 0))
 
 
-def _provenance(provenance: dict[str, Any]) -> dict[str, Any]:
+def _provenance(provenance: Provenance) -> dict[str, object]:
     """The provenance without the config: the recipe says the rest, and folders are a run's own."""
     wanted = ("steps", "samples", "hours", "loss", "parameters")
-    return {name: provenance[name] for name in wanted}
+    return {name: value for name, value in provenance.items() if name in wanted}

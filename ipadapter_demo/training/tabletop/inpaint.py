@@ -9,10 +9,9 @@ such a solid from a scene of another floor, wall and light, acts inside the mask
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.structure import T2IAdapterStructure, around_hole
 from ipadapter_demo.training.base_models import frozen_base
+from ipadapter_demo.training.checkpoints import State
 from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.examples import Example, Preparer
@@ -64,7 +64,7 @@ class InpaintTask:
 
         def arguments(
             noisy: Tensor, timesteps: Tensor, text: Tensor, added: dict[str, Tensor] | None
-        ) -> dict[str, Any]:
+        ) -> dict[str, object]:
             return {
                 "encoder_hidden_states": text,
                 "cross_attention_kwargs": {"ip_hidden_states": (prompt,)},
@@ -75,7 +75,7 @@ class InpaintTask:
         texts = [example.caption for example in batch.examples]
         return Conditions(texts, [False] * len(texts), arguments, weight)
 
-    def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
+    def save(self, folder: Path, card: Mapping[str, object]) -> list[Path]:
         """A folder that diffusers' own class loads."""
         self.trained.half().save_pretrained(folder)
         return [folder / "config.json", folder / "diffusion_pytorch_model.safetensors"]
@@ -133,7 +133,7 @@ class MaskedBatchSource:
     def take(self, step: int) -> list[tuple[Batch]]:
         return [(self.masked.batch(*drawn),) for drawn in SeededBatchSource(self.run).take(step)]
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {}
 
 

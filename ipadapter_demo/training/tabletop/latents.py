@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,7 @@ SCHEDULE = {
     "num_train_timesteps": 1000,
 }
 
-UnetArguments = Callable[[Tensor, Tensor], dict[str, Any]]
+UnetArguments = Callable[[Tensor, Tensor], dict[str, object]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ipadapter_demo.files import write_file
 from ipadapter_demo.models.catalog import TABLETOP
@@ -51,7 +50,7 @@ class Recipe:
     batch: int
     lr: float
     seed: int = 0
-    options: dict[str, Any] | None = None
+    options: Mapping[str, object] | None = None
     start_from: str | None = None  # a part of `out` to go on from
 
 
@@ -99,7 +98,7 @@ def train(
     device: str = "cpu",
     pictures: int = PICTURES,
     preview_every: int = 1000,
-    **fields: Any,
+    **fields: object,
 ) -> dict:
     """Train one part, resuming `runs/part` if it was interrupted; write its weights under `out` and
     its provenance into `out/provenance.json`. `fields` are those of a config, for parts that are

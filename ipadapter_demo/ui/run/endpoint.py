@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from ipadapter_demo.ui.run.tab import Widgets
 
 
 def endpoint(
-    listen: Callable[..., Any],
-    handler: Callable[..., Any],
+    listen: Callable[..., Dependency],
+    handler: Callable[..., object],
     inputs: Widgets,
     outputs: gr.Component | Sequence[gr.Component],
-    **options: Any,
-) -> Any:
+    **options: object,
+) -> Dependency:
     """Run `handler(**values)`, with the raw value of every input by its name, on an event: `listen`
     is a method of it, such as `button.click` or `event.then`, or `partial(gr.on, events)`.
 

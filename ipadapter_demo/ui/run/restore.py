@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -76,7 +75,7 @@ def restore_button(
         )
 
     def restore(
-        upload: Any,
+        upload: object,
         chosen: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it there
     ) -> Update:
@@ -86,7 +85,9 @@ def restore_button(
                 return comparison(path)
             return result(path, chosen, progress)
 
-    widgets: set[Any] = {widget for tab in built.values() for widget in tab.inputs.values()}
+    widgets: set[gr.Component] = {
+        widget for tab in built.values() for widget in tab.inputs.values()
+    }
     widgets |= {model.chosen, model.shown, title, *spec_widgets}
     button.upload(
         restore,
@@ -107,7 +108,7 @@ def tab_of_request(request: GenerateRequest, tabs: Mapping[str, Tab]) -> str:
     raise RequestError("PNG was made from nothing, and the page has no tab for that")
 
 
-def shown(built: BuiltTab, request: GenerateRequest) -> dict[Any, Any]:
+def shown(built: BuiltTab, request: GenerateRequest) -> Update:
     """Widgets and their values. Warns of whatever the page has no widget for."""
     values = values_from_request(built, request)
     rebuilt = built.tab.translate(**{n: v for n, v in values.items() if n != "random_seed"})
@@ -118,13 +119,13 @@ def shown(built: BuiltTab, request: GenerateRequest) -> dict[Any, Any]:
     return {widget: _displayed(widget, value) for widget, value in widgets}
 
 
-def values_from_request(built: BuiltTab, request: GenerateRequest) -> dict[str, Any]:
+def values_from_request(built: BuiltTab, request: GenerateRequest) -> dict[str, object]:
     """Widget values, pictures as pictures; `random_seed` off, so that Generate repeats it."""
     values = {name: getattr(request, name) for name in built.inputs if hasattr(request, name)}
     return values | built.tab.widgets_from_request(request) | {"random_seed": False}
 
 
-def _displayed(widget: gr.Component, value: Any) -> Any:
+def _displayed(widget: gr.Component, value: object) -> object:
     if isinstance(value, Painting):
         return editor_value_from_image(value.image)
     if value is None and isinstance(widget, (gr.Number, gr.Dropdown, gr.Slider)):

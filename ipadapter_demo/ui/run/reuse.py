@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 OPTIONS = ("model", "device", "dtype")
 
 
-def command(name: str, provenance: Mapping[str, Any]) -> str:
+def command(name: str, provenance: Mapping[str, object]) -> str:
     """For a shell, of the result that was saved as `name`."""
     options = [f"--{option} {shlex.quote(str(provenance[option]))}" for option in OPTIONS]
     return " ".join(["python -m ipadapter_demo generate --from-png", shlex.quote(name), *options])
 
 
-def python(name: str, provenance: Mapping[str, Any]) -> str:
+def python(name: str, provenance: Mapping[str, object]) -> str:
     """The same in Python."""
     model, device, dtype = (repr(str(provenance[option])) for option in OPTIONS)
     return (

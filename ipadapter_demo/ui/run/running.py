@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
-from typing import Any
 
 import gradio as gr
+from gradio.events import Dependency
 
 from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
 from ipadapter_demo.serving import ModelManager
@@ -25,9 +25,13 @@ from ipadapter_demo.ui.run.updates import (
 from ipadapter_demo.ui.run.uploads import value_from_widget
 
 # Who runs the model waits in the manager's line, which says how long; none of gradio's comes first.
-QUEUE: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": None}
+QUEUE: dict[str, object] = {"concurrency_id": "model", "concurrency_limit": None}
 # For what only moves the page: at once, without a spinner, and no endpoint to call.
-AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+AT_ONCE: dict[str, object] = {
+    "queue": False,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
 # On a phone the results are far below the button.
 BEGIN = """() => {
     const shown = [...document.querySelectorAll(".results")].find((one) => one.offsetParent);
@@ -85,11 +89,11 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
     return built
 
 
-def _show_lines(event: Callable[..., Any], built: BuiltTab) -> None:
+def _show_lines(event: Callable[..., Dependency], built: BuiltTab) -> None:
     """Of the result that was clicked, or of the first."""
     shown = built.results
 
-    def show(gallery: Any, event: gr.EventData) -> Update:
+    def show(gallery: object, event: gr.EventData) -> Update:
         return dict(zip(shown.lines, lines_of(gallery, event), strict=True))
 
     event(show, inputs=shown.gallery, outputs=list(shown.lines), preprocess=False, **AT_ONCE)
@@ -101,7 +105,7 @@ def _handler(
     def status(text: str) -> Update:
         return {built.results.status: text}
 
-    def drawn(values: dict[str, Any]) -> Iterator[Update]:
+    def drawn(values: dict[str, object]) -> Iterator[Update]:
         model = value_from_widget(built.inputs["model"], values.pop("model"), "model")
         record_attention = values.pop("attention", False) is True
         values.pop("shape", None)  # it has filled width and height
@@ -114,13 +118,13 @@ def _handler(
             yield from updates_of(built, pipeline, request, record_attention, turn)
 
     @wraps(built.tab.translate)  # the endpoint has its name, documentation and defaults
-    def run(**values: Any) -> Iterator[Update]:
+    def run(**values: object) -> Iterator[Update]:
         yield from with_errors_said(drawn(values), status)
 
     return run
 
 
-def request_from_values(built: BuiltTab, values: Mapping[str, Any]) -> GenerateRequest:
+def request_from_values(built: BuiltTab, values: Mapping[str, object]) -> GenerateRequest:
     """The request that raw widget values ask for. A random seed is drawn here, once."""
     read = {name: value_from_widget(built.inputs[name], values[name], name) for name in values}
     for side in ("width", "height"):

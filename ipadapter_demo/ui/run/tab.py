@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import gradio as gr
 
@@ -14,8 +13,8 @@ from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 
 Widgets = dict[str, gr.Component]
-Update = dict[gr.Component, Any]  # new values or properties; other widgets stay as they are
-Properties = dict[str, Any]  # of a widget
+Update = dict[gr.Component, object]  # new values or properties; other widgets stay as they are
+Properties = dict[str, object]  # of a widget
 Recommended = dict[str, Callable[[ModelInfo], Properties]]  # by the name of a widget
 
 
@@ -58,7 +57,7 @@ class Tab:
 
     label: str
     translate: Callable[..., GenerateRequest]
-    widgets_from_request: Callable[[GenerateRequest], dict[str, Any]]
+    widgets_from_request: Callable[[GenerateRequest], dict[str, object]]
     makes: Callable[[GenerateRequest], bool]
     recommended: Recommended
     layout: Callable[[ModelManager, ModelInput], tuple[Widgets, Results, Buttons]]

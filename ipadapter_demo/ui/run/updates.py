@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from ipadapter_demo.compare.strip import filmstrip
 from ipadapter_demo.errors import RequestError
@@ -73,7 +74,7 @@ def strip_updates(
     """The same request at several λ, each result as it comes."""
     shown = built.results
     pictures: list[tuple[str, str]] = []
-    maps: list[tuple[Any, str]] = []
+    maps: list[tuple[Image.Image, str]] = []
     requests = filmstrip(request)
     for number, one in enumerate(requests):
         turn.share = number / len(requests)
@@ -107,7 +108,7 @@ def tell(warnings: Sequence[str]) -> None:
         inform(note)
 
 
-def attention_gallery(result: Result) -> Any:
+def attention_gallery(result: Result) -> gr.Gallery:
     """Every picture once for each reference, bright where that acted."""
     shown = [
         (tinted(image, amount), f"picture {number}, seed {seed}")
@@ -131,7 +132,7 @@ def saved(result: Result) -> list[str]:
     return paths
 
 
-def compared(result: Result) -> Any:
+def compared(result: Result) -> tuple[Image.Image, Image.Image] | None:
     given = result.request.inpaint
     return (given.image, result.images[0]) if given else None
 
@@ -174,7 +175,10 @@ def progress(step: int, steps: int, what: str = "step") -> str:
     return f'<progress value="{step}" max="{steps}"></progress> {words}'
 
 
-def lines_of(gallery: Any, event: gr.EventData) -> tuple[str, str]:
+def lines_of(
+    gallery: Any,  # noqa: ANN401 - the raw value of a gallery
+    event: gr.EventData,
+) -> tuple[str, str]:
     """Command and Python of the result that was clicked, or of the first; nothing where a run was
     stopped, and only its last preview is there."""
     if not gallery:

@@ -47,7 +47,7 @@ class Painting:
         return ImageChops.lighter(self.mask, resize_image(more, self.image.size))
 
 
-def value_from_widget(component: gr.Component, value: Any, field: str) -> Any:
+def value_from_widget(component: gr.Component, value: object, field: str) -> Any:  # noqa: ANN401 - the widget's own type
     """The value of one widget: pictures decoded, everything else as it came. A mask may still be
     transparent: another widget says what in it means here."""
     if isinstance(component, gr.ImageEditor):
@@ -90,7 +90,7 @@ def painting_from_editor(value: object, field: str) -> Painting | None:
     return Painting(small, resize_image(mask, small.size), image.size)
 
 
-def editor_value_from_image(image: Image.Image | str) -> dict[str, Any]:
+def editor_value_from_image(image: Image.Image | str) -> dict[str, object]:
     """The value of an ImageEditor for a picture without paint.
 
     Layers are never given to it: gradio 6.31 does not show them, or, where a composite comes with

@@ -47,7 +47,7 @@ def image_text(
     return GenerateRequest(prompt=prompt, references=references, image_scale=image_scale, **more)
 
 
-def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
+def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
     """Values of this tab's widgets for a request, except the sampling ones."""
     return {"prompt": request.prompt, **slots_from_references(request.references)}
 

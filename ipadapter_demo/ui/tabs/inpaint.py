@@ -8,7 +8,8 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.request import MAX_FEATHER, GenerateRequest, Inpaint, Reference
+from ipadapter_demo.masks import MaskMeans
+from ipadapter_demo.request import MAX_FEATHER, Fit, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
@@ -23,9 +24,9 @@ def inpaint(
     *,
     painting: Painting | None,
     mask: Image.Image | None = None,
-    mask_means: Any = "white",
+    mask_means: MaskMeans = "white",
     reference: Image.Image | None = None,
-    fit: Any,
+    fit: Fit,
     prompt: str,
     image_scale: float,
     strength: float,
@@ -65,7 +66,7 @@ def inpaint(
     )
 
 
-def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
+def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
     """Values of this tab's widgets for a request, except the sampling ones."""
     given = request.inpaint
     assert given is not None

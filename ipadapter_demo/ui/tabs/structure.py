@@ -10,9 +10,9 @@ from PIL import Image
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import resize_image
-from ipadapter_demo.masks import flatten_mask
+from ipadapter_demo.masks import MaskMeans, flatten_mask
 from ipadapter_demo.pipeline.sizes import same_shape
-from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
+from ipadapter_demo.request import Fit, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
@@ -37,12 +37,12 @@ from ipadapter_demo.ui.widgets.slots import (
 def structure(
     *,
     reference: Image.Image | None = None,
-    fit: Any,
+    fit: Fit,
     prompt: str,
     image_scale: float,
     changed: Image.Image | None = None,
     changed_mask: Image.Image | None = None,
-    changed_mask_means: Any = "white",
+    changed_mask_means: MaskMeans = "white",
     repaint_passes: int = 1,
     context: float = 1.0,
     background_weight: float = 0.0,
@@ -82,7 +82,7 @@ def structure(
 
 
 def _inpaint(
-    changed: Image.Image | None, mask: Image.Image | None, means: Any, **how: Any
+    changed: Image.Image | None, mask: Image.Image | None, means: MaskMeans, **how: Any
 ) -> Inpaint | None:
     if changed is None and mask is None:
         return None
@@ -94,7 +94,7 @@ def _inpaint(
     return Inpaint(image=changed, mask=found, **how)
 
 
-def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
+def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
     """Values of this tab's widgets for a request, except the sampling ones."""
     given = request.inpaint
     reference = request.references[0] if request.references else None
@@ -175,11 +175,11 @@ def _draw_map(manager: ModelManager, model: ModelInput, inputs: Widgets, drawn: 
     """Keep `drawn` at the map that the chosen detector makes of the picture."""
 
     def structure_map(
-        control: Any,
+        control: object,
         kind: str,
-        control_fit: Any = "crop",
-        width: Any = None,
-        height: Any = None,
+        control_fit: Fit = "crop",
+        width: int | None = None,
+        height: int | None = None,
         model: str = "",
     ) -> Image.Image | None:
         """The map that a detector draws of a picture. kind, control_fit, model: as for /structure;

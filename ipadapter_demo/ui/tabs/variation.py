@@ -8,7 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.request import Fit, GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
@@ -18,7 +18,7 @@ from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 
 
 def variation(
-    *, reference: Image.Image | None, fit: Any, image_scale: float, **sampling: Any
+    *, reference: Image.Image | None, fit: Fit, image_scale: float, **sampling: Any
 ) -> GenerateRequest:
     """Pictures like one picture, without words.
 
@@ -34,7 +34,7 @@ def variation(
     )
 
 
-def widgets_from_request(request: GenerateRequest) -> dict[str, Any]:
+def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
     """Values of this tab's widgets for a request, except the sampling ones."""
     [reference] = request.references
     return {"reference": reference.image, "fit": reference.fit}

@@ -16,6 +16,7 @@ from ipadapter_demo.request import (
     MAX_WEIGHT,
     SAMPLERS,
     SIZE_STEP,
+    Fit,
     Reference,
 )
 from ipadapter_demo.serving import ModelManager
@@ -34,7 +35,7 @@ PICTURE_HEIGHT = 200
 
 def picture(label: str, placeholder: str = "Drop a picture here", **options: Any) -> gr.Image:
     """A picture to upload. Only `uploads` decodes it: see there."""
-    usual: dict[str, Any] = {
+    usual: dict[str, object] = {
         "sources": ["upload", "clipboard", "webcam"],
         "buttons": ["fullscreen"],
         "height": PICTURE_HEIGHT,
@@ -273,7 +274,7 @@ def _keep_encoder_view(
 ) -> None:
     """Keep `view` at what the image encoder sees of `reference`."""
 
-    def encoder_view(reference: Any, fit: Any, model: str) -> Image.Image | None:
+    def encoder_view(reference: object, fit: Fit, model: str) -> Image.Image | None:
         with shown_errors():
             image = image_from_upload(reference, "reference")
             if image is None or (previews := previews_of(pipeline, model)) is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import gradio as gr
 
@@ -36,7 +35,7 @@ def _offered(component: gr.Component, cell: str | None) -> bool:
     return not _is_picture(component) or (FOLDER / cell).is_file()
 
 
-def _value(component: gr.Component, cell: str | None) -> Any:
+def _value(component: gr.Component, cell: str | None) -> object:
     if cell is None or not _is_picture(component):
         return cell
     path = str(FOLDER / cell)

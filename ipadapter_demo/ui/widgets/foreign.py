@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -81,7 +80,7 @@ def png_endpoint() -> None:
     )
 
 
-def as_png(picture: Any) -> str:
+def as_png(picture: object) -> str:
     """A picture of any format that can be read, as a PNG that any browser shows. Transparency
     stays; one that is larger than results can be comes smaller."""
     with shown_errors():

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ipadapter_demo.masks import shown_on
+from ipadapter_demo.masks import MaskMeans, shown_on
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.tab import Widgets
@@ -51,7 +51,7 @@ def mask_input(
             elem_classes="mask-view",
         )
 
-    def mask_view(mask: Any, means: Any, picture: Any = None) -> Any:
+    def mask_view(mask: object, means: MaskMeans, picture: object = None) -> gr.Image:
         with shown_errors():
             given = mask_from_upload(mask, name, means)
             if given is None:
@@ -76,7 +76,7 @@ def mask_input(
     return {name: mask, means_name: means}
 
 
-def _ground(upload: Any) -> Image.Image | None:
+def _ground(upload: object) -> Image.Image | None:
     """The picture of an upload or of an editor."""
     if isinstance(upload, dict) and "layers" in upload:
         painting = painting_from_editor(upload, "picture")

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.masks import flatten_mask
@@ -158,9 +159,9 @@ def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
     return tuple(found)
 
 
-def slots_from_references(references: Sequence[Reference]) -> dict[str, Any]:
+def slots_from_references(references: Sequence[Reference]) -> dict[str, object]:
     """The values of the slots for the references of a request."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for k, given in zip(REFERENCES, [*references, *[None] * len(REFERENCES)], strict=False):
         shown = dict(REFERENCE)
         if given is not None:
@@ -195,10 +196,10 @@ def structures_from_slots(values: dict[str, Any]) -> tuple[Structure, ...]:
     )
 
 
-def slots_from_structures(structures: Sequence[Structure]) -> dict[str, Any]:
+def slots_from_structures(structures: Sequence[Structure]) -> dict[str, object]:
     """The values of the slots for the structures of a request; empty slots show the kind of the
     first."""
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     for k, given in zip(STRUCTURES, [*structures, *[None] * len(STRUCTURES)], strict=False):
         shown = STRUCTURE | {"kind": _kind_of(structures[0])}
         if given is not None:
@@ -215,7 +216,7 @@ def slots_from_structures(structures: Sequence[Structure]) -> dict[str, Any]:
     return values
 
 
-def structure_of(control: Any, choice: object, **how: Any) -> Structure:
+def structure_of(control: Image.Image, choice: object, **how: Any) -> Structure:
     """`choice` is kind/detector."""
     if not isinstance(choice, str) or choice.count("/") != 1:
         raise RequestError(f"kind must be kind/detector, such as canny/none, got {choice!r:.80}")

@@ -91,7 +91,9 @@ def document_from_form(form: Mapping[str, Any], pictures: Sequence[str]) -> Docu
     return document
 
 
-def values(side: str, axis: str, text: str, pictures: Sequence[str]) -> Any:
+def values(
+    side: str, axis: str, text: str, pictures: Sequence[str]
+) -> str | list[str] | list[float]:
     """A range as it is written; numbers with commas between them; texts, one a line."""
     text = text.strip()
     if axis == "reference" and not text:

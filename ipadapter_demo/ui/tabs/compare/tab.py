@@ -33,7 +33,7 @@ from ipadapter_demo.ui.tabs.compare.results import Shown, compare_results, finis
 
 # A queue of its own: a long comparison holds up no single picture, see serving/manager.py.
 # They take turns batch by batch.
-QUEUE: dict[str, Any] = {"concurrency_id": "compare", "concurrency_limit": 8}
+QUEUE: dict[str, object] = {"concurrency_id": "compare", "concurrency_limit": 8}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
 
     every = {"job": shown.job} | inputs
     outputs = [getattr(shown, name) for name in Shown.__slots__]
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    hidden: dict[str, object] = {"show_progress": "hidden", "api_visibility": "private"}
     private = hidden | QUEUE
     changed = partial(gr.on, [tab.select, *(widget.change for widget in inputs.values())])
     endpoint(changed, estimate, inputs, cost, trigger_mode="always_last", **hidden)
@@ -134,7 +134,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     return CompareTab(inputs["pictures"], written, accordion)
 
 
-def _files(gallery: Any) -> dict[str, Path]:
+def _files(gallery: Any) -> dict[str, Path]:  # noqa: ANN401 - the raw value of a gallery
     """The uploaded files by name; further ones of a name are numbered, none is lost."""
     names, paths = [], []
     for item in gallery or ():
