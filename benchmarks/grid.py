@@ -1,4 +1,4 @@
-"""What a comparison costs beside its cells: the whole job against each cell alone, in one run.
+"""The cost of a comparison beside its cells: the whole job against each cell alone, in one run.
 
     python -m benchmarks.grid [--cells 100] [--steps 20] [--batch 4]
 

@@ -1,4 +1,4 @@
-"""How opaque a mask is at a soft seam, from how deep each of its pixels lies.
+"""Opacity of a mask at a soft seam, from the depth of each of its pixels.
 
 A feather as wide as F pixels makes what is less than F deep half transparent all over, a ghost. So
 it is never wider than the place is thick: a part of the mask rises to full opacity where it is

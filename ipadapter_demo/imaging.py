@@ -124,7 +124,7 @@ def mask_from_image(mask: Image.Image) -> Float[Tensor, "1 1 h w"]:
 
 
 def white_part(mask: Image.Image) -> np.ndarray:
-    """Where a mask is white: (h, w) bool."""
+    """The white part of a mask: (h, w) bool."""
     return np.asarray(mask.convert("L")) >= 128
 
 
@@ -225,7 +225,7 @@ def inner_mask(mask: Image.Image, rim: int) -> Image.Image:
 
 
 def _depth(mask: Image.Image) -> np.ndarray:
-    """How many pixels each lies inside the white part: 1 at its edge, 0 outside."""
+    """Depth of each pixel in the white part, in pixels: 1 at its edge, 0 outside."""
     import cv2
 
     inside = white_part(mask).astype(np.uint8)
@@ -252,7 +252,7 @@ def tinted(image: Image.Image, amount: Image.Image) -> Image.Image:
 
 
 def _formats(content: bytes) -> tuple[str, ...]:
-    """Which decoders may try. That of HEIF is loaded for files that may be of its kind."""
+    """The decoders that may try. That of HEIF is loaded for files that may be of its kind."""
     if content[4:8] != b"ftyp":
         return _PILLOW
     import pillow_heif

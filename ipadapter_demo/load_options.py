@@ -1,4 +1,4 @@
-"""How a model is loaded: device, precision, and files of one's own."""
+"""Options of loading a model: device, precision, and files of one's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of a picture a mask means: files of any kind, and layers of paint, to 0 and 255."""
+"""Masks: files of any kind, and layers of paint, to 0 and 255, by the part that they mean."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def shown_on(image: Image.Image | None, mask: Image.Image) -> Image.Image:
 
 
 def _level(image: Image.Image, alpha: Image.Image) -> Image.Image:
-    """How much each pixel of a partly transparent picture means here, as "L"."""
+    """The share of each pixel of a partly transparent picture that means here, as "L"."""
     brightness = brightness_of(image)
     levels = np.asarray(brightness)
     opaque = levels[np.asarray(alpha) >= HERE]

@@ -98,8 +98,8 @@ class Structure:
 
     @property
     def resampling(self) -> Image.Resampling:
-        """How `image` is brought to another size: the colours of a segmentation map are classes,
-        and one between two of them would be a third."""
+        """The filter that brings `image` to another size: the colours of a segmentation map are
+        classes, and one between two of them would be a third."""
         is_classes = self.kind == "segmentation" and self.annotator == "none"
         return Image.Resampling.NEAREST if is_classes else Image.Resampling.BICUBIC
 

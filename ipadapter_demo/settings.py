@@ -1,4 +1,4 @@
-"""How the demo runs: model, device, address, limits. Flag before environment before default.
+"""Settings of the demo: model, device, address, limits. Flag before environment before default.
 
 Every flag `--max-file-size` has a variable `IPADAPTER_MAX_FILE_SIZE`. On Hugging Face Spaces
 (SPACE_ID is set) the page listens on all interfaces, since the Space's proxy is another machine.
@@ -114,7 +114,7 @@ def load_options(settings: Settings) -> LoadOptions:
 
 
 def is_repository(name: str) -> bool:
-    """Whether the hub could have a repository of this name."""
+    """True if the hub could have a repository of this name."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:

@@ -37,7 +37,7 @@ def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
 
 
 def layer_mismatch(unet: UNet2DConditionModel, adapter: SupportsLayers) -> str | None:
-    """Why the adapter's K' and V' do not fit beside the UNet's K and V; None if they do."""
+    """The reason for which K' and V' do not fit beside the UNet's K and V; None if they do."""
     layers = cross_attention_layers(unet)
     if len(layers) != len(adapter.layers):
         return (

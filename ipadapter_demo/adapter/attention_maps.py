@@ -1,4 +1,4 @@
-"""Where in the picture each image prompt acts: attention maps for people, which change no pixel.
+"""Attention maps for people: the places where each image prompt acts. They change no pixel.
 
 The attention weights of the image branch, softmax(Q K'ᵀ / √d), say how a place divides its
 attention between the references; with one reference they sum to 1 everywhere and say nothing. So

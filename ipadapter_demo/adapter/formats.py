@@ -1,4 +1,4 @@
-"""How image adapters lie on disk: every layout as the flat names of the published files.
+"""Files of image adapters: every layout as the flat names of the published files.
 
 | Layout | Projection under | Layers under |
 |---|---|---|

@@ -88,7 +88,7 @@ class ImageAdapter(nn.Module):
         return self.projection.width_of(encoder.config)
 
     def tokens_a_picture(self, encoder: CLIPVisionModelWithProjection) -> int:
-        """How many tokens this adapter makes of one picture that `encoder` saw."""
+        """Number of tokens that this adapter makes of one picture that `encoder` saw."""
         return self.projection.tokens_of(encoder.config)
 
     def embeds_from_clip_pixels(

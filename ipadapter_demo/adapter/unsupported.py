@@ -27,13 +27,13 @@ class Unsupported:
 
 
 def _named(pattern: str) -> Callable[[Shapes], bool]:
-    """Where any tensor's name matches, from its start."""
+    """A test for a tensor whose name matches, from its start."""
     compiled = re.compile(pattern)
     return lambda shapes: any(map(compiled.match, shapes))
 
 
 def _shaped(key: str, *shape: int | None) -> Callable[[Shapes], bool]:
-    """Where a tensor of the projection has this shape; None stands for any size."""
+    """A test for a tensor of the projection of this shape; None stands for any size."""
 
     def matches(shapes: Shapes) -> bool:
         found = shapes.get(f"image_proj.{key}", ())

@@ -52,8 +52,8 @@ def given_fields(arguments: Arguments) -> dict[str, Any]:
 
 
 def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -> GenerateRequest:
-    """Where no annotator was named, the first that the model offers for the kind; where a part of
-    a picture is replaced, what it recommends for that."""
+    """The request with what the model decides: the first annotator for a kind, if none was named,
+    and what it recommends for replacing a part of a picture."""
 
     def named(structure: Structure) -> Structure:
         if structure.annotator:

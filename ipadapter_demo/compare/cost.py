@@ -49,7 +49,7 @@ class Speed:
 
 
 class Pace:
-    """How fast a model draws each kind of request, measured once by drawing a little.
+    """The speed at which a model draws each kind of request, measured once by drawing a little.
 
     Visitors share what was measured, each model's by itself. Another model than the one that is
     loaded is not loaded only to look.

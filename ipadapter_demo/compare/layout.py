@@ -1,4 +1,4 @@
-"""How large a page of the figure is, known before any of its cells is drawn."""
+"""The size of a page of the figure, known before any of its cells is drawn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_HEIGHT = 200  # inches, of a page that PDF readers open (ISO 32000-1, annex 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where things stand on a page, in points: the heads of rows `left`, those of columns and the
+    """The places of things on a page, in points: the heads of rows `left`, those of columns and the
     label in `top`, and cells of `side` x `side * aspect`."""
 
     width: float

@@ -1,4 +1,4 @@
-"""How a comparison is drawn: its cells in batches, model by model.
+"""The plan of a comparison: its cells in batches, model by model.
 
 Batches depend on the spec alone, so that drawing them again, all or some, gives the same pixels.
 """

@@ -28,7 +28,7 @@ class Sums:
         write_file(self.path, (json.dumps(sums, indent=1, sort_keys=True) + "\n").encode())
 
     def differs(self, name: str, image: Image.Image) -> bool:
-        """Whether `image` is another than the one added. Of an unknown one nothing can be said."""
+        """True if `image` is another than the one added. Of an unknown one nothing can be said."""
         known = self._read().get(name)
         return known is not None and known != _sum(image)
 

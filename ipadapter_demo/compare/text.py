@@ -123,7 +123,7 @@ def listed(heads: Sequence[str]) -> str:
 
 
 def _in_even_steps(texts: Sequence[str]) -> bool:
-    """Whether the texts are numbers, rising by the same. Dates and versions are none."""
+    """True for texts that are numbers, rising by the same. Dates and versions are none."""
     if not all(re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", text) for text in texts):
         return False
     steps = [float(b) - float(a) for a, b in pairwise(texts)]

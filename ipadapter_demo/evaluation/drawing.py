@@ -1,4 +1,4 @@
-"""How the requests of an evaluation become pictures: a batch at a time, in this process or several.
+"""From the requests of an evaluation to pictures: a batch at a time, in this process or several.
 
 Small models gain little from a second thread: on two cores two processes of one thread each draw
 almost twice as fast as one process of two. They gain from batches, in half precision most.

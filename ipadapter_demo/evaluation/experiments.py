@@ -77,7 +77,7 @@ def variation(benchmark: Benchmark) -> Mapping[str, object]:
 
 
 def layout(benchmark: Benchmark) -> Mapping[str, object]:
-    """Whether the seed decides where things stand: an image prompt must not fix the layout."""
+    """Spread of places over seeds, and copies: an image prompt must not fix the layout."""
     indices = range(0, len(benchmark.scenes), LAYOUT_SEEDS)
     images = benchmark.draw(
         [

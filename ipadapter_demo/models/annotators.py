@@ -121,7 +121,7 @@ def annotate(annotator: str, image: Image.Image, locate: Locate = fetched) -> Im
 
 
 def is_empty(drawn: Image.Image) -> bool:
-    """Whether (nearly) all of a map is of one colour."""
+    """True if (nearly) all of a map is of one colour."""
     pixels = np.asarray(drawn).reshape(-1, 3)
     return bool((pixels != np.median(pixels, axis=0)).any(-1).mean() < MIN_SHARE)
 

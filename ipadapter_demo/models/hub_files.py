@@ -1,4 +1,4 @@
-"""Which files of which repositories on the hub make the published models.
+"""The files on the hub that make the published models, by repository.
 
 Sizes are in half precision where the hub has it. Revisions, and SHA-256 of weights, are pinned
 where public sources agree on them; a file without one is taken as the hub gives it.

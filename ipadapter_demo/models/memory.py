@@ -19,8 +19,8 @@ def best_dtype(device: str, small: bool) -> torch.dtype:
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether a device multiplies in bfloat16. A CPU that emulates it is many times slower than in
-    float32."""
+    """True for a device that multiplies in bfloat16. A CPU that emulates it is many times slower
+    than in float32."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,4 +1,4 @@
-"""Which of ADE20K's 150 classes every pixel of a picture shows, in the data set's own palette.
+"""The class of every pixel of a picture, of ADE20K's 150, in the data set's own palette.
 
 The published ControlNet for segmentation reads these colours as classes, so no other colour may be
 in a map. https://huggingface.co/lllyasviel/control_v11p_sd15_seg

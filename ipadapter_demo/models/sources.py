@@ -1,4 +1,4 @@
-"""Where published weights come from: a local folder, the hub's cache, or the hub itself.
+"""Sources of published weights: a local folder, the hub's cache, or the hub itself.
 
 A local folder mirrors the hub: `<models_dir>/<owner>/<repository>/<file>`, which is what
 `hf download <owner>/<repository> --local-dir <models_dir>/<owner>/<repository>` makes.

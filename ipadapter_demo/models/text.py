@@ -62,7 +62,7 @@ class PromptEncoder:
         return TextStates(states, pooled)
 
     def tokens_used(self, prompt: str) -> tuple[int, int]:
-        """How many tokens a prompt has, and how many are read."""
+        """Number of tokens of a prompt, and number of those that are read."""
         first = self.tokenizers[0]
         return len(first(self._worded(prompt)).input_ids), first.model_max_length
 

@@ -30,7 +30,7 @@ class VAE:
 
     @property
     def factor(self) -> int:
-        """How many pixels a latent cell is wide."""
+        """Width of a latent cell in pixels."""
         return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
 
     @property

@@ -83,7 +83,7 @@ class ImagePromptPipeline(Previews):
 
     @property
     def schedule_note(self) -> str:
-        """How the model is read where that is not the usual way; else nothing."""
+        """A note on a model that is not read in the usual way; else nothing."""
         return schedule_note(self._model.scheduler_config)
 
     def previews(self) -> Previews:

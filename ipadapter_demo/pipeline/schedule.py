@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NoiseLevel:
-    """How much of the picture, and how much noise, is in the latents at a timestep."""
+    """The shares of the picture and of noise in the latents at a timestep."""
 
     timestep: Tensor
     signal: Tensor
@@ -122,5 +122,5 @@ def renoise(
 
 
 def kept_steps(steps: int, strength: float) -> int:
-    """How many of the steps are taken of a picture that is started from."""
+    """Number of the steps that are taken from a picture that is started from."""
     return max(1, min(int(steps * strength), steps))

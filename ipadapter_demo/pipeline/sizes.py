@@ -51,7 +51,7 @@ def working_size(request: GenerateRequest, native: int) -> Size:
 
 
 def limit_on(request: GenerateRequest, shape: Size) -> str:
-    """Which limit keeps the size of `request`, of which at most one side is given, from the
+    """The limit that keeps the size of `request`, of which at most one side is given, from the
     proportions of `shape`; and what would keep them."""
     name, side = ("width", request.width) if request.width else ("height", request.height)
     slope = shape[1] / shape[0] if request.width else shape[0] / shape[1]

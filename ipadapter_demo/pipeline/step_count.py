@@ -1,4 +1,4 @@
-"""How many steps and model calls a request takes, known before it runs."""
+"""Numbers of steps and model calls of a request, known before it runs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def init_strength(request: GenerateRequest) -> float:
 
 
 def steps_taken(request: GenerateRequest) -> int:
-    """How many of the steps of a request are taken: fewer where it starts from a picture, and one
-    more with PNDM, which takes one twice."""
+    """Number of steps that a request takes: fewer where it starts from a picture, and one more
+    with PNDM, which takes one twice."""
     twice = effective_request(request).sampler == "pndm" and request.steps > 1
     return kept_steps(request.steps, init_strength(request)) + int(twice)
 
 
 def unet_calls(request: GenerateRequest) -> int:
-    """How often the UNet runs: `repaint_passes` times a step, but once in the last."""
+    """Number of UNet calls: `repaint_passes` times a step, but once in the last."""
     repaint_passes = request.inpaint.repaint_passes if request.inpaint else 1
     return (steps_taken(request) - 1) * repaint_passes + 1

@@ -61,7 +61,7 @@ class Turn:
 
     @property
     def ahead(self) -> int:
-        """How many come first, the one at work included; 0 when it is this one's turn."""
+        """Number of turns that come first, the one at work included; 0 when this one is."""
         with self._line.changed:
             return self._line.turns.index(self)
 

@@ -14,7 +14,7 @@ from ipadapter_demo.tabletop.scene import COLOURS, SHAPES, TEXTURES, Scenes
 
 @dataclass(frozen=True, slots=True)
 class CaptionStyle:
-    """How often a caption stays silent: altogether, or about one attribute, a surface, the solids.
+    """Shares of captions that stay silent: altogether, about one attribute, a surface, the solids.
 
     Without captions silent about the solids, "on a green checkered floor" would begin as no
     training caption does, and mean nothing to the base.

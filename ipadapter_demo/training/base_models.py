@@ -101,7 +101,7 @@ def _encoder(config: ImageAdapterConfig, base: Path, default: Hub) -> Path:
 
 
 def _is_xl(base: str, models: Path | None) -> bool:
-    """Whether a catalogue name, a checkpoint file or a repository is of SDXL's family."""
+    """True for a catalogue name, a checkpoint file or a repository of SDXL's family."""
     if base in PUBLISHED:
         return PUBLISHED[base].base == PUBLISHED["sdxl"].base
     if Path(base).is_file():

@@ -24,7 +24,7 @@ _PREFIX = "step-"
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands."""
+    """The state of a run."""
 
     step: int = 0
     seconds: float = 0.0
@@ -40,7 +40,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def last_progress(folder: Path) -> Progress:
-    """Where a run stands, by its newest checkpoint."""
+    """The state of a run, by its newest checkpoint."""
     path = last_checkpoint(folder)
     return Progress(**json.loads((path / "progress.json").read_text())) if path else Progress()
 

@@ -49,7 +49,7 @@ class EMA:
                 self._ema.restore(self._parameters)
 
     def finite(self) -> bool:
-        """Whether all parameters are, without which their average is of no use."""
+        """True if all parameters are, without which their average is of no use."""
         return all(bool(torch.isfinite(p).all()) for p in self._parameters)
 
     def state_dict(self) -> dict[str, Tensor]:

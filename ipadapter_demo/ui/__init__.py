@@ -88,7 +88,7 @@ def header(info: ModelInfo) -> str:
 
 
 def launch_options(settings: Settings) -> dict[str, object]:
-    """How the page is served. Uploads and results are all that a visitor can reach."""
+    """Options of serving the page. Uploads and results are all that a visitor can reach."""
     return {
         "server_name": settings.host,
         "server_port": settings.port,

@@ -65,12 +65,12 @@ class Projection(nn.Module, ABC):
         """The embeds that stand for "no image"; the projection still has to run on them."""
 
     def tokens_of(self, config: CLIPVisionConfig) -> int:
-        """How many tokens it makes of one picture that such an encoder saw."""
+        """Number of tokens that it makes of one picture that such an encoder saw."""
         assert self.num_tokens is not None, "a projection without a number of its own says it here"
         return self.num_tokens
 
     def lost_in_checkpoint(self) -> str | None:
-        """Why a checkpoint of this projection could not be read again; None if it could."""
+        """The reason for which a checkpoint of it could not be read again; None if it could."""
         return None
 
 

@@ -25,7 +25,7 @@ from ipadapter_demo.request import Combine, Fit, GenerateRequest, Reference
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActiveAdapter:
-    """Which adapter reads a request's references, and how strongly it acts in each layer."""
+    """The adapter that reads a request's references, and its scale in each layer."""
 
     name: str
     adapter: ImageAdapter

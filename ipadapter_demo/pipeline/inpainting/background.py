@@ -1,5 +1,5 @@
-"""Where a part of a picture is replaced, a reference is to bring its thing and not its background:
-it acts inside the mask, and around it the picture itself is the image prompt."""
+"""The picture itself as the image prompt around a mask, while a reference acts inside: so the
+reference brings its thing and not its background."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Where a drawn part meets the picture around it: a base draws a plain wall a level or two off, and
-an autoencoder gives it back as much off again, which alone makes the edge of a mask visible."""
+"""The seam between a drawn part and the picture around it: a base draws a plain wall
+a level or two off, and an autoencoder gives it back as much off again, which alone makes the edge
+of a mask visible."""
 
 from __future__ import annotations
 

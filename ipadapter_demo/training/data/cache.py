@@ -87,7 +87,7 @@ def encoded(
 
 
 def broken_in(shards: Sequence[Shard]) -> int:
-    """How many rows were left out when shards were encoded."""
+    """Number of rows that were left out when shards were encoded."""
     found = 0
     for shard in shards:
         if isinstance(shard, EncodedShard):

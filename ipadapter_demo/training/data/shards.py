@@ -1,4 +1,4 @@
-"""Where pictures with captions come from, as people have them:
+"""Sources of pictures with captions, as people have them:
 
 - tar files as img2dataset writes them, local or behind URLs (`training/data/tars.py`)
 - a folder with `metadata.jsonl`, the layout of `datasets`' ImageFolder: {"file_name", "text"}

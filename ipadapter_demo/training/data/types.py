@@ -38,7 +38,7 @@ class Rows(Protocol):
 
 
 class Shard(Protocol):
-    """Where rows are. `name` tells it from the others of a run."""
+    """A source of rows. `name` tells it from the others of a run."""
 
     @property
     def name(self) -> str: ...

@@ -40,7 +40,7 @@ def appearance(scenes: Scenes) -> tuple[Tensor, Tensor]:
 
 @cache
 def columns() -> dict[str, slice]:
-    """Where each part stands among the K targets."""
+    """The columns of each part among the K targets."""
     found, end = {}, 0
     for name, values, _ in _parts(sample_scenes(1, 0)):
         found[name] = slice(end, end + values.shape[1])

@@ -1,4 +1,4 @@
-"""How each part of the tabletop model is trained, in the order in which they need each other."""
+"""Recipes of the parts of the tabletop model, in the order in which they need each other."""
 
 from __future__ import annotations
 

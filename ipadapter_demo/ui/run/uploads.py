@@ -100,7 +100,7 @@ def editor_value_from_image(image: Image.Image | str) -> dict[str, object]:
 
 
 def path_of_upload(upload: object, field: str) -> Path:
-    """Where gradio keeps the upload. Any other path a client names is refused unread."""
+    """Path of the upload in gradio's folder. Any other path a client names is refused unread."""
     path = upload.get("path") if isinstance(upload, Mapping) else None
     if not isinstance(path, str):
         raise RequestError(f"{field} must be an uploaded file, got {upload!r:.80}")

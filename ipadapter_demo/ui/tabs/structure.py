@@ -1,4 +1,4 @@
-"""Where things are comes from one picture, how they look from another."""
+"""The places of things come from one picture, their looks from another."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def prompt_input(pipeline: ModelManager, *, optional: bool = True, **layout: Any
 
 
 def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = False) -> Widgets:
-    """How the picture is drawn. `painting` into one that is given, which has a size."""
+    """The settings of sampling. `painting` goes into a picture that is given, which has a size."""
     info = pipeline.info
     guidance = info.recommended.guidance_for(painting)
     sampler = info.recommended.sampler_for(painting)
@@ -189,7 +189,7 @@ def sides_of_shape(shape: str) -> tuple[int, int]:
 
 
 def inpainting_inputs(pipeline: ModelManager) -> Widgets:
-    """How often a step is repeated for the seam, how much of the picture is seen, and its weight as
+    """Repetitions of a step for the seam, the share of the picture that is seen, and its weight as
     the image prompt around the mask."""
     widgets: Widgets = {}
     with gr.Row():

@@ -126,7 +126,7 @@ def structure_slots(info: ModelInfo) -> Widgets:
 
 
 def structure_inputs(choices: list[tuple[str, str]], k: int) -> Widgets:
-    """Which structure of a picture is kept, how it is fitted, and how strictly it is kept."""
+    """The kind of structure to keep of a picture, its fit, and its weight."""
     return {
         slot("kind", k): gr.Dropdown(
             choices, value=choices[0][1] if choices else None, label="Keep"
@@ -234,7 +234,7 @@ def structure_choices(info: ModelInfo) -> list[tuple[str, str]]:
 
 
 def layers_input(manager: ModelManager) -> Widgets:
-    """Where λ acts. Only SD 1.5's and SDXL's layers are known by what they do."""
+    """The layers in which λ acts. Only SD 1.5's and SDXL's layers are known by what they do."""
     presets = [
         ("everything", "all"),
         ("style only", "style"),

@@ -155,8 +155,8 @@ def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[Update]:
 
 
 def so_far(job: Job, before: int, seconds: float) -> str:
-    """How many cells there are, of which `before` were there `seconds` ago, and how long it may
-    take."""
+    """Status of a comparison: its cells, of which `before` were there `seconds` ago, and the time
+    that the rest may take."""
     done, total = len(job.finished()), len(job.plan.grid.cells)
     said, others = progress(done, total, "cell"), len(job.plan.manager.line.turns)
     if done > before:
