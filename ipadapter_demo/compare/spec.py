@@ -27,7 +27,7 @@ from ipadapter_demo.request import MAX_AREA
 
 MAX_BYTES = 200 * 2**20  # of all its files
 
-Document = dict[str, Any]  # of a comparison, as JSON has it; `check` says what may be in it
+Document = dict[str, Any]  # of a comparison, as JSON has it; its schema is `ComparisonSpec`
 Files = Mapping[str, bytes]
 
 
