@@ -31,6 +31,7 @@ TIERS = [
         "png_text",
         "request",
         "record",
+        "sampling",
         "settings",
     },
     {"adapter"},

@@ -43,11 +43,19 @@ def _euler(config: SchedulerConfig) -> SchedulerMixin:
     return EulerDiscreteScheduler.from_config(config)
 
 
+def _lcm(config: SchedulerConfig) -> SchedulerMixin:
+    """For a model distilled to few steps (Latent Consistency Models, arXiv 2310.04378)."""
+    from diffusers import LCMScheduler
+
+    return LCMScheduler.from_config(config)
+
+
 SAMPLERS: dict[str, Callable[[SchedulerConfig], SchedulerMixin]] = {
     "dpm++": _dpm_plus_plus,
     "ddim": _ddim,
     "pndm": _pndm,
     "euler": _euler,
+    "lcm": _lcm,
 }
 
 
