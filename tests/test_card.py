@@ -16,7 +16,8 @@ from ipadapter_demo.record import request_from_png
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
 from ipadapter_demo.settings import load_options, settings_from_args
 from ipadapter_demo.training.base_models import model_options
-from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig, config_from
+from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig
+from ipadapter_demo.training.config_reading import config_from
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.structure import train_structure
 from tests.published import write_published

@@ -10,19 +10,18 @@ from typing import Any
 import ipadapter_demo
 
 ADAPTER = "ip-adapter.safetensors"
+LORA = "pytorch_lora_weights.safetensors"
 
 
 def write_card(path: Path, provenance: dict[str, Any]) -> Path:
     """Written beside the weights, as README.md; `provenance` is that of `finetune.train`."""
     config = provenance["config"]
-    kind = config.get("network", f"image adapter, {config.get('variant')}")
+    kind, tags = _kind(config)
     lines = [
         "---",
         f"base_model: {json.dumps(config['base'])}",
         "library_name: diffusers",
-        "tags: [ip-adapter, text-to-image]"
-        if "variant" in config
-        else f"tags: [{kind}, text-to-image]",
+        f"tags: [{tags}, text-to-image]",
         "---",
         "",
         f"# {kind} for {config['base']}",
@@ -47,10 +46,27 @@ def write_card(path: Path, provenance: dict[str, Any]) -> Path:
     return path
 
 
+def _kind(config: dict[str, Any]) -> tuple[str, str]:
+    """What was trained, and the hub's tags for it."""
+    if "rank" in config:
+        return "LCM LoRA", "lora, latent-consistency"
+    if "variant" in config:
+        return f"image adapter, {config['variant']}", "ip-adapter"
+    return config["network"], config["network"]
+
+
 def _use(folder: Path, provenance: dict[str, Any]) -> list[str]:
     """Commands as they are given where the training was started: paths may be relative to it."""
     config = provenance["config"]
-    if "variant" in config:
+    if "rank" in config:
+        own = ["--lora", str(folder / LORA)]
+        asked = "--reference PICTURE --sampler lcm --steps 4 --guidance 1"
+        elsewhere = [
+            "on a pipeline of the base with an LCMScheduler, 4 steps, guidance_scale 1:",
+            "",
+            f'    pipe.load_lora_weights("FOLDER", weight_name="{LORA}")',
+        ]
+    elif "variant" in config:
         own, asked = ["--model-adapter", str(folder / ADAPTER)], "--reference PICTURE"
         elsewhere = [
             "on a pipeline of the base with its image encoder:",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ipadapter_demo.errors import DemoError
-from ipadapter_demo.training.config import Config, add_fields, config_from_arguments
+from ipadapter_demo.training.config_reading import Config, add_fields, config_from_arguments
 
 
 def main(about: str | None, kind: type[Config], train: Callable[[Config], dict[str, Any]]) -> None:

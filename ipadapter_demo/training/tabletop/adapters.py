@@ -13,13 +13,15 @@ from ipadapter_demo.assets import asset
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.files import write_shards
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
+from ipadapter_demo.training.card import LORA
 from ipadapter_demo.training.config import (
+    FewStepConfig,
     ImageAdapterConfig,
     StructureConfig,
     TrainingConfig,
-    config_from,
-    values_from_file,
 )
+from ipadapter_demo.training.config_reading import config_from, values_from_file
+from ipadapter_demo.training.few_step import train_few_step
 from ipadapter_demo.training.image_adapter import NAME, train_image_adapter
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.structure import train_structure
@@ -27,6 +29,8 @@ from ipadapter_demo.training.tabletop.pictures import SIZE, TRAIN_SEED, Pictures
 
 CONFIGS = asset("configs")
 HELD_OUT_COUNT = 16
+FEW_STEP = "lcm-lora.safetensors"
+RANK = 18  # of the LoRA: a file below 3 MB
 
 Kind = TypeVar("Kind", bound=TrainingConfig)
 
@@ -80,6 +84,29 @@ def structure(
     folder.mkdir(exist_ok=True)
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
         shutil.copyfile(config.out / name, folder / name)
+    return _provenance(provenance)
+
+
+def few_step(
+    run: Run, pictures: Pictures, held_out: Pictures, out: Path, **fields: Any
+) -> dict[str, Any]:
+    """Distil `out/unet`, under its first image adapter, into the file of a LoRA."""
+    config = config_of(
+        FewStepConfig,
+        run.folder,
+        pictures,
+        held_out,
+        **_of_recipe(run, out)
+        | {
+            "timesteps": "uniform",
+            "truncated_snr": 0,
+            "rank": RANK,
+            "teacher_guidance": TABLETOP.recommended.guidance,
+        }
+        | fields,
+    )
+    provenance = train_few_step(config)
+    shutil.copyfile(config.out / LORA, out / FEW_STEP)
     return _provenance(provenance)
 
 
