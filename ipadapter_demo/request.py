@@ -16,14 +16,13 @@ from ipadapter_demo import checks
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image
 from ipadapter_demo.masks import flatten_mask
+from ipadapter_demo.sampling import SAMPLERS, Sampler, check_steps
 
-Sampler = Literal["dpm++", "ddim", "pndm", "euler"]
 Fit = Literal["crop", "pad", "squash"]
 Combine = Literal["concat", "average"]
 LayerPreset = Literal["all", "style", "layout", "style+layout"]
 Window = tuple[float, float]
 
-SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 FITS: tuple[Fit, ...] = get_args(Fit)
 COMBINES: tuple[Combine, ...] = get_args(Combine)
 LAYER_PRESETS: tuple[LayerPreset, ...] = get_args(LayerPreset)
@@ -222,6 +221,7 @@ class GenerateRequest:
         _set(self, "guidance_rescale", rescale)
         _set(self, "steps", checks.integer("steps", self.steps, 1, MAX_STEPS))
         checks.one_of("sampler", self.sampler, SAMPLERS)
+        check_steps(self.sampler, self.steps)
         _set(self, "count", checks.integer("count", self.count, 1, MAX_COUNT))
         _set(self, "seed", checks.integer("seed", self.seed, 0, MAX_SEED - self.count + 1))
         for reference in self.references:

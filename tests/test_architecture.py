@@ -30,6 +30,7 @@ TIERS = [
         "png_text",
         "request",
         "record",
+        "sampling",
         "settings",
     },
     {"adapter"},

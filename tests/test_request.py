@@ -21,6 +21,7 @@ from ipadapter_demo.request import (
     Sampler,
     Structure,
 )
+from ipadapter_demo.sampling import FEW_STEP_SAMPLERS
 
 PICTURE = Image.new("RGB", (16, 16), "red")
 MASK = Image.new("L", (16, 16), 255)
@@ -51,6 +52,13 @@ def test_limits_themselves_are_valid() -> None:
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_is_accepted(sampler: Sampler) -> None:
     assert GenerateRequest(sampler=sampler).sampler == sampler
+
+
+@pytest.mark.parametrize("sampler", FEW_STEP_SAMPLERS)
+def test_a_distilled_model_has_fewer_steps(sampler: Sampler) -> None:
+    assert GenerateRequest(sampler=sampler, steps=50).steps == 50
+    with pytest.raises(RequestError, match=rf"^steps must be at most 50 for .* {sampler}, got 51"):
+        GenerateRequest(sampler=sampler, steps=51)
 
 
 NOT_NUMBERS = [None, "1", True, [1.0], 1j]

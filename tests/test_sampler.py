@@ -26,6 +26,8 @@ SD15: dict[str, Any] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+# Those that follow the probability flow: no step of theirs adds noise.
+FLOWING = ("dpm++", "ddim", "pndm", "euler")
 POINT = torch.tensor([0.3, -0.7, 1.2, -1.5]).view(1, 4, 1, 1)
 
 
@@ -64,6 +66,10 @@ class GaussianDenoiser:
         }[self.prediction]
 
 
+def generators(count: int) -> tuple[torch.Generator, ...]:
+    return tuple(torch.Generator().manual_seed(i) for i in range(count))
+
+
 def run(
     sampler: str,
     prediction: str = "epsilon",
@@ -76,7 +82,7 @@ def run(
     config = SD15 | {"prediction_type": prediction}
     if prediction == "flow_prediction":
         config["use_flow_sigmas"] = True
-    init = init or LatentInit(noise(1, 4, 4, 8, 8))
+    init = init or LatentInit(noise(1, 4, 4, 8, 8), generators(4))
     schedule = Schedule(new_scheduler(sampler, config), steps, init.strength)
     return list(
         denoise(
@@ -99,7 +105,7 @@ def test_a_single_point_is_arrived_at(sampler: str, prediction: str) -> None:
     taken = run(sampler, prediction)
     for step in taken:
         torch.testing.assert_close(step.clean, POINT.expand_as(step.clean), rtol=0, atol=1e-4)
-    left = 1e-5 if sampler in ("dpm++", "euler") else 0.03 * 4.5
+    left = 0.03 * 4.5 if sampler in ("ddim", "pndm") else 1e-5
     assert (taken[-1].latents - POINT).abs().max() < left
 
 
@@ -108,7 +114,7 @@ def test_a_flow_model_goes_through_the_same_loop() -> None:
     assert (taken[-1].latents - POINT).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", FLOWING)
 def test_a_gaussian_is_drawn_as_its_equation_says(sampler: str) -> None:
     """The probability flow (arXiv 2011.13456, section 4.3) of a Gaussian has a solution: what was
     so many deviations from the mean of the noisy data ends as many from that of the data."""
@@ -129,10 +135,11 @@ def test_guidance_goes_beyond_the_condition(sampler: str) -> None:
     torch.testing.assert_close(clean, (2 * POINT).expand_as(clean), rtol=0, atol=2e-2)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", FLOWING)
 def test_a_given_picture_is_left_where_the_data_is_wide(sampler: str) -> None:
     """Of data as wide as can be, any picture is likely: the last steps bring it back."""
-    given = LatentInit(0.01 * noise(3, 1, 4, 8, 8), (), noise(4, 1, 4, 8, 8), strength=0.2)
+    first = 0.01 * noise(3, 1, 4, 8, 8)
+    given = LatentInit(first, generators(1), noise(4, 1, 4, 8, 8), strength=0.2)
     taken = run(sampler, mean=torch.zeros(1, 4, 1, 1), spread=50.0, init=given)
     assert len(taken) == 4 + (sampler == "pndm")
     torch.testing.assert_close(taken[-1].latents, given.init_latents, rtol=0, atol=0.03 * 4.5)
@@ -140,5 +147,5 @@ def test_a_given_picture_is_left_where_the_data_is_wide(sampler: str) -> None:
 
 def test_a_sampler_that_is_not_in_the_table_is_refused() -> None:
     assert tuple(SAMPLERS) == REQUESTED
-    with pytest.raises(RequestError, match=r"sampler must be one of dpm\+\+, .*, got 'heun'"):
-        new_scheduler("heun", SD15)
+    with pytest.raises(RequestError, match=r"sampler must be one of dpm\+\+, .*, got 'magic'"):
+        new_scheduler("magic", SD15)

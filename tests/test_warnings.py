@@ -26,6 +26,7 @@ from ipadapter_demo.pipeline.sizes import working_size
 from ipadapter_demo.pipeline.step_count import steps_taken, unet_calls
 from ipadapter_demo.pipeline.warnings import warnings_for
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.sampling import FEW_STEP_SAMPLERS
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.running import build_tab
@@ -439,6 +440,8 @@ def test_one_or_two_steps(model: BaseModel, pipeline: ImagePromptPipeline) -> No
             f"steps: {steps} of them leave a picture unfinished; tiny takes about 20.",
         )
     assert warnings(slow, steps=3) == ()
+    for sampler in FEW_STEP_SAMPLERS:
+        assert warnings(slow, steps=1, sampler=sampler) == (), "they are made for few"
     assert warnings(pipeline, steps=2) == (), "it is made for three"
 
 

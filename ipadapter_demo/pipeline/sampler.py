@@ -112,7 +112,7 @@ def denoise(
                 output = denoiser.predict(rows, level, active)
             if guidance.on:
                 output = guidance.combined(*output.chunk(2))
-            latents, clean = schedule.step(output, latents, i)
+            latents, clean = schedule.step(output, latents, i, init.generators)
             latents = hooks.after_step(latents, schedule, i)
             if again:
                 latents = hooks.before_repeat(latents, schedule, i)

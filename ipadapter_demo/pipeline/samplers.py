@@ -42,11 +42,19 @@ def _euler(config: Config) -> Any:
     return EulerDiscreteScheduler.from_config(config)
 
 
+def _lcm(config: Config) -> Any:
+    """For a model distilled to few steps (Latent Consistency Models, arXiv 2310.04378)."""
+    from diffusers import LCMScheduler
+
+    return LCMScheduler.from_config(config)
+
+
 SAMPLERS: dict[str, Callable[[Config], Any]] = {
     "dpm++": _dpm_plus_plus,
     "ddim": _ddim,
     "pndm": _pndm,
     "euler": _euler,
+    "lcm": _lcm,
 }
 
 

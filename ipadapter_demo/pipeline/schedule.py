@@ -5,8 +5,9 @@ At every level a denoiser reads signal · x0 + noise · ε, whatever scale a sch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -55,6 +56,7 @@ class Schedule:
             scheduler.set_begin_index(skipped)
         self._scheduler, self._first = scheduler, skipped
         self._from_noise = strength >= 1.0
+        self._takes_generators = "generator" in signature(scheduler.step).parameters
         self.timesteps: Tensor = scheduler.timesteps[skipped:]
         self.prediction: str = scheduler.config.prediction_type
 
@@ -83,9 +85,13 @@ class Schedule:
         """Latents as the denoiser reads them."""
         return self._scheduler.scale_model_input(latents, self.timesteps[i])
 
-    def step(self, output: Tensor, latents: Tensor, i: int) -> tuple[Tensor, Tensor]:
-        """The latents after step i, and the clean ones that the model's output points to."""
-        stepped = self._scheduler.step(output, self.timesteps[i], latents)
+    def step(
+        self, output: Tensor, latents: Tensor, i: int, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """The latents after step i, and the clean ones that the model's output points to. Noise
+        that a step adds is drawn from `generators`, one for each image."""
+        drawn = {"generator": list(generators)} if self._takes_generators else {}
+        stepped = self._scheduler.step(output, self.timesteps[i], latents, **drawn)
         clean = getattr(stepped, "pred_original_sample", None)
         if clean is None:
             level = self.level(i)

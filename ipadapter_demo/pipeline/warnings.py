@@ -21,6 +21,7 @@ from ipadapter_demo.pipeline.markup import markup_in, without_words
 from ipadapter_demo.pipeline.sizes import Size, limit_on, same_shape
 from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.request import SIZE_STEP, GenerateRequest, Reference, Window
+from ipadapter_demo.sampling import FEW_STEP_SAMPLERS
 
 # Words between the words: in the captions of a small model, or said without a meaning.
 JOINING = {"a", "an", "the", "and", "on", "with", "of", "in", "solid"}
@@ -92,7 +93,8 @@ def _on_layers(request: GenerateRequest) -> Iterator[str]:
 def _on_steps(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
     if request.inpaint is not None and request.strength != STRENGTH:
         yield "strength has no effect on inpainting: inpaint.strength has."
-    if request.steps <= FEW_STEPS and model.entry.recommended.steps > 2 * FEW_STEPS:
+    few = request.steps <= FEW_STEPS and request.sampler not in FEW_STEP_SAMPLERS
+    if few and model.entry.recommended.steps > 2 * FEW_STEPS:
         yield (
             f"steps: {request.steps} of them leave a picture unfinished; {model.entry.name} "
             f"takes about {model.entry.recommended.steps}."
