@@ -135,10 +135,9 @@ class FewStepTask:
     def save(self, folder: Path, card: dict[str, Any]) -> list[Path]:
         """In the published layout, in half precision as the published files are."""
         from diffusers import StableDiffusionPipeline
-        from diffusers.utils import convert_state_dict_to_diffusers
         from peft import get_peft_model_state_dict
 
-        state = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.base.unet))
+        state = get_peft_model_state_dict(self.base.unet)
         StableDiffusionPipeline.save_lora_weights(
             folder, {name: t.half().contiguous() for name, t in state.items()}, weight_name=LORA
         )

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ipadapter_demo.assets import asset
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.tabletop.caption import POOR, RICH, CaptionStyle
 from ipadapter_demo.tabletop.files import write_shards
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 from ipadapter_demo.training.card import LORA
@@ -90,14 +91,21 @@ def structure(
 def few_step(
     run: Run, pictures: Pictures, held_out: Pictures, out: Path, **fields: Any
 ) -> dict[str, Any]:
-    """Distil `out/unet`, under its first image adapter, into the file of a LoRA."""
+    """Distil `out/unet`, under its first image adapter, into the file of a LoRA. Half of the
+    captions leave much to the image prompt, half name almost everything."""
+    half, data = len(pictures) // 2, run.folder.parent / "data"
+    named = _shards(data, pictures[half:], TRAIN_SEED, RICH)
     config = config_of(
         FewStepConfig,
         run.folder,
-        pictures,
+        pictures[:half],
         held_out,
         **_of_recipe(run, out)
         | {
+            "data": (
+                str(_shards(data, pictures[:half], TRAIN_SEED) / "*.tar"),
+                str(named / "*.tar"),
+            ),
             "timesteps": "uniform",
             "truncated_snr": 0,
             "rank": RANK,
@@ -142,12 +150,13 @@ def _of_recipe(run: Run, out: Path, small: bool = False) -> dict[str, Any]:
     }
 
 
-def _shards(data: Path, pictures: Pictures, seed: int) -> Path:
+def _shards(data: Path, pictures: Pictures, seed: int, style: CaptionStyle = POOR) -> Path:
     """The folder of shards of pictures that were rendered."""
-    folder = data / f"shards-{seed}-{len(pictures)}"
+    name = "shards" if style == POOR else "shards-named"
+    folder = data / f"{name}-{seed}-{len(pictures)}"
     done = folder / "done"
     if not done.exists():
-        write_shards(folder, pictures.scenes, _images(pictures), seed)
+        write_shards(folder, pictures.scenes, _images(pictures), seed, style=style)
         done.touch()
     return folder
 
