@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.imaging import images_from_pixels
-from ipadapter_demo.tabletop.caption import FULL, POOR, caption
+from ipadapter_demo.tabletop.caption import FULL, POOR, CaptionStyle, caption
 from ipadapter_demo.tabletop.reference import reference_scenes
 from ipadapter_demo.tabletop.render import FIRST_SOLID, Render, compile_for
 from ipadapter_demo.tabletop.render import render as draw
