@@ -16,7 +16,9 @@ from ipadapter_demo.record import request_from_png
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
 from ipadapter_demo.settings import load_options, settings_from_args
 from ipadapter_demo.training.base_models import model_options
-from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig, config_from
+from ipadapter_demo.training.config import FewStepConfig, ImageAdapterConfig, StructureConfig
+from ipadapter_demo.training.config_reading import config_from
+from ipadapter_demo.training.few_step import train_few_step
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.structure import train_structure
 from tests.published import write_published
@@ -175,3 +177,18 @@ def test_flags_of_other_bases(tars: Path) -> None:
         "--base",
         "x.safetensors",
     ]
+
+
+def test_of_a_lora_of_few_steps(
+    tars: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tiny_model(Path("my base"))
+    train_few_step(config_from(FewStepConfig, values(tars, base="my base", rank=2)))
+    card = Path("runs/a/my result/README.md").read_text()
+    assert "# LCM LoRA for my base" in card
+    for command in commands(card):
+        assert "runs/a/my result/pytorch_lora_weights.safetensors" in command

@@ -31,12 +31,8 @@ from ipadapter_demo.adapter import load_image_adapter
 from ipadapter_demo.errors import CheckpointError, TrainingError
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
 from ipadapter_demo.training import checkpoints, finetune, loop
-from ipadapter_demo.training.config import (
-    ImageAdapterConfig,
-    StructureConfig,
-    config_from,
-    values_from_file,
-)
+from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig
+from ipadapter_demo.training.config_reading import config_from, values_from_file
 from ipadapter_demo.training.failures import explained
 from ipadapter_demo.training.held_out import held_out_callback
 from ipadapter_demo.training.image_adapter import train_image_adapter
@@ -623,7 +619,7 @@ def test_a_bad_config_names_the_field(given: dict[str, Any], said: str) -> None:
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     import argparse
 
-    from ipadapter_demo.training.config import add_fields, config_from_arguments
+    from ipadapter_demo.training.config_reading import add_fields, config_from_arguments
 
     path = tmp_path / "run.yaml"
     path.write_text("data: [a.tar, b.tar]\nrun: r\nout: o\nlr: 1e-5\nprecision: no\nema: 0.9\n")

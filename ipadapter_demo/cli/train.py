@@ -11,6 +11,7 @@ from ipadapter_demo.settings import resolved_device
 
 if TYPE_CHECKING:
     from ipadapter_demo.training.card import Provenance
+    from ipadapter_demo.training.config import TrainingConfig
 
 # Those of training/tabletop/recipes.py, which would import torch; a test compares them.
 PARTS = (
@@ -28,13 +29,15 @@ PARTS = (
     "t2i-palette",
     "t2i-canny",
     "t2i-inpaint",
+    "few-step",
     "attribute-classifier",
 )
 
 
 TEXT = """\
-Train on your pictures: `image-adapter` or `structure` (a ControlNet or a T2I-Adapter) with --config
-or --data; --help behind either lists all that a config may say.
+Train on your pictures, with --config or --data: `image-adapter`, `structure` (a ControlNet or a
+T2I-Adapter) or `few-step` (a LoRA that draws in 1 to 8 steps); --help behind each lists all that a
+config may say.
 
 Or train one part of the tabletop model, going on where an interrupted run stopped. Each needs those
 before it, except that nothing needs the last.
@@ -43,6 +46,7 @@ before it, except that nothing needs the last.
 
 ABOUT = {
     "image-adapter": "of the tabletop model; with --config or --data, on your pictures",
+    "few-step": "of the tabletop model; with --config or --data, of any base on your pictures",
     "structure": "a ControlNet or a T2I-Adapter, on your pictures",
 }
 
@@ -56,12 +60,12 @@ examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    from ipadapter_demo.training.config import ImageAdapterConfig, StructureConfig, add_fields
+    from ipadapter_demo.training.config_reading import add_fields
 
     parts = parser.add_subparsers(
         dest="part", required=True, metavar="PART", help="what to train; PART --help says more"
     )
-    configs = {"image-adapter": ImageAdapterConfig, "structure": StructureConfig}
+    configs = _configs()
     for part in (*PARTS, "structure"):
         about = ABOUT.get(part, "of the tabletop model")
         own = parts.add_parser(part, help=about, description=about)
@@ -100,7 +104,8 @@ def run(arguments: Arguments, load: Load) -> None:
     ):
         print_line(part=arguments.part, **_train_on_pictures(arguments))
         return
-    from ipadapter_demo.training.config import TrainingConfig, field_from
+    from ipadapter_demo.training.config import TrainingConfig
+    from ipadapter_demo.training.config_reading import field_from
     from ipadapter_demo.training.tabletop import recipes
 
     steps = arguments.steps
@@ -118,33 +123,42 @@ def run(arguments: Arguments, load: Load) -> None:
     print_line(part=arguments.part, **provenance)
 
 
+def _configs() -> dict[str, type[TrainingConfig]]:
+    """The trainings on anybody's pictures, by name."""
+    from ipadapter_demo.training import config
+
+    return {
+        "image-adapter": config.ImageAdapterConfig,
+        "structure": config.StructureConfig,
+        "few-step": config.FewStepConfig,
+    }
+
+
 def _given_fields(arguments: Arguments) -> dict[str, Any]:
     """The fields of a recipe's config that flags set, besides those of every recipe."""
-    if arguments.part != "image-adapter":
+    if arguments.part not in _configs():
         return {}
     from dataclasses import fields
-
-    from ipadapter_demo.training.config import ImageAdapterConfig
 
     taken = ("steps", "out", "device", "data", "resume")
     return {
         f.name: value
-        for f in fields(ImageAdapterConfig)
+        for f in fields(_configs()[arguments.part])
         if f.name not in taken and (value := getattr(arguments, f.name)) is not None
     }
 
 
 def _train_on_pictures(arguments: Arguments) -> Provenance:
-    from ipadapter_demo.training import image_adapter, structure
-    from ipadapter_demo.training.config import (
-        ImageAdapterConfig,
-        StructureConfig,
-        config_from_arguments,
-    )
+    from ipadapter_demo.training import few_step, image_adapter, structure
+    from ipadapter_demo.training.config_reading import config_from_arguments
 
-    if arguments.part == "structure":
-        return structure.train_structure(config_from_arguments(StructureConfig, arguments))
-    return image_adapter.train_image_adapter(config_from_arguments(ImageAdapterConfig, arguments))
+    trainings: dict[str, Any] = {
+        "image-adapter": image_adapter.train_image_adapter,
+        "structure": structure.train_structure,
+        "few-step": few_step.train_few_step,
+    }
+    config = config_from_arguments(_configs()[arguments.part], arguments)
+    return trainings[arguments.part](config)
 
 
 COMMAND = Command("train on your pictures, or the tabletop model", TEXT, add_options, run, EXAMPLES)

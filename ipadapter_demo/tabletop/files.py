@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.json_values import Json
-from ipadapter_demo.tabletop.caption import FULL, POOR, caption
+from ipadapter_demo.tabletop.caption import FULL, POOR, CaptionStyle, caption
 from ipadapter_demo.tabletop.reference import reference_scenes
 from ipadapter_demo.tabletop.render import FIRST_SOLID, Render, compile_for
 from ipadapter_demo.tabletop.render import render as draw
@@ -40,18 +40,23 @@ def write_scenes(
 
 
 def write_shards(
-    folder: Path, scenes: Scenes, pictures: Iterable[Image.Image], seed: int, rows: int = 1024
+    folder: Path,
+    scenes: Scenes,
+    pictures: Iterable[Image.Image],
+    seed: int,
+    rows: int = 1024,
+    style: CaptionStyle = POOR,
 ) -> list[Path]:
     """Write the pictures of scenes as webdataset shards NNNNN.tar, in img2dataset's layout: a PNG,
     a caption and the truth of each, and as .reference.png what an image prompt shows of it
     (tabletop/reference.py). Shards that are there already stay.
 
-    Captions are poor, as those of the web are: beside one that names everything an image prompt
-    would have nothing left to say.
+    Captions are poor unless `style` says otherwise, as those of the web are: beside one that names
+    everything an image prompt would have nothing left to say.
     """
     folder.mkdir(parents=True, exist_ok=True)
     words = [
-        caption(scenes, index, POOR, random.Random(f"{seed}/{index}"))
+        caption(scenes, index, style, random.Random(f"{seed}/{index}"))
         for index in range(len(scenes))
     ]
     shown = reference_scenes(scenes, words, seed)

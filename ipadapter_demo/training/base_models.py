@@ -18,7 +18,7 @@ from ipadapter_demo.models.own_parts import encoder_folder
 from ipadapter_demo.models.published import PUBLISHED, base_path
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
-from ipadapter_demo.training.config import ImageAdapterConfig, TrainingConfig
+from ipadapter_demo.training.config import ImagePromptConfig, TrainingConfig
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _XL_KEY = re.compile(r"conditioner\.").match
@@ -57,7 +57,7 @@ def _entry(config: TrainingConfig) -> CatalogEntry:
         family = PUBLISHED["sdxl" if xl else "sd15"]
         folder, configs = base_path(family, None if base in PUBLISHED else base, models, report)
     encoder = None
-    if isinstance(config, ImageAdapterConfig):
+    if isinstance(config, ImagePromptConfig):
         encoder = str(_encoder(config, folder, VIT_H))
     return CatalogEntry(
         name=base,
@@ -77,7 +77,7 @@ def model_options(config: TrainingConfig, base: BaseModel) -> list[str]:
     xl = len(base.text.encoders) > 1
     family = [m for m in PUBLISHED.values() if m.base == PUBLISHED["sdxl" if xl else "sd15"].base]
     encoder = ""
-    if isinstance(config, ImageAdapterConfig):
+    if isinstance(config, ImagePromptConfig):
         own = Path(config.base) / "image_encoder"
         encoder = config.image_encoder or (str(own) if own.is_dir() else "")
         family = [m for m in family if encoder or m.image_encoder == VIT_H]
@@ -89,7 +89,7 @@ def model_options(config: TrainingConfig, base: BaseModel) -> list[str]:
     return [*options, *(["--image-encoder", encoder] if encoder else [])]
 
 
-def _encoder(config: ImageAdapterConfig, base: Path, default: Hub) -> Path:
+def _encoder(config: ImagePromptConfig, base: Path, default: Hub) -> Path:
     """The one named, the base's own, or the one the published adapters read."""
     named = config.image_encoder
     if not named:

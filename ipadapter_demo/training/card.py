@@ -10,6 +10,7 @@ from typing import NotRequired, TypedDict
 import ipadapter_demo
 
 ADAPTER = "ip-adapter.safetensors"
+LORA = "pytorch_lora_weights.safetensors"
 
 
 class Provenance(TypedDict):
@@ -32,14 +33,12 @@ class Provenance(TypedDict):
 def write_card(path: Path, provenance: Provenance) -> Path:
     """Written beside the weights, as README.md; `provenance` is that of `finetune.train`."""
     config = provenance["config"]
-    kind = config.get("network", f"image adapter, {config.get('variant')}")
+    kind, tags = _kind(config)
     lines = [
         "---",
         f"base_model: {json.dumps(config['base'])}",
         "library_name: diffusers",
-        "tags: [ip-adapter, text-to-image]"
-        if "variant" in config
-        else f"tags: [{kind}, text-to-image]",
+        f"tags: [{tags}, text-to-image]",
         "---",
         "",
         f"# {kind} for {config['base']}",
@@ -64,10 +63,27 @@ def write_card(path: Path, provenance: Provenance) -> Path:
     return path
 
 
+def _kind(config: dict[str, object]) -> tuple[str, str]:
+    """What was trained, and the hub's tags for it."""
+    if "rank" in config:
+        return "LCM LoRA", "lora, latent-consistency"
+    if "variant" in config:
+        return f"image adapter, {config['variant']}", "ip-adapter"
+    return str(config["network"]), str(config["network"])
+
+
 def _use(folder: Path, provenance: Provenance) -> list[str]:
     """Commands as they are given where the training was started: paths may be relative to it."""
     config = provenance["config"]
-    if "variant" in config:
+    if "rank" in config:
+        own = ["--lora", str(folder / LORA)]
+        asked = "--reference PICTURE --sampler lcm --steps 4 --guidance 1"
+        elsewhere = [
+            "on a pipeline of the base with an LCMScheduler, 4 steps, guidance_scale 1:",
+            "",
+            f'    pipe.load_lora_weights("FOLDER", weight_name="{LORA}")',
+        ]
+    elif "variant" in config:
         own, asked = ["--model-adapter", str(folder / ADAPTER)], "--reference PICTURE"
         elsewhere = [
             "on a pipeline of the base with its image encoder:",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ipadapter_demo.errors import DemoError
 from ipadapter_demo.training.card import Provenance
-from ipadapter_demo.training.config import Config, add_fields, config_from_arguments
+from ipadapter_demo.training.config_reading import Config, add_fields, config_from_arguments
 
 
 def main(about: str | None, kind: type[Config], train: Callable[[Config], Provenance]) -> None:

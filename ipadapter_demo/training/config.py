@@ -1,18 +1,13 @@
 """Configuration of a training on captioned pictures. Defaults are the papers', with their sources.
 
-IP-Adapter, arXiv 2308.06721, section 4.1.2, unless another source is named. A run is described by a
-YAML file of these fields, by flags of the same names, or by both: flags win. Read by hand: pydantic
-takes as many lines here, for messages that name the field, its limit and the value.
+IP-Adapter, arXiv 2308.06721, section 4.1.2, unless another source is named.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 from ipadapter_demo.errors import TrainingError
 
@@ -20,6 +15,7 @@ Precision = Literal["", "auto", "no", "bf16", "fp16"]
 Timesteps = Literal["uniform", "cubic"]
 LrSchedule = Literal["constant", "cosine"]
 Network = Literal["controlnet", "t2i-adapter"]
+MIN_SCALE = 0.3  # λ of the weakest image prompt in distillation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,14 +130,12 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageAdapterConfig(TrainingConfig):
-    """A dropped picture is a zero embedding, for a Plus adapter the encoder's view of a blank one:
+class ImagePromptConfig(TrainingConfig):
+    """The fields of every training under image prompts.
+
+    A dropped picture is a zero embedding, for a Plus adapter the encoder's view of a blank one:
     https://github.com/tencent-ailab/IP-Adapter/blob/62e4af9/tutorial_train_plus.py"""
 
-    variant: Annotated[
-        Literal["base", "plus"], ("base: 4 tokens from the embedding; plus: 16 from the patches")
-    ] = "base"
-    tokens: Annotated[int, "that stand for a picture; 0: 4, or 16 for plus"] = 0
     image_encoder: Annotated[
         str, ("a folder, or a repository and its folder, owner/name/folder [ViT-H/14]")
     ] = ""
@@ -153,8 +147,7 @@ class ImageAdapterConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         # the zero-argument super() does not find the class that slots=True makes anew
-        super(ImageAdapterConfig, self).__post_init__()
-        self._check("tokens", self.tokens >= 0, "at least 0")
+        super(ImagePromptConfig, self).__post_init__()
         for name in ("drop_image", "drop_both"):
             self._check(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
         total = self.drop_text + self.drop_image + self.drop_both
@@ -162,6 +155,39 @@ class ImageAdapterConfig(TrainingConfig):
             raise TrainingError(
                 f"drop_text + drop_image + drop_both must be at most 1, got {total:g}"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageAdapterConfig(ImagePromptConfig):
+    variant: Annotated[
+        Literal["base", "plus"], ("base: 4 tokens from the embedding; plus: 16 from the patches")
+    ] = "base"
+    tokens: Annotated[int, "that stand for a picture; 0: 4, or 16 for plus"] = 0
+
+    def __post_init__(self) -> None:
+        super(ImageAdapterConfig, self).__post_init__()
+        self._check("tokens", self.tokens >= 0, "at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FewStepConfig(ImagePromptConfig):
+    """Consistency distillation into a LoRA (arXiv 2311.05556), by the values of its script:
+    https://github.com/huggingface/diffusers/tree/main/examples/consistency_distillation"""
+
+    adapter: Annotated[str, "file of the image adapter [the base's own]"] = ""
+    rank: Annotated[int, "of the LoRA"] = 64
+    teacher_guidance: Annotated[float, "of the base, which the LoRA learns to do without"] = 7.5
+    teacher_steps: Annotated[int, "of DDIM, of which the base takes one"] = 50
+    image_scale: Annotated[float, "largest λ of an image prompt; each has its own, from 0.3"] = 1.2
+    drop_text: Annotated[float, "share of pictures that lose their caption alone"] = 0.35
+    drop_image: Annotated[float, "share that lose the picture alone"] = 0.3
+
+    def __post_init__(self) -> None:
+        super(FewStepConfig, self).__post_init__()
+        self._check("rank", self.rank >= 1, "at least 1")
+        self._check("teacher_guidance", self.teacher_guidance >= 1, "at least 1")
+        self._check("teacher_steps", 2 <= self.teacher_steps <= 1000, "from 2 to 1000")
+        self._check("image_scale", self.image_scale >= MIN_SCALE, f"at least {MIN_SCALE}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,112 +202,3 @@ class StructureConfig(TrainingConfig):
         "cubic"
     )
     drop_text: Annotated[float, "share of captions left empty"] = 0.5
-
-
-Config = TypeVar("Config", bound=TrainingConfig)
-
-
-def config_from(kind: type[Config], values: Mapping[str, object], where: str = "config") -> Config:
-    """A config of plain values, as YAML has them. Raises TrainingError that names the field."""
-    hints = get_type_hints(kind)
-    if unknown := [name for name in values if name not in hints]:
-        raise TrainingError(f"{where}: {unknown[0]!r} is no field; there are {', '.join(hints)}")
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
-    if missing:
-        raise TrainingError(f"{where}: {missing[0]} is missing")
-    return kind(**{name: _value(name, hints[name], value, where) for name, value in values.items()})
-
-
-def field_from(
-    kind: type[TrainingConfig], name: str, value: object, where: str = "flags"
-) -> object:
-    """The value of one field. Raises TrainingError."""
-    return _value(name, get_type_hints(kind)[name], value, where)
-
-
-def values_from_file(path: Path) -> dict[str, object]:
-    """The fields of a YAML file. Raises TrainingError."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TrainingError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise TrainingError(f"{path} must hold fields and their values")
-    return {str(name): value for name, value in values.items()}
-
-
-def add_fields(parser: argparse.ArgumentParser, kind: type[TrainingConfig]) -> None:
-    """--config, and a flag for every field."""
-    parser.add_argument("--config", type=Path, metavar="run.yaml", help="fields and their values")
-    hints = get_type_hints(kind, include_extras=True)
-    for entry in fields(kind):
-        flag = f"--{entry.name.replace('_', '-')}"
-        hint, words = get_args(hints[entry.name])
-        if entry.default not in (MISSING, None, "", (), False):
-            words += f" [{entry.default}]"
-        words = words.replace("%", "%%")
-        if hint is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=words)
-        else:
-            many = "+" if get_origin(hint) is tuple else None
-            parser.add_argument(flag, nargs=many, help=words, metavar=_metavar(hint))
-
-
-def config_from_arguments(kind: type[Config], arguments: argparse.Namespace) -> Config:
-    """Flags, then --config."""
-    path: Path | None = arguments.config
-    values = values_from_file(path) if path else {}
-    flags = {f.name: getattr(arguments, f.name) for f in fields(kind)}
-    named = {name: value for name, value in flags.items() if value is not None}
-    return config_from(kind, values | named, str(path) if path else "flags")
-
-
-def plain(config: TrainingConfig) -> dict[str, object]:
-    """The config as JSON or YAML has it."""
-
-    def simple(value: object) -> object:
-        if isinstance(value, Path):
-            return value.as_posix()
-        return list(value) if isinstance(value, tuple) else value
-
-    return {f.name: simple(getattr(config, f.name)) for f in fields(config)}
-
-
-def _value(name: str, hint: Any, value: object, where: str) -> Any:  # noqa: ANN401 - as `hint` says
-    if get_origin(hint) in (Union, UnionType):  # only ever "or None"
-        if value is None:
-            return None
-        hint = get_args(hint)[0]
-    if get_origin(hint) is tuple:
-        parts = [value] if isinstance(value, str) else value
-        if not isinstance(parts, Sequence) or not all(isinstance(p, str) for p in parts):
-            raise TrainingError(f"{where}: {name} must be a list of texts, got {value!r}")
-        return tuple(parts)
-    if get_origin(hint) is Literal or hint is str:
-        if value is False and "no" in get_args(hint):  # YAML's word for it
-            return "no"
-        hint = str
-    try:
-        if hint is bool and not isinstance(value, bool):
-            raise ValueError
-        if hint is int and isinstance(value, float):
-            raise ValueError
-        return hint(value)  # "1e-4" is a text to YAML: float() reads it all the same
-    except (TypeError, ValueError):
-        wanted = {int: "a whole number", float: "a number", bool: "true or false"}
-        raise TrainingError(
-            f"{where}: {name} must be {wanted.get(hint, 'a text')}, got {value!r}"
-        ) from None
-
-
-def _metavar(hint: object) -> str:
-    if get_origin(hint) is tuple:
-        return "SOURCE"
-    if get_origin(hint) is Literal:
-        return "|".join(get_args(hint)).strip("|")
-    if get_origin(hint) in (Union, UnionType):
-        hint = get_args(hint)[0]
-    words: dict[object, str] = {int: "N", float: "X", Path: "PATH"}
-    return words.get(hint, "TEXT")

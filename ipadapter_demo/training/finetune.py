@@ -15,7 +15,8 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.training.base_models import frozen_base, model_options
 from ipadapter_demo.training.card import Provenance
 from ipadapter_demo.training.checkpoints import last_checkpoint, last_progress
-from ipadapter_demo.training.config import TrainingConfig, plain
+from ipadapter_demo.training.config import TrainingConfig
+from ipadapter_demo.training.config_reading import plain
 from ipadapter_demo.training.data.batch_source import ShardBatchSource
 from ipadapter_demo.training.data.cache import broken_in, encoded
 from ipadapter_demo.training.data.shards import shards_of
@@ -30,6 +31,7 @@ def train(
     config: TrainingConfig,
     task_on: Callable[[BaseModel], AnyTask],
     callback_of: Callable[[AnyTask, Objective], EvalCallback],
+    objective_on: Callable[[TrainingConfig, BaseModel, AnyTask], Objective] = Objective,
 ) -> Provenance:
     """Train the network of `task_on(base)`, evaluate it by the callback now and then, and write it
     into `config.out`. Returns the provenance.
@@ -50,7 +52,7 @@ def train(
     base = frozen_base(config, device, accelerator.mixed_precision)
     task = task_on(base)
     task.trained.requires_grad_(True).to(accelerator.device)
-    objective = Objective(config, base, task)
+    objective = objective_on(config, base, task)
     shards = shards_of(config.data)
     if config.cache is not None:
         shards = encoded(

@@ -31,7 +31,7 @@ from ipadapter_demo.adapter import (
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.training.card import Provenance, write_card
-from ipadapter_demo.training.config import ImageAdapterConfig
+from ipadapter_demo.training.config import ImageAdapterConfig, ImagePromptConfig
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.finetune import train
@@ -101,7 +101,7 @@ class ImageAdapterTask:
         return [*paths, write_card(folder / "README.md", card)]
 
 
-def lost(config: ImageAdapterConfig, drop: Tensor) -> tuple[Tensor, Tensor]:
+def lost(config: ImagePromptConfig, drop: Tensor) -> tuple[Tensor, Tensor]:
     """From uniform numbers (B,): which samples lose their picture, and which their caption."""
     image, text = config.drop_image, config.drop_image + config.drop_text
     both = (drop >= text) & (drop < text + config.drop_both)

@@ -21,11 +21,12 @@ class SampleNoise:
     time: Tensor  # (B,) uniform in [0, 1)
     drop: Tensor  # (B,) likewise: which conditions a sample loses
     offset: Tensor  # (B, C, 1, 1)
+    extra: Tensor  # (B,) uniform in [0, 1), for whatever else a task draws
 
     @classmethod
     def at(cls, seed: int, positions: Sequence[int], shape: Sequence[int]) -> SampleNoise:
         """For the samples at `positions`, of latents (C, h, w)."""
-        noise, rest = [], []
+        noise, rest, extra = [], [], []
         for position in positions:
             # hashed, because a generator takes no more than 32 bits of its seed
             key = hashlib.blake2b(f"{seed}/{position}".encode(), digest_size=4).digest()
@@ -33,8 +34,11 @@ class SampleNoise:
             rest.append(torch.rand(2, generator=generator))
             noise.append(torch.randn(*shape, generator=generator))
             noise.append(torch.randn(shape[0], 1, 1, generator=generator))
+            extra.append(torch.rand((), generator=generator))
         time, drop = torch.stack(rest).unbind(1)
-        return cls(torch.stack(noise[::2]), time, drop, torch.stack(noise[1::2]))
+        return cls(
+            torch.stack(noise[::2]), time, drop, torch.stack(noise[1::2]), torch.stack(extra)
+        )
 
 
 class Diffusion:

@@ -76,7 +76,7 @@ class Objective:
         return self.base.vae.channels, side, side
 
     def loss(self, batch: Batch) -> Tensor:
-        config, base = self.config, self.base
+        config = self.config
         latents = self.latents(batch.examples)
         noise = batch.sample_noise.noise.to(latents)
         if config.noise_offset:
@@ -84,12 +84,7 @@ class Objective:
         timesteps = self.diffusion.timesteps(batch.sample_noise.time, config.timesteps)
         noisy = self.diffusion.noisy(latents, noise, timesteps)
         conditions = self.task.conditions(batch)
-        text = base.text.encode_all(conditions.texts, conditions.unconditional)
-        added = _sizes(batch.examples, text, config.size)
-        arguments = conditions.arguments(noisy, timesteps, text.states, added)
-        noisy = noisy.to(base.dtype, memory_format=torch.channels_last)
-        unet = self.task.drawing.unet
-        predicted = unet(noisy, timesteps, added_cond_kwargs=added, **arguments).sample
+        predicted = self.denoiser(batch, conditions)(noisy, timesteps)
         target = self.diffusion.target(latents, noise, timesteps)
         if conditions.weight is not None:
             predicted, target = predicted * conditions.weight, target * conditions.weight
@@ -100,6 +95,21 @@ class Objective:
             config.min_snr,
             config.truncated_snr,
         )
+
+    def denoiser(self, batch: Batch, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
+        """The UNet under conditions: noisy latents (B, C, h, w) and timesteps (B,) to its output.
+        Prompts are encoded once."""
+        base = self.base
+        text = base.text.encode_all(conditions.texts, conditions.unconditional)
+        added = _sizes(batch.examples, text, self.config.size)
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            arguments = conditions.arguments(noisy, timesteps, text.states, added)
+            noisy = noisy.to(base.dtype, memory_format=torch.channels_last)
+            unet = self.task.drawing.unet
+            return unet(noisy, timesteps, added_cond_kwargs=added, **arguments).sample
+
+        return predict
 
     @torch.no_grad()
     def latents(self, examples: Sequence[Example]) -> Tensor:

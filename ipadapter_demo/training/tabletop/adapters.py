@@ -11,16 +11,18 @@ from PIL import Image
 
 from ipadapter_demo.assets import asset
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.tabletop.caption import POOR, RICH, CaptionStyle
 from ipadapter_demo.tabletop.files import write_shards
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
-from ipadapter_demo.training.card import Provenance
+from ipadapter_demo.training.card import LORA, Provenance
 from ipadapter_demo.training.config import (
+    FewStepConfig,
     ImageAdapterConfig,
     StructureConfig,
     TrainingConfig,
-    config_from,
-    values_from_file,
 )
+from ipadapter_demo.training.config_reading import config_from, values_from_file
+from ipadapter_demo.training.few_step import train_few_step
 from ipadapter_demo.training.image_adapter import NAME, train_image_adapter
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.structure import train_structure
@@ -28,6 +30,8 @@ from ipadapter_demo.training.tabletop.pictures import SIZE, TRAIN_SEED, Pictures
 
 CONFIGS = asset("configs")
 HELD_OUT_COUNT = 16
+FEW_STEP = "lcm-lora.safetensors"
+RANK = 18  # of the LoRA: a file below 3 MB
 
 Kind = TypeVar("Kind", bound=TrainingConfig)
 
@@ -84,6 +88,36 @@ def structure(
     return _provenance(provenance)
 
 
+def few_step(
+    run: Run, pictures: Pictures, held_out: Pictures, out: Path, **fields: object
+) -> dict[str, object]:
+    """Distil `out/unet`, under its first image adapter, into the file of a LoRA. Half of the
+    captions leave much to the image prompt, half name almost everything."""
+    half, data = len(pictures) // 2, run.folder.parent / "data"
+    named = _shards(data, pictures[half:], TRAIN_SEED, RICH)
+    config = config_of(
+        FewStepConfig,
+        run.folder,
+        pictures[:half],
+        held_out,
+        **_of_recipe(run, out)
+        | {
+            "data": (
+                str(_shards(data, pictures[:half], TRAIN_SEED) / "*.tar"),
+                str(named / "*.tar"),
+            ),
+            "timesteps": "uniform",
+            "truncated_snr": 0,
+            "rank": RANK,
+            "teacher_guidance": TABLETOP.recommended.guidance,
+        }
+        | fields,
+    )
+    provenance = train_few_step(config)
+    shutil.copyfile(config.out / LORA, out / FEW_STEP)
+    return _provenance(provenance)
+
+
 def config_of(
     kind: type[Kind],
     folder: Path,
@@ -116,12 +150,13 @@ def _of_recipe(run: Run, out: Path, small: bool = False) -> dict[str, object]:
     }
 
 
-def _shards(data: Path, pictures: Pictures, seed: int) -> Path:
+def _shards(data: Path, pictures: Pictures, seed: int, style: CaptionStyle = POOR) -> Path:
     """The folder of shards of pictures that were rendered."""
-    folder = data / f"shards-{seed}-{len(pictures)}"
+    name = "shards" if style == POOR else "shards-named"
+    folder = data / f"{name}-{seed}-{len(pictures)}"
     done = folder / "done"
     if not done.exists():
-        write_shards(folder, pictures.scenes, _images(pictures), seed)
+        write_shards(folder, pictures.scenes, _images(pictures), seed, style=style)
         done.touch()
     return folder
 

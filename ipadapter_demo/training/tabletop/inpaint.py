@@ -120,7 +120,7 @@ class MaskedPictures:
         noise = torch.randn(count, *shape, generator=generator)
         time = torch.rand(count, generator=generator)
         unused = torch.zeros(count)  # conditions are dropped above, by what says what was there
-        return Batch(examples, SampleNoise(noise, time, unused, unused.view(-1, 1, 1, 1)))
+        return Batch(examples, SampleNoise(noise, time, unused, unused.view(-1, 1, 1, 1), unused))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
