@@ -56,7 +56,8 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
         "--lora",
         metavar="FILE[:WEIGHT]",
         action=_Repeated,
-        help="a LoRA, LoCon, LoHa or LoKr to merge; repeatable, or with commas [$IPADAPTER_LORA]",
+        help="a LoRA, LoCon, LoHa or LoKr, or the name of one of the model's, for requests that "
+        "choose no others; repeatable, or with commas [$IPADAPTER_LORA]",
     )
     add(
         "--embedding",

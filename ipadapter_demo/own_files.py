@@ -8,13 +8,18 @@ from pathlib import Path
 
 
 def loras(text: str) -> tuple[tuple[Path, float], ...]:
-    """Files and weights of "style.safetensors:0.8, other.safetensors". Raises ValueError."""
+    """Files or names, and weights, of "style.safetensors:0.8, few-step". Raises ValueError."""
     found = []
     for item in _listed(text, _LORA):
         match = _LORA.fullmatch(item)
         number = "1" if match is None or match[2] is None else match[2]
         valid = match and _NUMBER.fullmatch(number) and math.isfinite(float(number))
-        check(bool(valid), "lora", "FILE.safetensors or FILE.safetensors:WEIGHT", item)
+        check(
+            bool(valid),
+            "lora",
+            "FILE.safetensors or FILE.safetensors:WEIGHT, or a LoRA's name",
+            item,
+        )
         assert match is not None
         found.append((Path(match[1]), float(number)))
     return tuple(found)
@@ -51,7 +56,7 @@ def places(name: str, text: str) -> tuple[tuple[str, Path], ...]:
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_LORA = re.compile(r"(.+\.(?i:safetensors))(?::([^:/\\]*))?")
+_LORA = re.compile(r"(.+\.(?i:safetensors)|[\w-]+)(?::([^:/\\]*))?")
 _EMBEDDING = re.compile(r".+\.(?i:safetensors|pt|pth|bin)")
 _PLACE = re.compile(r"([\w-]+)=(.+)")
 

@@ -26,7 +26,7 @@ from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.png_text import texts
-from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.request import GenerateRequest, Inpaint, Lora, Reference, Structure
 
 SCHEMA = 2
 KEYWORD = "ipadapter_demo"
@@ -44,7 +44,12 @@ _INTENT = b"\1"  # relative colorimetric, as `colour` converts: section 11.3.2.5
 # What fields of schema 1 are called since.
 _RENAMED = {"passes": "repaint_passes", "surroundings": "background_weight"}
 _PICTURES = {"image", "mask", "init_image"}
-_PARTS: dict[str, type] = {"references": Reference, "structures": Structure, "inpaint": Inpaint}
+_PARTS: dict[str, type] = {
+    "references": Reference,
+    "structures": Structure,
+    "inpaint": Inpaint,
+    "loras": Lora,
+}
 
 T = TypeVar("T")
 

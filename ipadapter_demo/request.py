@@ -37,6 +37,7 @@ MAX_PROMPT = 2000
 MAX_REFERENCES = 8
 MAX_STRUCTURES = 8
 MAX_FEATHER = 64
+MAX_LORAS, MAX_LORA_WEIGHT = 8, 10.0
 MAX_REPAINT_PASSES = 10
 MAX_LAYERS = 200
 # SDXL's training sizes go from 512x2048 to 2048x512, all of at most 1024 x 1024 pixels
@@ -156,6 +157,19 @@ class Inpaint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """A LoRA of the model, by its name, and how strongly it acts; below 0 against it."""
+
+    name: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.text("lora.name", self.name, MAX_PROMPT)
+        weight = checks.number("lora.weight", self.weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
+        _set(self, "weight", weight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One generation. Image i of `count` starts from seed + i.
 
@@ -163,7 +177,8 @@ class GenerateRequest:
     steps during which it applies, `image_layers` where: a preset, or a factor for each
     cross-attention layer in the UNet's order. `combine` says how several references become one
     prompt: all their tokens beside each other, or the tokens of their mean. `adapter` names one of
-    the model's image adapters, None the first of them.
+    the model's image adapters, None the first of them; `loras` its LoRAs, None those that it was
+    loaded with.
     `guidance_rescale` is the φ of arXiv 2305.08891, section 3.4, for models that guidance
     overexposes. `width` and `height` of None mean the base model's own size, in the proportions of
     the picture that is inpainted or started from, if there is one; one of them alone lets the other
@@ -180,6 +195,7 @@ class GenerateRequest:
     image_layers: LayerPreset | tuple[float, ...] = "all"
     combine: Combine = "concat"
     adapter: str | None = None
+    loras: tuple[Lora, ...] | None = None
     guidance: float = 7.5
     guidance_rescale: float = 0.0
     steps: int = 20
@@ -214,6 +230,8 @@ class GenerateRequest:
         _set(self, "image_window", checks.window("image_window", self.image_window))
         if self.adapter is not None:
             checks.text("adapter", self.adapter, MAX_PROMPT)
+        if self.loras is not None:
+            _set(self, "loras", checks.all_of("loras", self.loras, Lora, MAX_LORAS))
         _set(self, "image_layers", _layers("image_layers", self.image_layers))
         checks.one_of("combine", self.combine, COMBINES)
         _set(self, "guidance", checks.number("guidance", self.guidance, 1.0, MAX_GUIDANCE))

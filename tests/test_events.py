@@ -26,6 +26,7 @@ INFO = ModelInfo(
     ),
     adapters=("base",),
     structures={"canny": ("canny", "lineart", "none")},
+    loras=(),
     layer_presets=False,
     words=(),
     note="",

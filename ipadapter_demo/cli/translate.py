@@ -12,7 +12,8 @@ from PIL import Image
 from ipadapter_demo.cli.command import Arguments
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
-from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.own_files import loras
+from ipadapter_demo.request import GenerateRequest, Inpaint, Lora, Reference, Structure
 
 if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ModelInfo
@@ -41,6 +42,11 @@ OF_A_MASK = ("feather", "repaint_passes", "context", "background_weight")
 def given_fields(arguments: Arguments) -> dict[str, Any]:
     """The fields of a request that the options set, and no others, with their pictures read."""
     fields = {name: getattr(arguments, name) for name in FIELDS}
+    if arguments.lora is not None:
+        fields["loras"] = tuple(
+            Lora(name=path.stem if path.suffix else str(path), weight=weight)
+            for path, weight in loras(arguments.lora)
+        )
     fields |= {
         "references": _references(arguments),
         "structures": _structures(arguments),

@@ -22,6 +22,7 @@ from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.extras import with_extras
+from ipadapter_demo.models.loras import Loras, own_loras
 from ipadapter_demo.models.memory import take_turns
 from ipadapter_demo.models.own_networks import (
     check_class,
@@ -65,6 +66,7 @@ class BaseModel:
     unet: UNet2DConditionModel
     adapters: dict[str, ImageAdapter]  # by name, the default first
     vae: VAE
+    loras: Loras
     scheduler_config: SchedulerConfig
     structures: Structures
     inpaint_adapter: StructureNet | None  # reads what is left around a mask: `around_hole`
@@ -102,6 +104,7 @@ class BaseModel:
             vision=None if self.vision is None else _Outline(self.vision),
             vae=replace(self.vae, autoencoder=_Outline(self.vae.autoencoder)),
             inpaint_adapter=None,
+            loras=Loras(None, {}),
             structures=Structures.of(self.entry, self.locate, {}),
             files=(),
         )
@@ -200,6 +203,8 @@ def load_base_model(
     parts: Parts = with_extras(
         read_parts(entry, dtype, files, options.vae, options.prediction_type), options
     )
+    loras = Loras(parts, *own_loras(entry, options))
+    loras.merge(loras.usual)
     unet: UNet2DConditionModel = frozen(parts.unet)
     vision = None
     if entry.image_encoder is not None:
@@ -231,6 +236,7 @@ def load_base_model(
         image_processor=parts.image_processor,
         unet=unet,
         adapters=adapters,
+        loras=loras,
         vae=VAE(vae, torch.device(device), honours_upcast=len(text_encoders) > 1),
         scheduler_config=parts.scheduler_config,
         structures=Structures(entry, load, locate),

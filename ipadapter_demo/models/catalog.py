@@ -39,6 +39,7 @@ class CatalogEntry:
     image_encoder: str | None = "image_encoder"  # None: no image prompts
     adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
+    loras: dict[str, str] = field(default_factory=dict)  # files by name, for requests to choose
     inpaint_adapter: str | None = None  # a T2I-Adapter that reads what is left around a mask
     recommended: Recommended = field(default_factory=Recommended)
     small: bool = False  # so that half precision gains nothing

@@ -1,4 +1,4 @@
-"""LoRA, LoHa and LoKr as trainers write them (`lora_unet_...`, `lora_te_...`), merged for good.
+"""LoRA, LoHa and LoKr as trainers write them (`lora_unet_...`, `lora_te_...`), merged.
 
 Names and formulas are those of LyCORIS (arXiv 2309.14859, sections 3.2 and 3.3, and
 https://github.com/KohakuBlueleaf/LyCORIS), which files of these kinds are written with. diffusers
@@ -9,7 +9,7 @@ it passes over layers that the model lacks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -79,15 +79,21 @@ def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Change], dict[str, T
 
 
 @torch.no_grad()
-def merge(parts: Parts, changes: Mapping[str, Change], weight: float) -> None:
-    """Add `weight` times each change to the layer it names. Raises ModelError before anything is
-    changed where a layer is not the model's or of another shape."""
+def merge(
+    parts: Parts,
+    changes: Mapping[str, Change],
+    weight: float,
+    keep: Callable[[nn.Parameter], None],
+) -> None:
+    """Add `weight` times each change to the layer it names, which is kept before. Raises ModelError
+    before anything is changed where a layer is not the model's or of another shape."""
     layers, changes, found = dict(_layers(parts)), _renamed(parts, changes), []
     if alien := [name for name in changes if name not in layers]:
         few = f"{some_of(alien)}, which {'are no layers' if alien[1:] else 'is no layer'}"
         raise ModelError(f"it changes {few} of this model's")
     for name, change in changes.items():
-        parameter, delta = layers[name], delta_of(change)
+        parameter = layers[name]
+        delta = delta_of(change).to(parameter.device)
         if delta.numel() != parameter.numel() or len(delta) != len(parameter):
             raise ModelError(
                 f"its change of {name} is {tuple(delta.shape)}, where the model has "
@@ -95,9 +101,11 @@ def merge(parts: Parts, changes: Mapping[str, Change], weight: float) -> None:
             )
         delta = delta.reshape(parameter.shape)
         if "dora_scale" in change:
-            delta = _with_magnitudes(name, parameter.float(), delta, change["dora_scale"].float())
+            scale = change["dora_scale"].to(delta)
+            delta = _with_magnitudes(name, parameter.float(), delta, scale)
         found.append((parameter, delta))
     for parameter, delta in found:
+        keep(parameter)
         parameter.copy_(parameter.float() + weight * delta)
 
 

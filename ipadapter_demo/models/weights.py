@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,6 +70,16 @@ def tensors_from_file(path: Path) -> dict[str, Tensor]:
     return {
         key: value for key, value in weights_from_file(path).items() if isinstance(value, Tensor)
     }
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Whatever is raised inside becomes a ModelError that names the file as what does not fit."""
+    try:
+        yield
+    except Exception as error:  # of libraries, whatever they like
+        said = str(error) if isinstance(error, ModelError) else reason(error)
+        raise ModelError(f"{path.name} does not fit this model: {said}") from error
 
 
 def network_from_weights(

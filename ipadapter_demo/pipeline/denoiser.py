@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ipadapter_demo.adapter import fill_kv_cache
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.loras import Loras
 from ipadapter_demo.models.structure import total
 from ipadapter_demo.pipeline.conditions import Conditions
 from ipadapter_demo.pipeline.schedule import NoiseLevel
+from ipadapter_demo.request import Lora
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -25,6 +27,8 @@ class UNetDenoiser:
     """The UNets of SD 1.5 and SDXL, with image adapters attached."""
 
     unet: UNet2DConditionModel
+    loras: Loras
+    chosen: tuple[Lora, ...] = ()  # of them
 
     def prepare(self, conditions: Conditions) -> None:
         """Once, before the first step."""
@@ -32,6 +36,7 @@ class UNetDenoiser:
 
     def predict(self, latents: Tensor, level: NoiseLevel, conditions: Conditions) -> Tensor:
         """The UNet's output for latents (rows, C, h, w), under the conditions of one step."""
+        self.loras.merge(self.chosen)  # another request may have had others in the step before
         text, t = conditions.text_states, level.timestep
         residuals = total(
             control.condition(

@@ -47,6 +47,7 @@ class ModelInfo:
     recommended: Recommended
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
+    loras: tuple[str, ...]  # likewise; a request that names none has those that were loaded
     layer_presets: bool  # whether its layers are known by what they do
     words: tuple[str, ...]
     note: str

@@ -76,6 +76,7 @@ class ImagePromptPipeline(Previews):
             recommended=entry.recommended,
             adapters=tuple(entry.adapters),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
+            loras=self._model.loras.names,
             layer_presets=has_presets(self._model.unet),
             words=entry.words,
             note=" ".join(filter(None, (entry.note, self.schedule_note))),
@@ -118,7 +119,7 @@ class ImagePromptPipeline(Previews):
         within one grey level in float32. A Result holds the request that was drawn.
         """
         began, model = time.monotonic(), self._model
-        plans = [plan_for(request, model.native_size) for request in requests]
+        plans = [plan_for(self._with_loras(request), model.native_size) for request in requests]
         assert all(can_batch(plans[0].request, plan.request) for plan in plans)
         conditions = [
             self._conditioner.condition(plan.drawn, plan.size, record_attention) for plan in plans
@@ -139,7 +140,7 @@ class ImagePromptPipeline(Previews):
                 request,
                 own.maps,
                 seconds,
-                self.provenance,
+                self._provenance_of(request),
                 changed_warnings(plan.asked, request) + said + warnings,
                 attention_maps(own.image_prompts, request.count),
             )
@@ -162,6 +163,20 @@ class ImagePromptPipeline(Previews):
             "versions": {name: _version(name) for name in libraries},
         }
 
+    def _with_loras(self, request: GenerateRequest) -> GenerateRequest:
+        """With the LoRAs that it is drawn with, where the model has any. Raises RequestError."""
+        loras = self._model.loras
+        loras.check(request.loras or ())
+        if request.loras is None and loras.usual:
+            return replace(request, loras=loras.usual)
+        return request
+
+    def _provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
+        if not request.loras:
+            return self.provenance
+        weights = self._model.hashes | self._model.loras.hashes(request.loras)
+        return self.provenance | {"weights": dict(weights)}
+
     def _denoise(self, plans: Sequence[Plan], conditions: Sequence[Conditions]) -> Iterator[Step]:
         model, drawn = self._model, plans[0].drawn
         inits = [plan.latent_init(self._conditioner.latents) for plan in plans]
@@ -171,7 +186,7 @@ class ImagePromptPipeline(Previews):
         init = LatentInit.collate(inits)
         scheduler = new_scheduler(drawn.sampler, model.scheduler_config)
         return denoise(
-            UNetDenoiser(model.unet),
+            UNetDenoiser(model.unet, model.loras, drawn.loras or ()),
             Schedule(scheduler, drawn.steps, init.strength, model.device),
             Guidance(drawn.guidance, drawn.guidance_rescale),
             init,

@@ -35,8 +35,10 @@ class Conditioner:
     ) -> Conditions:
         """`record_attention`: with an AttentionRecorder for each image prompt."""
         guided, count = request.guidance > 1.0, request.count
-        texts = [self.prompts.states(request.negative_prompt, unconditional=True)] if guided else []
-        texts.append(self.prompts.states(request.prompt))
+        loras, texts = request.loras or (), []
+        if guided:
+            texts.append(self.prompts.states(request.negative_prompt, loras, unconditional=True))
+        texts.append(self.prompts.states(request.prompt, loras))
         maps = tuple(self.maps.structure_map(s, size) for s in request.structures)
         controls = map(self.maps.control, request.structures, maps)
         return Conditions(

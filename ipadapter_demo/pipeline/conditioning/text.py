@@ -12,6 +12,7 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.text import TextStates
 from ipadapter_demo.pipeline.cache import ContentCache
 from ipadapter_demo.pipeline.sizes import Size
+from ipadapter_demo.request import Lora
 
 
 class PromptReader:
@@ -21,12 +22,13 @@ class PromptReader:
         self._model, self._model_lock = model, model_lock
         self.cache = ContentCache(64)
 
-    def states(self, prompt: str, unconditional: bool = False) -> TextStates:
+    def states(self, prompt: str, loras: Sequence[Lora], unconditional: bool = False) -> TextStates:
         def encode() -> TextStates:
             with self._model_lock:
+                self._model.loras.merge(loras)
                 return self._model.text.encode(prompt, unconditional)
 
-        return self.cache.get((prompt, unconditional and not prompt), encode)
+        return self.cache.get((prompt, tuple(loras), unconditional and not prompt), encode)
 
 
 def added_conditions(

@@ -1,0 +1,201 @@
+"""LoRAs of a model: in its weights while a request that names them is drawn, and not otherwise.
+
+They are merged, so that a step costs what it costs without them, and before other LoRAs are, the
+model's own weights are put back from copies: exactly those that they were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ipadapter_demo.errors import ModelError, RequestError, some_of
+from ipadapter_demo.load_options import LoadOptions
+from ipadapter_demo.models import lycoris
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.diffusers_pipeline import pipeline_of
+from ipadapter_demo.models.parts import Parts
+from ipadapter_demo.models.sources import file_sha256
+from ipadapter_demo.models.weights import naming, tensors_from_file
+from ipadapter_demo.request import Lora
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+# a key of the first LoRA files, which held nothing but the UNet's attention processors
+_OLD_PROCESSOR = re.compile(r"\.processor\.to_\w+_lora\.(up|down)\.weight$")
+# how diffusers' and peft's names of one tensor of a layer end
+_OF_A_LAYER = re.compile(
+    r"\.(lora_[AB]|lora\.(up|down)|lora_linear_layer\.(up|down)|"
+    r"processor\.(to_\w+)_lora\.(up|down))(\.default)?\.weight$"
+)
+
+
+class Loras:
+    """The LoRAs that a model has, by name. Not to be called by two threads at once, nor while
+    the model runs: whoever holds the model lock calls it.
+
+    `usual` are those of a request that names none.
+    """
+
+    def __init__(
+        self, parts: Parts | None, files: Mapping[str, Path], usual: Sequence[Lora] = ()
+    ) -> None:
+        self._parts, self._files, self.usual = parts, dict(files), tuple(usual)
+        self._merged: tuple[Lora, ...] = ()
+        self._own: dict[int, tuple[nn.Parameter, Tensor]] = {}  # weights as they are without any
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._files)
+
+    def check(self, loras: Sequence[Lora]) -> None:
+        """Raises RequestError for a name that the model does not have."""
+        for lora in loras:
+            if lora.name not in self._files:
+                raise RequestError(
+                    f"lora must be one of those of the model ({_listed(self._files)}), "
+                    f"got {lora.name!r}: load its file with the model"
+                )
+
+    def merge(self, loras: Sequence[Lora]) -> None:
+        """Exactly these are in the weights afterwards. Raises ModelError that names the file; then
+        none is."""
+        wanted = tuple(lora for lora in loras if lora.weight != 0)
+        if wanted == self._merged:
+            return
+        self._restore()
+        try:
+            for lora in wanted:
+                assert self._parts is not None
+                path = self._files[lora.name]
+                if path.suffix.lower() != ".safetensors":
+                    raise ModelError(
+                        f"{path.name} must be a .safetensors file: others may run code "
+                        "when they are read"
+                    )
+                tensors = tensors_from_file(path)
+                with naming(path):
+                    _merge(self._parts, path, tensors, lora.weight, self._keep)
+        except BaseException:
+            self._restore()
+            raise
+        self._merged = wanted
+
+    def hashes(self, loras: Sequence[Lora]) -> dict[str, str]:
+        """SHA-256 of the files."""
+        return {f"lora/{lora.name}": file_sha256(self._files[lora.name]) for lora in loras}
+
+    def _keep(self, weight: nn.Parameter) -> None:
+        if id(weight) not in self._own:  # on the CPU: it is needed only when the LoRAs change
+            self._own[id(weight)] = weight, weight.detach().to("cpu", copy=True)
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for weight, own in self._own.values():
+            weight.copy_(own)
+        self._merged = ()
+
+
+def own_loras(
+    entry: CatalogEntry, options: LoadOptions
+) -> tuple[dict[str, Path], tuple[Lora, ...]]:
+    """The files of a model's LoRAs by name, and those that were given with it. Raises ModelError
+    for two of one name."""
+    files = {name: entry.folder / file for name, file in entry.loras.items()}
+    usual = []
+    for path, weight in options.loras:
+        name = path.stem if path.suffix else str(path)
+        if path.suffix:
+            if name in files:
+                raise ModelError(f"lora: two files would be called {name}: rename one")
+            files[name] = path
+        elif name not in files:
+            raise ModelError(
+                f"lora must be a .safetensors file, or one of the model's ({_listed(files)}), "
+                f"got {name!r}"
+            )
+        usual.append(Lora(name=name, weight=weight))
+    return files, tuple(usual)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "it has none"
+
+
+def _merge(
+    parts: Parts,
+    path: Path,
+    tensors: dict[str, Tensor],
+    weight: float,
+    keep: Callable[[nn.Parameter], None],
+) -> None:
+    """Into the weights: the UNet stays an ordinary one. Every weight is kept before it changes.
+    Trainers' names are read by our own hand, diffusers' and peft's by diffusers, which wants the
+    file itself for what its header says."""
+    changes, rest = lycoris.split(tensors)
+    lycoris.merge(parts, changes, weight, keep)
+    if not rest:
+        return
+    pipe = pipeline_of(parts)
+    bare = all(_OLD_PROCESSOR.search(key) for key in rest)
+    if bare:
+        rest = {f"unet.{key.removeprefix('unet.')}": tensor for key, tensor in rest.items()}
+    _check_layers(pipe, rest)
+    if bare or changes:
+        pipe.load_lora_weights(rest)
+    elif path.suffix == ".safetensors":
+        pipe.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
+    else:
+        with TemporaryDirectory() as folder:  # diffusers knows the suffix in small letters alone
+            file = Path(folder) / "lora.safetensors"
+            file.symlink_to(path.absolute())
+            pipe.load_lora_weights(folder, weight_name=file.name, local_files_only=True)
+    if not pipe.get_list_adapters():
+        raise ModelError("none of its layers is one of this model's")
+    for layer in _layers(parts):
+        weight_of = layer.get_base_layer().weight
+        assert isinstance(weight_of, nn.Parameter)
+        keep(weight_of)
+    pipe.fuse_lora(lora_scale=weight)
+    pipe.unload_lora_weights()
+
+
+def _layers(parts: Parts) -> Iterator[BaseTunerLayer]:
+    """The layers that peft has put LoRAs beside."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for network in (parts.unet, *parts.text_encoders):
+        yield from (m for m in network.modules() if isinstance(m, BaseTunerLayer))
+
+
+def _check_layers(pipe: DiffusionPipeline, tensors: dict[str, Tensor]) -> None:
+    """Raise ModelError that names layers which the model lacks: diffusers passes over them."""
+    there = {
+        f"{part}.{name.removeprefix('text_model.')}"
+        for part in ("unet", "text_encoder", "text_encoder_2")
+        if (network := getattr(pipe, part, None)) is not None
+        for name, _ in network.named_modules()
+    }
+    alien = []
+    for key in tensors:
+        part, _, rest = key.partition(".")
+        ending = _OF_A_LAYER.search(rest)
+        if ending is None or part not in ("unet", "text_encoder", "text_encoder_2"):
+            continue  # another layout, which diffusers converts or refuses
+        old = (ending[4] or "").replace("to_out", "to_out.0")
+        name = rest[: ending.start()] + (f".{old}" if old else "")
+        if f"{part}.{name.removeprefix('text_model.')}" not in there:
+            alien.append(f"{part}.{name}")
+    if names := list(dict.fromkeys(alien)):
+        raise ModelError(
+            f"it changes {some_of(names)}, which "
+            f"{'are no layers' if names[1:] else 'is no layer'} of this model's"
+        )

@@ -1,0 +1,203 @@
+"""LoRAs of a request: in the weights while it is drawn, and in nobody else's pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import ipadapter_demo as ip
+from ipadapter_demo import cli
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.pipeline import ImagePromptPipeline, can_batch
+from ipadapter_demo.record import request_from_json, request_from_png, request_to_json
+from ipadapter_demo.request import GenerateRequest, Lora, Reference
+from tests.tiny import noise, picture, write_tiny_model
+
+ASKED = GenerateRequest(
+    prompt="a red cube",
+    references=(Reference(image=picture(1)),),
+    steps=2,
+    guidance=3.0,
+    width=64,
+    height=64,
+)
+STYLE, OTHER = (Lora(name="style", weight=0.7),), (Lora(name="other"),)
+
+
+def kohya(unet_layer: str, width: int, text_width: int | None, seed: int) -> dict[str, Tensor]:
+    """A LoRA of one layer of the UNet, and of one of the text encoder where it is to have one."""
+    layers = {f"lora_unet_{unet_layer}": width}
+    if text_width is not None:
+        layers["lora_te_text_model_encoder_layers_0_self_attn_q_proj"] = text_width
+    return {
+        key: tensor
+        for number, (layer, size) in enumerate(layers.items())
+        for key, tensor in {
+            f"{layer}.lora_up.weight": noise(seed + number, size, 2),
+            f"{layer}.lora_down.weight": noise(seed + number + 1, 2, size),
+        }.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def entry(tmp_path_factory: pytest.TempPathFactory) -> CatalogEntry:
+    """With two LoRAs, the first of which changes the text encoder too."""
+    made = write_tiny_model(tmp_path_factory.mktemp("tiny"))
+    pipeline = ip.load(made, device="cpu", dtype="float32")._model
+    layer = "mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+    width = pipeline.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+    text = pipeline.text.encoders[0].config.hidden_size
+    save_file(kohya(layer, width.in_features, text, 3), made.folder / "style.safetensors")
+    save_file(kohya(layer, width.in_features, None, 9), made.folder / "other.safetensors")
+    return made
+
+
+@pytest.fixture(scope="module")
+def pipeline(entry: CatalogEntry) -> ImagePromptPipeline:
+    files = {name: f"{name}.safetensors" for name in ("style", "other")}
+    return ip.load(replace(entry, loras=files), device="cpu", dtype="float32")
+
+
+def loaded_with(entry: CatalogEntry, *loras: Lora) -> ImagePromptPipeline:
+    files = tuple((entry.folder / f"{lora.name}.safetensors", lora.weight) for lora in loras)
+    return ip.load(entry, device="cpu", dtype="float32", loras=files)
+
+
+def pixels(pipeline: ImagePromptPipeline, request: GenerateRequest) -> bytes:
+    return pipeline.generate(request).images[0].tobytes()
+
+
+def weights(pipeline: ImagePromptPipeline) -> list[Tensor]:
+    model = pipeline._model
+    return [p.clone() for n in (model.unet, *model.text.encoders) for p in n.parameters()]
+
+
+def test_a_request_gets_its_own_and_the_next_none_of_them(
+    entry: CatalogEntry, pipeline: ImagePromptPipeline
+) -> None:
+    """Laws 3 and 9."""
+    plain, before = pixels(ip.load(entry, device="cpu", dtype="float32"), ASKED), weights(pipeline)
+    assert pixels(pipeline, ASKED) == plain
+    both = (*STYLE, *OTHER)
+    for chosen in (STYLE, OTHER, both):
+        expected = pixels(loaded_with(entry, *chosen), ASKED)
+        assert expected != plain
+        assert pixels(pipeline, replace(ASKED, loras=chosen)) == expected
+        assert pixels(pipeline, ASKED) == plain
+    assert all(map(torch.equal, weights(pipeline), before))
+    off = (Lora(name="style", weight=0.0),)
+    assert pixels(pipeline, replace(ASKED, loras=off)) == plain
+
+
+def test_requests_whose_steps_alternate_do_not_see_each_other(
+    pipeline: ImagePromptPipeline,
+) -> None:
+    """Law 3."""
+    asked = [ASKED, replace(ASKED, loras=STYLE), replace(ASKED, loras=OTHER, seed=5)]
+    expected = [pixels(pipeline, request) for request in asked]
+    streams = [pipeline.stream(request) for request in asked]
+    events = [[], [], []]
+    for _ in range(3):
+        for stream, seen in zip(streams, events, strict=True):
+            seen.append(next(stream))
+    assert [seen[-1].images[0].tobytes() for seen in events] == expected
+
+
+def test_those_loaded_with_the_model_are_its_usual_ones(entry: CatalogEntry) -> None:
+    model = loaded_with(entry, *STYLE)
+    assert model.info.loras == ("style",)
+    result = model.generate(ASKED)
+    assert result.request.loras == STYLE
+    assert len(result.provenance["weights"]["lora/style"]) == 64
+    plain = ip.load(entry, device="cpu", dtype="float32")
+    none = model.generate(replace(ASKED, loras=()))
+    assert none.images[0].tobytes() == pixels(plain, ASKED)
+    assert "lora/style" not in none.provenance["weights"]
+
+
+def test_an_unknown_one_is_named(entry: CatalogEntry, pipeline: ImagePromptPipeline) -> None:
+    said = r"lora must be one of those of the model \(style, other\), got 'manga'"
+    with pytest.raises(ip.RequestError, match=said):
+        pipeline.generate(replace(ASKED, loras=(Lora(name="manga"),)))
+    with pytest.raises(ip.ModelError, match="lora: two files would be called style: rename one"):
+        loaded_with(entry, *STYLE, *STYLE)
+    with pytest.raises(ip.ModelError, match=r"one of the model's \(it has none\), got 'style'"):
+        ip.load(entry, device="cpu", loras=((Path("style"), 1.0),))
+
+
+def test_one_that_does_not_fit_leaves_the_model_as_it_was(entry: CatalogEntry) -> None:
+    bad = entry.folder / "bad.safetensors"
+    save_file(kohya("mid_block_attentions_0_nothing", 8, None, 1), bad)
+    files = {"style": "style.safetensors", "bad": bad.name}
+    model = ip.load(replace(entry, loras=files), device="cpu", dtype="float32")
+    before = weights(model)
+    wrong = replace(ASKED, loras=(*STYLE, Lora(name="bad")))
+    with pytest.raises(
+        ip.ModelError, match=r"bad\.safetensors does not fit this model: it changes"
+    ):
+        model.generate(wrong)
+    assert all(map(torch.equal, weights(model), before))
+
+
+def test_others_do_not_share_a_batch() -> None:
+    assert can_batch(replace(ASKED, loras=STYLE), replace(ASKED, loras=STYLE, seed=4))
+    assert not can_batch(replace(ASKED, loras=STYLE), replace(ASKED, loras=OTHER))
+
+
+def test_records_hold_them() -> None:
+    asked = replace(ASKED, loras=(*STYLE, *OTHER))
+    assert request_from_json(json.dumps(request_to_json(asked))) == asked
+    old = request_to_json(ASKED)
+    del old["request"]["loras"]
+    assert request_from_json(json.dumps(old)).loras is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"weight": 11.0}, r"lora\.weight must lie in \[-10, 10\], got 11"),
+        ({"weight": "strong"}, r"lora\.weight must be"),
+        ({"name": 3}, r"lora\.name must be"),
+    ],
+)
+def test_a_bad_one_names_the_field(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ip.RequestError, match=said):
+        Lora(**{"name": "style", **given})
+
+
+def test_on_the_command_line(
+    entry: CatalogEntry,
+    pipeline: ImagePromptPipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A file, or a name; and an output made again with its own, or with others."""
+    known = {"tiny": replace(entry, loras={"other": "other.safetensors"})}
+    monkeypatch.setattr("ipadapter_demo.pipeline.CATALOG", known)
+    style, out = entry.folder / "style.safetensors", tmp_path / "out"
+
+    def generated(*words: str) -> Path:
+        common = ("--model", "tiny", "--device", "cpu", "--dtype", "float32", "--out", str(out))
+        capsys.readouterr()
+        status = cli.main(["generate", *words, *common])
+        printed, error = capsys.readouterr()
+        assert status == 0, error
+        return Path(json.loads(printed)["path"])
+
+    picture(1).save(tmp_path / "R.png")
+    size = ("--width", "64", "--height", "64", "--steps", "2")
+    first = generated("--reference", str(tmp_path / "R.png"), "--lora", f"{style}:.7", *size)
+    assert request_from_png(first).loras == STYLE
+    second = generated("--from-png", str(first), "--lora", str(style))
+    assert request_from_png(second).loras == (Lora(name="style"),)
+    third = generated("--from-png", str(first), "--lora", "other:-0.5")
+    assert request_from_png(third).loras == (Lora(name="other", weight=-0.5),)
+    assert cli.main(["generate", "--from-png", str(first), "--model", "tiny"]) == 2
+    assert "got 'style': load its file with the model" in capsys.readouterr().err
