@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ipadapter_demo.compare import draw_comparison
     from ipadapter_demo.errors import CheckpointError, DemoError, ModelError, RequestError
     from ipadapter_demo.load_options import LoadOptions
+    from ipadapter_demo.lora import Lora
     from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Preview, Result, load
     from ipadapter_demo.record import (
         Record,
@@ -36,6 +37,7 @@ __all__ = [
     "ImagePromptPipeline",
     "Inpaint",
     "LoadOptions",
+    "Lora",
     "ModelError",
     "ModelInfo",
     "Preview",
@@ -57,6 +59,7 @@ _HOMES = {
     "compare": ("draw_comparison",),
     "errors": ("CheckpointError", "DemoError", "ModelError", "RequestError"),
     "load_options": ("LoadOptions",),
+    "lora": ("Lora",),
     "pipeline": ("ImagePromptPipeline", "ModelInfo", "Preview", "Result", "load"),
     "record": (
         "Record",

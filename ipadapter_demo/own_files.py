@@ -6,6 +6,8 @@ import math
 import re
 from pathlib import Path
 
+from ipadapter_demo.errors import RequestError
+
 
 def loras(text: str) -> tuple[tuple[Path, float], ...]:
     """Files or names, and weights, of "style.safetensors:0.8, few-step". Raises ValueError."""
@@ -53,6 +55,14 @@ def places(name: str, text: str) -> tuple[tuple[str, Path], ...]:
         assert match is not None
         found[match[1]] = Path(match[2])
     return tuple(found.items())
+
+
+def structure_parts(text: str) -> tuple[str, str | None, str]:
+    """(kind, annotator, file) of KIND=FILE or KIND:ANNOTATOR=FILE. Raises RequestError."""
+    match = re.fullmatch(r"([^:=]+)(?::([^:=]+))?=(.+)", text, re.DOTALL)
+    if match is None:
+        raise RequestError(f"structure must be KIND=FILE or KIND:ANNOTATOR=FILE, got {text!r:.80}")
+    return match[1], match[2], match[3]
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")

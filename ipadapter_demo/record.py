@@ -25,8 +25,9 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
 from ipadapter_demo.json_values import Json
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.png_text import texts
-from ipadapter_demo.request import GenerateRequest, Inpaint, Lora, Reference, Structure
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
 SCHEMA = 2
 KEYWORD = "ipadapter_demo"

@@ -6,7 +6,6 @@ pictures as flattened RGB PIL images (masks as "L") and never a tensor.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,6 +14,7 @@ from PIL import Image
 from ipadapter_demo import checks
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image
+from ipadapter_demo.lora import MAX_LORAS, Lora
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.sampling import SAMPLERS, Sampler, check_steps
 
@@ -37,7 +37,6 @@ MAX_PROMPT = 2000
 MAX_REFERENCES = 8
 MAX_STRUCTURES = 8
 MAX_FEATHER = 64
-MAX_LORAS, MAX_LORA_WEIGHT = 8, 10.0
 MAX_REPAINT_PASSES = 10
 MAX_LAYERS = 200
 # SDXL's training sizes go from 512x2048 to 2048x512, all of at most 1024 x 1024 pixels
@@ -157,19 +156,6 @@ class Inpaint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lora:
-    """A LoRA of the model, by its name, and how strongly it acts; below 0 against it."""
-
-    name: str
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        checks.text("lora.name", self.name, MAX_PROMPT)
-        weight = checks.number("lora.weight", self.weight, -MAX_LORA_WEIGHT, MAX_LORA_WEIGHT)
-        _set(self, "weight", weight)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One generation. Image i of `count` starts from seed + i.
 
@@ -264,14 +250,6 @@ class GenerateRequest:
     @property
     def seeds(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.count))
-
-
-def structure_parts(text: str) -> tuple[str, str | None, str]:
-    """(kind, annotator, file) of KIND=FILE or KIND:ANNOTATOR=FILE. Raises RequestError."""
-    match = re.fullmatch(r"([^:=]+)(?::([^:=]+))?=(.+)", text, re.DOTALL)
-    if match is None:
-        raise RequestError(f"structure must be KIND=FILE or KIND:ANNOTATOR=FILE, got {text!r:.80}")
-    return match[1], match[2], match[3]
 
 
 def _set(target: object, field: str, value: object) -> None:

@@ -26,7 +26,7 @@ INFO = ModelInfo(
     ),
     adapters=("base",),
     structures={"canny": ("canny", "lineart", "none")},
-    loras=(),
+    loras={},
     layer_presets=False,
     words=(),
     note="",

@@ -12,7 +12,8 @@ from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_
 from ipadapter_demo.cli.model import loaded
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.model_flags import add_model_options
-from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS, structure_parts
+from ipadapter_demo.own_files import structure_parts
+from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS
 
 TEXT = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.

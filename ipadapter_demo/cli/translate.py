@@ -12,8 +12,9 @@ from PIL import Image
 from ipadapter_demo.cli.command import Arguments
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.own_files import loras
-from ipadapter_demo.request import GenerateRequest, Inpaint, Lora, Reference, Structure
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
 if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ModelInfo

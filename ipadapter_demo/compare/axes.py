@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ipadapter_demo.compare.comparison import MAX_CELLS, MAX_HEAD, MAX_VALUES, ComparisonSpec
 from ipadapter_demo.compare.spec import shortened
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.request import structure_parts
+from ipadapter_demo.own_files import structure_parts
 
 Side = Literal["pages", "rows", "columns"]
 SIDES: tuple[Side, ...] = ("pages", "rows", "columns")

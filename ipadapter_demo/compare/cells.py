@@ -17,8 +17,9 @@ from ipadapter_demo.compare.comparison import (
 from ipadapter_demo.compare.grid import Cell, Given, Grid, Page
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.pipeline import ModelInfo, effective_request
-from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure, structure_parts
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
 # In this order axes act on the shared request: what comes later changes what is there by then.
 ORDER = (

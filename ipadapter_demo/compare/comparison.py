@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from ipadapter_demo.compare.schema import CellName, Part
-from ipadapter_demo.request import structure_parts
+from ipadapter_demo.own_files import structure_parts
 
 MAX_CELLS = 400
 MAX_VALUES = 100  # along one axis

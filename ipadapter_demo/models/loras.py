@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError, RequestError, some_of
 from ipadapter_demo.load_options import LoadOptions
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.models import lycoris
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.diffusers_pipeline import pipeline_of
 from ipadapter_demo.models.parts import Parts
 from ipadapter_demo.models.sources import file_sha256
 from ipadapter_demo.models.weights import naming, tensors_from_file
-from ipadapter_demo.request import Lora
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -53,8 +53,9 @@ class Loras:
         self._own: dict[int, tuple[nn.Parameter, Tensor]] = {}  # weights as they are without any
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._files)
+    def weights(self) -> dict[str, float]:
+        """Of every one in a request that names none."""
+        return dict.fromkeys(self._files, 0.0) | {lora.name: lora.weight for lora in self.usual}
 
     def check(self, loras: Sequence[Lora]) -> None:
         """Raises RequestError for a name that the model does not have."""

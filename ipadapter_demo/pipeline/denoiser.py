@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ipadapter_demo.adapter import fill_kv_cache
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.loras import Loras
 from ipadapter_demo.models.structure import total
 from ipadapter_demo.pipeline.conditions import Conditions
 from ipadapter_demo.pipeline.schedule import NoiseLevel
-from ipadapter_demo.request import Lora
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel

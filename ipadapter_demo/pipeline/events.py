@@ -47,7 +47,7 @@ class ModelInfo:
     recommended: Recommended
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
-    loras: tuple[str, ...]  # likewise; a request that names none has those that were loaded
+    loras: dict[str, float]  # by name, with their weights in a request that names none
     layer_presets: bool  # whether its layers are known by what they do
     words: tuple[str, ...]
     note: str

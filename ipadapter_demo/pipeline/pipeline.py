@@ -76,7 +76,7 @@ class ImagePromptPipeline(Previews):
             recommended=entry.recommended,
             adapters=tuple(entry.adapters),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
-            loras=self._model.loras.names,
+            loras=self._model.loras.weights,
             layer_presets=has_presets(self._model.unet),
             words=entry.words,
             note=" ".join(filter(None, (entry.note, self.schedule_note))),
@@ -167,7 +167,7 @@ class ImagePromptPipeline(Previews):
         """With the LoRAs that it is drawn with, where the model has any. Raises RequestError."""
         loras = self._model.loras
         loras.check(request.loras or ())
-        if request.loras is None and loras.usual:
+        if request.loras is None and loras.weights:
             return replace(request, loras=loras.usual)
         return request
 

@@ -8,11 +8,11 @@ from threading import Lock
 import torch
 from torch import Tensor
 
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.text import TextStates
 from ipadapter_demo.pipeline.cache import ContentCache
 from ipadapter_demo.pipeline.sizes import Size
-from ipadapter_demo.request import Lora
 
 
 class PromptReader:

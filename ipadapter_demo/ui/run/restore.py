@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import gradio as gr
@@ -22,6 +22,7 @@ from ipadapter_demo.ui.run.running import QUEUE
 from ipadapter_demo.ui.run.say import inform, warn
 from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
 from ipadapter_demo.ui.run.uploads import Painting, editor_value_from_image, path_of_upload
+from ipadapter_demo.ui.widgets.loras import texts_from_loras
 
 
 def restore_button(
@@ -110,8 +111,10 @@ def tab_of_request(request: GenerateRequest, tabs: Mapping[str, Tab]) -> str:
 
 def shown(built: BuiltTab, request: GenerateRequest) -> Update:
     """Widgets and their values. Warns of whatever the page has no widget for."""
+    request = replace(request, loras=request.loras or ())  # of an open one the page shows none
     values = values_from_request(built, request)
-    rebuilt = built.tab.translate(**{n: v for n, v in values.items() if n != "random_seed"})
+    given = values | {"loras": request.loras}
+    rebuilt = built.tab.translate(**{n: v for n, v in given.items() if n != "random_seed"})
     names = [field.name for field in fields(GenerateRequest)]
     if lost := [name for name in names if getattr(rebuilt, name) != getattr(request, name)]:
         warn(f"The page has no widget for all of this result's {', '.join(lost)}.")
@@ -122,6 +125,7 @@ def shown(built: BuiltTab, request: GenerateRequest) -> Update:
 def values_from_request(built: BuiltTab, request: GenerateRequest) -> dict[str, object]:
     """Widget values, pictures as pictures; `random_seed` off, so that Generate repeats it."""
     values = {name: getattr(request, name) for name in built.inputs if hasattr(request, name)}
+    values["loras"] = texts_from_loras(request.loras)
     return values | built.tab.widgets_from_request(request) | {"random_seed": False}
 
 

@@ -23,6 +23,7 @@ from ipadapter_demo.ui.run.updates import (
     waited,
 )
 from ipadapter_demo.ui.run.uploads import value_from_widget
+from ipadapter_demo.ui.widgets.loras import loras_from_texts
 
 # Who runs the model waits in the manager's line, which says how long; none of gradio's comes first.
 QUEUE: dict[str, object] = {"concurrency_id": "model", "concurrency_limit": None}
@@ -130,6 +131,8 @@ def request_from_values(built: BuiltTab, values: Mapping[str, object]) -> Genera
     for side in ("width", "height"):
         if side in read:
             read[side] = read[side] or None  # a number field cannot be empty: 0 leaves it open
+    if "loras" in read:
+        read["loras"] = loras_from_texts(read["loras"])
     if read.pop("random_seed"):
         read["seed"] = random.randint(0, MAX_SEED - MAX_COUNT)
     return built.tab.translate(**read)

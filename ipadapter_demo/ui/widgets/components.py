@@ -25,6 +25,7 @@ from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.run.tab import Buttons, Results, Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
+from ipadapter_demo.ui.widgets.loras import loras_input
 
 # How an adapter is called where people choose one; any other appears under its own name.
 ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
@@ -143,6 +144,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
         )
         if not painting:
             widgets |= _size_inputs(info)
+        widgets["loras"] = loras_input(info)
         widgets["negative_prompt"] = gr.Textbox(
             "", label="Negative prompt", placeholder="what to keep out", max_lines=3
         )
