@@ -10,11 +10,13 @@ from ipadapter_demo.errors import RequestError
 
 
 def loras(text: str) -> tuple[tuple[Path, float], ...]:
-    """Files or names, and weights, of "style.safetensors:0.8, few-step". Raises ValueError."""
+    """Files and weights of "style.safetensors:0.8, other.safetensors"; a line may also be the name
+    of a LoRA that the model has. Raises ValueError."""
     found = []
     for item in _listed(text, _LORA):
-        match = _LORA.fullmatch(item)
-        number = "1" if match is None or match[2] is None else match[2]
+        match = _LORA_OR_NAME.fullmatch(item)
+        given = [] if match is None else [n for n in (match[2], match[4]) if n is not None]
+        number = given[0] if given else "1"
         valid = match and _NUMBER.fullmatch(number) and math.isfinite(float(number))
         check(
             bool(valid),
@@ -23,7 +25,7 @@ def loras(text: str) -> tuple[tuple[Path, float], ...]:
             item,
         )
         assert match is not None
-        found.append((Path(match[1]), float(number)))
+        found.append((Path(match[1] or match[3]), float(number)))
     return tuple(found)
 
 
@@ -66,7 +68,8 @@ def structure_parts(text: str) -> tuple[str, str | None, str]:
 
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_LORA = re.compile(r"(.+\.(?i:safetensors)|[\w-]+)(?::([^:/\\]*))?")
+_LORA = re.compile(r"(.+\.(?i:safetensors))(?::([^:/\\]*))?")
+_LORA_OR_NAME = re.compile(rf"{_LORA.pattern}|([\w-]+)(?::([^:/\\]*))?")
 _EMBEDDING = re.compile(r".+\.(?i:safetensors|pt|pth|bin)")
 _PLACE = re.compile(r"([\w-]+)=(.+)")
 

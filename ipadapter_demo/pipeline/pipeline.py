@@ -164,12 +164,13 @@ class ImagePromptPipeline(Previews):
         }
 
     def _with_loras(self, request: GenerateRequest) -> GenerateRequest:
-        """With the LoRAs that it is drawn with, where the model has any. Raises RequestError."""
+        """With the LoRAs that it is drawn with; None where the model has none. Raises
+        RequestError."""
         loras = self._model.loras
         loras.check(request.loras or ())
-        if request.loras is None and loras.weights:
+        if loras.weights and request.loras is None:
             return replace(request, loras=loras.usual)
-        return request
+        return request if loras.weights or request.loras is None else replace(request, loras=None)
 
     def _provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
         if not request.loras:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import gradio as gr
@@ -11,6 +11,7 @@ import gradio as gr
 from ipadapter_demo.compare import Bundle, Spec, spec_from_manifest
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_bytes
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
@@ -111,10 +112,8 @@ def tab_of_request(request: GenerateRequest, tabs: Mapping[str, Tab]) -> str:
 
 def shown(built: BuiltTab, request: GenerateRequest) -> Update:
     """Widgets and their values. Warns of whatever the page has no widget for."""
-    request = replace(request, loras=request.loras or ())  # of an open one the page shows none
     values = values_from_request(built, request)
-    given = values | {"loras": request.loras}
-    rebuilt = built.tab.translate(**{n: v for n, v in given.items() if n != "random_seed"})
+    rebuilt = built.tab.translate(**{n: v for n, v in values.items() if n != "random_seed"})
     names = [field.name for field in fields(GenerateRequest)]
     if lost := [name for name in names if getattr(rebuilt, name) != getattr(request, name)]:
         warn(f"The page has no widget for all of this result's {', '.join(lost)}.")
@@ -125,13 +124,14 @@ def shown(built: BuiltTab, request: GenerateRequest) -> Update:
 def values_from_request(built: BuiltTab, request: GenerateRequest) -> dict[str, object]:
     """Widget values, pictures as pictures; `random_seed` off, so that Generate repeats it."""
     values = {name: getattr(request, name) for name in built.inputs if hasattr(request, name)}
-    values["loras"] = texts_from_loras(request.loras)
     return values | built.tab.widgets_from_request(request) | {"random_seed": False}
 
 
 def _displayed(widget: gr.Component, value: object) -> object:
     if isinstance(value, Painting):
         return editor_value_from_image(value.image)
+    if isinstance(value, tuple) and all(isinstance(one, Lora) for one in value):
+        return texts_from_loras(value)
     if value is None and isinstance(widget, (gr.Number, gr.Dropdown, gr.Slider)):
         return widget.value  # what a request leaves open is the model's own, as the page begins
     return value
