@@ -572,8 +572,8 @@ def test_what_a_sample_sees_depends_on_its_place_alone() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configs_are_valid(path: Path) -> None:
     given = values_from_file(path)
-    kind = StructureConfig if "network" in given else ImageAdapterConfig
-    kind = FewStepConfig if "rank" in given else kind
+    kinds = {"network": StructureConfig, "rank": FewStepConfig}
+    kind = next((kinds[name] for name in kinds if name in given), ImageAdapterConfig)
     assert config_from(kind, given).data
 
 
