@@ -27,6 +27,7 @@ TIERS = [
         "feather",
         "imaging",
         "json_values",
+        "lora",
         "masks",
         "png_text",
         "request",

@@ -203,7 +203,7 @@ def test_the_lora_draws_here_and_leaves_the_base_as_it_is(
     )
     options = {"device": "cpu", "dtype": "float32", "base": str(entry.folder)}
     plain = ip.load(entry, **options | {"base": None}).generate(request)
-    strong = ip.load(entry, loras=((tmp_path / "out" / LORA, 50.0),), **options | {"base": None})
+    strong = ip.load(entry, loras=((tmp_path / "out" / LORA, 10.0),), **options | {"base": None})
     assert strong.generate(request).images[0] != plain.images[0]
 
 

@@ -1,4 +1,6 @@
-"""LoRAs of a request: in the weights while it is drawn, and in nobody else's pictures."""
+"""LoRAs of a request: in the weights while it is drawn, and in nobody else's pictures.
+
+Law 9: afterwards the weights are those that they were. Law 3: whoever draws beside it."""
 
 from __future__ import annotations
 
