@@ -66,7 +66,7 @@ class Schedule:
         self.prediction: str = scheduler.config.prediction_type
 
     def __len__(self) -> int:
-        """How many steps are taken."""
+        """Number of steps that are taken."""
         return -(-len(self.timesteps) // self._scheduler.order)
 
     def calls(self, step: int) -> range:

@@ -22,8 +22,8 @@ def steps_taken(request: GenerateRequest) -> int:
 
 
 def unet_calls(request: GenerateRequest) -> int:
-    """How often the UNet runs: `repaint_passes` times a step, or with Heun's method twice, but once
-    in the last."""
+    """Number of UNet calls: `repaint_passes` times a step, or with Heun's method twice, but once in
+    the last."""
     times = request.inpaint.repaint_passes if request.inpaint else 1
     if effective_request(request).sampler == "heun":
         times = 2

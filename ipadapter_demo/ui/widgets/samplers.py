@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from ipadapter_demo.sampling import SAMPLERS, Sampler, noise_schedules_of
@@ -31,7 +29,7 @@ def sampler_inputs(sampler: Sampler) -> Widgets:
     return widgets
 
 
-def noise_schedule_properties(sampler: Sampler, chosen: Any) -> Properties:
+def noise_schedule_properties(sampler: Sampler, chosen: object) -> Properties:
     """`chosen` stays where the sampler takes it."""
     able = noise_schedules_of(sampler)
     return {
