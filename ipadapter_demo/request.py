@@ -16,7 +16,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image
 from ipadapter_demo.lora import MAX_LORAS, Lora
 from ipadapter_demo.masks import flatten_mask
-from ipadapter_demo.sampling import SAMPLERS, Sampler, check_steps
+from ipadapter_demo.sampling import SAMPLERS, NoiseSchedule, Sampler, check_sampling
 
 Fit = Literal["crop", "pad", "squash"]
 Combine = Literal["concat", "average"]
@@ -166,9 +166,11 @@ class GenerateRequest:
     the model's image adapters, None the first of them; `loras` its LoRAs, None those that it was
     loaded with.
     `guidance_rescale` is the φ of arXiv 2305.08891, section 3.4, for models that guidance
-    overexposes. `width` and `height` of None mean the base model's own size, in the proportions of
-    the picture that is inpainted or started from, if there is one; one of them alone lets the other
-    follow. Together they may have MAX_AREA pixels and be MAX_ASPECT to 1.
+    overexposes. `noise_schedule` says at which noise levels steps are taken, "default" at the
+    model's own; each sampler has those of `sampling.noise_schedules_of`. `width` and `height` of
+    None mean the base model's own size, in the proportions of the picture that is inpainted or
+    started from, if there is one; one of them alone lets the other follow. Together they may have
+    MAX_AREA pixels and be MAX_ASPECT to 1.
     `init_image` with `strength` starts from a noised picture instead of pure noise (SDEdit); it is
     cropped to the proportions of the output.
     """
@@ -186,6 +188,7 @@ class GenerateRequest:
     guidance_rescale: float = 0.0
     steps: int = 20
     sampler: Sampler = "dpm++"
+    noise_schedule: NoiseSchedule = "default"
     seed: int = 0
     count: int = 1
     width: int | None = None
@@ -198,21 +201,12 @@ class GenerateRequest:
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
             checks.text(name, getattr(self, name), MAX_PROMPT)
-        _set(
-            self,
-            "references",
-            checks.all_of("references", self.references, Reference, MAX_REFERENCES),
-        )
-        _set(
-            self,
-            "structures",
-            checks.all_of("structures", self.structures, Structure, MAX_STRUCTURES),
-        )
-        _set(
-            self,
-            "image_scale",
-            checks.number("image_scale", self.image_scale, 0.0, MAX_IMAGE_SCALE),
-        )
+        references = checks.all_of("references", self.references, Reference, MAX_REFERENCES)
+        _set(self, "references", references)
+        structures = checks.all_of("structures", self.structures, Structure, MAX_STRUCTURES)
+        _set(self, "structures", structures)
+        image_scale = checks.number("image_scale", self.image_scale, 0.0, MAX_IMAGE_SCALE)
+        _set(self, "image_scale", image_scale)
         _set(self, "image_window", checks.window("image_window", self.image_window))
         if self.adapter is not None:
             checks.text("adapter", self.adapter, MAX_PROMPT)
@@ -225,7 +219,7 @@ class GenerateRequest:
         _set(self, "guidance_rescale", rescale)
         _set(self, "steps", checks.integer("steps", self.steps, 1, MAX_STEPS))
         checks.one_of("sampler", self.sampler, SAMPLERS)
-        check_steps(self.sampler, self.steps)
+        check_sampling(self.sampler, self.noise_schedule, self.steps)
         _set(self, "count", checks.integer("count", self.count, 1, MAX_COUNT))
         _set(self, "seed", checks.integer("seed", self.seed, 0, MAX_SEED - self.count + 1))
         for reference in self.references:

@@ -5,6 +5,8 @@ Pixels in [0, 1] may be TOLERANCE apart in float32; a grey level is 4e-3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,9 +14,13 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
+    TCDScheduler,
+    UniPCMultistepScheduler,
 )
 from PIL import Image
 from torch import Tensor
@@ -29,6 +35,25 @@ TOLERANCE = 1e-5
 STEPS, SEED, COUNT, GUIDANCE = 4, 11, 2, 3.0
 ALIGNED = box_mask((16, 8, 48, 40))  # whole latent cells, of 4 pixels
 ENCODER_SIZE = 16  # square references of this size need no preprocessing
+
+
+SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dpm++": (DPMSolverMultistepScheduler, {}),
+    "ddim": (DDIMScheduler, {"clip_sample": False}),  # latents have no bounds
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "lcm": (LCMScheduler, {}),
+    "tcd": (TCDScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "heun": (HeunDiscreteScheduler, {}),
+    "dpm++ sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+}
+NOISE_LEVELS: dict[str, dict[str, Any]] = {
+    "karras": {"use_karras_sigmas": True},
+    "leading": {"timestep_spacing": "leading"},
+    "trailing": {"timestep_spacing": "trailing"},
+}
 
 
 def request(**changes: Any) -> GenerateRequest:
@@ -63,9 +88,11 @@ def theirs(
     sampler: Sampler = "dpm++",
     scale: Any = None,
     adapter: str = "base",
+    noise_levels: Mapping[str, Any] = MappingProxyType({}),
     **arguments: Any,
 ) -> Tensor:
-    """What a diffusers pipeline makes of the same request; `scale` loads the adapter."""
+    """What a diffusers pipeline makes of the same request; `scale` loads the adapter, and
+    `noise_levels` are further settings of the scheduler."""
     if scale is not None:
         pipeline.load_ip_adapter(
             str(entry.folder),
@@ -74,14 +101,10 @@ def theirs(
             image_encoder_folder=None,
         )
         pipeline.set_ip_adapter_scale(scale)
-    config = pipeline.scheduler.config
-    pipeline.scheduler = {
-        "ddim": lambda: DDIMScheduler.from_config(config),
-        "pndm": lambda: PNDMScheduler.from_config(config, skip_prk_steps=True),
-        "euler": lambda: EulerDiscreteScheduler.from_config(config),
-        "lcm": lambda: LCMScheduler.from_config(config),
-        "dpm++": lambda: DPMSolverMultistepScheduler.from_config(config),
-    }[sampler]()
+    kind, settings = SCHEDULERS[sampler]
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **settings, **noise_levels)
+    if sampler == "tcd":
+        arguments["eta"] = 0.3  # its paper's γ; diffusers' pipelines have 0
     pipeline.set_progress_bar_config(disable=True)
     common = {
         "prompt": "a cube",

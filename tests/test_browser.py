@@ -141,6 +141,24 @@ def test_a_shape_of_the_model_is_chosen(page: Page) -> None:
     assert (request.width, request.height) == (96, 168)
 
 
+def test_a_noise_schedule_is_there_where_the_sampler_takes_it(page: Page) -> None:
+    panel = open_tab(page, "Variation")
+    click_example(panel, 0)
+    noise = open_section(panel, "Advanced", "Noise schedule")
+    noise.click()
+    page.get_by_role("option", name="karras", exact=True).click()
+    for sampler, there in (("euler", True), ("lcm", False), ("ddim", True)):
+        panel.get_by_label("Sampler").click()
+        page.get_by_role("option", name=sampler, exact=True).click()
+        expect(noise).to_have_count(int(there))
+        if sampler == "euler":
+            expect(noise).to_have_value("karras")
+    expect(noise).to_have_value("the model's own")
+    noise.click()
+    expect(page.get_by_role("option", name="trailing", exact=True)).to_be_visible()
+    expect(page.get_by_role("option", name="karras", exact=True)).to_have_count(0)
+
+
 def test_structure_shows_its_map_and_keeps_it(page: Page, tmp_path: Path) -> None:
     panel = open_tab(page, "Structure")
     picture(3, 200, 100).save(tmp_path / "control.png")

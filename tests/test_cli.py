@@ -101,7 +101,8 @@ class TestGenerate:
             *("generate", "--prompt", "a cube", "--negative-prompt", "blur", "--scale", "0.9"),
             *("--scale-window", "0.1", "0.9", "--guidance", "2.5", "--steps", "4"),
             *("--adapter", "plus"),
-            *("--sampler", "ddim", "--seed", "3", "--count", "1", "--width", "72"),
+            *("--sampler", "ddim", "--noise-schedule", "trailing", "--seed", "3"),
+            *("--count", "1", "--width", "72"),
             *("--height", "64", "--fit", "pad", "--reference", "R.png", "--reference", "S.png"),
             *("--reference-weight", "1", "--reference-weight", "0.5"),
             *("--reference-mask", "M.png", "--reference-mask", "-", "--combine", "average"),
@@ -125,7 +126,8 @@ class TestGenerate:
         assert first.mask is not None
         assert (second.mask, first.window, second.window) == (None, (0, 0.5), (0, 0.5))
         assert (first.only_image, second.only_image) == (0, 0)
-        assert (request.guidance, request.steps, request.sampler) == (2.5, 4, "ddim")
+        assert (request.guidance, request.steps) == (2.5, 4)
+        assert (request.sampler, request.noise_schedule) == ("ddim", "trailing")
         assert (request.seed, request.count, request.width, request.height) == (3, 1, 72, 64)
         assert [(r.image, r.weight, r.fit, r.negative) for r in request.references] == [
             (picture(1), 1.0, "pad", False),
@@ -287,6 +289,7 @@ class TestRefusals:
             "paint",
             "generate --steps many",
             "generate --sampler magic",
+            "generate --noise-schedule magic",
             "generate --structure C.png",
             "generate --structure =C.png",
             "generate --layers some",

@@ -69,7 +69,7 @@ from ipadapter_demo.pipeline import (
     prepare,
 )
 from ipadapter_demo.record import record_from_png
-from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.serving import ModelManager
 from tests.tiny import box_mask, picture
 
@@ -305,7 +305,12 @@ class TestGrid:
             "guidance": ([2, 3], lambda c: c.request.guidance, [2, 3]),
             "guidance_rescale": ([0.7], lambda c: c.request.guidance_rescale, [0.7]),
             "steps": ([3], lambda c: c.request.steps, [3]),
-            "sampler": (["ddim"], lambda c: c.request.sampler, ["ddim"]),
+            "sampler": (list(SAMPLERS), lambda c: c.request.sampler, list(SAMPLERS)),
+            "noise_schedule": (
+                ["default", "karras"],
+                lambda c: c.request.noise_schedule,
+                ["default", "karras"],
+            ),
             "seed": ([4, 5], lambda c: c.request.seed, [4, 5]),
             "fit": (["pad"], lambda c: c.request.references[0].fit, ["pad"]),
             "combine": (["average"], lambda c: c.request.combine, ["average"]),

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import ipadapter_demo
+from ipadapter_demo.sampling import SAMPLERS, noise_schedules_of
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
@@ -104,6 +105,13 @@ def test_the_files_that_the_architecture_names_exist() -> None:
     assert len(places) > 10
     roots = (ROOT, ROOT / "ipadapter_demo")
     assert not [place for place in places if not any((root / place).exists() for root in roots)]
+
+
+def test_the_samplers_are_listed_with_their_noise_schedules() -> None:
+    text = (ROOT / "docs/samplers.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)` \| .* \| (.*)\|$", text, re.MULTILINE)
+    listed = {name: tuple(re.findall(r"`(\w+)`", schedules)) for name, schedules in rows}
+    assert listed == {name: noise_schedules_of(name)[1:] for name in SAMPLERS}
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -18,6 +18,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result
 from ipadapter_demo.record import record_from_png, request_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference
+from ipadapter_demo.sampling import NOISE_SCHEDULES, NoiseSchedule
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.updates import saved
 from tests.tiny import box_mask, picture
@@ -162,14 +163,26 @@ class TestComparison:
     def test_samplers_that_would_be_one_are_not_compared(
         self, manager: ModelManager, side: str, tmp_path: Path
     ) -> None:
-        """Their heads would say what was not done."""
-        differing = {side: {"sampler": ["ddim", "euler"]}}
-        with pytest.raises(
-            RequestError,
-            match=r"sampler euler cannot be compared while "
-            r"inpaint\.repaint_passes is 2: .* set inpaint\.repaint_passes to 1",
-        ):
-            draw_comparison(self.spec(**differing), tmp_path, manager)
+        """Their heads would say what was not done. Nor are noise schedules that DDIM lacks."""
+        for axis, one in {"sampler": "euler", "noise_schedule": "karras"}.items():
+            kept = {"sampler": "ddim", "noise_schedule": "trailing"}[axis]
+            with pytest.raises(
+                RequestError,
+                match=rf"{axis} {one} cannot be compared while "
+                r"inpaint\.repaint_passes is 2: .* set inpaint\.repaint_passes to 1",
+            ):
+                draw_comparison(self.spec(**{side: {axis: [kept, one]}}), tmp_path, manager)
+
+
+@pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
+def test_a_noise_schedule_that_ddim_lacks_is_the_model_s(
+    pipeline: ImagePromptPipeline, noise_schedule: NoiseSchedule
+) -> None:
+    result = generated(pipeline, sampler="dpm++", noise_schedule=noise_schedule)
+    lost = noise_schedule == "karras"
+    assert result.request.noise_schedule == ("default" if lost else noise_schedule)
+    said = "The noise schedule was the model's own, not karras, which ddim does not have."
+    assert (said in result.warnings) == lost
 
 
 def test_pixels_are_those_of_before(pipeline: ImagePromptPipeline) -> None:

@@ -27,9 +27,11 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler, Structure
+from ipadapter_demo.sampling import FEW_STEP_SAMPLERS, NoiseSchedule, noise_schedules_of
 from tests.oracle import (
     ALIGNED,
     COUNT,
+    NOISE_LEVELS,
     assert_same,
     loaded,
     pixels_of,
@@ -81,9 +83,9 @@ class TestEverySampler:
             image=picture(3),
             controlnet_conditioning_scale=0.8,
             control_guidance_start=0.2,
-            control_guidance_end=0.8,
+            control_guidance_end=0.9,
         )
-        structure = Structure(kind="canny", image=picture(3), weight=0.8, window=(0.2, 0.8))
+        structure = Structure(kind="canny", image=picture(3), weight=0.8, window=(0.2, 0.9))
         asked = request(
             sampler=sampler, references=(reference(),), image_scale=0.7, structures=(structure,)
         )
@@ -130,6 +132,64 @@ class TestEverySampler:
             image_scale=0.7,
             init_image=picture(4),
             strength=0.6,
+        )
+        assert_same(ours(asked), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+@pytest.mark.parametrize("sampler", FEW_STEP_SAMPLERS)
+def test_few_steps_without_guidance(
+    ours: Any, entry: CatalogEntry, sampler: Sampler, steps: int
+) -> None:
+    oracle = loaded(StableDiffusionPipeline, entry)
+    few = {"num_inference_steps": steps, "guidance_scale": 1.0}
+    expected = theirs(oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image, **few)
+    asked = request(
+        sampler=sampler, references=(reference(),), image_scale=0.7, steps=steps, guidance=1.0
+    )
+    assert_same(ours(asked), expected)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "noise_schedule"),
+    [(name, other) for name in SAMPLERS for other in noise_schedules_of(name)[1:]],
+)
+class TestEveryNoiseSchedule:
+    STEPS = 9  # of which Karras rounds several to one timestep
+
+    def test_text(
+        self, ours: Any, entry: CatalogEntry, sampler: Sampler, noise_schedule: NoiseSchedule
+    ) -> None:
+        oracle = loaded(StableDiffusionPipeline, entry)
+        levels = NOISE_LEVELS[noise_schedule]
+        expected = theirs(
+            oracle, entry, sampler, noise_levels=levels, num_inference_steps=self.STEPS
+        )
+        asked = request(sampler=sampler, noise_schedule=noise_schedule, steps=self.STEPS)
+        assert_same(ours(asked), expected, tolerance=0)
+
+    def test_inpainting(
+        self, ours: Any, entry: CatalogEntry, sampler: Sampler, noise_schedule: NoiseSchedule
+    ) -> None:
+        """Where the given picture is noised anew at every level."""
+        oracle = loaded(StableDiffusionInpaintPipeline, entry)
+        expected = theirs(
+            oracle,
+            entry,
+            sampler,
+            noise_levels=NOISE_LEVELS[noise_schedule],
+            num_inference_steps=self.STEPS,
+            image=picture(4),
+            mask_image=ALIGNED,
+            height=64,
+            width=64,
+            strength=0.6,
+        )
+        asked = request(
+            sampler=sampler,
+            noise_schedule=noise_schedule,
+            steps=self.STEPS,
+            inpaint=Inpaint(image=picture(4), mask=ALIGNED, strength=0.6),
         )
         assert_same(ours(asked), expected)
 

@@ -21,7 +21,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from ipadapter_demo.imaging import mask_from_image
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import load
-from ipadapter_demo.request import Inpaint, Structure
+from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler, Structure
 from tests.oracle import ALIGNED, assert_same, loaded, pixels_of, reference, request, theirs
 from tests.tiny import box_mask, picture, write_tiny_sdxl
 
@@ -62,6 +62,14 @@ def test_image(ours: Any, entry: CatalogEntry, adapter: str) -> None:
     oracle = loaded_xl(StableDiffusionXLPipeline, entry)
     expected = theirs(oracle, entry, scale=0.7, adapter=adapter, ip_adapter_image=reference().image)
     asked = request(references=(reference(),), image_scale=0.7, adapter=adapter)
+    assert_same(ours(asked), expected)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler(ours: Any, entry: CatalogEntry, sampler: Sampler) -> None:
+    oracle = loaded_xl(StableDiffusionXLPipeline, entry)
+    expected = theirs(oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image)
+    asked = request(sampler=sampler, references=(reference(),), image_scale=0.7)
     assert_same(ours(asked), expected)
 
 
@@ -128,12 +136,15 @@ def test_palette_with_an_image_prompt(ours: Any, entry: CatalogEntry) -> None:
     assert_same(ours(asked), expected)
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.6])
-def test_inpainting(ours: Any, entry: CatalogEntry, strength: float) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "strength"), [("dpm++", 1.0), *((sampler, 0.6) for sampler in SAMPLERS)]
+)
+def test_inpainting(ours: Any, entry: CatalogEntry, sampler: Sampler, strength: float) -> None:
     oracle = loaded_xl(StableDiffusionXLInpaintPipeline, entry)
     expected = theirs(
         oracle,
         entry,
+        sampler,
         scale=0.7,
         ip_adapter_image=reference().image,
         image=picture(4),
@@ -143,16 +154,24 @@ def test_inpainting(ours: Any, entry: CatalogEntry, strength: float) -> None:
         strength=strength,
     )
     inpaint = Inpaint(image=picture(4), mask=ALIGNED, strength=strength)
-    asked = request(references=(reference(),), image_scale=0.7, inpaint=inpaint)
+    asked = request(sampler=sampler, references=(reference(),), image_scale=0.7, inpaint=inpaint)
     assert_same(ours(asked), expected)
 
 
-def test_start_picture(ours: Any, entry: CatalogEntry) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_start_picture(ours: Any, entry: CatalogEntry, sampler: Sampler) -> None:
     oracle = loaded_xl(StableDiffusionXLImg2ImgPipeline, entry)
+    given = {"image": picture(4), "strength": 0.6}
     expected = theirs(
-        oracle, entry, scale=0.7, ip_adapter_image=reference().image, image=picture(4), strength=0.6
+        oracle, entry, sampler, scale=0.7, ip_adapter_image=reference().image, **given
     )
-    asked = request(references=(reference(),), image_scale=0.7, init_image=picture(4), strength=0.6)
+    asked = request(
+        sampler=sampler,
+        references=(reference(),),
+        image_scale=0.7,
+        init_image=picture(4),
+        strength=0.6,
+    )
     assert_same(ours(asked), expected)
 
 

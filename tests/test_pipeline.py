@@ -548,6 +548,7 @@ class TestEverythingTogether:
             {"guidance": 3.5},
             {"steps": 4},
             {"sampler": "ddim"},
+            {"noise_schedule": "karras"},
             {"seed": 6},
             {"structures": EVERYTHING.structures[1:]},
             {"structures": EVERYTHING.structures[:1]},
@@ -642,9 +643,9 @@ class TestStream:
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("sampler", ["dpm++", "pndm"])
+@pytest.mark.parametrize("sampler", ["dpm++", "pndm", "unipc"])
 def test_clean_latents_are_what_ddim_says(model: BaseModel, sampler: Any, kind: str) -> None:
-    """The two samplers that do not say themselves."""
+    """Samplers that do not say themselves."""
     config = model.scheduler_config | {"prediction_type": kind}
     ours, ddim = new_scheduler(sampler, config), new_scheduler("ddim", config)
     ddim.set_timesteps(4)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from ipadapter_demo.request import (
     Sampler,
     Structure,
 )
-from ipadapter_demo.sampling import FEW_STEP_SAMPLERS
+from ipadapter_demo.sampling import FEW_STEP_SAMPLERS, NOISE_SCHEDULES, noise_schedules_of
 
 PICTURE = Image.new("RGB", (16, 16), "red")
 MASK = Image.new("L", (16, 16), 255)
@@ -61,6 +62,19 @@ def test_a_distilled_model_has_fewer_steps(sampler: Sampler) -> None:
         GenerateRequest(sampler=sampler, steps=51)
 
 
+def test_a_noise_schedule_that_a_sampler_takes() -> None:
+    for sampler in SAMPLERS:
+        able = noise_schedules_of(sampler)
+        assert GenerateRequest(sampler=sampler).noise_schedule == able[0] == "default"
+        for name in NOISE_SCHEDULES:
+            if name in able:
+                assert GenerateRequest(sampler=sampler, noise_schedule=name).noise_schedule == name
+                continue
+            message = rf"^noise_schedule must be .*default.* for the sampler {re.escape(sampler)}"
+            with pytest.raises(RequestError, match=message):
+                GenerateRequest(sampler=sampler, noise_schedule=name)
+
+
 NOT_NUMBERS = [None, "1", True, [1.0], 1j]
 NOT_WHOLE = [1.5, True, "20", None, math.nan, math.inf, [4]]
 NOT_WINDOWS = [
@@ -87,6 +101,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "adapter": [3, ["base"], "x" * (MAX_PROMPT + 1)],
     "guidance": [*NOT_NUMBERS, 0, 0.99, 30.1, math.nan, math.inf],
     "steps": [*NOT_WHOLE, 0, -1, 201, 10_000],
+    "noise_schedule": ["", "Karras", None, 1, ["karras"], "exponential"],
     "sampler": ["", "Euler", None, 1, ["ddim"]],
     "seed": [*NOT_WHOLE, -1, MAX_SEED + 1, 1e20],
     "count": [*NOT_WHOLE, 0, MAX_COUNT + 1],

@@ -16,6 +16,12 @@ from ipadapter_demo.pipeline.sampler import Guidance, LoopHooks, denoise
 from ipadapter_demo.pipeline.samplers import SAMPLERS, new_scheduler
 from ipadapter_demo.pipeline.schedule import NoiseLevel, Schedule
 from ipadapter_demo.request import SAMPLERS as REQUESTED
+from ipadapter_demo.sampling import (
+    DISTILLED_LEVELS,
+    FEW_STEP_SAMPLERS,
+    Sampler,
+    noise_schedules_of,
+)
 from tests.tiny import noise
 
 SD15: dict[str, Any] = {
@@ -27,7 +33,8 @@ SD15: dict[str, Any] = {
     "steps_offset": 1,
 }
 # Those that follow the probability flow: no step of theirs adds noise.
-FLOWING = ("dpm++", "ddim", "pndm", "euler")
+FLOWING = ("dpm++", "ddim", "pndm", "euler", "unipc", "heun")
+ALL_NOISE_SCHEDULES = [(name, other) for name in REQUESTED for other in noise_schedules_of(name)]
 POINT = torch.tensor([0.3, -0.7, 1.2, -1.5]).view(1, 4, 1, 1)
 
 
@@ -78,12 +85,13 @@ def run(
     guidance: float = 1.0,
     steps: int = 20,
     init: LatentInit | None = None,
+    noise_schedule: str = "default",
 ) -> list[Any]:
     config = SD15 | {"prediction_type": prediction}
     if prediction == "flow_prediction":
         config["use_flow_sigmas"] = True
     init = init or LatentInit(noise(1, 4, 4, 8, 8), generators(4))
-    schedule = Schedule(new_scheduler(sampler, config), steps, init.strength)
+    schedule = Schedule(new_scheduler(sampler, config, noise_schedule), steps, init.strength)
     return list(
         denoise(
             GaussianDenoiser(prediction, spread),
@@ -101,12 +109,90 @@ def run(
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_single_point_is_arrived_at(sampler: str, prediction: str) -> None:
     """From the first step on the clean latents are the point; so are, at the end, the latents, but
-    for the noise that DDIM and PNDM leave at the last of the training's levels, 0.03 of it."""
+    for the noise that some leave at the last of the training's levels, 0.03 of it."""
     taken = run(sampler, prediction)
     for step in taken:
         torch.testing.assert_close(step.clean, POINT.expand_as(step.clean), rtol=0, atol=1e-4)
-    left = 0.03 * 4.5 if sampler in ("ddim", "pndm") else 1e-5
+    left = 0.03 * 4.5 if sampler in ("ddim", "pndm", "tcd") else 2e-5
     assert (taken[-1].latents - POINT).abs().max() < left
+
+
+@pytest.mark.parametrize("steps", [3, 60])
+@pytest.mark.parametrize(("sampler", "noise_schedule"), ALL_NOISE_SCHEDULES)
+def test_a_level_is_that_of_the_noise(sampler: Sampler, noise_schedule: str, steps: int) -> None:
+    """Of 60 steps with Karras levels, several are rounded to one timestep: what is noised is so by
+    the level of the call all the same, and clean latents are found by it."""
+    scheduler = new_scheduler(sampler, SD15, noise_schedule)
+    steps = min(steps, DISTILLED_LEVELS) if sampler in FEW_STEP_SAMPLERS else steps
+    schedule, eps = Schedule(scheduler, steps), noise(5, 1, 4, 8, 8)
+    init = LatentInit(eps, generators(1), POINT.expand_as(eps))
+    sigmas = []
+    for i in range(len(schedule.timesteps)):
+        level, latents = schedule.level(i), schedule.noised(init, i)
+        expected = level.signal * POINT + level.noise * eps
+        torch.testing.assert_close(schedule.scaled(latents, i), expected, rtol=0, atol=1e-5)
+        _, clean = schedule.step(eps, latents, i, init.generators)
+        torch.testing.assert_close(clean, POINT.expand_as(clean), rtol=0, atol=1e-3)
+        sigmas.append(float(level.sigma))
+    assert sigmas == sorted(sigmas, reverse=True)
+
+
+@pytest.mark.parametrize("noise_schedule", ["karras", "leading", "trailing"])
+def test_noise_levels_are_those_of_the_papers(noise_schedule: str) -> None:
+    schedule = Schedule(new_scheduler("dpm++", SD15, noise_schedule), 10)
+    sigmas = torch.stack([schedule.level(i).sigma for i in range(10)])
+    if noise_schedule == "karras":  # evenly apart in the seventh root
+        roots = sigmas ** (1 / 7)
+        torch.testing.assert_close(roots.diff(), roots.diff().mean().expand(9))
+    else:  # arXiv 2305.08891: of 1000 levels, the last is the first that is taken, or is not
+        assert int(schedule.timesteps[0]) == {"leading": 901, "trailing": 999}[noise_schedule]
+
+
+@pytest.mark.parametrize("steps", [61, 103, 121, 122])
+@pytest.mark.parametrize("sampler", FLOWING)
+def test_trailing_steps_are_as_many_as_asked_for(sampler: str, steps: int) -> None:
+    """diffusers' own have one more, of timestep -1, where DDIM would see the noisiest level."""
+    taken = run(sampler, steps=steps, noise_schedule="trailing")
+    assert len(taken) == steps + (sampler == "pndm")
+    torch.testing.assert_close(taken[-1].clean, POINT.expand_as(taken[-1].clean), rtol=0, atol=1e-4)
+    assert (taken[-1].latents - POINT).abs().max() < 0.05 * 4.5
+
+
+@pytest.mark.parametrize("sampler", ["euler_a", "dpm++ sde"])
+def test_noise_of_the_steps_keeps_the_spread_of_the_data(sampler: str) -> None:
+    """A stochastic equation ends at the same distribution, whatever the first noise was."""
+    init = LatentInit(noise(2, 1, 4, 32, 32).expand(4, -1, -1, -1), generators(4))
+    last = run(sampler, spread=0.5, steps=200, init=init)[-1].latents
+    assert (last - POINT).std().item() == pytest.approx(0.5, rel=0.05)
+    assert (last[0] - last[1]).std() > 0.5, "and each image has its own"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_conditions_are_those_of_the_step(sampler: str) -> None:
+    """Both calls of a step of Heun's have the same, so that a window means the same as with any
+    sampler."""
+    asked: list[tuple[int, int]] = []
+    given: list[int] = []
+
+    class Numbered(Always):
+        def at(self, step: int, steps: int) -> Always:
+            asked.append((step, steps))
+            return self
+
+    class Denoiser(GaussianDenoiser):
+        def predict(self, latents: Tensor, level: NoiseLevel, conditions: Always) -> Tensor:
+            given.append(asked[-1][0])
+            return super().predict(latents, level, conditions)
+
+    schedule = Schedule(new_scheduler(sampler, SD15), 4)
+    init = LatentInit(noise(1, 1, 4, 8, 8), generators(1))
+    taken = denoise(
+        Denoiser("epsilon"), schedule, Guidance(1.0), init, Numbered(POINT), Lock(), LoopHooks()
+    )
+    steps = 4 + (sampler == "pndm")
+    assert [(one.number, one.steps) for one in taken] == [(n + 1, steps) for n in range(steps)]
+    assert asked == [(n, steps) for n in range(steps)]
+    assert given == ([0, 0, 1, 1, 2, 2, 3] if sampler == "heun" else list(range(steps)))
 
 
 def test_a_flow_model_goes_through_the_same_loop() -> None:

@@ -31,6 +31,7 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.models.schedule import saying, settled
 from ipadapter_demo.pipeline import load
+from ipadapter_demo.pipeline.samplers import NOT_FROM_ZERO_SNR
 from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler
 from ipadapter_demo.settings import load_options, settings_from_args, without_additions
 from ipadapter_demo.training.noise import Diffusion
@@ -52,7 +53,7 @@ ZERO_SNR: dict[str, Any] = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
 }
-ABLE: tuple[Sampler, ...] = tuple(sampler for sampler in SAMPLERS if sampler != "pndm")
+ABLE: tuple[Sampler, ...] = tuple(name for name in SAMPLERS if name not in NOT_FROM_ZERO_SNR)
 
 
 @pytest.fixture(autouse=True)
@@ -273,10 +274,20 @@ class TestFolder:
             assert np.abs(off).max() <= 1
 
 
-def test_pndm_cannot_draw_it(folder: CatalogEntry) -> None:
+@pytest.mark.parametrize("sampler", NOT_FROM_ZERO_SNR)
+def test_some_samplers_cannot_draw_it(folder: CatalogEntry, sampler: Sampler) -> None:
     message = f"sampler must be one of {', '.join(ABLE)} for a model with zero terminal SNR, got"
-    with pytest.raises(RequestError, match=f"{re.escape(message)} 'pndm'"):
-        load(folder).generate(request(sampler="pndm"))
+    with pytest.raises(RequestError, match=f"{re.escape(message)} '{sampler}'"):
+        load(folder).generate(request(sampler=sampler))
+
+
+def test_its_steps_begin_at_pure_noise(
+    folder: CatalogEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = pixels_of(load(folder), monkeypatch)
+    assert_same(ours(request(noise_schedule="trailing")), ours(request()), 0)
+    with pytest.raises(RequestError, match="noise_schedule must not be leading for a model with"):
+        ours(request(noise_schedule="leading"))
 
 
 class TestRefused:

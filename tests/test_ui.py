@@ -35,7 +35,8 @@ from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import record_from_png, save_png
-from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.sampling import NOISE_SCHEDULES, noise_schedules_of
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import build_ui, launch_options
@@ -50,6 +51,7 @@ from ipadapter_demo.ui.tabs.compare import results as compare_results
 from ipadapter_demo.ui.tabs.compare import tab as compare
 from ipadapter_demo.ui.tabs.compare import view as compare_view
 from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
 from tests.icc import DISPLAY_P3, rgb_profile
 from tests.tiny import box_mask, picture
 
@@ -624,6 +626,7 @@ MADE: dict[str, GenerateRequest] = {
         ),
         references=(Reference(image=picture(1)),),
         sampler="euler",
+        noise_schedule="karras",
     ),
 }
 
@@ -755,6 +758,17 @@ def test_the_map_is_shown_in_the_shape_of_the_result(api: Api) -> None:
         [shown] = api.call("structure_map", control=control, kind="canny/none", **fields)
         drawn = Image.open(io.BytesIO(api.http.get(shown["url"]).content))
         assert drawn.size == size
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_noise_schedule_is_offered_where_the_sampler_takes_it(sampler: Any) -> None:
+    able = noise_schedules_of(sampler)
+    for chosen in NOISE_SCHEDULES:
+        shown = noise_schedule_properties(sampler, chosen)
+        others = [(name, name) for name in able[1:]]
+        assert shown["choices"] == [("the model's own", "default"), *others]
+        assert shown["value"] == (chosen if chosen in able else "default")
+        assert shown["visible"] == (len(able) > 1)
 
 
 # The Compare tab

@@ -14,6 +14,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS
+from ipadapter_demo.sampling import NOISE_SCHEDULES
 
 TEXT = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -201,6 +202,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--steps", type=int, metavar="N", help="denoising steps [the model's: tabletop 20]")
     add("--sampler", choices=SAMPLERS, help="[dpm++]")
+    add(
+        "--noise-schedule",
+        choices=NOISE_SCHEDULES,
+        help="the noise levels of the steps, where the sampler can take others [the model's own]",
+    )
     add("--seed", type=int, metavar="N", help="where the noise comes from [0]")
     add("--count", type=int, metavar="N", help="how many pictures [1]")
     add(

@@ -32,6 +32,7 @@ FIELDS = (
     "guidance_rescale",
     "steps",
     "sampler",
+    "noise_schedule",
     "seed",
     "count",
     "width",

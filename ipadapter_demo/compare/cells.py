@@ -36,6 +36,7 @@ ORDER = (
     "guidance_rescale",
     "steps",
     "sampler",
+    "noise_schedule",
     "seed",
     "fit",
     "structure_weight",
@@ -65,7 +66,7 @@ class _Builder:
         self.pictures: dict[str, Image.Image] = {}
         self.beside, self.redrawn = spec.comparison.beside, spec.comparison.redraw
         self.shared = self._shared(spec.comparison)
-        self.samplers_differ = "sampler" in all_axes(spec.comparison)
+        self.differing = set(all_axes(spec.comparison)) & {"sampler", "noise_schedule"}
         columns = dict(spec.comparison.columns)
         # what differs from column to column is shown above them, all else to their left
         self.above = [k for k in GIVEN if k in self.beside and k in columns]
@@ -148,12 +149,13 @@ class _Builder:
         name = f"p{page}-r{row}-c{column}"
         asked = _request(name, values)
         drawn = effective_request(asked)
-        if drawn.sampler != asked.sampler and self.samplers_differ:
-            raise RequestError(
-                f"cell {name}: sampler {asked.sampler} cannot be compared while "
-                f"inpaint.repaint_passes is {values['inpaint'].repaint_passes}: every cell would "
-                f"be drawn by {drawn.sampler}; set inpaint.repaint_passes to 1"
-            )
+        for axis in sorted(self.differing):
+            if getattr(drawn, axis) != (wanted := getattr(asked, axis)):
+                raise RequestError(
+                    f"cell {name}: {axis} {wanted} cannot be compared while "
+                    f"inpaint.repaint_passes is {values['inpaint'].repaint_passes}: every cell "
+                    f"would be drawn by {drawn.sampler}; set inpaint.repaint_passes to 1"
+                )
         place = Cell(page=page, row=row, column=column, model=model, planned=drawn)
         seed = self.redrawn.get(place.name)
         if seed is not None:

@@ -102,6 +102,7 @@ class SharedRequest(Part):
     guidance_rescale: Number | None = None
     steps: int | None = None
     sampler: str | None = None
+    noise_schedule: str | None = None
     seed: int | None = None
     width: int | None = None
     height: int | None = None
@@ -132,6 +133,7 @@ class Axes(Part):
     guidance_rescale: Numbers | None = None
     steps: Numbers | None = None
     sampler: Texts | None = None
+    noise_schedule: Texts | None = None
     seed: Numbers | None = None
     method: Annotated[tuple[Method, ...], _SOME] | None = None
     """The request as it is; without its words; without its pictures; begun from the reference's

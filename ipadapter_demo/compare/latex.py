@@ -40,11 +40,12 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
     if comparison.figure.zoom:
         said.append("The marked part of each picture is shown larger in its corner")
     first = next(cell for cell in grid.cells if cell.page == number)
-    differs = all_axes(comparison)
+    differs, schedule = all_axes(comparison), first.planned.noise_schedule
     shared = {
         "model": first.model,
         "steps": "1 step" if first.planned.steps == 1 else f"{first.planned.steps} steps",
         "sampler": first.planned.sampler,
+        "noise_schedule": {"default": ""}.get(schedule, f"{schedule} noise levels"),
         "guidance": f"guidance {first.planned.guidance:g}",
         "image_scale": f"λ = {first.planned.image_scale:g}" if not comparison.beside else "",
         "seed": f"seed {first.planned.seed}",

@@ -94,7 +94,7 @@ def schedule_note(config: SchedulerConfig) -> str:
         return f"It predicts {name}."
     return (
         f"It predicts {name} and was trained up to zero terminal SNR: steps have trailing "
-        "spacing, and the sampler is not pndm. A guidance rescale of 0.7 suits it."
+        "spacing, and the sampler is neither pndm nor heun. A guidance rescale of 0.7 suits it."
     )
 
 

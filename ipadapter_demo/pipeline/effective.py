@@ -8,21 +8,31 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.sampling import noise_schedules_of
 
 
 def effective_request(asked: GenerateRequest) -> GenerateRequest:
     """With repaint_passes above 1 the sampler is DDIM: it alone takes a step a second time as if it
-    were the first, the others remember."""
-    if asked.inpaint is not None and asked.inpaint.repaint_passes > 1:
-        return replace(asked, sampler="ddim")
-    return asked
+    were the first, the others remember. A noise schedule that it does not take is the model's."""
+    if asked.inpaint is None or asked.inpaint.repaint_passes == 1:
+        return asked
+    kept = asked.noise_schedule in noise_schedules_of("ddim")
+    return replace(
+        asked, sampler="ddim", noise_schedule=asked.noise_schedule if kept else "default"
+    )
 
 
 def changed_warnings(asked: GenerateRequest, drawn: GenerateRequest) -> tuple[str, ...]:
     """A warning where the request that was drawn is not the one that was asked for."""
-    if drawn.sampler == asked.sampler:
-        return ()
-    return (
-        f"The sampler was {drawn.sampler}, not {asked.sampler}: inpainting with repaint_passes "
-        "above 1 takes every step again, which only DDIM can.",
-    )
+    said = []
+    if drawn.sampler != asked.sampler:
+        said.append(
+            f"The sampler was {drawn.sampler}, not {asked.sampler}: inpainting with repaint_passes "
+            "above 1 takes every step again, which only DDIM can."
+        )
+    if drawn.noise_schedule != asked.noise_schedule:
+        said.append(
+            f"The noise schedule was the model's own, not {asked.noise_schedule}, which "
+            f"{drawn.sampler} does not have."
+        )
+    return tuple(said)

@@ -185,7 +185,7 @@ class ImagePromptPipeline(Previews):
             plan.hooks(init, reads_mask(model)) for plan, init in zip(plans, inits, strict=True)
         ]
         init = LatentInit.collate(inits)
-        scheduler = new_scheduler(drawn.sampler, model.scheduler_config)
+        scheduler = new_scheduler(drawn.sampler, model.scheduler_config, drawn.noise_schedule)
         return denoise(
             UNetDenoiser(model.unet, model.loras, drawn.loras or ()),
             Schedule(scheduler, drawn.steps, init.strength, model.device),

@@ -41,11 +41,11 @@ class Denoiser(Protocol[C_contra]):
 
 
 class LoopHooks:
-    """Changes to the latents between steps; here none."""
+    """Changes to the latents between model calls, of which a step takes one or two; here none."""
 
     passes: int = 1  # how often every step but the last is taken
 
-    def after_step(self, latents: Tensor, schedule: Schedule, i: int) -> Tensor:
+    def after_call(self, latents: Tensor, schedule: Schedule, i: int) -> Tensor:
         return latents
 
     def before_repeat(self, latents: Tensor, schedule: Schedule, i: int) -> Tensor:
@@ -104,16 +104,17 @@ def denoise(
     with model_lock:
         denoiser.prepare(conditions)
     latents, steps = schedule.first_latents(init), len(schedule)
-    for i in range(steps):
-        level, active = schedule.level(i), conditions.at(i, steps)
-        for again in reversed(range(hooks.passes if i + 1 < steps else 1)):
-            rows = schedule.scaled(torch.cat([latents] * 2) if guidance.on else latents, i)
-            with model_lock:
-                output = denoiser.predict(rows, level, active)
-            if guidance.on:
-                output = guidance.combined(*output.chunk(2))
-            latents, clean = schedule.step(output, latents, i, init.generators)
-            latents = hooks.after_step(latents, schedule, i)
-            if again:
-                latents = hooks.before_repeat(latents, schedule, i)
-        yield Step(i + 1, steps, latents, clean)
+    for step in range(steps):
+        active, passes = conditions.at(step, steps), hooks.passes if step + 1 < steps else 1
+        for i in schedule.calls(step):
+            for again in reversed(range(passes)):
+                rows = schedule.scaled(torch.cat([latents] * 2) if guidance.on else latents, i)
+                with model_lock:
+                    output = denoiser.predict(rows, schedule.level(i), active)
+                if guidance.on:
+                    output = guidance.combined(*output.chunk(2))
+                latents, clean = schedule.step(output, latents, i, init.generators)
+                latents = hooks.after_call(latents, schedule, i)
+                if again:
+                    latents = hooks.before_repeat(latents, schedule, i)
+        yield Step(step + 1, steps, latents, clean)

@@ -44,7 +44,11 @@ CLEAN: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class Schedule:
-    """All of the `steps`, or the last `strength` of them, as diffusers' image-to-image counts."""
+    """All of the `steps`, or the last `strength` of them, as diffusers' image-to-image counts.
+
+    i is the number of a model call, and of its timestep: a step takes one, or with Heun's method
+    two, the last one aside.
+    """
 
     def __init__(
         self,
@@ -54,8 +58,9 @@ class Schedule:
         device: torch.device | str = "cpu",
     ) -> None:
         scheduler.set_timesteps(steps, device=device)
+        _drop_surplus(scheduler)
         skipped = (steps - kept_steps(steps, strength)) * scheduler.order
-        if skipped and hasattr(scheduler, "set_begin_index"):
+        if hasattr(scheduler, "set_begin_index"):  # a timestep may be there twice
             scheduler.set_begin_index(skipped)
         self._scheduler, self._first = scheduler, skipped
         self._from_noise = strength >= 1.0
@@ -64,20 +69,25 @@ class Schedule:
         self.prediction: str = scheduler.config.prediction_type
 
     def __len__(self) -> int:
-        return len(self.timesteps)
+        """Number of steps that are taken."""
+        return -(-len(self.timesteps) // self._scheduler.order)
+
+    def calls(self, step: int) -> range:
+        """The model calls of a step."""
+        order = self._scheduler.order
+        return range(step * order, min((step + 1) * order, len(self.timesteps)))
 
     def level(self, i: int) -> NoiseLevel:
-        """The noise level that step i begins at."""
+        """The noise level of the latents that call i reads."""
         scheduler, t = self._scheduler, self.timesteps[i]
+        if not hasattr(scheduler, "sigmas"):
+            alpha = scheduler.alphas_cumprod[int(t)]
+            return NoiseLevel(t, alpha.sqrt(), (1 - alpha).sqrt())
+        sigma = scheduler.sigmas[self._first + i]  # of which a timestep may be the rounding
         if getattr(scheduler.config, "use_flow_sigmas", False):
-            sigma = scheduler.sigmas[self._first + i]
             return NoiseLevel(t, 1 - sigma, sigma)
-        if t.is_floating_point():  # between two levels of the training
-            sigma = scheduler.sigmas[self._first + i]
-            signal = (sigma**2 + 1).rsqrt()
-            return NoiseLevel(t, signal, sigma * signal)
-        alpha = scheduler.alphas_cumprod[int(t)]
-        return NoiseLevel(t, alpha.sqrt(), (1 - alpha).sqrt())
+        signal = (sigma**2 + 1).rsqrt()
+        return NoiseLevel(t, signal, sigma * signal)
 
     def first_latents(self, init: LatentInit) -> Tensor:
         if init.init_latents is None or self._from_noise:
@@ -91,7 +101,7 @@ class Schedule:
     def step(
         self, output: Tensor, latents: Tensor, i: int, generators: Sequence[torch.Generator]
     ) -> tuple[Tensor, Tensor]:
-        """The latents after step i, and the clean ones that the model's output points to. Noise
+        """The latents after call i, and the clean ones that the model's output points to. Noise
         that a step adds is drawn from `generators`, one for each image."""
         drawn = {"generator": list(generators)} if self._takes_generators else {}
         stepped = self._scheduler.step(output, self.timesteps[i], latents, **drawn)
@@ -103,18 +113,28 @@ class Schedule:
         return stepped.prev_sample, clean
 
     def noised(self, init: LatentInit, i: int) -> Tensor:
-        """The latents of the given pictures at the level that step i begins at; clean after the
-        last."""
+        """The latents of the given pictures at the level of call i; clean after the last."""
         assert init.init_latents is not None
-        if i == len(self):
+        if i == len(self.timesteps):
             return init.init_latents
         latents = init.init_latents.expand_as(init.noise)
         t = self.timesteps[i].expand(len(init.noise))
         return self._scheduler.add_noise(latents, init.noise, t)
 
     def renoised(self, latents: Tensor, noise: Tensor, i: int) -> Tensor:
-        """From the level after step i up to that before it."""
+        """From the level after call i up to that before it."""
         return renoise(self._scheduler, self.timesteps[i], self.timesteps[i + 1], latents, noise)
+
+
+def _drop_surplus(scheduler: SchedulerMixin) -> None:
+    """diffusers counts trailing steps by adding fractions, and at 61, 103, 121 and 122 of them
+    arrives at one too many, of timestep -1."""
+    if scheduler.timesteps[-1] >= 0:
+        return
+    scheduler.timesteps = scheduler.timesteps[: -scheduler.order]
+    if hasattr(scheduler, "sigmas"):  # the last is the end
+        sigmas = scheduler.sigmas
+        scheduler.sigmas = torch.cat([sigmas[: -scheduler.order - 1], sigmas[-1:]])
 
 
 def renoise(

@@ -22,6 +22,9 @@ def steps_taken(request: GenerateRequest) -> int:
 
 
 def unet_calls(request: GenerateRequest) -> int:
-    """Number of UNet calls: `repaint_passes` times a step, but once in the last."""
-    repaint_passes = request.inpaint.repaint_passes if request.inpaint else 1
-    return (steps_taken(request) - 1) * repaint_passes + 1
+    """Number of UNet calls: `repaint_passes` times a step, or with Heun's method twice, but once in
+    the last."""
+    times = request.inpaint.repaint_passes if request.inpaint else 1
+    if effective_request(request).sampler == "heun":
+        times = 2
+    return (steps_taken(request) - 1) * times + 1

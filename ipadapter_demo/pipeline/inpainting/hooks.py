@@ -24,8 +24,8 @@ class InpaintHooks(LoopHooks):
     mask: Tensor | None
     passes: int = 1
 
-    def after_step(self, latents: Tensor, schedule: Schedule, i: int) -> Tensor:
-        """Outside the mask, the given picture at the noise level of the step to come."""
+    def after_call(self, latents: Tensor, schedule: Schedule, i: int) -> Tensor:
+        """Outside the mask, the given picture at the noise level of the call to come."""
         if self.mask is None:
             return latents
         return (1 - self.mask) * schedule.noised(self.init, i + 1) + self.mask * latents

@@ -14,7 +14,6 @@ from ipadapter_demo.request import (
     MAX_REPAINT_PASSES,
     MAX_SEED,
     MAX_WEIGHT,
-    SAMPLERS,
     SIZE_STEP,
     Fit,
     Reference,
@@ -26,6 +25,7 @@ from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.run.tab import Buttons, Results, Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
 from ipadapter_demo.ui.widgets.loras import loras_input
+from ipadapter_demo.ui.widgets.samplers import sampler_inputs
 
 # How an adapter is called where people choose one; any other appears under its own name.
 ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
@@ -129,9 +129,9 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
         widgets["steps"] = slider(1, 50, info.recommended.steps, 1, "Steps")
         widgets["guidance"] = slider(1, 15, guidance, 0.5, "Guidance")
     with gr.Accordion("Advanced", open=False):
+        widgets["count"] = slider(1, 8, count, 1, "Pictures")
         with gr.Row():
-            widgets["count"] = slider(1, 8, count, 1, "Pictures")
-            widgets["sampler"] = gr.Dropdown(list(SAMPLERS), value=sampler, label="Sampler")
+            widgets |= sampler_inputs(sampler)
         with gr.Row():
             widgets["seed"] = gr.Number(
                 0, label="Seed", info="of the first picture", minimum=0, maximum=MAX_SEED

@@ -28,6 +28,7 @@ RECOMMENDED: Recommended = {
     "steps": lambda info: {"value": info.recommended.steps},
     "guidance": lambda info: {"value": info.recommended.guidance},
     "sampler": lambda info: {"value": SAMPLERS[0]},
+    "noise_schedule": lambda info: {"value": "default"},
     "repaint_passes": lambda info: {"value": info.recommended.repaint_passes},
     "context": lambda info: {"value": info.recommended.context},
     "background_weight": lambda info: {"value": info.recommended.background_weight},

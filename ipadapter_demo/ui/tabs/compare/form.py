@@ -22,6 +22,7 @@ AXES = {
     "guidance_rescale": "guidance rescale",
     "steps": "steps",
     "sampler": "sampler: one a line",
+    "noise_schedule": "noise schedule: default, karras, leading, trailing",
     "seed": "seed",
     "fit": "fit: crop, pad, squash",
     "combine": "several references: concat, average",
@@ -104,7 +105,7 @@ def values(
         raise RequestError(f"{side}: say which values of {axis} to compare")
     if axis in NUMBERS:
         return text if ":" in text else _numbers(side, text)
-    if axis in ("fit", "combine", "method", "image_layers"):
+    if axis in ("fit", "combine", "method", "image_layers", "noise_schedule"):
         return [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
     return [line.strip() for line in text.split("\n") if line.strip()]
 
