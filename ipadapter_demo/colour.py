@@ -51,7 +51,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
     "I" and "F" do not say what white is: it is the first of 1 (float only), 255 and 65535 that no
     value exceeds.
     """
-    values = np.nan_to_num(np.asarray(image), posinf=0.0, neginf=0.0)
+    values = np.nan_to_num(np.asarray(image), posinf=0.0)
     if image.mode.startswith("I;16"):
         white = 65535.0
     else:

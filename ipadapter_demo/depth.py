@@ -41,10 +41,10 @@ def upright(image: Image.Image) -> Image.Image:
     turned = ImageOps.exif_transpose(image)
     if image.format != "TIFF":
         return turned
-    tags = getattr(image, "tag_v2", {})
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
     if image.mode in DEEP:
         levels = _grey_levels(np.asarray(turned), tags)
-    elif content is not None and np.asarray(turned)[..., :3].max() <= _high_byte(tags):
+    elif content is not None and _has_fewer_bits(np.asarray(turned)[..., :3].max(), tags):
         levels = _colour_levels(turned, content, tags)
     else:
         return turned
@@ -55,7 +55,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def _grey_levels(values: np.ndarray, tags: Any) -> np.ndarray:
     floats = values.dtype.kind == "f"
-    values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
+    values = np.nan_to_num(values, posinf=0.0)
     levels = scaled(values, _white(values, tags, floats))
     # Pillow turns only 8 bits round.
     return 255 - levels if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and not floats else levels
@@ -102,21 +102,12 @@ def _declared(tags: Any) -> float | None:
     """The largest value by the tags, if they say more than the number of bits stored. They may name
     the brightest value found instead of the brightest possible one: it stands for the number of
     bits that it needs."""
-    bits = [
-        int(max(_numbers(tags[tag]))).bit_length()
-        for tag in (_MAXIMUM, _SAMPLE_MAXIMUM)
-        if tag in tags
-    ]
-    stored = max(_numbers(tags.get(_BITS, 16)))
-    bits += [stored] if stored < 16 else []
+    said = [int(max(tags[tag])) for tag in (_MAXIMUM, _SAMPLE_MAXIMUM) if tag in tags]
+    bits = [value.bit_length() for value in said] + [n for n in tags[_BITS] if n < 16]
     return 2.0 ** max(1, min(bits)) - 1 if bits else None
 
 
-def _high_byte(tags: Any) -> int:
-    """The largest high byte that values of less than 16 bits can have; -1 where they have 16."""
+def _has_fewer_bits(high: int, tags: Any) -> bool:
+    """True if values of less than 16 bits, as the tags declare them, can have this high byte."""
     said = _declared(tags) or _GUESSES[-1]
-    return int(said) >> 8 if said < _FULL else -1
-
-
-def _numbers(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) and value else (value,)
+    return said < _FULL and high <= int(said) >> 8

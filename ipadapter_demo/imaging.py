@@ -247,7 +247,7 @@ def tinted(image: Image.Image, amount: Image.Image) -> Image.Image:
     is lowest, whatever its values are."""
     low, high = amount.getextrema()
     stretched = amount.point(lambda v: round((v - low) * 255 / max(1, high - low)))  # type: ignore[operator]
-    alpha = stretched.resize(image.size, Image.Resampling.BICUBIC)
+    alpha = stretched.resize(image.size)
     return Image.composite(image, image.convert("L").point(lambda v: v // 3).convert("RGB"), alpha)
 
 

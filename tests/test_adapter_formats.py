@@ -170,6 +170,17 @@ def test_a_folder_names_its_image_encoder(tmp_path: Path) -> None:
             image_encoder_named(tmp_path / "named")
 
 
+def test_what_names_no_image_encoder_is_said_in_part(tmp_path: Path) -> None:
+    invoke(flat_tensors(), tmp_path / "named")
+    note = tmp_path / "named" / "image_encoder.txt"
+    note.write_text("a" * 100)
+    with pytest.raises(CheckpointError, match=r"a repository, owner/name, got 'a{80}'$"):
+        image_encoder_named(tmp_path / "named")
+    note.write_bytes(b"\xff\xfeowner/name")  # not UTF-8
+    with pytest.raises(CheckpointError, match="got '\ufffd\ufffdowner/name'"):
+        image_encoder_named(tmp_path / "named")
+
+
 # The published files, by their keys and shapes: (projection, K' and V' of each layer) -> what is
 # read from them. Written down here from the files' own listing, not from this project's classes.
 WIDTHS = {

@@ -183,6 +183,43 @@ def test_new_adapters_start_from_the_text_weights() -> None:
     assert all(parameter.requires_grad for parameter in adapter.parameters())
 
 
+@pytest.mark.parametrize(
+    ("cross_dim", "hidden", "width", "heads"),
+    [
+        (768, 1280, 768, 12),
+        (768, 1664, 768, 12),
+        (2048, 1664, 1280, 20),
+        (2048, 1024, 1024, 16),
+        (768, 192, 192, 3),
+        (CROSS_DIM, VISION_WIDTH, VISION_WIDTH, 1),
+    ],
+)
+def test_a_new_resampler_is_as_wide_as_the_published_ones_or_its_encoder(
+    cross_dim: int, hidden: int, width: int, heads: int
+) -> None:
+    config = CLIPVisionConfig(hidden_size=hidden, num_attention_heads=16, projection_dim=1024)
+    with torch.device("meta"):
+        made = [Resampler.for_encoder(config, cross_dim, tokens) for tokens in (None, 5)]
+    assert [projection.num_tokens for projection in made] == [16, 5]
+    for projection, tokens in zip(made, (16, 5), strict=True):
+        assert (projection.embed_dim, projection.cross_dim) == (hidden, cross_dim)
+        assert projection.latents.shape == (1, tokens, width)
+        assert {block[0].heads for block in projection.layers} == {heads}
+        assert projection.lost_in_checkpoint() is None
+
+
+def test_new_projections_of_the_other_variants_read_their_encoder() -> None:
+    config = CLIPVisionConfig(hidden_size=1280, num_attention_heads=16, projection_dim=1024)
+    with torch.device("meta"):
+        base = [LinearProjection.for_encoder(config, 768, tokens) for tokens in (None, 7)]
+        full = MLPProjection.for_encoder(config, 768)
+    assert [(p.embed_dim, p.cross_dim, p.num_tokens) for p in base] == [
+        (1024, 768, 4),
+        (1024, 768, 7),
+    ]
+    assert (full.embed_dim, full.cross_dim, full.num_tokens) == (1280, 768, None)
+
+
 def test_a_projection_of_another_width_is_refused() -> None:
     with pytest.raises(ModelError, match=r"tokens 768 wide, the UNet's down_blocks.* reads 24"):
         ImageAdapter.for_unet(tiny_unet(), LinearProjection(EMBED_DIM, 768))
