@@ -94,14 +94,14 @@ def test_louder_is_brighter(pipeline: ImagePromptPipeline) -> None:
 
 
 def test_tinted_is_between_the_colour_and_a_third_of_its_grey() -> None:
-    image = Image.new("RGB", (5, 1), (89, 89, 89))
+    image = Image.new("RGB", (5, 1), (254, 254, 254))
     amount = Image.new("L", (5, 1))
     amount.putdata([10, 20, 35, 48, 60])  # stretched: 0, 51, 128, 194, 255
     shown = tinted(image, amount)
-    assert [pixel[0] for pixel in shown.get_flattened_data()] == [29, 41, 59, 75, 89]
+    assert [pixel[0] for pixel in shown.get_flattened_data()] == [84, 118, 169, 213, 254]
     amount.putdata([8, 8, 8, 8, 7])
     shown = tinted(image, amount)
-    assert [pixel[0] for pixel in shown.get_flattened_data()] == [89, 89, 89, 89, 29]
+    assert [pixel[0] for pixel in shown.get_flattened_data()] == [254, 254, 254, 254, 84]
 
 
 def test_tinted_keeps_what_is_heard_and_darkens_the_rest() -> None:

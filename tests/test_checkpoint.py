@@ -424,6 +424,31 @@ class TestFit:
         with pytest.raises(CheckpointError, match=expected):
             check_fits(adapter, tiny_unet(), 1024, "ip-adapter_sd15.bin")
 
+    def test_what_does_not_fit_is_said_in_full(self) -> None:
+        unet = tiny_unet()
+        with torch.device("meta"):
+            adapters = [
+                ImageAdapter(LinearProjection(1024, cross), [320] * layers)
+                for cross, layers in ((768, 16), (2048, 70), (768, 70))
+            ]
+        for adapter, base in zip(adapters, ("SD 1.5", "SDXL", "another base model"), strict=True):
+            with pytest.raises(CheckpointError) as refusal:
+                check_fits(adapter, unet, 1024, "some/folder/a.bin")
+            assert str(refusal.value) == (
+                f"a.bin does not fit this base model: the adapter has {len(adapter.layers)} "
+                f"cross-attention layers, the UNet 7; it was made for {base} and needs OpenCLIP "
+                "ViT-H/14 (projected embeddings, 1024 wide)"
+            )
+        with pytest.raises(CheckpointError) as refusal:
+            check_fits(tiny_adapter(unet), unet, 1024, Path("a.bin"))
+        assert str(refusal.value) == (
+            "a.bin does not fit this image encoder: it reads 20 channels, the encoder gives 1024; "
+            "it needs an encoder of width 20"
+        )
+        with pytest.raises(CheckpointError) as refusal:
+            save_image_adapter(tiny_adapter(unet), "some/folder/a.pt")
+        assert str(refusal.value) == "a.pt: the name must end in .safetensors or .bin"
+
     def test_other_token_and_layer_widths_are_named(self) -> None:
         unet = tiny_unet()
         wider_text = tiny_adapter(tiny_unet(cross_attention_dim=40))

@@ -3,11 +3,13 @@
 import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from ipadapter_demo.colour import alpha_of, brightness_of
 from ipadapter_demo.imaging import flatten_image, read_image, shrink_image
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -176,3 +178,32 @@ def test_an_inpainted_photo_looks_the_same_outside_the_mask(pipeline: ImagePromp
     outside = np.asarray(mask) == 0
     assert np.array_equal(np.asarray(result)[outside], np.asarray(seen)[outside])
     assert not np.array_equal(np.asarray(result)[~outside], np.asarray(seen)[~outside])
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "brightness", "opacity"),
+    [
+        ("1", 1, 255, None),
+        ("L", 200, 200, None),
+        ("LA", (200, 40), 200, 40),
+        ("La", (40, 40), 255, 40),
+        ("RGB", (255, 0, 0), 76, None),
+        ("RGBA", (255, 0, 0, 40), 76, 40),
+        ("RGBa", (40, 0, 0, 40), 76, 40),
+        ("CMYK", (0, 0, 0, 55), 200, None),
+        ("LAB", (200, 10, 20), 200, None),
+        ("I;16", 200 * 257, 200, None),
+        ("F", 0.5, 128, None),
+    ],
+)
+def test_brightness_and_opacity_of_every_kind_of_picture(
+    mode: str, value: Any, brightness: int, opacity: int | None
+) -> None:
+    picture = Image.new(mode, (3, 2), value)
+    assert values(brightness_of(picture)) == [brightness] * 6
+    assert brightness_of(picture).mode == "L"
+    alpha = alpha_of(picture)
+    assert (alpha and values(alpha)) == (None if opacity is None else [opacity] * 6)
+    picture.info["transparency"] = 0
+    if mode in ("I;16", "F"):  # not even by a leftover of its file
+        assert alpha_of(picture) is None

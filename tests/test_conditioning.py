@@ -23,8 +23,11 @@ from ipadapter_demo.models.annotators import DETECTORS, annotate, is_empty
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.models.structure import ControlCondition, ControlResiduals
+from ipadapter_demo.models.text import TextStates
 from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.cache import digest
 from ipadapter_demo.pipeline.conditioning import Conditioner, ContentCache
+from ipadapter_demo.pipeline.conditioning.text import added_conditions
 from ipadapter_demo.pipeline.conditions import (
     ActiveControl,
     Conditions,
@@ -323,6 +326,41 @@ class TestWhenNetworksRun:
             with recorded(model.unet) as steps:
                 pipeline.generate(replace(request, guidance=guidance))
             assert [len(call["0"]) for call, _ in steps] == [rows]
+
+
+def test_sdxl_reads_the_size_beside_the_text() -> None:
+    """Height first, and no crop; a row for each image of each half."""
+    texts = [TextStates(noise(i, 1, 6, 4), noise(i + 5, 1, 3)) for i in (1, 2)]
+    added = added_conditions(texts, 2, (96, 64))
+    assert added is not None
+    assert added.keys() == {"text_embeds", "time_ids"}
+    assert added["time_ids"].tolist() == [[64.0, 96.0, 0.0, 0.0, 64.0, 96.0]] * 4
+    assert torch.equal(added["text_embeds"], torch.cat([texts[i].pooled for i in (0, 0, 1, 1)]))
+    half = [TextStates(noise(1, 1, 6, 4), noise(2, 1, 3).bfloat16())]
+    assert {t.dtype for t in (added_conditions(half, 1, (8, 8)) or {}).values()} == {torch.bfloat16}
+    assert added_conditions([TextStates(noise(1, 1, 6, 4))], 2, (96, 64)) is None
+
+
+def test_pictures_are_told_apart_by_pixels_mode_and_size() -> None:
+    each = [
+        Image.new("RGB", (4, 2)),
+        Image.new("RGB", (2, 4)),
+        Image.new("L", (4, 6)),
+        Image.new("L", (6, 4)),
+        Image.new("RGB", (4, 2), "navy"),
+    ]
+    assert len({digest(image) for image in each}) == 5
+    assert [digest(image) for image in each] == [digest(image.copy()) for image in each]
+
+
+def test_a_cache_keeps_the_latest() -> None:
+    cache, made = ContentCache(2), []
+
+    def get(key: str) -> str:
+        return cache.get(key, lambda: made.append(key) or key.upper())
+
+    assert [get(key) for key in "abacab"] == list("ABACAB")
+    assert made == ["a", "b", "c", "b"]  # b was used longest ago when c came
 
 
 class Recording:

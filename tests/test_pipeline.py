@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,30 @@ from torch import nn
 from ipadapter_demo.adapter import save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.imaging import resize_image
+from ipadapter_demo.load_options import DTYPES
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
-from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.catalog import CATALOG, CatalogEntry
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.vae import VAE
-from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, can_batch, load
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
-from ipadapter_demo.pipeline.inpainting.crop import mask_box, uncrop_preview
+from ipadapter_demo.pipeline.inpainting.crop import (
+    crop_to_mask,
+    drawn_size,
+    mask_box,
+    uncrop_preview,
+)
+from ipadapter_demo.pipeline.inpainting.mask import (
+    latent_mask,
+    mask_conditioning,
+    pixels_around_hole,
+)
 from ipadapter_demo.pipeline.inpainting.seam import match_seam_color
-from ipadapter_demo.pipeline.latents import LatentInit
+from ipadapter_demo.pipeline.latents import LatentEncoder, LatentInit
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
 from ipadapter_demo.pipeline.samplers import new_scheduler
 from ipadapter_demo.pipeline.schedule import Schedule, renoise
+from ipadapter_demo.pipeline.sizes import reshaped
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from tests.tiny import (
@@ -62,6 +76,9 @@ EVERYTHING = replace(
     ),
     inpaint=Inpaint(image=picture(7), mask=box_mask((10, 10, 50, 45))),
 )
+
+WHOLE = EVERYTHING.inpaint
+assert WHOLE is not None
 
 
 def arrays(result: Result) -> np.ndarray:
@@ -374,6 +391,89 @@ class TestContext:
     ) -> None:
         assert mask_box(box_mask(box, *size), context) == expected
 
+    def test_all_that_has_a_place_is_cropped_with_the_picture(self) -> None:
+        given = self.REQUEST.inpaint
+        assert given is not None
+        assert drawn_size(given) == (32, 32)
+        classes = Structure(kind="segmentation", image=picture(5, 30, 50), weight=0.4, fit="pad")
+        asked = replace(self.REQUEST, structures=(*self.REQUEST.structures, classes))
+        cropped, box = crop_to_mask(asked), mask_box(given.mask, given.context)
+        assert cropped.inpaint == replace(
+            given, image=given.image.crop(box), mask=given.mask.crop(box), context=1.0
+        )
+        for ours, whole in zip(cropped.structures, asked.structures, strict=True):
+            placed = reshaped(whole.image, (96, 80), whole.fit, whole.resampling)
+            assert ours == replace(whole, image=placed.crop(box), fit="squash")
+        for one, own in zip(cropped.references, asked.references, strict=True):
+            region = own.mask and resize_image(own.mask, (96, 80)).crop(box)
+            assert one == replace(own, mask=region)
+        assert (
+            replace(
+                cropped,
+                inpaint=asked.inpaint,
+                structures=asked.structures,
+                references=asked.references,
+            )
+            == asked
+        )
+
+    def test_nothing_is_cropped_where_all_is_seen(self) -> None:
+        given = self.REQUEST.inpaint
+        assert given is not None
+        whole = replace(self.REQUEST, inpaint=replace(given, context=1.0))
+        plain = replace(self.REQUEST, inpaint=None)
+        assert crop_to_mask(whole) is whole
+        assert crop_to_mask(plain) is plain
+        assert whole.inpaint is not None
+        assert drawn_size(whole.inpaint) == (96, 80)
+
+    def test_a_box_of_odd_sides_is_whole(self) -> None:
+        assert mask_box(box_mask((40, 45, 61, 56), 100, 100), 0.0) == (40, 40, 61, 61)
+        assert mask_box(box_mask((40, 45, 60, 56), 100, 100), 0.0) == (40, 40, 60, 60)
+        assert all(isinstance(side, int) for side in mask_box(box_mask((3, 4, 8, 11)), 0.25))
+
+
+class TestHole:
+    """What the networks are given that read a mask."""
+
+    GIVEN = Inpaint(image=picture(7, 64, 48), mask=box_mask((10, 12, 31, 29), 64, 48))
+
+    def test_around_it_is_the_picture_and_in_it_grey(self) -> None:
+        """Each cell that the mask touches is part of the hole: 10 to 30 are cells 5 to 15."""
+        found = pixels_around_hole(self.GIVEN, (32, 24))
+        small = self.GIVEN.image.resize((32, 24), Image.Resampling.BICUBIC)
+        expected = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 255
+        hole = torch.zeros(24, 32)
+        hole[6:15, 5:16] = 1
+        expected[:, hole == 1] = 0.5
+        assert found.shape == (1, 4, 24, 32)
+        torch.testing.assert_close(found[0, :3], expected, rtol=0, atol=1e-6)
+        assert torch.equal(found[0, 3], hole)
+
+    def test_an_inpainting_unet_reads_the_mask_and_what_is_left(self, model: BaseModel) -> None:
+        latents = LatentEncoder(model, Lock())
+        found = mask_conditioning(self.GIVEN, (64, 48), latents)
+        cells = torch.zeros(12, 16)
+        cells[3:8, 2:8] = 1  # of 4 pixels
+        left = torch.from_numpy(np.array(self.GIVEN.image)).permute(2, 0, 1)[None] / 127.5 - 1
+        left[:, :, 12:29, 10:31] = 0
+        assert found.shape == (1, 5, 12, 16)
+        assert torch.equal(found[0, 0], cells)
+        expected = model.vae.latents_from_pixels(left)
+        torch.testing.assert_close(found[:, 1:], expected, rtol=0, atol=1e-6)
+
+    def test_without_an_inpainting_all_of_it_is_the_hole(self, model: BaseModel) -> None:
+        found = mask_conditioning(None, (64, 48), LatentEncoder(model, Lock()))
+        assert found.shape == (1, 5, 12, 16)
+        assert bool((found[:, 0] == 1).all())
+        grey = model.vae.latents_from_pixels(torch.zeros(1, 3, 48, 64))
+        assert torch.equal(found[:, 1:], grey)
+
+    def test_strokes_thinner_than_a_cell_do_not_vanish(self) -> None:
+        assert latent_mask(box_mask((9, 3, 10, 60)), (8, 8)).tolist() == [
+            [[[0.0, 1.0, *[0.0] * 6]] * 8]
+        ]
+
 
 class TestAroundTheMask:
     """A network reads what is left of a picture of which a part is replaced."""
@@ -648,6 +748,62 @@ class TestEverythingTogether:
         assert pipeline.generate(request).images[0].size == size
 
 
+class TestOneBatch:
+    """Which requests can be drawn together: those that differ in what is read row by row."""
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"prompt": "a", "negative_prompt": "b", "seed": 9, "count": 3, "adapter": "plus"},
+            {"references": (REFERENCE,), "image_scale": 0.1, "image_layers": (1.0,) * 7},
+            {"combine": "average"},
+            {"structures": tuple(replace(s, image=picture(9)) for s in EVERYTHING.structures)},
+            {"inpaint": Inpaint(image=picture(9), mask=box_mask((0, 0, 5, 5)), feather=9)},
+        ],
+    )
+    def test_these_may_differ(self, fields: dict[str, Any]) -> None:
+        assert can_batch(EVERYTHING, replace(EVERYTHING, **fields))
+        assert can_batch(replace(EVERYTHING, **fields), EVERYTHING)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"steps": 4},
+            {"guidance": 2.0},
+            {"guidance_rescale": 0.1},
+            {"sampler": "ddim"},
+            {"image_window": (0.0, 0.5)},
+            {"width": 72},
+            {"height": 72},
+            {"strength": 0.1},
+            {"inpaint": None},
+            {"structures": ()},
+            {"structures": EVERYTHING.structures[::-1]},
+            *(
+                {
+                    "structures": (
+                        replace(EVERYTHING.structures[0], **change),
+                        EVERYTHING.structures[1],
+                    )
+                }
+                for change in ({"kind": "depth"}, {"weight": 0.6}, {"window": (0.0, 0.5)})
+            ),
+            *(
+                {"inpaint": replace(WHOLE, **change)}
+                for change in (
+                    {"strength": 0.5},
+                    {"repaint_passes": 2},
+                    {"context": 0.0},
+                    {"image": picture(9, 72, 64), "mask": box_mask((0, 0, 9, 9), 72, 64)},
+                )
+            ),
+        ],
+    )
+    def test_these_may_not(self, fields: dict[str, Any]) -> None:
+        assert not can_batch(EVERYTHING, replace(EVERYTHING, **fields))
+        assert not can_batch(replace(EVERYTHING, **fields), EVERYTHING)
+
+
 class TestSizes:
     def test_open_sides_are_the_model_s_own(self, pipeline: ImagePromptPipeline) -> None:
         assert pipeline.info.native_size == 64
@@ -799,6 +955,27 @@ class TestLoading:
             load("sd0")
         with pytest.raises(ModelError, match=r"dtype must be one of auto, .*, got 'int4'"):
             load(entry, dtype="int4")  # type: ignore[arg-type]
+        with pytest.raises(ModelError) as refusal:
+            load("sd0")
+        assert str(refusal.value) == (
+            f"model must be one of {', '.join([*CATALOG, *PUBLISHED])}, got 'sd0'"
+        )
+        with pytest.raises(ModelError) as refusal:
+            load(entry, dtype="int4")  # type: ignore[arg-type]
+        assert str(refusal.value) == f"dtype must be one of {', '.join(DTYPES)}, got 'int4'"
+        with pytest.raises(ModelError) as refusal:
+            load("tabletop", base="sd15")
+        assert str(refusal.value) == (
+            "base goes with a published model, not with tabletop: its adapter fits no other base"
+        )
+        with pytest.raises(ModelError) as refusal:
+            load("tabletop", model_adapter=tmp_path / "base.bin")
+        assert str(refusal.value) == (
+            "model_adapter: base.bin would be called base, which tabletop has already: give the "
+            "file another name"
+        )
+        with pytest.raises(ModelError, match=r"^device cuda:99 cannot be used here: "):
+            load(entry, device="cuda:99")
         with pytest.raises(ModelError, match=r"model tiny: no folder .*nowhere"):
             load(replace(entry, folder=tmp_path / "nowhere"))
 

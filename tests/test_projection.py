@@ -21,7 +21,7 @@ from ipadapter_demo.adapter import (
 )
 from ipadapter_demo.adapter.attach import cross_attention_layers
 from ipadapter_demo.adapter.shapes import Shapes
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import CheckpointError, ModelError
 from tests.tiny import (
     CROSS_DIM,
     EMBED_DIM,
@@ -256,6 +256,60 @@ def test_conditional_and_empty_embeds_equal_diffusers(variant: str) -> None:
     empty = adapter.empty_embeds(2, encoder)
     torch.testing.assert_close(empty, theirs_empty, rtol=0, atol=1e-6)
     assert adapter.tokens_from_embeds(empty).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("variant", ["plus", "full"])
+def test_patches_are_the_states_before_the_last_layer(variant: str) -> None:
+    encoder = tiny_vision_encoder(layers=5)
+    adapter = tiny_adapter(tiny_unet(), variant)
+    clip_pixels = noise(1, 2, 3, 16, 16)
+    states = encoder(clip_pixels, output_hidden_states=True).hidden_states
+    assert torch.equal(adapter.embeds_from_clip_pixels(clip_pixels, encoder), states[4])
+    empty = adapter.empty_embeds(3, encoder)
+    nothing = encoder(torch.zeros(1, 3, 16, 16), output_hidden_states=True).hidden_states[4]
+    assert torch.equal(empty, nothing.expand(3, -1, -1))
+    half = encoder.to(torch.bfloat16)
+    assert adapter.empty_embeds(1, half).dtype == torch.bfloat16
+    elsewhere = encoder.to("meta")  # which refuses to be mixed with the CPU
+    assert adapter.empty_embeds(1, elsewhere).is_meta
+
+
+def test_tokens_of_patches_that_do_not_fill_the_picture() -> None:
+    config = CLIPVisionConfig(
+        hidden_size=VISION_WIDTH, num_attention_heads=2, image_size=20, patch_size=8
+    )
+    assert MLPProjection(VISION_WIDTH, CROSS_DIM).tokens_of(config) == 5
+
+
+def test_new_queries_of_a_resampler_are_of_length_one() -> None:
+    with seeded(0):
+        latents = Resampler(VISION_WIDTH, CROSS_DIM, 32, width=256, depth=1, heads=1).latents
+    lengths = latents[0].norm(dim=-1)
+    assert 0.8 < lengths.min() < lengths.max() < 1.2
+
+
+def test_a_number_of_tokens_and_a_width_within_are_read_from_the_shapes() -> None:
+    """Those that no published file has."""
+    with torch.device("meta"):
+        base = LinearProjection(EMBED_DIM, CROSS_DIM, tokens=3)
+        plus = Resampler(VISION_WIDTH, CROSS_DIM, 5, width=64, depth=2, heads=2, ff_mult=3)
+        for projection in (base, plus):
+            state = {f"image_proj.{key}": t for key, t in projection.state_dict().items()}
+            found = projections.projection_from_shapes(Shapes(state, "a.bin"))
+            assert found.num_tokens == projection.num_tokens
+            assert {k: t.shape for k, t in found.state_dict().items()} == {
+                k: t.shape for k, t in projection.state_dict().items()
+            }
+
+
+def test_an_unknown_projection_is_described() -> None:
+    tensors = {f"image_proj.{key}": torch.ones(1) for key in "dcba"}
+    shapes = Shapes(tensors | {"ip_adapter.1.to_k_ip.weight": torch.ones(1)}, "a.bin")
+    with pytest.raises(CheckpointError) as refusal:
+        projections.projection_from_shapes(shapes)
+    assert str(refusal.value) == (
+        "a.bin: neither a base, a Plus nor a full adapter; image_proj holds ['a', 'b', 'c']"
+    )
 
 
 @pytest.mark.parametrize("variant", ["plus", "full"])

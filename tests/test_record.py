@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import io
 import json
 import struct
@@ -233,6 +234,9 @@ def test_a_request_too_large_to_travel_is_not_saved(monkeypatch: pytest.MonkeyPa
         saved(full_request())
 
 
+OTHER = hashlib.sha256(b"other").hexdigest()
+
+
 def with_request(**fields: object) -> dict:
     return {"schema": SCHEMA, "request": fields}
 
@@ -272,6 +276,11 @@ def with_request(**fields: object) -> dict:
         (
             with_request(init_image="ab") | {"images": {"ab": "b3RoZXI="}},
             "request.init_image is damaged: its SHA-256 is not ab...",
+        ),
+        (
+            with_request(init_image=OTHER) | {"images": {OTHER: "b3RoZXI="}},
+            "request.init_image is not a picture that can be read "
+            "(PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF, HEIF)",
         ),
         (
             with_request(init_image="a" * 64) | {"images": {"a" * 64: "b3RoZXI="}},
@@ -472,6 +481,7 @@ def test_texts_are_read_by_the_specification(bodies: list[bytes], found: dict[st
         (b"\x89PNG\r\n\x1a", "PNG expected: only the original output file holds its request"),
         (png(end=b""), "PNG is cut short: its end is missing"),
         (png()[:-1], "PNG is cut short: its end is missing"),
+        (png(end=b"\xff\xff\xff\xf4IDAT" + bytes(8)), "PNG is cut short: its end is missing"),
         (png(b"a\0\0\0\0\0text", end=b""), "PNG is cut short: its end is missing"),
         (png(b"a\0\0\0\0\0text", end=b"")[:-1], "PNG is cut short: its end is missing"),
         (

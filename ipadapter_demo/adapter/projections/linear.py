@@ -32,7 +32,7 @@ class LinearProjection(EmbeddingProjection):
         self.norm = nn.LayerNorm(cross_dim)
 
     def forward(self, image_embeds: Tensor) -> Tensor:
-        return self.norm(self.proj(image_embeds).unflatten(-1, (-1, self.cross_dim)))
+        return self.norm(self.proj(image_embeds).unflatten(1, (-1, self.cross_dim)))
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> Self | None:
