@@ -21,9 +21,6 @@ def rgb_from_picture(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if image.mode in DEEP:
         return _in_srgb(eight_bit(image), profile)
-    if image.mode == "LAB":  # convert() does not know it
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return _converted(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
     alpha = alpha_of(image)
     rgb = _in_srgb(_opaque(image), profile)
     if alpha is None:

@@ -705,3 +705,33 @@ class TestAttaching:
         attach(unet, tiny_adapter(unet))
         predict(unet, prompt_for(ALL))
         assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "queries", "grid"),
+    [
+        (64, 64, 64, (8, 8)),
+        (40, 32, 20, (5, 4)),
+        (64, 96, 96, (8, 12)),
+        (8, 512, 20, (1, 20)),  # too thin for a row, which it has all the same
+        (50, 100, 20, (4, 5)),  # of a size of its own: its proportions must do
+    ],
+)
+def test_how_queries_are_laid_out(
+    height: int, width: int, queries: int, grid: tuple[int, int]
+) -> None:
+    assert _query_grid(height, width, queries) == grid
+
+
+def test_the_cache_is_filled_where_a_layer_acts(
+    layer: Attention, processor: DecoupledAttnProcessor
+) -> None:
+    for number, scales, cached in ((0, (0.0, 1.0), set()), (1, (0.0, 1.0), {1}), (1, None, {1})):
+        processor.number = number
+        prompt = ImagePrompt(rows=ALL, tokens=tokens(1).double(), scale=0.5, layer_scales=scales)
+        processor.fill_kv_cache(layer, prompt)
+        assert prompt.kv_cache.keys() == cached
+        assert prompt.scale_in(number) == (0.5 if scales is None else 0.5 * scales[number])
+    rows = ImagePrompt(rows=ALL, tokens=tokens(1).double(), scale=torch.zeros(1, 1, 1))
+    processor.fill_kv_cache(layer, rows)
+    assert rows.kv_cache.keys() == {1}, "a tensor is not looked into"

@@ -47,7 +47,21 @@ def test_a_map_is_the_share_of_tokens_times_the_share_of_the_branch() -> None:
     loud = image[0].norm(dim=-1) / (image[0].norm(dim=-1) + text[0].norm(dim=-1))
     expected = (weights[:, 2:].sum(1) * loud).view(1, 1, 8, 8)
     expected = F.interpolate(expected, (64, 64), mode="bilinear", align_corners=False)
+    assert recorder.maps().shape == (1, 2, 64, 64)
     assert torch.allclose(recorder.maps()[:, 1:], expected, atol=1e-6)
+    faint = AttentionRecorder(2, (64, 64))
+    faint(query, key, 1e-4 * text, 1e-4 * image, (8, 8))
+    assert torch.allclose(faint.maps(), recorder.maps(), atol=1e-6)
+
+
+def test_a_map_has_the_shape_of_the_output_and_where_nothing_acts_it_is_zero() -> None:
+    recorder = AttentionRecorder(1, (640, 4))
+    assert recorder.is_empty
+    nothing = torch.zeros(1, 64, 24)
+    recorder(noise(1, 1, 3, 64, 8), noise(2, 1, 3, 4, 8), nothing, nothing, (1, 64))
+    assert not recorder.is_empty
+    assert recorder.maps().shape == (1, 1, 1, 64)
+    assert not recorder.maps().any()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

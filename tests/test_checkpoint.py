@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -139,6 +140,12 @@ class TestRoundTrip:
         nested = torch.load(tmp_path / "adapter.bin", weights_only=True)
         assert nested.keys() == {"image_proj", "ip_adapter"}
         assert {f"{s}.{k}" for s, content in nested.items() for k in content} == flat.keys()
+
+    def test_a_safetensors_file_says_that_it_is_of_torch(self, tmp_path: Path) -> None:
+        """Without it transformers refuses a file."""
+        save_image_adapter(tiny_adapter(tiny_unet()), tmp_path / "adapter.safetensors")
+        with safe_open(tmp_path / "adapter.safetensors", "pt") as file:
+            assert file.metadata() == {"format": "pt"}
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_half_precision_is_kept(self, tmp_path: Path, suffix: str) -> None:

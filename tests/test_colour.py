@@ -105,6 +105,43 @@ def test_srgb_by_any_profile_changes_no_bit(profile: bytes) -> None:
     assert flatten_image(read_image(in_file(noise(), "PNG", profile))) == noise()
 
 
+def nearly_srgb(off: float) -> bytes:
+    return rgb_profile(tuple((x + off, y) for x, y in SRGB))
+
+
+def applied(image: Image.Image, profile: bytes) -> Image.Image:
+    transform = ImageCms.buildTransform(
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+        ImageCms.createProfile("sRGB"),
+        "RGB",
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    return ImageCms.applyTransform(image, transform)
+
+
+def test_srgb_but_for_rounding_changes_no_bit_and_what_is_two_levels_off_is_applied() -> None:
+    for off, most, kept in ((4e-5, 1, True), (7e-5, 2, False)):
+        profile = nearly_srgb(off)
+        changed = applied(noise(), profile)
+        assert abs(np.asarray(changed, int) - np.asarray(noise(), int)).max() == most
+        found = flatten_image(read_image(in_file(noise(), "PNG", profile)))
+        assert found.tobytes() == (noise() if kept else changed).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "La"])
+def test_a_grey_profile_is_applied_to_grey_that_may_be_transparent(mode: str) -> None:
+    picture = row([0, 128, 255], "L")
+    expected = flatten_image(read_image(in_file(picture, "PNG", grey_profile(1.8))))
+    assert values(expected)[1][0] == pytest.approx(143, abs=8)
+    picture = picture.convert("LA").convert(mode) if mode != "L" else picture
+    picture.info["icc_profile"] = grey_profile(1.8)
+    if mode == "L":
+        picture.info["transparency"] = 77  # a level that no pixel has
+    assert flatten_image(picture) == expected
+
+
 @pytest.mark.parametrize(
     "profile",
     [b"", b"damaged", P3[:200], P3[:300] + bytes(len(P3) - 300), grey_profile(1.8), cmyk_profile()],

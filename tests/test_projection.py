@@ -274,6 +274,30 @@ def test_patches_are_the_states_before_the_last_layer(variant: str) -> None:
     assert adapter.empty_embeds(1, elsewhere).is_meta
 
 
+def test_layers_have_the_precision_and_place_of_their_projection() -> None:
+    half = LinearProjection(EMBED_DIM, CROSS_DIM).bfloat16()
+    adapter = ImageAdapter(half, [8, 16])
+    assert {parameter.dtype for parameter in adapter.parameters()} == {torch.bfloat16}
+    assert all(p.is_meta for p in ImageAdapter(half.to("meta"), [8]).parameters())
+
+
+def test_shapes_are_read_strictly() -> None:
+    shapes = Shapes(
+        {"b": torch.ones(2, 3), "b.12.x": torch.ones(0), "b.3.x": torch.ones(1)}, "a.bin"
+    )
+    assert shapes.of("b", 2) == (2, 3)
+    assert ("b" in shapes, "c" in shapes) == (True, False)
+    assert shapes.numbers(r"b\.(\d+)\.") == [3, 12]
+    for key, axes, said in (
+        ("c", 1, "a.bin: missing ['c'], unexpected []"),
+        ("b", 1, "a.bin: b has shape (2, 3), not 1 dimensions"),
+        ("b.12.x", 1, "a.bin: b.12.x has shape (0,), not 1 dimensions"),
+    ):
+        with pytest.raises(CheckpointError) as refusal:
+            shapes.of(key, axes)
+        assert str(refusal.value) == said
+
+
 def test_tokens_of_patches_that_do_not_fill_the_picture() -> None:
     config = CLIPVisionConfig(
         hidden_size=VISION_WIDTH, num_attention_heads=2, image_size=20, patch_size=8

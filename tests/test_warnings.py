@@ -50,6 +50,9 @@ def said(model: BaseModel, **fields: Any) -> tuple[str, ...]:
     return warnings_for(request, cropped, working_size(cropped, model.native_size), maps, model)
 
 
+NO_GUIDANCE = "negative_prompt has no effect at guidance 1."
+
+
 class TestEdges:
     """Where a warning begins, and where none is given any more."""
 
@@ -67,6 +70,12 @@ class TestEdges:
                     "prompt: emphasis by brackets is read as plain text: (" + "a" * 39,
                 ),
             ),
+            (
+                {"negative_prompt": "a" * 15},
+                ("negative_prompt: it has 17 tokens; the model reads the first 16.",),
+            ),
+            ({"negative_prompt": "a" * 15, "guidance": 1.0}, (NO_GUIDANCE,)),
+            ({"strength": 0.5}, ()),
             ({"guidance": 1.0}, ()),
             (
                 {
@@ -201,6 +210,21 @@ class TestEdges:
         )
         own = replace(REFERENCE, mask=box_mask((0, 0, 64, 64), 128, 64))
         assert said(model, inpaint=tiny, references=(own,)) == ()
+
+    def test_of_inpainting_with_other_settings(self, model: BaseModel) -> None:
+        given = Inpaint(image=picture(4, 128, 64), mask=box_mask((0, 0, 64, 64), 128, 64))
+        assert said(model, inpaint=given, strength=0.5) == (
+            "strength has no effect on inpainting: inpaint.strength has.",
+        )
+        assert said(model, inpaint=given, width=64, height=64) == (
+            "inpaint.image: 128x64 is squeezed to 64x64; leave width or height open to keep its "
+            "proportions.",
+        )
+        small = replace(given, mask=box_mask((60, 30, 63, 33), 128, 64))
+        [note] = said(model, inpaint=small, references=(REFERENCE,))
+        assert note.startswith("inpaint.mask: it is too small for references to act in it")
+        without = replace(model, inpaint_adapter=None)
+        assert said(without, inpaint=small, references=(REFERENCE,)) == ()
 
     def test_the_steps_that_a_model_takes(self, model: BaseModel) -> None:
         for recommended, warned in ((4, False), (5, True)):
