@@ -19,6 +19,7 @@ from ipadapter_demo.adapter import (
     load_image_adapter,
 )
 from ipadapter_demo.adapter.checkpoint import adapter_like
+from ipadapter_demo.adapter.unsupported import what_it_is
 from ipadapter_demo.errors import CheckpointError
 from tests.ldm_layout import write_checkpoint
 from tests.published import tiny_kl, tiny_sd15_unet
@@ -168,6 +169,17 @@ def test_a_folder_names_its_image_encoder(tmp_path: Path) -> None:
         (tmp_path / "named" / "image_encoder.txt").write_text(text)
         with pytest.raises(CheckpointError, match=r"named/image_encoder\.txt must name a repos"):
             image_encoder_named(tmp_path / "named")
+
+
+def test_what_names_no_image_encoder_is_said_in_part(tmp_path: Path) -> None:
+    invoke(flat_tensors(), tmp_path / "named")
+    note = tmp_path / "named" / "image_encoder.txt"
+    note.write_text("a" * 100)
+    with pytest.raises(CheckpointError, match=r"a repository, owner/name, got 'a{80}'$"):
+        image_encoder_named(tmp_path / "named")
+    note.write_bytes(b"\xff\xfeowner/name")  # not UTF-8
+    with pytest.raises(CheckpointError, match="got '\ufffd\ufffdowner/name'"):
+        image_encoder_named(tmp_path / "named")
 
 
 # The published files, by their keys and shapes: (projection, K' and V' of each layer) -> what is
@@ -429,3 +441,59 @@ def test_an_unknown_file_tells_what_it_holds(tmp_path: Path) -> None:
     expected = r"lacks the section 'image_proj'; it holds \['a.b', 'c'\]"
     with pytest.raises(CheckpointError, match=expected):
         load_image_adapter(tmp_path / "x.safetensors")
+
+
+def test_what_is_wrong_with_a_file_is_said_in_full(tmp_path: Path) -> None:
+    def refusal(path: Path) -> str:
+        with pytest.raises(CheckpointError) as refused:
+            load_image_adapter(path)
+        return str(refused.value)
+
+    (tmp_path / "empty").mkdir()
+    assert refusal(tmp_path / "empty") == (
+        "empty: this folder holds no ip_adapter.safetensors or ip_adapter.bin or "
+        "model.safetensors or pytorch_model.bin; name the file of an adapter, or a folder as "
+        "InvokeAI or a trainer makes one"
+    )
+    assert refusal(tmp_path / "gone.bin") == f"gone.bin: no such file in {tmp_path}"
+    (tmp_path / "a.ckpt").touch()
+    assert refusal(tmp_path / "a.ckpt") == (
+        "a.ckpt: the name must end in .safetensors, .bin, .pth, .pt"
+    )
+    save_file({key: torch.ones(1) for key in "dcba"}, tmp_path / "x.safetensors")
+    assert refusal(tmp_path / "x.safetensors") == (
+        "x.safetensors: not an IP-Adapter, lacks the section 'image_proj'; it holds ['a', 'b', 'c']"
+    )
+    torch.save([1], tmp_path / "x.bin")
+    assert refusal(tmp_path / "x.bin") == "x.bin: holds a list, not a dictionary"
+
+
+def test_what_lies_beside_an_adapter_does_not_make_it_another_kind(tmp_path: Path) -> None:
+    beside = {"vision_model.norm.weight": torch.ones(1), "down_blocks.0.weight": torch.ones(1)}
+    save_file(flat_tensors() | beside, tmp_path / "a.safetensors")
+    assert load_image_adapter(tmp_path / "a.safetensors").variant == "linear"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "kind"),
+    [
+        ({"image_proj.proj.2.weight": (1, 1), "image_proj.norm.weight": (8,)}, "a FaceID adapter"),
+        ({"image_proj.norm.weight": (4096,)}, "an IP-Adapter for Flux (InstantX)"),
+        ({"image_proj.norm.weight": (4095,)}, None),
+        ({"image_proj.norm.weight": ()}, None),
+        ({"image_proj.proj_in.weight": (1280, 512)}, "an InstantID adapter or a FaceID portrait"),
+        ({"image_proj.proj_in.weight": (1280, 1280)}, None),
+        ({"image_proj.proj_in.weight": (1280,)}, None),
+        ({"image_proj.layers.0.0.to_out.weight": (2048, 64)}, "an IP-Adapter for Kolors"),
+        ({"image_proj.layers.0.0.to_out.weight": (1280, 64)}, None),
+        ({"a.vision_model.weight": (1,)}, None),  # names are read from their start
+        ({"vision_model.weight": (1,)}, "an image encoder, not an IP-Adapter"),
+        ({"image_proj.proj.weight": (1,), "x.lora.up": (1,)}, "a LoRA, not an IP-Adapter"),
+        ({}, None),
+    ],
+)
+def test_a_kind_by_its_names_and_shapes(
+    shapes: dict[str, tuple[int, ...]], kind: str | None
+) -> None:
+    found = what_it_is(shapes)
+    assert found is None if kind is None else found is not None and found.startswith(kind)

@@ -25,6 +25,7 @@ from ipadapter_demo.adapter import (
     cross_attention_layers,
     is_attached,
 )
+from ipadapter_demo.adapter.attach import layer_mismatch
 from ipadapter_demo.adapter.attention import _query_grid
 from ipadapter_demo.errors import ModelError
 from tests.tiny import CROSS_DIM, EMBED_DIM, TEXT_TOKENS, noise, seeded, tiny_adapter, tiny_unet
@@ -656,6 +657,45 @@ class TestAttaching:
         with pytest.raises(ModelError, match="no cross-attention layer"):
             attach(plain, tiny_adapter(tiny_unet()))
 
+    def test_what_does_not_fit_is_said_in_full(self) -> None:
+        unet = tiny_unet()
+        wider = tiny_adapter(tiny_unet(block_out_channels=(16, 64)))
+        assert layer_mismatch(unet, tiny_adapter(unet)) is None
+        assert layer_mismatch(unet, wider) == (
+            "layer 3 of the adapter maps 24 to 64 channels, the UNet's down_blocks.1.attentions.0."
+            "transformer_blocks.0.attn2 maps 24 to 32"
+        )
+        with pytest.raises(ModelError) as refusal:
+            attach(unet, tiny_adapter(unet), wider)
+        assert str(refusal.value) == (
+            f"this image adapter does not fit this UNet: {layer_mismatch(unet, wider)}"
+        )
+        plain = tiny_unet(
+            down_block_types=("DownBlock2D",) * 2,
+            mid_block_type=None,
+            up_block_types=("UpBlock2D",) * 2,
+        )
+        with pytest.raises(ModelError) as refusal:
+            cross_attention_layers(plain)
+        assert str(refusal.value) == (
+            "UNet2DConditionModel has no cross-attention layer to attach to"
+        )
+
+    def test_attached_are_just_the_adapters_that_are_asked_for(self) -> None:
+        unet = tiny_unet()
+        one, other = tiny_adapter(unet), tiny_adapter(unet, seed=2)
+        longer = tiny_adapter(tiny_unet(layers_per_block=2))
+        assert not is_attached(unet, one)
+        with attached(unet, one, other):
+            assert is_attached(unet, one, other)
+            for adapters in ((one,), (other, one), (one, other, one), (), (longer,)):
+                assert not is_attached(unet, *adapters)
+            layers = list(cross_attention_layers(unet).values())
+            assert [attn.processor.number for attn in layers] == list(range(7))
+            layers[-1].set_processor(DecoupledAttnProcessor(one.layers[0], other.layers[0]))
+            assert not is_attached(unet, one, other)
+        assert not is_attached(unet)
+
     def test_no_warning_for_self_attention(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -665,3 +705,33 @@ class TestAttaching:
         attach(unet, tiny_adapter(unet))
         predict(unet, prompt_for(ALL))
         assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "queries", "grid"),
+    [
+        (64, 64, 64, (8, 8)),
+        (40, 32, 20, (5, 4)),
+        (64, 96, 96, (8, 12)),
+        (8, 512, 20, (1, 20)),  # too thin for a row, which it has all the same
+        (50, 100, 20, (4, 5)),  # of a size of its own: its proportions must do
+    ],
+)
+def test_how_queries_are_laid_out(
+    height: int, width: int, queries: int, grid: tuple[int, int]
+) -> None:
+    assert _query_grid(height, width, queries) == grid
+
+
+def test_the_cache_is_filled_where_a_layer_acts(
+    layer: Attention, processor: DecoupledAttnProcessor
+) -> None:
+    for number, scales, cached in ((0, (0.0, 1.0), set()), (1, (0.0, 1.0), {1}), (1, None, {1})):
+        processor.number = number
+        prompt = ImagePrompt(rows=ALL, tokens=tokens(1).double(), scale=0.5, layer_scales=scales)
+        processor.fill_kv_cache(layer, prompt)
+        assert prompt.kv_cache.keys() == cached
+        assert prompt.scale_in(number) == (0.5 if scales is None else 0.5 * scales[number])
+    rows = ImagePrompt(rows=ALL, tokens=tokens(1).double(), scale=torch.zeros(1, 1, 1))
+    processor.fill_kv_cache(layer, rows)
+    assert rows.kv_cache.keys() == {1}, "a tensor is not looked into"

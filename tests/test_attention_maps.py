@@ -47,7 +47,21 @@ def test_a_map_is_the_share_of_tokens_times_the_share_of_the_branch() -> None:
     loud = image[0].norm(dim=-1) / (image[0].norm(dim=-1) + text[0].norm(dim=-1))
     expected = (weights[:, 2:].sum(1) * loud).view(1, 1, 8, 8)
     expected = F.interpolate(expected, (64, 64), mode="bilinear", align_corners=False)
+    assert recorder.maps().shape == (1, 2, 64, 64)
     assert torch.allclose(recorder.maps()[:, 1:], expected, atol=1e-6)
+    faint = AttentionRecorder(2, (64, 64))
+    faint(query, key, 1e-4 * text, 1e-4 * image, (8, 8))
+    assert torch.allclose(faint.maps(), recorder.maps(), atol=1e-6)
+
+
+def test_a_map_has_the_shape_of_the_output_and_where_nothing_acts_it_is_zero() -> None:
+    recorder = AttentionRecorder(1, (640, 4))
+    assert bool(recorder.is_empty) is True
+    nothing = torch.zeros(1, 64, 24)
+    recorder(noise(1, 1, 3, 64, 8), noise(2, 1, 3, 4, 8), nothing, nothing, (1, 64))
+    assert bool(recorder.is_empty) is False
+    assert recorder.maps().shape == (1, 1, 1, 64)
+    assert not recorder.maps().any()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
@@ -91,6 +105,17 @@ def test_louder_is_brighter(pipeline: ImagePromptPipeline) -> None:
         [[amount]] = recorded(pipeline, replace(REQUEST, image_scale=scale, count=1)).attention_maps
         means.append(np.asarray(amount, dtype=float).mean())
     assert means[1] > 1.5 * means[0]
+
+
+def test_tinted_is_between_the_colour_and_a_third_of_its_grey() -> None:
+    image = Image.new("RGB", (5, 1), (254, 254, 254))
+    amount = Image.new("L", (5, 1))
+    amount.putdata([10, 20, 35, 48, 60])  # stretched: 0, 51, 128, 194, 255
+    shown = tinted(image, amount)
+    assert [pixel[0] for pixel in shown.get_flattened_data()] == [84, 118, 169, 213, 254]
+    amount.putdata([8, 8, 8, 8, 7])
+    shown = tinted(image, amount)
+    assert [pixel[0] for pixel in shown.get_flattened_data()] == [254, 254, 254, 254, 84]
 
 
 def test_tinted_keeps_what_is_heard_and_darkens_the_rest() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -139,6 +140,12 @@ class TestRoundTrip:
         nested = torch.load(tmp_path / "adapter.bin", weights_only=True)
         assert nested.keys() == {"image_proj", "ip_adapter"}
         assert {f"{s}.{k}" for s, content in nested.items() for k in content} == flat.keys()
+
+    def test_a_safetensors_file_says_that_it_is_of_torch(self, tmp_path: Path) -> None:
+        """Without it transformers refuses a file."""
+        save_image_adapter(tiny_adapter(tiny_unet()), tmp_path / "adapter.safetensors")
+        with safe_open(tmp_path / "adapter.safetensors", "pt") as file:
+            assert file.metadata() == {"format": "pt"}
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_half_precision_is_kept(self, tmp_path: Path, suffix: str) -> None:
@@ -423,6 +430,31 @@ class TestFit:
         expected = r"has 16 .* the UNet 7; it was made for SD 1\.5 and needs OpenCLIP ViT-H/14"
         with pytest.raises(CheckpointError, match=expected):
             check_fits(adapter, tiny_unet(), 1024, "ip-adapter_sd15.bin")
+
+    def test_what_does_not_fit_is_said_in_full(self) -> None:
+        unet = tiny_unet()
+        with torch.device("meta"):
+            adapters = [
+                ImageAdapter(LinearProjection(1024, cross), [320] * layers)
+                for cross, layers in ((768, 16), (2048, 70), (768, 70))
+            ]
+        for adapter, base in zip(adapters, ("SD 1.5", "SDXL", "another base model"), strict=True):
+            with pytest.raises(CheckpointError) as refusal:
+                check_fits(adapter, unet, 1024, "some/folder/a.bin")
+            assert str(refusal.value) == (
+                f"a.bin does not fit this base model: the adapter has {len(adapter.layers)} "
+                f"cross-attention layers, the UNet 7; it was made for {base} and needs OpenCLIP "
+                "ViT-H/14 (projected embeddings, 1024 wide)"
+            )
+        with pytest.raises(CheckpointError) as refusal:
+            check_fits(tiny_adapter(unet), unet, 1024, Path("a.bin"))
+        assert str(refusal.value) == (
+            "a.bin does not fit this image encoder: it reads 20 channels, the encoder gives 1024; "
+            "it needs an encoder of width 20"
+        )
+        with pytest.raises(CheckpointError) as refusal:
+            save_image_adapter(tiny_adapter(unet), "some/folder/a.pt")
+        assert str(refusal.value) == "a.pt: the name must end in .safetensors or .bin"
 
     def test_other_token_and_layer_widths_are_named(self) -> None:
         unet = tiny_unet()

@@ -3,11 +3,13 @@
 import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from ipadapter_demo.colour import alpha_of, brightness_of
 from ipadapter_demo.imaging import flatten_image, read_image, shrink_image
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -103,6 +105,45 @@ def test_srgb_by_any_profile_changes_no_bit(profile: bytes) -> None:
     assert flatten_image(read_image(in_file(noise(), "PNG", profile))) == noise()
 
 
+def nearly_srgb(off: float) -> bytes:
+    return rgb_profile(tuple((x + off, y) for x, y in SRGB))
+
+
+def applied(image: Image.Image, profile: bytes) -> Image.Image:
+    transform = ImageCms.buildTransform(
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+        ImageCms.createProfile("sRGB"),
+        "RGB",
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    changed = ImageCms.applyTransform(image, transform)
+    assert changed is not None
+    return changed
+
+
+def test_srgb_but_for_rounding_changes_no_bit_and_what_is_two_levels_off_is_applied() -> None:
+    for off, most, kept in ((4e-5, 1, True), (7e-5, 2, False)):
+        profile = nearly_srgb(off)
+        changed = applied(noise(), profile)
+        assert abs(np.asarray(changed, int) - np.asarray(noise(), int)).max() == most
+        found = flatten_image(read_image(in_file(noise(), "PNG", profile)))
+        assert found.tobytes() == (noise() if kept else changed).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "La"])
+def test_a_grey_profile_is_applied_to_grey_that_may_be_transparent(mode: str) -> None:
+    picture = row([0, 128, 255], "L")
+    expected = flatten_image(read_image(in_file(picture, "PNG", grey_profile(1.8))))
+    assert values(expected)[1][0] == pytest.approx(143, abs=8)
+    picture = picture.convert("LA").convert(mode) if mode != "L" else picture
+    picture.info["icc_profile"] = grey_profile(1.8)
+    if mode == "L":
+        picture.info["transparency"] = 77  # a level that no pixel has
+    assert flatten_image(picture) == expected
+
+
 @pytest.mark.parametrize(
     "profile",
     [b"", b"damaged", P3[:200], P3[:300] + bytes(len(P3) - 300), grey_profile(1.8), cmyk_profile()],
@@ -176,3 +217,32 @@ def test_an_inpainted_photo_looks_the_same_outside_the_mask(pipeline: ImagePromp
     outside = np.asarray(mask) == 0
     assert np.array_equal(np.asarray(result)[outside], np.asarray(seen)[outside])
     assert not np.array_equal(np.asarray(result)[~outside], np.asarray(seen)[~outside])
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "brightness", "opacity"),
+    [
+        ("1", 1, 255, None),
+        ("L", 200, 200, None),
+        ("LA", (200, 40), 200, 40),
+        ("La", (40, 40), 255, 40),
+        ("RGB", (255, 0, 0), 76, None),
+        ("RGBA", (255, 0, 0, 40), 76, 40),
+        ("RGBa", (40, 0, 0, 40), 76, 40),
+        ("CMYK", (0, 0, 0, 55), 200, None),
+        ("LAB", (200, 10, 20), 200, None),
+        ("I;16", 200 * 257, 200, None),
+        ("F", 0.5, 128, None),
+    ],
+)
+def test_brightness_and_opacity_of_every_kind_of_picture(
+    mode: str, value: Any, brightness: int, opacity: int | None
+) -> None:
+    picture = Image.new(mode, (3, 2), value)
+    assert values(brightness_of(picture)) == [brightness] * 6
+    assert brightness_of(picture).mode == "L"
+    alpha = alpha_of(picture)
+    assert (alpha and values(alpha)) == (None if opacity is None else [opacity] * 6)
+    picture.info["transparency"] = 0
+    if mode in ("I;16", "F"):  # not even by a leftover of its file
+        assert alpha_of(picture) is None

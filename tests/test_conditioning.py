@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,26 @@ from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.imaging import PAD_COLOUR
 from ipadapter_demo.models.annotators import DETECTORS, annotate, is_empty
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.loras import Loras
 from ipadapter_demo.models.sources import Hub
+from ipadapter_demo.models.structure import ControlCondition, ControlResiduals
+from ipadapter_demo.models.text import TextStates
 from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.cache import digest
 from ipadapter_demo.pipeline.conditioning import Conditioner, ContentCache
-from ipadapter_demo.pipeline.conditions import Conditions, is_active
+from ipadapter_demo.pipeline.conditioning.text import added_conditions
+from ipadapter_demo.pipeline.conditions import (
+    ActiveControl,
+    Conditions,
+    TimedPrompt,
+    collate,
+    is_active,
+    of_images,
+)
+from ipadapter_demo.pipeline.denoiser import UNetDenoiser, _with_mask
+from ipadapter_demo.pipeline.schedule import NoiseLevel
 from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
-from tests.tiny import CROSS_DIM, box_mask, picture
+from tests.tiny import CROSS_DIM, box_mask, noise, picture
 
 EDGES = Structure(kind="canny", image=picture(3))
 COLOURS = Structure(kind="palette", image=picture(4))
@@ -312,6 +327,235 @@ class TestWhenNetworksRun:
             with recorded(model.unet) as steps:
                 pipeline.generate(replace(request, guidance=guidance))
             assert [len(call["0"]) for call, _ in steps] == [rows]
+
+
+def test_sdxl_reads_the_size_beside_the_text() -> None:
+    """Height first, and no crop; a row for each image of each half."""
+    texts = [TextStates(noise(i, 1, 6, 4), noise(i + 5, 1, 3)) for i in (1, 2)]
+    added = added_conditions(texts, 2, (96, 64))
+    assert added is not None
+    assert added.keys() == {"text_embeds", "time_ids"}
+    assert added["time_ids"].tolist() == [[64.0, 96.0, 0.0, 0.0, 64.0, 96.0]] * 4
+    assert torch.equal(added["text_embeds"], torch.cat([noise(i, 1, 3) for i in (6, 6, 7, 7)]))
+    half = [TextStates(noise(1, 1, 6, 4), noise(2, 1, 3).bfloat16())]
+    assert {t.dtype for t in (added_conditions(half, 1, (8, 8)) or {}).values()} == {torch.bfloat16}
+    assert added_conditions([TextStates(noise(1, 1, 6, 4))], 2, (96, 64)) is None
+
+
+def test_pictures_are_told_apart_by_pixels_mode_and_size() -> None:
+    each = [
+        Image.new("RGB", (4, 2)),
+        Image.new("RGB", (2, 4)),
+        Image.new("L", (4, 6)),
+        Image.new("L", (6, 4)),
+        Image.new("RGB", (4, 2), "navy"),
+    ]
+    assert len({digest(image) for image in each}) == 5
+    assert [digest(image) for image in each] == [digest(image.copy()) for image in each]
+
+
+def test_a_cache_keeps_the_latest() -> None:
+    cache, made = ContentCache(2), []
+
+    def get(key: str) -> str:
+        return cache.get(key, lambda: made.append(key) or key.upper())
+
+    assert [get(key) for key in "abacab"] == list("ABACAB")
+    assert made == ["a", "b", "c", "b"]  # b was used longest ago when c came
+
+
+class Recording:
+    """A structure network that only keeps what it is called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def residuals(self, *given: Any) -> ControlResiduals:
+        self.calls.append(given)
+        return ControlResiduals()
+
+
+def numbered(first: int, *shape: int) -> Tensor:
+    """Row i holds nothing but `first` + i."""
+    return (
+        torch.arange(first, first + shape[0])
+        .float()
+        .view(-1, *[1] * (len(shape) - 1))
+        .expand(shape)
+    )
+
+
+def conditions_of(
+    first: int, count: int, net: Any, guided: bool = True, **fields: Any
+) -> Conditions:
+    """Of a request of `count` images: one branch for all of them and one for the last alone, in
+    each half; the numbers from `first` tell its rows."""
+    rows = count * (1 + guided)
+    halves = [count, 0] if guided else [0]
+    prompts = [
+        TimedPrompt(
+            (0.0, 1.0), ImagePrompt(rows=slice(begin, end), tokens=noise(1, 1, 4, 2), scale=scale)
+        )
+        for half in halves
+        for begin, end, scale in (
+            (half, half + count, first + 0.5),
+            (half + count - 1, half + count, first + 0.75),
+        )
+    ]
+    seen = ControlCondition(net, (numbered(first, 1, 1, 2, 2), numbered(first + 50, 1, 1, 1, 1)))
+    values: dict[str, Any] = {
+        "text_states": numbered(first, rows, 3, 2),
+        "added": None,
+        "image_prompts": tuple(prompts),
+        "image_window": (0.0, 1.0),
+        "structures": (ActiveControl(seen, 0.5, (0.0, 0.5)),),
+        "maps": (),
+        "unconditional": count if guided else 0,
+    }
+    return Conditions(**values | fields)
+
+
+class TestBatch:
+    """Rows are [all unconditional..., all conditional...]."""
+
+    def test_every_row_comes_to_its_place(self) -> None:
+        net = Recording()
+        each = [conditions_of(0, 1, net), conditions_of(10, 3, net), conditions_of(20, 2, net)]
+        both = collate(each, [1, 3, 2])
+        order = [0, 10, 11, 12, 20, 21, 1, 13, 14, 15, 22, 23]
+        assert both.text_states[:, 0, 0].tolist() == order
+        assert both.text_states.shape == (12, 3, 2)
+        assert [(timed.prompt.rows, timed.prompt.scale) for timed in both.image_prompts] == [
+            (slice(6, 7), 0.5),
+            (slice(6, 7), 0.75),
+            (slice(0, 1), 0.5),
+            (slice(0, 1), 0.75),
+            (slice(7, 10), 10.5),
+            (slice(9, 10), 10.75),
+            (slice(1, 4), 10.5),
+            (slice(3, 4), 10.75),
+            (slice(10, 12), 20.5),
+            (slice(11, 12), 20.75),
+            (slice(4, 6), 20.5),
+            (slice(5, 6), 20.75),
+        ]
+        assert both.unconditional == 6
+        assert both.added is None
+        assert both.mask_conditioning is None
+        [control] = both.structures
+        assert (control.weight, control.window) == (0.5, (0.0, 0.5))
+        first, second = control.condition.seen
+        assert first[:, 0, 0, 0].tolist() == [0, 10, 10, 10, 20, 20] * 2
+        assert second[:, 0, 0, 0].tolist() == [50, 60, 60, 60, 70, 70] * 2
+
+    def test_without_guidance_there_is_one_half(self) -> None:
+        net = Recording()
+        each = [conditions_of(10 * i, count, net, guided=False) for i, count in enumerate((2, 1))]
+        both = collate(each, [2, 1])
+        assert both.text_states[:, 0, 0].tolist() == [0, 1, 10]
+        assert [timed.prompt.rows for timed in both.image_prompts] == [
+            slice(0, 2),
+            slice(1, 2),
+            slice(2, 3),
+            slice(2, 3),
+        ]
+        assert both.unconditional == 0
+        assert both.structures[0].condition.seen[0][:, 0, 0, 0].tolist() == [0, 0, 10]
+
+    def test_what_sdxl_and_inpainting_unets_read_besides(self) -> None:
+        net = Recording()
+        each = [
+            conditions_of(
+                first,
+                count,
+                net,
+                added={
+                    "time_ids": numbered(first, 2 * count, 6),
+                    "text_embeds": numbered(first, 2 * count, 4),
+                },
+                mask_conditioning=numbered(first, 1, 5, 2, 2),
+            )
+            for first, count in ((0, 2), (10, 1))
+        ]
+        both = collate(each, [2, 1])
+        assert both.added is not None
+        assert both.added.keys() == {"time_ids", "text_embeds"}
+        for rows in both.added.values():
+            assert rows[:, 0].tolist() == [0, 1, 10, 2, 3, 11]
+        assert both.mask_conditioning is not None
+        assert both.mask_conditioning[:, 0, 0, 0].tolist() == [0, 0, 10]
+        latents = numbered(100, 6, 4, 2, 2)
+        read = _with_mask(latents, both.mask_conditioning)
+        assert torch.equal(read[:, :4], latents)
+        assert read[:, 4:].shape == (6, 5, 2, 2)
+        assert read[:, 4, 0, 0].tolist() == [0, 0, 10] * 2
+        assert _with_mask(latents, None) is latents
+
+    def test_one_request_stays_as_it_is(self) -> None:
+        alone = conditions_of(0, 2, Recording())
+        assert collate([alone], [2]) is alone
+
+    def test_images_of_a_request_may_have_a_row_each(self) -> None:
+        given = [numbered(0, 1, 4, 2, 2), numbered(10, 3, 4, 2, 2)]
+        joined = of_images(given, [2, 3])
+        assert joined is not None
+        assert joined[:, 0, 0, 0].tolist() == [0, 0, 10, 11, 12]
+        assert joined.shape == (5, 4, 2, 2)
+        assert of_images([None, None], [2, 3]) is None
+
+    def test_those_that_act_in_a_step(self) -> None:
+        net = Recording()
+        early, late = (0.0, 0.5), (0.5, 1.0)
+        prompts = tuple(
+            TimedPrompt(window, prompt.prompt)
+            for window, prompt in zip(
+                (early, late), conditions_of(0, 1, net).image_prompts[:2], strict=True
+            )
+        )
+        seen = ControlCondition(net, ())
+        controls = tuple(
+            ActiveControl(seen, weight, window)
+            for weight, window in ((0.5, early), (1.0, late), (0.0, early))
+        )
+        whole = conditions_of(0, 1, net, image_prompts=prompts, structures=controls)
+        for step, prompt, control in ((0, 0, 0), (1, 0, 0), (2, 1, 1), (3, 1, 1)):
+            now = whole.at(step, 4)
+            assert now.image_prompts == (prompts[prompt],)
+            assert now.structures == (controls[control],)
+            assert now.text_states is whole.text_states
+        later = replace(whole, image_window=late)
+        assert later.at(1, 4).image_prompts == ()
+        assert later.at(1, 4).structures == (controls[0],)
+        assert later.at(2, 4).image_prompts == (prompts[1],)
+
+    def test_what_a_structure_network_is_told(self) -> None:
+        net = Recording()
+        latents, level = (
+            numbered(0, 4, 4, 2, 2),
+            NoiseLevel(*(torch.tensor(float(i)) for i in (7, 1, 2))),
+        )
+        given = conditions_of(0, 2, net, image_prompts=(), added={"time_ids": numbered(0, 4, 6)})
+        unet_calls: list[Any] = []
+
+        def unet(*args: Any, **kwargs: Any) -> Any:
+            unet_calls.append((args, kwargs))
+            return SimpleNamespace(sample=latents)
+
+        assert UNetDenoiser(unet, Loras(None, {})).predict(latents, level, given) is latents
+        [(seen, noisy, timestep, text, weight, added, unconditional)] = net.calls
+        assert [rows[:, 0, 0, 0].tolist() for rows in seen] == [[0] * 4, [50] * 4]
+        assert noisy is latents
+        assert (float(timestep), weight, unconditional) == (7.0, 0.5, 2)
+        assert text is given.text_states
+        assert added is given.added
+        [((sample, t), kwargs)] = unet_calls
+        assert sample is latents
+        assert t is timestep
+        assert kwargs == {
+            "encoder_hidden_states": text,
+            "added_cond_kwargs": added,
+            "cross_attention_kwargs": None,
+        }
 
 
 def flat(output: Any) -> list[Tensor]:

@@ -80,6 +80,8 @@ def test_a_tag_says_what_white_is(tag: int, declared: int, level: int) -> None:
 def test_a_tag_that_the_values_belie_is_not_believed() -> None:
     assert grey(tiff(np.array([[0, 65535]]), {SAMPLE_MAXIMUM: 255})).tolist() == [[0, 255]]
     assert grey(tiff(np.array([[0, 0]]), {SAMPLE_MAXIMUM: 0})).tolist() == [[0, 0]]
+    assert grey(tiff(np.array([[0, 1]]), {SAMPLE_MAXIMUM: 0})).tolist() == [[0, 255]]
+    assert grey(tiff(np.array([[0, 1]]), {SAMPLE_MAXIMUM: 1})).tolist() == [[0, 255]]
 
 
 def test_white_may_be_zero() -> None:
@@ -125,8 +127,11 @@ def test_a_deep_tiff_that_is_cut_short_is_refused() -> None:
         read_image(cut, "photo")
 
 
-def test_twelve_bits_packed_into_twelve() -> None:
-    """Two values in three bytes; BitsPerSample says it."""
+@pytest.mark.parametrize(
+    ("packed", "levels"), [(b"\x80\x0f\xff", [128, 255]), (b"\x20\x03\xe8", [32, 62])]
+)
+def test_twelve_bits_packed_into_twelve(packed: bytes, levels: list[int]) -> None:
+    """Two values in three bytes, 2048 and 4095, 512 and 1000; BitsPerSample says it."""
     entries = [
         (256, 3, 2),
         (257, 3, 1),
@@ -144,12 +149,13 @@ def test_twelve_bits_packed_into_twelve() -> None:
     content = (
         b"II*\0"
         + np.array(12, "<u4").tobytes()
-        + bytes([0x80, 0x0F, 0xFF, 0])
+        + packed
+        + bytes(1)
         + np.array(len(entries), "<u2").tobytes()
         + table
         + bytes(4)
     )
-    assert grey(content).tolist() == [[128, 255]]
+    assert grey(content).tolist() == [levels]
 
 
 def float_tiff(values: list[float]) -> bytes:
@@ -182,7 +188,12 @@ def test_white_of_floats_is_the_first_that_none_exceeds(
         ("F", np.float32, [0.0, 256.0], [0, 1]),
         ("I", np.int32, [0, 51, 255], [0, 51, 255]),
         ("I", np.int32, [-7, 0, 256], [0, 0, 1]),
+        ("I", np.int32, [0, 1], [0, 1]),
+        ("I", np.int32, [0, 70000], [0, 255]),
+        ("F", np.float32, [0.0, 7e5], [0, 255]),
         ("I;16", np.uint16, [0, 255, 257, 65535], [0, 1, 1, 255]),
+        ("I;16", np.uint16, [0, 255], [0, 1]),
+        ("I;16", np.uint16, [65407], [255]),
     ],
 )
 def test_grey_of_more_bits_in_memory(
@@ -191,3 +202,18 @@ def test_grey_of_more_bits_in_memory(
     image = Image.fromarray(np.array([stored], kind))
     assert image.mode == mode
     assert np.asarray(flatten_image(image))[..., 0].tolist() == [levels]
+
+
+@pytest.mark.parametrize(
+    ("declared", "stored", "levels"),
+    [
+        (65535, [448, 384, 0], [1, 1, 0]),  # 16 bits: the high byte, as Pillow reads them
+        (4095, [448, 65535, 0], [1, 255, 0]),  # belied by the second value, so 16 bits again
+        (1023, [448, 1023, 0], [112, 255, 0]),
+    ],
+)
+def test_colours_are_read_once_more_only_where_the_tag_holds(
+    declared: int, stored: list[int], levels: list[int]
+) -> None:
+    pixels = np.array([[[value] * 3 for value in stored]])
+    assert grey(colour_tiff(pixels, "<", {SAMPLE_MAXIMUM: declared})).tolist() == [levels]

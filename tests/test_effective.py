@@ -15,7 +15,8 @@ from PIL import Image
 from ipadapter_demo.cli import main
 from ipadapter_demo.compare import Bundle, Spec, draw_comparison, spec_from_document
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline import ImagePromptPipeline, Result
+from ipadapter_demo.pipeline import ImagePromptPipeline, Result, effective_request
+from ipadapter_demo.pipeline.effective import changed_warnings
 from ipadapter_demo.record import record_from_png, request_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.sampling import NOISE_SCHEDULES, NoiseSchedule
@@ -190,3 +191,12 @@ def test_pixels_are_those_of_before(pipeline: ImagePromptPipeline) -> None:
     first, *others = (generated(pipeline, sampler=sampler).images[0] for sampler in SAMPLERS)
     for other in others:
         assert np.array_equal(np.asarray(other), np.asarray(first))
+
+
+def test_what_is_drawn_instead_is_said_in_full() -> None:
+    asked = replace(ASKED, sampler="euler")
+    assert changed_warnings(asked, effective_request(asked)) == (
+        "The sampler was ddim, not euler: inpainting with repaint_passes above 1 takes every step "
+        "again, which only DDIM can.",
+    )
+    assert changed_warnings(asked, asked) == ()

@@ -15,6 +15,7 @@ from PIL import Image
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
     PAD_COLOUR,
+    _too_large,
     fit_square,
     flatten_image,
     images_from_pixels,
@@ -27,6 +28,7 @@ from ipadapter_demo.imaging import (
     shrink_image,
     shrink_to_area,
     soft_mask,
+    white_part,
 )
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.request import Fit
@@ -128,6 +130,68 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
             red, file_format, save_all=True, append_images=[blue], duration=9, lossless=True
         )
         assert flatten_image(read_image(content)) == red
+
+
+# To the ends of the limits
+
+
+class Endless(io.BytesIO):
+    """A file that goes on for as long as it is read."""
+
+    def read(self, count: int | None = -1) -> bytes:
+        assert count is not None
+        return bytes(count)
+
+
+def refusal(call: Callable[..., object], *given: object) -> str:
+    with pytest.raises(RequestError) as refused:
+        call(*given)
+    return str(refused.value)
+
+
+def test_a_file_may_have_as_many_bytes_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, path = encoded(noise()), tmp_path / "picture.png"
+    path.write_bytes(content)
+    sources = (path, str(path), content, lambda: io.BytesIO(content))
+    monkeypatch.setattr("ipadapter_demo.imaging.MAX_FILE_BYTES", len(content))
+    for source in sources:
+        assert flatten_image(read_image(source() if callable(source) else source)) == noise()
+    monkeypatch.setattr("ipadapter_demo.imaging.MAX_FILE_BYTES", len(content) - 1)
+    said = f"photo must be a file of at most {len(content) - 1} bytes"
+    for source in (*sources, Endless):
+        assert refusal(read_image, source() if callable(source) else source, "photo") == said
+
+
+def test_a_picture_may_have_as_many_pixels_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipadapter_demo.imaging.MAX_PIXELS", 12 * 9)
+    assert flatten_image(read_image(encoded(noise()))) == noise()
+    monkeypatch.setattr("ipadapter_demo.imaging.MAX_PIXELS", 12 * 9 - 1)
+    said = "photo must have at most 107 pixels, got 12x9"
+    assert refusal(read_image, encoded(noise()), "photo") == said
+    assert refusal(flatten_image, noise(), "photo") == said
+    assert refusal(flatten_mask, noise(), "photo") == said
+
+
+def test_pillow_s_own_limit_is_told_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    said = "photo must have at most 50,000,000 pixels, got"
+    assert refusal(read_image, encoded(noise(60, 50)), "photo") == f"{said} 3,000"
+    assert str(_too_large("photo", None)) == f"{said} more"
+
+
+def test_what_is_wrong_with_a_picture_is_said_in_full() -> None:
+    assert refusal(read_image, b"") == "image is an empty file (0 bytes)"
+    for content in (b"GIF8", encoded(noise(), "PPM")):  # Pillow reads PPM, this project does not
+        assert refusal(read_image, content, "photo") == (
+            "photo is not a picture that can be read (PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF, HEIF)"
+        )
+    for flatten, field in ((flatten_image, "image"), (flatten_mask, "mask")):
+        assert refusal(flatten, 3) == f"{field} must be a picture (PIL image), got int"
+        for size in ((0, 5), (5, 0)):
+            said = f"{field} has no pixels: it is {size[0]}x{size[1]}"
+            assert refusal(flatten, Image.new("L", size)) == said
 
 
 # Flattening
@@ -291,6 +355,44 @@ def test_extreme_proportions_fit(fit: Fit, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 def test_a_square_of_the_right_size_is_left_alone(fit: Fit) -> None:
     assert fit_square(noise(16, 16), 16, fit) == noise(16, 16)
+
+
+def test_padding_is_even_on_both_sides() -> None:
+    tall = striped().transpose(Image.Transpose.TRANSPOSE)
+    for given, box in ((striped(), (0, 10, 40, 30)), (tall, (10, 0, 30, 40))):
+        padded = fit_square(given, 40, "pad")
+        assert padded.crop(box) == given
+        padded.paste(PAD_COLOUR, box)
+        assert padded.getcolors() == [(1600, PAD_COLOUR)]
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_the_odd_pixel_of_a_crop_is_cut_off_at_the_right_or_at_the_bottom(upright: bool) -> None:
+    ramp = Image.fromarray(np.tile(np.arange(7, dtype=np.uint8), (4, 1))).convert("RGB")
+    kept = ramp.crop((1, 0, 5, 4))
+    if upright:
+        ramp, kept = (image.transpose(Image.Transpose.TRANSPOSE) for image in (ramp, kept))
+    assert fit_square(ramp, 4, "crop") == kept
+
+
+def test_a_longest_side_of_some_pixels_keeps_one_of_the_other() -> None:
+    for size, shrunk in (((1000, 1), (10, 1)), ((1, 1000), (1, 10)), ((1000, 149), (10, 1))):
+        assert shrink_image(Image.new("RGB", size), 10).size == shrunk
+
+
+def test_a_mask_is_resized_by_what_it_covers() -> None:
+    """Half a cell is enough."""
+    covered = np.random.default_rng(0).integers(0, 2, (48, 48)).astype(bool)
+    share = covered.reshape(12, 4, 12, 4).mean((1, 3))
+    assert (share == 0.5).any()
+    resized = resize_image(Image.fromarray(covered * np.uint8(255)), (12, 12))
+    assert np.array_equal(np.asarray(resized), np.where(share >= 0.5, 255, 0))
+
+
+def test_grey_pictures_have_three_channels_as_pixels() -> None:
+    assert torch.equal(pixels_from_images([Image.new("L", (2, 1), 255)]), torch.ones(1, 3, 1, 2))
+    white = white_part(Image.fromarray(np.array([[[127] * 3, [128] * 3]], np.uint8)))
+    assert white.tolist() == [[False, True]]
 
 
 def test_a_resized_mask_stays_a_mask() -> None:

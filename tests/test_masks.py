@@ -12,7 +12,7 @@ from ipadapter_demo.cli import main
 from ipadapter_demo.compare.spec import spec_from_document
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image, soft_mask
-from ipadapter_demo.masks import MASK_MEANS, flatten_mask, painted_mask
+from ipadapter_demo.masks import MASK_MEANS, flatten_mask, painted_mask, shown_on
 from ipadapter_demo.request import Inpaint, Reference
 
 SHARE = 0.04  # a square of 40x40 in 200x200
@@ -196,6 +196,75 @@ def test_a_layer_of_paint_is_a_mask_in_all_its_colours() -> None:
     assert share(painted_mask(layer)) == SHARE
     assert share(painted_mask(Image.new("RGBA", (8, 8), (255, 255, 255, 0)))) == 0
     assert share(painted_mask(Image.new("RGBA", (8, 8), (255, 79, 216, 255)))) == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_a_layer_that_is_opaque_everywhere_is_a_mask_by_its_brightness(mode: str) -> None:
+    assert share(painted_mask(square(mode, "black", "white"))) == SHARE
+
+
+def small(mode: str, pixels: list) -> Image.Image:
+    image = Image.new(mode, (4, 2))
+    image.putdata(pixels)
+    return image
+
+
+def greys(opaque: int, transparent: int, count: int = 5) -> Image.Image:
+    """A palette of two greys, of which one is transparent; `count` of 8 pixels are opaque."""
+    image = small("P", [0] * count + [1] * (8 - count))
+    image.putpalette([opaque] * 3 + [transparent] * 3)
+    image.info["transparency"] = 1
+    return image
+
+
+def premultiplied() -> Image.Image:
+    """Dark paint on three pixels; in the others, which nobody sees, a bright colour is left."""
+    return Image.frombytes("RGBa", (4, 2), bytes([50, 50, 50, 255] * 3 + [255, 255, 255, 0] * 5))
+
+
+CLEAR = (255, 255, 255, 0)
+EDGES = {
+    "one pixel of black paint": (small("RGBA", [(0, 0, 0, 255)] + [CLEAR] * 7), 1),
+    "black paint of opacity 128": (small("RGBA", [(0, 0, 0, 128)] * 3 + [CLEAR] * 5), 3),
+    "black paint of opacity 127": (small("RGBA", [(0, 0, 0, 127)] * 3 + [CLEAR] * 5), 0),
+    "black paint on half of it": (small("RGBA", [(0, 0, 0, 255)] * 4 + [CLEAR] * 4), 4),
+    "black on more than half of it": (small("RGBA", [(0, 0, 0, 255)] * 5 + [CLEAR] * 3), 0),
+    "paint of 100 to 116": (small("LA", [(100, 255), (116, 255)] + [(0, 0)] * 6), 2),
+    "dark greys of 100 to 117": (small("LA", [(100, 255), (117, 255)] + [(0, 0)] * 6), 0),
+    "paint of level 17 on most of it": (small("LA", [(17, 255)] * 5 + [(0, 0)] * 3), 5),
+    "level 16 on most of it": (small("LA", [(16, 255)] * 5 + [(0, 0)] * 3), 0),
+    "dark paint, premultiplied": (premultiplied(), 3),
+    "a palette with its white transparent": (greys(127, 255), 3),
+    "a palette with level 128 transparent": (greys(0, 128), 3),
+    "a palette with level 127 transparent": (greys(0, 127), 0),
+    "a palette whose paint is of level 128": (greys(128, 255), 5),
+}
+
+
+@pytest.mark.parametrize(("image", "white"), EDGES.values(), ids=EDGES)
+def test_what_paint_is_to_its_edges(image: Image.Image, white: int) -> None:
+    assert sum(value == 255 for value in flatten_mask(image).get_flattened_data()) == white
+
+
+def test_a_layer_that_is_no_picture_is_named() -> None:
+    with pytest.raises(RequestError, match=r"^mask has no pixels: it is 0x5$"):
+        painted_mask(Image.new("L", (0, 5)))
+    with pytest.raises(RequestError, match=r"^layer has no pixels: it is 0x5$"):
+        painted_mask(Image.new("L", (0, 5)), "layer")
+
+
+def test_a_mask_is_shown_as_half_transparent_paint() -> None:
+    """127 of 255 of (255, 79, 216), over grey or over the picture; the size is the picture's."""
+    mask = square("L", 0, 255)
+    alone = shown_on(None, mask)
+    assert (alone.mode, alone.size) == ("RGB", (200, 200))
+    assert alone.getpixel((100, 100)) == (191, 104, 172)
+    assert alone.getpixel((79, 79)) == (128, 128, 128)
+    over = shown_on(Image.new("RGB", (400, 400), (10, 20, 30)), mask)
+    assert over.size == (400, 400)
+    assert over.getpixel((160, 160)) == (132, 49, 123)
+    assert over.getpixel((158, 158)) == (10, 20, 30)
+    assert shown_on(None, Image.new("L", (1024, 300))).size == (512, 150)
 
 
 # A feather wider than the mask

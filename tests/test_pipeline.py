@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageChops
@@ -20,17 +22,30 @@ from torch import nn
 from ipadapter_demo.adapter import save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.imaging import resize_image
+from ipadapter_demo.load_options import DTYPES
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
-from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.catalog import CATALOG, CatalogEntry
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.vae import VAE
-from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, can_batch, load
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
-from ipadapter_demo.pipeline.inpainting.crop import mask_box, uncrop_preview
+from ipadapter_demo.pipeline.inpainting.crop import (
+    crop_to_mask,
+    drawn_size,
+    mask_box,
+    uncrop_preview,
+)
+from ipadapter_demo.pipeline.inpainting.mask import (
+    latent_mask,
+    mask_conditioning,
+    pixels_around_hole,
+)
 from ipadapter_demo.pipeline.inpainting.seam import match_seam_color
-from ipadapter_demo.pipeline.latents import LatentInit
+from ipadapter_demo.pipeline.latents import LatentEncoder, LatentInit
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
 from ipadapter_demo.pipeline.samplers import new_scheduler
 from ipadapter_demo.pipeline.schedule import Schedule, renoise
+from ipadapter_demo.pipeline.sizes import reshaped
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from tests.tiny import (
@@ -61,6 +76,9 @@ EVERYTHING = replace(
     ),
     inpaint=Inpaint(image=picture(7), mask=box_mask((10, 10, 50, 45))),
 )
+
+WHOLE = EVERYTHING.inpaint
+assert WHOLE is not None
 
 
 def arrays(result: Result) -> np.ndarray:
@@ -378,6 +396,89 @@ class TestContext:
     ) -> None:
         assert mask_box(box_mask(box, *size), context) == expected
 
+    def test_all_that_has_a_place_is_cropped_with_the_picture(self) -> None:
+        given = self.REQUEST.inpaint
+        assert given is not None
+        assert drawn_size(given) == (32, 32)
+        classes = Structure(kind="segmentation", image=picture(5, 30, 50), weight=0.4, fit="pad")
+        asked = replace(self.REQUEST, structures=(*self.REQUEST.structures, classes))
+        cropped, box = crop_to_mask(asked), mask_box(given.mask, given.context)
+        assert cropped.inpaint == replace(
+            given, image=given.image.crop(box), mask=given.mask.crop(box), context=1.0
+        )
+        for ours, whole in zip(cropped.structures, asked.structures, strict=True):
+            placed = reshaped(whole.image, (96, 80), whole.fit, whole.resampling)
+            assert ours == replace(whole, image=placed.crop(box), fit="squash")
+        for one, own in zip(cropped.references, asked.references, strict=True):
+            region = own.mask and resize_image(own.mask, (96, 80)).crop(box)
+            assert one == replace(own, mask=region)
+        assert (
+            replace(
+                cropped,
+                inpaint=asked.inpaint,
+                structures=asked.structures,
+                references=asked.references,
+            )
+            == asked
+        )
+
+    def test_nothing_is_cropped_where_all_is_seen(self) -> None:
+        given = self.REQUEST.inpaint
+        assert given is not None
+        whole = replace(self.REQUEST, inpaint=replace(given, context=1.0))
+        plain = replace(self.REQUEST, inpaint=None)
+        assert crop_to_mask(whole) is whole
+        assert crop_to_mask(plain) is plain
+        assert whole.inpaint is not None
+        assert drawn_size(whole.inpaint) == (96, 80)
+
+    def test_a_box_of_odd_sides_is_whole(self) -> None:
+        assert mask_box(box_mask((40, 45, 61, 56), 100, 100), 0.0) == (40, 40, 61, 61)
+        assert mask_box(box_mask((40, 45, 60, 56), 100, 100), 0.0) == (40, 40, 60, 60)
+        assert all(isinstance(side, int) for side in mask_box(box_mask((3, 4, 8, 11)), 0.25))
+
+
+class TestHole:
+    """What the networks are given that read a mask."""
+
+    GIVEN = Inpaint(image=picture(7, 64, 48), mask=box_mask((10, 12, 31, 29), 64, 48))
+
+    def test_around_it_is_the_picture_and_in_it_grey(self) -> None:
+        """Each cell that the mask touches is part of the hole: 10 to 30 are cells 5 to 15."""
+        found = pixels_around_hole(self.GIVEN, (32, 24))
+        small = self.GIVEN.image.resize((32, 24), Image.Resampling.BICUBIC)
+        expected = torch.from_numpy(np.array(small)).permute(2, 0, 1) / 255
+        hole = torch.zeros(24, 32)
+        hole[6:15, 5:16] = 1
+        expected[:, hole == 1] = 0.5
+        assert found.shape == (1, 4, 24, 32)
+        torch.testing.assert_close(found[0, :3], expected, rtol=0, atol=1e-6)
+        assert torch.equal(found[0, 3], hole)
+
+    def test_an_inpainting_unet_reads_the_mask_and_what_is_left(self, model: BaseModel) -> None:
+        latents = LatentEncoder(model, Lock())
+        found = mask_conditioning(self.GIVEN, (64, 48), latents)
+        cells = torch.zeros(12, 16)
+        cells[3:8, 2:8] = 1  # of 4 pixels
+        left = torch.from_numpy(np.array(self.GIVEN.image)).permute(2, 0, 1)[None] / 127.5 - 1
+        left[:, :, 12:29, 10:31] = 0
+        assert found.shape == (1, 5, 12, 16)
+        assert torch.equal(found[0, 0], cells)
+        expected = model.vae.latents_from_pixels(left)
+        torch.testing.assert_close(found[:, 1:], expected, rtol=0, atol=1e-6)
+
+    def test_without_an_inpainting_all_of_it_is_the_hole(self, model: BaseModel) -> None:
+        found = mask_conditioning(None, (64, 48), LatentEncoder(model, Lock()))
+        assert found.shape == (1, 5, 12, 16)
+        assert bool((found[:, 0] == 1).all())
+        grey = model.vae.latents_from_pixels(torch.zeros(1, 3, 48, 64))
+        assert torch.equal(found[:, 1:], grey)
+
+    def test_strokes_thinner_than_a_cell_do_not_vanish(self) -> None:
+        assert latent_mask(box_mask((9, 3, 10, 60)), (8, 8)).tolist() == [
+            [[[0.0, 1.0, *[0.0] * 6]] * 8]
+        ]
+
 
 class TestAroundTheMask:
     """A network reads what is left of a picture of which a part is replaced."""
@@ -416,6 +517,56 @@ class TestAroundTheMask:
         assert split_by_mask(self.REQUEST)[0][0].mask is None
 
 
+def led_over(given: Image.Image, drawn: Image.Image, mask: Image.Image) -> np.ndarray:
+    """What `match_seam_color` adds: offsets of the mean colours on both sides of the edge, as far
+    as both are plain and alike, blurred over a sixteenth of the longer side."""
+    longest = max(mask.size)
+    whole = [np.asarray(image, float) for image in (mask, drawn, given)]
+    if longest > 256:
+        small = [round(side * 256 / longest) for side in mask.size]
+        whole = [area_mean(values, *small) for values in whole]
+    white, ours, theirs = whole
+    size = max(white.shape)
+
+    def blurred(values: np.ndarray, part: float) -> np.ndarray:
+        sigma = (part * size,) * 2 + (0,) * (values.ndim - 2)
+        return scipy.ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=4.0)
+
+    def beside(image: np.ndarray, where: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        share = blurred(where, 1 / 85)
+        weight = share.clip(1e-4)[..., None]
+        mean = blurred(image * where[..., None], 1 / 85) / weight
+        square = blurred(image**2 * where[..., None], 1 / 85) / weight
+        return mean, (square - mean**2).clip(0).sum(-1), share
+
+    inner, unrest, share = beside(ours, (white / 255 > 0.99).astype(float))
+    outer, more_unrest, other_share = beside(theirs, (white / 255 < 0.01).astype(float))
+    off, edge = outer - inner, np.minimum(share, other_share)
+    trust = np.exp(-(unrest + more_unrest) / 60 - (np.abs(off).max(-1) / 8) ** 4) * edge
+    trust[edge <= 0.1] = 0
+    field = blurred(off * trust[..., None], 1 / 16) / (blurred(trust, 1 / 16)[..., None] + 1e-3)
+    bands = [
+        Image.fromarray(field[..., i].astype(np.float32)).resize(
+            mask.size, Image.Resampling.BILINEAR
+        )
+        for i in range(3)
+    ]
+    return np.stack([np.asarray(band) for band in bands], axis=-1)
+
+
+def area_mean(values: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Each cell the mean of what it covers."""
+    for axis, length in ((0, height), (1, width)):
+        edges = np.linspace(0, values.shape[axis], length + 1)
+        sums = np.insert(np.cumsum(values, axis), 0, 0, axis)
+        whole, rest = np.divmod(edges, 1)
+        low = np.take(sums, whole.astype(int), axis)
+        high = np.take(sums, np.minimum(whole.astype(int) + 1, values.shape[axis]), axis)
+        share = rest.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+        values = np.diff(low + share * (high - low), axis=axis) / np.diff(edges)[0]
+    return values
+
+
 class TestSeam:
     """A tint that is off by a little is led over to what is around the mask; all else stays."""
 
@@ -435,6 +586,27 @@ class TestSeam:
         )
         after = np.asarray(match_seam_color(given, drawn, mask), np.int16)
         assert np.abs(after - np.asarray(given))[np.asarray(mask) > 0].max() <= 1
+
+    @pytest.mark.parametrize("scale", [1, 4])
+    def test_it_is_led_over_as_the_formula_says(self, scale: int) -> None:
+        """In float64 and by scipy. At scale 4 the picture is looked at in a third of its size."""
+        grid = np.mgrid[0:64, 0:96].transpose(1, 2, 0) / 96
+        ramp = (60 + 100 * grid @ [[0.3, 0.2, 0.1], [0.1, 0.2, 0.3]]).round()
+        tint = np.where(grid[..., 1:] < 0.5, [5, -3, 2], [-4, 3, 1]) * (grid[..., :1] + 0.5)
+        mask = self.MASK.copy()
+        mask.paste(255, (80, 30, 96, 34))  # a thin one as well, at the border
+        speckle = np.random.default_rng(0).integers(0, 40, ramp.shape) * (grid[..., :1] > 0.4)
+        given, drawn = (
+            Image.fromarray(values.clip(0, 255).astype(np.uint8)).resize(
+                (96 * scale, 64 * scale), Image.Resampling.NEAREST
+            )
+            for values in (ramp + speckle, (ramp + speckle + tint).round())
+        )
+        mask = mask.resize(given.size, Image.Resampling.NEAREST)
+        after = np.asarray(match_seam_color(given, drawn, mask), np.int16)
+        expected = np.asarray(drawn) + led_over(given, drawn, mask)
+        assert np.abs(after - expected.clip(0, 255)).max() < 0.51
+        assert np.abs(after - np.asarray(drawn)).max() > 2
 
     def test_what_is_meant_to_differ_stays(self) -> None:
         drawn = self.drawn((140, 60, 60))
@@ -580,6 +752,62 @@ class TestEverythingTogether:
     def test_other_shapes(self, pipeline: ImagePromptPipeline, size: tuple[int, int]) -> None:
         request = replace(EVERYTHING, inpaint=None, width=size[0], height=size[1])
         assert pipeline.generate(request).images[0].size == size
+
+
+class TestOneBatch:
+    """Which requests can be drawn together: those that differ in what is read row by row."""
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"prompt": "a", "negative_prompt": "b", "seed": 9, "count": 3, "adapter": "plus"},
+            {"references": (REFERENCE,), "image_scale": 0.1, "image_layers": (1.0,) * 7},
+            {"combine": "average"},
+            {"structures": tuple(replace(s, image=picture(9)) for s in EVERYTHING.structures)},
+            {"inpaint": Inpaint(image=picture(9), mask=box_mask((0, 0, 5, 5)), feather=9)},
+        ],
+    )
+    def test_these_may_differ(self, fields: dict[str, Any]) -> None:
+        assert can_batch(EVERYTHING, replace(EVERYTHING, **fields))
+        assert can_batch(replace(EVERYTHING, **fields), EVERYTHING)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"steps": 4},
+            {"guidance": 2.0},
+            {"guidance_rescale": 0.1},
+            {"sampler": "ddim"},
+            {"image_window": (0.0, 0.5)},
+            {"width": 72},
+            {"height": 72},
+            {"strength": 0.1},
+            {"inpaint": None},
+            {"structures": ()},
+            {"structures": EVERYTHING.structures[::-1]},
+            *(
+                {
+                    "structures": (
+                        replace(EVERYTHING.structures[0], **change),
+                        EVERYTHING.structures[1],
+                    )
+                }
+                for change in ({"kind": "depth"}, {"weight": 0.6}, {"window": (0.0, 0.5)})
+            ),
+            *(
+                {"inpaint": replace(WHOLE, **change)}
+                for change in (
+                    {"strength": 0.5},
+                    {"repaint_passes": 2},
+                    {"context": 0.0},
+                    {"image": picture(9, 72, 64), "mask": box_mask((0, 0, 9, 9), 72, 64)},
+                )
+            ),
+        ],
+    )
+    def test_these_may_not(self, fields: dict[str, Any]) -> None:
+        assert not can_batch(EVERYTHING, replace(EVERYTHING, **fields))
+        assert not can_batch(replace(EVERYTHING, **fields), EVERYTHING)
 
 
 class TestSizes:
@@ -733,6 +961,27 @@ class TestLoading:
             load("sd0")
         with pytest.raises(ModelError, match=r"dtype must be one of auto, .*, got 'int4'"):
             load(entry, dtype="int4")  # type: ignore[arg-type]
+        with pytest.raises(ModelError) as refusal:
+            load("sd0")
+        assert str(refusal.value) == (
+            f"model must be one of {', '.join([*CATALOG, *PUBLISHED])}, got 'sd0'"
+        )
+        with pytest.raises(ModelError) as refusal:
+            load(entry, dtype="int4")  # type: ignore[arg-type]
+        assert str(refusal.value) == f"dtype must be one of {', '.join(DTYPES)}, got 'int4'"
+        with pytest.raises(ModelError) as refusal:
+            load("tabletop", base="sd15")
+        assert str(refusal.value) == (
+            "base goes with a published model, not with tabletop: its adapter fits no other base"
+        )
+        with pytest.raises(ModelError) as refusal:
+            load("tabletop", model_adapter=tmp_path / "base.bin")
+        assert str(refusal.value) == (
+            "model_adapter: base.bin would be called base, which tabletop has already: give the "
+            "file another name"
+        )
+        with pytest.raises(ModelError, match=r"^device cuda:99 cannot be used here: "):
+            load(entry, device="cuda:99")
         with pytest.raises(ModelError, match=r"model tiny: no folder .*nowhere"):
             load(replace(entry, folder=tmp_path / "nowhere"))
 

@@ -21,7 +21,7 @@ from ipadapter_demo.adapter import (
 )
 from ipadapter_demo.adapter.attach import cross_attention_layers
 from ipadapter_demo.adapter.shapes import Shapes
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import CheckpointError, ModelError
 from tests.tiny import (
     CROSS_DIM,
     EMBED_DIM,
@@ -183,6 +183,43 @@ def test_new_adapters_start_from_the_text_weights() -> None:
     assert all(parameter.requires_grad for parameter in adapter.parameters())
 
 
+@pytest.mark.parametrize(
+    ("cross_dim", "hidden", "width", "heads"),
+    [
+        (768, 1280, 768, 12),
+        (768, 1664, 768, 12),
+        (2048, 1664, 1280, 20),
+        (2048, 1024, 1024, 16),
+        (768, 192, 192, 3),
+        (CROSS_DIM, VISION_WIDTH, VISION_WIDTH, 1),
+    ],
+)
+def test_a_new_resampler_is_as_wide_as_the_published_ones_or_its_encoder(
+    cross_dim: int, hidden: int, width: int, heads: int
+) -> None:
+    config = CLIPVisionConfig(hidden_size=hidden, num_attention_heads=16, projection_dim=1024)
+    with torch.device("meta"):
+        made = [Resampler.for_encoder(config, cross_dim, tokens) for tokens in (None, 5)]
+    assert [projection.num_tokens for projection in made] == [16, 5]
+    for projection, tokens in zip(made, (16, 5), strict=True):
+        assert (projection.embed_dim, projection.cross_dim) == (hidden, cross_dim)
+        assert projection.latents.shape == (1, tokens, width)
+        assert {block[0].heads for block in projection.layers} == {heads}
+        assert projection.lost_in_checkpoint() is None
+
+
+def test_new_projections_of_the_other_variants_read_their_encoder() -> None:
+    config = CLIPVisionConfig(hidden_size=1280, num_attention_heads=16, projection_dim=1024)
+    with torch.device("meta"):
+        base = [LinearProjection.for_encoder(config, 768, tokens) for tokens in (None, 7)]
+        full = MLPProjection.for_encoder(config, 768)
+    assert [(p.embed_dim, p.cross_dim, p.num_tokens) for p in base] == [
+        (1024, 768, 4),
+        (1024, 768, 7),
+    ]
+    assert (full.embed_dim, full.cross_dim, full.num_tokens) == (1280, 768, None)
+
+
 def test_a_projection_of_another_width_is_refused() -> None:
     with pytest.raises(ModelError, match=r"tokens 768 wide, the UNet's down_blocks.* reads 24"):
         ImageAdapter.for_unet(tiny_unet(), LinearProjection(EMBED_DIM, 768))
@@ -219,6 +256,84 @@ def test_conditional_and_empty_embeds_equal_diffusers(variant: str) -> None:
     empty = adapter.empty_embeds(2, encoder)
     torch.testing.assert_close(empty, theirs_empty, rtol=0, atol=1e-6)
     assert adapter.tokens_from_embeds(empty).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("variant", ["plus", "full"])
+def test_patches_are_the_states_before_the_last_layer(variant: str) -> None:
+    encoder = tiny_vision_encoder(layers=5)
+    adapter = tiny_adapter(tiny_unet(), variant)
+    clip_pixels = noise(1, 2, 3, 16, 16)
+    states = encoder(clip_pixels, output_hidden_states=True).hidden_states
+    assert torch.equal(adapter.embeds_from_clip_pixels(clip_pixels, encoder), states[4])
+    empty = adapter.empty_embeds(3, encoder)
+    nothing = encoder(torch.zeros(1, 3, 16, 16), output_hidden_states=True).hidden_states[4]
+    assert torch.equal(empty, nothing.expand(3, -1, -1))
+    half = encoder.to(torch.bfloat16)
+    assert adapter.empty_embeds(1, half).dtype == torch.bfloat16
+    elsewhere = encoder.to("meta")  # which refuses to be mixed with the CPU
+    assert adapter.empty_embeds(1, elsewhere).is_meta
+
+
+def test_layers_have_the_precision_and_place_of_their_projection() -> None:
+    half = LinearProjection(EMBED_DIM, CROSS_DIM).bfloat16()
+    adapter = ImageAdapter(half, [8, 16])
+    assert {parameter.dtype for parameter in adapter.parameters()} == {torch.bfloat16}
+    assert all(p.is_meta for p in ImageAdapter(half.to("meta"), [8]).parameters())
+
+
+def test_shapes_are_read_strictly() -> None:
+    shapes = Shapes(
+        {"b": torch.ones(2, 3), "b.12.x": torch.ones(0), "b.3.x": torch.ones(1)}, "a.bin"
+    )
+    assert shapes.of("b", 2) == (2, 3)
+    assert ("b" in shapes, "c" in shapes) == (True, False)
+    assert shapes.numbers(r"b\.(\d+)\.") == [3, 12]
+    for key, axes, said in (
+        ("c", 1, "a.bin: missing ['c'], unexpected []"),
+        ("b", 1, "a.bin: b has shape (2, 3), not 1 dimensions"),
+        ("b.12.x", 1, "a.bin: b.12.x has shape (0,), not 1 dimensions"),
+    ):
+        with pytest.raises(CheckpointError) as refusal:
+            shapes.of(key, axes)
+        assert str(refusal.value) == said
+
+
+def test_tokens_of_patches_that_do_not_fill_the_picture() -> None:
+    config = CLIPVisionConfig(
+        hidden_size=VISION_WIDTH, num_attention_heads=2, image_size=20, patch_size=8
+    )
+    assert MLPProjection(VISION_WIDTH, CROSS_DIM).tokens_of(config) == 5
+
+
+def test_new_queries_of_a_resampler_are_of_length_one() -> None:
+    with seeded(0):
+        latents = Resampler(VISION_WIDTH, CROSS_DIM, 32, width=256, depth=1, heads=1).latents
+    lengths = latents[0].norm(dim=-1)
+    assert 0.8 < lengths.min() < lengths.max() < 1.2
+
+
+def test_a_number_of_tokens_and_a_width_within_are_read_from_the_shapes() -> None:
+    """Those that no published file has."""
+    with torch.device("meta"):
+        base = LinearProjection(EMBED_DIM, CROSS_DIM, tokens=3)
+        plus = Resampler(VISION_WIDTH, CROSS_DIM, 5, width=64, depth=2, heads=2, ff_mult=3)
+        for projection in (base, plus):
+            state = {f"image_proj.{key}": t for key, t in projection.state_dict().items()}
+            found = projections.projection_from_shapes(Shapes(state, "a.bin"))
+            assert found.num_tokens == projection.num_tokens
+            assert {k: t.shape for k, t in found.state_dict().items()} == {
+                k: t.shape for k, t in projection.state_dict().items()
+            }
+
+
+def test_an_unknown_projection_is_described() -> None:
+    tensors = {f"image_proj.{key}": torch.ones(1) for key in "dcba"}
+    shapes = Shapes(tensors | {"ip_adapter.1.to_k_ip.weight": torch.ones(1)}, "a.bin")
+    with pytest.raises(CheckpointError) as refusal:
+        projections.projection_from_shapes(shapes)
+    assert str(refusal.value) == (
+        "a.bin: neither a base, a Plus nor a full adapter; image_proj holds ['a', 'b', 'c']"
+    )
 
 
 @pytest.mark.parametrize("variant", ["plus", "full"])

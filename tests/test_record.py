@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import hashlib
 import io
 import json
 import struct
@@ -19,9 +20,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from ipadapter_demo.compare import Bundle
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.png_text import texts
 from ipadapter_demo.record import (
     MAX_RECORD_BYTES,
     SCHEMA,
+    check_values,
     record_from_png,
     request_from_json,
     request_from_png,
@@ -231,6 +234,147 @@ def test_a_request_too_large_to_travel_is_not_saved(monkeypatch: pytest.MonkeyPa
         saved(full_request())
 
 
+OTHER = hashlib.sha256(b"other").hexdigest()
+
+
+def with_request(**fields: object) -> dict:
+    return {"schema": SCHEMA, "request": fields}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([3], "record must be an object with named fields, got [3]"),
+        ("[3]", "record must be an object with named fields, got [3]"),
+        ({"schema": "1"}, "record.schema must be a whole number from 1, got '1'"),
+        ({"schema": 0}, "record.schema must be a whole number from 1, got 0"),
+        (
+            {"schema": SCHEMA + 1},
+            f"record.schema is {SCHEMA + 1}, this version reads up to {SCHEMA}: it was written by "
+            "a newer version",
+        ),
+        ({"schema": 1}, "request must be an object with named fields, got None"),
+        (with_request() | {"later": 1, "also": 2}, "record has unknown fields: also, later"),
+        (
+            with_request(**{"a" * 150: 1, "b" * 150: 2}),
+            f"request has unknown fields: {'a' * 150}, {'b' * 48}",
+        ),
+        (
+            with_request() | {"images": {"a": 1}},
+            "record.images must map SHA-256 sums to base64 text",
+        ),
+        (with_request(inpaint={}), "request.inpaint lacks image, mask"),
+        (with_request(structures=[{}]), "request.structures lacks image, kind"),
+        (
+            with_request(init_image="ab"),
+            "request.init_image names a picture that the record does not hold",
+        ),
+        (
+            with_request(references=[{"image": "ab"}]),
+            "request.references.image names a picture that the record does not hold",
+        ),
+        (
+            with_request(init_image="ab") | {"images": {"ab": "b3RoZXI="}},
+            "request.init_image is damaged: its SHA-256 is not ab...",
+        ),
+        (
+            with_request(init_image=OTHER) | {"images": {OTHER: "b3RoZXI="}},
+            "request.init_image is not a picture that can be read "
+            "(PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF, HEIF)",
+        ),
+        (
+            with_request(init_image="a" * 64) | {"images": {"a" * 64: "b3RoZXI="}},
+            f"request.init_image is damaged: its SHA-256 is not {'a' * 12}...",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_record_is_said_in_full(record: Any, message: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        request_from_json(record)
+    assert str(refusal.value) == message
+
+
+def test_the_limits_of_a_record_are_held_to_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = GenerateRequest(references=(Reference(image=noise()), Reference(image=noise(8))))
+    text = json.dumps(request_to_json(request))
+    record = json.loads(text)
+    pictures = sum(map(len, record["images"].values()))
+    for given, length in ((text, len(text)), (record, pictures)):
+        monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_BYTES", length)
+        assert request_from_json(given) == request
+        monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_BYTES", length - 1)
+        with pytest.raises(RequestError) as refusal:
+            request_from_json(given)
+        assert str(refusal.value) == (
+            f"record must have at most {length - 1:,} bytes, got {length:,}"
+        )
+    monkeypatch.undo()
+    pixels = 16 * 16 + 8 * 8
+    monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_PIXELS", pixels)
+    assert request_from_json(record) == request
+    monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_PIXELS", pixels - 1)
+    with pytest.raises(RequestError) as refusal:
+        request_from_json(record)
+    assert str(refusal.value) == f"record may hold {pixels - 1} pixels of pictures, has more"
+
+
+@pytest.mark.parametrize("text", ['{"a": [1, 2]}', b'{"a": [1, 2]}'])
+def test_values_are_counted_by_their_marks(text: str | bytes) -> None:
+    """A brace, a bracket and a comma."""
+    check_values("spec", text, 3)
+    with pytest.raises(RequestError) as refusal:
+        check_values("spec", text, 2)
+    assert str(refusal.value) == "spec must have at most 2 values, got about 3"
+
+
+def test_a_record_that_just_fits_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = request_to_json(full_request()) | {"index": 3, "seed": 2**32 - 2, "provenance": {}}
+    length = len(json.dumps(record))
+    monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_BYTES", length)
+    assert request_from_png(saved(full_request())) == full_request()
+    monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_BYTES", length - 1)
+    with pytest.raises(RequestError) as refusal:
+        saved(full_request())
+    assert str(refusal.value) == (
+        f"the pictures of a request may take {length - 1:,} bytes inside an output PNG, got "
+        f"{length:,}: use smaller ones"
+    )
+
+
+def test_provenance_without_meaning_in_json_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        saved(GenerateRequest(), loss=float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"x\0\0\0\0\0text",
+            "PNG holds no request: it was not made by this program, or was saved again by another",
+        ),
+        *(
+            (
+                b"ipadapter_demo\0\0\0\0\0" + json.dumps(with_request() | facts).encode(),
+                "PNG holds a damaged record: index, seed or provenance are missing",
+            )
+            for facts in (
+                {"seed": 0, "provenance": {}},
+                {"index": 0, "provenance": {}},
+                {"index": 0, "seed": 0},
+                {"index": "0", "seed": 0, "provenance": {}},
+                {"index": 0, "seed": "0", "provenance": {}},
+                {"index": 0, "seed": 0, "facts": {}},  # schema 1 called it so
+            )
+        ),
+    ],
+)
+def test_a_png_without_a_whole_record_is_told(content: bytes, message: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        record_from_png(png(content))
+    assert str(refusal.value) == message
+
+
 # Files that are refused
 
 
@@ -302,6 +446,67 @@ def test_a_changed_byte_in_the_record_is_noticed() -> None:
     place = content.index(b'"steps": 7')
     with pytest.raises(RequestError, match="wrong checksum"):
         request_from_png(content[:place] + b'"steps": 8' + content[place + 10 :])
+
+
+def png(*bodies: bytes, end: bytes = b"\0\0\0\0IEND\xaeB`\x82") -> bytes:
+    """A signature, text chunks and an end: all that is looked at."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(text_chunk, bodies)) + end
+
+
+LONG_NAME = "n" * 79  # a keyword has at most as many bytes
+
+
+@pytest.mark.parametrize(
+    ("bodies", "found"),
+    [
+        ([b"a\0\0\0\0\0text"], {"a": b"text"}),
+        ([b"a\0\0\0\0\0"], {"a": b""}),
+        ([b"a\0\0\0en\0Wort\0te\0xt"], {"a": b"te\0xt"}),  # with a language and a translation
+        ([b"a\0\1\0\0\0" + zlib.compress(b"text")], {"a": b"text"}),
+        ([b"a\0\0\0\0\0one", b"b\0\0\0\0\0two"], {"a": b"one", "b": b"two"}),
+        ([b"x\0\0\0\0\0one", b"x\0\0\0\0\0two", b"caf\xe9\0\0\0\0\0three"], {"café": b"three"}),
+        ([LONG_NAME.encode() + b"\0\0\0\0\0text"], {LONG_NAME: b"text"}),
+        ([LONG_NAME.encode() + b"n\0\0\0\0\0text"], {}),
+        ([b"a\0\0\0\0\0" + b"0123456789"], {"a": b"0123456789"}),
+        ([], {}),
+    ],
+)
+def test_texts_are_read_by_the_specification(bodies: list[bytes], found: dict[str, bytes]) -> None:
+    assert texts(png(*bodies), {"a", "b", "café", LONG_NAME}, 10) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x89PNG\r\n\x1a", "PNG expected: only the original output file holds its request"),
+        (png(end=b""), "PNG is cut short: its end is missing"),
+        (png()[:-1], "PNG is cut short: its end is missing"),
+        (png(end=b"\xff\xff\xff\xf4IDAT" + bytes(8)), "PNG is cut short: its end is missing"),
+        (png(b"a\0\0\0\0\0text", end=b""), "PNG is cut short: its end is missing"),
+        (png(b"a\0\0\0\0\0text", end=b"")[:-1], "PNG is cut short: its end is missing"),
+        (
+            png(b"x\0\0\0\0\0text").replace(b"text", b"Text"),
+            "PNG is damaged: a text chunk has the wrong checksum",
+        ),
+        (png(b"a\0\0\0\0text"), "PNG is damaged: a text chunk is malformed"),
+        (png(b"a\0"), "PNG is damaged: a text chunk is malformed"),
+        (png(b"a\0\1\0\0\0text"), "PNG is damaged: a text chunk is malformed"),
+        (png(*[b"a\0\0\0\0\0"] * 2), "PNG is damaged: it has two text chunks called a"),
+        (png(b"a\0\0\0\0\0" + b"." * 11), "record must have at most 10 bytes, got 11"),
+        (
+            png(b"a\0\0\0\0\0" + b"." * 7, b"b\0\0\0\0\0" + b"." * 5),
+            "record must have at most 10 bytes, got 12",
+        ),
+        (
+            png(b"a\0\0\0\0\0" + b"." * 7, b"b\0\1\0\0\0" + zlib.compress(b"." * 99)),
+            "record must have at most 10 bytes, got 11",  # no more of it is inflated
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_png_is_said_in_full(content: bytes, message: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        texts(content, {"a", "b"}, 10)
+    assert str(refusal.value) == message
 
 
 # Files that are small and unpack to much

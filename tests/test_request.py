@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.request import (
     FITS,
     MAX_COUNT,
@@ -229,3 +230,194 @@ def test_requests_compare_by_content() -> None:
 @pytest.mark.parametrize("fit", FITS)
 def test_every_fit_is_accepted(fit: Fit) -> None:
     assert Reference(image=PICTURE, fit=fit).fit == fit
+
+
+PART: dict[type, dict[str, Any]] = {
+    GenerateRequest: {},
+    Reference: {"image": PICTURE},
+    Structure: {"image": PICTURE, "kind": "canny"},
+    Inpaint: {"image": PICTURE, "mask": MASK},
+}
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "low", "high"),
+    [
+        (GenerateRequest, "image_scale", 0.0, 2.0),
+        (GenerateRequest, "guidance", 1.0, 30.0),
+        (GenerateRequest, "guidance_rescale", 0.0, 1.0),
+        (GenerateRequest, "steps", 1, 200),
+        (GenerateRequest, "count", 1, 16),
+        (GenerateRequest, "seed", 0, MAX_SEED),
+        (GenerateRequest, "width", 32, 2048),
+        (GenerateRequest, "height", 32, 2048),
+        (Reference, "weight", 0.0, 2.0),
+        (Reference, "only_image", 0, 15),
+        (Structure, "weight", 0.0, 2.0),
+        (Inpaint, "feather", 0, 64),
+        (Inpaint, "repaint_passes", 1, 10),
+        (Inpaint, "context", 0.0, 1.0),
+        (Inpaint, "background_weight", 0.0, 2.0),
+    ],
+)
+def test_a_range_is_held_to_its_ends(part: type, field: str, low: float, high: float) -> None:
+    prefix = "" if part is GenerateRequest else f"{part.__name__.lower()}."
+    for value in (low, high):
+        stored = getattr(part(**PART[part] | {field: value}), field)
+        assert (stored, type(stored)) == (value, type(low))
+    step = 1 if isinstance(low, int) else 0.001
+    for value in (low - step, high + step):
+        with pytest.raises(RequestError) as refusal:
+            part(**PART[part] | {field: value})
+        assert (
+            str(refusal.value)
+            == f"{prefix}{field} must lie in [{low:.10g}, {high:.10g}], got {value}"
+        )
+    other: Any = float(low) if isinstance(low, int) else int(low)  # JSON's 20.0, and a slider's 1
+    assert type(getattr(part(**PART[part] | {field: other}), field)) is type(low)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "prefix"),
+    [(GenerateRequest, "strength", ""), (Inpaint, "strength", "inpaint.")],
+)
+def test_a_strength_of_zero_would_change_nothing(part: type, field: str, prefix: str) -> None:
+    for value in (0.001, 1.0):
+        assert getattr(part(**PART[part] | {field: value}), field) == value
+    for value in (0, 0.0):
+        with pytest.raises(RequestError) as refusal:
+            part(**PART[part] | {field: value})
+        assert str(refusal.value) == (
+            f"{prefix}strength must lie in (0, 1], got {value}: at 0 nothing would change"
+        )
+    with pytest.raises(RequestError, match=rf"^{prefix}strength must lie in \[0, 1\], got 1.001$"):
+        part(**PART[part] | {field: 1.001})
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "prefix"),
+    [
+        (GenerateRequest, "prompt", ""),
+        (GenerateRequest, "negative_prompt", ""),
+        (GenerateRequest, "adapter", ""),
+        (Structure, "kind", "structure."),
+        (Structure, "annotator", "structure."),
+    ],
+)
+def test_a_text_has_a_longest_length(part: type, field: str, prefix: str) -> None:
+    longest = "x" * MAX_PROMPT
+    assert getattr(part(**PART[part] | {field: longest}), field) == longest
+    with pytest.raises(RequestError) as refusal:
+        part(**PART[part] | {field: longest + "x"})
+    assert str(refusal.value) == (f"{prefix}{field} must have at most 2000 characters, got 2001")
+
+
+WITH_MASK = Inpaint(image=PICTURE, mask=MASK)
+EXACT: list[tuple[type, dict[str, Any], str]] = [
+    (
+        Inpaint,
+        {"mask": Image.new("L", (8, 4))},
+        "inpaint.mask must have the size of inpaint.image, 16x16, got 8x4",
+    ),
+    (
+        Inpaint,
+        {"mask": Image.new("L", (16, 16))},
+        "inpaint.mask is empty: paint the part of the picture to replace",
+    ),
+    (Inpaint, {"image": 3}, "inpaint.image must be a picture (PIL image), got int"),
+    (Inpaint, {"mask": 3}, "inpaint.mask must be a picture (PIL image), got int"),
+    (Reference, {"image": 3}, "reference.image must be a picture (PIL image), got int"),
+    (Reference, {"mask": 3}, "reference.mask must be a picture (PIL image), got int"),
+    (Reference, {"window": 3}, "reference.window must be a (start, end) pair, got 3"),
+    (
+        Reference,
+        {"window": (0.5, 0.25)},
+        "reference.window must start before it ends, got (0.5, 0.25)",
+    ),
+    (Reference, {"window": (0.5, 2)}, "reference.window must lie in [0, 1], got 2"),
+    (Reference, {"negative": 1}, "reference.negative must be true or false, got 1"),
+    (Structure, {"image": 3}, "structure.image must be a picture (PIL image), got int"),
+    (
+        Structure,
+        {"window": (0, 1, 1)},
+        "structure.window must be a (start, end) pair, got (0, 1, 1)",
+    ),
+    (Structure, {"fit": ""}, "structure.fit must be one of crop, pad, squash, got ''"),
+    (GenerateRequest, {"image_window": "ab"}, "image_window must be a (start, end) pair, got 'ab'"),
+    (GenerateRequest, {"guidance": "7"}, "guidance must be a number, got '7'"),
+    (GenerateRequest, {"steps": 1.5}, "steps must be a whole number, got 1.5"),
+    (GenerateRequest, {"combine": "sum"}, "combine must be one of concat, average, got 'sum'"),
+    (
+        GenerateRequest,
+        {"sampler": "lms"},
+        "sampler must be one of dpm++, ddim, pndm, euler, got 'lms'",
+    ),
+    (GenerateRequest, {"prompt": 3}, "prompt must be text, got 3"),
+    (GenerateRequest, {"references": 3}, "references must be a tuple of Reference, got 3"),
+    (GenerateRequest, {"structures": [3]}, "structures must be a tuple of Structure, got [3]"),
+    (
+        GenerateRequest,
+        {"references": "x" * 99},
+        f"references must be a tuple of Reference, got '{'x' * 79}",
+    ),
+    (
+        GenerateRequest,
+        {"image_layers": "some"},
+        "image_layers must be one of all, style, layout, style+layout, got 'some'",
+    ),
+    (
+        GenerateRequest,
+        {"image_layers": 3},
+        "image_layers must be one of all, style, layout, style+layout, or a number for each "
+        "cross-attention layer, got 3",
+    ),
+    (GenerateRequest, {"image_layers": (1.0, 2.5)}, "image_layers must lie in [0, 2], got 2.5"),
+    (GenerateRequest, {"inpaint": PICTURE}, "inpaint must be an Inpaint, got Image"),
+    (GenerateRequest, {"init_image": 3}, "init_image must be a picture (PIL image), got int"),
+    (
+        GenerateRequest,
+        {"init_image": PICTURE, "inpaint": WITH_MASK},
+        "init_image and inpaint exclude each other: give one of them",
+    ),
+    (
+        GenerateRequest,
+        {"references": (Reference(image=PICTURE, only_image=2),), "count": 2},
+        "reference.only_image must lie below count, 2, got 2",
+    ),
+    (GenerateRequest, {"height": 100}, "height must be a multiple of 8, got 100; nearest is 96"),
+    (
+        GenerateRequest,
+        {"width": 1024, "height": 1032},
+        "width x height must be at most 1,048,576 pixels, got 1024x1032, 1,056,768",
+    ),
+    (
+        GenerateRequest,
+        {"width": 2048, "height": 504},
+        "width and height must be at most 4 to 1, got 2048x504",
+    ),
+]
+
+
+@pytest.mark.parametrize(("part", "values", "message"), EXACT, ids=[m[:40] for *_, m in EXACT])
+def test_what_is_said_in_full(part: type, values: dict, message: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        part(**PART[part] | values)
+    assert str(refusal.value) == message
+
+
+def test_factors_of_layers_are_stored_as_floats() -> None:
+    for given in ([1, 0.5], (1.0, 0.5)):
+        assert GenerateRequest(image_layers=given).image_layers == (1.0, 0.5)
+    assert GenerateRequest(image_layers=(0,)).image_layers == (0.0,)
+    assert GenerateRequest(image_layers=(2.0,) * 200).image_layers == (2.0,) * 200
+
+
+def test_the_parts_of_a_structure_on_a_command_line() -> None:
+    assert structure_parts("canny=a=b:c.png") == ("canny", None, "a=b:c.png")
+    assert structure_parts("canny:lineart=a\nb.png") == ("canny", "lineart", "a\nb.png")
+    for wrong in ("canny", "canny=", "=a.png", "a:=b", "a:b:c=d", "x" * 99):
+        with pytest.raises(RequestError) as refusal:
+            structure_parts(wrong)
+        assert str(refusal.value) == (
+            f"structure must be KIND=FILE or KIND:ANNOTATOR=FILE, got {wrong!r:.80}"
+        )

@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+)
 from torch import Tensor
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline.inpainting.hooks import InpaintHooks
 from ipadapter_demo.pipeline.latents import LatentInit
 from ipadapter_demo.pipeline.sampler import Guidance, LoopHooks, denoise
 from ipadapter_demo.pipeline.samplers import SAMPLERS, new_scheduler
@@ -235,3 +242,95 @@ def test_a_sampler_that_is_not_in_the_table_is_refused() -> None:
     assert tuple(SAMPLERS) == REQUESTED
     with pytest.raises(RequestError, match=r"sampler must be one of dpm\+\+, .*, got 'magic'"):
         new_scheduler("magic", SD15)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kind", "options"),
+    [
+        ("dpm++", DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+        ("ddim", DDIMScheduler, {}),
+        ("pndm", PNDMScheduler, {"skip_prk_steps": True}),
+        ("euler", EulerDiscreteScheduler, {}),
+    ],
+)
+def test_a_sampler_has_the_noise_levels_of_its_model(
+    sampler: str, kind: type, options: dict[str, Any]
+) -> None:
+    made: Any = new_scheduler(sampler, SD15 | {"beta_end": 0.02})
+    assert (options | {"beta_end": 0.02}).items() <= dict(made.config).items()
+    assert type(made) is kind
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.3, 1.0])
+def test_guidance_by_its_formula(rescale: float) -> None:
+    """arXiv 2305.08891, equations 15 and 16; each picture has a deviation of its own."""
+    without, having = noise(1, 2, 4, 3, 5).double(), 2 * noise(2, 2, 4, 3, 5).double()
+    guided = (1 - 3.0) * without + 3.0 * having
+    ratio = [h.flatten().std() / g.flatten().std() for h, g in zip(having, guided, strict=True)]
+    matched = torch.stack([g * r for g, r in zip(guided, ratio, strict=True)])
+    expected = rescale * matched + (1 - rescale) * guided
+    torch.testing.assert_close(Guidance(3.0, rescale).combined(without, having), expected)
+    assert [Guidance(scale).on for scale in (1.0, 1.001)] == [False, True]
+
+
+def seeded_init(count: int, seed: int, rows: int = 1) -> LatentInit:
+    generators = tuple(torch.Generator().manual_seed(seed + i) for i in range(count))
+    return LatentInit(noise(seed, count, 4, 2, 3), generators, noise(seed + 9, rows, 4, 2, 3), 0.5)
+
+
+def test_beginnings_of_several_requests_are_one_behind_the_other() -> None:
+    first, second = seeded_init(2, 1), seeded_init(3, 11, rows=3)
+    both = LatentInit.collate([first, second])
+    assert torch.equal(both.noise, torch.cat([first.noise, second.noise]))
+    assert both.generators == first.generators + second.generators
+    assert both.strength == 0.5
+    assert both.init_latents is not None
+    assert first.init_latents is not None
+    assert torch.equal(both.init_latents[:2], first.init_latents.expand(2, -1, -1, -1))
+    assert torch.equal(both.init_latents[2:], second.init_latents)
+    assert LatentInit.collate([first]) is first
+    plain = LatentInit.collate([LatentInit(noise(1, 1, 4, 2, 2))] * 2)
+    assert plain.init_latents is None
+
+
+def test_further_noise_goes_on_from_each_image_s_own() -> None:
+    init, others = seeded_init(2, 5), seeded_init(2, 5).generators
+    for _ in range(2):
+        expected = [torch.randn(4, 2, 3, generator=other) for other in others]
+        assert torch.equal(init.more_noise(), torch.stack(expected))
+    half = LatentInit(init.noise.bfloat16(), init.generators)
+    assert half.more_noise().dtype == torch.bfloat16
+
+
+def test_outside_a_mask_is_the_picture_at_the_level_to_come() -> None:
+    schedule = Schedule(new_scheduler("ddim", SD15), 4)
+    init, latents = seeded_init(2, 3), noise(7, 2, 4, 2, 3)
+    assert init.init_latents is not None
+    mask = torch.zeros(1, 1, 2, 3)
+    mask[..., :1] = 1
+    hooks = InpaintHooks(init, mask, passes=3)
+    for i in range(4):
+        found = hooks.after_call(latents, schedule, i)
+        alpha = 1.0 if i == 3 else float(schedule.level(i + 1).signal) ** 2
+        expected = alpha**0.5 * init.init_latents + (1 - alpha) ** 0.5 * init.noise
+        torch.testing.assert_close(found[..., 1:], expected[..., 1:])
+        assert torch.equal(found[..., :1], latents[..., :1])
+    assert InpaintHooks(init, None).after_call(latents, schedule, 0) is latents
+    assert InpaintHooks(init, None).passes == 1
+    again = seeded_init(2, 3).more_noise()
+    ratio = (schedule.level(1).signal / schedule.level(2).signal) ** 2
+    torch.testing.assert_close(
+        hooks.before_repeat(latents, schedule, 1),
+        ratio.sqrt() * latents + (1 - ratio).sqrt() * again,
+    )
+
+
+def test_hooks_of_several_requests_have_their_masks_behind_each_other() -> None:
+    first = InpaintHooks(seeded_init(2, 1), torch.zeros(1, 1, 2, 3), 3)
+    second = InpaintHooks(seeded_init(1, 4), torch.ones(1, 1, 2, 3), 3)
+    both = first.collated([second])
+    assert both.passes == 3
+    assert both.mask is not None
+    assert both.mask[:, 0, 0, 0].tolist() == [0, 0, 1]
+    assert torch.equal(both.init.noise, torch.cat([first.init.noise, second.init.noise]))
+    assert first.collated([]) is first

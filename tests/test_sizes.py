@@ -23,6 +23,8 @@ from ipadapter_demo.models.structure import T2IAdapterStructure
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.sizes import (
     inner_size,
+    limit_on,
+    padded,
     reshaped,
     same_shape,
     size_like,
@@ -30,7 +32,7 @@ from ipadapter_demo.pipeline.sizes import (
     working_size,
 )
 from ipadapter_demo.record import request_from_json, request_to_json
-from ipadapter_demo.request import MAX_AREA, GenerateRequest, Inpaint, Structure
+from ipadapter_demo.request import MAX_AREA, Fit, GenerateRequest, Inpaint, Structure
 from ipadapter_demo.serving import ModelManager
 from tests.tiny import box_mask, noise, picture, seeded, tiny_t2i_adapter, tiny_unet
 
@@ -225,6 +227,98 @@ class TestReshaped:
     def test_a_thread_keeps_some_pixels(self) -> None:
         assert inner_size((5000, 3), (64, 64)) == (64, 8)
         assert inner_size((3, 2), (64, 64)) == (64, 43)
+
+
+@pytest.mark.parametrize(
+    ("sides", "shape", "said"),
+    [
+        (
+            {"width": 1024},
+            (100, 400),  # just four to one
+            "width 1024 leaves at most 1024 beside it: a picture has at most 1024 x 1024 pixels; "
+            "a width of 512 or less keeps the proportions",
+        ),
+        (
+            {"width": 2048},
+            (400, 100),
+            "width 2048 leaves at most 512 beside it: a picture has at most 1024 x 1024 pixels; "
+            "a width of 2048 or less keeps the proportions",
+        ),
+        (
+            {"height": 1024},
+            (400, 200),
+            "height 1024 leaves at most 1024 beside it: a picture has at most 1024 x 1024 pixels; "
+            "a height of 720 or less keeps the proportions",
+        ),
+        (
+            {"width": 64},
+            (200, 100),  # just the 32 pixels that a side has
+            "width 64 leaves at most 32 beside it: a picture has at most 1024 x 1024 pixels; "
+            "a width of 1448 or less keeps the proportions",
+        ),
+        (
+            {"height": 40},
+            (40, 120),
+            "height 40 would have 13 beside it: a side has at least 32 pixels; a height of 96 or "
+            "more keeps the proportions",
+        ),
+        (
+            {"height": 64},
+            (401, 100),
+            "at most 4 to 1 is drawn; inpaint.context below 1 draws less of it",
+        ),
+        ({}, (100, 100), "at most 4 to 1 is drawn; inpaint.context below 1 draws less of it"),
+    ],
+)
+def test_which_limit_keeps_a_shape_away(
+    sides: dict[str, int], shape: tuple[int, int], said: str
+) -> None:
+    assert limit_on(GenerateRequest(**sides), shape) == said
+
+
+def test_the_limits_of_a_size_that_nobody_gave() -> None:
+    """The nearest to the proportions, never below 32 pixels a side, above the area or 4 to 1."""
+    for native, shape, size in (
+        (32, (100, 100), (32, 32)),
+        (64, (400, 100), (128, 32)),
+        (64, (100, 401), (32, 128)),
+        (1024, (100, 100), (1024, 1024)),
+        (2048, (100, 100), (1024, 1024)),
+        (1024, (401, 100), (2048, 512)),
+        (512, (300, 200), (624, 416)),
+        (512, (200, 300), (416, 624)),
+    ):
+        assert size_like(shape, native) == size
+
+
+def test_padding_is_even_on_both_sides() -> None:
+    """The odd pixel goes to the right and to the bottom."""
+    whole = padded(blank(4, 3), (11, 8), (1, 2, 3))
+    assert (whole.mode, whole.size) == ("RGB", (11, 8))
+    for box, inside in (((3, 2, 7, 5), True), ((0, 0, 3, 8), False), ((7, 0, 11, 8), False)):
+        assert (
+            whole.crop(box).getcolors() == [((box[2] - box[0]) * (box[3] - box[1]), (1, 2, 3))]
+        ) != inside
+    assert whole.crop((3, 2, 7, 5)) == blank(4, 3)
+    assert whole.getcolors() == [(76, (1, 2, 3)), (12, (0, 128, 128))]
+    assert padded(blank(4, 4), (8, 8)).getpixel((0, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_a_picture_is_filtered_as_it_is_told(fit: Fit) -> None:
+    """A map of classes has no colours between two of them."""
+    given = picture(1, 192, 64)
+    own = set(given.get_flattened_data()) | {(0, 0, 0)}
+    seen = reshaped(given, (40, 40), fit, Image.Resampling.NEAREST)
+    assert set(seen.get_flattened_data()) <= own
+    assert not set(reshaped(given, (40, 40), fit).get_flattened_data()) <= own
+
+
+def test_an_odd_pixel_is_cut_off_at_the_right_and_the_bottom() -> None:
+    wide = Image.new("RGB", (71, 40), "red")
+    wide.paste("teal", (15, 0, 55, 40))
+    assert reshaped(wide, (64, 64), "crop") == blank(64, 64)
+    assert reshaped(wide.transpose(Image.Transpose.TRANSPOSE), (64, 64), "crop") == blank(64, 64)
 
 
 class TestMaps:

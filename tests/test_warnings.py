@@ -43,6 +43,221 @@ def warnings(pipeline: ImagePromptPipeline, **fields: Any) -> tuple[str, ...]:
     return pipeline.generate(GenerateRequest(**{"steps": 3, "guidance": 3.0} | fields)).warnings
 
 
+def said(model: BaseModel, **fields: Any) -> tuple[str, ...]:
+    """The same of a request that is not drawn."""
+    request = GenerateRequest(**{"steps": 3, "guidance": 3.0} | fields)
+    cropped = crop_to_mask(request)
+    maps = [structure.image for structure in request.structures]
+    return warnings_for(request, cropped, working_size(cropped, model.native_size), maps, model)
+
+
+NO_GUIDANCE = "negative_prompt has no effect at guidance 1."
+
+
+class TestEdges:
+    """Where a warning begins, and where none is given any more."""
+
+    REGION = Reference(image=picture(2), mask=box_mask((8, 8, 16, 16)))
+
+    @pytest.mark.parametrize(
+        ("fields", "notes"),
+        [
+            ({"prompt": "a" * 14}, ()),
+            ({"prompt": "a" * 15}, ("prompt: it has 17 tokens; the model reads the first 16.",)),
+            (
+                {"prompt": "(" + "a" * 60 + ")"},
+                (
+                    "prompt: it has 64 tokens; the model reads the first 16.",
+                    "prompt: emphasis by brackets is read as plain text: (" + "a" * 39,
+                ),
+            ),
+            (
+                {"negative_prompt": "a" * 15},
+                ("negative_prompt: it has 17 tokens; the model reads the first 16.",),
+            ),
+            ({"negative_prompt": "a" * 15, "guidance": 1.0}, (NO_GUIDANCE,)),
+            ({"strength": 0.5}, ()),
+            ({"guidance": 1.0}, ()),
+            (
+                {
+                    "guidance": 1.0,
+                    "references": (Reference(image=picture(1), negative=True, weight=0),),
+                },
+                (),
+            ),
+            ({"guidance": 1.001, "negative_prompt": "b", "guidance_rescale": 0.5}, ()),
+            ({"image_layers": (1.0,) * 7}, ("image_layers has no effect without a reference.",)),
+            (
+                {"image_layers": (1.0,) * 7, "references": (replace(REFERENCE, weight=0.0),)},
+                ("image_layers has no effect without a reference.",),
+            ),
+            ({"image_layers": (1.0,) * 7, "references": (replace(REFERENCE, weight=0.001),)}, ()),
+            ({"steps": 2}, ()),
+            (
+                {"image_window": (0.4, 0.6), "references": (REFERENCE,)},
+                ("image_window: no step of 3 lies wholly in 0.4 to 0.6.",),
+            ),
+            ({"image_window": (0.4, 0.6)}, ()),
+            ({"image_window": (0.4, 0.6), "references": (replace(REFERENCE, weight=0.0),)}, ()),
+            ({"image_window": (0.4, 0.6), "references": (REFERENCE,), "image_scale": 0.0}, ()),
+            (
+                {
+                    "references": (
+                        replace(REFERENCE, weight=0.0),
+                        replace(REFERENCE, window=(0.1, 0.3)),
+                    )
+                },
+                (
+                    "reference.window: no step of 3 lies wholly in 0.1 to 0.3, so reference 2 has "
+                    "no effect.",
+                ),
+            ),
+            ({"references": (replace(REFERENCE, window=(0.1, 0.3)),), "image_scale": 0.0}, ()),
+            ({"structures": (replace(EDGES, window=(0.5, 0.6), weight=0.0),)}, ()),
+            (
+                {"structures": (replace(EDGES, window=(0.5, 0.6), weight=0.001),)},
+                (
+                    "structure.window: no step of 3 lies wholly in 0.5 to 0.6, so structure 1 "
+                    "(canny) has no effect.",
+                ),
+            ),
+            (
+                {"structures": (replace(EDGES, image=Image.new("RGB", (64, 64))),)},
+                ("structure.image: the map of structure 1 (canny) is empty, so it holds nothing.",),
+            ),
+            (
+                {"structures": (replace(EDGES, image=Image.new("RGB", (64, 64)), weight=0.0),)},
+                (),
+            ),
+            (
+                {
+                    "structures": (
+                        EDGES,
+                        replace(EDGES, kind="shuffle", image=Image.new("RGB", (64, 64))),
+                    )
+                },
+                (),
+            ),
+            ({"references": (REGION,)}, ()),
+            (
+                {"references": (REFERENCE, replace(REGION, mask=Image.new("L", (64, 64))))},
+                ("reference.mask: the region of reference 2 is black, so it has no effect.",),
+            ),
+            (
+                {"references": (replace(REGION, mask=box_mask((8, 8, 9, 16))),)},
+                (
+                    "reference.mask: the region of reference 1 is too thin or outside of what is "
+                    "drawn: the model has cells of 8 pixels, so it has no effect.",
+                ),
+            ),
+            (
+                {"references": (replace(REGION, mask=Image.new("L", (64, 64)), weight=0.0),)},
+                (),
+            ),
+            (
+                {
+                    "references": (replace(REGION, mask=Image.new("L", (64, 64))),),
+                    "image_scale": 0.0,
+                },
+                (),
+            ),
+            (
+                {"references": (replace(REGION, mask=box_mask((0, 0, 40, 40), 96, 64)),)},
+                (
+                    "reference.mask: the region of reference 1, 96x64, is stretched over the "
+                    "output, 64x64.",
+                ),
+            ),
+            (
+                {
+                    "references": (replace(REGION, mask=box_mask((0, 0, 40, 40), 96, 64)),),
+                    "width": 80,
+                },
+                (),
+            ),
+            ({"structures": (replace(EDGES, image=picture(3, 72, 64)),)}, ()),  # a step of 8 pixels
+            (
+                {"structures": (replace(EDGES, image=picture(3, 83, 64)),)},
+                (
+                    "structure.fit: the picture of structure 1 (canny), 83x64, is cropped to the "
+                    "proportions of the output, 64x64.",
+                ),
+            ),
+            (
+                {"init_image": picture(4, 96, 64), "height": 64, "width": 64},
+                ("init_image: 96x64 is cropped to the proportions of the output, 64x64.",),
+            ),
+        ],
+    )
+    def test_of(self, model: BaseModel, fields: dict[str, Any], notes: tuple[str, ...]) -> None:
+        assert said(model, **fields) == notes
+
+    def test_of_inpainting(self, model: BaseModel) -> None:
+        """A close-up is measured by the picture that it is a part of."""
+        given = Inpaint(image=picture(4, 128, 64), mask=box_mask((0, 0, 64, 64), 128, 64))
+        near = replace(given, context=0.5)
+        wide = replace(EDGES, image=picture(3, 128, 64))
+        for inpainted in (given, near):
+            assert said(model, inpaint=inpainted, structures=(wide,)) == ()
+            [note] = said(model, inpaint=inpainted, structures=(EDGES,))
+            assert note == (
+                "structure.fit: the picture of structure 1 (canny), 64x64, is cropped to the "
+                f"proportions of the output, {'128x64' if inpainted is near else '88x48'}."
+            )
+        tiny = replace(given, mask=box_mask((60, 30, 63, 33), 128, 64), background_weight=1.0)
+        assert said(model, inpaint=tiny, references=(REFERENCE,)) == (
+            "inpaint.mask: it is too small for references to act in it: the model has cells of "
+            "8 pixels. A lower inpaint.context draws it larger.",
+        )
+        own = replace(REFERENCE, mask=box_mask((0, 0, 64, 64), 128, 64))
+        assert said(model, inpaint=tiny, references=(own,)) == ()
+
+    def test_of_inpainting_with_other_settings(self, model: BaseModel) -> None:
+        given = Inpaint(image=picture(4, 128, 64), mask=box_mask((0, 0, 64, 64), 128, 64))
+        assert said(model, inpaint=given, strength=0.5) == (
+            "strength has no effect on inpainting: inpaint.strength has.",
+        )
+        assert said(model, inpaint=given, width=64, height=64) == (
+            "inpaint.image: 128x64 is squeezed to 64x64; leave width or height open to keep its "
+            "proportions.",
+        )
+        small = replace(given, mask=box_mask((60, 30, 63, 33), 128, 64))
+        [note] = said(model, inpaint=small, references=(REFERENCE,))
+        assert note.startswith("inpaint.mask: it is too small for references to act in it")
+        without = replace(model, inpaint_adapter=None)
+        assert said(without, inpaint=small, references=(REFERENCE,)) == ()
+
+    def test_the_steps_that_a_model_takes(self, model: BaseModel) -> None:
+        for recommended, warned in ((4, False), (5, True)):
+            entry = replace(model.entry, recommended=Recommended(steps=recommended))
+            notes = said(replace(model, entry=entry), steps=2)
+            assert notes == (
+                (f"steps: 2 of them leave a picture unfinished; tiny takes about {recommended}.",)
+                if warned
+                else ()
+            )
+
+    def test_the_words_that_a_small_model_knows(self, model: BaseModel) -> None:
+        entry = replace(model.entry, words=("red", "cube"))
+        small = replace(model, entry=entry)
+        assert said(small, prompt="<lora:x:1>") == (
+            "prompt: a tag is read as plain text: <lora:x:1>",
+        )
+        unknown = [2 * letter for letter in "bcdefg"]
+        assert said(small, prompt=" ".join(["a", *unknown])) == (
+            f"prompt: tiny does not know {', '.join(unknown)}. It knows: red, cube.",
+        )
+        assert said(small, prompt="an old-fashioned cube9 on the_red")[0] == (
+            "prompt: it has 31 tokens; the model reads the first 16."
+        )
+        assert said(small, prompt="the_red x9y") == (
+            "prompt: tiny does not know x, y. It knows: red, cube.",
+        )
+        words = [f"{chr(97 + i // 26)}{chr(97 + i % 26)}q" for i in range(60)]
+        [_, note] = said(small, prompt=" ".join(words))
+        assert note == f"prompt: tiny does not know {', '.join(words):.200}. It knows: red, cube."
+
+
 class TestPrompts:
     def test_one_that_is_too_long(self, pipeline: ImagePromptPipeline) -> None:
         long = "a cube " * 20

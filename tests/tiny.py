@@ -117,12 +117,12 @@ def randomise(module: nn.Module) -> None:
 
 
 def tiny_vision_encoder(
-    seed: int = 2, projection_dim: int = EMBED_DIM
+    seed: int = 2, projection_dim: int = EMBED_DIM, layers: int = 3
 ) -> CLIPVisionModelWithProjection:
     config = CLIPVisionConfig(
         hidden_size=VISION_WIDTH,
         intermediate_size=32,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         image_size=16,
         patch_size=8,
