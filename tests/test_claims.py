@@ -158,7 +158,7 @@ def test_a_table_goes_between_its_marks_and_nowhere_else() -> None:
     text = "one\n<!-- data -->\nold\n<!-- /data -->\ntwo\n"
     expected = "one\n<!-- data -->\nnew\n<!-- /data -->\ntwo\n"
     assert page.with_table(text, "data", "new\n") == expected
-    with pytest.raises(DemoError, match="must have the metrics <!-- data -->"):
+    with pytest.raises(DemoError, match="must have the markers <!-- data -->"):
         page.with_table("nothing", "data", "new\n")
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from ipadapter_demo.cli import command_parser, main
 from ipadapter_demo.cli.train import PARTS
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.imaging import read_image
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.published import PUBLISHED
@@ -191,9 +192,38 @@ class TestGenerate:
         run("generate", "--from-png", line["path"])
         assert [model for model, _ in asked_for] == ["tabletop", "other", "tiny"]
 
+    def test_parts_of_a_png_are_changed(self, run: Run) -> None:
+        (line,) = run("generate", "--inpaint", "I.png", "--mask", "M.png", "--feather", "3")
+        (other,) = run(
+            "generate", "--from-png", line["path"], "--strength", "0.5", "--context", "0"
+        )
+        first, second = (request_from_png(made["path"]) for made in (line, other))
+        assert first.inpaint is not None
+        assert second.inpaint == replace(first.inpaint, strength=0.5, context=0.0)
+        (line,) = run("generate", "--init", "I.png", "--seed", "8")
+        (other,) = run("generate", "--from-png", line["path"], "--strength", "0.4")
+        assert request_from_png(other["path"]) == replace(
+            request_from_png(line["path"]), strength=0.4
+        )
+
+    def test_other_weights_than_those_of_a_png_are_said(
+        self, run: Run, load: Any, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (line,) = run("generate", "--reference", "R.png")
+        record = record_from_png(line["path"])
+        image = read_image(Path(line["path"]))
+        others = record.provenance | {"weights": {"ip-adapter.safetensors": "0" * 64}}
+        for name, provenance in (("same.png", record.provenance), ("other.png", others)):
+            save_png(name, image, record.request, record.seed, 0, provenance)
+            assert main(["generate", "--from-png", name], load) == 0
+            said = f"{name} was made with other weights" in capsys.readouterr().err
+            assert said == (name == "other.png")
+
     def test_flag_before_variable_before_default(
         self, run: Run, asked_for: list, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        for name in ("MODEL", "DEVICE", "DTYPE"):
+            monkeypatch.delenv(f"IPADAPTER_{name}", raising=False)
         run("generate")
         monkeypatch.setenv("IPADAPTER_MODEL", "mine")
         monkeypatch.setenv("IPADAPTER_DTYPE", "float32")
@@ -236,8 +266,8 @@ BAD_INPUT = [
     ("--context 0.5", "--context needs --inpaint"),
     ("--background-weight 1", "--background-weight needs --inpaint"),
     ("--fit pad", "--fit needs a --reference"),
-    ("--from-png R.png", "PNG holds no request"),
-    ("--from-png nowhere.png", "PNG cannot be read"),
+    ("--from-png R.png", "--from-png R.png: PNG holds no request"),
+    ("--from-png nowhere.png", "--from-png nowhere.png: PNG cannot be read: No such file"),
     ("--device gpu", "device must be cpu, mps, cuda"),
     ("--out text.txt", "text.txt: File exists"),
 ]

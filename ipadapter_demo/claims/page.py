@@ -1,4 +1,4 @@
-"""From a study's record to docs/claims.md: a table between two metrics, and a figure beside it."""
+"""From a study's record to docs/claims.md: a table between two markers, and a figure beside it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def publish(study: str, record: Record, docs: Path) -> list[Path]:
 
 
 def with_table(text: str, study: str, table: str) -> str:
-    """The page with what stands between the metrics of `study` replaced."""
+    """The page with what stands between the markers of `study` replaced."""
     start, end = f"<!-- {study} -->\n", f"<!-- /{study} -->"
     if text.count(start) != 1 or text.count(end) != 1:
-        raise DemoError(f"docs/claims.md must have the metrics {start.strip()} and {end} once each")
+        raise DemoError(f"docs/claims.md must have the markers {start.strip()} and {end} once each")
     before, rest = text.split(start)
     return f"{before}{start}{table}{end}{rest.split(end)[1]}"
 

@@ -63,7 +63,7 @@ def methods(testbed: Testbed, progress: Progress) -> dict[str, object]:
 
 
 def tuning(testbed: Testbed, progress: Progress) -> dict[str, object]:
-    """Methods with other learning rates, by the eval_set on the way at the last step."""
+    """Methods with other learning rates, by the evaluation at the last step."""
     rows = []
     for build, lr, seeds in TRIED:
         metrics = {}

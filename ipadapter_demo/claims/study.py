@@ -140,7 +140,7 @@ def metrics_of(folder: Path) -> dict[int, dict[str, float]]:
 
 
 def variations(testbed: Testbed, method: Method, eval_set: EvalSet, seed: int) -> Tensor:
-    """A picture of each of the eval_set's references: no words, λ = 1."""
+    """A picture of each of an evaluation set's references: no words, λ = 1."""
     return drawn(testbed, method, eval_set.references, [""] * len(eval_set.references), 1.0, seed)
 
 

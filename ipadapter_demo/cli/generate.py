@@ -6,15 +6,18 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_line
+from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_line, progress
 from ipadapter_demo.cli.model import loaded
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS
 from ipadapter_demo.sampling import NOISE_SCHEDULES
+
+if TYPE_CHECKING:
+    from ipadapter_demo.record import Record
 
 TEXT = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -184,7 +187,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--from-png",
         type=Path,
         metavar="P.png",
-        help="the request inside an output PNG; other options replace parts of it",
+        help="the request inside an output PNG; other options replace parts of it, those of a "
+        "reference or a structure together with it",
     )
 
     add = parser.add_argument_group("how").add_argument
@@ -229,11 +233,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.cli.translate import completed, free_path, given_fields
-    from ipadapter_demo.record import record_from_png, save_png
+    from ipadapter_demo.record import save_png
     from ipadapter_demo.request import GenerateRequest
 
-    record = record_from_png(arguments.from_png) if arguments.from_png else None
-    given = given_fields(arguments)  # read before the model is: a wrong path shows at once
+    record = _recorded(arguments.from_png) if arguments.from_png else None
+    # read before the model is: a wrong path shows at once
+    given = given_fields(arguments, record.request if record else None)
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipeline = loaded(arguments, load, record.provenance.get("model") if record else None)
     start = (
@@ -245,10 +250,24 @@ def run(arguments: Arguments, load: Load) -> None:
     result = pipeline.generate(request)
     for note in result.warnings:
         print(note, file=sys.stderr)
+    weights = result.provenance["weights"]
+    if record and record.provenance.get("weights", weights) != weights:
+        progress(
+            f"{arguments.from_png} was made with other weights: it is not drawn the same again"
+        )
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         path = free_path(arguments.out, str(seed))
         save_png(path, image, result.request, seed, index, result.provenance)
         print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3))
+
+
+def _recorded(path: Path) -> Record:
+    from ipadapter_demo.record import record_from_png
+
+    try:
+        return record_from_png(path)
+    except RequestError as error:
+        raise RequestError(f"--from-png {path}: {error}") from error
 
 
 def _optional_path(text: str) -> Path | None:

@@ -41,8 +41,9 @@ FIELDS = (
 OF_A_MASK = ("feather", "repaint_passes", "context", "background_weight")
 
 
-def given_fields(arguments: Arguments) -> dict[str, Any]:
-    """The fields of a request that the options set, and no others, with their pictures read."""
+def given_fields(arguments: Arguments, earlier: GenerateRequest | None = None) -> dict[str, Any]:
+    """The fields of a request that the options set, and no others, with their pictures read.
+    `earlier` is the request that they change."""
     fields = {name: getattr(arguments, name) for name in FIELDS}
     if arguments.lora is not None:
         fields["loras"] = tuple(
@@ -52,10 +53,14 @@ def given_fields(arguments: Arguments) -> dict[str, Any]:
     fields |= {
         "references": _references(arguments),
         "structures": _structures(arguments),
-        "inpaint": _inpaint(arguments),
+        "inpaint": _inpaint(arguments, earlier.inpaint if earlier else None),
     }
     if arguments.init is not None:
-        fields |= {"init_image": _picture("--init", arguments.init), "strength": arguments.strength}
+        fields["init_image"] = _picture("--init", arguments.init)
+    if arguments.init is not None or (earlier is not None and earlier.init_image is not None):
+        fields["strength"] = arguments.strength
+    elif arguments.strength is not None and fields["inpaint"] is None:
+        raise RequestError("--strength needs --inpaint or --init")
     return {name: value for name, value in fields.items() if value is not None}
 
 
@@ -149,21 +154,22 @@ def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:
     )
 
 
-def _inpaint(arguments: Arguments) -> Inpaint | None:
+def _inpaint(arguments: Arguments, earlier: Inpaint | None) -> Inpaint | None:
+    options = {name: getattr(arguments, name) for name in ("strength", *OF_A_MASK)}
+    given = {name: value for name, value in options.items() if value is not None}
     if (arguments.inpaint is None) != (arguments.mask is None):
         raise RequestError("--inpaint and --mask must be given together")
+    if arguments.inpaint is None and earlier is not None:
+        return replace(earlier, **given) if given else None
     if arguments.inpaint is None:
-        if arguments.strength is not None and arguments.init is None:
-            raise RequestError("--strength needs --inpaint or --init")
         for option in OF_A_MASK:
-            if getattr(arguments, option) is not None:
+            if option in given:
                 raise RequestError(f"--{option.replace('_', '-')} needs --inpaint")
         return None
-    options = {name: getattr(arguments, name) for name in ("strength", *OF_A_MASK)}
     return Inpaint(
         image=_picture("--inpaint", arguments.inpaint),
         mask=_picture("--mask", arguments.mask),
-        **{name: value for name, value in options.items() if value is not None},
+        **given,
     )
 
 

@@ -1,4 +1,4 @@
-"""Sheets to scorer by eye: unselected held-out scenes, one sheet for each thing the demo does."""
+"""Sheets to judge by eye: unselected held-out scenes, one sheet for each thing the demo does."""
 
 from __future__ import annotations
 

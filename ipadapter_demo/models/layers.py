@@ -1,4 +1,4 @@
-"""The cross-attention layers that an image prompt speaks in: presets for style and layout.
+"""The cross-attention layers that an image prompt acts in: presets for style and layout.
 
 Measured on SDXL by InstantStyle (arXiv 2404.02733, section 3.3): one transformer carries the style,
 one the layout. For SD 1.5 its authors name whole blocks and call them experimental:

@@ -95,7 +95,7 @@ def weights_at(folder: Path, path: str) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """None for an index that cannot be read."""
+    """The files that an index names; none for one that cannot be read."""
     try:
         return sorted(
             {index.with_name(name) for name in json.loads(index.read_text())["weight_map"].values()}
@@ -185,7 +185,7 @@ def fetched(hub: Hub, models_dir: Path | None = None, report: Report = no_report
     a file that is not there.
 
     What comes from the hub or its cache must have the hashes that are pinned. What lies below
-    `models` is the operator's own choice and is taken as it is: the provenance of every picture
+    `models_dir` is the operator's own choice and is taken as it is: the provenance of every picture
     holds its hashes. Raises ModelError that names a file of another hash, or the missing files,
     where they go, and how to point elsewhere."""
     if (found := local_folder(hub, models_dir)) is not None:

@@ -79,7 +79,7 @@ def train_vae(
 
 
 def _tidy_config(path: Path) -> None:
-    """The class warnings a key in its config that it warns of when it reads it again."""
+    """The class writes a key into its config that it warns of when it reads it again."""
     config = json.loads(path.read_text())
     config.pop("block_out_channels", None)
     path.write_text(json.dumps(config, indent=2) + "\n")
