@@ -350,7 +350,7 @@ EXACT: list[tuple[type, dict[str, Any], str]] = [
     (
         GenerateRequest,
         {"sampler": "lms"},
-        "sampler must be one of dpm++, ddim, pndm, euler, got 'lms'",
+        f"sampler must be one of {', '.join(SAMPLERS)}, got 'lms'",
     ),
     (GenerateRequest, {"prompt": 3}, "prompt must be text, got 3"),
     (GenerateRequest, {"references": 3}, "references must be a tuple of Reference, got 3"),
