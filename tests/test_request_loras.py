@@ -4,7 +4,9 @@ Law 9: afterwards the weights are those that they were. Law 3: whoever draws bes
 
 from __future__ import annotations
 
+import io
 import json
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,15 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, can_batch
 from ipadapter_demo.record import request_from_json, request_from_png, request_to_json
 from ipadapter_demo.request import GenerateRequest, Reference
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui import build_ui, launch_options
+from ipadapter_demo.ui.widgets.loras import (
+    loras_from_texts,
+    loras_properties,
+    texts_from_loras,
+)
+from tests.test_ui import Api, Failed
 from tests.tiny import noise, picture, write_tiny_model
 
 ASKED = GenerateRequest(
@@ -204,3 +215,45 @@ def test_on_the_command_line(
     assert request_from_png(third).loras == (Lora(name="other", weight=-0.5),)
     assert cli.main(["generate", "--from-png", str(first), "--model", "tiny"]) == 2
     assert "got 'style': load its file with the model" in capsys.readouterr().err
+
+
+def test_on_the_page_they_are_names_with_weights(
+    entry: CatalogEntry, pipeline: ImagePromptPipeline
+) -> None:
+    chosen = (Lora(name="style", weight=0.7), Lora(name="other"), Lora(name="a b", weight=-0.5))
+    texts = ["style:0.7", "other", "a b:-0.5"]
+    assert texts_from_loras(chosen) == texts
+    assert loras_from_texts(texts) == chosen
+    assert loras_from_texts([" style : 0.7"]) == STYLE
+    assert loras_from_texts([]) == loras_from_texts(None) == ()
+    with pytest.raises(ip.RequestError, match=r"loras must be names, .* got 'style:much'"):
+        loras_from_texts(["style:much"])
+    shown = {"choices": ["style", "other"], "value": [], "visible": True}
+    assert loras_properties(pipeline.info) == shown
+    usual = loras_properties(loaded_with(entry, *STYLE).info)
+    assert usual == {"choices": ["style"], "value": ["style:0.7"], "visible": True}
+    plain = ip.load(entry, device="cpu", dtype="float32").info
+    assert loras_properties(plain)["visible"] is False
+
+
+@pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")
+@pytest.mark.filterwarnings("ignore:The copy keyword is deprecated")
+def test_over_http(pipeline: ImagePromptPipeline) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        settings = Settings(port=free.getsockname()[1])
+    page = build_ui(ModelManager(pipeline), settings)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
+    try:
+        api = Api(url)
+        file = io.BytesIO()
+        picture(1).save(file, "PNG")
+        uploaded = api.upload(file.getvalue())
+        for given, chosen in ((["style:0.7"], STYLE), ([], ())):
+            [png] = api.pngs("variation", reference=uploaded, loras=given)
+            assert request_from_png(png).loras == chosen
+        with pytest.raises(Failed, match="lora must be one of those of the model"):
+            api.call("variation", reference=uploaded, loras=["manga"])
+        api.http.close()
+    finally:
+        page.close()
