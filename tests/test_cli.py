@@ -21,7 +21,7 @@ from ipadapter_demo.cli.train import PARTS
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline import load as load_pipeline
@@ -490,9 +490,11 @@ def _help(*command: str) -> str:
         "models",
         "sheets",
         "claims",
+        "serve",
         "train vae",
         "train image-adapter",
         "train structure",
+        "train few-step",
     ],
 )
 def test_help_explains_every_option(command: str) -> None:
@@ -501,6 +503,19 @@ def test_help_explains_every_option(command: str) -> None:
         parser = parser._subparsers._group_actions[0].choices[name]  # type: ignore
     assert all(action.help for action in parser._actions)
     assert parser.description
+
+
+def test_help_of_generate_says_what_the_built_in_model_has() -> None:
+    parser = command_parser()._subparsers._group_actions[0].choices["generate"]  # type: ignore
+    said = {action.dest: action.help for action in parser._actions}
+    known = TABLETOP.recommended
+    assert f"tabletop: {', '.join(TABLETOP.structures)})" in said["structure"]
+    assert said["image_scale"].endswith(
+        f"tabletop {known.image_scale:g}, beside a prompt {known.text_image_scale:g}, "
+        f"beside a structure {known.map_image_scale:g}]"
+    )
+    for name in ("guidance", "steps", "repaint_passes", "background_weight"):
+        assert said[name].endswith(f"tabletop {getattr(known, name):g}]")
 
 
 def test_help_does_not_wait_for_torch() -> None:

@@ -6,18 +6,16 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_line, progress
 from ipadapter_demo.cli.model import loaded
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.model_flags import add_model_options
+from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS
 from ipadapter_demo.sampling import NOISE_SCHEDULES
-
-if TYPE_CHECKING:
-    from ipadapter_demo.record import Record
 
 TEXT = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
@@ -134,8 +132,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="KIND[:ANNOTATOR]=C.png",
         help="hold the picture to the edges or colours of another: canny=C.png, "
         "canny:lineart=C.png, or canny:none=map.png for a ready map; repeatable. KIND is one of "
-        "the model's (tabletop: canny, palette, t2i-canny), ANNOTATOR by default the first of the "
-        "kind's",
+        f"the model's (tabletop: {', '.join(TABLETOP.structures)}), ANNOTATOR by default the first "
+        "of the kind's",
     )
     add(
         "--structure-weight",
@@ -232,11 +230,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: Arguments, load: Load) -> None:
-    from ipadapter_demo.cli.translate import completed, free_path, given_fields
+    from ipadapter_demo.cli.translate import completed, free_path, given_fields, recorded
     from ipadapter_demo.record import save_png
     from ipadapter_demo.request import GenerateRequest
 
-    record = _recorded(arguments.from_png) if arguments.from_png else None
+    record = recorded(arguments.from_png) if arguments.from_png else None
     # read before the model is: a wrong path shows at once
     given = given_fields(arguments, record.request if record else None)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -259,15 +257,6 @@ def run(arguments: Arguments, load: Load) -> None:
         path = free_path(arguments.out, str(seed))
         save_png(path, image, result.request, seed, index, result.provenance)
         print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3))
-
-
-def _recorded(path: Path) -> Record:
-    from ipadapter_demo.record import record_from_png
-
-    try:
-        return record_from_png(path)
-    except RequestError as error:
-        raise RequestError(f"--from-png {path}: {error}") from error
 
 
 def _optional_path(text: str) -> Path | None:
