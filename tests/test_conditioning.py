@@ -328,6 +328,20 @@ class TestWhenNetworksRun:
             assert [len(call["0"]) for call, _ in steps] == [rows]
 
 
+def test_a_map_of_classes_keeps_them_at_another_size(model: BaseModel) -> None:
+    kinds = {"segmentation": model.entry.structures["canny"]}
+    pipeline = ImagePromptPipeline(replace(model, entry=replace(model.entry, structures=kinds)))
+    given = picture(1, 192, 100)
+    own = set(given.get_flattened_data()) | {(0, 0, 0)}
+    for fit in FITS:
+        drawn = pipeline.structure_map(Structure(kind="segmentation", image=given, fit=fit))
+        assert set(drawn.get_flattened_data()) <= own
+    bare = ImagePromptPipeline(replace(model, entry=replace(model.entry, structures={})))
+    with pytest.raises(RequestError) as refusal:
+        bare.structure_map(EDGES)
+    assert str(refusal.value) == ("structure.kind must be one of those of tiny (none), got 'canny'")
+
+
 def test_sdxl_reads_the_size_beside_the_text() -> None:
     """Height first, and no crop; a row for each image of each half."""
     texts = [TextStates(noise(i, 1, 6, 4), noise(i + 5, 1, 3)) for i in (1, 2)]
@@ -555,6 +569,23 @@ class TestBatch:
             "added_cond_kwargs": added,
             "cross_attention_kwargs": None,
         }
+
+    def test_what_a_unet_for_inpainting_and_its_image_prompts_are_told(self) -> None:
+        latents = numbered(0, 4, 4, 2, 2)
+        level = NoiseLevel(*(torch.tensor(float(i)) for i in (7, 1, 2)))
+        mask = numbered(30, 1, 5, 2, 2)
+        given = conditions_of(0, 2, Recording(), structures=(), mask_conditioning=mask)
+        unet_calls: list[Any] = []
+
+        def unet(*args: Any, **kwargs: Any) -> Any:
+            unet_calls.append((args, kwargs))
+            return SimpleNamespace(sample=latents)
+
+        UNetDenoiser(unet).predict(latents, level, given)
+        [((sample, _), kwargs)] = unet_calls
+        assert torch.equal(sample, torch.cat([latents, mask.expand(4, -1, -1, -1)], dim=1))
+        prompts = tuple(timed.prompt for timed in given.image_prompts)
+        assert kwargs["cross_attention_kwargs"] == {"ip_hidden_states": prompts}
 
 
 def flat(output: Any) -> list[Tensor]:
