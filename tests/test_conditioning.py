@@ -37,6 +37,7 @@ from ipadapter_demo.pipeline.conditions import (
     of_images,
 )
 from ipadapter_demo.pipeline.denoiser import UNetDenoiser, _with_mask
+from ipadapter_demo.pipeline.latents import LatentEncoder
 from ipadapter_demo.pipeline.schedule import NoiseLevel
 from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
 from tests.tiny import CROSS_DIM, box_mask, noise, picture
@@ -340,6 +341,26 @@ def test_a_map_of_classes_keeps_them_at_another_size(model: BaseModel) -> None:
     with pytest.raises(RequestError) as refusal:
         bare.structure_map(EDGES)
     assert str(refusal.value) == ("structure.kind must be one of those of tiny (none), got 'canny'")
+
+
+def test_noise_is_each_image_s_own_and_a_picture_is_encoded_once(model: BaseModel) -> None:
+    latents = LatentEncoder(model, Lock())
+    assert latents.shape((64, 48)) == (4, 12, 16)
+    init = latents.init((5, 9), (64, 48), None, 1.0)
+    own = [torch.Generator().manual_seed(seed) for seed in (5, 9)]
+    assert torch.equal(init.noise, torch.stack([torch.randn(4, 12, 16, generator=g) for g in own]))
+    fresh = torch.stack([torch.randn(4, 12, 16, generator=g) for g in own])
+    assert torch.equal(init.more_noise(), fresh), "and goes on from there"
+    assert (init.init_latents, init.strength) == (None, 1.0)
+    pixels = [noise(i, 1, 3, 48, 64).clamp(-1, 1) for i in (1, 2)]
+    with recorded(model.vae.autoencoder.encoder) as calls:
+        found = [latents.init((5,), (64, 48), given, 0.5) for given in (*pixels, pixels[0].clone())]
+    assert len(calls) == 2
+    for one, given in zip(found, (*pixels, pixels[0]), strict=True):
+        assert one.init_latents is not None
+        assert torch.equal(one.init_latents, model.vae.latents_from_pixels(given))
+        assert one.strength == 0.5
+    assert found[0].noise.dtype == model.dtype
 
 
 def test_sdxl_reads_the_size_beside_the_text() -> None:
