@@ -154,6 +154,45 @@ class TestWithoutAnImage:
         assert not torch.equal(layer(states, text), expected)
 
 
+class Spatial(nn.Module):
+    """Stands in for a norm that looks at the time embedding."""
+
+    def forward(self, states: Tensor, temb: Tensor) -> Tensor:
+        return states * temb
+
+
+def test_norms_that_sd_s_layers_lack_are_diffusers_own(layer: Attention) -> None:
+    head = WIDTH // HEADS
+    with seeded(3):
+        layer.norm_q, layer.norm_k = nn.LayerNorm(head).double(), nn.LayerNorm(head).double()
+        layer.norm_cross, layer.spatial_norm = nn.LayerNorm(CROSS_DIM).double(), Spatial()
+        for norm in (layer.norm_q, layer.norm_k, layer.norm_cross):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+    states, text = (
+        noise(22, BATCH, QUERIES, WIDTH).double(),
+        noise(21, BATCH, 6, CROSS_DIM).double(),
+    )
+    temb = noise(23, BATCH, QUERIES, WIDTH).double()
+    expected = layer(states, text, temb=temb)
+    layer.set_processor(DecoupledAttnProcessor(ImageKeyValue(1, 1)))
+    assert torch.equal(layer(states, text, temb=temb), expected)
+
+
+def test_a_layer_s_own_scale_multiplies_that_of_the_prompt(
+    layer: Attention, processor: DecoupledAttnProcessor, image_states: Tensor, text: Tensor
+) -> None:
+    processor.number = 1
+    layer.set_processor(processor)
+
+    def at(scale: float, layers: tuple[float, ...] | None = None) -> Tensor:
+        prompt = ImagePrompt(rows=ALL, tokens=tokens(1).double(), scale=scale, layer_scales=layers)
+        return layer(image_states, text, ip_hidden_states=(prompt,))
+
+    assert torch.equal(at(0.8, (3.0, 0.5)), at(0.4))
+    assert torch.equal(at(0.8, (3.0, 0.0)), layer(image_states, text))
+
+
 def prompt_for(rows: slice, seed: int = 1, scale: float = 1.0) -> ImagePrompt:
     return ImagePrompt(rows=rows, tokens=tokens(seed), scale=scale)
 

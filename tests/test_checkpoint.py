@@ -28,6 +28,7 @@ from ipadapter_demo.adapter import (
     load_image_adapter,
     save_image_adapter,
 )
+from ipadapter_demo.adapter.checkpoint import adapter_like
 from ipadapter_demo.errors import CheckpointError
 from tests.tiny import (
     CROSS_DIM,
@@ -140,6 +141,21 @@ class TestRoundTrip:
         nested = torch.load(tmp_path / "adapter.bin", weights_only=True)
         assert nested.keys() == {"image_proj", "ip_adapter"}
         assert {f"{s}.{k}" for s, content in nested.items() for k in content} == flat.keys()
+
+    def test_of_what_is_missing_and_of_what_is_too_much_the_first_three_are_named(self) -> None:
+        tensors, own = flat_tensors(), Path("some/a.bin")
+        for key in ("proj.bias", "norm.bias"):
+            del tensors[f"image_proj.{key}"]
+        for number in (1, 3):
+            del tensors[f"ip_adapter.{number}.to_v_ip.weight"]
+        tensors |= {f"ip_adapter.1.{letter}": torch.ones(1) for letter in "abcd"}
+        with pytest.raises(CheckpointError) as refusal:
+            adapter_like(tensors, own)
+        assert str(refusal.value) == (
+            "a.bin: missing ['image_proj.proj.bias', 'image_proj.norm.bias', "
+            "'ip_adapter.1.to_v_ip.weight'], unexpected ['ip_adapter.1.a', 'ip_adapter.1.b', "
+            "'ip_adapter.1.c']"
+        )
 
     def test_a_safetensors_file_says_that_it_is_of_torch(self, tmp_path: Path) -> None:
         """Without it transformers refuses a file."""

@@ -38,6 +38,7 @@ from ipadapter_demo.pipeline.conditions import (
     of_images,
 )
 from ipadapter_demo.pipeline.denoiser import UNetDenoiser, _with_mask
+from ipadapter_demo.pipeline.latents import LatentEncoder
 from ipadapter_demo.pipeline.schedule import NoiseLevel
 from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
 from tests.tiny import CROSS_DIM, box_mask, noise, picture
@@ -329,6 +330,40 @@ class TestWhenNetworksRun:
             assert [len(call["0"]) for call, _ in steps] == [rows]
 
 
+def test_a_map_of_classes_keeps_them_at_another_size(model: BaseModel) -> None:
+    kinds = {"segmentation": model.entry.structures["canny"]}
+    pipeline = ImagePromptPipeline(replace(model, entry=replace(model.entry, structures=kinds)))
+    given = picture(1, 192, 100)
+    own = set(given.get_flattened_data()) | {(0, 0, 0)}
+    for fit in FITS:
+        drawn = pipeline.structure_map(Structure(kind="segmentation", image=given, fit=fit))
+        assert set(drawn.get_flattened_data()) <= own
+    bare = ImagePromptPipeline(replace(model, entry=replace(model.entry, structures={})))
+    with pytest.raises(RequestError) as refusal:
+        bare.structure_map(EDGES)
+    assert str(refusal.value) == ("structure.kind must be one of those of tiny (none), got 'canny'")
+
+
+def test_noise_is_each_image_s_own_and_a_picture_is_encoded_once(model: BaseModel) -> None:
+    latents = LatentEncoder(model, Lock())
+    assert latents.shape((64, 48)) == (4, 12, 16)
+    init = latents.init((5, 9), (64, 48), None, 1.0)
+    own = [torch.Generator().manual_seed(seed) for seed in (5, 9)]
+    assert torch.equal(init.noise, torch.stack([torch.randn(4, 12, 16, generator=g) for g in own]))
+    fresh = torch.stack([torch.randn(4, 12, 16, generator=g) for g in own])
+    assert torch.equal(init.more_noise(), fresh), "and goes on from there"
+    assert (init.init_latents, init.strength) == (None, 1.0)
+    pixels = [noise(i, 1, 3, 48, 64).clamp(-1, 1) for i in (1, 2)]
+    with recorded(model.vae.autoencoder.encoder) as calls:
+        found = [latents.init((5,), (64, 48), given, 0.5) for given in (*pixels, pixels[0].clone())]
+    assert len(calls) == 2
+    for one, given in zip(found, (*pixels, pixels[0]), strict=True):
+        assert one.init_latents is not None
+        assert torch.equal(one.init_latents, model.vae.latents_from_pixels(given))
+        assert one.strength == 0.5
+    assert found[0].noise.dtype == model.dtype
+
+
 def test_sdxl_reads_the_size_beside_the_text() -> None:
     """Height first, and no crop; a row for each image of each half."""
     texts = [TextStates(noise(i, 1, 6, 4), noise(i + 5, 1, 3)) for i in (1, 2)]
@@ -556,6 +591,23 @@ class TestBatch:
             "added_cond_kwargs": added,
             "cross_attention_kwargs": None,
         }
+
+    def test_what_a_unet_for_inpainting_and_its_image_prompts_are_told(self) -> None:
+        latents = numbered(0, 4, 4, 2, 2)
+        level = NoiseLevel(*(torch.tensor(float(i)) for i in (7, 1, 2)))
+        mask = numbered(30, 1, 5, 2, 2)
+        given = conditions_of(0, 2, Recording(), structures=(), mask_conditioning=mask)
+        unet_calls: list[Any] = []
+
+        def unet(*args: Any, **kwargs: Any) -> Any:
+            unet_calls.append((args, kwargs))
+            return SimpleNamespace(sample=latents)
+
+        UNetDenoiser(unet).predict(latents, level, given)
+        [((sample, _), kwargs)] = unet_calls
+        assert torch.equal(sample, torch.cat([latents, mask.expand(4, -1, -1, -1)], dim=1))
+        prompts = tuple(timed.prompt for timed in given.image_prompts)
+        assert kwargs["cross_attention_kwargs"] == {"ip_hidden_states": prompts}
 
 
 def flat(output: Any) -> list[Tensor]:

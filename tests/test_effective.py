@@ -200,3 +200,8 @@ def test_what_is_drawn_instead_is_said_in_full() -> None:
         "again, which only DDIM can.",
     )
     assert changed_warnings(asked, asked) == ()
+    assert asked.inpaint is not None
+    once = replace(asked, inpaint=replace(asked.inpaint, repaint_passes=1))
+    assert effective_request(once) is once
+    twice = replace(asked, inpaint=replace(asked.inpaint, repaint_passes=2))
+    assert effective_request(twice) == replace(twice, sampler="ddim")

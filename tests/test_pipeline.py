@@ -22,12 +22,20 @@ from torch import nn
 from ipadapter_demo.adapter import save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.imaging import resize_image
-from ipadapter_demo.load_options import DTYPES
+from ipadapter_demo.load_options import DTYPES, LoadOptions
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
-from ipadapter_demo.models.catalog import CATALOG, CatalogEntry
+from ipadapter_demo.models.catalog import CATALOG, TABLETOP, CatalogEntry
 from ipadapter_demo.models.published import PUBLISHED
+from ipadapter_demo.models.sources import no_report
 from ipadapter_demo.models.vae import VAE
-from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, can_batch, load
+from ipadapter_demo.pipeline import (
+    ImagePromptPipeline,
+    Preview,
+    Result,
+    _entry_named,
+    can_batch,
+    load,
+)
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.inpainting.crop import (
     crop_to_mask,
@@ -40,6 +48,7 @@ from ipadapter_demo.pipeline.inpainting.mask import (
     mask_conditioning,
     pixels_around_hole,
 )
+from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.inpainting.seam import match_seam_color
 from ipadapter_demo.pipeline.latents import LatentEncoder, LatentInit
 from ipadapter_demo.pipeline.pipeline import DECODED_AGAIN
@@ -376,6 +385,21 @@ class TestContext:
         left, upper, *_ = mask_box(given.mask, given.context)
         box = (round(left / 10), round(upper / 10), round(left / 10) + 32, round(upper / 10) + 32)
         assert small.crop(box).tobytes() == drawn.tobytes()
+
+    def test_previews_are_put_in_their_place(self) -> None:
+        given = self.REQUEST.inpaint
+        assert given is not None
+        drawn = (picture(2, 64, 64), picture(3, 64, 64))
+        plan = plan_for(self.REQUEST, 64)
+        shown = plan.restored_preview(drawn)
+        assert [image.size for image in shown] == [(96, 80)] * 2
+        box = mask_box(given.mask, given.context)
+        for image, part in zip(shown, drawn, strict=True):
+            expected = given.image.copy()
+            expected.paste(resize_image(part, (32, 32)), box)
+            assert image.tobytes() == expected.tobytes()
+        whole = replace(self.REQUEST, inpaint=replace(given, context=1.0))
+        assert plan_for(whole, 64).restored_preview(drawn) == drawn
 
     @pytest.mark.parametrize(
         ("box", "size", "context", "expected"),
@@ -984,6 +1008,16 @@ class TestLoading:
             load(entry, device="cuda:99")
         with pytest.raises(ModelError, match=r"model tiny: no folder .*nowhere"):
             load(replace(entry, folder=tmp_path / "nowhere"))
+
+    def test_a_file_of_one_s_own_comes_first(self, tmp_path: Path) -> None:
+        options = LoadOptions(model_adapter=tmp_path / "mine.bin")
+        entry = _entry_named("tabletop", options, no_report)
+        assert list(entry.adapters.items()) == [
+            ("mine", str(tmp_path / "mine.bin")),
+            *TABLETOP.adapters.items(),
+        ]
+        assert replace(entry, adapters=TABLETOP.adapters) == TABLETOP
+        assert _entry_named("tabletop", LoadOptions(), no_report) is TABLETOP
 
     @pytest.mark.parametrize(
         "part",

@@ -334,3 +334,27 @@ def test_hooks_of_several_requests_have_their_masks_behind_each_other() -> None:
     assert both.mask[:, 0, 0, 0].tolist() == [0, 0, 1]
     assert torch.equal(both.init.noise, torch.cat([first.init.noise, second.init.noise]))
     assert first.collated([]) is first
+
+
+@pytest.mark.parametrize("sampler", REQUESTED)
+def test_where_a_schedule_begins(sampler: str) -> None:
+    """From noise, unless a picture is given and less than all of the steps is taken."""
+    given = seeded_init(2, 3)
+    assert given.init_latents is not None
+    for strength, kept in ((1.0, 10), (0.39, 3), (0.01, 1)):
+        scheduler = new_scheduler(sampler, SD15)
+        schedule = Schedule(scheduler, 10, strength)
+        taken = kept + (sampler == "pndm")
+        assert len(schedule) == taken
+        assert torch.equal(schedule.timesteps, scheduler.timesteps[-taken:])
+        if sampler in ("dpm++", "euler"):
+            assert scheduler.begin_index == (10 - kept or None)
+        level = schedule.level(0)
+        scale = 1 / level.signal if sampler == "euler" else 1.0
+        expected = (level.signal * given.init_latents + level.noise * given.noise) * scale
+        if strength == 1.0:
+            expected = given.noise * scheduler.init_noise_sigma
+        torch.testing.assert_close(schedule.first_latents(given), expected, rtol=1e-4, atol=1e-4)
+        plain = LatentInit(given.noise)
+        assert torch.equal(schedule.first_latents(plain), given.noise * scheduler.init_noise_sigma)
+    assert len(Schedule(new_scheduler(sampler, SD15), 10)) == 10 + (sampler == "pndm")

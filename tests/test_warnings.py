@@ -19,7 +19,7 @@ from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.pipeline import ImagePromptPipeline, effective_request
 from ipadapter_demo.pipeline.inpainting.crop import crop_to_mask
-from ipadapter_demo.pipeline.markup import markup_in
+from ipadapter_demo.pipeline.markup import CHOICE, EMPHASIS, WEIGHT, markup_in, without_words
 from ipadapter_demo.pipeline.samplers import new_scheduler
 from ipadapter_demo.pipeline.schedule import Schedule
 from ipadapter_demo.pipeline.sizes import working_size
@@ -362,6 +362,50 @@ class TestPrompts:
         )
         for known in ("a red Cube!", "", "an red cube"):
             assert warnings(small, prompt=known) == ()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"),
+    [
+        ("(b) (a:1.2)", {WEIGHT: "(a:1.2)"}),  # which says the same of all brackets
+        ("(a) (b)", {EMPHASIS: "(a)"}),
+        ("([a]) [b]", {EMPHASIS: "([a])"}),
+        ("{a|b} [c]", {CHOICE: "{a|b}", EMPHASIS: "[c]"}),
+        ("[a|b] {c|d}", {CHOICE: "[a|b]"}),
+        ("(a|b)", {EMPHASIS: "(a|b)"}),
+        ("| (a)", {EMPHASIS: "(a)"}),
+        (": (a)", {EMPHASIS: "(a)"}),
+        ("{a:1}", {}),
+        ("{a}", {}),
+        ("((a", {WEIGHT: "(("}),
+        ("a))", {WEIGHT: "))"}),
+        ("(a]", {}),
+        (r"\\(a)", {EMPHASIS: "(a)"}),  # a backslash that is escaped itself
+        (r"\(a) (b\)", {}),
+        ("x BREAK y AND z", {"BREAK": "BREAK", "AND": "AND"}),
+        ("<lora:a:1> <lyco:b>", {"a tag": "<lora:a:1>"}),
+        ("embedding:a-2, b", {"an embedding": "embedding:a-2"}),
+        ("", {}),
+    ],
+)
+def test_each_kind_of_markup_and_its_first(prompt: str, found: dict[str, str]) -> None:
+    assert markup_in(prompt) == found
+
+
+def test_words_with_a_meaning_elsewhere_leave_a_space() -> None:
+    assert without_words("aBREAK BREAK b") == "aBREAK   b"
+    assert without_words("x<lora:y:1>z embedding:w") == "x z  "
+    assert without_words("(a) [b]") == "(a) [b]"
+
+
+def test_pndm_takes_one_step_twice_from_two_on() -> None:
+    asked = [GenerateRequest(sampler="pndm", steps=steps) for steps in (1, 2, 3)]
+    assert [steps_taken(request) for request in asked] == [1, 3, 4]
+    given = Inpaint(image=picture(1), mask=box_mask((8, 8, 40, 40)), strength=0.5)
+    for passes, calls in ((1, 4), (3, 10)):
+        request = GenerateRequest(inpaint=replace(given, repaint_passes=passes), steps=8)
+        assert unet_calls(request) == calls
+    assert unet_calls(GenerateRequest(steps=5)) == 5
 
 
 class TestGuidance:
