@@ -603,7 +603,7 @@ class TestBatch:
             unet_calls.append((args, kwargs))
             return SimpleNamespace(sample=latents)
 
-        UNetDenoiser(unet).predict(latents, level, given)
+        UNetDenoiser(unet, Loras(None, {})).predict(latents, level, given)
         [((sample, _), kwargs)] = unet_calls
         assert torch.equal(sample, torch.cat([latents, mask.expand(4, -1, -1, -1)], dim=1))
         prompts = tuple(timed.prompt for timed in given.image_prompts)
