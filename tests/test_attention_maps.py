@@ -56,10 +56,10 @@ def test_a_map_is_the_share_of_tokens_times_the_share_of_the_branch() -> None:
 
 def test_a_map_has_the_shape_of_the_output_and_where_nothing_acts_it_is_zero() -> None:
     recorder = AttentionRecorder(1, (640, 4))
-    assert recorder.is_empty
+    before = recorder.is_empty
     nothing = torch.zeros(1, 64, 24)
     recorder(noise(1, 1, 3, 64, 8), noise(2, 1, 3, 4, 8), nothing, nothing, (1, 64))
-    assert not recorder.is_empty
+    assert (before, recorder.is_empty) == (True, False)
     assert recorder.maps().shape == (1, 1, 1, 64)
     assert not recorder.maps().any()
 

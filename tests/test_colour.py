@@ -118,7 +118,9 @@ def applied(image: Image.Image, profile: bytes) -> Image.Image:
         ImageCms.Intent.RELATIVE_COLORIMETRIC,
         ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )
-    return ImageCms.applyTransform(image, transform)
+    found = ImageCms.applyTransform(image, transform)
+    assert found is not None
+    return found
 
 
 def test_srgb_but_for_rounding_changes_no_bit_and_what_is_two_levels_off_is_applied() -> None:

