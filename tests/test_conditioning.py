@@ -366,12 +366,13 @@ def test_noise_is_each_image_s_own_and_a_picture_is_encoded_once(model: BaseMode
 
 def test_sdxl_reads_the_size_beside_the_text() -> None:
     """Height first, and no crop; a row for each image of each half."""
-    texts = [TextStates(noise(i, 1, 6, 4), noise(i + 5, 1, 3)) for i in (1, 2)]
+    pooled = [noise(i, 1, 3) for i in (6, 7)]
+    texts = [TextStates(noise(i, 1, 6, 4), own) for i, own in enumerate(pooled)]
     added = added_conditions(texts, 2, (96, 64))
     assert added is not None
     assert added.keys() == {"text_embeds", "time_ids"}
     assert added["time_ids"].tolist() == [[64.0, 96.0, 0.0, 0.0, 64.0, 96.0]] * 4
-    assert torch.equal(added["text_embeds"], torch.cat([noise(i, 1, 3) for i in (6, 6, 7, 7)]))
+    assert torch.equal(added["text_embeds"], torch.cat([pooled[i] for i in (0, 0, 1, 1)]))
     half = [TextStates(noise(1, 1, 6, 4), noise(2, 1, 3).bfloat16())]
     assert {t.dtype for t in (added_conditions(half, 1, (8, 8)) or {}).values()} == {torch.bfloat16}
     assert added_conditions([TextStates(noise(1, 1, 6, 4))], 2, (96, 64)) is None
