@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ipadapter_demo import checks
+from ipadapter_demo.errors import RequestError
 
 MAX_LORAS, MAX_WEIGHT, MAX_NAME = 8, 10.0, 200
 
@@ -20,3 +22,23 @@ class Lora:
         checks.text("lora.name", self.name, MAX_NAME)
         weight = checks.number("lora.weight", self.weight, -MAX_WEIGHT, MAX_WEIGHT)
         object.__setattr__(self, "weight", weight)
+
+
+def loras_from_texts(texts: Sequence[str] | None) -> tuple[Lora, ...]:
+    """Raises RequestError for a weight that is no number."""
+    found = []
+    for text in texts or ():
+        name, colon, weight = str(text).partition(":")
+        try:
+            found.append(Lora(name=name.strip(), weight=float(weight) if colon else 1.0))
+        except ValueError:
+            raise RequestError(
+                f"loras must be names, or names with a weight such as style:0.7, got {text!r:.80}"
+            ) from None
+    return tuple(found)
+
+
+def texts_from_loras(loras: Sequence[Lora] | None) -> list[str]:
+    return [
+        lora.name if lora.weight == 1 else f"{lora.name}:{lora.weight:g}" for lora in loras or ()
+    ]

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageChops
 from safetensors.torch import save_file
 from torch import Tensor
 
 import ipadapter_demo as ip
 from ipadapter_demo import cli
-from ipadapter_demo.lora import Lora
+from ipadapter_demo.lora import Lora, loras_from_texts, texts_from_loras
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, can_batch
 from ipadapter_demo.record import request_from_json, request_from_png, request_to_json
@@ -25,11 +26,7 @@ from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import build_ui, launch_options
-from ipadapter_demo.ui.widgets.loras import (
-    loras_from_texts,
-    loras_properties,
-    texts_from_loras,
-)
+from ipadapter_demo.ui.widgets.loras import loras_properties
 from tests.test_ui import Api, Failed
 from tests.tiny import noise, picture, write_tiny_model
 
@@ -257,3 +254,34 @@ def test_over_http(pipeline: ImagePromptPipeline) -> None:
         api.http.close()
     finally:
         page.close()
+
+
+@pytest.mark.parametrize("given", [None, ["other:0.5"], []])
+def test_in_a_comparison(entry: CatalogEntry, tmp_path: Path, given: list[str] | None) -> None:
+    """Laws 3 and 12: a cell says which it has, those of the model where the spec names none."""
+    model = ip.load(
+        replace(entry, loras={"other": "other.safetensors"}),
+        device="cpu",
+        dtype="float32",
+        loras=((entry.folder / "style.safetensors", 0.7),),
+    )
+    picture(1).save(tmp_path / "R.png")
+    request = {"references": [{"image": "R.png"}], "steps": 2, "width": 64, "height": 64}
+    spec = {
+        "title": "loras",
+        "request": request | ({} if given is None else {"loras": given}),
+        "columns": {"image_scale": [0.5, 1]},
+    }
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    out = tmp_path / "out"
+    bundle = ip.draw_comparison(tmp_path / "spec.json", out, model)
+    loras = STYLE if given is None else loras_from_texts(given)
+    for number in (1, 2):
+        cell = out / "cells" / f"p1-r1-c{number}.png"
+        asked = request_from_png(cell)
+        assert asked.loras == loras
+        alone = model.generate(asked).images[0]  # the cells shared a batch
+        _, high = zip(*ImageChops.difference(Image.open(cell), alone).getextrema(), strict=True)
+        assert max(high) <= 1
+    before = bundle.read_bytes()
+    assert ip.draw_comparison(tmp_path / "spec.json", out, model).read_bytes() == before

@@ -17,6 +17,7 @@ from ipadapter_demo.compare.comparison import (
 from ipadapter_demo.compare.grid import Cell, Given, Grid, Page
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.lora import loras_from_texts
 from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.pipeline import ModelInfo, effective_request
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
@@ -178,6 +179,8 @@ class _Builder:
         fields["structures"] = tuple(
             Structure(**self._detected(self._read(s))) for s in given.structures
         )
+        if given.loras is not None:
+            fields["loras"] = loras_from_texts(given.loras)
         if given.inpaint is not None:
             whole = self.spec.whole_picture(given.inpaint.image)
             fields["inpaint"] = Inpaint(**self._read(given.inpaint) | {"image": whole})

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from ipadapter_demo.compare.schema import CellName, Part
+from ipadapter_demo.lora import MAX_LORAS
 from ipadapter_demo.own_files import structure_parts
 
 MAX_CELLS = 400
@@ -98,6 +99,7 @@ class SharedRequest(Part):
     image_layers: Layers | None = None
     combine: str | None = None
     adapter: str | None = None
+    loras: Annotated[tuple[str, ...], Field(max_length=MAX_LORAS)] | None = None
     guidance: Number | None = None
     guidance_rescale: Number | None = None
     steps: int | None = None

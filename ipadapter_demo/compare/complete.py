@@ -9,6 +9,7 @@ from ipadapter_demo.compare.axes import SIDES, all_axes, combinations, count_cel
 from ipadapter_demo.compare.comparison import ComparisonSpec
 from ipadapter_demo.compare.schema import parsed
 from ipadapter_demo.compare.spec import Spec
+from ipadapter_demo.lora import texts_from_loras
 from ipadapter_demo.pipeline import ModelInfo
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")  # that stay, of a file's name
@@ -27,6 +28,8 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
             "inpaint": given.inpaint,
         }
     )
+    if info.loras:
+        recommended["loras"] = texts_from_loras(info.usual_loras)
     named = spec.with_files_named(lambda name: _place(name, spec.files[name]))
     document = {"title": "", "model": info.name, **named.document, "schema": 1}
     document["labels"] = {

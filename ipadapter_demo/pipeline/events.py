@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from ipadapter_demo.json_values import Json
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.request import GenerateRequest
 
@@ -51,6 +52,11 @@ class ModelInfo:
     layer_presets: bool  # whether its layers are known by what they do
     words: tuple[str, ...]
     note: str
+
+    @property
+    def usual_loras(self) -> tuple[Lora, ...]:
+        """Those of a request that names none."""
+        return tuple(Lora(name=name, weight=w) for name, w in self.loras.items() if w)
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

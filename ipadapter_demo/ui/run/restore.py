@@ -11,7 +11,7 @@ import gradio as gr
 from ipadapter_demo.compare import Bundle, Spec, spec_from_manifest
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_bytes
-from ipadapter_demo.lora import Lora
+from ipadapter_demo.lora import Lora, texts_from_loras
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
@@ -23,7 +23,6 @@ from ipadapter_demo.ui.run.running import QUEUE
 from ipadapter_demo.ui.run.say import inform, warn
 from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
 from ipadapter_demo.ui.run.uploads import Painting, editor_value_from_image, path_of_upload
-from ipadapter_demo.ui.widgets.loras import texts_from_loras
 
 
 def restore_button(

@@ -9,6 +9,7 @@ from functools import wraps
 import gradio as gr
 from gradio.events import Dependency
 
+from ipadapter_demo.lora import loras_from_texts
 from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
@@ -23,7 +24,6 @@ from ipadapter_demo.ui.run.updates import (
     waited,
 )
 from ipadapter_demo.ui.run.uploads import value_from_widget
-from ipadapter_demo.ui.widgets.loras import loras_from_texts
 
 # Who runs the model waits in the manager's line, which says how long; none of gradio's comes first.
 QUEUE: dict[str, object] = {"concurrency_id": "model", "concurrency_limit": None}
