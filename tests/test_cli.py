@@ -637,7 +637,8 @@ class TestCompare:
             ([], "a spec is missing"),
             (["nowhere.yaml"], "nowhere.yaml cannot be read"),
             (["spec.yaml", "--verify", "x.zip"], "--verify takes a bundle and no spec"),
-            (["--verify", "x.zip"], "x.zip is no bundle"),
+            (["--verify", "x.zip"], "x.zip cannot be read: No such file or directory"),
+            (["--verify", "spec.yaml"], "spec.yaml is no bundle: File is not a zip file"),
         ],
     )
     def test_mistakes_are_named(
@@ -675,6 +676,33 @@ def test_train_on_pictures_is_asked_for_by_data_or_config(
 def test_steps_that_are_no_number_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "image-adapter", "--steps", "many"]) == 2
     assert "steps must be a whole number, got 'many'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--out", "elsewhere"], "got elsewhere, which has no unet"),
+    ],
+)
+def test_a_recipe_is_checked_before_pictures_are_rendered(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "image-adapter", "--pictures", "1", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scene_that_is_too_large_is_refused(
+    load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["render", "--size", "100000", "--out", str(tmp_path)]
+    assert "--size must be at most 512, got 100000" in refused(capsys, load, *words)
 
 
 def test_render_writes_shards(run: Run, tmp_path: Path) -> None:

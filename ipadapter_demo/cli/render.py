@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 
 from ipadapter_demo.cli.command import Arguments, Command, Load, positive, print_line
+from ipadapter_demo.errors import RequestError
+
+MAX_SIDE = 512  # scenes are drawn 32 at a time, which takes 16 GB then
 
 TEXT = """\
 Draw scenes of the tabletop world: NNNN.png, and scene.json with the caption and every attribute of
@@ -18,7 +21,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--count", type=positive, default=16, metavar="N", help="how many scenes [16]")
     add("--seed", type=int, default=0, metavar="N", help="which scenes [0]")
-    add("--size", type=positive, default=128, metavar="N", help="pixels a side [128]")
+    add(
+        "--size",
+        type=positive,
+        default=128,
+        metavar="N",
+        help=f"pixels a side, at most {MAX_SIDE} [128]",
+    )
     add(
         "--maps",
         action="store_true",
@@ -35,6 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: Arguments, load: Load) -> None:
+    if arguments.size > MAX_SIDE:
+        raise RequestError(f"--size must be at most {MAX_SIDE}, got {arguments.size}")
     from ipadapter_demo.tabletop.files import pictures_of, write_scenes, write_shards
 
     if arguments.shards:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, positive, print_line
+from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.settings import resolved_device
 
 if TYPE_CHECKING:
@@ -111,10 +112,18 @@ def run(arguments: Arguments, load: Load) -> None:
     steps = arguments.steps
     if steps is not None:
         steps = field_from(TrainingConfig, "steps", steps)
+        if not (isinstance(steps, int) and steps >= 1):
+            raise TrainingError(f"steps must be at least 1, got {steps}")
+    out = Path(arguments.out or recipes.OUT)
+    if arguments.part in _configs() and not (out / "unet").is_dir():
+        raise TrainingError(
+            f"out must be a folder with the tabletop model, of which {arguments.part} is a part, "
+            f"got {out}, which has no unet; on pictures of your own give --data or --config"
+        )
     provenance = recipes.train(
         arguments.part,
         arguments.runs,
-        Path(arguments.out or recipes.OUT),
+        out,
         steps=steps,
         device=resolved_device(arguments.device or None),
         pictures=arguments.pictures or recipes.PICTURES,

@@ -92,7 +92,9 @@ class Bundle:
                 if bundle.getinfo(name).file_size > MAX_FILE_BYTES:
                     raise RequestError(f"{name} must have at most {MAX_FILE_BYTES:,} bytes")
                 return bundle.read(name)
-        except (OSError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+        except OSError as error:
+            raise RequestError(f"{self.path.name} cannot be read: {error.strerror}") from error
+        except (KeyError, zipfile.BadZipFile, NotImplementedError) as error:
             raise RequestError(f"{self.path.name} is no bundle: {error}") from error
 
     def verified(self, manager: ModelManager) -> Iterator[Verified]:
