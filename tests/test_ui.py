@@ -388,8 +388,9 @@ def test_broken_pictures_are_explained(api: Api, kind: str, endpoint: str) -> No
 @pytest.mark.parametrize("endpoint", ["variation", "image_text", "structure", "inpaint"])
 def test_nothing_uploaded_is_explained(api: Api, endpoint: str) -> None:
     field = {"structure": "control", "inpaint": "painting"}.get(endpoint, "reference")
-    with pytest.raises(Failed, match=f"^{field} .*upload"):
-        api.call(endpoint, **{field: None})
+    for values in ({field: None}, {}):
+        with pytest.raises(Failed, match=f"^{field} .*upload"):
+            api.call(endpoint, **values)
 
 
 def test_a_file_above_the_limit_is_refused(api: Api) -> None:

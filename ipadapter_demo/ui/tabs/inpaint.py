@@ -22,7 +22,7 @@ from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 
 def inpaint(
     *,
-    painting: Painting | None,
+    painting: Painting | None = None,
     mask: Image.Image | None = None,
     mask_means: MaskMeans = "white",
     reference: Image.Image | None = None,

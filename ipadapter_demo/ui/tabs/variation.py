@@ -18,7 +18,7 @@ from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 
 
 def variation(
-    *, reference: Image.Image | None, fit: Fit, image_scale: float, **sampling: Any
+    *, reference: Image.Image | None = None, fit: Fit, image_scale: float, **sampling: Any
 ) -> GenerateRequest:
     """Pictures like one picture, without words.
 
