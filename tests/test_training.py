@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ipadapter_demo.adapter import load_image_adapter
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.models.structure import around_hole
 from ipadapter_demo.tabletop.scene import sample_scenes
 from ipadapter_demo.training.loop import fit
@@ -139,9 +140,11 @@ def test_the_network_around_a_hole_has_the_losses_it_had_by_a_loop_of_its_own(
     train_inpaint(run, pictures, pictures[:8], out, start=out / "t2i-palette")
     rows = map(json.loads, (run.folder / "log.jsonl").read_text().splitlines())
     expected = [0.04497726634144783, 0.045922569930553436]
-    assert [row["step_loss"] for row in rows] == pytest.approx(expected, rel=1e-5)
+    # measured where pictures are encoded in bfloat16; a CPU without it encodes in float32
+    exact = 1e-5 if has_bfloat16("cpu") else 5e-3
+    assert [row["step_loss"] for row in rows] == pytest.approx(expected, rel=exact)
     seen = json.loads((run.folder / "held-out.jsonl").read_text())
-    assert seen["held_out_loss"] == pytest.approx(0.0347788049839437, rel=1e-5)
+    assert seen["held_out_loss"] == pytest.approx(0.0347788049839437, rel=exact)
 
 
 def test_a_hole_is_round_or_square_and_where_it_is_said() -> None:
