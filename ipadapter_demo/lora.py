@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from ipadapter_demo import checks
 from ipadapter_demo.errors import RequestError
@@ -22,6 +23,11 @@ class Lora:
         checks.text("lora.name", self.name, MAX_NAME)
         weight = checks.number("lora.weight", self.weight, -MAX_WEIGHT, MAX_WEIGHT)
         object.__setattr__(self, "weight", weight)
+
+
+def lora_at(place: Path, weight: float) -> Lora:
+    """The choice of a LoRA by its file, or by the name of one that the model has."""
+    return Lora(name=place.stem if place.suffix else str(place), weight=weight)
 
 
 def loras_from_texts(texts: Sequence[str] | None) -> tuple[Lora, ...]:

@@ -12,7 +12,7 @@ from PIL import Image
 from ipadapter_demo.cli.command import Arguments
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
-from ipadapter_demo.lora import Lora
+from ipadapter_demo.lora import lora_at
 from ipadapter_demo.own_files import loras
 from ipadapter_demo.record import Record, record_from_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
@@ -47,10 +47,7 @@ def given_fields(arguments: Arguments, earlier: GenerateRequest | None = None) -
     `earlier` is the request that they change."""
     fields = {name: getattr(arguments, name) for name in FIELDS}
     if arguments.lora is not None:
-        fields["loras"] = tuple(
-            Lora(name=path.stem if path.suffix else str(path), weight=weight)
-            for path, weight in loras(arguments.lora)
-        )
+        fields["loras"] = tuple(lora_at(*each) for each in loras(arguments.lora))
     fields |= {
         "references": _references(arguments),
         "structures": _structures(arguments),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError, RequestError, some_of
 from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.lora import Lora
+from ipadapter_demo.lora import Lora, lora_at
 from ipadapter_demo.models import lycoris
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.diffusers_pipeline import pipeline_of
@@ -113,7 +113,8 @@ def own_loras(
     files = {name: entry.folder / file for name, file in entry.loras.items()}
     usual = []
     for path, weight in options.loras:
-        name = path.stem if path.suffix else str(path)
+        lora = lora_at(path, weight)
+        name = lora.name
         if path.suffix:
             if name in files:
                 raise ModelError(f"lora: two files would be called {name}: rename one")
@@ -123,7 +124,7 @@ def own_loras(
                 f"lora must be a .safetensors file, or one of the model's ({_listed(files)}), "
                 f"got {name!r}"
             )
-        usual.append(Lora(name=name, weight=weight))
+        usual.append(lora)
     return files, tuple(usual)
 
 
