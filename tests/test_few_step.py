@@ -207,6 +207,16 @@ def test_the_lora_draws_here_and_leaves_the_base_as_it_is(
     assert strong.generate(request).images[0] != plain.images[0]
 
 
+def test_an_empty_text_is_unconditional_in_that_half_alone(
+    tiny: CatalogEntry, tars: Path, tmp_path: Path
+) -> None:
+    """SDXL has zeros for it there, and there only."""
+    task, batch = trained(tiny, config(tiny, tars, tmp_path)), batch_of([0.4, 0.99])
+    having, without = task.conditions(batch), task.unconditional(batch)
+    assert (having.texts, having.unconditional) == (["", "a red cube 1"], [False, False])
+    assert (without.texts, without.unconditional) == (["", ""], [True, True])
+
+
 def test_it_learns(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
     """Two guesses of one trajectory come closer to each other."""
     train_few_step(config(tiny, tars, tmp_path, steps=40, batch=4))

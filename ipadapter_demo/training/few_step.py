@@ -95,20 +95,20 @@ class FewStepTask:
     def conditions(self, batch: Batch) -> Conditions:
         no_image, no_text = lost(self.config, batch.sample_noise.drop)
         embeds = self.embeds(batch.examples) if not batch.has("embeds") else batch.stacked("embeds")
-        return self._conditions(batch, embeds, batch.captions(lost=no_text), no_image, no_text)
+        return self._conditions(batch, embeds, batch.captions(lost=no_text), no_image, False)
 
     def unconditional(self, batch: Batch) -> Conditions:
         """No words, and the empty picture in the place of each picture, as guidance has them."""
         no_image, _ = lost(self.config, batch.sample_noise.drop)
-        every = torch.ones_like(no_image)
-        shape = (len(every), *[-1] * (self._empty.ndim - 1))
-        embeds = self._empty.expand(shape)
-        return self._conditions(batch, embeds, [""] * len(every), no_image, every)
+        count = len(no_image)
+        embeds = self._empty.expand(count, *self._empty.shape[1:])
+        return self._conditions(batch, embeds, [""] * count, no_image, True)
 
     def _conditions(
-        self, batch: Batch, embeds: Tensor, texts: list[str], no_image: Tensor, no_text: Tensor
+        self, batch: Batch, embeds: Tensor, texts: list[str], no_image: Tensor, unconditional: bool
     ) -> Conditions:
-        """λ is 0 where there is no image: that is what a request without one has."""
+        """λ is 0 where there is no image, and an empty text is unconditional in that half alone:
+        that is what a request has."""
         with torch.no_grad():
             tokens = self.adapter.tokens_from_embeds(embeds.float().to(self.base.device))
         scale = MIN_SCALE + (self.config.image_scale - MIN_SCALE) * batch.sample_noise.extra
@@ -123,7 +123,7 @@ class FewStepTask:
                 "cross_attention_kwargs": {"ip_hidden_states": (prompt,)},
             }
 
-        return Conditions(texts, no_text.tolist(), arguments)
+        return Conditions(texts, [unconditional] * len(texts), arguments)
 
     def request(self, image: Image.Image, caption: str) -> GenerateRequest:
         """A variation in four steps."""
