@@ -651,7 +651,7 @@ def test_a_request_comes_back_whole(pipeline: Any, name: str, warnings: list[str
     with gr.Blocks():
         tab = built(pipeline, name)
     values = restore.values_from_request(tab, request)
-    assert set(values) == set(tab.inputs) - {"model", "attention", "shape"}
+    assert set(values) == set(tab.inputs) - {"model", "attention", "shape", "live"}
     assert values.pop("random_seed") is False
     assert tab.tab.translate(**values) == request
     restore.shown(tab, request)

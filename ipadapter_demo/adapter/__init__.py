@@ -20,6 +20,7 @@ from ipadapter_demo.adapter.attention import (
     DecoupledAttnProcessor,
     ImageKeyValue,
     ImagePrompt,
+    KeyValueCache,
 )
 from ipadapter_demo.adapter.attention_maps import AttentionRecorder
 from ipadapter_demo.adapter.checkpoint import (
@@ -45,6 +46,7 @@ __all__ = [
     "ImageAdapter",
     "ImageKeyValue",
     "ImagePrompt",
+    "KeyValueCache",
     "LinearProjection",
     "MLPProjection",
     "Projection",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
 
 
+KeyValueCache = dict[int, tuple[Tensor, Tensor]]  # K' and V' by the number of the layer
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImagePrompt:
     """One image branch for some rows of a batch, given to the UNet with the call:
@@ -48,9 +51,13 @@ class ImagePrompt:
     layer_scales: tuple[float, ...] | None = None
     adapter_index: int = 0
     recorder: AttentionRecorder | None = None  # looks on; without one nothing is computed for it
-    kv_cache: dict[int, tuple[Tensor, Tensor]] = field(  # by the number of the layer
-        default_factory=dict, init=False
-    )
+    kv_cache: KeyValueCache = field(default_factory=dict, init=False)
+
+    def sharing(self, kv_cache: KeyValueCache) -> ImagePrompt:
+        """This prompt, with the K' and V' of others with the same tokens, token weights and
+        adapter."""
+        object.__setattr__(self, "kv_cache", kv_cache)
+        return self
 
     def scale_in(self, layer: int) -> float | Tensor:
         """λ in one cross-attention layer."""
@@ -142,9 +149,10 @@ class DecoupledAttnProcessor:
         return hidden_states / attn.rescale_output_factor
 
     def fill_kv_cache(self, attn: Attention, prompt: ImagePrompt) -> None:
-        """Compute this layer's K' and V' of a prompt, unless its λ here is 0."""
+        """Compute this layer's K' and V' of a prompt, unless they are there or its λ here is 0."""
         scale = prompt.scale_in(self.number)
-        if isinstance(scale, Tensor) or scale != 0.0:
+        acts = isinstance(scale, Tensor) or scale != 0.0
+        if acts and self.number not in prompt.kv_cache:
             prompt.kv_cache[self.number] = self._key_value(prompt, attn.heads)
 
     def _key_value(self, prompt: ImagePrompt, heads: int) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,15 @@ SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 def filmstrip(request: GenerateRequest) -> list[GenerateRequest]:
     """The first picture of `request` at every one of SCALES, from the same noise."""
+    first = first_image(request)
+    return [replace(first, image_scale=scale) for scale in SCALES]
+
+
+def first_image(request: GenerateRequest) -> GenerateRequest:
+    """Only the first picture of a request."""
     mine = tuple(
         replace(reference, only_image=None)
         for reference in request.references
         if reference.only_image in (None, 0)
     )
-    return [replace(request, image_scale=scale, count=1, references=mine) for scale in SCALES]
+    return replace(request, count=1, references=mine)

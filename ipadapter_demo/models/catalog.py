@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ipadapter_demo.assets import asset
+from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub
 
@@ -40,6 +41,7 @@ class CatalogEntry:
     adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
     loras: dict[str, str] = field(default_factory=dict)  # files by name, for requests to choose
+    few_step: FewStep | None = None
     inpaint_adapter: str | None = None  # a T2I-Adapter that reads what is left around a mask
     recommended: Recommended = field(default_factory=Recommended)
     small: bool = False  # so that half precision gains nothing

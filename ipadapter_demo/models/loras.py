@@ -1,13 +1,15 @@
 """LoRAs of a model: in its weights while a request that names them is drawn, and not otherwise.
 
 They are merged, so that a step costs what it costs without them, and before other LoRAs are, the
-model's own weights are put back from copies: exactly those that they were.
+model's own weights are put back from copies: exactly those that they were. Merged weights are kept
+too, as far as they are small, for a page that goes from one to the other and back.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -38,6 +40,9 @@ _OF_A_LAYER = re.compile(
 )
 
 
+KEPT_BYTES = 512 * 2**20  # of merged weights, on the CPU
+
+
 class Loras:
     """The LoRAs that a model has, by name. Not to be called by two threads at once, nor while
     the model runs: whoever holds the model lock calls it.
@@ -51,6 +56,7 @@ class Loras:
         self._parts, self._files, self.usual = parts, dict(files), tuple(usual)
         self._merged: tuple[Lora, ...] = ()
         self._own: dict[int, tuple[nn.Parameter, Tensor]] = {}  # weights as they are without any
+        self._latest: tuple[tuple[Lora, ...], list[tuple[nn.Parameter, Tensor]]] = (), []
 
     @property
     def weights(self) -> dict[str, float]:
@@ -73,6 +79,10 @@ class Loras:
         if wanted == self._merged:
             return
         self._restore()
+        if wanted == self._latest[0]:
+            _copy(self._latest[1])
+            self._merged = wanted
+            return
         try:
             for lora in wanted:
                 assert self._parts is not None
@@ -89,6 +99,9 @@ class Loras:
             self._restore()
             raise
         self._merged = wanted
+        if sum(own.nbytes for _, own in self._own.values()) <= KEPT_BYTES:
+            merged = [(w, w.detach().to("cpu", copy=True)) for w, _ in self._own.values()]
+            self._latest = wanted, merged
 
     def hashes(self, loras: Sequence[Lora]) -> dict[str, str]:
         """SHA-256 of the files."""
@@ -98,11 +111,15 @@ class Loras:
         if id(weight) not in self._own:  # on the CPU: it is needed only when the LoRAs change
             self._own[id(weight)] = weight, weight.detach().to("cpu", copy=True)
 
-    @torch.no_grad()
     def _restore(self) -> None:
-        for weight, own in self._own.values():
-            weight.copy_(own)
+        _copy(self._own.values())
         self._merged = ()
+
+
+@torch.no_grad()
+def _copy(weights: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+    for weight, value in weights:
+        weight.copy_(value)
 
 
 def own_loras(
@@ -151,15 +168,16 @@ def _merge(
     if bare:
         rest = {f"unet.{key.removeprefix('unet.')}": tensor for key, tensor in rest.items()}
     _check_layers(pipe, rest)
-    if bare or changes:
-        pipe.load_lora_weights(rest)
-    elif path.suffix == ".safetensors":
-        pipe.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
-    else:
-        with TemporaryDirectory() as folder:  # diffusers knows the suffix in small letters alone
-            file = Path(folder) / "lora.safetensors"
-            file.symlink_to(path.absolute())
-            pipe.load_lora_weights(folder, weight_name=file.name, local_files_only=True)
+    with _quiet():
+        if bare or changes:
+            pipe.load_lora_weights(rest)
+        elif path.suffix == ".safetensors":
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
+        else:
+            with TemporaryDirectory() as folder:  # diffusers knows only the suffix in small letters
+                file = Path(folder) / "lora.safetensors"
+                file.symlink_to(path.absolute())
+                pipe.load_lora_weights(folder, weight_name=file.name, local_files_only=True)
     if not pipe.get_list_adapters():
         raise ModelError("none of its layers is one of this model's")
     for layer in _layers(parts):
@@ -168,6 +186,20 @@ def _merge(
         keep(weight_of)
     pipe.fuse_lora(lora_scale=weight)
     pipe.unload_lora_weights()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without diffusers' warnings: it gives one for each part of the model that a LoRA leaves as it
+    is."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _layers(parts: Parts) -> Iterator[BaseTunerLayer]:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.lora import Lora
+from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.request import GenerateRequest
 
@@ -52,11 +53,17 @@ class ModelInfo:
     layer_presets: bool  # whether its layers are known by what they do
     words: tuple[str, ...]
     note: str
+    few_step: FewStep | None = None
 
     @property
     def usual_loras(self) -> tuple[Lora, ...]:
         """Those of a request that names none."""
         return tuple(Lora(name=name, weight=w) for name, w in self.loras.items() if w)
+
+    def in_few_steps(self, request: GenerateRequest) -> GenerateRequest:
+        """The same request, drawn as the model's few-step LoRA draws. The model has to have one."""
+        assert self.few_step is not None
+        return self.few_step.applied(request, self.usual_loras)
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

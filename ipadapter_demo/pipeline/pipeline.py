@@ -80,6 +80,7 @@ class ImagePromptPipeline(Previews):
             layer_presets=has_presets(self._model.unet),
             words=entry.words,
             note=" ".join(filter(None, (entry.note, self.schedule_note))),
+            few_step=entry.few_step,
         )
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ipadapter_demo.adapter import AttentionRecorder, ImageAdapter, ImagePrompt
+from ipadapter_demo.adapter import AttentionRecorder, ImageAdapter, ImagePrompt, KeyValueCache
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import centre_crop, fit_square, mask_from_image, resize_image
 from ipadapter_demo.models.base_model import BaseModel
@@ -33,12 +33,23 @@ class ActiveAdapter:
     layer_scales: tuple[float, ...] | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadTokens:
+    """Of references that share a softmax. Requests with the same references share one of these,
+    and so K' and V'."""
+
+    tokens: Tensor  # (1, n, cross_dim)
+    weights: Tensor | None  # (n,)
+    kv_cache: KeyValueCache = field(default_factory=dict)
+
+
 class ReferenceEncoder:
     """References, one at a time, through one model's image encoder and adapters."""
 
     def __init__(self, model: BaseModel, model_lock: Lock) -> None:
         self._model, self._model_lock = model, model_lock
         self.cache = ContentCache(64)
+        self._tokens_cache = ContentCache(8)  # with K' and V' of every layer: up to 6 MB each
 
     def encoder_view(self, reference: Reference) -> Image.Image:
         """The square picture that the image encoder reads of a reference, before normalisation."""
@@ -72,7 +83,7 @@ class ReferenceEncoder:
         )
         negative = [r for r in request.references if r.negative and r.weight > 0]
         first = request.count if guided else 0
-        prompts = self._branches(followed, request, first, size, active, self._embeds)
+        prompts = self._branches(followed, request, first, size, active)
         if record_attention:
             each = active.adapter.tokens_a_picture(self._model.image_encoder)
             prompts = [
@@ -85,12 +96,10 @@ class ReferenceEncoder:
                 )
                 for timed in prompts
             ]
-        prompts += self._branches(around, request, first, size, active, self._embeds)
+        prompts += self._branches(around, request, first, size, active)
         if guided:
-            against, embeds = (
-                (negative, self._embeds) if negative else (followed + around, self._empty_embeds)
-            )
-            prompts += self._branches(against, request, 0, size, active, embeds)
+            against = negative or followed + around
+            prompts += self._branches(against, request, 0, size, active, empty=not negative)
         return tuple(prompts)
 
     def _active_adapter(self, request: GenerateRequest) -> ActiveAdapter:
@@ -114,9 +123,10 @@ class ReferenceEncoder:
         first: int,
         size: Size,
         active: ActiveAdapter,
-        embeds_of: Callable[[Reference, ActiveAdapter], Tensor],
+        empty: bool = False,
     ) -> list[TimedPrompt]:
-        """The branches of one half of a guided batch, which begins at row `first`."""
+        """The branches of one half of a guided batch, which begins at row `first`. `empty`: with
+        the empty picture in the place of every reference."""
         shared: dict[tuple[object, ...], list[Reference]] = {}
         for number, reference in enumerate(references):
             alone = number if reference.mask is not None else None
@@ -124,24 +134,24 @@ class ReferenceEncoder:
             shared.setdefault(key, []).append(reference)
         prompts = []
         for group in shared.values():
-            tokens, weights = self._tokens(group, request.combine, active, embeds_of)
-            one = group[0]
+            one, weighted = group[0], [r.weight for r in group]
             scale, mask = request.image_scale, None
             if one.mask is not None:
-                scale, weights = scale * one.weight, None
+                scale, weighted = scale * one.weight, [1.0]
                 mask = mask_from_image(resize_image(one.mask, size)).to(self._model.device)
+            read = self._tokens(group, weighted, request.combine, active, empty)
             prompts.append(
                 TimedPrompt(
                     one.window,
                     ImagePrompt(
                         rows=_rows(one, first, request.count),
-                        tokens=tokens,
+                        tokens=read.tokens,
                         scale=scale,
-                        token_weights=weights,
+                        token_weights=read.weights,
                         mask=mask,
                         layer_scales=active.layer_scales,
                         adapter_index=active.adapter_index,
-                    ),
+                    ).sharing(read.kv_cache),
                 )
             )
         return prompts
@@ -149,22 +159,31 @@ class ReferenceEncoder:
     def _tokens(
         self,
         references: list[Reference],
+        weights: list[float],
         combine: Combine,
         active: ActiveAdapter,
-        embeds_of: Callable[[Reference, ActiveAdapter], Tensor],
-    ) -> tuple[Tensor, Tensor | None]:
-        """Tokens (1, n, cross_dim) of references that share a softmax, and their weights (n,)."""
-        embeds = [embeds_of(r, active) for r in references]
-        weights = torch.tensor([r.weight for r in references])
-        if combine == "average" and len(references) > 1:
-            shares = (weights / weights.sum()).tolist()
-            embeds = [sum(share * e for share, e in zip(shares, embeds, strict=True))]
-            weights = torch.ones(1)
-        with self._model_lock:
-            tokens = torch.cat([active.adapter.tokens_from_embeds(e) for e in embeds], dim=1)
-        if bool((weights == 1.0).all()):
-            return tokens, None
-        return tokens, weights.repeat_interleave(tokens.shape[1] // len(weights))
+        empty: bool,
+    ) -> ReadTokens:
+        """The tokens of references that share a softmax, weighted; or of as many empty pictures."""
+        averaged = combine == "average" and len(references) > 1
+
+        def read() -> ReadTokens:
+            embeds = [
+                self._empty_embeds(active) if empty else self._embeds(r, active) for r in references
+            ]
+            share = torch.tensor(weights)
+            if averaged:
+                shares = (share / share.sum()).tolist()
+                embeds = [sum(part * e for part, e in zip(shares, embeds, strict=True))]
+                share = torch.ones(1)
+            with self._model_lock:
+                tokens = torch.cat([active.adapter.tokens_from_embeds(e) for e in embeds], dim=1)
+            if bool((share == 1.0).all()):
+                return ReadTokens(tokens, None)
+            return ReadTokens(tokens, share.repeat_interleave(tokens.shape[1] // len(share)))
+
+        seen = tuple("empty" if empty else (digest(r.image), r.fit) for r in references)
+        return self._tokens_cache.get((active.name, seen, tuple(weights), averaged), read)
 
     def _embeds(self, reference: Reference, active: ActiveAdapter) -> Tensor:
         """The embeds that the adapter reads of a reference, a batch of one."""
@@ -177,7 +196,7 @@ class ReferenceEncoder:
         key = (active.adapter.variant, digest(reference.image), reference.fit)
         return self.cache.get(key, encode)
 
-    def _empty_embeds(self, _: Reference, active: ActiveAdapter) -> Tensor:
+    def _empty_embeds(self, active: ActiveAdapter) -> Tensor:
         def encode() -> Tensor:
             with self._model_lock:
                 return active.adapter.empty_embeds(1, self._model.image_encoder)

@@ -109,6 +109,8 @@ def _handler(
     def drawn(values: dict[str, object]) -> Iterator[Update]:
         model = value_from_widget(built.inputs["model"], values.pop("model"), "model")
         record_attention = values.pop("attention", False) is True
+        if live := values.pop("live", False) is True:
+            values["random_seed"] = False  # the frames before had this one
         values.pop("shape", None)  # it has filled width and height
         request = request_from_values(built, values)
         with manager.turn(model) as turn:
@@ -116,7 +118,7 @@ def _handler(
             if model != manager.info.name:
                 yield status(loading(model))
             pipeline = manager.at_turn(turn, model)
-            yield from updates_of(built, pipeline, request, record_attention, turn)
+            yield from updates_of(built, pipeline, request, record_attention, turn, not live)
 
     @wraps(built.tab.translate)  # the endpoint has its name, documentation and defaults
     def run(**values: object) -> Iterator[Update]:

@@ -36,6 +36,7 @@ class Buttons:
     generate: gr.Button
     stop: gr.Button
     strip: gr.Button | None = None  # the same request at several λ
+    frame: gr.Button | None = None  # hidden: what Live clicks to see the request in few steps
 
     @property
     def both(self) -> list[gr.Button]:

@@ -35,15 +35,17 @@ def updates(
     request: GenerateRequest,
     record_attention: bool,
     turn: Turn,
+    preview: bool = True,
 ) -> Iterator[Update]:
-    """The pictures of a request as they come. `turn` learns how far it is."""
+    """The pictures of a request as they come, `preview` also before they are finished. `turn`
+    learns how far it is."""
     shown = built.results
     yield {
         shown.gallery: gr.Gallery(columns=2),
         shown.status: progress(0, request.steps),
         built.inputs["seed"]: request.seed,
     }
-    every = math.ceil(request.steps / PREVIEWS)
+    every = math.ceil(request.steps / PREVIEWS) if preview else 0
     # Stop closes this generator, and with it the stream, so that the model stops between two steps
     with closing(
         pipeline.stream(request, preview_every=every, record_attention=record_attention)
@@ -70,6 +72,7 @@ def strip_updates(
     request: GenerateRequest,
     record_attention: bool,
     turn: Turn,
+    preview: bool = True,
 ) -> Iterator[Update]:
     """The same request at several λ, each result as it comes."""
     shown = built.results

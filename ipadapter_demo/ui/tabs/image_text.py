@@ -12,6 +12,7 @@ from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
 from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.buttons import live_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 from ipadapter_demo.ui.widgets.slots import (
@@ -60,7 +61,8 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             inputs |= components.image_prompt_inputs(
                 manager, manager.info.recommended.text_image_scale
             )
-            buttons = components.run_buttons(strip=True)
+            live, buttons = live_buttons(manager.info, "image_text")
+            inputs |= live
             inputs |= layers_input(manager)
             inputs |= components.sampling_inputs(manager, count=4)
             inputs |= reference_slots()

@@ -15,6 +15,7 @@ from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
 from ipadapter_demo.ui.run.uploads import Painting
 from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.buttons import run_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
@@ -104,7 +105,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                 inputs |= components.prompt_input(manager, scale=3)
             inputs |= components.reference_input(manager, model, optional=True)
             inputs |= components.image_prompt_inputs(manager, manager.info.recommended.image_scale)
-            buttons = components.run_buttons()
+            buttons = run_buttons()
             inputs |= components.inpainting_inputs(manager)
             with gr.Row():
                 inputs["strength"] = components.slider(

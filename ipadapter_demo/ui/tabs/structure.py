@@ -20,6 +20,7 @@ from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
 from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.buttons import run_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
@@ -121,7 +122,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             inputs |= components.image_prompt_inputs(
                 manager, manager.info.recommended.map_image_scale
             )
-            buttons = components.run_buttons()
+            buttons = run_buttons()
             with gr.Row():
                 inputs |= window_inputs("Structure from", 1)
             inputs |= components.sampling_inputs(manager, count=1)

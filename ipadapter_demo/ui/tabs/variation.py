@@ -13,6 +13,7 @@ from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
 from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.buttons import live_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 
@@ -45,7 +46,8 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
         with gr.Column():
             inputs = components.reference_input(manager, model)
             inputs |= components.image_prompt_inputs(manager, manager.info.recommended.image_scale)
-            buttons = components.run_buttons(strip=True)
+            live, buttons = live_buttons(manager.info, "variation")
+            inputs |= live
             inputs |= components.sampling_inputs(manager, count=4)
         with gr.Column():
             results = components.results_column()

@@ -22,7 +22,7 @@ from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
-from ipadapter_demo.ui.run.tab import Buttons, Results, Widgets
+from ipadapter_demo.ui.run.tab import Results, Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
 from ipadapter_demo.ui.widgets.loras import loras_input
 from ipadapter_demo.ui.widgets.samplers import sampler_inputs
@@ -220,14 +220,6 @@ def inpainting_inputs(pipeline: ModelManager) -> Widgets:
         info="how much the picture itself is the image prompt around the mask",
     )
     return widgets
-
-
-def run_buttons(*, strip: bool = False) -> Buttons:
-    with gr.Row():
-        generate = gr.Button("Generate", variant="primary", scale=3)
-        several = gr.Button("λ filmstrip", scale=1, min_width=110) if strip else None
-        stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
-    return Buttons(generate, stop, several)
 
 
 def results_column(*, comparison: bool = False) -> Results:

@@ -6,6 +6,7 @@ from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import SAMPLERS
 from ipadapter_demo.ui.run.tab import Properties, Recommended
 from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.buttons import live_properties
 from ipadapter_demo.ui.widgets.loras import loras_properties
 from ipadapter_demo.ui.widgets.slots import STRUCTURES, slot, structure_choices
 
@@ -39,6 +40,7 @@ RECOMMENDED: Recommended = {
     "prompt": lambda info: {"info": components.words_known(info)},
     "adapter": _adapter,
     "loras": loras_properties,
+    "live": live_properties,
     **{slot("kind", k): _kind for k in STRUCTURES},
     "image_layers": lambda info: {"value": "all", "visible": info.layer_presets},
 }

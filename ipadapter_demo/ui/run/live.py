@@ -1,0 +1,112 @@
+"""Live: while somebody moves λ, a weight or the prompt, the picture follows in few steps; when they
+rest, the whole request is drawn as the button Generate draws it.
+
+The browser clicks a hidden button at every change. Of the clicks during one frame only the last
+counts, and it sends the values of that moment: the newest value wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gradio as gr
+
+from ipadapter_demo.compare.strip import first_image
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.running import AT_ONCE, QUEUE, request_from_values
+from ipadapter_demo.ui.run.say import problem
+from ipadapter_demo.ui.run.tab import BuiltTab, Update
+from ipadapter_demo.ui.run.uploads import value_from_widget
+
+REST = 700  # milliseconds without a change, after which the whole request is drawn
+
+# A run that was begun when somebody rested ends when they go on.
+CHANGED = """(live) => {
+    if (!live) return [];
+    const row = document.getElementById("run-TAB"), [generate, stop, frame] =
+        ["generate", "stop", "frame"].map((name) => row.querySelector("." + name));
+    clearTimeout(row.resting);
+    if (!stop.disabled) stop.click();
+    row.moved = performance.now();
+    frame.click();
+    return [];
+}"""
+# Once after a change, and as long after a frame as that took: one that waits for it comes first.
+SHOWN = """(live) => {
+    const row = document.getElementById("run-TAB");
+    const generate = row.querySelector(".generate");
+    const rest = () => {
+        if (generate.disabled) return void (row.resting = setTimeout(rest, 100));
+        row.moved = null;
+        generate.click();
+    };
+    clearTimeout(row.resting);
+    if (live && row.moved)
+        row.resting = setTimeout(rest, REST + performance.now() - row.moved);
+    return [];
+}""".replace("REST", str(REST))
+
+
+def add_live(manager: ModelManager, built: BuiltTab) -> None:
+    """Make the tab's switch work, if it has one."""
+    frame, shown = built.buttons.frame, built.results
+    if frame is None:
+        return
+    name, live = built.tab.translate.__name__, built.inputs["live"]
+    changed, then = (js.replace("TAB", name) for js in (CHANGED, SHOWN))
+    gr.on(
+        [widget.input for key, widget in built.inputs.items() if followed(key)],
+        None,
+        js=changed,
+        inputs=live,
+        **AT_ONCE,
+    )
+    drawn = endpoint(
+        frame.click,
+        _handler(manager, built),
+        built.inputs,
+        [shown.gallery, shown.status],
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_visibility="private",
+        **QUEUE,
+    )
+    drawn.success(None, js=then, inputs=live, **AT_ONCE)
+
+
+def followed(name: str) -> bool:
+    """λ, the prompt, and the weights of pictures."""
+    return name in ("image_scale", "prompt") or name.startswith("weight")
+
+
+def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Update]:
+    shown = built.results
+
+    def drawn(values: dict[str, object]) -> Update:
+        model = value_from_widget(built.inputs["model"], values.pop("model"), "model")
+        for name in ("attention", "shape", "live"):
+            values.pop(name, None)
+        request = request_from_values(built, values | {"random_seed": False})
+        info = manager.info_of(model)
+        if info is None or info.few_step is None:
+            raise RequestError(f"live needs a LoRA for few steps, and {model} has none")
+        with manager.acquire(model) as pipeline:
+            result = pipeline.generate(info.in_few_steps(first_image(request)))
+        return {
+            shown.gallery: list(result.images),
+            shown.status: f"Live: {result.request.steps} steps in {result.seconds:.2f} s, seed "
+            f"{result.seeds[0]}.",
+        }
+
+    def live_frame(**values: object) -> Update:
+        """An error is said in the status alone: the next frame may come at once."""
+        try:
+            with shown_errors():
+                return drawn(values)
+        except gr.Error as error:
+            return {shown.status: problem(error)}
+
+    return live_frame
