@@ -146,25 +146,36 @@ def image_and_text(benchmark: Benchmark) -> Mapping[str, object]:
     }
 
 
-def structure(benchmark: Benchmark) -> Mapping[str, object]:
+def edges(benchmark: Benchmark) -> Mapping[str, object]:
     """Edges of one scene, appearance of another: F1 of the edges, colours of the reference."""
-    count = len(benchmark.scenes)
-    sources = [benchmark.images[(i + 1) % count] for i in range(count)]
-    maps = [annotate("canny", source) for source in sources]
+    _, maps = _edge_maps(benchmark)
     images = benchmark.each(
         lambda i: {
             "references": benchmark.reference(i),
             "structures": (Structure(kind="canny", image=maps[i]),),
         }
     )
-    colours = benchmark.score(images, COLOUR_NAMES)
     return {
         "image_scale": benchmark.info.recommended.map_image_scale,
         "edge_f1": mean_edge_f1(images, maps),
+        "colours_of_reference": benchmark.score(images, COLOUR_NAMES),
+    }
+
+
+def structure(benchmark: Benchmark) -> Mapping[str, object]:
+    """`edges`, with the F1 without a map and at best beside it."""
+    sources, maps = _edge_maps(benchmark)
+    return {
+        **edges(benchmark),
         "edge_f1_without_map": mean_edge_f1(benchmark.variations, maps),
         "edge_f1_of_rendered_source": mean_edge_f1(sources, maps),
-        "colours_of_reference": colours,
     }
+
+
+def _edge_maps(benchmark: Benchmark) -> tuple[list[Image.Image], list[Image.Image]]:
+    """For every scene the picture of the next, and its edges."""
+    sources = [benchmark.images[i] for i in benchmark.ahead(1).tolist()]
+    return sources, [annotate("canny", source) for source in sources]
 
 
 def palette(benchmark: Benchmark) -> Mapping[str, object]:

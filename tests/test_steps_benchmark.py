@@ -1,0 +1,102 @@
+"""`benchmarks.steps` in miniature: what its table says, and how a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+from benchmarks.steps import TABS, Timed, main, parsed, settings
+from ipadapter_demo.request import GenerateRequest, Inpaint
+from tests.test_request_loras import kohya
+from tests.tiny import box_mask, picture
+
+ARGUMENTS = ("--scenes", "2", "--tabs", "variation,inpainting", "--steps", "1,2", "--passes", "2")
+
+
+def cells(path: Path) -> list[dict[str, Any]]:
+    return json.loads(path.read_text())["cells"]
+
+
+def rows(printed: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in printed.splitlines()]
+
+
+def test_a_stopped_run_goes_on_cell_by_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "steps.json"
+    main([*ARGUMENTS, "--out", str(out)])
+    heads, _, *values = rows(capsys.readouterr().out)
+    assert heads[:5] == ["Steps", "Passes", "Variation", "Inpainted solid", "Seam error"]
+    assert [row[:2] for row in values] == [["1", "2"], ["2", "2"]]
+    whole = json.loads(out.read_text())
+    assert [(c["tab"], c["steps"]) for c in whole["cells"]] == [
+        ("variation", 1),
+        ("inpainting", 1),
+        ("variation", 2),
+        ("inpainting", 2),
+    ]
+    assert all(0 <= c["result"]["mean"] <= 1 for c in whole["cells"] if c["tab"] == "variation")
+    assert all(c["cpu_seconds_a_picture"] > 0 for c in whole["cells"])
+
+    # a cell that is there is read, one that is missing is drawn: to the same figures
+    lost = whole["cells"].pop()
+    whole["cells"][0]["result"]["mean"] = 0.123
+    out.write_text(json.dumps(whole))
+    main([*ARGUMENTS, "--out", str(out)])
+    assert rows(capsys.readouterr().out)[2][2] == "12.3 %"
+    assert cells(out)[-1]["result"] == lost["result"]
+
+    with pytest.raises(SystemExit, match="name another file"):
+        main([*ARGUMENTS, "--out", str(out), "--seed", "5"])
+
+
+def test_loras_are_a_column_and_each_is_known_by_its_sum(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = "down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_q"
+    file = tmp_path / "few.safetensors"
+    out = tmp_path / "steps.json"
+    choices = ("--lora", "none", "--lora", f"{file}:0.5")
+    arguments = ("--scenes", "1", "--tabs", "text", "--steps", "1", "--sampler", "lcm", *choices)
+    for seed in (1, 2):
+        save_file(kohya(layer, 96, None, seed), file)
+        main([*arguments, "--guidance", "1", "--out", str(out)])
+    printed = rows(capsys.readouterr().out)
+    assert printed[0][:4] == ["Sampler", "Steps", "Guidance", "Loras"]
+    assert [row[3] for row in printed[2:4]] == ["none", "few:0.5"]
+    # "none" was not drawn again; the file that is another was
+    assert [c["loras"] for c in cells(out)] == [[], ["few:0.5"], ["few:0.5"]]
+    none, first, second = (c["lora_weights"] for c in cells(out))
+    assert none == {}
+    assert list(first) == list(second) == ["lora/few"]
+    assert first != second
+
+
+def test_every_tab_is_drawn_under_the_values_given() -> None:
+    arguments = parsed(["--out", "x", "--steps", "4", "--guidance", "1,2", "--passes", "3"])
+    assert arguments.tabs == list(TABS)
+    asked: list[GenerateRequest] = []
+    draw = Timed(
+        lambda requests: asked.extend(requests) or [r.inpaint.image for r in requests],
+        settings(arguments)[1],
+    )
+    request = GenerateRequest(
+        guidance=3.0,
+        sampler="ddim",
+        inpaint=Inpaint(image=picture(1), mask=box_mask((8, 8, 40, 40))),
+    )
+    draw([request])
+    assert (asked[0].steps, asked[0].guidance, asked[0].sampler) == (4, 2.0, "ddim")
+    assert asked[0].inpaint.repaint_passes == 3
+    assert draw.pictures == 1
+
+
+def test_an_unknown_tab_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed(["--out", "x", "--tabs", "text,style"])
+    assert "inpainting" in capsys.readouterr().err
