@@ -30,6 +30,7 @@ from ipadapter_demo.evaluation import experiments
 from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.evaluation.drawing import Draw, drawn_by
 from ipadapter_demo.files import write_file
+from ipadapter_demo.load_options import DTYPES
 from ipadapter_demo.lora import Lora, lora_at, texts_from_loras
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest
@@ -209,6 +210,12 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--guidance", type=_values(float), metavar="G,G")
     add("--passes", type=_values(int), metavar="N,N", help="repaint_passes of inpainting")
     add("--lora", type=_loras, action="append", metavar="FILE:WEIGHT", help="repeatable; or none")
+    add(
+        "--dtype",
+        default="float32",
+        choices=DTYPES,
+        help="[float32]; bfloat16 is faster on CPUs that have it in hardware",
+    )
     arguments = parser.parse_args(argv)
     given = arguments.lora or []
     arguments.loras = [tuple(lora_at(*each) for each in choice) for choice in given]
@@ -219,7 +226,9 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parsed(argv)
     warnings.filterwarnings("ignore")
-    pipeline = ip.load("tabletop", loras=tuple((path, 0.0) for path in arguments.files))
+    pipeline = ip.load(
+        "tabletop", dtype=arguments.dtype, loras=tuple((path, 0.0) for path in arguments.files)
+    )
     cells = list(measured(pipeline, settings(arguments), arguments))
     print(table(cells, arguments.tabs))
 
