@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    StableDiffusionPipeline,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,14 +27,12 @@ from ipadapter_demo.training.base_models import frozen_base
 from ipadapter_demo.training.card import LORA
 from ipadapter_demo.training.config import FewStepConfig
 from ipadapter_demo.training.config_reading import config_from
+from ipadapter_demo.training.consistency import ConsistencyObjective
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.examples import Example
-from ipadapter_demo.training.few_step import (
-    ConsistencyObjective,
-    FewStepTask,
-    train_few_step,
-)
+from ipadapter_demo.training.few_step import FewStepTask, train_few_step
 from ipadapter_demo.training.noise import SampleNoise
+from ipadapter_demo.training.own_states import STARTS, OwnStatesObjective
 from tests.test_shards import write_tar
 from tests.tiny import EMBED_DIM, noise, picture, write_tiny_model, write_tiny_sdxl
 
@@ -164,6 +167,79 @@ def test_the_loss_is_the_authors(
     assert all(p.grad is not None and p.grad.any() for p in task.trained.parameters())
 
 
+@pytest.mark.parametrize("start", range(len(STARTS)))
+def test_the_second_part_learns_where_the_base_would_arrive(
+    tiny: CatalogEntry, tars: Path, tmp_path: Path, start: int
+) -> None:
+    """From the states of diffusers' LCM sampler, by diffusers' DPM-Solver++."""
+    settings = config(tiny, tars, tmp_path, teacher_guidance=3.0)
+    task = trained(tiny, settings)
+    task.save(tmp_path, _provenance(settings))
+    batch = batch_of([0.99, 0.1])
+    batch.sample_noise.time[0] = (start + 0.5) / len(STARTS)
+    ours = OwnStatesObjective(settings, task.base, task).loss(batch)
+
+    student, teacher = Oracle(tiny, tmp_path / LORA), Oracle(tiny, None)
+    scheduler_config = teacher.pipe.scheduler.config
+    steps, step = STARTS[start]
+    levels = LCMScheduler.from_config(scheduler_config)
+    levels.set_timesteps(8)
+    four = LCMScheduler.from_config(scheduler_config)
+    four.set_timesteps(4)
+    losses = []
+    for n, example in enumerate(batch.examples):
+        share = batch.sample_noise.extra[n]
+        assert example.embeds is not None
+        given = (example.caption, example.embeds, 0.0 if n == 1 else 0.3 + 0.9 * float(share))
+        nothing = ("", torch.zeros(EMBED_DIM), given[2])
+        generator = torch.Generator().manual_seed(int(share * 2**24))
+        lcm = LCMScheduler.from_config(scheduler_config)
+        lcm.set_timesteps(steps)
+        state = batch.sample_noise.noise[n][None]
+        for t in lcm.timesteps[:step]:
+            output = student.predict(state, int(t), *given)
+            state = lcm.step(output, t, state, generator=generator).prev_sample
+        first = int(lcm.timesteps[step])
+
+        dpm = DPMSolverMultistepScheduler.from_config(scheduler_config)
+        dpm.set_timesteps(timesteps=[t for t in levels.timesteps.tolist() if t <= first])
+        way = {}
+        for t in dpm.timesteps:
+            way[int(t)] = state
+            without, having = (teacher.predict(state, t, *words) for words in (nothing, given))
+            state = dpm.step(without + 3.0 * (having - without), t, state).prev_sample
+
+        def clean(t: int, latents: Tensor, given: tuple[str, Tensor, float] = given) -> Tensor:
+            alone = LCMScheduler.from_config(scheduler_config)
+            alone.set_timesteps(timesteps=[t])
+            return alone.step(student.predict(latents, t, *given), t, latents).denoised
+
+        for t in four.timesteps.tolist():
+            if t <= first:
+                off = clean(t, way[t]) - state
+                losses.append(((off**2 + 1e-6).sqrt() - 1e-3).mean())
+    torch.testing.assert_close(ours, torch.stack(losses).mean(), atol=1e-5, rtol=1e-4)
+    ours.backward()
+    assert all(p.grad is not None and p.grad.any() for p in task.trained.parameters())
+
+
+def test_the_second_part_goes_on_from_the_first(
+    tiny: CatalogEntry, tars: Path, tmp_path: Path
+) -> None:
+    first = config(tiny, tars, tmp_path)
+    train_few_step(first)
+    lora = first.out / LORA
+    second = config(
+        tiny, tars, tmp_path / "second", start=str(lora), steps=1, lr=1e-8, weight_decay=0.0
+    )
+    train_few_step(second)
+    before, after = load_file(lora), load_file(second.out / LORA)
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-3, rtol=0)
+    assert any(tensor.abs().max() > 5e-3 for tensor in before.values())
+
+
 def _provenance(settings: FewStepConfig) -> dict[str, Any]:
     from ipadapter_demo.training.config_reading import plain
 
@@ -233,7 +309,7 @@ def test_it_learns(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
         ({"teacher_steps": 1}, "teacher_steps must be from 2 to 1000, got 1"),
         ({"image_scale": 0.2}, "image_scale must be at least 0.3, got 0.2"),
         ({"drop_image": 0.7}, r"drop_text \+ drop_image \+ drop_both must be at most 1, got 1.1"),
-        ({"start": "x"}, "start: distillation begins from the base; got x"),
+        ({"start": "x"}, "start: x is not a LoRA"),
         ({"adapter": "missing.bin"}, "missing.bin"),
     ],
 )

@@ -3,22 +3,23 @@
     accelerate launch -m ipadapter_demo.training.few_step --config run.yaml
     python -m ipadapter_demo train few-step --config run.yaml
 
-Latent consistency distillation (arXiv 2310.04378, algorithm 1) of a LoRA (arXiv 2311.05556): the
-base with the LoRA learns to give, at every noise level of one trajectory, the same clean latents.
-The base without it, with guidance, takes the step from one level to the next; so guidance is folded
-in, and is not needed afterwards. Text, image, both and none are conditions, the image under a λ of
-its own. The sampler is LCM's, from 1 to 8 steps without guidance.
+A LoRA beside the base (arXiv 2311.05556) learns in two parts, the second of which goes on from a
+`start`: see `consistency` and `own_states`. Guidance is folded in, and is not needed afterwards.
+Text, image, both and none are conditions, the image under a λ of its own. The sampler is LCM's,
+from 1 to 8 steps without guidance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter import ImagePrompt, attach, check_fits, load_image_adapter
@@ -27,24 +28,23 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import announced, fetched
-from ipadapter_demo.pipeline.schedule import CLEAN
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.training.card import LORA, Provenance, write_card
 from ipadapter_demo.training.config import MIN_SCALE, FewStepConfig
+from ipadapter_demo.training.consistency import ConsistencyObjective
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.finetune import train
 from ipadapter_demo.training.held_out import held_out_callback
 from ipadapter_demo.training.image_adapter import lost
-from ipadapter_demo.training.objective import Conditions, Objective
+from ipadapter_demo.training.objective import Conditions
+from ipadapter_demo.training.own_states import OwnStatesObjective
 
 LAYERS = (  # as the authors' LoRAs: all but the first and the last convolution
     *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
     *("conv1", "conv2", "conv_shortcut", "time_emb_proj"),
     *("downsamplers.0.conv", "upsamplers.0.conv"),
 )
-SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0  # of the boundary condition, as in diffusers' LCMScheduler
-HUBER = 0.001
 
 
 class FewStepTask:
@@ -54,10 +54,6 @@ class FewStepTask:
         from peft import LoraConfig
         from peft.tuners.lora import LoraLayer
 
-        if config.start is not None:
-            raise TrainingError(
-                "start: distillation begins from the base; got " + str(config.start)
-            )
         self.config, self.base = config, base
         path = _adapter_file(config, base)
         self.adapter = load_image_adapter(path).float().to(base.device).requires_grad_(False)
@@ -65,6 +61,8 @@ class FewStepTask:
         base.unet.add_adapter(
             LoraConfig(r=config.rank, lora_alpha=config.rank, target_modules=list(LAYERS))
         )
+        if config.start is not None:
+            _load(base, config.start)
         attach(base.unet, self.adapter)
         layers = [m for m in base.unet.modules() if isinstance(m, LoraLayer)]
         self.trained = nn.ModuleList(
@@ -143,60 +141,21 @@ class FewStepTask:
         return [folder / LORA, write_card(folder / "README.md", card)]
 
 
-class ConsistencyObjective(Objective):
-    """The distance of two guesses of the clean latents, from neighbouring levels of a trajectory of
-    the base with guidance; the guess from the lower level is the target."""
+def _load(base: BaseModel, path: Path) -> None:
+    """The weights of a LoRA, into the one that learns. Raises TrainingError."""
+    from peft import set_peft_model_state_dict
 
-    config: FewStepConfig
-    task: FewStepTask
-
-    def __init__(self, config: FewStepConfig, base: BaseModel, task: FewStepTask) -> None:
-        super().__init__(config, base, task)
-        count = len(self.diffusion.alphas)
-        levels = torch.arange(1, config.teacher_steps + 1, device=base.device)
-        self._timesteps = (levels * (count / config.teacher_steps)).round().long() - 1
-
-    def loss(self, batch: Batch) -> Tensor:
-        config, task = self.config, self.task
-        latents = self.latents(batch.examples)
-        noise = batch.sample_noise.noise.to(latents)
-        share = batch.sample_noise.time.to(latents.device)
-        if config.timesteps == "cubic":
-            share = 1 - share**3
-        level = (share * config.teacher_steps).long().clamp(max=config.teacher_steps - 1)
-        upper = self._timesteps[level]
-        lower = torch.where(level > 0, self._timesteps[(level - 1).clamp(min=0)], 0)
-        noisy = self.diffusion.noisy(latents, noise, upper)
-        predict = self.denoiser(batch, task.conditions(batch))
-        with torch.no_grad():
-            with task.teacher():
-                without = self.denoiser(batch, task.unconditional(batch))(noisy, upper).float()
-                having = predict(noisy, upper).float()
-            guided = without + config.teacher_guidance * (having - without)
-            clean = self._clean(noisy, guided, upper)
-            signal, sigma = self._level(upper)
-            stepped = self.diffusion.noisy(clean, (noisy - signal * clean) / sigma, lower)  # DDIM
-            target = self._consistent(predict, stepped, lower)
-        off = self._consistent(predict, noisy, upper) - target
-        return ((off.square() + HUBER**2).sqrt() - HUBER).mean()
-
-    def _consistent(
-        self, predict: Callable[[Tensor, Tensor], Tensor], noisy: Tensor, timesteps: Tensor
-    ) -> Tensor:
-        """The clean latents that a call points to; at timestep 0 the latents themselves (the
-        boundary condition, arXiv 2310.04378, section 3)."""
-        clean = self._clean(noisy, predict(noisy, timesteps).float(), timesteps)
-        scaled = (timesteps * TIMESTEP_SCALING).view(-1, 1, 1, 1)
-        total = scaled**2 + SIGMA_DATA**2
-        return SIGMA_DATA**2 / total * noisy + scaled / total.sqrt() * clean
-
-    def _clean(self, noisy: Tensor, output: Tensor, timesteps: Tensor) -> Tensor:
-        return CLEAN[self.diffusion.prediction](noisy, output, *self._level(timesteps))
-
-    def _level(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """Signal and noise, (B, 1, 1, 1) each."""
-        alpha = self.diffusion.alphas[timesteps].view(-1, 1, 1, 1)
-        return alpha.sqrt(), (1 - alpha).sqrt()
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"start: {path} is not a LoRA: {error!s:.200}") from error
+    state = {name.removeprefix("unet."): t.float() for name, t in tensors.items()}
+    wanted = {
+        name.replace(".default", "") for name, _ in base.unet.named_parameters() if ".lora_" in name
+    }
+    if state.keys() != wanted:
+        raise TrainingError(f"start: {path} is not a LoRA of the same layers")
+    set_peft_model_state_dict(base.unet, state)
 
 
 def _adapter_file(config: FewStepConfig, base: BaseModel) -> Path:
@@ -215,13 +174,15 @@ def _adapter_file(config: FewStepConfig, base: BaseModel) -> Path:
 def train_few_step(config: FewStepConfig) -> Provenance:
     """Train and write `pytorch_lora_weights.safetensors` and a model card into `config.out`.
 
+    From the base by consistency distillation; from a LoRA, `config.start`, at its own states.
     Raises TrainingError, ModelError or CheckpointError.
     """
+    objective = ConsistencyObjective if config.start is None else OwnStatesObjective
     return train(
         config,
         lambda base: FewStepTask(config, base),
         held_out_callback(config),
-        lambda _, base, task: ConsistencyObjective(config, base, task),
+        lambda _, base, task: objective(config, base, task),
     )
 
 

@@ -11,7 +11,7 @@ from ipadapter_demo.files import write_file
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 from ipadapter_demo.training.run import Run
-from ipadapter_demo.training.tabletop.adapters import few_step, image_adapter, structure
+from ipadapter_demo.training.tabletop.adapters import FEW_STEP, few_step, image_adapter, structure
 from ipadapter_demo.training.tabletop.attribute_classifier import train_attribute_classifier
 from ipadapter_demo.training.tabletop.base import train_base
 from ipadapter_demo.training.tabletop.clip import (
@@ -85,6 +85,9 @@ RECIPES = {
     "t2i-canny": Recipe(structure, 1600, 16, 1e-3, seed=13, options=T2I_CANNY),
     "t2i-inpaint": Recipe(train_inpaint, 4000, 16, 1e-3, seed=17, start_from="t2i-palette"),
     "few-step": Recipe(few_step, 3000, 16, 6e-4, seed=31),
+    "few-step-own": Recipe(
+        few_step, 300, 16, 2e-4, seed=32, options={"warmup": 10, "ema": 0.98}, start_from=FEW_STEP
+    ),
     "attribute-classifier": Recipe(train_attribute_classifier, 2500, 64, 2e-3),
 }
 
