@@ -185,4 +185,4 @@ def test_no_comparison_changes_the_model_while_somebody_draws(two: ModelManager)
 
 def test_only_whoever_is_first_gets_the_model(two: ModelManager) -> None:
     with two.turn("tiny"), two.turn("tiny") as second, pytest.raises(AssertionError):
-        two.at_turn(second, "tiny")
+        two.at_turn(second)
