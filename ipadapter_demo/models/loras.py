@@ -40,7 +40,7 @@ _OF_A_LAYER = re.compile(
 
 class Loras:
     """The LoRAs that a model has, by name. Not to be called by two threads at once, nor while
-    the model runs: whoever holds the model lock calls it.
+    the model runs: the engine calls it.
 
     `usual` are those of a request that names none.
     """

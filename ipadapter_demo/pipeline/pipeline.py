@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -99,7 +99,7 @@ class ImagePromptPipeline(Previews):
         requests: Iterable[GenerateRequest],
         share: int | None = None,
         record_attention: bool = False,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """The Result of each request, in order; `share` of them may share calls of the model, by
         default as many as the pipeline allows. Raises the first error."""
         with closing(self.outcomes(requests, share, record_attention=record_attention)) as found:
