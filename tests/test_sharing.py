@@ -97,6 +97,7 @@ def assert_shared_as_alone(
     pipeline: ImagePromptPipeline, requests: list[GenerateRequest], caplog: pytest.LogCaptureFixture
 ) -> None:
     alone = [pipeline.generate(request) for request in requests]
+    caplog.clear()
     caplog.set_level("INFO")
     with rows_of(pipeline._model.unet) as calls:
         shared = list(pipeline.generate_all(requests, share=len(requests)))

@@ -22,6 +22,7 @@ from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.sampler import Call, Guidance, Step, denoise
 from ipadapter_demo.pipeline.samplers import new_scheduler
 from ipadapter_demo.pipeline.schedule import Schedule
+from ipadapter_demo.pipeline.warnings import warnings_for
 
 DECODED_AGAIN = (
     "The autoencoder gave no finite pixels in half precision; the picture was decoded "
@@ -81,7 +82,10 @@ class Drawing:
             yield Preview(event.number, event.steps, images)
         yield None
         assert latents is not None
-        yield Drawn(*decoded(self.model, latents), conditions, began)
+        images, warnings = decoded(self.model, latents)
+        # here, because tokenizers bear no two threads at once
+        said = warnings_for(self.plan.request, drawn, self.plan.size, conditions.maps, self.model)
+        yield Drawn(images, said + warnings, conditions, began)
 
     def _steps(self, conditions: Conditions) -> Generator[Call[Conditions] | Step, None, None]:
         model, drawn = self.model, self.plan.drawn

@@ -85,7 +85,7 @@ class Engine:
             if self._closed and any(job.background for job in jobs):
                 raise Unloaded("the model is unloaded")
             self._jobs += jobs
-            if self._thread is None:
+            if jobs and self._thread is None:
                 _engines.add(self)
                 self._thread = Thread(target=self._run, name="engine", daemon=True)
                 self._thread.start()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -30,7 +30,6 @@ from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.previews import Previews
-from ipadapter_demo.pipeline.warnings import warnings_for
 from ipadapter_demo.request import GenerateRequest
 
 
@@ -48,8 +47,8 @@ class ImagePromptPipeline(Previews):
         assert is_attached(model.unet, *model.adapters.values())
         super().__init__(model)
         self.share_steps = share_steps
-        half = partial(torch.autocast, model.device.type, autocast, enabled=autocast is not None)
-        self._engine = Engine(half)
+        here = torch.empty(0, device=model.device).device  # each thread has a "cuda" of its own
+        self._engine = Engine(partial(_of_thread, here, autocast))
         finalize(self, self._engine.close).atexit = False
 
     @cached_property
@@ -220,7 +219,6 @@ class ImagePromptPipeline(Previews):
 
     def _result(self, plan: Plan, drawn: Drawn) -> Result:
         request, conditions = plan.request, drawn.conditions
-        said = warnings_for(request, plan.drawn, plan.size, conditions.maps, self._model)
         return Result(
             plan.restored(drawn.images),
             request.seeds,
@@ -228,9 +226,21 @@ class ImagePromptPipeline(Previews):
             conditions.maps,
             time.monotonic() - drawn.began,
             self._provenance_of(request),
-            changed_warnings(plan.asked, request) + said + drawn.warnings,
+            changed_warnings(plan.asked, request) + drawn.warnings,
             attention_maps(conditions.image_prompts, request.count),
         )
+
+
+@contextmanager
+def _of_thread(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
+    """All that a thread has of its own, for the one that runs a model on a device."""
+    torch.get_num_threads()  # from here on as many as torch was told to take
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        if autocast is not None:
+            stack.enter_context(torch.autocast(device.type, autocast))
+        yield
 
 
 def _version(name: str) -> str:
