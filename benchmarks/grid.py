@@ -1,6 +1,6 @@
 """The cost of a comparison beside its cells: the whole job against each cell alone, in one run.
 
-    python -m benchmarks.grid [--cells 100] [--steps 20] [--batch 4]
+    python -m benchmarks.grid [--cells 100] [--steps 20] [--share-steps 4]
 
 The job draws, saves, scores, and writes figures and bundle; cells alone are only drawn. λ from 0.01
 to 1, one reference, guidance 4, float32. Both take turns in rows of ten; the ratio of the sums is
@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 import ipadapter_demo as ip
-from ipadapter_demo.compare import BATCH, Job, Plan, spec_from_document, write_bundle
+from ipadapter_demo.compare import Job, Plan, spec_from_document, write_bundle
 from ipadapter_demo.serving import ModelManager
 
 EXAMPLE = Path(__file__).parents[1] / "assets" / "examples" / "red-sphere.png"
@@ -30,10 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=100)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--share-steps", type=int, default=1)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    pipeline = ip.load("tabletop", device="cpu", dtype="float32")
+    pipeline = ip.load("tabletop", device="cpu", dtype="float32", share_steps=arguments.share_steps)
     document = {
         "request": {"steps": arguments.steps, "guidance": 4.0},
         "rows": {"reference": ["red-sphere.png"]},
@@ -41,7 +41,7 @@ def main() -> None:
     }
     spec = spec_from_document(document, lambda _: EXAMPLE.read_bytes())
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(Plan(spec, ModelManager(pipeline), arguments.batch), Path(folder))
+        job = Job(Plan(spec, ModelManager(pipeline)), Path(folder))
         cells = job.plan.grid.cells
         pipeline.generate(cells[0].request)  # warm up
         drawn, alone = 0.0, 0.0
@@ -59,7 +59,7 @@ def main() -> None:
             {
                 "cells": len(cells),
                 "steps": arguments.steps,
-                "batch": arguments.batch,
+                "share_steps": arguments.share_steps,
                 "threads": torch.get_num_threads(),
                 "seconds": round(drawn + finished, 1),
                 "of_which_figures_and_bundle": round(finished, 1),

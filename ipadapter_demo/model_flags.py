@@ -87,6 +87,13 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
         help="decode large pictures in parts [$IPADAPTER_TILING]",
     )
     add(
+        "--share-steps",
+        type=int,
+        metavar="N",
+        help="requests that may share a call of the model, each within one grey level of itself "
+        "alone in float32 [$IPADAPTER_SHARE_STEPS, else 8 on cuda, else 1]",
+    )
+    add(
         "--device",
         help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one, else mps]",
     )

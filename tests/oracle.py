@@ -26,8 +26,7 @@ from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.pipeline import ImagePromptPipeline
-from ipadapter_demo.pipeline import pipeline as pipeline_module
+from ipadapter_demo.pipeline import ImagePromptPipeline, drawing
 from ipadapter_demo.request import GenerateRequest, Reference, Sampler
 from tests.tiny import box_mask, picture
 
@@ -67,13 +66,13 @@ def reference(seed: int = 1, **settings: Any) -> Reference:
 
 def pixels_of(pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
     seen: list[Tensor] = []
-    to_images = pipeline_module.images_from_pixels
+    to_images = drawing.images_from_pixels
 
     def spy(pixels: Tensor) -> list[Image.Image]:
         seen.append(pixels)
         return to_images(pixels)
 
-    monkeypatch.setattr(pipeline_module, "images_from_pixels", spy)
+    monkeypatch.setattr(drawing, "images_from_pixels", spy)
 
     def generate(request: GenerateRequest) -> Tensor:
         pipeline.generate(request)

@@ -6,7 +6,6 @@ CLIPImageProcessorPil: to that the pixels are equal bit for bit. CLIPImageProces
 """
 
 from dataclasses import replace
-from threading import Lock
 
 import numpy as np
 import pytest
@@ -100,7 +99,7 @@ class TestTokens:
 
     @pytest.mark.parametrize("size", SIZES[1:15], ids=str)
     def test_they_are_those_of_the_processor(self, own: BaseModel, size: tuple[int, int]) -> None:
-        conditioner, image = Conditioner(own, Lock()), noise(size)
+        conditioner, image = Conditioner(own), noise(size)
         expected = own.image_processor(image, return_tensors="pt").pixel_values
         view = conditioner.references.encoder_view(Reference(image=image))
         assert torch.equal(conditioner.references.clip_pixels(view), expected)
@@ -117,13 +116,13 @@ class TestTokens:
         embeds = adapter.embeds_from_clip_pixels(expected, own.image_encoder)
         assert torch.equal(prompt.tokens, adapter.tokens_from_embeds(embeds))
         unit = torch.nn.functional.normalize(own.image_encoder(expected).image_embeds, dim=-1)
-        assert torch.equal(conditioner.references.image_embeds([image]), unit)
+        assert torch.equal(conditioner.references.image_embed(image), unit)
 
     @pytest.mark.parametrize("size", SIZES[1:6], ids=str)
     def test_the_processor_that_a_model_comes_with_is_two_levels_off_at_most(
         self, model: BaseModel, size: tuple[int, int]
     ) -> None:
-        conditioner, image = Conditioner(model, Lock()), noise(size)
+        conditioner, image = Conditioner(model), noise(size)
         assert isinstance(model.image_processor, CLIPImageProcessor)
         expected = model.image_processor(image, return_tensors="pt").pixel_values
         found = conditioner.references.clip_pixels(

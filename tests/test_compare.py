@@ -63,7 +63,6 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import (
     ImagePromptPipeline,
     Result,
-    can_batch,
     effective_request,
     load,
     prepare,
@@ -118,8 +117,8 @@ def manager(entry: CatalogEntry, pipeline: ImagePromptPipeline) -> ModelManager:
     )
 
 
-def plan(document: dict[str, Any], manager: ModelManager, batch: int = 4) -> Plan:
-    return Plan(spec(document), manager, batch)
+def plan(document: dict[str, Any], manager: ModelManager) -> Plan:
+    return Plan(spec(document), manager)
 
 
 def drawn(plan: Plan, folder: Path) -> Job:
@@ -409,9 +408,8 @@ class TestGrid:
 def together_as_alone(
     pipeline: ImagePromptPipeline, requests: list[GenerateRequest]
 ) -> list[Result]:
-    """The results of a batch, each checked against what its request gives by itself."""
-    assert all(can_batch(requests[0], request) for request in requests)
-    results = [event for event in pipeline.stream_batch(requests) if isinstance(event, Result)]
+    """The results of shared calls, each checked against what its request gives by itself."""
+    results = list(pipeline.generate_all(requests, share=len(requests)))
     for result, request in zip(results, requests, strict=True):
         alone = pipeline.generate(request)
         assert result.request == effective_request(request)
@@ -424,7 +422,7 @@ def together_as_alone(
 
 
 class TestTogether:
-    """Requests of one batch; law 3."""
+    """Requests that share calls; law 3."""
 
     @pytest.mark.parametrize("guidance", [1.0, 3.0])
     def test_a_batch_gives_what_each_gives_alone(
@@ -526,57 +524,8 @@ class TestTogether:
             lambda self, pixels: encoded.append(1) or encode(self, pixels),
         )
         requests = [GenerateRequest(steps=1, inpaint=given, seed=seed) for seed in range(3)]
-        list(pipeline.stream_batch(requests))
+        list(pipeline.generate_all(requests, share=3))
         assert len(encoded) == 1
-
-    def test_only_what_is_the_same_for_all_is_shared(self) -> None:
-        one = GenerateRequest(references=(Reference(image=picture(1)),), seed=1)
-        assert can_batch(one, replace(one, references=(), prompt="x", seed=7, count=3))
-        for change in (
-            {"steps": 3},
-            {"guidance": 2.0},
-            {"sampler": "ddim"},
-            {"width": 64},
-            {"image_window": (0.0, 0.5)},
-            {"negative_prompt": "x"},
-            {"init_image": picture(2)},
-        ):
-            assert can_batch(one, replace(one, **change)) is ("negative_prompt" in change)
-
-    def test_maps_of_the_same_networks_may_differ(self) -> None:
-        canny = Structure(kind="canny", image=picture(1))
-        one = GenerateRequest(structures=(canny,))
-        for change, shared in (
-            ({"image": picture(2)}, True),
-            ({"annotator": "canny"}, True),
-            ({"kind": "palette"}, False),
-            ({"weight": 0.5}, False),
-            ({"window": (0.0, 0.5)}, False),
-        ):
-            other = replace(one, structures=(replace(canny, **change),))
-            assert can_batch(one, other) is shared, change
-        assert not can_batch(one, replace(one, structures=(canny, canny)))
-        assert not can_batch(one, replace(one, structures=()))
-
-    def test_what_is_painted_may_differ_at_one_size(self) -> None:
-        given = Inpaint(image=picture(1), mask=box_mask((8, 8, 40, 40)))
-        one = GenerateRequest(inpaint=given)
-        larger = {
-            "image": picture(1).resize((128, 64)),
-            "mask": box_mask((8, 8, 40, 40)).resize((128, 64)),
-        }
-        for change, shared in (
-            ({"image": picture(2)}, True),
-            ({"feather": 9}, True),
-            ({"mask": box_mask((0, 0, 64, 32))}, True),
-            (larger, False),
-            ({"repaint_passes": 2}, False),
-            ({"strength": 0.5}, False),
-            ({"context": 0.0}, False),
-        ):
-            other = replace(one, inpaint=replace(given, **change))
-            assert can_batch(one, other) is shared, change
-        assert not can_batch(one, replace(one, inpaint=None))
 
 
 def _saved_again(content: bytes) -> bytes:
@@ -611,7 +560,7 @@ class TestJob:
             assert record.request == cell.request
             assert record.provenance == manager.pipeline.provenance
             [alone] = manager.pipeline.generate(cell.request).images
-            assert np.abs(pixels(job.path(cell)) - np.asarray(alone, dtype=np.int16)).max() <= 1
+            assert np.array_equal(pixels(job.path(cell)), alone)
 
     def test_models_come_one_after_the_other(self, manager: ModelManager, tmp_path: Path) -> None:
         document = {
@@ -744,19 +693,6 @@ class TestJob:
         assert errors == [failed[0].message] * 2
         text = " ".join(PdfReader(tmp_path / "figure-p1.pdf").pages[0].extract_text().split())
         assert "adapter must be" in text
-
-    def test_a_batch_that_does_not_fit_comes_one_by_one(
-        self, manager: ModelManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        whole = manager.draw_in_background
-
-        def narrow(name: str, requests: Any) -> Any:
-            if len(requests) > 1:
-                raise RuntimeError("out of memory")
-            return whole(name, requests)
-
-        monkeypatch.setattr(manager, "draw_in_background", narrow)
-        assert len(drawn(plan(SMALL, manager), tmp_path).finished()) == 6
 
     def test_a_cell_can_be_drawn_again_from_another_seed(
         self, manager: ModelManager, tmp_path: Path

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,12 +32,12 @@ from ipadapter_demo.pipeline.conditions import (
     ActiveControl,
     Conditions,
     TimedPrompt,
-    collate,
     is_active,
-    of_images,
+    joined,
 )
 from ipadapter_demo.pipeline.denoiser import UNetDenoiser, _with_mask
 from ipadapter_demo.pipeline.latents import LatentEncoder
+from ipadapter_demo.pipeline.sampler import Call
 from ipadapter_demo.pipeline.schedule import NoiseLevel
 from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
 from tests.tiny import CROSS_DIM, box_mask, noise, picture
@@ -64,7 +63,7 @@ def recorded(network: nn.Module) -> Iterator[list[tuple[dict[str, Any], Any]]]:
 
 @pytest.fixture
 def conditioner(model: BaseModel) -> Conditioner:
-    return Conditioner(model, Lock())
+    return Conditioner(model)
 
 
 def read(conditioner: Conditioner, **fields: Any) -> Conditions:
@@ -345,7 +344,7 @@ def test_a_map_of_classes_keeps_them_at_another_size(model: BaseModel) -> None:
 
 
 def test_noise_is_each_image_s_own_and_a_picture_is_encoded_once(model: BaseModel) -> None:
-    latents = LatentEncoder(model, Lock())
+    latents = LatentEncoder(model)
     assert latents.shape((64, 48)) == (4, 12, 16)
     init = latents.init((5, 9), (64, 48), None, 1.0)
     own = [torch.Generator().manual_seed(seed) for seed in (5, 9)]
@@ -403,8 +402,9 @@ def test_a_cache_keeps_the_latest() -> None:
 class Recording:
     """A structure network that only keeps what it is called with."""
 
-    def __init__(self) -> None:
+    def __init__(self, conditional_only: bool = False) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.conditional_only = conditional_only
 
     def residuals(self, *given: Any) -> ControlResiduals:
         self.calls.append(given)
@@ -451,52 +451,68 @@ def conditions_of(
     return Conditions(**values | fields)
 
 
-class TestBatch:
-    """Rows are [all unconditional..., all conditional...]."""
+class TestSharedCall:
+    """Rows are those of one request after those of the other."""
 
     def test_every_row_comes_to_its_place(self) -> None:
-        net = Recording()
-        each = [conditions_of(0, 1, net), conditions_of(10, 3, net), conditions_of(20, 2, net)]
-        both = collate(each, [1, 3, 2])
-        order = [0, 10, 11, 12, 20, 21, 1, 13, 14, 15, 22, 23]
-        assert both.text_states[:, 0, 0].tolist() == order
-        assert both.text_states.shape == (12, 3, 2)
+        net, other = Recording(), Recording()
+        each = [
+            conditions_of(0, 1, net),
+            conditions_of(10, 2, other),
+            conditions_of(20, 2, net, guided=False),
+        ]
+        both = joined(each)
+        assert both.text_states[:, 0, 0].tolist() == [0, 1, 10, 11, 12, 13, 20, 21]
+        assert both.text_states.shape == (8, 3, 2)
         assert [(timed.prompt.rows, timed.prompt.scale) for timed in both.image_prompts] == [
-            (slice(6, 7), 0.5),
-            (slice(6, 7), 0.75),
+            (slice(1, 2), 0.5),
+            (slice(1, 2), 0.75),
             (slice(0, 1), 0.5),
             (slice(0, 1), 0.75),
-            (slice(7, 10), 10.5),
-            (slice(9, 10), 10.75),
-            (slice(1, 4), 10.5),
+            (slice(4, 6), 10.5),
+            (slice(5, 6), 10.75),
+            (slice(2, 4), 10.5),
             (slice(3, 4), 10.75),
-            (slice(10, 12), 20.5),
-            (slice(11, 12), 20.75),
-            (slice(4, 6), 20.5),
-            (slice(5, 6), 20.75),
+            (slice(6, 8), 20.5),
+            (slice(7, 8), 20.75),
         ]
-        assert both.unconditional == 6
         assert both.added is None
         assert both.mask_conditioning is None
-        [control] = both.structures
-        assert (control.weight, control.window) == (0.5, (0.0, 0.5))
-        first, second = control.condition.seen
-        assert first[:, 0, 0, 0].tolist() == [0, 10, 10, 10, 20, 20] * 2
-        assert second[:, 0, 0, 0].tolist() == [50, 60, 60, 60, 70, 70] * 2
+        first, second = both.structures
+        assert (first.rows, first.weight) == ((0, 1, 6, 7), 0.5)
+        seen, features = first.condition.seen
+        assert seen[:, 0, 0, 0].tolist() == [0, 0, 20, 20]
+        assert features[:, 0, 0, 0].tolist() == [50, 50, 70, 70]
+        nets: list[Any] = [one.condition.net for one in both.structures]
+        assert nets == [net, other]
+        assert second.rows == (2, 3, 4, 5)
 
-    def test_without_guidance_there_is_one_half(self) -> None:
+    def test_what_was_computed_of_a_prompt_goes_along(self) -> None:
+        conditions = conditions_of(0, 1, Recording())
+        kept = (noise(1, 1, 2, 4, 2), noise(2, 1, 2, 4, 2))
+        prompts_of(conditions)[0].kv_cache[3] = kept
+        moved = prompts_of(joined([conditions_of(10, 2, Recording()), conditions]))[4]
+        assert moved.kv_cache == {3: kept}
+        assert (moved.rows, moved.tokens) == (slice(5, 6), prompts_of(conditions)[0].tokens)
+
+    def test_a_network_of_another_weight_runs_by_itself(self) -> None:
         net = Recording()
-        each = [conditions_of(10 * i, count, net, guided=False) for i, count in enumerate((2, 1))]
-        both = collate(each, [2, 1])
-        assert both.text_states[:, 0, 0].tolist() == [0, 1, 10]
-        assert [timed.prompt.rows for timed in both.image_prompts] == [
-            slice(0, 2),
-            slice(1, 2),
-            slice(2, 3),
-            slice(2, 3),
+        weak, strong = (conditions_of(i, 1, net, guided=False) for i in (0, 10))
+        [control] = strong.structures
+        strong = replace(strong, structures=(replace(control, weight=0.9), control))
+        twice = replace(weak, structures=weak.structures * 2)
+        found = joined([weak, strong, twice]).structures
+        assert [(one.weight, one.rows) for one in found] == [
+            (0.5, (0, 1, 2)),
+            (0.9, (1,)),
+            (0.5, (2,)),
         ]
-        assert both.unconditional == 0
-        assert both.structures[0].condition.seen[0][:, 0, 0, 0].tolist() == [0, 0, 10]
+
+    def test_one_for_the_conditional_half_has_no_rows_of_the_other(self) -> None:
+        net = Recording(conditional_only=True)
+        each = [conditions_of(0, 2, net), conditions_of(10, 1, net, guided=False)]
+        [control] = joined(each).structures
+        assert control.rows == (2, 3, 4)
 
     def test_what_sdxl_and_inpainting_unets_read_besides(self) -> None:
         net = Recording()
@@ -513,31 +529,38 @@ class TestBatch:
             )
             for first, count in ((0, 2), (10, 1))
         ]
-        both = collate(each, [2, 1])
+        both = joined(each)
         assert both.added is not None
         assert both.added.keys() == {"time_ids", "text_embeds"}
         for rows in both.added.values():
-            assert rows[:, 0].tolist() == [0, 1, 10, 2, 3, 11]
+            assert rows[:, 0].tolist() == [0, 1, 2, 3, 10, 11]
         assert both.mask_conditioning is not None
-        assert both.mask_conditioning[:, 0, 0, 0].tolist() == [0, 0, 10]
+        assert both.mask_conditioning[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 10, 10]
         latents = numbered(100, 6, 4, 2, 2)
         read = _with_mask(latents, both.mask_conditioning)
         assert torch.equal(read[:, :4], latents)
         assert read[:, 4:].shape == (6, 5, 2, 2)
-        assert read[:, 4, 0, 0].tolist() == [0, 0, 10] * 2
+        assert read[:, 4, 0, 0].tolist() == [0, 0, 0, 0, 10, 10]
         assert _with_mask(latents, None) is latents
 
-    def test_one_request_stays_as_it_is(self) -> None:
-        alone = conditions_of(0, 2, Recording())
-        assert collate([alone], [2]) is alone
-
-    def test_images_of_a_request_may_have_a_row_each(self) -> None:
-        given = [numbered(0, 1, 4, 2, 2), numbered(10, 3, 4, 2, 2)]
-        joined = of_images(given, [2, 3])
-        assert joined is not None
-        assert joined[:, 0, 0, 0].tolist() == [0, 0, 10, 11, 12]
-        assert joined.shape == (5, 4, 2, 2)
-        assert of_images([None, None], [2, 3]) is None
+    @pytest.mark.parametrize("rows", [slice(1, 3), torch.tensor([0, 3])])
+    def test_a_network_adds_zeros_to_all_other_rows(self, rows: Any) -> None:
+        part = ControlResiduals(
+            (numbered(1, 2, 3, 2, 2),), numbered(5, 2, 3, 1, 1), (numbered(7, 2, 1, 2, 2),)
+        )
+        whole = part.on_rows(rows, 4)
+        for found, given in zip(
+            (*whole.skips, whole.middle, *whole.encoder),
+            (*part.skips, part.middle, *part.encoder),
+            strict=True,
+        ):
+            assert found is not None
+            assert given is not None
+            assert torch.equal(found[rows], given)
+            assert found.shape == (4, *given.shape[1:])
+            assert found.abs().sum() == given.abs().sum()
+        nothing = ControlResiduals().on_rows(rows, 4)
+        assert (nothing.skips, nothing.middle, nothing.encoder) == ((), None, ())
 
     def test_those_that_act_in_a_step(self) -> None:
         net = Recording()
@@ -577,21 +600,64 @@ class TestBatch:
             unet_calls.append((args, kwargs))
             return SimpleNamespace(sample=latents)
 
-        assert UNetDenoiser(unet, Loras(None, {})).predict(latents, level, given) is latents
-        [(seen, noisy, timestep, text, weight, added, unconditional)] = net.calls
+        denoiser = UNetDenoiser(unet, Loras(None, {}))
+        [output] = denoiser.predict([Call(latents, level, given)])
+        assert output is latents
+        [(seen, noisy, timestep, text, weight, added)] = net.calls
         assert [rows[:, 0, 0, 0].tolist() for rows in seen] == [[0] * 4, [50] * 4]
-        assert noisy is latents
-        assert (float(timestep), weight, unconditional) == (7.0, 0.5, 2)
-        assert text is given.text_states
-        assert added is given.added
+        assert torch.equal(noisy, latents)
+        assert (float(timestep), weight) == (7.0, 0.5)
+        assert torch.equal(text, given.text_states)
+        assert torch.equal(added["time_ids"], numbered(0, 4, 6))
         [((sample, t), kwargs)] = unet_calls
         assert sample is latents
-        assert t is timestep
+        assert t is level.timestep
         assert kwargs == {
-            "encoder_hidden_states": text,
-            "added_cond_kwargs": added,
+            "encoder_hidden_states": given.text_states,
+            "added_cond_kwargs": given.added,
             "cross_attention_kwargs": None,
         }
+
+    def test_a_network_for_the_conditional_half_is_told_of_that_alone(self) -> None:
+        net = Recording(conditional_only=True)
+        latents = numbered(0, 4, 4, 2, 2)
+        level = NoiseLevel(*(torch.tensor(float(i)) for i in (7, 1, 2)))
+        given = conditions_of(0, 2, net, image_prompts=())
+
+        def unet(*args: Any, **kwargs: Any) -> Any:
+            return SimpleNamespace(sample=latents)
+
+        UNetDenoiser(unet, Loras(None, {})).predict([Call(latents, level, given)])
+        [(_, noisy, _, text, _, _)] = net.calls
+        assert noisy[:, 0, 0, 0].tolist() == text[:, 0, 0].tolist() == [2, 3]
+
+    def test_every_row_of_a_shared_call_has_its_timestep(self) -> None:
+        unet_calls: list[Any] = []
+
+        def unet(*args: Any, **kwargs: Any) -> Any:
+            unet_calls.append(args)
+            return SimpleNamespace(sample=args[0] + 1)
+
+        net = Recording()
+        calls = [
+            Call(
+                numbered(first, rows, 4, 2, 2),
+                NoiseLevel(timestep, *map(torch.tensor, (1.0, 2.0))),
+                conditions_of(first, rows, net, guided=False, image_prompts=()),
+            )
+            for first, rows, timestep in (
+                (0, 2, torch.tensor(981)),
+                (10, 1, torch.tensor(7.25)),
+            )
+        ]
+        outputs = UNetDenoiser(unet, Loras(None, {})).predict(calls)
+        assert [output[:, 0, 0, 0].tolist() for output in outputs] == [[1, 2], [11]]
+        [(latents, timesteps)] = unet_calls
+        assert latents[:, 0, 0, 0].tolist() == [0, 1, 10]
+        assert timesteps.tolist() == [981.0, 981.0, 7.25]
+        assert timesteps.dtype == torch.float32
+        [(_, _, told, *_)] = net.calls
+        assert told.tolist() == timesteps.tolist()
 
     def test_what_a_unet_for_inpainting_and_its_image_prompts_are_told(self) -> None:
         latents = numbered(0, 4, 4, 2, 2)
@@ -604,7 +670,7 @@ class TestBatch:
             unet_calls.append((args, kwargs))
             return SimpleNamespace(sample=latents)
 
-        UNetDenoiser(unet, Loras(None, {})).predict(latents, level, given)
+        UNetDenoiser(unet, Loras(None, {})).predict([Call(latents, level, given)])
         [((sample, _), kwargs)] = unet_calls
         assert torch.equal(sample, torch.cat([latents, mask.expand(4, -1, -1, -1)], dim=1))
         prompts = tuple(timed.prompt for timed in given.image_prompts)

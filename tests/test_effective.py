@@ -70,10 +70,10 @@ def test_the_page_s_file_says_so(pipeline: ImagePromptPipeline) -> None:
     assert request_from_png(Path(path)).sampler == "ddim"
 
 
-def test_requests_of_one_batch(pipeline: ImagePromptPipeline) -> None:
+def test_requests_that_share_calls(pipeline: ImagePromptPipeline) -> None:
     """Each is told what became of its own; asked for differently they run alike."""
     asked = [replace(ASKED, sampler="euler"), replace(ASKED, sampler="ddim", seed=9)]
-    *_, first, second = pipeline.stream_batch(asked)
+    first, second = pipeline.generate_all(asked, share=2)
     assert isinstance(first, Result)
     assert isinstance(second, Result)
     assert (first.request, second.request) == (replace(asked[0], sampler="ddim"), asked[1])

@@ -31,9 +31,9 @@ def line(clock: Clock) -> Line:
 kept: list[ExitStack] = []  # a turn that nobody holds any more is over
 
 
-def joined(line: Line) -> tuple[Turn, ExitStack]:
+def joined(line: Line, model: str = "") -> tuple[Turn, ExitStack]:
     kept.append(ExitStack())
-    return kept[-1].enter_context(line.turn()), kept[-1]
+    return kept[-1].enter_context(line.turn(model)), kept[-1]
 
 
 def test_a_turn_that_nobody_holds_is_over(line: Line) -> None:
@@ -110,3 +110,47 @@ def test_whoever_waits_is_woken_when_somebody_leaves(line: Line) -> None:
     assert not done.wait(0.05)
     first.close()
     assert done.wait(30)
+
+
+class TestSeveralAtWork:
+    """Those of one model, as many as may be at work at once."""
+
+    @pytest.fixture
+    def line(self, clock: Clock) -> Line:
+        return Line(most=9, at_once=2, clock=clock)
+
+    def test_as_many_are_at_work_and_the_next_is_behind_one_of_them(self, line: Line) -> None:
+        (one, _), (two, second), (three, _), (four, _) = (joined(line) for _ in range(4))
+        assert [turn.ahead for turn in (one, two, three, four)] == [0, 0, 1, 2]
+        second.close()
+        assert [turn.ahead for turn in (one, three, four)] == [0, 0, 1]
+
+    def test_another_model_waits_for_all_and_lets_nobody_by(self, line: Line) -> None:
+        (one, first), (other, leaves), (three, _) = (joined(line, m) for m in ("a", "b", "a"))
+        assert [turn.ahead for turn in (one, other, three)] == [0, 1, 2]
+        (four, _) = joined(line, "b")
+        first.close()
+        assert [turn.ahead for turn in (other, three, four)] == [0, 1, 2]
+        leaves.close()
+        assert [turn.ahead for turn in (three, four)] == [0, 1]
+
+    def test_the_first_to_end_makes_room(self, line: Line, clock: Clock) -> None:
+        one, (two, _), three, (four, _), (five, _) = (joined(line) for _ in range(5))
+        clock.now += 6
+        one[0].share, two.share = 0.5, 0.25  # 6 s and 18 s are left; so turns take 18 s
+        assert three[0].expected == 6.0
+        assert four.expected == 18.0, "when the second ends"
+        assert five.expected == 6.0 + 18.0, "when the third does"
+        one[0].share = 1.0
+        one[1].close()
+        assert three[0].ahead == 0
+        assert four.expected == 6.0, "as long as the finished one took"
+
+    def test_a_model_begins_when_all_of_another_have_ended(self, line: Line, clock: Clock) -> None:
+        (one, _), (two, _), (three, _), (four, _), (five, _) = (
+            joined(line, model) for model in "aabba"
+        )
+        clock.now += 6
+        one.share, two.share = 0.5, 0.25
+        assert [turn.expected for turn in (three, four)] == [18.0, 18.0]
+        assert five.expected == 18.0 + 18.0

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from diffusers import UNet2DConditionModel
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.sources import Report
-from ipadapter_demo.pipeline import ImagePromptPipeline, load, prepare
+from ipadapter_demo.pipeline import ImagePromptPipeline, Result, load, prepare
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
 from ipadapter_demo.serving import ModelManager
 from tests.larger import SEEN, SIDE, write_larger_model
@@ -185,4 +186,73 @@ def test_no_comparison_changes_the_model_while_somebody_draws(two: ModelManager)
 
 def test_only_whoever_is_first_gets_the_model(two: ModelManager) -> None:
     with two.turn("tiny"), two.turn("tiny") as second, pytest.raises(AssertionError):
-        two.at_turn(second, "tiny")
+        two.at_turn(second)
+
+
+def test_as_many_as_share_calls_are_at_work_at_once(entry: CatalogEntry, tmp_path: Path) -> None:
+    other = write_larger_model(entry, tmp_path / "other")
+    manager = ModelManager(
+        load(entry, share_steps=2),
+        lambda name, report: prepare(entry if name == "tiny" else other),
+        {"other": "other"},
+    )
+    with manager.turn("tiny") as one, manager.turn("tiny") as two:
+        assert manager.at_turn(one) is manager.at_turn(two) is manager.pipeline
+        with manager.turn("other") as third:
+            assert third.ahead == 1
+            with pytest.raises(AssertionError):
+                manager.at_turn(third)
+    with manager.acquire("other"):
+        assert manager.info.name == "other"
+
+
+# Comparisons
+
+
+def begun(manager: ModelManager, name: str, request: GenerateRequest) -> tuple[Any, list[Any]]:
+    """A thread that draws in the background, once it has begun to."""
+    results: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: results.extend(manager.draw_in_background(name, [request]))
+    )
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not manager._comparing:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return thread, results
+
+
+def test_a_comparison_lets_its_model_go_and_begins_again(two: ModelManager) -> None:
+    """Nothing of the model is left in memory while the other is there."""
+    long = replace(REQUEST, steps=60)
+    network = weakref.ref(two.pipeline._model.unet)
+    thread, results = begun(two, "tiny", long)
+    with two.acquire("other") as pipeline:
+        gc.collect()
+        assert network() is None
+        assert not results
+        pipeline.generate(REQUEST)
+    thread.join(60)
+    assert two.info.name == "tiny"
+    assert results[0].images == two.pipeline.generate(long).images
+
+
+def test_comparisons_with_two_models_come_one_after_the_other(two: ModelManager) -> None:
+    """Neither takes the other's model away."""
+    thread, results = begun(two, "tiny", replace(REQUEST, steps=30))
+    [other] = two.draw_in_background("other", [REQUEST])
+    assert isinstance(other, Result)
+    assert results, "the first was there first"
+    thread.join(60)
+    assert two.info.name == "other"
+    assert other.images == two.pipeline.generate(REQUEST).images
+
+
+def test_a_cell_that_fails_is_said_and_the_others_are_drawn(two: ModelManager) -> None:
+    requests = [REQUEST, replace(REQUEST, adapter="nonesuch"), replace(REQUEST, seed=2)]
+    first, broken, last = two.draw_in_background("tiny", requests)
+    assert isinstance(broken, RequestError)
+    for found, request in ((first, requests[0]), (last, requests[2])):
+        assert isinstance(found, Result)
+        assert found.images == two.pipeline.generate(request).images

@@ -20,7 +20,7 @@ import ipadapter_demo as ip
 from ipadapter_demo import cli
 from ipadapter_demo.lora import Lora, loras_from_texts, texts_from_loras
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, can_batch
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
 from ipadapter_demo.record import request_from_json, request_from_png, request_to_json
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
@@ -154,11 +154,6 @@ def test_one_that_does_not_fit_leaves_the_model_as_it_was(entry: CatalogEntry) -
     ):
         model.generate(wrong)
     assert all(map(torch.equal, weights(model), before))
-
-
-def test_others_do_not_share_a_batch() -> None:
-    assert can_batch(replace(ASKED, loras=STYLE), replace(ASKED, loras=STYLE, seed=4))
-    assert not can_batch(replace(ASKED, loras=STYLE), replace(ASKED, loras=OTHER))
 
 
 def test_records_hold_them() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from torch import Tensor
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline.inpainting.hooks import InpaintHooks
 from ipadapter_demo.pipeline.latents import LatentInit
-from ipadapter_demo.pipeline.sampler import Guidance, LoopHooks, denoise
+from ipadapter_demo.pipeline.sampler import Call, Guidance, LoopHooks, Step, denoise
 from ipadapter_demo.pipeline.samplers import SAMPLERS, new_scheduler
 from ipadapter_demo.pipeline.schedule import NoiseLevel, Schedule
 from ipadapter_demo.request import SAMPLERS as REQUESTED
@@ -65,9 +65,6 @@ class GaussianDenoiser:
     prediction: str
     spread: float = 0.0
 
-    def prepare(self, conditions: Always) -> None:
-        pass
-
     def predict(self, latents: Tensor, level: NoiseLevel, conditions: Always) -> Tensor:
         signal, sigma, mean = level.signal, level.noise, conditions.mean
         variance = (signal * self.spread) ** 2 + sigma**2
@@ -99,17 +96,19 @@ def run(
         config["use_flow_sigmas"] = True
     init = init or LatentInit(noise(1, 4, 4, 8, 8), generators(4))
     schedule = Schedule(new_scheduler(sampler, config, noise_schedule), steps, init.strength)
-    return list(
-        denoise(
-            GaussianDenoiser(prediction, spread),
-            schedule,
-            Guidance(guidance),
-            init,
-            Always(mean),
-            Lock(),
-            LoopHooks(),
-        )
-    )
+    events = denoise(schedule, Guidance(guidance), init, Always(mean), LoopHooks())
+    return taken_with(GaussianDenoiser(prediction, spread), events)
+
+
+def taken_with(denoiser: GaussianDenoiser, events: Iterable[Call[Always] | Step]) -> list[Step]:
+    """The steps, with every call answered."""
+    steps = []
+    for event in events:
+        if isinstance(event, Step):
+            steps.append(event)
+        else:
+            event.output = denoiser.predict(event.latents, event.level, event.conditions)
+    return steps
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -193,9 +192,8 @@ def test_conditions_are_those_of_the_step(sampler: str) -> None:
 
     schedule = Schedule(new_scheduler(sampler, SD15), 4)
     init = LatentInit(noise(1, 1, 4, 8, 8), generators(1))
-    taken = denoise(
-        Denoiser("epsilon"), schedule, Guidance(1.0), init, Numbered(POINT), Lock(), LoopHooks()
-    )
+    events = denoise(schedule, Guidance(1.0), init, Numbered(POINT), LoopHooks())
+    taken = taken_with(Denoiser("epsilon"), events)
     steps = 4 + (sampler == "pndm")
     assert [(one.number, one.steps) for one in taken] == [(n + 1, steps) for n in range(steps)]
     assert asked == [(n, steps) for n in range(steps)]
@@ -278,21 +276,6 @@ def seeded_init(count: int, seed: int, rows: int = 1) -> LatentInit:
     return LatentInit(noise(seed, count, 4, 2, 3), generators, noise(seed + 9, rows, 4, 2, 3), 0.5)
 
 
-def test_beginnings_of_several_requests_are_one_behind_the_other() -> None:
-    first, second = seeded_init(2, 1), seeded_init(3, 11, rows=3)
-    both = LatentInit.collate([first, second])
-    assert torch.equal(both.noise, torch.cat([first.noise, second.noise]))
-    assert both.generators == first.generators + second.generators
-    assert both.strength == 0.5
-    assert both.init_latents is not None
-    assert first.init_latents is not None
-    assert torch.equal(both.init_latents[:2], first.init_latents.expand(2, -1, -1, -1))
-    assert torch.equal(both.init_latents[2:], second.init_latents)
-    assert LatentInit.collate([first]) is first
-    plain = LatentInit.collate([LatentInit(noise(1, 1, 4, 2, 2))] * 2)
-    assert plain.init_latents is None
-
-
 def test_further_noise_goes_on_from_each_image_s_own() -> None:
     init, others = seeded_init(2, 5), seeded_init(2, 5).generators
     for _ in range(2):
@@ -323,17 +306,6 @@ def test_outside_a_mask_is_the_picture_at_the_level_to_come() -> None:
         hooks.before_repeat(latents, schedule, 1),
         ratio.sqrt() * latents + (1 - ratio).sqrt() * again,
     )
-
-
-def test_hooks_of_several_requests_have_their_masks_behind_each_other() -> None:
-    first = InpaintHooks(seeded_init(2, 1), torch.zeros(1, 1, 2, 3), 3)
-    second = InpaintHooks(seeded_init(1, 4), torch.ones(1, 1, 2, 3), 3)
-    both = first.collated([second])
-    assert both.passes == 3
-    assert both.mask is not None
-    assert both.mask[:, 0, 0, 0].tolist() == [0, 0, 1]
-    assert torch.equal(both.init.noise, torch.cat([first.init.noise, second.init.noise]))
-    assert first.collated([]) is first
 
 
 @pytest.mark.parametrize("sampler", REQUESTED)

@@ -60,6 +60,8 @@ def test_a_space_listens_on_all_interfaces_unless_told() -> None:
         ("IPADAPTER_DEVICE", "gpu", "device must be cpu, mps, cuda"),
         ("IPADAPTER_MAX_FILE_SIZE", "20 megabytes", "max_file_size must be a size such as"),
         ("IPADAPTER_QUEUE_SIZE", "0", "queue_size must be from 1 to 1000, got 0"),
+        ("IPADAPTER_SHARE_STEPS", "0", "share_steps must be from 1 to 64, got 0"),
+        ("IPADAPTER_SHARE_STEPS", "all", "IPADAPTER_SHARE_STEPS must be a whole number, got 'all'"),
     ],
 )
 def test_a_bad_variable_ends_the_program_with_its_name(
@@ -74,6 +76,13 @@ def test_a_bad_variable_ends_the_program_with_its_name(
 def test_a_bad_flag_ends_the_program(flags: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         settings_from_args(flags, {})
+
+
+def test_requests_that_share_calls_are_as_many_as_is_said() -> None:
+    assert load_options(settings_from_args([], {})).share_steps is None
+    assert load_options(settings_from_args([], {"IPADAPTER_SHARE_STEPS": "4"})).share_steps == 4
+    settings = settings_from_args(["--share-steps", "2", "--share"], {"IPADAPTER_SHARE_STEPS": "4"})
+    assert (load_options(settings).share_steps, settings.share) == (2, True)
 
 
 def test_files_that_go_with_a_model() -> None:

@@ -152,7 +152,7 @@ class TestGlobalPool:
             asked = request(structures=structures, references=(reference(),), image_scale=0.7)
             assert_same(ours(asked), expected)
 
-    def test_requests_of_one_batch(self, pooled: CatalogEntry) -> None:
+    def test_requests_that_share_calls(self, pooled: CatalogEntry) -> None:
         """Each gets what it would get alone, where another has another map and number of images."""
         pipeline = load(pooled)
         requests = [
@@ -160,7 +160,7 @@ class TestGlobalPool:
             for i in (1, 2)
         ]
         alone = [pipeline.generate(one).images for one in requests]
-        *_, first, second = pipeline.stream_batch(requests)
+        first, second = pipeline.generate_all(requests, share=2)
         for result, images in zip((first, second), alone, strict=True):
             for one, other in zip(result.images, images, strict=True):
                 assert np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max() <= 1

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,6 +58,13 @@ class ImagePrompt:
         adapter."""
         object.__setattr__(self, "kv_cache", kv_cache)
         return self
+
+    def moved(self, by: int) -> ImagePrompt:
+        """The same for rows that lie `by` further on, with all that was computed of it."""
+        rows = slice(self.rows.start + by, self.rows.stop + by)
+        moved = replace(self, rows=rows)
+        moved.kv_cache.update(self.kv_cache)
+        return moved
 
     def scale_in(self, layer: int) -> float | Tensor:
         """λ in one cross-attention layer."""

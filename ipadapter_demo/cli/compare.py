@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, positive
+from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load
 from ipadapter_demo.cli.model import manager_of
 from ipadapter_demo.model_flags import add_model_options
 
@@ -51,7 +51,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for all of it [comparison]",
     )
-    add("--batch", type=positive, metavar="N", help="cells drawn at once, at most [4]")
     add(
         "--clip",
         type=Path,

@@ -7,7 +7,6 @@ import sys
 
 from ipadapter_demo.cli.command import Arguments, print_line
 from ipadapter_demo.compare import (
-    BATCH,
     Bundle,
     ComparisonWarning,
     Done,
@@ -50,7 +49,7 @@ def made_with(bundle: Bundle) -> dict[str, object]:
 
 
 def draw(arguments: Arguments, spec: Spec, manager: ModelManager) -> None:
-    plan = Plan(spec, manager, arguments.batch or BATCH)
+    plan = Plan(spec, manager)
     cost = Pace().cost(plan)
     print(cost, file=sys.stderr)
     if arguments.cost:

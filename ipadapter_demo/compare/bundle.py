@@ -38,7 +38,7 @@ from ipadapter_demo.record import record_from_png
 from ipadapter_demo.serving import ModelManager
 
 MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
-MAX_GREY_LEVELS = 1  # between two drawings of one cell in float32, whatever the batch
+MAX_GREY_LEVELS = 1  # between two drawings of one cell in float32, whatever shares their calls
 
 RERUN = """\
 #!/bin/sh
@@ -98,14 +98,12 @@ class Bundle:
             raise RequestError(f"{self.path.name} is no bundle: {error}") from error
 
     def verified(self, manager: ModelManager) -> Iterator[Verified]:
-        """Every cell drawn again, in the batches of the first time."""
-        plan = Plan(self.spec, manager, self.manifest.batch)
+        """Every cell drawn again."""
+        plan = Plan(self.spec, manager)
         there = {entry.name: entry for entry in self.manifest.cells if entry.file}
-        for batch in plan.batches:
-            if any(cell.name in there for cell in batch.wanted):
-                for cell, outcome in plan.drawn(batch):
-                    if cell.name in there:
-                        yield self._compared(cell, outcome, there[cell.name])
+        for model, cells in plan.cells.items():
+            for cell, outcome in plan.drawn(model, [c for c in cells if c.name in there]):
+                yield self._compared(cell, outcome, there[cell.name])
 
     def changes(self, manager: ModelManager) -> list[str]:
         """Differences from when the bundle was made, named as in the manifest."""

@@ -6,8 +6,7 @@
     DIR/pixels.json        the SHA-256 of the pixels of each finished cell
     DIR/given/             references and maps that are shown beside the cells
 
-A batch of which anything is missing is drawn again as a whole, and what is there stays: so an
-interrupted job ends like any other.
+What is there stays: so an interrupted job ends like any other.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 class Done:
     cell: Cell
     path: Path
-    seconds: float  # its share of the batch
+    seconds: float
     warnings: tuple[str, ...] = ()  # as in Result
 
 
@@ -70,13 +69,12 @@ class Job:
         self._open()
 
     def run(self) -> Iterator[Event]:
-        """Draws what is missing. Closing the iterator stops it after the batch at work."""
-        for batch in self.plan.batches:
-            provenance = self.plan.manager.with_model(batch.model).provenance
-            yield from self._damaged_put_aside(batch.wanted)
-            if all(self._is_finished(cell, provenance) for cell in batch.wanted):
-                continue
-            for cell, outcome in self.plan.drawn(batch):
+        """Draws what is missing. Closing the iterator stops it after the cells at work."""
+        for model, cells in self.plan.cells.items():
+            provenance = self.plan.manager.with_model(model).provenance
+            yield from self._damaged_put_aside(cells)
+            missing = [cell for cell in cells if not self._is_finished(cell, provenance)]
+            for cell, outcome in self.plan.drawn(model, missing):
                 yield self._kept(cell, outcome, provenance)
 
     def path(self, panel: Cell | Given) -> Path:
@@ -111,11 +109,10 @@ class Job:
             message = said(outcome)
             write_file(self._text(cell), message.encode())
             return Failed(cell, message)
-        if not self._is_finished(cell, provenance):  # what is there stays as it is
-            content = io.BytesIO()
-            save_png(content, outcome.images[0], cell.request, cell.request.seed, 0, provenance)
-            self._sums.add(cell.name, outcome.images[0])  # first: a cell is never without its own
-            write_file(self.path(cell), content.getvalue())
+        content = io.BytesIO()
+        save_png(content, outcome.images[0], cell.request, cell.request.seed, 0, provenance)
+        self._sums.add(cell.name, outcome.images[0])  # first: a cell is never without its own
+        write_file(self.path(cell), content.getvalue())
         self._text(cell).unlink(missing_ok=True)
         return Done(cell, self.path(cell), outcome.seconds, outcome.warnings)
 

@@ -55,7 +55,7 @@ class Manifest(Part):
     inputs: Annotated[tuple[Input, ...], Field(max_length=300)]
     """The files that the spec names, byte for byte."""
     batch: Annotated[int, Field(ge=1)]
-    """Cells drawn at once, at most."""
+    """Cells that shared a call of the model, at most."""
     models: dict[str, Any]
     """By name: hashes of the weights, scheduler, device, dtype, versions."""
     cells: Annotated[tuple[CellEntry, ...], Field(max_length=MAX_CELLS)]
@@ -92,7 +92,7 @@ def _manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> Manifest:
         schema=1,
         spec=job.plan.spec.document,
         inputs=tuple(inputs),
-        batch=job.plan.batch,
+        batch=job.plan.share,
         models=models,
         cells=tuple(cells),
     )

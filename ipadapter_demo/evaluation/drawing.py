@@ -1,7 +1,8 @@
-"""From the requests of an evaluation to pictures: a batch at a time, in this process or several.
+"""From the requests of an evaluation to pictures, in this process or several.
 
 Small models gain little from a second thread: on two cores two processes of one thread each draw
-almost twice as fast as one process of two. They gain from batches, in half precision most.
+almost twice as fast as one process of two. They gain from calls that several requests share, in
+half precision most.
 """
 
 from __future__ import annotations
@@ -20,38 +21,18 @@ from PIL import Image
 
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.json_values import Json
-from ipadapter_demo.pipeline import ImagePromptPipeline, Result, can_batch, load
+from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.record import request_to_json, save_png
 from ipadapter_demo.request import GenerateRequest
 
 Draw = Callable[[Sequence[GenerateRequest]], list[Image.Image]]  # the first picture of each
 PORTION = 64  # pictures that a stopped evaluation may lose
-BATCH = 8
+SHARE = 8  # requests of one call
 
 
 def drawn_by(pipeline: ImagePromptPipeline) -> Draw:
     """In this process."""
-    return lambda requests: [
-        image for batch in batches(requests) for image in drawn_in_batches(pipeline, batch)
-    ]
-
-
-def batches(requests: Sequence[GenerateRequest]) -> Iterator[list[GenerateRequest]]:
-    """Neighbours that may share one; order stays."""
-    batch: list[GenerateRequest] = []
-    for request in requests:
-        if batch and (len(batch) == BATCH or not can_batch(batch[0], request)):
-            yield batch
-            batch = []
-        batch.append(request)
-    if batch:
-        yield batch
-
-
-def drawn_in_batches(
-    pipeline: ImagePromptPipeline, batch: Sequence[GenerateRequest]
-) -> list[Image.Image]:
-    return [event.images[0] for event in pipeline.stream_batch(batch) if isinstance(event, Result)]
+    return lambda requests: [result.images[0] for result in pipeline.generate_all(requests, SHARE)]
 
 
 def kept_in(folder: Path, draw: Draw, provenance: dict[str, Json]) -> Draw:
@@ -88,7 +69,11 @@ def drawn_by_workers(count: int, **options: Any) -> Iterator[Draw]:
     context = get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(count, context, _start, (options,)) as pool:
         yield lambda requests: [
-            image for images in pool.map(_draw, batches(requests)) for image in images
+            image
+            for images in pool.map(
+                _draw, [requests[i : i + SHARE] for i in range(0, len(requests), SHARE)]
+            )
+            for image in images
         ]
 
 
@@ -101,5 +86,5 @@ def _start(options: dict[str, Any]) -> None:
     _pipeline = load(**options)
 
 
-def _draw(batch: Sequence[GenerateRequest]) -> list[Image.Image]:
-    return drawn_in_batches(_pipeline, batch)
+def _draw(requests: Sequence[GenerateRequest]) -> list[Image.Image]:
+    return drawn_by(_pipeline)(requests)

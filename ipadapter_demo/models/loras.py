@@ -45,7 +45,7 @@ KEPT_BYTES = 512 * 2**20  # of merged weights, on the CPU
 
 class Loras:
     """The LoRAs that a model has, by name. Not to be called by two threads at once, nor while
-    the model runs: whoever holds the model lock calls it.
+    the model runs: the engine calls it.
 
     `usual` are those of a request that names none.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,20 @@ class ControlResiduals:
             middle = self.middle + other.middle
         return ControlResiduals(
             _sums(self.skips, other.skips), middle, _sums(self.encoder, other.encoder)
+        )
+
+    def on_rows(self, rows: slice | Tensor, count: int) -> ControlResiduals:
+        """The same for some of `count` rows, and zeros for the others."""
+
+        def spread(own: Tensor) -> Tensor:
+            every = own.new_zeros(count, *own.shape[1:])
+            every[rows] = own
+            return every
+
+        return ControlResiduals(
+            tuple(map(spread, self.skips)),
+            None if self.middle is None else spread(self.middle),
+            tuple(map(spread, self.encoder)),
         )
 
     def unet_arguments(self) -> dict[str, object]:
@@ -68,6 +82,11 @@ class StructureNet(Protocol):
     @property
     def net(self) -> ModelMixin: ...
 
+    @property
+    def conditional_only(self) -> bool:
+        """True if it adds nothing to the unconditional half of guidance."""
+        ...
+
     def read(self, map_pixels: Tensor) -> ControlCondition:
         """map_pixels (B, 3 or 4, H, W) in [0, 1]. Whatever can be computed once a request, is."""
         ...
@@ -80,10 +99,8 @@ class StructureNet(Protocol):
         text_states: Tensor,
         weight: float,
         added: dict[str, Tensor] | None,
-        unconditional: int = 0,
     ) -> ControlResiduals:
-        """Additions for one step, of the condition that was read, a row for each of `noisy`. The
-        first `unconditional` rows are the unconditional half of guidance."""
+        """Additions for one step, of the condition that was read, a row for each of `noisy`."""
         ...
 
 
@@ -101,10 +118,9 @@ class ControlCondition:
         text_states: Tensor,
         weight: float,
         added: dict[str, Tensor] | None = None,
-        unconditional: int = 0,
     ) -> ControlResiduals:
         rows = tuple(seen.expand(len(noisy), -1, -1, -1) for seen in self.seen)
-        return self.net.residuals(rows, noisy, timestep, text_states, weight, added, unconditional)
+        return self.net.residuals(rows, noisy, timestep, text_states, weight, added)
 
     @staticmethod
     def of_rows(controls: Iterable[ControlCondition]) -> ControlCondition:
@@ -130,6 +146,14 @@ class ControlNetStructure:
         _check_channels("ControlNet", self._channels, (1, 3))
 
     @property
+    def conditional_only(self) -> bool:
+        """A network with `global_pool_conditions` ("shuffle") was trained so. Each by its own
+        configuration; diffusers' pipelines ask only the first of several.
+        https://github.com/lllyasviel/ControlNet-v1-1-nightly/blob/main/gradio_shuffle.py
+        """
+        return bool(self.net.config.global_pool_conditions)
+
+    @property
     def _channels(self) -> int:
         return self.net.config.conditioning_channels
 
@@ -145,27 +169,17 @@ class ControlNetStructure:
         text_states: Tensor,
         weight: float,
         added: dict[str, Tensor] | None,
-        unconditional: int = 0,
     ) -> ControlResiduals:
-        """A network with `global_pool_conditions` ("shuffle") was trained to be read by the
-        conditional half alone: it does not run for the other, to which it adds zeros. Each network
-        by its own configuration; diffusers' pipelines ask only the first of several.
-        https://github.com/lllyasviel/ControlNet-v1-1-nightly/blob/main/gradio_shuffle.py
-        """
-        first = unconditional if self.net.config.global_pool_conditions else 0
         skips, middle = self.net(
-            noisy[first:],
+            noisy,
             timestep,
-            encoder_hidden_states=text_states[first:],
-            controlnet_cond=seen[0][first:],
+            encoder_hidden_states=text_states,
+            controlnet_cond=seen[0],
             conditioning_scale=weight,
-            added_cond_kwargs=added and {name: rows[first:] for name, rows in added.items()},
+            added_cond_kwargs=added,
             return_dict=False,
         )
-        return ControlResiduals(
-            skips=tuple(_after_zeros(first, skip) for skip in skips),
-            middle=_after_zeros(first, middle),
-        )
+        return ControlResiduals(skips=tuple(skips), middle=middle)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,6 +189,7 @@ class T2IAdapterStructure:
 
     net: T2IAdapter
     channels: tuple[int, ...] = (1, 3)
+    conditional_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_channels("T2I-Adapter", self.net.config.in_channels, self.channels)
@@ -196,13 +211,8 @@ class T2IAdapterStructure:
         text_states: Tensor,
         weight: float,
         added: dict[str, Tensor] | None,
-        unconditional: int = 0,
     ) -> ControlResiduals:
         return ControlResiduals(encoder=tuple(weight * features for features in seen))
-
-
-def _after_zeros(count: int, rows: Tensor) -> Tensor:
-    return torch.cat([rows.new_zeros(count, *rows.shape[1:]), rows]) if count else rows
 
 
 def _check_channels(network: str, channels: int, taken: tuple[int, ...]) -> None:

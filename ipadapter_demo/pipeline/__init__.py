@@ -18,7 +18,7 @@ from ipadapter_demo.models.published import PUBLISHED, local_entry
 from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.pipeline.effective import effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
-from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline, can_batch
+from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.previews import Previews
 from ipadapter_demo.settings import resolved_device
 
@@ -29,11 +29,14 @@ __all__ = [
     "Preview",
     "Previews",
     "Result",
-    "can_batch",
     "effective_request",
     "load",
     "prepare",
 ]
+
+
+# Requests of one call. On a CPU, in float32, they gain little.
+SHARE_ON_CUDA = 8
 
 
 def load(
@@ -65,8 +68,11 @@ def prepare(
         raise ModelError(f"device {device} cannot be used here: {error}") from error
     auto = options.dtype == "auto"
     dtype = best_dtype(device, entry.small) if auto else getattr(torch, options.dtype)
+    share = options.share_steps or (SHARE_ON_CUDA if device.startswith("cuda") else 1)
     whole = with_own_parts(entry, options, report)
-    return lambda: ImagePromptPipeline(load_base_model(whole, device, dtype, options, report))
+    return lambda: ImagePromptPipeline(
+        load_base_model(whole, device, dtype, options, report), share
+    )
 
 
 def _entry_named(name: str, options: LoadOptions, report: Report) -> CatalogEntry:

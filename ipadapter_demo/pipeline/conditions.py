@@ -1,19 +1,22 @@
-"""One request, or a batch of them, read: all that a denoiser is given beside the latents.
+"""A request, read: all that a denoiser is given beside the latents.
 
-Rows of a guided batch are [unconditional..., conditional...], as everywhere in diffusers.
+Rows of a guided request are [unconditional..., conditional...], as everywhere in diffusers. In a
+call that several requests share, those of one come after those of the other.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.adapter import ImagePrompt
-from ipadapter_demo.models.structure import ControlCondition
+from ipadapter_demo.models.structure import ControlCondition, StructureNet
 from ipadapter_demo.request import Window
 
 
@@ -24,6 +27,13 @@ class ActiveControl:
     condition: ControlCondition
     weight: float
     window: Window
+    rows: Sequence[int] | None = None  # of a shared call, those it acts on
+
+    def acts_on(self, rows: int, unconditional: int) -> Sequence[int]:
+        """Those of all `rows`, of which the first are the unconditional half."""
+        if self.rows is not None:
+            return self.rows
+        return range(unconditional if self.condition.net.conditional_only else 0, rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,61 +77,55 @@ def is_active(window: Window, step: int, steps: int) -> bool:
     return window[0] <= step / steps and (step + 1) / steps <= window[1]
 
 
-def collate(each: Sequence[Conditions], counts: Sequence[int]) -> Conditions:
-    """The conditions of requests in one batch: rows [all unconditional..., all conditional...].
+def joined(each: Sequence[Conditions]) -> Conditions:
+    """Those of several calls in one: rows of one call after those of the other.
 
-    `counts` are their numbers of images. Windows must be the same in all of them, and structures
-    but for their maps.
+    All of them are for one model, so each has what the others have besides text. A structure
+    network that some have runs once, on their rows, where its weight is the same.
     """
-    if len(each) == 1:
-        return each[0]
-    images = sum(counts)
-    prompts, before = [], 0
-    for own, count in zip(each, counts, strict=True):
-        for timed in own.image_prompts:
-            # a branch lies in one half, and each half is longer by the other requests' rows
-            half, first = divmod(timed.prompt.rows.start, count)
-            start = half * images + before + first
-            length = timed.prompt.rows.stop - timed.prompt.rows.start
-            moved = replace(timed.prompt, rows=slice(start, start + length))
-            prompts.append(replace(timed, prompt=moved))
-        before += count
+    starts = list(accumulate((len(own.text_states) for own in each), initial=0))
     added = [own.added for own in each if own.added is not None]
-    return replace(
-        each[0],
-        text_states=_by_half([own.text_states for own in each], counts),
-        added={name: _by_half([own[name] for own in added], counts) for name in added[0]}
+    masks = [
+        own.mask_conditioning.repeat(len(own.text_states) // len(own.mask_conditioning), 1, 1, 1)
+        for own in each
+        if own.mask_conditioning is not None
+    ]
+    return Conditions(
+        text_states=torch.cat([own.text_states for own in each]),
+        added={name: torch.cat([own[name] for own in added]) for name in added[0]}
         if added
         else None,
-        image_prompts=tuple(prompts),
-        structures=tuple(
-            _of_rows(column, counts, len(each[0].text_states) // counts[0])
-            for column in zip(*(own.structures for own in each), strict=True)
+        image_prompts=tuple(
+            replace(timed, prompt=timed.prompt.moved(start))
+            for own, start in zip(each, starts, strict=False)
+            for timed in own.image_prompts
         ),
-        unconditional=sum(own.unconditional for own in each),
-        mask_conditioning=of_images([own.mask_conditioning for own in each], counts),
+        image_window=(0.0, 1.0),
+        structures=_joined_structures(each, starts),
+        maps=(),
+        mask_conditioning=torch.cat(masks) if masks else None,
     )
 
 
-def of_images(each: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | None:
-    """One tensor of all images, from a tensor a request, of one row or of one for each image."""
-    rows = [
-        own.expand(count, -1, -1, -1)
-        for own, count in zip(each, counts, strict=True)
-        if own is not None
-    ]
-    return torch.cat(rows) if rows else None
-
-
-def _of_rows(each: Sequence[ActiveControl], counts: Sequence[int], halves: int) -> ActiveControl:
-    """One structure of every request, as that of all rows of the batch."""
-    controls = [
-        own.condition for own, count in zip(each, counts, strict=True) for _ in range(count)
-    ]
-    return replace(each[0], condition=ControlCondition.of_rows(controls * halves))
-
-
-def _by_half(rows: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-    """Batches [unconditional, conditional], or without guidance [conditional], as one of these."""
-    halves = zip(*(own.split(count) for own, count in zip(rows, counts, strict=True)), strict=True)
-    return torch.cat([rows for half in halves for rows in half])
+def _joined_structures(
+    each: Sequence[Conditions], starts: Sequence[int]
+) -> tuple[ActiveControl, ...]:
+    found: dict[tuple[StructureNet, float, int], list[tuple[int, ControlCondition]]] = {}
+    for own, start in zip(each, starts, strict=False):
+        seen: Counter[tuple[StructureNet, float]] = Counter()
+        for control in own.structures:
+            key = control.condition.net, control.weight
+            seen[key] += 1  # a request may have the same network twice
+            rows = control.acts_on(len(own.text_states), own.unconditional)
+            found.setdefault((*key, seen[key]), []).extend(
+                (start + row, control.condition) for row in rows
+            )
+    return tuple(
+        ActiveControl(
+            ControlCondition.of_rows([condition for _, condition in rows]),
+            weight,
+            (0.0, 1.0),
+            tuple(row for row, _ in rows),
+        )
+        for (_, weight, _), rows in found.items()
+    )

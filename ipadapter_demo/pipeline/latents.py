@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
-from threading import Lock
 
 import torch
 from torch import Tensor
 
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.cache import ContentCache
-from ipadapter_demo.pipeline.conditions import of_images
 from ipadapter_demo.pipeline.sizes import Size
 
 
@@ -27,20 +25,6 @@ class LatentInit:
     init_latents: Tensor | None = None
     strength: float = 1.0
 
-    @classmethod
-    def collate(cls, each: Sequence[LatentInit]) -> LatentInit:
-        """Those of several requests in one batch, which have the same fields set."""
-        if len(each) == 1:
-            return each[0]
-        return replace(
-            each[0],
-            noise=torch.cat([own.noise for own in each]),
-            generators=tuple(generator for own in each for generator in own.generators),
-            init_latents=of_images(
-                [own.init_latents for own in each], [len(o.noise) for o in each]
-            ),
-        )
-
     def more_noise(self) -> Tensor:
         """Fresh noise for each image."""
         shape = self.noise.shape[1:]
@@ -49,11 +33,11 @@ class LatentInit:
 
 
 class LatentEncoder:
-    """The VAE of one model. Requests of one batch, or of one person, often have the same picture,
-    so the latest latents are kept."""
+    """The VAE of one model. Requests of one comparison, or of one person, often have the same
+    picture, so the latest latents are kept."""
 
-    def __init__(self, model: BaseModel, model_lock: Lock) -> None:
-        self._model, self._model_lock = model, model_lock
+    def __init__(self, model: BaseModel) -> None:
+        self._model = model
         self._cache = ContentCache(8)
 
     def shape(self, size: Size) -> tuple[int, int, int]:
@@ -82,8 +66,5 @@ class LatentEncoder:
     def encode(self, pixels: Tensor) -> Tensor:
         """The latents of pixels (B, 3, H, W) in [-1, 1]."""
 
-        def compute() -> Tensor:
-            with self._model_lock:
-                return self._model.vae.latents_from_pixels(pixels)
-
-        return self._cache.get((pixels.shape, sha256(pixels.numpy().tobytes()).digest()), compute)
+        key = pixels.shape, sha256(pixels.numpy().tobytes()).digest()
+        return self._cache.get(key, lambda: self._model.vae.latents_from_pixels(pixels))

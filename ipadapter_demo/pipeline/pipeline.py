@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
+from itertools import islice
+from weakref import finalize
 
 import torch
 from PIL import Image
@@ -14,58 +18,38 @@ from torch import Tensor
 
 import ipadapter_demo
 from ipadapter_demo.adapter import is_attached
-from ipadapter_demo.errors import ModelError
-from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import has_presets
 from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.conditioning.images import attention_maps
-from ipadapter_demo.pipeline.conditions import Conditions, collate
-from ipadapter_demo.pipeline.denoiser import UNetDenoiser, reads_mask
+from ipadapter_demo.pipeline.drawing import Drawing, Drawn
 from ipadapter_demo.pipeline.effective import changed_warnings
+from ipadapter_demo.pipeline.engine import Engine, Job, Unloaded
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
-from ipadapter_demo.pipeline.inpainting.crop import drawn_size
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
-from ipadapter_demo.pipeline.latents import LatentInit
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.previews import Previews
-from ipadapter_demo.pipeline.sampler import Guidance, Step, denoise
-from ipadapter_demo.pipeline.samplers import new_scheduler
-from ipadapter_demo.pipeline.schedule import Schedule
-from ipadapter_demo.pipeline.warnings import warnings_for
 from ipadapter_demo.request import GenerateRequest
-
-DECODED_AGAIN = (
-    "The autoencoder gave no finite pixels in half precision; the picture was decoded "
-    "again in float32."
-)
-
-
-# The fields in which the requests of one batch may differ, besides maps and inpainted pictures.
-PER_REQUEST_FIELDS: tuple[str, ...] = (
-    "prompt",
-    "negative_prompt",
-    "references",
-    "image_scale",
-    "image_layers",
-    "combine",
-    "adapter",
-    "seed",
-    "count",
-)
 
 
 class ImagePromptPipeline(Previews):
     """Frozen models and caches; nothing a request says is ever stored on it.
 
-    Any number of threads may call it. Model calls take turns, step by step; each caller gets what
-    it would have got alone.
+    Any number of threads may call it: the engine's thread alone runs the model, and each caller
+    gets what it would have got alone. Up to `share_steps` requests share a call of the model, where
+    each is within one grey level of that in float32. `autocast` is the precision of such a context.
     """
 
-    def __init__(self, model: BaseModel) -> None:
+    def __init__(
+        self, model: BaseModel, share_steps: int = 1, autocast: torch.dtype | None = None
+    ) -> None:
         assert is_attached(model.unet, *model.adapters.values())
         super().__init__(model)
+        self.share_steps = share_steps
+        here = torch.empty(0, device=model.device).device  # each thread has a "cuda" of its own
+        self._engine = Engine(partial(_of_thread, here, autocast))
+        finalize(self, self._engine.close).atexit = False
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -103,53 +87,61 @@ class ImagePromptPipeline(Previews):
     ) -> Generator[Preview | Result, None, None]:
         """One Preview a step, with pictures on every `preview_every`-th, then the Result.
 
-        Closing the generator cancels: no further step runs. `record_attention` also says where each
-        reference acted, and changes no pixel.
+        Closing the generator cancels: no further step begins. `record_attention` also says where
+        each reference acted, and changes no pixel.
         """
-        return self.stream_batch([request], preview_every, record_attention)
+        plan, job = self._begun(request, self.share_steps, False, preview_every, record_attention)
+        self._engine.submit(job)
+        yield from self._events(plan, job)
 
-    def stream_batch(
+    def generate_all(
         self,
-        requests: Sequence[GenerateRequest],
-        preview_every: int = 0,
+        requests: Iterable[GenerateRequest],
+        share: int | None = None,
         record_attention: bool = False,
-    ) -> Generator[Preview | Result, None, None]:
-        """Several requests in one batch: the Previews of all, then a Result each, in order.
+    ) -> Generator[Result, None, None]:
+        """The Result of each request, in order; `share` of them may share calls of the model, by
+        default as many as the pipeline allows. Raises the first error."""
+        with closing(self.outcomes(requests, share, record_attention=record_attention)) as found:
+            for outcome in found:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield outcome
 
-        They must be such as `can_batch`. Each picture is what its request gives alone, to
-        within one grey level in float32. A Result holds the request that was drawn.
-        """
-        began, model = time.monotonic(), self._model
-        plans = [plan_for(self._with_loras(request), model.native_size) for request in requests]
-        assert all(can_batch(plans[0].request, plan.request) for plan in plans)
-        conditions = [
-            self._conditioner.condition(plan.drawn, plan.size, record_attention) for plan in plans
-        ]
-        steps = self._denoise(plans, conditions)
-        for step in steps:
-            show = preview_every > 0 and step.number % preview_every == 0
-            show = show and step.number < step.steps
-            yield Preview(step.number, step.steps, self._preview(plans[0], step) if show else ())
-        images, warnings = self._decoded(step.latents)
-        seconds = (time.monotonic() - began) / len(requests)
-        for plan, own in zip(plans, conditions, strict=True):
-            request = plan.request
-            said = warnings_for(request, plan.drawn, plan.size, own.maps, model)
-            yield Result(
-                plan.restored(images[: request.count]),
-                request.seeds,
-                request,
-                own.maps,
-                seconds,
-                self._provenance_of(request),
-                changed_warnings(plan.asked, request) + said + warnings,
-                attention_maps(own.image_prompts, request.count),
-            )
-            images = images[request.count :]
+    def outcomes(
+        self,
+        requests: Iterable[GenerateRequest],
+        share: int | None = None,
+        background: bool = False,
+        record_attention: bool = False,
+    ) -> Generator[Result | Exception, None, None]:
+        """The same, with an error in the place of a Result. What runs in the background waits for
+        everything else, and ends with Unloaded when the model goes."""
+        share, todo = share or self.share_steps, iter(requests)
+        at_work: deque[tuple[Plan, Job] | Exception] = deque()
+        try:
+            while True:
+                # begun all at once, and one more than share calls: the next, while one is looked at
+                new = [
+                    self._begun_or_error(request, share, background, record_attention)
+                    for request in islice(todo, share + 1 - len(at_work))
+                ]
+                at_work += new
+                self._engine.submit(*(one[1] for one in new if not isinstance(one, Exception)))
+                if not at_work:
+                    return
+                yield self._outcome(at_work.popleft())
+        finally:
+            self._engine.cancel(*(one[1] for one in at_work if not isinstance(one, Exception)))
 
     def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
         """Unit embeddings (B, K) of pictures, by the model's own image encoder."""
-        return self._conditioner.references.image_embeds(images)
+        embed = self._conditioner.references.image_embed
+        return torch.cat([self._engine.run(partial(embed, image)) for image in images])
+
+    def unload(self) -> None:
+        """What runs in the background ends with Unloaded; all else is served as before."""
+        self._engine.close()
 
     @cached_property
     def provenance(self) -> dict[str, Json]:
@@ -179,61 +171,77 @@ class ImagePromptPipeline(Previews):
         weights = self._model.hashes | self._model.loras.hashes(request.loras)
         return self.provenance | {"weights": dict(weights)}
 
-    def _denoise(self, plans: Sequence[Plan], conditions: Sequence[Conditions]) -> Iterator[Step]:
-        model, drawn = self._model, plans[0].drawn
-        inits = [plan.latent_init(self._conditioner.latents) for plan in plans]
-        first, *others = [
-            plan.hooks(init, reads_mask(model)) for plan, init in zip(plans, inits, strict=True)
-        ]
-        init = LatentInit.collate(inits)
-        scheduler = new_scheduler(drawn.sampler, model.scheduler_config, drawn.noise_schedule)
-        return denoise(
-            UNetDenoiser(model.unet, model.loras, drawn.loras or ()),
-            Schedule(scheduler, drawn.steps, init.strength, model.device),
-            Guidance(drawn.guidance, drawn.guidance_rescale),
-            init,
-            collate(conditions, [plan.drawn.count for plan in plans]),
-            self._model_lock,
-            first.collated(others),
+    def _begun(
+        self,
+        request: GenerateRequest,
+        share: int,
+        background: bool,
+        preview_every: int,
+        record_attention: bool,
+    ) -> tuple[Plan, Job]:
+        """Planned, with all that takes no model done: maps drawn, and their networks at hand."""
+        plan = plan_for(self._with_loras(request), self._model.native_size)
+        for structure in plan.drawn.structures:
+            self._conditioner.maps.structure_map(structure, plan.size)
+            self._model.structures[structure.kind]
+        drawing = Drawing(self._model, self._conditioner, plan, preview_every, record_attention)
+        return plan, drawing.job(share, background)
+
+    def _begun_or_error(
+        self, request: GenerateRequest, share: int, background: bool, record_attention: bool
+    ) -> tuple[Plan, Job] | Exception:
+        try:
+            return self._begun(request, share, background, 0, record_attention)
+        except Exception as error:
+            return error
+
+    def _outcome(self, begun: tuple[Plan, Job] | Exception) -> Result | Exception:
+        if isinstance(begun, Exception):
+            return begun
+        try:
+            *_, result = self._events(*begun)
+        except Unloaded:
+            raise
+        except Exception as error:
+            return error
+        assert isinstance(result, Result)
+        return result
+
+    def _events(self, plan: Plan, job: Job) -> Generator[Preview | Result, None, None]:
+        """Of a job that was submitted, with the pictures as the person asked for them."""
+        with closing(self._engine.events(job)) as handed:
+            for event in handed:
+                if isinstance(event, Drawn):
+                    yield self._result(plan, event)
+                elif event.images:
+                    yield replace(event, images=plan.restored_preview(event.images))
+                else:
+                    yield event
+
+    def _result(self, plan: Plan, drawn: Drawn) -> Result:
+        request, conditions = plan.request, drawn.conditions
+        return Result(
+            plan.restored(drawn.images),
+            request.seeds,
+            request,
+            conditions.maps,
+            time.monotonic() - drawn.began,
+            self._provenance_of(request),
+            changed_warnings(plan.asked, request) + drawn.warnings,
+            attention_maps(conditions.image_prompts, request.count),
         )
 
-    def _preview(self, plan: Plan, step: Step) -> tuple[Image.Image, ...]:
-        with self._model_lock:
-            pixels = self._model.vae.pixels_from_latents(step.clean)
-        return plan.restored_preview(images_from_pixels(pixels.nan_to_num()))
 
-    def _decoded(self, latents: Tensor) -> tuple[list[Image.Image], tuple[str, ...]]:
-        """The pictures, and a warning where they had to be decoded again."""
-        vae = self._model.vae
-        warnings: tuple[str, ...] = ()
-        with self._model_lock:
-            pixels = vae.pixels_from_latents(latents)
-            if not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
-                pixels, warnings = vae.pixels_in_float32(latents), (DECODED_AGAIN,)
-        if not torch.isfinite(pixels).all():
-            raise ModelError(
-                f"{self._model.entry.name} in {self._model.dtype} gave pixels that "
-                "are not finite: load it in float32"
-            )
-        return images_from_pixels(pixels), warnings
-
-
-def can_batch(one: GenerateRequest, other: GenerateRequest) -> bool:
-    """True if two requests can be drawn in one batch. Maps of the same networks may differ, and so
-    may what is inpainted, where the model draws it at the same size."""
-    names = PER_REQUEST_FIELDS
-    if _frame(one) == _frame(other):
-        names += ("structures", "inpaint")
-    return replace(other, **{name: getattr(one, name) for name in names}) == one
-
-
-def _frame(request: GenerateRequest) -> object:
-    """Structures and an inpainting without their pictures."""
-    given = request.inpaint
-    return (
-        [(s.kind, s.weight, s.window) for s in request.structures],
-        given and (drawn_size(given), given.strength, given.repaint_passes),
-    )
+@contextmanager
+def _of_thread(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
+    """All that a thread has of its own, for the one that runs a model on a device."""
+    torch.get_num_threads()  # from here on as many as torch was told to take
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        if autocast is not None:
+            stack.enter_context(torch.autocast(device.type, autocast))
+        yield
 
 
 def _version(name: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Lock
-
 from PIL import Image
 
 from ipadapter_demo.models.base_model import BaseModel
@@ -18,8 +16,7 @@ class Previews:
 
     def __init__(self, model: BaseModel) -> None:
         self._model = model
-        self._model_lock = Lock()
-        self._conditioner = Conditioner(model, self._model_lock)
+        self._conditioner = Conditioner(model)
 
     def encoder_view(self, reference: Reference) -> Image.Image:
         """Exactly what the image encoder sees of a reference."""

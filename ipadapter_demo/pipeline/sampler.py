@@ -1,15 +1,14 @@
-"""The denoising loop, as a generator: whoever iterates it sees every step and may stop at any.
+"""The denoising loop, as a generator: it says what it wants predicted, and yields every step.
 
-It knows neither UNets nor masks: a denoiser predicts, a schedule takes the step, and what is to
-happen between steps is given as hooks.
+It knows neither UNets nor masks: whoever iterates it answers its calls, alone or several requests'
+in one, a schedule takes the step, and what is to happen between steps is given as hooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
-from threading import Lock
-from typing import Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,19 +24,20 @@ class StepConditions(Protocol):
 
 
 C = TypeVar("C", bound=StepConditions)
-C_contra = TypeVar("C_contra", bound=StepConditions, contravariant=True)
 
 
-class Denoiser(Protocol[C_contra]):
-    """Any model that denoises. What it predicts (ε, v, flow) is said by the schedule."""
+@dataclass(slots=True, eq=False)
+class Call(Generic[C]):
+    """A prediction that is wanted, for latents (rows, C, h, w) of signal · x0 + noise · ε.
 
-    def prepare(self, conditions: C_contra) -> None:
-        """Compute, before the first step, all that is the same in every step."""
-        ...
+    Whoever is handed it puts the model's output, as large, into `output`, and goes on. What is
+    predicted (ε, v, flow) is said by the schedule.
+    """
 
-    def predict(self, latents: Tensor, level: NoiseLevel, conditions: C_contra) -> Tensor:
-        """latents (rows, C, h, w) of signal · x0 + noise · ε -> the prediction, as large."""
-        ...
+    latents: Tensor
+    level: NoiseLevel
+    conditions: C
+    output: Tensor | None = None
 
 
 class LoopHooks:
@@ -50,10 +50,6 @@ class LoopHooks:
 
     def before_repeat(self, latents: Tensor, schedule: Schedule, i: int) -> Tensor:
         return latents
-
-    def collated(self, others: Sequence[Self]) -> LoopHooks:
-        """Those of several requests in one batch, this one the first."""
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +85,23 @@ class Step:
 
 @torch.no_grad()
 def denoise(
-    denoiser: Denoiser[C],
     schedule: Schedule,
     guidance: Guidance,
     init: LatentInit,
     conditions: C,
-    model_lock: Lock,
     hooks: LoopHooks,
-) -> Iterator[Step]:
-    """Classifier-free guidance over rows [unconditional..., conditional...].
-
-    `model_lock` is held while a model runs and never while the caller looks at a step.
-    """
-    with model_lock:
-        denoiser.prepare(conditions)
+) -> Generator[Call[C] | Step, None, None]:
+    """Classifier-free guidance over rows [unconditional..., conditional...]."""
     latents, steps = schedule.first_latents(init), len(schedule)
     for step in range(steps):
         active, passes = conditions.at(step, steps), hooks.passes if step + 1 < steps else 1
         for i in schedule.calls(step):
             for again in reversed(range(passes)):
                 rows = schedule.scaled(torch.cat([latents] * 2) if guidance.on else latents, i)
-                with model_lock:
-                    output = denoiser.predict(rows, schedule.level(i), active)
+                call = Call(rows, schedule.level(i), active)
+                yield call
+                assert call.output is not None
+                output = call.output
                 if guidance.on:
                     output = guidance.combined(*output.chunk(2))
                 latents, clean = schedule.step(output, latents, i, init.generators)

@@ -6,13 +6,14 @@ import contextlib
 import ctypes
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from threading import Condition, RLock
+from contextlib import contextmanager
+from threading import Lock
 
 import torch
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.sources import Report, no_report
+from ipadapter_demo.pipeline.engine import Unloaded
 from ipadapter_demo.pipeline.events import ModelInfo, Result
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.previews import Previews
@@ -27,8 +28,8 @@ class ModelManager:
     """Stands for the current model's pipeline wherever a page looks at one.
 
     A page says with every request which model it shows, so visitors with different models get
-    their own, one after the other. A comparison of many pictures waits, between two steps, for
-    everybody who wants a single one.
+    their own, one after the other; those with the same one may be at work together. A comparison
+    draws in the background, and gives its model up for a visitor who wants another.
     """
 
     def __init__(
@@ -40,17 +41,16 @@ class ModelManager:
     ) -> None:
         """`models` are the names that `prepare` knows, and what to call them. Without `prepare`
         there is the one model and no choice. At most `most` visitors stand in line."""
-        self._pipeline: ImagePromptPipeline | None = pipeline
+        self._pipeline: ImagePromptPipeline | None = pipeline  # None while the model changes
         self._info, self._prepare = pipeline.info, prepare
         own = {pipeline.info.name: pipeline.info.name}
         self.models = own | dict(models or {}) if prepare is not None else own
         self._known: dict[str, tuple[ModelInfo, Previews]] = {}
         self._remember(pipeline)
-        self._lock = RLock()
-        self._at_work = RLock()  # held by a comparison's batch, and while the model changes
-        self.line = Line(most)
-        self._visitors: list[str] = []  # the models of those who want a single picture
-        self._change = Condition()
+        self.line = Line(most, pipeline.share_steps)
+        self._changed = self.line.changed  # of the line, the model, and who draws with it
+        self._loading = Lock()
+        self._comparing = 0  # who draws in the background just now
 
     @property
     def info(self) -> ModelInfo:
@@ -58,7 +58,8 @@ class ModelManager:
 
     @property
     def pipeline(self) -> ImagePromptPipeline:
-        with self._lock:  # while another is being read, wait for it
+        with self._changed:  # while another is being read, wait for it
+            self._changed.wait_for(lambda: self._pipeline is not None)
             assert self._pipeline is not None
             return self._pipeline
 
@@ -75,44 +76,34 @@ class ModelManager:
         return known and known[1]
 
     def with_model(self, name: str, report: Report = no_report) -> ImagePromptPipeline:
-        """The pipeline of a model, loaded unless it is the current one, while nobody wants a
-        single picture.
+        """The pipeline of a model, loaded unless it is the current one, while nobody draws.
 
         Raises RequestError for a name that is not offered, and whatever loading raises: then the
         current model is the one before.
         """
         self._check(name)
         while True:
-            with self._lock:
-                if name == self._info.name:
-                    return self.pipeline
-            with self._change:
-                self._change.wait_for(lambda: not self._visitors)
-            with self._at_work:
-                if not self._visitors:
-                    return self._loaded(name, report)
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: name == self._info.name or not (self.line.turns or self._comparing)
+                )
+                if name == self._info.name and self._pipeline is not None:
+                    return self._pipeline
+            self._load(name, report)
 
     @contextmanager
     def turn(self, name: str) -> Iterator[Turn]:
-        """A place in line for somebody who wants a single picture of a model; comparisons wait
-        until the end. Raises RequestError for a name that is not offered, or a full line."""
+        """A place in line for somebody who wants a single picture of a model. Raises RequestError
+        for a name that is not offered, or a full line."""
         self._check(name)
-        with self.line.turn() as turn:
-            with self._change:
-                self._visitors.append(name)
-                self._change.notify_all()
-            try:
-                yield turn
-            finally:
-                with self._change:
-                    self._visitors.remove(name)
-                    self._change.notify_all()
+        with self.line.turn(name) as turn:
+            yield turn
 
-    def at_turn(self, turn: Turn, name: str, report: Report = no_report) -> ImagePromptPipeline:
-        """The model's pipeline, loaded unless it is the current one. Only whoever is first in line
-        may ask, and use it as long as it is. Raises whatever loading raises."""
+    def at_turn(self, turn: Turn, report: Report = no_report) -> ImagePromptPipeline:
+        """The pipeline of a turn's model, loaded unless it is the current one. Only who is at work
+        may ask, and use it as long as the turn lasts. Raises whatever loading raises."""
         assert turn.ahead == 0
-        return self._loaded(name, report)
+        return self._load(turn.model, report)
 
     @contextmanager
     def acquire(self, name: str, report: Report = no_report) -> Iterator[ImagePromptPipeline]:
@@ -120,47 +111,67 @@ class ModelManager:
         with self.turn(name) as turn:
             while turn.ahead:
                 turn.wait()
-            yield self.at_turn(turn, name, report)
+            yield self.at_turn(turn, report)
 
-    def draw_in_background(self, name: str, requests: Sequence[GenerateRequest]) -> list[Result]:
-        """One batch of a comparison, drawn while nobody wants a single picture.
+    def draw_in_background(
+        self, name: str, requests: Sequence[GenerateRequest]
+    ) -> list[Result | Exception]:
+        """Some cells of a comparison: of each its Result, or the error that kept it from one.
 
-        It pauses between two steps for a visitor with the same model, and for one with another,
-        who needs the memory, it stops and begins again. Raises what `with_model` and
-        `stream_batch` do.
+        They are drawn between what visitors with the same model ask for. For one with another, who
+        needs the memory, they stop and begin again. Raises what `with_model` does.
         """
         self._check(name)
         while True:
-            with self._change:
-                self._change.wait_for(lambda: not self._visitors)
-            with self._at_work, closing(self._loaded(name).stream_batch(requests)) as events:
-                results = []
-                for event in events:
-                    if isinstance(event, Result):
-                        results.append(event)
-                    elif self._another_is_wanted(name):
-                        break
-                else:
-                    return results
+            with self._background(name):
+                outcomes = self._attempt(requests)
+            if outcomes is not None:
+                return outcomes
 
-    def _another_is_wanted(self, name: str) -> bool:
-        """Waits while visitors are content with the model `name`."""
-        with self._change:
-            self._change.wait_for(lambda: set(self._visitors) != {name})
-            return bool(self._visitors)
+    @contextmanager
+    def _background(self, name: str) -> Iterator[None]:
+        """With a model loaded that nobody takes away before the end. Whoever draws so does not
+        refer to the pipeline any more then: a model goes only when nobody does."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_free_for(name))
+                if name == self._info.name and self._pipeline is not None:
+                    self._comparing += 1
+                    break
+            self._load(name)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._comparing -= 1
+                self._changed.notify_all()
+
+    def _is_free_for(self, name: str) -> bool:
+        """True if a comparison may draw with a model, or load it."""
+        wanted = all(turn.model == name for turn in self.line.turns)
+        loaded = self._pipeline is not None and name == self._info.name
+        return wanted and (loaded or not self._comparing)
+
+    def _attempt(self, requests: Sequence[GenerateRequest]) -> list[Result | Exception] | None:
+        """None where the model is going."""
+        try:
+            pipeline = self._pipeline
+            if pipeline is None:
+                return None
+            return list(pipeline.outcomes(requests, background=True))
+        except Unloaded:
+            return None
 
     def _check(self, name: str) -> None:
         if not isinstance(name, str) or name not in self.models:
             raise RequestError(f"model must be one of {', '.join(self.models)}, got {name!r:.80}")
 
-    def _loaded(self, name: str, report: Report = no_report) -> ImagePromptPipeline:
-        with self._lock:
-            if name == self._info.name:
-                return self.pipeline
-        with self._at_work, self._lock:
-            if name != self._info.name:  # nobody else changed it meanwhile
+    def _load(self, name: str, report: Report = no_report) -> ImagePromptPipeline:
+        with self._loading:
+            if name != self._info.name:
                 self._switch(name, report)
-            return self.pipeline
+            assert self._pipeline is not None
+            return self._pipeline
 
     def _remember(self, pipeline: ImagePromptPipeline) -> None:
         self._known[pipeline.info.name] = pipeline.info, pipeline.previews()
@@ -170,18 +181,24 @@ class ModelManager:
         before everything is at hand."""
         assert self._prepare is not None
         load, back = self._prepare(name, report), self._prepare(self._info.name, no_report)
-        self._pipeline = None
+        with self._changed:
+            assert self._pipeline is not None
+            self._pipeline.unload()
+            self._pipeline = None
+            self._changed.wait_for(lambda: not self._comparing)
         free_memory()
         try:
-            self._pipeline = load()
+            self._change_to(load())
         except BaseException:
             free_memory()
-            self._pipeline = back()
+            self._change_to(back())
             raise
-        finally:
-            assert self._pipeline is not None
-            self._info = self._pipeline.info
-            self._remember(self._pipeline)
+
+    def _change_to(self, pipeline: ImagePromptPipeline) -> None:
+        with self._changed:
+            self._remember(pipeline)
+            self._pipeline, self._info = pipeline, pipeline.info
+            self._changed.notify_all()
 
 
 def free_memory() -> None:

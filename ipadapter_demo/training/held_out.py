@@ -88,11 +88,13 @@ class HeldOut:
         half = base.dtype if base.dtype != torch.float32 else None
         # what learns is in float32 beside a base in half precision
         with torch.autocast(base.device.type, half, enabled=half is not None):
-            return self._evaluate(path, task, objective)
+            return self._evaluate(path, task, objective, half)
 
-    def _evaluate(self, path: Path, task: PreviewedTask, objective: Objective) -> dict[str, float]:
+    def _evaluate(
+        self, path: Path, task: PreviewedTask, objective: Objective, half: torch.dtype | None
+    ) -> dict[str, float]:
         task.trained.eval()
-        pipeline = ImagePromptPipeline(task.drawing)
+        pipeline = ImagePromptPipeline(task.drawing, autocast=half)
         sources = [fit_square(pair.image, self.config.size, "crop") for pair in self.pairs]
         size = self.config.size
         made = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Lock
-
 import torch
 
 from ipadapter_demo.models.base_model import BaseModel
@@ -22,12 +20,12 @@ class Conditioner:
     """Reads requests with one model. Every encoder runs on one input at a time and is cached, so
     what a request gets never depends on the requests around it."""
 
-    def __init__(self, model: BaseModel, model_lock: Lock) -> None:
+    def __init__(self, model: BaseModel) -> None:
         self.model = model
-        self.prompts = PromptReader(model, model_lock)
-        self.references = ReferenceEncoder(model, model_lock)
-        self.maps = MapReader(model, model_lock)
-        self.latents = LatentEncoder(model, model_lock)
+        self.prompts = PromptReader(model)
+        self.references = ReferenceEncoder(model)
+        self.maps = MapReader(model)
+        self.latents = LatentEncoder(model)
 
     @torch.no_grad()
     def condition(

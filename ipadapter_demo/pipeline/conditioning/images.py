@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from threading import Lock
 
 import numpy as np
 import torch
@@ -46,8 +45,8 @@ class ReadTokens:
 class ReferenceEncoder:
     """References, one at a time, through one model's image encoder and adapters."""
 
-    def __init__(self, model: BaseModel, model_lock: Lock) -> None:
-        self._model, self._model_lock = model, model_lock
+    def __init__(self, model: BaseModel) -> None:
+        self._model = model
         self.cache = ContentCache(64)
         self._tokens_cache = ContentCache(8)  # with K' and V' of every layer: up to 6 MB each
 
@@ -55,14 +54,11 @@ class ReferenceEncoder:
         """The square picture that the image encoder reads of a reference, before normalisation."""
         return self._square(reference.image, reference.fit)
 
-    def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit embeddings (B, K) of the centres of pictures, in float32."""
-        encoder, found = self._model.image_encoder, []
-        for image in images:
-            pixels = self.clip_pixels(self._square(image, "crop"))
-            with self._model_lock:
-                found.append(encoder(pixels).image_embeds.float().cpu())
-        return torch.nn.functional.normalize(torch.cat(found), dim=-1)
+    def image_embed(self, image: Image.Image) -> Tensor:
+        """The unit embedding (1, K) of the centre of a picture, in float32."""
+        pixels = self.clip_pixels(self._square(image, "crop"))
+        embed = self._model.image_encoder(pixels).image_embeds.float().cpu()
+        return torch.nn.functional.normalize(embed, dim=-1)
 
     def prompts(
         self, request: GenerateRequest, size: Size, guided: bool, record_attention: bool
@@ -176,8 +172,7 @@ class ReferenceEncoder:
                 shares = (share / share.sum()).tolist()
                 embeds = [sum(part * e for part, e in zip(shares, embeds, strict=True))]
                 share = torch.ones(1)
-            with self._model_lock:
-                tokens = torch.cat([active.adapter.tokens_from_embeds(e) for e in embeds], dim=1)
+            tokens = torch.cat([active.adapter.tokens_from_embeds(e) for e in embeds], dim=1)
             if bool((share == 1.0).all()):
                 return ReadTokens(tokens, None)
             return ReadTokens(tokens, share.repeat_interleave(tokens.shape[1] // len(share)))
@@ -190,16 +185,14 @@ class ReferenceEncoder:
 
         def encode() -> Tensor:
             pixels = self.clip_pixels(self.encoder_view(reference))
-            with self._model_lock:
-                return active.adapter.embeds_from_clip_pixels(pixels, self._model.image_encoder)
+            return active.adapter.embeds_from_clip_pixels(pixels, self._model.image_encoder)
 
         key = (active.adapter.variant, digest(reference.image), reference.fit)
         return self.cache.get(key, encode)
 
     def _empty_embeds(self, active: ActiveAdapter) -> Tensor:
         def encode() -> Tensor:
-            with self._model_lock:
-                return active.adapter.empty_embeds(1, self._model.image_encoder)
+            return active.adapter.empty_embeds(1, self._model.image_encoder)
 
         return self.cache.get((active.name, "empty"), encode)
 

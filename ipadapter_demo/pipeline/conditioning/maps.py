@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from threading import Lock
-
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
@@ -23,17 +21,16 @@ OF_COLOURS = ("palette", "shuffle")  # kinds of structure to which black is a co
 class MapReader:
     """Maps of one model's kinds, each drawn and read once."""
 
-    def __init__(self, model: BaseModel, model_lock: Lock) -> None:
-        self._model, self._model_lock = model, model_lock
+    def __init__(self, model: BaseModel) -> None:
+        self._model = model
         self._maps, self._features = ContentCache(16), ContentCache(8)
 
     def control(self, structure: Structure, drawn: Image.Image) -> ActiveControl:
         """The map of a structure, as its network reads it."""
 
         def read() -> ControlCondition:
-            with self._model_lock:
-                net = self._model.structures[structure.kind]
-                return net.read((pixels_from_images([drawn]) + 1) / 2)
+            net = self._model.structures[structure.kind]
+            return net.read((pixels_from_images([drawn]) + 1) / 2)
 
         condition = self._features.get((structure.kind, digest(drawn)), read)
         return ActiveControl(condition, structure.weight, structure.window)
@@ -45,8 +42,7 @@ class MapReader:
             return ()
 
         def read() -> ControlCondition:
-            with self._model_lock:
-                return net.read(pixels_around_hole(given, size))
+            return net.read(pixels_around_hole(given, size))
 
         key = ("inpaint", digest(given.image), digest(given.mask), size)
         return (ActiveControl(self._features.get(key, read), 1.0, (0.0, 1.0)),)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -18,15 +17,14 @@ from ipadapter_demo.pipeline.sizes import Size
 class PromptReader:
     """Prompts, one at a time, through one model's text encoders."""
 
-    def __init__(self, model: BaseModel, model_lock: Lock) -> None:
-        self._model, self._model_lock = model, model_lock
+    def __init__(self, model: BaseModel) -> None:
+        self._model = model
         self.cache = ContentCache(64)
 
     def states(self, prompt: str, loras: Sequence[Lora], unconditional: bool = False) -> TextStates:
         def encode() -> TextStates:
-            with self._model_lock:
-                self._model.loras.merge(loras)
-                return self._model.text.encode(prompt, unconditional)
+            self._model.loras.merge(loras)
+            return self._model.text.encode(prompt, unconditional)
 
         return self.cache.get((prompt, tuple(loras), unconditional and not prompt), encode)
 

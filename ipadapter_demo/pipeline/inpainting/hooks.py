@@ -3,13 +3,10 @@ is taken again begins from its own noise level."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 from torch import Tensor
 
-from ipadapter_demo.pipeline.conditions import of_images
 from ipadapter_demo.pipeline.latents import LatentInit
 from ipadapter_demo.pipeline.sampler import LoopHooks
 from ipadapter_demo.pipeline.schedule import Schedule
@@ -32,13 +29,3 @@ class InpaintHooks(LoopHooks):
 
     def before_repeat(self, latents: Tensor, schedule: Schedule, i: int) -> Tensor:
         return schedule.renoised(latents, self.init.more_noise(), i)
-
-    def collated(self, others: Sequence[Self]) -> InpaintHooks:
-        each = [self, *others]
-        if not others:
-            return self
-        return InpaintHooks(
-            LatentInit.collate([own.init for own in each]),
-            of_images([own.mask for own in each], [len(own.init.noise) for own in each]),
-            self.passes,
-        )

@@ -63,4 +63,4 @@ def info_of(manager: ModelManager, name: str, report: Report) -> ModelInfo:
     with manager.turn(name) as turn:
         for said in waited(turn):
             report(said, 0.0)
-        return manager.at_turn(turn, name, report).info
+        return manager.at_turn(turn, report).info

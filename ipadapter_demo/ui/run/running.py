@@ -117,7 +117,7 @@ def _handler(
             yield from map(status, waited(turn))
             if model != manager.info.name:
                 yield status(loading(model))
-            pipeline = manager.at_turn(turn, model)
+            pipeline = manager.at_turn(turn)
             yield from updates_of(built, pipeline, request, record_attention, turn, not live)
 
     @wraps(built.tab.translate)  # the endpoint has its name, documentation and defaults

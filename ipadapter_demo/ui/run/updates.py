@@ -79,24 +79,23 @@ def strip_updates(
     pictures: list[tuple[str, str]] = []
     maps: list[tuple[Image.Image, str]] = []
     requests = filmstrip(request)
-    for number, one in enumerate(requests):
-        turn.share = number / len(requests)
-        yield {
-            shown.gallery: gr.Gallery(list(pictures), columns=len(requests) // 2 + 1),
-            shown.status: progress(number, len(requests), "picture"),
-            built.inputs["seed"]: one.seed,
-        }
-        with closing(pipeline.stream(one, record_attention=record_attention)) as events:
-            *_, result = events
-        assert isinstance(result, Result)
-        if number == 0:
-            tell(result.warnings)
-        label = f"λ = {one.image_scale:g}"
-        pictures += [(path, label) for path in saved(result)]
-        maps += [
-            (tinted(result.images[0], amount), label)
-            for amount in (result.attention_maps[0] if result.attention_maps else ())
-        ]
+    with closing(pipeline.generate_all(requests, record_attention=record_attention)) as results:
+        for number, one in enumerate(requests):
+            turn.share = number / len(requests)
+            yield {
+                shown.gallery: gr.Gallery(list(pictures), columns=len(requests) // 2 + 1),
+                shown.status: progress(number, len(requests), "picture"),
+                built.inputs["seed"]: one.seed,
+            }
+            result = next(results)
+            if number == 0:
+                tell(result.warnings)
+            label = f"λ = {one.image_scale:g}"
+            pictures += [(path, label) for path in saved(result)]
+            maps += [
+                (tinted(result.images[0], amount), label)
+                for amount in (result.attention_maps[0] if result.attention_maps else ())
+            ]
     first, last = requests[0].image_scale, requests[-1].image_scale
     turn.share = 1.0
     yield {

@@ -32,7 +32,7 @@ from ipadapter_demo.ui.tabs.compare.inputs import compare_inputs
 from ipadapter_demo.ui.tabs.compare.results import Shown, compare_results, finished, forget, run
 
 # A queue of its own: a long comparison holds up no single picture, see serving/manager.py.
-# They take turns batch by batch.
+# Comparisons with one model are drawn in the order of their cells' beginning.
 QUEUE: dict[str, object] = {"concurrency_id": "compare", "concurrency_limit": 8}
 
 
@@ -107,7 +107,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
                 raise RequestError("cell is missing: compare something, then choose a cell")
             spec = job.plan.spec
             spec = spec.changed(redraw=spec.comparison.redraw | {cell: int(seed)})
-            plan = Plan(spec, manager, job.plan.batch)
+            plan = Plan(spec, manager)
             yield from run(shown, Job(plan, job.folder), cell)
 
         yield from with_errors_said(drawn(), status)
@@ -157,6 +157,6 @@ def _job(plan: Plan, before: Job | None) -> Job:
     """The one before, if it is the same comparison: what is finished stays. Else that goes."""
     if before is not None:
         if plan.spec.changed(redraw={}) == before.plan.spec.changed(redraw={}):
-            return Job(Plan(before.plan.spec, plan.manager, plan.batch), before.folder)
+            return Job(Plan(before.plan.spec, plan.manager), before.folder)
         forget(before)
     return Job(plan, Path(get_upload_folder()) / secrets.token_hex(16))

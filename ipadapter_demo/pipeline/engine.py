@@ -1,0 +1,239 @@
+"""The thread that runs a model: requests are jobs, which it advances from one model call to the
+next. Jobs that fit share a call.
+
+Nobody else touches the model, so there are no locks around it. A turn of the thread is one call for
+the oldest job and those that fit it, beginnings of theirs, and one longer piece of work, such as a
+decoding. Jobs in the background wait while there are others.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import time
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from threading import Condition, Thread
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.pipeline.sampler import Call
+
+T = TypeVar("T")
+Predict = Callable[[Sequence[Call[Any]]], Sequence[Tensor]]
+
+log = logging.getLogger(__name__)
+
+
+class Unloaded(ModelError):
+    """The model goes, and with it what was at work in the background: to be asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    error: BaseException | None
+
+
+def _no_calls(calls: Sequence[Call[Any]]) -> Sequence[Tensor]:
+    raise AssertionError("a job without model calls")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Work for the thread, in parts. `work` yields a Call where a model is to predict, None before
+    a longer piece of work, and anything else for whoever asked.
+
+    Jobs of equal `fits` share calls, as many of them as the `share` of each allows. `rows` is the
+    number of rows of a call.
+    """
+
+    work: Generator[object, None, None]
+    predict: Predict = _no_calls
+    fits: Hashable = None
+    rows: int = 0
+    share: int = 1
+    background: bool = False
+    events: SimpleQueue[object] = field(default_factory=SimpleQueue, init=False)
+    call: Call[Any] | None = field(default=None, init=False)  # that it waits for
+    advanced: float | None = field(default=None, init=False)  # when it last was
+    left: bool = field(default=False, init=False)  # it is done, or nobody waits for it any more
+
+
+class Engine:
+    """Jobs, oldest first, and the thread that advances them, which begins with the first job.
+
+    It holds no model while it has nothing to do. All work runs in `context`, such as autocast.
+    """
+
+    def __init__(self, context: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        self._context = context
+        self._changed = Condition()
+        self._jobs: list[Job] = []
+        self._thread: Thread | None = None
+        self._closed = False
+        self._most_rows: dict[Hashable, int] = {}  # of a shared call, where more did not go
+
+    def submit(self, *jobs: Job) -> None:
+        """Raises Unloaded for a job in the background once the engine is closed."""
+        with self._changed:
+            if self._closed and any(job.background for job in jobs):
+                raise Unloaded("the model is unloaded")
+            self._jobs += jobs
+            if jobs and self._thread is None:
+                _engines.add(self)
+                self._thread = Thread(target=self._run, name="engine", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def events(self, job: Job) -> Generator[Any, None, None]:
+        """Of a job that was submitted, as they come. Raises its error. Closing the generator
+        cancels it."""
+        try:
+            while not isinstance(event := job.events.get(), _End):
+                yield event
+            if event.error is not None:
+                raise event.error
+        finally:
+            self.cancel(job)
+
+    def cancel(self, *jobs: Job) -> None:
+        """They leave before the next call."""
+        with self._changed:
+            for job in jobs:
+                job.left = True
+            self._changed.notify_all()
+
+    def run(self, function: Callable[[], T]) -> T:
+        """What a function returns on the thread, when its turn comes."""
+
+        def work() -> Generator[object, None, None]:
+            yield (function(),)
+
+        job = Job(work())
+        self.submit(job)
+        [(value,)] = self.events(job)
+        return value
+
+    def close(self) -> None:
+        """Jobs in the background end with Unloaded, and no more of them are taken. The thread ends
+        once the others are done; one that still comes gets another thread."""
+        with self._changed:
+            self._closed = True
+            for job in self._jobs:
+                if job.background and not job.left:
+                    job.left = True
+                    job.events.put(_End(Unloaded("the model is unloaded")))
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Cancel everything, and wait until the thread has ended."""
+        with self._changed:
+            self.cancel(*self._jobs)
+            self.close()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        with torch.no_grad(), self._context():
+            while self._turn():
+                pass
+
+    def _turn(self) -> bool:
+        """False where the thread is to end. It refers to no job while it waits for one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            gone = [job for job in self._jobs if job.left]
+            self._jobs = [job for job in self._jobs if not job.left]
+            group = self._group()
+            if not group and self._closed:
+                self._thread = None
+                return False
+        for job in gone:
+            job.work.close()
+        for job in group:
+            if job.advanced is None:
+                self._advance(job)
+        pausing = [job for job in group if job.call is None and not job.left]
+        if pausing:
+            self._advance(min(pausing, key=lambda job: job.advanced or 0.0))
+        if calling := [job for job in group if job.call is not None]:
+            self._predict(calling)
+        return True
+
+    def _group(self) -> list[Job]:
+        """The oldest job, and those that may share its calls."""
+        jobs = [job for job in self._jobs if not job.background] or self._jobs
+        if not jobs:
+            return []
+        first, *others = jobs
+        group, share, rows = [first], first.share, first.rows
+        most = self._most_rows.get(first.fits)
+        for job in others:
+            smaller = min(share, job.share)
+            room = len(group) < smaller and (most is None or rows + job.rows <= most)
+            if job.fits == first.fits and room:
+                group.append(job)
+                share, rows = smaller, rows + job.rows
+        return group
+
+    def _advance(self, job: Job) -> None:
+        """As far as its next call, or the next longer piece of work."""
+        job.advanced = time.monotonic()
+        error: BaseException | None = None
+        try:
+            for item in job.work:
+                if isinstance(item, Call):
+                    job.call = item
+                    return
+                if item is None:
+                    return
+                job.events.put(item)
+        except BaseException as raised:  # its caller's, and no other's
+            error = raised
+        self._end(job, error)
+
+    def _predict(self, jobs: Sequence[Job]) -> bool:
+        """Answer the calls of jobs, in one. False where that failed."""
+        calls = [job.call for job in jobs if job.call is not None]
+        try:
+            outputs = jobs[0].predict(calls)
+        except Exception as error:
+            if len(jobs) == 1:
+                self._end(jobs[0], error)
+                return False
+            log.info("a shared call failed, its requests come one by one: %s", error)
+            outputs = None
+        if outputs is None:  # what the error held is free by now
+            self._one_by_one(jobs)
+            return False
+        for job, call, output in zip(jobs, calls, outputs, strict=True):
+            call.output, job.call = output, None
+            self._advance(job)
+        return True
+
+    def _one_by_one(self, jobs: Sequence[Job]) -> None:
+        """So that one that fails takes no other with it. Where none does, there was no memory for
+        so many rows: from now on a call has at most half."""
+        if all([self._predict([job]) for job in jobs]):
+            self._most_rows[jobs[0].fits] = sum(job.rows for job in jobs) // 2
+
+    def _end(self, job: Job, error: BaseException | None = None) -> None:
+        job.left, job.call = True, None
+        job.events.put(_End(error))
+
+
+_engines: WeakSet[Engine] = WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A thread that is inside of torch while Python ends may bring the process down."""
+    for engine in list(_engines):
+        engine.stop()
