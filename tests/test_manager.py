@@ -256,3 +256,30 @@ def test_a_cell_that_fails_is_said_and_the_others_are_drawn(two: ModelManager) -
     for found, request in ((first, requests[0]), (last, requests[2])):
         assert isinstance(found, Result)
         assert found.images == two.pipeline.generate(request).images
+
+
+def test_who_comes_while_a_model_is_fetched_for_a_comparison_keeps_his(entry: CatalogEntry) -> None:
+    fetching, go = threading.Event(), threading.Event()
+
+    def prepared(name: str, report: Report) -> Callable[[], ImagePromptPipeline]:
+        if name == "other":
+            fetching.set()
+            assert go.wait(60)
+        return prepare(replace(entry, name=name))
+
+    manager = ModelManager(load(entry), prepared, NAMES)
+    results: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: results.extend(manager.draw_in_background("other", [REQUEST]))
+    )
+    thread.start()
+    assert fetching.wait(60)
+    with manager.turn("tiny") as turn:
+        pipeline = manager.at_turn(turn)
+        go.set()
+        for _ in pipeline.stream(replace(REQUEST, steps=20)):
+            assert manager.pipeline is pipeline
+        assert not results
+    thread.join(60)
+    assert isinstance(results[0], Result)
+    assert manager.info.name == "other"

@@ -152,9 +152,8 @@ class Engine:
             gone = [job for job in self._jobs if job.left]
             self._jobs = [job for job in self._jobs if not job.left]
             group = self._group()
-            if not group and self._closed:
+            if last := self._closed and not group:
                 self._thread = None
-                return False
         for job in gone:
             job.work.close()
         for job in group:
@@ -165,7 +164,7 @@ class Engine:
             self._advance(min(pausing, key=lambda job: job.advanced or 0.0))
         if calling := [job for job in group if job.call is not None]:
             self._predict(calling)
-        return True
+        return not last
 
     def _group(self) -> list[Job]:
         """The oldest job, and those that may share its calls."""

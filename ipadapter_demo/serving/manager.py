@@ -82,14 +82,16 @@ class ModelManager:
         current model is the one before.
         """
         self._check(name)
+
+        def nobody_draws() -> bool:
+            return not (self.line.turns or self._comparing)
+
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: name == self._info.name or not (self.line.turns or self._comparing)
-                )
+                self._changed.wait_for(lambda: name == self._info.name or nobody_draws())
                 if name == self._info.name and self._pipeline is not None:
                     return self._pipeline
-            self._load(name, report)
+            self._load(name, report, nobody_draws)
 
     @contextmanager
     def turn(self, name: str) -> Iterator[Turn]:
@@ -103,7 +105,9 @@ class ModelManager:
         """The pipeline of a turn's model, loaded unless it is the current one. Only who is at work
         may ask, and use it as long as the turn lasts. Raises whatever loading raises."""
         assert turn.ahead == 0
-        return self._load(turn.model, report)
+        if not self._has(turn.model):  # nobody takes it away from a turn
+            self._load(turn.model, report, lambda: True)
+        return self.pipeline
 
     @contextmanager
     def acquire(self, name: str, report: Report = no_report) -> Iterator[ImagePromptPipeline]:
@@ -135,10 +139,10 @@ class ModelManager:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_free_for(name))
-                if name == self._info.name and self._pipeline is not None:
+                if self._has(name):
                     self._comparing += 1
                     break
-            self._load(name)
+            self._load(name, no_report, lambda: self._is_free_for(name))
         try:
             yield
         finally:
@@ -149,8 +153,12 @@ class ModelManager:
     def _is_free_for(self, name: str) -> bool:
         """True if a comparison may draw with a model, or load it."""
         wanted = all(turn.model == name for turn in self.line.turns)
-        loaded = self._pipeline is not None and name == self._info.name
-        return wanted and (loaded or not self._comparing)
+        return wanted and (self._has(name) or not self._comparing)
+
+    def _has(self, name: str) -> bool:
+        """True if a model is loaded just now."""
+        with self._changed:
+            return self._pipeline is not None and name == self._info.name
 
     def _attempt(self, requests: Sequence[GenerateRequest]) -> list[Result | Exception] | None:
         """None where the model is going."""
@@ -166,22 +174,23 @@ class ModelManager:
         if not isinstance(name, str) or name not in self.models:
             raise RequestError(f"model must be one of {', '.join(self.models)}, got {name!r:.80}")
 
-    def _load(self, name: str, report: Report = no_report) -> ImagePromptPipeline:
+    def _load(self, name: str, report: Report, may: Callable[[], bool]) -> None:
+        """Unless it is the current one, or somebody came meanwhile so that it `may` not be."""
         with self._loading:
             if name != self._info.name:
-                self._switch(name, report)
-            assert self._pipeline is not None
-            return self._pipeline
+                self._switch(name, report, may)
 
     def _remember(self, pipeline: ImagePromptPipeline) -> None:
         self._known[pipeline.info.name] = pipeline.info, pipeline.previews()
 
-    def _switch(self, name: str, report: Report) -> None:
+    def _switch(self, name: str, report: Report, may: Callable[[], bool]) -> None:
         """Two large models may not fit: the old one goes before the new one is read, though not
         before everything is at hand."""
         assert self._prepare is not None
         load, back = self._prepare(name, report), self._prepare(self._info.name, no_report)
         with self._changed:
+            if not may():
+                return
             assert self._pipeline is not None
             self._pipeline.unload()
             self._pipeline = None
