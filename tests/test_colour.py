@@ -73,6 +73,14 @@ def test_a_palette_has_a_profile_too() -> None:
     assert abs(found - list(FROM_P3.values())).max() <= 2
 
 
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV"])
+def test_colours_by_other_coordinates_have_a_profile_too(mode: str) -> None:
+    image = row(list(FROM_P3)).convert(mode)
+    expected = image.convert("RGB")
+    expected.info["icc_profile"] = image.info["icc_profile"] = P3
+    assert values(flatten_image(image)) == values(flatten_image(expected))
+
+
 def test_a_profile_leaves_the_opacity_alone() -> None:
     picture = row([(200, 60, 60, 255), (200, 60, 60, 0), (200, 60, 60, 128)], "RGBA")
     opaque, clear, half = values(flatten_image(read_image(in_file(picture, "PNG", P3))))

@@ -104,6 +104,10 @@ class TestEncoderView:
         assert [seen["squash"].getpixel((x, 8)) for x in (2, 8)] == [red, blue]
         assert [seen["pad"].getpixel((2, y)) for y in (2, 8)] == [PAD_COLOUR, red]
 
+    def test_embeddings_are_of_length_one_each(self, conditioner: Conditioner) -> None:
+        found = conditioner.references.image_embeds([picture(1), picture(2), picture(3)])
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
     def test_padding_is_close_to_zero_for_the_encoder(self, conditioner: Conditioner) -> None:
         pixels = conditioner.references.clip_pixels(Image.new("RGB", (16, 16), PAD_COLOUR))
         assert pixels.abs().max() < 0.01
@@ -140,6 +144,12 @@ class TestImagePrompts:
                 assert prompt.tokens.shape == (1, adapter.num_tokens, CROSS_DIM)
         with pytest.raises(RequestError, match=r"adapter must be .* tiny \(base, plus\), got 'xl'"):
             read(conditioner, references=reference, adapter="xl")
+        with pytest.raises(RequestError, match=r"tiny \(base, plus\), got 'xl'"):
+            read(conditioner, adapter="xl")
+        bare = Conditioner(replace(model, adapters={}), Lock())
+        with pytest.raises(RequestError, match=r"those of tiny \(\), got 'none'"):
+            read(bare, references=reference)
+        assert read(bare).image_prompts == ()
 
     def test_weights_weigh_the_tokens_of_their_reference(self, conditioner: Conditioner) -> None:
         pair = (Reference(image=picture(1)), Reference(image=picture(2), weight=0.5))
@@ -187,6 +197,9 @@ class TestImagePrompts:
         assert prompt.token_weights is None
         alone = prompts_of(read(conditioner, references=pair[:1], combine="average"))[0]
         assert torch.equal(alone.tokens, adapter.tokens_from_embeds(embeds[0]))
+        [faint, _] = prompts_of(read(conditioner, references=pair[1:], combine="average"))
+        assert faint.token_weights is not None, "one alone is no average: it keeps its weight"
+        assert faint.token_weights.tolist() == [0.5] * 4
 
     def test_layers_are_checked_against_the_model(self, conditioner: Conditioner) -> None:
         reference = (Reference(image=picture(1)),)

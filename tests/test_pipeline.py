@@ -386,6 +386,11 @@ class TestContext:
         box = (round(left / 10), round(upper / 10), round(left / 10) + 32, round(upper / 10) + 32)
         assert small.crop(box).tobytes() == drawn.tobytes()
 
+    def test_a_thread_has_previews(self) -> None:
+        mask = box_mask((0, 0, 600, 2), 640, 2)
+        given = Inpaint(image=picture(7, 640, 2), mask=mask, context=0.5)
+        assert uncrop_preview(given, picture(2, 64, 32)).size == (66, 1)
+
     def test_previews_are_put_in_their_place(self) -> None:
         given = self.REQUEST.inpaint
         assert given is not None

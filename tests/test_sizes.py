@@ -18,9 +18,10 @@ from PIL import Image
 from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.compare.figure import draw
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import PAD_COLOUR
+from ipadapter_demo.imaging import PAD_COLOUR, pixels_from_images
 from ipadapter_demo.models.structure import T2IAdapterStructure
 from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.sizes import (
     inner_size,
     limit_on,
@@ -223,6 +224,14 @@ class TestReshaped:
         assert not same_shape((1920, 1080), (512, 512))
         assert not same_shape((144, 128), (128, 128))
         assert same_shape((144, 128), (128, 128), within=8)
+        assert same_shape((128, 128), (132, 124)), "just as far off as it may be"
+
+    def test_a_picture_that_is_started_from_is_cropped(self) -> None:
+        wide = Image.new("RGB", (192, 64), "red")
+        wide.paste("blue", (64, 0, 128, 64))
+        plan = plan_for(GenerateRequest(init_image=wide, width=64, height=64), 64)
+        expected = pixels_from_images([Image.new("RGB", (64, 64), "blue")])
+        assert torch.equal(plan.init_pixels(), expected)
 
     def test_a_thread_keeps_some_pixels(self) -> None:
         assert inner_size((5000, 3), (64, 64)) == (64, 8)
