@@ -227,10 +227,9 @@ class TestReshaped:
         assert same_shape((128, 128), (132, 124)), "just as far off as it may be"
 
     def test_a_picture_that_is_started_from_is_cropped(self) -> None:
-        wide = Image.new("RGB", (192, 64), "red")
-        wide.paste("blue", (64, 0, 128, 64))
-        plan = plan_for(GenerateRequest(init_image=wide, width=64, height=64), 64)
-        expected = pixels_from_images([Image.new("RGB", (64, 64), "blue")])
+        wide = picture(1, 192, 32)
+        plan = plan_for(GenerateRequest(init_image=wide, width=64, height=32), 64)
+        expected = pixels_from_images([wide.crop((64, 0, 128, 32))])
         assert torch.equal(plan.init_pixels(), expected)
 
     def test_a_thread_keeps_some_pixels(self) -> None:

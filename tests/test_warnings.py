@@ -373,6 +373,8 @@ class TestPrompts:
         ("{a|b} [c]", {CHOICE: "{a|b}", EMPHASIS: "[c]"}),
         ("[a|b] {c|d}", {CHOICE: "[a|b]"}),
         ("(a|b)", {EMPHASIS: "(a|b)"}),
+        ("(X)", {EMPHASIS: "(X)"}),
+        ("()", {}),
         ("| (a)", {EMPHASIS: "(a)"}),
         (": (a)", {EMPHASIS: "(a)"}),
         ("{a:1}", {}),
