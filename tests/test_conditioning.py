@@ -40,7 +40,7 @@ from ipadapter_demo.pipeline.conditions import (
 from ipadapter_demo.pipeline.denoiser import UNetDenoiser, _with_mask
 from ipadapter_demo.pipeline.latents import LatentEncoder
 from ipadapter_demo.pipeline.schedule import NoiseLevel
-from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
+from ipadapter_demo.request import FITS, GenerateRequest, Inpaint, Reference, Structure
 from tests.tiny import CROSS_DIM, box_mask, noise, picture
 
 EDGES = Structure(kind="canny", image=picture(3))
@@ -200,6 +200,33 @@ class TestImagePrompts:
         [faint, _] = prompts_of(read(conditioner, references=pair[1:], combine="average"))
         assert faint.token_weights is not None, "one alone is no average: it keeps its weight"
         assert faint.token_weights.tolist() == [0.5] * 4
+
+    def test_a_negative_reference_takes_the_place_of_the_empty_picture(
+        self, conditioner: Conditioner
+    ) -> None:
+        one, other = Reference(image=picture(1)), Reference(image=picture(2))
+
+        def read_of(*references: Reference) -> list[Tensor]:
+            return [p.tokens for p in prompts_of(read(conditioner, references=references))]
+
+        having, empty = read_of(one)
+        against = read_of(one, replace(other, negative=True))
+        assert torch.equal(against[0], having)
+        assert torch.equal(against[1], read_of(other)[0])
+        silent = read_of(one, replace(other, negative=True, weight=0.0))
+        assert torch.equal(silent[1], empty)
+        assert not torch.equal(against[1], empty)
+
+    def test_they_act_inside_a_mask_where_a_network_reads_what_is_around_it(
+        self, conditioner: Conditioner, model: BaseModel
+    ) -> None:
+        given = Inpaint(image=picture(7), mask=box_mask((16, 16, 48, 48)), background_weight=0.0)
+        without = Conditioner(replace(model, inpaint_adapter=None), Lock())
+        for reader, confined in ((conditioner, True), (without, False)):
+            prompts = prompts_of(
+                read(reader, references=(Reference(image=picture(1)),), inpaint=given)
+            )
+            assert [prompt.mask is not None for prompt in prompts] == [confined] * 2
 
     def test_layers_are_checked_against_the_model(self, conditioner: Conditioner) -> None:
         reference = (Reference(image=picture(1)),)
