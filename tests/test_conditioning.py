@@ -104,8 +104,8 @@ class TestEncoderView:
         assert [seen["squash"].getpixel((x, 8)) for x in (2, 8)] == [red, blue]
         assert [seen["pad"].getpixel((2, y)) for y in (2, 8)] == [PAD_COLOUR, red]
 
-    def test_embeddings_are_of_length_one_each(self, conditioner: Conditioner) -> None:
-        found = conditioner.references.image_embeds([picture(1), picture(2), picture(3)])
+    def test_embeddings_are_of_length_one_each(self, pipeline: ImagePromptPipeline) -> None:
+        found = pipeline.image_embeds([picture(1), picture(2), picture(3)])
         torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
 
     def test_padding_is_close_to_zero_for_the_encoder(self, conditioner: Conditioner) -> None:
@@ -227,6 +227,14 @@ class TestImagePrompts:
                 read(reader, references=(Reference(image=picture(1)),), inpaint=given)
             )
             assert [prompt.mask is not None for prompt in prompts] == [confined] * 2
+
+    def test_the_network_that_reads_what_is_around_a_mask_acts_fully_in_every_step(
+        self, conditioner: Conditioner
+    ) -> None:
+        given = Inpaint(image=picture(7), mask=box_mask((16, 16, 48, 48)))
+        conditions = read(conditioner, inpaint=given)
+        for step in range(4):
+            assert [control.weight for control in conditions.at(step, 4).structures] == [1.0]
 
     def test_layers_are_checked_against_the_model(self, conditioner: Conditioner) -> None:
         reference = (Reference(image=picture(1)),)

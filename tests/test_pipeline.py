@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -701,6 +702,14 @@ class TestSurroundings:
         assert around.mask is not None
         assert ImageChops.invert(second.mask).tobytes() == around.mask.tobytes()
 
+    def test_what_is_not_followed_has_no_part(self) -> None:
+        followed = Reference(image=picture(3))
+        others = replace(followed, negative=True), replace(followed, weight=0.0)
+        [only], around = split_by_mask(replace(self.REQUEST, references=(*others, followed)))
+        assert (only.image, only.weight, only.negative) == (followed.image, 1.0, False)
+        assert len(around) == 1
+        assert split_by_mask(replace(self.REQUEST, references=others)) == ([], [])
+
     def test_a_mask_of_everything_has_none(self) -> None:
         given = Inpaint(image=picture(7), mask=box_mask((0, 0, 64, 64)), background_weight=1.0)
         (reference,), around = split_by_mask(replace(self.REQUEST, inpaint=given))
@@ -870,6 +879,13 @@ class TestStream:
         assert {len(event.images) for event in previews} == {0, 2}
         assert np.array_equal(arrays(result), generated(pipeline, request))
 
+    def test_the_requests_of_a_batch_share_its_time(self, pipeline: ImagePromptPipeline) -> None:
+        began = time.monotonic()
+        events = pipeline.stream_batch([WITH_IMAGE, replace(WITH_IMAGE, seed=6)])
+        first, second = [event for event in events if isinstance(event, Result)]
+        assert 0 < first.seconds == second.seconds
+        assert 2 * first.seconds <= time.monotonic() - began
+
     def test_previews_approach_the_result(self, pipeline: ImagePromptPipeline) -> None:
         """They show the clean picture that a step points to, not the noisy one it is at."""
         *previews, result = pipeline.stream(replace(WITH_IMAGE, steps=10), preview_every=1)
@@ -967,6 +983,13 @@ class TestLoading:
         assert warnings == (DECODED_AGAIN,)
         assert images[0].getextrema() != ((0, 0),) * 3
         assert not ImagePromptPipeline(model)._decoded(latents)[1]
+        with torch.no_grad():
+            first[0].weight.fill_(torch.nan)
+        with pytest.raises(ModelError) as refusal:
+            pipeline._decoded(latents)
+        assert str(refusal.value) == (
+            "tiny in torch.float16 gave pixels that are not finite: load it in float32"
+        )
 
     def test_an_ordinary_autoencoder(self) -> None:
         """Its latents are the mode of a distribution, and scaled."""
