@@ -705,9 +705,11 @@ class TestSurroundings:
     def test_what_is_not_followed_has_no_part(self) -> None:
         followed = Reference(image=picture(3))
         others = replace(followed, negative=True), replace(followed, weight=0.0)
-        [only], around = split_by_mask(replace(self.REQUEST, references=(*others, followed)))
+        given = replace(self.REQUEST, references=(*others, followed))
+        [only], [around] = split_by_mask(given)
         assert (only.image, only.weight, only.negative) == (followed.image, 1.0, False)
-        assert len(around) == 1
+        assert given.inpaint is not None
+        assert (around.image, around.fit) == (given.inpaint.image, "squash"), "all of it is read"
         assert split_by_mask(replace(self.REQUEST, references=others)) == ([], [])
 
     def test_a_mask_of_everything_has_none(self) -> None:
@@ -882,7 +884,11 @@ class TestStream:
     def test_the_requests_of_a_batch_share_its_time(self, pipeline: ImagePromptPipeline) -> None:
         began = time.monotonic()
         events = pipeline.stream_batch([WITH_IMAGE, replace(WITH_IMAGE, seed=6)])
-        first, second = [event for event in events if isinstance(event, Result)]
+        *previews, first, second = events
+        assert all(isinstance(event, Preview) and not event.images for event in previews)
+        assert isinstance(first, Result)
+        assert isinstance(second, Result)
+        assert first.attention_maps == second.attention_maps == ()
         assert 0 < first.seconds == second.seconds
         assert 2 * first.seconds <= time.monotonic() - began
 

@@ -515,6 +515,7 @@ class TestRegions:
                 box_mask((31, 0, 32, 64)),
                 "is too thin or outside of what is drawn: the model has cells of 8 pixels",
             ),
+            (box_mask((0, 31, 64, 32)), "is too thin or outside"),
             (box_mask((310, 0, 311, 640), 640, 640), "is too thin or outside"),
         ],
     )
@@ -529,6 +530,8 @@ class TestRegions:
     def test_one_that_is_wide_enough(self, pipeline: ImagePromptPipeline) -> None:
         for mask in (box_mask((16, 16, 32, 32)), box_mask((0, 0, 8, 64))):
             assert warnings(pipeline, references=(Reference(image=picture(2), mask=mask),)) == ()
+        edge = Reference(image=picture(2), mask=box_mask((0, 0, 8, 32), 128, 32))
+        assert warnings(pipeline, references=(edge,), width=128, height=32) == ()
 
     def test_one_outside_a_close_up(self, pipeline: ImagePromptPipeline) -> None:
         given = Inpaint(
