@@ -23,20 +23,26 @@ def rgb_profile(primaries: tuple[tuple[float, float], ...]) -> bytes:
     scaled = columns * np.linalg.solve(columns, _xyz(*D65))
     gain = (_BRADFORD @ D50) / (_BRADFORD @ _xyz(*D65))
     to_d50 = np.linalg.inv(_BRADFORD) @ np.diag(gain) @ _BRADFORD @ scaled
-    curve = (
-        b"para\0\0\0\0"
-        + struct.pack(">HH", 3, 0)
-        + b"".join(map(_fixed, (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)))
-    )
     tags = {b"wtpt": _xyz_tag(D50)}
     for letter, column in zip((b"r", b"g", b"b"), to_d50.T, strict=True):
-        tags |= {letter + b"XYZ": _xyz_tag(column), letter + b"TRC": curve}
+        tags |= {letter + b"XYZ": _xyz_tag(column), letter + b"TRC": _srgb_curve()}
     return _profile(b"mntr", b"RGB ", b"XYZ ", tags)
 
 
 def grey_profile(gamma: float) -> bytes:
     curve = b"para\0\0\0\0" + struct.pack(">HH", 0, 0) + _fixed(gamma)
     return _profile(b"mntr", b"GRAY", b"XYZ ", {b"wtpt": _xyz_tag(D50), b"kTRC": curve})
+
+
+def grey_srgb_profile(power: float) -> bytes:
+    """Grey by sRGB's curve, but for its power, which is 2.4."""
+    tags = {b"wtpt": _xyz_tag(D50), b"kTRC": _srgb_curve(power)}
+    return _profile(b"mntr", b"GRAY", b"XYZ ", tags)
+
+
+def _srgb_curve(power: float = 2.4) -> bytes:
+    values = (power, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    return b"para\0\0\0\0" + struct.pack(">HH", 3, 0) + b"".join(map(_fixed, values))
 
 
 def cmyk_profile() -> bytes:

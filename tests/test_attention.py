@@ -154,6 +154,24 @@ class TestWithoutAnImage:
         assert not torch.equal(layer(states, text), expected)
 
 
+def test_queries_with_masks_of_their_own_and_no_text_are_diffusers_own() -> None:
+    with seeded(0):
+        layer = Attention(query_dim=WIDTH, heads=HEADS, dim_head=WIDTH // HEADS).double()
+    states = noise(22, BATCH, QUERIES, WIDTH).double()
+    causal = torch.full((BATCH, QUERIES, QUERIES), -1e4).double().triu(1)
+    expected = layer(states), layer(states, attention_mask=causal)
+    layer.set_processor(DecoupledAttnProcessor(ImageKeyValue(1, 1)))
+    assert torch.equal(layer(states), expected[0])
+    assert torch.equal(layer(states, attention_mask=causal), expected[1])
+
+
+def test_keys_and_values_are_made_where_and_as_they_are_asked_for() -> None:
+    """Such as on a GPU at once, and not on the CPU first."""
+    pair = ImageKeyValue(CROSS_DIM, WIDTH, device=torch.device("meta"), dtype=torch.float16)
+    assert all(weight.is_meta for weight in pair.parameters())
+    assert {weight.dtype for weight in pair.parameters()} == {torch.float16}
+
+
 class Spatial(nn.Module):
     """Stands in for a norm that looks at the time embedding."""
 
@@ -191,6 +209,8 @@ def test_a_layer_s_own_scale_multiplies_that_of_the_prompt(
 
     assert torch.equal(at(0.8, (3.0, 0.5)), at(0.4))
     assert torch.equal(at(0.8, (3.0, 0.0)), layer(image_states, text))
+    layer.set_processor(DecoupledAttnProcessor(*processor.pairs))  # the first, if nothing is said
+    assert torch.equal(at(0.8, (0.5,)), at(0.4))
 
 
 def prompt_for(rows: slice, seed: int = 1, scale: float = 1.0) -> ImagePrompt:

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ipadapter_demo.adapter import AttentionRecorder
+from ipadapter_demo.adapter import AttentionRecorder, ImagePrompt
 from ipadapter_demo.adapter.attention_maps import attention_weights
 from ipadapter_demo.imaging import tinted
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result
+from ipadapter_demo.pipeline.conditioning.images import attention_maps
+from ipadapter_demo.pipeline.conditions import TimedPrompt
 from ipadapter_demo.request import GenerateRequest, Reference
 from tests.tiny import box_mask, noise, picture
 
@@ -62,6 +64,20 @@ def test_a_map_has_the_shape_of_the_output_and_where_nothing_acts_it_is_zero() -
     assert bool(recorder.is_empty) is False
     assert recorder.maps().shape == (1, 1, 1, 64)
     assert not recorder.maps().any()
+
+
+def test_where_a_reference_is_all_that_is_added_its_map_is_white() -> None:
+    recorder = AttentionRecorder(1, (64, 64))
+    recorder(
+        noise(1, 1, 3, 64, 8),
+        noise(2, 1, 3, 4, 8),
+        torch.zeros(1, 64, 24),
+        noise(4, 1, 64, 24),
+        (8, 8),
+    )
+    prompt = ImagePrompt(rows=slice(0, 1), tokens=noise(2, 1, 4, 24), scale=1.0, recorder=recorder)
+    [[amount]] = attention_maps([TimedPrompt((0.0, 1.0), prompt)], 1)
+    assert amount.getextrema() == (255, 255)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -89,11 +89,17 @@ def test_a_thread_of_a_picture_costs_no_gigabytes() -> None:
 class TestTokens:
     """With the model's own encoder, adapters and processor, which the tiny one has all of."""
 
-    @pytest.fixture(params=[16, 24], ids=["16", "24 cut to 16"])
+    @pytest.fixture(
+        params=[(16, Image.Resampling.BICUBIC), (24, Image.Resampling.BILINEAR)],
+        ids=["16", "24 cut to 16, by another filter"],
+    )
     def own(self, model: BaseModel, request: pytest.FixtureRequest) -> BaseModel:
         side = model.image_encoder.config.image_size
+        shortest, resample = request.param
         processor = CLIPImageProcessorPil(
-            size={"shortest_edge": request.param}, crop_size={"height": side, "width": side}
+            size={"shortest_edge": shortest},
+            crop_size={"height": side, "width": side},
+            resample=resample,
         )
         return replace(model, image_processor=processor)
 

@@ -16,7 +16,14 @@ from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import save_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
 from ipadapter_demo.ui.run.uploads import image_from_upload
-from tests.icc import DISPLAY_P3, SRGB, cmyk_profile, grey_profile, rgb_profile
+from tests.icc import (
+    DISPLAY_P3,
+    SRGB,
+    cmyk_profile,
+    grey_profile,
+    grey_srgb_profile,
+    rgb_profile,
+)
 
 P3 = rgb_profile(DISPLAY_P3)
 # By the definitions of the two spaces, to the nearest level.
@@ -73,6 +80,14 @@ def test_a_palette_has_a_profile_too() -> None:
     assert abs(found - list(FROM_P3.values())).max() <= 2
 
 
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV"])
+def test_colours_by_other_coordinates_have_a_profile_too(mode: str) -> None:
+    image = row(list(FROM_P3)).convert(mode)
+    expected = image.convert("RGB")
+    expected.info["icc_profile"] = image.info["icc_profile"] = P3
+    assert values(flatten_image(image)) == values(flatten_image(expected))
+
+
 def test_a_profile_leaves_the_opacity_alone() -> None:
     picture = row([(200, 60, 60, 255), (200, 60, 60, 0), (200, 60, 60, 128)], "RGBA")
     opaque, clear, half = values(flatten_image(read_image(in_file(picture, "PNG", P3))))
@@ -109,11 +124,11 @@ def nearly_srgb(off: float) -> bytes:
     return rgb_profile(tuple((x + off, y) for x, y in SRGB))
 
 
-def applied(image: Image.Image, profile: bytes) -> Image.Image:
+def applied(image: Image.Image, profile: bytes, mode: str = "RGB") -> Image.Image:
     transform = ImageCms.buildTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)),
         ImageCms.createProfile("sRGB"),
-        "RGB",
+        mode,
         "RGB",
         ImageCms.Intent.RELATIVE_COLORIMETRIC,
         ImageCms.Flags.BLACKPOINTCOMPENSATION,
@@ -124,12 +139,21 @@ def applied(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def test_srgb_but_for_rounding_changes_no_bit_and_what_is_two_levels_off_is_applied() -> None:
-    for off, most, kept in ((4e-5, 1, True), (7e-5, 2, False)):
+    for off, most, kept in ((4e-5, 1, True), (-4e-5, 1, True), (7e-5, 2, False)):
         profile = nearly_srgb(off)
         changed = applied(noise(), profile)
         assert abs(np.asarray(changed, int) - np.asarray(noise(), int)).max() == most
         found = flatten_image(read_image(in_file(noise(), "PNG", profile)))
         assert found.tobytes() == (noise() if kept else changed).tobytes()
+
+
+@pytest.mark.parametrize("power", [2.38, 2.42])
+def test_so_does_grey(power: float) -> None:
+    levels, profile = row(list(range(256)), "L"), grey_srgb_profile(power)
+    levels.info["icc_profile"] = profile
+    changed = np.asarray(applied(levels, profile, "L"), int) - np.arange(256)[None, :, None]
+    assert abs(changed).max() == 1
+    assert values(flatten_image(levels)) == [(level,) * 3 for level in range(256)]
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "La"])

@@ -39,7 +39,7 @@ from ipadapter_demo.pipeline.denoiser import UNetDenoiser, _with_mask
 from ipadapter_demo.pipeline.latents import LatentEncoder
 from ipadapter_demo.pipeline.sampler import Call
 from ipadapter_demo.pipeline.schedule import NoiseLevel
-from ipadapter_demo.request import FITS, GenerateRequest, Reference, Structure
+from ipadapter_demo.request import FITS, GenerateRequest, Inpaint, Reference, Structure
 from tests.tiny import CROSS_DIM, box_mask, noise, picture
 
 EDGES = Structure(kind="canny", image=picture(3))
@@ -103,6 +103,10 @@ class TestEncoderView:
         assert [seen["squash"].getpixel((x, 8)) for x in (2, 8)] == [red, blue]
         assert [seen["pad"].getpixel((2, y)) for y in (2, 8)] == [PAD_COLOUR, red]
 
+    def test_embeddings_are_of_length_one_each(self, pipeline: ImagePromptPipeline) -> None:
+        found = pipeline.image_embeds([picture(1), picture(2), picture(3)])
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+
     def test_padding_is_close_to_zero_for_the_encoder(self, conditioner: Conditioner) -> None:
         pixels = conditioner.references.clip_pixels(Image.new("RGB", (16, 16), PAD_COLOUR))
         assert pixels.abs().max() < 0.01
@@ -139,6 +143,12 @@ class TestImagePrompts:
                 assert prompt.tokens.shape == (1, adapter.num_tokens, CROSS_DIM)
         with pytest.raises(RequestError, match=r"adapter must be .* tiny \(base, plus\), got 'xl'"):
             read(conditioner, references=reference, adapter="xl")
+        with pytest.raises(RequestError, match=r"tiny \(base, plus\), got 'xl'"):
+            read(conditioner, adapter="xl")
+        bare = Conditioner(replace(model, adapters={}))
+        with pytest.raises(RequestError, match=r"those of tiny \(\), got 'none'"):
+            read(bare, references=reference)
+        assert read(bare).image_prompts == ()
 
     def test_weights_weigh_the_tokens_of_their_reference(self, conditioner: Conditioner) -> None:
         pair = (Reference(image=picture(1)), Reference(image=picture(2), weight=0.5))
@@ -186,6 +196,44 @@ class TestImagePrompts:
         assert prompt.token_weights is None
         alone = prompts_of(read(conditioner, references=pair[:1], combine="average"))[0]
         assert torch.equal(alone.tokens, adapter.tokens_from_embeds(embeds[0]))
+        [faint, _] = prompts_of(read(conditioner, references=pair[1:], combine="average"))
+        assert faint.token_weights is not None, "one alone is no average: it keeps its weight"
+        assert faint.token_weights.tolist() == [0.5] * 4
+
+    def test_a_negative_reference_takes_the_place_of_the_empty_picture(
+        self, conditioner: Conditioner
+    ) -> None:
+        one, other = Reference(image=picture(1)), Reference(image=picture(2))
+
+        def read_of(*references: Reference) -> list[Tensor]:
+            return [p.tokens for p in prompts_of(read(conditioner, references=references))]
+
+        having, empty = read_of(one)
+        against = read_of(one, replace(other, negative=True))
+        assert torch.equal(against[0], having)
+        assert torch.equal(against[1], read_of(other)[0])
+        silent = read_of(one, replace(other, negative=True, weight=0.0))
+        assert torch.equal(silent[1], empty)
+        assert not torch.equal(against[1], empty)
+
+    def test_they_act_inside_a_mask_where_a_network_reads_what_is_around_it(
+        self, conditioner: Conditioner, model: BaseModel
+    ) -> None:
+        given = Inpaint(image=picture(7), mask=box_mask((16, 16, 48, 48)), background_weight=0.0)
+        without = Conditioner(replace(model, inpaint_adapter=None))
+        for reader, confined in ((conditioner, True), (without, False)):
+            prompts = prompts_of(
+                read(reader, references=(Reference(image=picture(1)),), inpaint=given)
+            )
+            assert [prompt.mask is not None for prompt in prompts] == [confined] * 2
+
+    def test_the_network_that_reads_what_is_around_a_mask_acts_fully_in_every_step(
+        self, conditioner: Conditioner
+    ) -> None:
+        given = Inpaint(image=picture(7), mask=box_mask((16, 16, 48, 48)))
+        conditions = read(conditioner, inpaint=given)
+        for step in range(4):
+            assert [control.weight for control in conditions.at(step, 4).structures] == [1.0]
 
     def test_layers_are_checked_against_the_model(self, conditioner: Conditioner) -> None:
         reference = (Reference(image=picture(1)),)

@@ -217,3 +217,14 @@ def test_colours_are_read_once_more_only_where_the_tag_holds(
 ) -> None:
     pixels = np.array([[[value] * 3 for value in stored]])
     assert grey(colour_tiff(pixels, "<", {SAMPLE_MAXIMUM: declared})).tolist() == [levels]
+
+
+def test_colours_of_eight_bits_are_left_alone() -> None:
+    """Also where all of them are black, and where the picture was decoded elsewhere before."""
+    for level in (0, 9, 255):
+        content = io.BytesIO()
+        Image.new("RGB", (4, 2), (level,) * 3).save(content, "TIFF")
+        with Image.open(content) as image:
+            image.load()
+            assert flatten_image(image).getpixel((0, 0)) == (level,) * 3
+        assert read_image(content.getvalue()).getpixel((0, 0)) == (level,) * 3

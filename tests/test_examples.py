@@ -26,7 +26,10 @@ SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 @pytest.fixture(scope="module")
 def tabletop() -> ImagePromptPipeline:
-    return ip.load("tabletop", device="cpu", dtype="float32")
+    """What is loaded where nothing is named."""
+    pipeline = ip.load(device="cpu", dtype="float32")
+    assert pipeline.info.name == "tabletop"
+    return pipeline
 
 
 @pytest.fixture

@@ -47,13 +47,15 @@ def ours(entry: CatalogEntry, monkeypatch: pytest.MonkeyPatch) -> Any:
     return pixels_of(load(entry), monkeypatch)
 
 
-@pytest.mark.parametrize("negative", ["blur", ""])
-def test_text(ours: Any, entry: CatalogEntry, negative: str) -> None:
-    """Law 1 as well. No negative prompt is zeros to SDXL, an empty one would not be."""
+@pytest.mark.parametrize(("prompt", "negative"), [("a cube", "blur"), ("a cube", ""), ("", "")])
+def test_text(ours: Any, entry: CatalogEntry, prompt: str, negative: str) -> None:
+    """Law 1 as well. No negative prompt is zeros to SDXL, an empty one would not be, and an empty
+    prompt is not."""
     oracle = loaded_xl(StableDiffusionXLPipeline, entry)
-    expected = theirs(oracle, entry, negative_prompt=negative or None)
-    assert_same(ours(request(negative_prompt=negative)), expected, tolerance=0)
-    silent = request(negative_prompt=negative, references=(reference(),), image_scale=0)
+    expected = theirs(oracle, entry, prompt=prompt, negative_prompt=negative or None)
+    texts = {"prompt": prompt, "negative_prompt": negative}
+    assert_same(ours(request(**texts)), expected, tolerance=0)
+    silent = request(**texts, references=(reference(),), image_scale=0)
     assert_same(ours(silent), expected, tolerance=0)
 
 

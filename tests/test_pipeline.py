@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -384,6 +385,11 @@ class TestContext:
         box = (round(left / 10), round(upper / 10), round(left / 10) + 32, round(upper / 10) + 32)
         assert small.crop(box).tobytes() == drawn.tobytes()
 
+    def test_a_thread_has_previews(self) -> None:
+        mask = box_mask((0, 0, 600, 2), 640, 2)
+        given = Inpaint(image=picture(7, 640, 2), mask=mask, context=0.5)
+        assert uncrop_preview(given, picture(2, 64, 32)).size == (66, 1)
+
     def test_previews_are_put_in_their_place(self) -> None:
         given = self.REQUEST.inpaint
         assert given is not None
@@ -694,6 +700,16 @@ class TestSurroundings:
         assert around.mask is not None
         assert ImageChops.invert(second.mask).tobytes() == around.mask.tobytes()
 
+    def test_what_is_not_followed_has_no_part(self) -> None:
+        followed = Reference(image=picture(3))
+        others = replace(followed, negative=True), replace(followed, weight=0.0)
+        given = replace(self.REQUEST, references=(*others, followed))
+        [only], [around] = split_by_mask(given)
+        assert (only.image, only.weight, only.negative) == (followed.image, 1.0, False)
+        assert given.inpaint is not None
+        assert (around.image, around.fit) == (given.inpaint.image, "squash"), "all of it is read"
+        assert split_by_mask(replace(self.REQUEST, references=others)) == ([], [])
+
     def test_a_mask_of_everything_has_none(self) -> None:
         given = Inpaint(image=picture(7), mask=box_mask((0, 0, 64, 64)), background_weight=1.0)
         (reference,), around = split_by_mask(replace(self.REQUEST, inpaint=given))
@@ -807,6 +823,15 @@ class TestStream:
         assert {len(event.images) for event in previews} == {0, 2}
         assert np.array_equal(arrays(result), generated(pipeline, request))
 
+    def test_requests_that_share_calls_each_have_their_time(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        began = time.monotonic()
+        first, second = pipeline.generate_all([WITH_IMAGE, replace(WITH_IMAGE, seed=6)], share=2)
+        assert first.attention_maps == second.attention_maps == ()
+        for result in (first, second):
+            assert 0 < result.seconds <= time.monotonic() - began
+
     def test_previews_approach_the_result(self, pipeline: ImagePromptPipeline) -> None:
         """They show the clean picture that a step points to, not the noisy one it is at."""
         *previews, result = pipeline.stream(replace(WITH_IMAGE, steps=10), preview_every=1)
@@ -904,6 +929,13 @@ class TestLoading:
         assert warnings == (DECODED_AGAIN,)
         assert images[0].getextrema() != ((0, 0),) * 3
         assert not decoded(model, latents)[1]
+        with torch.no_grad():
+            first[0].weight.fill_(torch.nan)
+        with pytest.raises(ModelError) as refusal:
+            decoded(overflowing, latents)
+        assert str(refusal.value) == (
+            "tiny in torch.float16 gave pixels that are not finite: load it in float32"
+        )
 
     def test_an_ordinary_autoencoder(self) -> None:
         """Its latents are the mode of a distribution, and scaled."""

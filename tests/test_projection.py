@@ -242,6 +242,13 @@ def test_tokens_follow_the_precision_of_the_adapter() -> None:
     assert adapter.empty_embeds(1).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("variant", ["plus", "full"])
+def test_the_empty_picture_has_the_precision_of_the_encoder(variant: str) -> None:
+    pipeline = tiny_pipeline()
+    encoder = pipeline.image_encoder.to(torch.bfloat16)
+    assert tiny_adapter(pipeline.unet, variant).empty_embeds(1, encoder).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("variant", ["base", "plus", "full"])
 def test_conditional_and_empty_embeds_equal_diffusers(variant: str) -> None:
     """Trap 1: base takes zero embeddings, Plus the encoder's view of zeroed normalised pixels."""

@@ -205,6 +205,12 @@ def test_a_flow_model_goes_through_the_same_loop() -> None:
     assert (taken[-1].latents - POINT).abs().max() < 1e-5
 
 
+def test_the_levels_of_a_flow_model_have_its_timesteps() -> None:
+    config = SD15 | {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    schedule = Schedule(new_scheduler("dpm++", config), 5)
+    assert [schedule.level(i).timestep for i in range(3)] == list(schedule.timesteps[:3])
+
+
 @pytest.mark.parametrize("sampler", FLOWING)
 def test_a_gaussian_is_drawn_as_its_equation_says(sampler: str) -> None:
     """The probability flow (arXiv 2011.13456, section 4.3) of a Gaussian has a solution: what was

@@ -17,10 +17,15 @@ from PIL import Image
 
 from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.compare.figure import draw
-from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import PAD_COLOUR
+from ipadapter_demo.errors import ModelError, RequestError
+from ipadapter_demo.imaging import PAD_COLOUR, pixels_from_images
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.catalog import StructureEntry
+from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.models.structure import T2IAdapterStructure
 from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.conditioning.maps import MapReader
+from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.sizes import (
     inner_size,
     limit_on,
@@ -223,6 +228,13 @@ class TestReshaped:
         assert not same_shape((1920, 1080), (512, 512))
         assert not same_shape((144, 128), (128, 128))
         assert same_shape((144, 128), (128, 128), within=8)
+        assert same_shape((128, 128), (132, 124)), "just as far off as it may be"
+
+    def test_a_picture_that_is_started_from_is_cropped(self) -> None:
+        wide = picture(1, 192, 32)
+        plan = plan_for(GenerateRequest(init_image=wide, width=64, height=32), 64)
+        expected = pixels_from_images([wide.crop((64, 0, 128, 32))])
+        assert torch.equal(plan.init_pixels(), expected)
 
     def test_a_thread_keeps_some_pixels(self) -> None:
         assert inner_size((5000, 3), (64, 64)) == (64, 8)
@@ -342,6 +354,29 @@ class TestMaps:
         drawn = pipeline.structure_map(colours)
         assert drawn.getpixel((32, 2)) == PAD_COLOUR
         assert drawn.getpixel((32, 32)) == (0, 128, 128)
+
+    def test_maps_of_a_request_have_the_size_of_its_output(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        structures = (Structure(kind="canny", image=self.WIDE),)
+        request = GenerateRequest(structures=structures, width=96, height=32)
+        assert pipeline.structure_maps(request) == [
+            self.WIDE.resize((96, 32), Image.Resampling.BICUBIC)
+        ]
+
+    @pytest.mark.parametrize("fit", ["crop", "pad"])
+    def test_a_detector_is_looked_for_where_the_model_says(
+        self, model: BaseModel, fit: Fit
+    ) -> None:
+        def nowhere(hub: Hub) -> Path:
+            raise ModelError(f"{hub.repo} is asked for")
+
+        edges = StructureEntry(folder=Path(), network="controlnet", annotators=("softedge",))
+        entry = replace(model.entry, structures={"softedge": edges})
+        maps = MapReader(replace(model, entry=entry, locate=nowhere))
+        wanted = Structure(kind="softedge", annotator="softedge", image=self.WIDE, fit=fit)
+        with pytest.raises(ModelError, match="lllyasviel/Annotators is asked for"):
+            maps.structure_map(wanted, (64, 64))
 
     def test_the_fit_has_an_effect_and_a_note(self, pipeline: ImagePromptPipeline) -> None:
         made = {}

@@ -14,6 +14,7 @@ import pytest
 from huggingface_hub.utils import disable_progress_bars
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.sources import (
     Hub,
     announced,
@@ -22,6 +23,9 @@ from ipadapter_demo.models.sources import (
     local_folder,
     of_repository,
 )
+from ipadapter_demo.pipeline import load
+from ipadapter_demo.request import GenerateRequest, Structure
+from tests.tiny import picture
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"part/config.json": b"{}", "part/weights.safetensors": bytes(30_000_000)}
@@ -105,6 +109,33 @@ def test_a_terminal_hears_of_every_file_once(hub: str) -> None:
     said: list[str] = []
     fetched(HUB, report=announced(said.append))
     assert said == [f"fetching someone/something: {name}" for name in FILES]
+
+
+def test_loading_a_model_tells_what_is_fetched_for_it(
+    hub: str, tmp_path: Path, entry: CatalogEntry
+) -> None:
+    """Base, image encoder and, when it is first asked for, a structure network. This hub has none
+    of them."""
+    heard: list[str] = []
+
+    def report(text: str, share: float) -> None:
+        heard.append(text)
+
+    with pytest.raises(ModelError, match="could not be fetched"):
+        load("sd15", device="cpu", models_dir=tmp_path, report=report)
+    with pytest.raises(ModelError, match="could not be fetched"):
+        load(entry, device="cpu", image_encoder="nobody/encoder", report=report)
+    edges = replace(entry.structures["canny"], folder=Hub(repo="nobody/net", files=("a.json",)))
+    pipeline = load(replace(entry, structures={"canny": edges}), device="cpu", report=report)
+    with pytest.raises(ModelError, match="could not be fetched"):
+        pipeline.generate(
+            GenerateRequest(steps=1, structures=(Structure(kind="canny", image=picture(3)),))
+        )
+    assert heard == [
+        "stable-diffusion-v1-5/stable-diffusion-v1-5: model_index.json",
+        "nobody/encoder: config.json",
+        "nobody/net: a.json",
+    ]
 
 
 def test_another_repository_gives_what_it_has(hub: str, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.uploads import Painting
 from ipadapter_demo.ui.tabs import TABS, image_text, inpaint, structure, variation
 from ipadapter_demo.ui.widgets.examples import FOLDER
-from tests.tiny import box_mask, picture
+from tests.tiny import box_mask, picture, tiny_unet
 
 REFERENCE = Reference(image=picture(1))
 EDGES = Structure(kind="canny", image=picture(3))
@@ -373,6 +373,8 @@ class TestPrompts:
         ("{a|b} [c]", {CHOICE: "{a|b}", EMPHASIS: "[c]"}),
         ("[a|b] {c|d}", {CHOICE: "[a|b]"}),
         ("(a|b)", {EMPHASIS: "(a|b)"}),
+        ("(X)", {EMPHASIS: "(X)"}),
+        ("()", {}),
         ("| (a)", {EMPHASIS: "(a)"}),
         (": (a)", {EMPHASIS: "(a)"}),
         ("{a:1}", {}),
@@ -513,6 +515,7 @@ class TestRegions:
                 box_mask((31, 0, 32, 64)),
                 "is too thin or outside of what is drawn: the model has cells of 8 pixels",
             ),
+            (box_mask((0, 31, 64, 32)), "is too thin or outside"),
             (box_mask((310, 0, 311, 640), 640, 640), "is too thin or outside"),
         ],
     )
@@ -527,6 +530,15 @@ class TestRegions:
     def test_one_that_is_wide_enough(self, pipeline: ImagePromptPipeline) -> None:
         for mask in (box_mask((16, 16, 32, 32)), box_mask((0, 0, 8, 64))):
             assert warnings(pipeline, references=(Reference(image=picture(2), mask=mask),)) == ()
+        edge = Reference(image=picture(2), mask=box_mask((0, 0, 8, 32), 128, 32))
+        assert warnings(pipeline, references=(edge,), width=128, height=32) == ()
+
+    def test_cells_are_those_of_the_first_block_with_attention(self, model: BaseModel) -> None:
+        fine = replace(model, unet=tiny_unet())
+        thin = Reference(image=picture(2), mask=box_mask((31, 0, 32, 64)))
+        for base, cell in ((model, 8), (fine, 4)):
+            [note] = said(base, references=(thin,))
+            assert f"the model has cells of {cell} pixels" in note
 
     def test_one_outside_a_close_up(self, pipeline: ImagePromptPipeline) -> None:
         given = Inpaint(

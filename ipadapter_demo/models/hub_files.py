@@ -1,7 +1,7 @@
 """The files on the hub that make the published models, by repository.
 
-Sizes are in half precision where the hub has it. Revisions, and SHA-256 of weights, are pinned
-where public sources agree on them; a file without one is taken as the hub gives it.
+Sizes are in half precision where the hub has it. Every revision is pinned, and the SHA-256 of
+weights where the hub's own page of the file, or another public source, tells it.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def composition(name: str, megabytes: int, sha256: str) -> Hub:
 
 
 def _controlnet(
-    repo: str, revision: str | None, megabytes: int, *annotators: str, sha256: str | None = None
+    repo: str, revision: str, megabytes: int, *annotators: str, sha256: str | None = None
 ) -> StructureEntry:
     hub = Hub(
         repo=repo,
@@ -133,16 +133,31 @@ def _controlnet(
 
 
 def _t2i_adapter(
-    repo: str, revision: str | None, megabytes: int, weights: str, annotator: str
+    repo: str,
+    revision: str,
+    megabytes: int,
+    weights: str,
+    annotator: str,
+    sha256: str | None = None,
 ) -> StructureEntry:
-    hub = Hub(repo=repo, revision=revision, files=("config.json", weights), megabytes=megabytes)
+    hub = Hub(
+        repo=repo,
+        revision=revision,
+        files=("config.json", weights),
+        megabytes=megabytes,
+        sha256={weights: sha256} if sha256 else {},
+    )
     return StructureEntry(folder=hub, network="t2i-adapter", annotators=(annotator, "none"))
 
 
 _V11 = "lllyasviel/control_v11"
 SD15_STRUCTURES = {
     "canny": _controlnet(
-        f"{_V11}p_sd15_canny", "115a470d547982438f70198e353a921996e2e819", 723, "canny"
+        f"{_V11}p_sd15_canny",
+        "115a470d547982438f70198e353a921996e2e819",
+        723,
+        "canny",
+        sha256="9ed3a7f834aca0d2b26f9c7f186b3ee29465de1d13e152459e8c9cbb25a0c0bc",
     ),
     "lineart": _controlnet(
         f"{_V11}p_sd15_lineart",
@@ -155,21 +170,58 @@ SD15_STRUCTURES = {
         f"{_V11}p_sd15_softedge", "b5bcad0c48e9b12f091968cf5eadbb89402d6bc9", 723, "softedge"
     ),
     "depth": _controlnet(
-        f"{_V11}f1p_sd15_depth", "539f99181d33db39cf1af2e517cd8056785f0a87", 723, "depth"
+        f"{_V11}f1p_sd15_depth",
+        "539f99181d33db39cf1af2e517cd8056785f0a87",
+        723,
+        "depth",
+        sha256="838f3e848cb93231d41084d858d117416ab32907a5c8c80c421a131d101ba1ef",
     ),
     "normal": _controlnet(
-        f"{_V11}p_sd15_normalbae", "cb7296e6587a219068e9d65864e38729cd862aa8", 723, "normal"
+        f"{_V11}p_sd15_normalbae",
+        "cb7296e6587a219068e9d65864e38729cd862aa8",
+        723,
+        "normal",
+        sha256="66a52e9e9c0d371796175e35351a8d5794ce0cce7b7e72f31d9785df591110ed",
     ),
     "openpose": _controlnet(
-        f"{_V11}p_sd15_openpose", "9ae9f970358db89e211b87c915f9535c6686d5ba", 723, "openpose"
+        f"{_V11}p_sd15_openpose",
+        "9ae9f970358db89e211b87c915f9535c6686d5ba",
+        723,
+        "openpose",
+        sha256="b25b1125e870275550b2a7de289056cb3c236c01c293bd5ba883657b1c006e3e",
     ),
-    "segmentation": _controlnet(f"{_V11}p_sd15_seg", None, 723, "segmentation"),
-    "scribble": _controlnet(f"{_V11}p_sd15_scribble", None, 723, "scribble"),
+    "segmentation": _controlnet(
+        f"{_V11}p_sd15_seg",
+        "210682041b41097834006a910b8773f423343900",
+        723,
+        "segmentation",
+        sha256="23809d298edb48bf97ce95c6b8c4a69a749e57bf3838d866fbdc45f8fa11f6f4",
+    ),
+    "scribble": _controlnet(
+        f"{_V11}p_sd15_scribble",
+        "3564ec7b87dd706d5fc760d21c9e90bb160d1e9f",
+        723,
+        "scribble",
+        sha256="46be9cc44d61ed0a0bed0b34746541c1b274e7194f2262dca7671048562bdfa1",
+    ),
     "shuffle": _controlnet(
         f"{_V11}e_sd15_shuffle", "8cf275970f984acf5cc0fdfa537db8be098936a3", 723, "shuffle"
     ),
-    "palette": _t2i_adapter("TencentARC/t2iadapter_color_sd14v1", None, 75, _PICKLE, "palette"),
-    "t2i-canny": _t2i_adapter("TencentARC/t2iadapter_canny_sd15v2", None, 308, _PICKLE, "canny"),
+    "palette": _t2i_adapter(
+        "TencentARC/t2iadapter_color_sd14v1",
+        "e8acd1d54c8bf50a3d92b348231bc1a0ce2a8c99",
+        75,
+        _PICKLE,
+        "palette",
+    ),
+    "t2i-canny": _t2i_adapter(
+        "TencentARC/t2iadapter_canny_sd15v2",
+        "a18baf4f0ff002f34dc2f19c4b93fe00d4cce9ee",
+        308,
+        _PICKLE,
+        "canny",
+        "d4a953500f5d5e2a97481a74660728a554a41d12553fa7c654b81756ac7fa2c5",
+    ),
 }
 SDXL_STRUCTURES = {
     "canny": _controlnet(
@@ -192,12 +244,23 @@ SDXL_STRUCTURES = {
         158,
         _HALF,
         "canny",
+        "e3db0d9cb3dd54c116a429a1de067d952780047944dd7dba8be032dd2e737f81",
     ),
     "t2i-lineart": _t2i_adapter(
-        "TencentARC/t2i-adapter-lineart-sdxl-1.0", None, 158, _HALF, "lineart"
+        "TencentARC/t2i-adapter-lineart-sdxl-1.0",
+        "5f1f33b049b96fa599f0aa3d77b31dbef5095e97",
+        158,
+        _HALF,
+        "lineart",
+        "c19e9e1038c7c53b238185d8dc9fad87f95aa3124d211e19f39f1165bfb7230f",
     ),
     # the only one of them that is published in single precision alone
     "t2i-openpose": _t2i_adapter(
-        "TencentARC/t2i-adapter-openpose-sdxl-1.0", None, 316, _WHOLE, "openpose"
+        "TencentARC/t2i-adapter-openpose-sdxl-1.0",
+        "f90998885600ed3627cedc305316edff47b8b03f",
+        316,
+        _WHOLE,
+        "openpose",
+        "24c55f4b4f4903a50caaae7e3e11f4008bd51d24041385a5ca94e8d05be6311e",
     ),
 }

@@ -84,5 +84,6 @@ def uncrop_preview(given: Inpaint, drawn: Image.Image) -> Image.Image:
 def _pasted(image: Image.Image, part: Image.Image, box: Box) -> Image.Image:
     left, upper, right, lower = box
     whole = image.copy()
-    whole.paste(resize_image(part, (right - left, lower - upper)), (left, upper))
+    # of a preview a thin part may round to nothing
+    whole.paste(resize_image(part, (max(1, right - left), max(1, lower - upper))), (left, upper))
     return whole
