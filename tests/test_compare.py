@@ -304,6 +304,11 @@ class TestGrid:
             "negative_prompt": (["x"], lambda c: c.request.negative_prompt, ["x"]),
             "guidance": ([2, 3], lambda c: c.request.guidance, [2, 3]),
             "guidance_rescale": ([0.7], lambda c: c.request.guidance_rescale, [0.7]),
+            "guidance_window": (
+                [[0, 1], [0.2, 0.8]],
+                lambda c: c.request.guidance_window,
+                [(0.0, 1.0), (0.2, 0.8)],
+            ),
             "steps": ([3], lambda c: c.request.steps, [3]),
             "sampler": (list(SAMPLERS), lambda c: c.request.sampler, list(SAMPLERS)),
             "noise_schedule": (

@@ -801,6 +801,7 @@ class TestOneBatch:
             {"steps": 4},
             {"guidance": 2.0},
             {"guidance_rescale": 0.1},
+            {"guidance_window": (0.0, 0.5)},
             {"sampler": "ddim"},
             {"image_window": (0.0, 0.5)},
             {"width": 72},

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -55,6 +55,12 @@ class ImagePrompt:
     def scale_in(self, layer: int) -> float | Tensor:
         """λ in one cross-attention layer."""
         return self.scale if self.layer_scales is None else self.scale * self.layer_scales[layer]
+
+    def on_rows(self, rows: slice) -> ImagePrompt:
+        """The same branch for as many other rows, with the K' and V' that it has."""
+        moved = replace(self, rows=rows)
+        moved.kv_cache.update(self.kv_cache)
+        return moved
 
 
 class ImageKeyValue(nn.Module):

@@ -197,6 +197,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="how closely to follow all this, 1 to 30 [the model's: tabletop 6]",
     )
     add(
+        "--guidance-window",
+        **window,
+        help="the part of the steps in which there is guidance; the others cost half "
+        "[the model's: 0 1]",
+    )
+    add(
         "--guidance-rescale",
         type=float,
         metavar="R",

@@ -34,6 +34,7 @@ ORDER = (
     "adapter",
     "combine",
     "guidance",
+    "guidance_window",
     "guidance_rescale",
     "steps",
     "sampler",

@@ -101,6 +101,7 @@ class SharedRequest(Part):
     adapter: str | None = None
     loras: Annotated[tuple[str, ...], Field(max_length=MAX_LORAS)] | None = None
     guidance: Number | None = None
+    guidance_window: Window | None = None
     guidance_rescale: Number | None = None
     steps: int | None = None
     sampler: str | None = None
@@ -132,6 +133,7 @@ class Axes(Part):
     image_scale: Numbers | None = None
     image_layers: Annotated[tuple[Layers, ...], _SOME] | None = None
     guidance: Numbers | None = None
+    guidance_window: Annotated[tuple[Window, ...], _SOME] | None = None
     guidance_rescale: Numbers | None = None
     steps: Numbers | None = None
     sampler: Texts | None = None

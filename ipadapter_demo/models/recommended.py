@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ipadapter_demo.request import SAMPLERS, Sampler
+from ipadapter_demo.request import SAMPLERS, Sampler, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class Recommended:
     text_image_scale: float = 0.6  # λ beside a prompt
     map_image_scale: float = 1.0  # λ beside maps
     guidance: float = 7.5
+    guidance_window: Window = (0.0, 1.0)
     steps: int = 30
     paint_guidance: float | None = None  # of inpainting; None: the same
     repaint_passes: int = 1  # of inpainting: how often a step is taken
@@ -53,9 +54,11 @@ class Recommended:
     def fields_beside(self, given: Mapping[str, object]) -> dict[str, Any]:
         """The fields of a request that belong to those `given`."""
         inpainting = bool(given.get("inpaint"))
-        found = {
+        found: dict[str, Any] = {
             "guidance": self.guidance_for(inpainting),
             "steps": self.steps,
             "image_scale": self.scale_for(bool(given.get("prompt")), bool(given.get("structures"))),
         }
+        if self.guidance_window != (0.0, 1.0):  # so that comparisons of before stay the same
+            found["guidance_window"] = self.guidance_window
         return found | {"sampler": self.sampler_for(True)} if inpainting else found

@@ -36,7 +36,7 @@ class TimedPrompt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditions:
-    """Without guidance there is no unconditional half."""
+    """Without guidance there is no unconditional half, and so it is outside its window."""
 
     text_states: Tensor  # (rows, tokens, cross_dim)
     added: dict[str, Tensor] | None  # what SDXL's UNet and ControlNets want besides
@@ -47,6 +47,11 @@ class Conditions:
     unconditional: int = 0  # rows of the unconditional half
     # (images or 1, 5, h, w): to a UNet trained for inpainting, the mask and what is left around it
     mask_conditioning: Tensor | None = None
+    guidance_window: Window = (0.0, 1.0)
+
+    @property
+    def guided(self) -> bool:
+        return self.unconditional > 0
 
     def at(self, step: int, steps: int) -> Conditions:
         """Those that act in one step."""
@@ -55,16 +60,48 @@ class Conditions:
             return is_active(window, step, steps)
 
         acts = now(self.image_window)
-        return replace(
+        active = replace(
             self,
             image_prompts=tuple(p for p in self.image_prompts if acts and now(p.window)),
             structures=tuple(s for s in self.structures if s.weight > 0 and now(s.window)),
         )
+        return active if now(self.guidance_window) else active.conditional()
+
+    def conditional(self) -> Conditions:
+        """The conditional half alone."""
+        first = self.unconditional
+        if first == 0:
+            return self
+        return replace(
+            self,
+            text_states=self.text_states[first:],
+            added=self.added and {name: rows[first:] for name, rows in self.added.items()},
+            image_prompts=tuple(
+                moved_by(-first, timed)
+                for timed in self.image_prompts
+                if timed.prompt.rows.start >= first
+            ),
+            structures=tuple(
+                replace(s, condition=s.condition.from_row(first)) for s in self.structures
+            ),
+            unconditional=0,
+        )
+
+
+def moved_by(rows: int, timed: TimedPrompt) -> TimedPrompt:
+    """The same branch for rows so many places on."""
+    own = timed.prompt.rows
+    return replace(timed, prompt=timed.prompt.on_rows(slice(own.start + rows, own.stop + rows)))
 
 
 def is_active(window: Window, step: int, steps: int) -> bool:
     """True if a step lies wholly inside a window of fractions, as diffusers counts it."""
     return window[0] <= step / steps and (step + 1) / steps <= window[1]
+
+
+def ever_active(steps: int, *windows: Window) -> bool:
+    """True if one of `steps` lies in all of these windows."""
+    return any(all(is_active(window, i, steps) for window in windows) for i in range(steps))
 
 
 def collate(each: Sequence[Conditions], counts: Sequence[int]) -> Conditions:
@@ -80,11 +117,8 @@ def collate(each: Sequence[Conditions], counts: Sequence[int]) -> Conditions:
     for own, count in zip(each, counts, strict=True):
         for timed in own.image_prompts:
             # a branch lies in one half, and each half is longer by the other requests' rows
-            half, first = divmod(timed.prompt.rows.start, count)
-            start = half * images + before + first
-            length = timed.prompt.rows.stop - timed.prompt.rows.start
-            moved = replace(timed.prompt, rows=slice(start, start + length))
-            prompts.append(replace(timed, prompt=moved))
+            half = timed.prompt.rows.start // count
+            prompts.append(moved_by(half * (images - count) + before, timed))
         before += count
     added = [own.added for own in each if own.added is not None]
     return replace(

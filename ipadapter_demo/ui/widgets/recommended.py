@@ -27,6 +27,8 @@ def _kind(info: ModelInfo) -> Properties:
 RECOMMENDED: Recommended = {
     "steps": lambda info: {"value": info.recommended.steps},
     "guidance": lambda info: {"value": info.recommended.guidance},
+    "guidance_start": lambda info: {"value": info.recommended.guidance_window[0]},
+    "guidance_end": lambda info: {"value": info.recommended.guidance_window[1]},
     "sampler": lambda info: {"value": SAMPLERS[0]},
     "noise_schedule": lambda info: {"value": "default"},
     "repaint_passes": lambda info: {"value": info.recommended.repaint_passes},
