@@ -139,6 +139,8 @@ class Axes(Part):
     sampler: Texts | None = None
     noise_schedule: Texts | None = None
     seed: Numbers | None = None
+    loras: Texts | None = None
+    """Names, with a weight as style:0.7, several of them with commas; none for no LoRA."""
     method: Annotated[tuple[Method, ...], _SOME] | None = None
     """The request as it is; without its words; without its pictures; begun from the reference's
     pixels instead of reading it."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipadapter_demo.compare.grid import Cell, Given
-from ipadapter_demo.compare.plan import Plan
+from ipadapter_demo.compare.plan import Batch, Plan
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.compare.sums import Sums
 from ipadapter_demo.errors import DemoError, RequestError
@@ -72,7 +72,7 @@ class Job:
     def run(self) -> Iterator[Event]:
         """Draws what is missing. Closing the iterator stops it after the batch at work."""
         for batch in self.plan.batches:
-            provenance = self.plan.manager.with_model(batch.model).provenance
+            provenance = self._provenance_of(batch)
             yield from self._damaged_put_aside(batch.wanted)
             if all(self._is_finished(cell, provenance) for cell in batch.wanted):
                 continue
@@ -113,11 +113,20 @@ class Job:
             return Failed(cell, message)
         if not self._is_finished(cell, provenance):  # what is there stays as it is
             content = io.BytesIO()
-            save_png(content, outcome.images[0], cell.request, cell.request.seed, 0, provenance)
+            request = cell.request
+            save_png(content, outcome.images[0], request, request.seed, 0, outcome.provenance)
             self._sums.add(cell.name, outcome.images[0])  # first: a cell is never without its own
             write_file(self.path(cell), content.getvalue())
         self._text(cell).unlink(missing_ok=True)
         return Done(cell, self.path(cell), outcome.seconds, outcome.warnings)
+
+    def _provenance_of(self, batch: Batch) -> dict[str, Json]:
+        """That of its cells, which have the same LoRAs."""
+        pipeline = self.plan.manager.with_model(batch.model)
+        try:
+            return pipeline.provenance_of(batch.cells[0].planned)
+        except RequestError:  # a LoRA that is not there: when it is drawn, the cell says so
+            return pipeline.provenance
 
     def _is_finished(self, cell: Cell, provenance: dict[str, Json]) -> bool:
         """By the same model, with the same request."""

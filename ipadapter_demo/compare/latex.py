@@ -6,6 +6,7 @@ from ipadapter_demo.compare.axes import all_axes, head_of
 from ipadapter_demo.compare.grid import Grid
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.compare.text import beyond_pdflatex, latex, listed
+from ipadapter_demo.lora import texts_from_loras
 
 OTHER_SCRIPTS = r"""% The caption has letters that pdfLaTeX stops at: take XeLaTeX or LuaLaTeX with
 % a font that has them; for Chinese, Japanese and Korean
@@ -50,6 +51,7 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
         "guidance": f"guidance {first.planned.guidance:g}",
         "guidance_window": "" if window == (0, 1) else head_of("guidance_window", window),
         "image_scale": f"λ = {first.planned.image_scale:g}" if not comparison.beside else "",
+        "loras": " and ".join(f"the LoRA {text}" for text in texts_from_loras(first.planned.loras)),
         "seed": f"seed {first.planned.seed}",
         "prompt": f"the prompt “{first.planned.prompt}”" if first.planned.prompt else "",
     }

@@ -140,7 +140,7 @@ class ImagePromptPipeline(Previews):
                 request,
                 own.maps,
                 seconds,
-                self._provenance_of(request),
+                self.provenance_of(request),
                 changed_warnings(plan.asked, request) + said + warnings,
                 attention_maps(own.image_prompts, request.count),
             )
@@ -172,10 +172,13 @@ class ImagePromptPipeline(Previews):
             return replace(request, loras=loras.usual)
         return request if loras.weights or request.loras is None else replace(request, loras=None)
 
-    def _provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
-        if not request.loras:
+    def provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
+        """That of a Result: with the LoRAs that the request is drawn with. Raises RequestError for
+        one that the model does not have."""
+        loras = self._with_loras(request).loras
+        if not loras:
             return self.provenance
-        weights = self._model.hashes | self._model.loras.hashes(request.loras)
+        weights = self._model.hashes | self._model.loras.hashes(loras)
         return self.provenance | {"weights": dict(weights)}
 
     def _denoise(self, plans: Sequence[Plan], conditions: Sequence[Conditions]) -> Iterator[Step]:

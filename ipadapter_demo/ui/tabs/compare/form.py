@@ -29,6 +29,7 @@ AXES = {
     "combine": "several references: concat, average",
     "image_layers": "layers: all, style, layout, …",
     "adapter": "adapter: one a line",
+    "loras": "LoRAs: style:0.8, or none, one a line",
     "model": "model: one a line",
     "structure": "structure: canny=picture.png, one a line",
     "structure_weight": "strictness of the structure",
