@@ -245,11 +245,7 @@ def run(arguments: Arguments, load: Load) -> None:
     given = given_fields(arguments, record.request if record else None)
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipeline = loaded(arguments, load, record.provenance.get("model") if record else None)
-    start = (
-        record.request
-        if record
-        else GenerateRequest(**pipeline.info.recommended.fields_beside(given))
-    )
+    start = record.request if record else GenerateRequest(**pipeline.info.fields_beside(given))
     request = completed(replace(start, **given), pipeline.info, arguments)
     result = pipeline.generate(request)
     for note in result.warnings:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipadapter_demo.request import SAMPLERS, Sampler, Window
+from ipadapter_demo.sampling import NoiseSchedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,8 @@ class Recommended:
     guidance_window: Window = (0.0, 1.0)
     steps: int = 30
     paint_guidance: float | None = None  # of inpainting; None: the same
+    sampler: Sampler = SAMPLERS[0]
+    noise_schedule: NoiseSchedule = "default"
     repaint_passes: int = 1  # of inpainting: how often a step is taken
     context: float = 1.0  # of inpainting: how much of the picture is seen
     background_weight: float = 0.0  # of inpainting: the picture as a prompt around the mask
@@ -43,7 +46,7 @@ class Recommended:
 
     def sampler_for(self, inpainting: bool) -> Sampler:
         """For inpainting the one that takes steps again, where `repaint_passes` asks for that."""
-        return "ddim" if inpainting and self.repaint_passes > 1 else SAMPLERS[0]
+        return "ddim" if inpainting and self.repaint_passes > 1 else self.sampler
 
     @property
     def inpainting(self) -> dict[str, Any]:
@@ -59,6 +62,8 @@ class Recommended:
             "steps": self.steps,
             "image_scale": self.scale_for(bool(given.get("prompt")), bool(given.get("structures"))),
         }
-        if self.guidance_window != (0.0, 1.0):  # so that comparisons of before stay the same
-            found["guidance_window"] = self.guidance_window
+        usual = Recommended()  # a request's own: not said, so that comparisons of before are equal
+        for name in ("guidance_window", "sampler", "noise_schedule"):
+            if getattr(self, name) != getattr(usual, name):
+                found[name] = getattr(self, name)
         return found | {"sampler": self.sampler_for(True)} if inpainting else found

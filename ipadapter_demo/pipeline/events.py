@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from PIL import Image
 
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.lora import Lora
+from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.request import GenerateRequest
 
@@ -49,6 +52,7 @@ class ModelInfo:
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     loras: dict[str, float]  # by name, with their weights in a request that names none
+    few_step_loras: dict[str, FewStep] = field(default_factory=dict, kw_only=True)
     layer_presets: bool  # whether its layers are known by what they do
     words: tuple[str, ...]
     note: str
@@ -57,6 +61,19 @@ class ModelInfo:
     def usual_loras(self) -> tuple[Lora, ...]:
         """Those of a request that names none."""
         return tuple(Lora(name=name, weight=w) for name, w in self.loras.items() if w)
+
+    def few_step_of(self, loras: Iterable[Lora]) -> FewStep | None:
+        """The settings for these LoRAs, where one of them was distilled to few steps."""
+        known = self.few_step_loras
+        found = (known[lora.name] for lora in loras if lora.name in known and lora.weight > 0)
+        return next(found, None)
+
+    def fields_beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The recommended fields of a request that belong to those `given`, its LoRAs included."""
+        found = self.recommended.fields_beside(given)
+        chosen = given.get("loras")
+        few = self.few_step_of(self.usual_loras if chosen is None else chosen)
+        return found | few.fields if few else found
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

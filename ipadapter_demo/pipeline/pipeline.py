@@ -77,6 +77,7 @@ class ImagePromptPipeline(Previews):
             adapters=tuple(entry.adapters),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             loras=self._model.loras.weights,
+            few_step_loras=entry.few_step_loras,
             layer_presets=has_presets(self._model.unet),
             words=entry.words,
             note=" ".join(filter(None, (entry.note, self.schedule_note))),

@@ -103,8 +103,14 @@ def _on_layers(request: GenerateRequest) -> Iterator[str]:
 def _on_steps(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
     if request.inpaint is not None and request.strength != STRENGTH:
         yield "strength has no effect on inpainting: inpaint.strength has."
-    few = request.steps <= FEW_STEPS and request.sampler not in FEW_STEP_SAMPLERS
-    if few and model.entry.recommended.steps > 2 * FEW_STEPS:
+    distilled = request.sampler in FEW_STEP_SAMPLERS or any(
+        lora.name in model.entry.few_step_loras for lora in request.loras or ()
+    )
+    if (
+        request.steps <= FEW_STEPS
+        and not distilled
+        and model.entry.recommended.steps > 2 * FEW_STEPS
+    ):
         yield (
             f"steps: {request.steps} of them leave a picture unfinished; {model.entry.name} "
             f"takes about {model.entry.recommended.steps}."

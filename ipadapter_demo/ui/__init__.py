@@ -15,6 +15,7 @@ from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
+from ipadapter_demo.ui.widgets.loras import on_few_step
 
 __all__ = ["build_ui", "launch_options"]
 
@@ -62,6 +63,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
             for name, tab in TABS.items():
                 with gr.Tab(tab.label, id=name):
                     built[name] = build_tab(manager, model, tab)
+                    on_few_step(manager, model, built[name].inputs, tab.recommended)
             with gr.Tab("Compare", id="compare") as tab:
                 comparison = compare.build(manager, model, tab)
         png_endpoint()

@@ -126,7 +126,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
     with gr.Accordion("Advanced", open=False):
         widgets["count"] = slider(1, 8, count, 1, "Pictures")
         with gr.Row():
-            widgets |= sampler_inputs(sampler)
+            widgets |= sampler_inputs(sampler, info.recommended.noise_schedule)
         with gr.Row():
             widgets["seed"] = gr.Number(
                 0, label="Seed", info="of the first picture", minimum=0, maximum=MAX_SEED

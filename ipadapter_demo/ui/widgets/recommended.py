@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ipadapter_demo.pipeline import ModelInfo
-from ipadapter_demo.request import SAMPLERS
 from ipadapter_demo.ui.run.tab import Properties, Recommended
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.loras import loras_properties
+from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
 from ipadapter_demo.ui.widgets.slots import STRUCTURES, slot, structure_choices
 
 
@@ -29,8 +29,10 @@ RECOMMENDED: Recommended = {
     "guidance": lambda info: {"value": info.recommended.guidance},
     "guidance_start": lambda info: {"value": info.recommended.guidance_window[0]},
     "guidance_end": lambda info: {"value": info.recommended.guidance_window[1]},
-    "sampler": lambda info: {"value": SAMPLERS[0]},
-    "noise_schedule": lambda info: {"value": "default"},
+    "sampler": lambda info: {"value": info.recommended.sampler},
+    "noise_schedule": lambda info: noise_schedule_properties(
+        info.recommended.sampler, info.recommended.noise_schedule
+    ),
     "repaint_passes": lambda info: {"value": info.recommended.repaint_passes},
     "context": lambda info: {"value": info.recommended.context},
     "background_weight": lambda info: {"value": info.recommended.background_weight},
