@@ -33,7 +33,7 @@ from ipadapter_demo.files import write_file
 from ipadapter_demo.load_options import DTYPES
 from ipadapter_demo.lora import Lora, lora_at, texts_from_loras
 from ipadapter_demo.pipeline import ImagePromptPipeline
-from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.request import GenerateRequest, Window
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED, sample_scenes
 
 # By tab: the experiment, and what of its result the table shows.
@@ -59,6 +59,7 @@ class Setting:
     sampler: str | None
     steps: int | None
     guidance: float | None
+    guidance_window: Window | None
     loras: tuple[Lora, ...] | None
     passes: int | None  # of inpainting
 
@@ -76,7 +77,8 @@ class Setting:
     def plain(self) -> dict[str, Any]:
         """As the file and the table have it."""
         named = None if self.loras is None else texts_from_loras(self.loras)
-        return asdict(self) | {"loras": named}
+        window = self.guidance_window and "{:g}:{:g}".format(*self.guidance_window)
+        return asdict(self) | {"loras": named, "guidance_window": window}
 
 
 class Timed:
@@ -97,7 +99,7 @@ class Timed:
 
 def settings(arguments: argparse.Namespace) -> list[Setting]:
     """All combinations of the values given, the first of them the slowest to change."""
-    names = ("loras", "sampler", "guidance", "passes", "steps")
+    names = ("loras", "sampler", "guidance", "guidance_window", "passes", "steps")
     columns = [getattr(arguments, name) or [None] for name in names]
     return [Setting(**dict(zip(names, values, strict=True))) for values in product(*columns)]
 
@@ -155,7 +157,9 @@ def table(cells: Sequence[Mapping[str, Any]], tabs: Sequence[str]) -> str:
         name for name in Setting.__dataclass_fields__ if any(c[name] is not None for c in cells)
     ]
     measures = [(tab, title, key) for tab in tabs for title, key in TABS[tab][1].items()]
-    heads = [name.capitalize() for name in names] + [title for _, title, _ in measures]
+    heads = [name.replace("_", " ").capitalize() for name in names] + [
+        title for _, title, _ in measures
+    ]
     lines = ["| " + " | ".join([*heads, "CPU s a picture"]) + " |"]
     lines.append("|" + "---|" * (len(heads) + 1))
     for start in range(0, len(cells), len(tabs)):
@@ -189,6 +193,11 @@ def _loras(text: str) -> tuple[tuple[Path, float], ...]:
     return () if text == "none" else own_files.loras(text)
 
 
+def _window(text: str) -> Window:
+    start, end = map(float, text.split(":"))
+    return start, end
+
+
 def _tab(text: str) -> str:
     if text not in TABS:
         raise argparse.ArgumentTypeError(f"must be of {', '.join(TABS)}, got {text!r}")
@@ -208,6 +217,12 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=_values(int), metavar="N,N")
     add("--sampler", type=_values(str), metavar="NAME,NAME")
     add("--guidance", type=_values(float), metavar="G,G")
+    add(
+        "--guidance-window",
+        type=_values(_window),
+        metavar="A:B,A:B",
+        help="parts of the steps with guidance",
+    )
     add("--passes", type=_values(int), metavar="N,N", help="repaint_passes of inpainting")
     add("--lora", type=_loras, action="append", metavar="FILE:WEIGHT", help="repeatable; or none")
     add(

@@ -20,8 +20,9 @@ class LoadOptions:
     `base` puts a published model's adapter on another base of its family: a folder in diffusers'
     layout, a .safetensors checkpoint or a repository on the hub. `model_adapter` is the file of an
     adapter of your own, beside the built-in model's and in place of a published one. In place of
-    the model's own parts: `image_encoder` a folder, or owner/name/folder on the hub; `vae` a folder
-    or a file; `controlnets` and `t2i_adapters` folders or files by the kind that a request names.
+    the model's own parts: `image_encoder` a folder, or owner/name/folder on the hub; `unet` a
+    .safetensors file in diffusers' layout; `vae` a folder or a file; `controlnets` and
+    `t2i_adapters` folders or files by the kind that a request names.
 
     `loras` are files with their weights; `embeddings` files of textual inversions, each called by
     the name of its file. `prediction_type` and `zero_snr` (zero terminal SNR) are for models whose
@@ -36,6 +37,7 @@ class LoadOptions:
     base: str | None = None
     model_adapter: Path | None = None
     image_encoder: str | None = None
+    unet: Path | None = None
     vae: Path | None = None
     controlnets: tuple[tuple[str, Path], ...] = ()
     t2i_adapters: tuple[tuple[str, Path], ...] = ()
@@ -48,6 +50,6 @@ class LoadOptions:
     share_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("models_dir", "model_adapter", "vae"):  # which may be given as text
+        for name in ("models_dir", "model_adapter", "unet", "vae"):  # which may be given as text
             path = getattr(self, name)
             object.__setattr__(self, name, None if path is None else Path(path))

@@ -44,6 +44,11 @@ def loras_from_texts(texts: Sequence[str] | None) -> tuple[Lora, ...]:
     return tuple(found)
 
 
+def loras_from_text(text: str) -> tuple[Lora, ...]:
+    """Those of "style:0.7, other", or of "none". Raises RequestError."""
+    return () if text.strip() == "none" else loras_from_texts(text.split(","))
+
+
 def texts_from_loras(loras: Sequence[Lora] | None) -> list[str]:
     return [
         lora.name if lora.weight == 1 else f"{lora.name}:{lora.weight:g}" for lora in loras or ()

@@ -38,6 +38,12 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
         help="another image encoder for --model-adapter: a folder, or owner/name/folder on the hub "
         "[$IPADAPTER_IMAGE_ENCODER]",
     )
+    add(
+        "--unet",
+        metavar="FILE",
+        help="another UNet, such as one distilled to few steps: a .safetensors file in diffusers' "
+        "layout [$IPADAPTER_UNET]",
+    )
     add("--vae", metavar="PLACE", help="another autoencoder: a folder or a file [$IPADAPTER_VAE]")
     add(
         "--controlnet",

@@ -165,6 +165,8 @@ class GenerateRequest:
     prompt: all their tokens beside each other, or the tokens of their mean. `adapter` names one of
     the model's image adapters, None the first of them; `loras` its LoRAs, None those that it was
     loaded with.
+    `guidance_window` is the part of the steps in which there is guidance: outside of it the
+    conditional prediction is taken alone, and the other is not computed (arXiv 2404.07724).
     `guidance_rescale` is the φ of arXiv 2305.08891, section 3.4, for models that guidance
     overexposes. `noise_schedule` says at which noise levels steps are taken, "default" at the
     model's own; each sampler has those of `sampling.noise_schedules_of`. `width` and `height` of
@@ -185,6 +187,7 @@ class GenerateRequest:
     adapter: str | None = None
     loras: tuple[Lora, ...] | None = None
     guidance: float = 7.5
+    guidance_window: Window = (0.0, 1.0)
     guidance_rescale: float = 0.0
     steps: int = 20
     sampler: Sampler = "dpm++"
@@ -215,6 +218,7 @@ class GenerateRequest:
         _set(self, "image_layers", _layers("image_layers", self.image_layers))
         checks.one_of("combine", self.combine, COMBINES)
         _set(self, "guidance", checks.number("guidance", self.guidance, 1.0, MAX_GUIDANCE))
+        _set(self, "guidance_window", checks.window("guidance_window", self.guidance_window))
         rescale = checks.number("guidance_rescale", self.guidance_rescale, 0.0, 1.0)
         _set(self, "guidance_rescale", rescale)
         _set(self, "steps", checks.integer("steps", self.steps, 1, MAX_STEPS))

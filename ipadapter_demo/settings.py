@@ -33,7 +33,7 @@ class Settings:
     one, else "mps", else "cpu"; `dtype` "auto" is half precision where the hardware has it, and
     float32 for a tiny model. `lora` and `embedding` are files, a LoRA's with its weight behind a
     colon; `controlnet` and `t2i_adapter` are NAME=PLACE: several of any stand on a line each, or
-    behind commas. `image_encoder` and `vae` replace the model's own. `prediction_type` and
+    behind commas. `image_encoder`, `unet` and `vae` replace the model's own. `prediction_type` and
     `zero_snr` (zero terminal SNR) are for a model whose files do not say it. `offload` keeps on a
     GPU only what is at work, `tiling` decodes in parts. `share_steps` requests at most share a
     call of the model; None is 8 on CUDA, else 1.
@@ -44,6 +44,7 @@ class Settings:
     model_adapter: str | None = None
     models_dir: str | None = None
     image_encoder: str | None = None
+    unet: str | None = None
     vae: str | None = None
     controlnet: str = ""
     t2i_adapter: str = ""
@@ -94,6 +95,7 @@ def without_additions(settings: Settings) -> Settings:
         base=None,
         model_adapter=None,
         image_encoder=None,
+        unet=None,
         vae=None,
         controlnet="",
         t2i_adapter="",

@@ -14,6 +14,7 @@ from diffusers import (
     T2IAdapter,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 
 from benchmarks.full_size import write_tokenizer
 from ipadapter_demo.adapter import save_image_adapter
@@ -38,6 +39,10 @@ def write_published(models: Path, name: str) -> Published:
     model = PUBLISHED[name]
     unet = tiny_sdxl_unet() if name.startswith("sdxl") else tiny_sd15_unet()
     _write_base(models / model.base.repo, unet, xl=name.startswith("sdxl"))
+    if model.unet is not None:
+        own = models / model.unet.repo / model.unet.files[0]
+        own.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: t.contiguous() for key, t in unet.half().state_dict().items()}, own)
     encoder = models / model.image_encoder.repo / model.image_encoder.folder
     tiny_vision_encoder().save_pretrained(encoder)
     path = models / model.adapter.repo / model.adapter.paths[0]

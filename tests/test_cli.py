@@ -101,6 +101,7 @@ class TestGenerate:
         (line,) = run(
             *("generate", "--prompt", "a cube", "--negative-prompt", "blur", "--scale", "0.9"),
             *("--scale-window", "0.1", "0.9", "--guidance", "2.5", "--steps", "4"),
+            *("--guidance-window", "0.2", "0.8"),
             *("--adapter", "plus"),
             *("--sampler", "ddim", "--noise-schedule", "trailing", "--seed", "3"),
             *("--count", "1", "--width", "72"),
@@ -122,7 +123,7 @@ class TestGenerate:
         assert (request.image_scale, request.image_window) == (0.9, (0.1, 0.9))
         assert (request.adapter, request.combine) == ("plus", "average")
         assert list(request.image_layers) == [1, 1, 0.5, 0, 0, 1, 1]
-        assert request.guidance_rescale == 0.3
+        assert (request.guidance_rescale, request.guidance_window) == (0.3, (0.2, 0.8))
         first, second, _ = request.references
         assert first.mask is not None
         assert (second.mask, first.window, second.window) == (None, (0, 0.5), (0, 0.5))

@@ -59,6 +59,7 @@ from ipadapter_demo.compare.strip import SCALES, filmstrip
 from ipadapter_demo.compare.text import csv_cell, latex, listed, printable, text_width, wrapped
 from ipadapter_demo.compare.votes import ballot, tally, votes_csv
 from ipadapter_demo.errors import ModelError, RequestError
+from ipadapter_demo.lora import texts_from_loras
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import (
     ImagePromptPipeline,
@@ -303,6 +304,16 @@ class TestGrid:
             "negative_prompt": (["x"], lambda c: c.request.negative_prompt, ["x"]),
             "guidance": ([2, 3], lambda c: c.request.guidance, [2, 3]),
             "guidance_rescale": ([0.7], lambda c: c.request.guidance_rescale, [0.7]),
+            "loras": (
+                ["none", "a:0.5, b"],
+                lambda c: texts_from_loras(c.request.loras),
+                [[], ["a:0.5", "b"]],
+            ),
+            "guidance_window": (
+                [[0, 1], [0.2, 0.8]],
+                lambda c: c.request.guidance_window,
+                [(0.0, 1.0), (0.2, 0.8)],
+            ),
             "steps": ([3], lambda c: c.request.steps, [3]),
             "sampler": (list(SAMPLERS), lambda c: c.request.sampler, list(SAMPLERS)),
             "noise_schedule": (

@@ -52,6 +52,19 @@ def test_every_pass_and_only_what_is_left_of_the_steps_counts(manager: ModelMana
     assert twenty.seconds - half.seconds == pytest.approx(3 * 10 * call)
 
 
+def test_steps_without_guidance_are_measured_as_such(manager: ModelManager) -> None:
+    """A window makes a request of both kinds of step, and none but those that it has is drawn."""
+    pace = Pace()
+    both, plain, half = (
+        cost(pace, manager, **fields).seconds
+        for fields in ({}, {"guidance": 1}, {"guidance_window": [0, 0.5]})
+    )
+    assert half == pytest.approx((both + plain) / 2, rel=0.5)
+    assert min(both, plain) <= half <= max(both, plain) * 1.1
+    never = cost(pace, manager, guidance_window=[0.51, 0.54])
+    assert never.seconds == pytest.approx(plain)
+
+
 def test_what_makes_a_step_slower_is_measured_by_itself() -> None:
     plain = GenerateRequest(references=(Reference(image=picture(1)),))
     assert kind_of(plain) == kind_of(

@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 import ipadapter_demo as ip
 from ipadapter_demo.assets import asset
 from ipadapter_demo.lora import Lora
+from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
 from ipadapter_demo.models.few_step import FewStep
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
@@ -47,8 +49,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> ImagePromptPipeline:
     layer = "mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
     width = ip.load(entry, device="cpu")._model.unet.mid_block.attentions[0].in_channels
     save_file(kohya(layer, width, None, 3), entry.folder / "quick.safetensors")
-    few = FewStep(lora="quick", steps=2)
-    entry = replace(entry, loras={"quick": "quick.safetensors"}, few_step=few)
+    few = FewStep(steps=2, sampler="lcm")
+    entry = replace(entry, loras={"quick": LoraEntry(file="quick.safetensors", few_step=few)})
     return ip.load(entry, device="cpu", dtype="float32")
 
 
@@ -65,6 +67,7 @@ def test_few_steps_replace_what_they_have_to_and_nothing_else(
         steps=20,
         guidance=6.0,
         guidance_rescale=0.5,
+        guidance_window=(0.2, 0.8),
         sampler="euler",
         noise_schedule="karras",
         seed=4,
@@ -75,6 +78,7 @@ def test_few_steps_replace_what_they_have_to_and_nothing_else(
         steps=2,
         guidance=1.0,
         guidance_rescale=0.0,
+        guidance_window=(0.0, 1.0),
         sampler="lcm",
         noise_schedule="default",
         loras=(Lora(name="quick"),),
@@ -82,12 +86,25 @@ def test_few_steps_replace_what_they_have_to_and_nothing_else(
     assert few == expected
 
 
-def test_loras_of_the_request_stay_beside_the_one_of_few_steps() -> None:
-    own = Lora(name="style", weight=0.7)
-    few = FewStep(lora="quick")
-    for loras, usual in (((own, Lora(name="quick", weight=0.2)), ()), (None, (own,))):
-        request = few.applied(GenerateRequest(loras=loras), usual)
-        assert request.loras == (own, Lora(name="quick"))
+def test_loras_of_the_request_stay_beside_the_one_of_few_steps(
+    pipeline: ImagePromptPipeline,
+) -> None:
+    own, few = Lora(name="style", weight=0.7), Lora(name="quick")
+    asked = GenerateRequest(loras=(own, Lora(name="quick", weight=0.2)))
+    assert pipeline.info.in_few_steps(asked).loras == (own, few)
+    loaded = replace(pipeline.info, loras={"style": 0.7, "quick": 0.0})
+    assert loaded.in_few_steps(GenerateRequest()).loras == (own, few)
+
+
+def test_live_takes_only_what_is_at_hand(pipeline: ImagePromptPipeline) -> None:
+    """Nobody who moves a slider makes the server fetch a file."""
+    assert pipeline.info.live == "quick"
+    [published] = (entry for name, entry in PUBLISHED.items() if name == "sd15")
+    hub = next(iter(published.loras))
+    entry = CatalogEntry(name="sd15", folder=Path(), loras=published.loras)
+    assert entry.live_lora(()) is None
+    assert entry.live_lora((Lora(name=hub),)) == hub
+    assert entry.live_lora((Lora(name=hub, weight=0.0),)) is None
 
 
 def test_nothing_is_computed_again_that_did_not_change(

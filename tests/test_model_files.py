@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.models.published import PUBLISHED, local_entry
+from ipadapter_demo.models.local_entry import local_entry
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Hub, fetched, file_at, local_folder, served_by
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import GenerateRequest, Reference, Structure

@@ -33,10 +33,12 @@ from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models import memory
 from ipadapter_demo.models.annotators import DETECTORS
+from ipadapter_demo.models.few_step_files import SD15_LORAS, SDXL_LORAS
 from ipadapter_demo.models.hub_files import SD15_STRUCTURES, SDXL_STRUCTURES, VIT_BIGG, VIT_H
 from ipadapter_demo.models.layers import layer_factors
+from ipadapter_demo.models.local_entry import local_entry
 from ipadapter_demo.models.memory import best_dtype
-from ipadapter_demo.models.published import PUBLISHED, local_entry
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Hub, fetched, local_folder, megabytes_of
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import LAYER_PRESETS, GenerateRequest, Reference, Structure
@@ -108,7 +110,8 @@ def places() -> list[Hub]:
         s.folder for entries in (SD15_STRUCTURES, SDXL_STRUCTURES) for s in entries.values()
     ]
     detectors = [d.weights for d in DETECTORS.values()]
-    return [place for place in (*structures, *detectors) if isinstance(place, Hub)] + [
+    loras = [lora.file for each in (SD15_LORAS, SDXL_LORAS) for lora in each.values()]
+    return [place for place in (*structures, *detectors, *loras) if isinstance(place, Hub)] + [
         place for model in PUBLISHED.values() for place in model.needed
     ]
 

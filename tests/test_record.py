@@ -294,6 +294,14 @@ def test_what_is_wrong_with_a_record_is_said_in_full(record: Any, message: str) 
     assert str(refusal.value) == message
 
 
+def test_a_record_from_before_a_field_has_its_default() -> None:
+    request = GenerateRequest(prompt="a cube", guidance_window=(0.2, 0.8))
+    record = json.loads(json.dumps(request_to_json(request)))
+    assert request_from_json(record) == request
+    del record["request"]["guidance_window"]
+    assert request_from_json(record) == dataclasses.replace(request, guidance_window=(0.0, 1.0))
+
+
 def test_the_limits_of_a_record_are_held_to_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     request = GenerateRequest(references=(Reference(image=noise()), Reference(image=noise(8))))
     text = json.dumps(request_to_json(request))

@@ -98,6 +98,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "image_window": NOT_WINDOWS,
     "image_layers": [None, 3, "", "everything", (), (1.0, -0.1), (1.0, "a"), (1.0,) * 201],
     "combine": ["", "sum", None],
+    "guidance_window": NOT_WINDOWS,
     "guidance_rescale": [*NOT_NUMBERS, -0.1, 1.1, math.nan],
     "adapter": [3, ["base"], "x" * (MAX_PROMPT + 1)],
     "guidance": [*NOT_NUMBERS, 0, 0.99, 30.1, math.nan, math.inf],

@@ -6,22 +6,30 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image, ImageChops
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ipadapter_demo as ip
 from ipadapter_demo import cli
-from ipadapter_demo.lora import Lora, loras_from_texts, texts_from_loras
+from ipadapter_demo.compare import Bundle
+from ipadapter_demo.lora import Lora, loras_from_text, loras_from_texts, texts_from_loras
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
-from ipadapter_demo.record import request_from_json, request_from_png, request_to_json
+from ipadapter_demo.record import (
+    record_from_png,
+    request_from_json,
+    request_from_png,
+    request_to_json,
+)
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
@@ -280,3 +288,62 @@ def test_in_a_comparison(entry: CatalogEntry, tmp_path: Path, given: list[str] |
         assert max(high) <= 1
     before = bundle.read_bytes()
     assert ip.draw_comparison(tmp_path / "spec.json", out, model).read_bytes() == before
+
+
+def test_as_an_axis_of_a_comparison(entry: CatalogEntry, tmp_path: Path) -> None:
+    """Cells, and the manifest for all of them, name the file of each by its SHA-256."""
+    files = {name: entry.folder / f"{name}.safetensors" for name in ("style", "other")}
+    here = {name: shutil.copy(path, tmp_path) for name, path in files.items()}
+    sums = {f"lora/{name}": sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    model = ip.load(replace(entry, loras=here), device="cpu", dtype="float32")
+    spec = {
+        "request": {"prompt": "a red cube", "steps": 2, "width": 64, "height": 64},
+        "columns": {"loras": ["none", "style:0.7", "style:0.7, other", "manga"]},
+    }
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    out = tmp_path / "out"
+    ip.draw_comparison(tmp_path / "spec.json", out, model)
+    manifest = json.loads((out / "manifest.json").read_text())
+    *drawn, unknown = manifest["cells"]
+    assert [cell["heads"][2] for cell in drawn] == ["no LoRA", "style:0.7", "style:0.7, other"]
+    assert "lora must be one of those of the model (style, other), got 'manga'" in unknown["error"]
+    assert sums.items() <= manifest["models"]["tiny"]["weights"].items()
+    chosen = [(), STYLE, (*STYLE, *OTHER)]
+    for cell, loras in zip(drawn, chosen, strict=True):
+        record = record_from_png(out / cell["file"])
+        assert record.request.loras == loras
+        named = {n: s for n, s in record.provenance["weights"].items() if n.startswith("lora/")}
+        assert named == {name: sums[name] for name in named}
+        assert set(named) == {f"lora/{lora.name}" for lora in loras}
+        assert Image.open(out / cell["file"]).tobytes() == pixels(model, record.request)
+    caption = (out / "figure.tex").read_text()
+    assert "Columns: no LoRA, style:0.7, style:0.7, other, manga" in caption
+
+    # the same file again: nothing is drawn, nothing differs; another under its name: its cells are
+    manager = ModelManager(model)
+    assert Bundle(out).changes(manager) == []
+    ages = {cell["name"]: (out / cell["file"]).stat().st_mtime_ns for cell in drawn}
+    changed = {name: tensor + 1 for name, tensor in load_file(here["other"]).items()}
+    save_file(changed, here["other"])
+    assert Bundle(out).changes(manager)[0].startswith("tiny: weights was ")
+    reloaded = ip.load(replace(entry, loras=here), device="cpu", dtype="float32")
+    ip.draw_comparison(tmp_path / "spec.json", out, reloaded)
+    again = [c["name"] for c in drawn if (out / c["file"]).stat().st_mtime_ns != ages[c["name"]]]
+    assert again == ["p1-r1-c3"]
+
+
+def test_shared_ones_are_in_the_caption(entry: CatalogEntry, tmp_path: Path) -> None:
+    model = loaded_with(entry, *STYLE)
+    request = {"prompt": "a red cube", "steps": 1, "width": 64, "height": 64}
+    (tmp_path / "spec.json").write_text(
+        json.dumps({"request": request, "columns": {"seed": [1, 2]}})
+    )
+    ip.draw_comparison(tmp_path / "spec.json", tmp_path / "out", model)
+    assert "the LoRA style:0.7" in (tmp_path / "out" / "figure.tex").read_text()
+
+
+def test_a_text_of_several() -> None:
+    assert loras_from_text(" none ") == loras_from_text("none") == ()
+    assert loras_from_text("style:0.7, other") == (*STYLE, *OTHER)
+    with pytest.raises(ip.RequestError, match=r"loras must be names, .* got ' a:much'"):
+        loras_from_text("style, a:much")

@@ -28,7 +28,8 @@ from ipadapter_demo.cli import main
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.published import PUBLISHED, local_entry
+from ipadapter_demo.models.local_entry import local_entry
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.schedule import saying, settled
 from ipadapter_demo.pipeline import load
 from ipadapter_demo.pipeline.samplers import NOT_FROM_ZERO_SNR

@@ -78,12 +78,25 @@ def test_loras_are_a_column_and_each_is_known_by_its_sum(
 
 
 def test_every_tab_is_drawn_under_the_values_given() -> None:
-    arguments = parsed(["--out", "x", "--steps", "4", "--guidance", "1,2", "--passes", "3"])
+    arguments = parsed(
+        [
+            "--out",
+            "x",
+            "--steps",
+            "4",
+            "--guidance",
+            "1,2",
+            "--passes",
+            "3",
+            "--guidance-window",
+            "0:0.5,0.2:0.8",
+        ]
+    )
     assert arguments.tabs == list(TABS)
     asked: list[GenerateRequest] = []
     draw = Timed(
         lambda requests: asked.extend(requests) or [r.inpaint.image for r in requests],
-        settings(arguments)[1],
+        settings(arguments)[3],
     )
     request = GenerateRequest(
         guidance=3.0,
@@ -92,7 +105,7 @@ def test_every_tab_is_drawn_under_the_values_given() -> None:
     )
     draw([request])
     assert (asked[0].steps, asked[0].guidance, asked[0].sampler) == (4, 2.0, "ddim")
-    assert asked[0].inpaint.repaint_passes == 3
+    assert (asked[0].inpaint.repaint_passes, asked[0].guidance_window) == (3, (0.2, 0.8))
     assert draw.pictures == 1
 
 

@@ -237,13 +237,14 @@ def test_image_and_text_takes_several_pictures(api: Api) -> None:
     [file] = api.pngs(
         "image_text", reference=api.upload(png(picture(1))), prompt="a cube", fit="pad",
         weight=0.7, window_start=0.1, guidance_rescale=0.3, fit_2="squash",
+        guidance_start=0.2, guidance_end=0.8,
         reference_2=api.upload(png(picture(2))), weight_2=0.5, window_end_2=0.5, combine="average",
         mask_2=api.upload(png(box_mask((0, 0, 30, 64)))), only_2=1,
         reference_4=api.upload(png(picture(3))), negative_4=True,
     )  # fmt: skip
     request = record_from_png(file).request
     assert (request.prompt, request.combine) == ("a cube", "average")
-    assert request.guidance_rescale == 0.3
+    assert (request.guidance_rescale, request.guidance_window) == (0.3, (0.2, 0.8))
     assert [(r.weight, r.fit) for r in request.references] == [
         (0.7, "pad"),
         (0.5, "squash"),
@@ -628,6 +629,7 @@ MADE: dict[str, GenerateRequest] = {
         references=(Reference(image=picture(1)),),
         sampler="euler",
         noise_schedule="karras",
+        guidance_window=(0.1, 0.7),
     ),
 }
 
@@ -651,10 +653,14 @@ def test_a_request_comes_back_whole(pipeline: Any, name: str, warnings: list[str
     with gr.Blocks():
         tab = built(pipeline, name)
     values = restore.values_from_request(tab, request)
-    assert set(values) == set(tab.inputs) - {"model", "attention", "shape", "live"}
+    ends = {"guidance_start", "guidance_end"}
+    not_a_field = {"model", "attention", "shape", "live"} | ends
+    assert set(values) == set(tab.inputs) - not_a_field | {"guidance_window"}
     assert values.pop("random_seed") is False
     assert tab.tab.translate(**values) == request
-    restore.shown(tab, request)
+    displayed = restore.shown(tab, request)
+    window = tuple(displayed[tab.inputs[end]] for end in ("guidance_start", "guidance_end"))
+    assert window == request.guidance_window
     assert not warnings
 
 
@@ -810,6 +816,10 @@ FORM: dict[str, Any] = {
         (
             {"rows_axis": "method", "rows_values": "as it is, image only"},
             {"rows": {"method": ["as it is", "image only"]}},
+        ),
+        (
+            {"rows_axis": "guidance_window", "rows_values": "0 1\n0.2, 0.8\n"},
+            {"rows": {"guidance_window": [[0, 1], [0.2, 0.8]]}},
         ),
         ({"rows_axis": "reference", "rows_values": "b.png"}, {"rows": {"reference": ["b.png"]}}),
         (

@@ -417,24 +417,45 @@ class TestGuidance:
             "references": (REFERENCE, negative),
             "negative_prompt": "b",
             "guidance_rescale": 0.5,
+            "guidance_window": (0.0, 0.5),
         }
         assert warnings(pipeline, guidance=1.0, **fields) == (
             "negative_prompt has no effect at guidance 1.",
             "reference.negative: a negative reference has no effect at guidance 1.",
             "guidance_rescale has no effect at guidance 1.",
+            "guidance_window has no effect at guidance 1.",
         )
         assert warnings(pipeline, **fields) == ()
 
     def test_it_is_true(self, pipeline: ImagePromptPipeline) -> None:
-        """None of the three changes a pixel there."""
+        """None of the four changes a pixel there."""
         plain = GenerateRequest(references=(REFERENCE,), guidance=1.0, steps=3)
         said = replace(
             plain,
             references=(REFERENCE, Reference(image=picture(2), negative=True)),
             negative_prompt="b",
             guidance_rescale=0.5,
+            guidance_window=(0.0, 0.5),
         )
         assert pipeline.generate(plain).images == pipeline.generate(said).images
+
+    def test_a_window_that_no_step_lies_in(self, pipeline: ImagePromptPipeline) -> None:
+        """Then a prompt that nothing reads is not too long, either."""
+        fields = {"guidance_window": (0.4, 0.6), "negative_prompt": "a" * 15}
+        assert warnings(pipeline, **fields) == (
+            "guidance_window: no step of 3 lies wholly in 0.4 to 0.6, so guidance has no effect.",
+        )
+
+    def test_a_negative_reference_outside_of_it(self, pipeline: ImagePromptPipeline) -> None:
+        early = Reference(image=picture(2), negative=True, window=(0.0, 0.4))
+        fields = {"references": (REFERENCE, early), "guidance_window": (0.5, 1.0)}
+        assert warnings(pipeline, **fields) == (
+            "reference.window: reference 2 is negative, and guidance_window has no step of it, "
+            "so it has no effect.",
+        )
+        assert warnings(pipeline, **fields | {"guidance_window": (0.0, 0.5)}) == ()
+        [note] = warnings(pipeline, **fields | {"guidance_window": (0.4, 0.6)})
+        assert note.startswith("guidance_window: ")
 
 
 class TestWindows:
@@ -788,6 +809,9 @@ class TestOrdinary:
         values = {}
         for name, widget in widgets.items():
             if name in ("model", "attention", "shape", "random_seed"):
+                continue
+            if name in ("guidance_start", "guidance_end"):
+                assert widget.value == float(name == "guidance_end"), "a request's own window"
                 continue
             picture = isinstance(widget, (gr.Image, gr.ImageEditor))
             value = None if picture else widget.value

@@ -62,13 +62,17 @@ class ImagePrompt:
     def moved(self, by: int) -> ImagePrompt:
         """The same for rows that lie `by` further on, with all that was computed of it."""
         rows = slice(self.rows.start + by, self.rows.stop + by)
-        moved = replace(self, rows=rows)
-        moved.kv_cache.update(self.kv_cache)
-        return moved
+        return replace(self, rows=rows).sharing(self.kv_cache)
 
     def scale_in(self, layer: int) -> float | Tensor:
         """λ in one cross-attention layer."""
         return self.scale if self.layer_scales is None else self.scale * self.layer_scales[layer]
+
+    def on_rows(self, rows: slice) -> ImagePrompt:
+        """The same branch for as many other rows, with the K' and V' that it has."""
+        moved = replace(self, rows=rows)
+        moved.kv_cache.update(self.kv_cache)
+        return moved
 
 
 class ImageKeyValue(nn.Module):

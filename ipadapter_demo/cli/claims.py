@@ -19,6 +19,7 @@ MODEL_OPTIONS = (
     "model_adapter",
     "models_dir",
     "image_encoder",
+    "unet",
     "vae",
     "controlnet",
     "t2i_adapter",

@@ -197,6 +197,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="how closely to follow all this, 1 to 30 [the model's: tabletop 6]",
     )
     add(
+        "--guidance-window",
+        **window,
+        help="the part of the steps in which there is guidance; the others cost half "
+        "[the model's: 0 1]",
+    )
+    add(
         "--guidance-rescale",
         type=float,
         metavar="R",
@@ -239,11 +245,7 @@ def run(arguments: Arguments, load: Load) -> None:
     given = given_fields(arguments, record.request if record else None)
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipeline = loaded(arguments, load, record.provenance.get("model") if record else None)
-    start = (
-        record.request
-        if record
-        else GenerateRequest(**pipeline.info.recommended.fields_beside(given))
-    )
+    start = record.request if record else GenerateRequest(**pipeline.info.fields_beside(given))
     request = completed(replace(start, **given), pipeline.info, arguments)
     result = pipeline.generate(request)
     for note in result.warnings:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Those of training/tabletop/recipes.py, which would import torch; a test compares them.
 PARTS = (
+    "unet",
     "vae",
     "clip",
     "image-encoder",

@@ -30,6 +30,7 @@ FIELDS = (
     "combine",
     "adapter",
     "guidance",
+    "guidance_window",
     "guidance_rescale",
     "steps",
     "sampler",

@@ -99,6 +99,10 @@ def head_of(axis: str, value: Any) -> str:  # noqa: ANN401 - of the axis' own ty
     if axis in ("prompt", "negative_prompt"):
         said = value or "no prompt"
         return said if axis == "prompt" else f"not: {said}"
+    if axis == "loras":
+        return "no LoRA" if value.strip() == "none" else str(value)
+    if axis == "guidance_window":
+        return "guided from {:g} to {:g}".format(*value)
     if axis == "image_layers" and not isinstance(value, str):
         return "layers " + " ".join(f"{factor:g}" for factor in value)
     return HEADS.get(axis, "{}").format(value)

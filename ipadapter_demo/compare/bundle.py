@@ -28,13 +28,17 @@ from ipadapter_demo.compare.manifest import (
     checksum,
     manifest_from_text,
     spec_of_manifest,
+    with_weights_of,
 )
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import MAX_FILE_BYTES, read_bytes, read_image
-from ipadapter_demo.pipeline import Result, effective_request
+from ipadapter_demo.json_values import Json
+from ipadapter_demo.lora import Lora
+from ipadapter_demo.pipeline import ImagePromptPipeline, Result, effective_request
 from ipadapter_demo.record import record_from_png
+from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import ModelManager
 
 MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
@@ -109,7 +113,7 @@ class Bundle:
         """Differences from when the bundle was made, named as in the manifest."""
         found = []
         for model, provenance in self.manifest.models.items():
-            now = manager.with_model(model).provenance
+            now = _provenance_now(manager.with_model(model), provenance)
             found += [
                 f"{model}: {name} was {provenance.get(name)!r:.200}, is {now.get(name)!r:.200}"
                 for name in now
@@ -126,6 +130,16 @@ class Bundle:
         if effective_request(record_from_png(content).request) != cell.request:
             return Verified(cell, None, "its request is not the one that the spec asks for")
         return Verified(cell, difference(read_image(content), outcome.images[0]))
+
+
+def _provenance_now(pipeline: ImagePromptPipeline, before: dict[str, Json]) -> dict[str, Json]:
+    """With those of the LoRAs of before that the model still has."""
+    now, weights = pipeline.provenance, before.get("weights")
+    for name in pipeline.info.loras:
+        if isinstance(weights, dict) and f"lora/{name}" in weights:
+            request = GenerateRequest(loras=(Lora(name=name),))
+            now = with_weights_of(now, pipeline.provenance_of(request))
+    return now
 
 
 def difference(one: Image.Image, other: Image.Image) -> int | None:

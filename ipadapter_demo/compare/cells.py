@@ -17,7 +17,7 @@ from ipadapter_demo.compare.comparison import (
 from ipadapter_demo.compare.grid import Cell, Given, Grid, Page
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.lora import loras_from_texts
+from ipadapter_demo.lora import loras_from_text, loras_from_texts
 from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.pipeline import ModelInfo, effective_request
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
@@ -32,8 +32,10 @@ ORDER = (
     "image_scale",
     "image_layers",
     "adapter",
+    "loras",
     "combine",
     "guidance",
+    "guidance_window",
     "guidance_rescale",
     "steps",
     "sampler",
@@ -125,6 +127,8 @@ class _Builder:
             fields["references"] = tuple(replace(r, fit=value) for r in references)
         elif name == "structure_weight":
             fields["structures"] = tuple(replace(s, weight=value) for s in structures)
+        elif name == "loras":
+            fields["loras"] = loras_from_text(value)
         elif name == "method":
             self._by_method(fields, value)
         else:

@@ -101,6 +101,7 @@ class SharedRequest(Part):
     adapter: str | None = None
     loras: Annotated[tuple[str, ...], Field(max_length=MAX_LORAS)] | None = None
     guidance: Number | None = None
+    guidance_window: Window | None = None
     guidance_rescale: Number | None = None
     steps: int | None = None
     sampler: str | None = None
@@ -132,11 +133,14 @@ class Axes(Part):
     image_scale: Numbers | None = None
     image_layers: Annotated[tuple[Layers, ...], _SOME] | None = None
     guidance: Numbers | None = None
+    guidance_window: Annotated[tuple[Window, ...], _SOME] | None = None
     guidance_rescale: Numbers | None = None
     steps: Numbers | None = None
     sampler: Texts | None = None
     noise_schedule: Texts | None = None
     seed: Numbers | None = None
+    loras: Texts | None = None
+    """Names, with a weight as style:0.7, several of them with commas; none for no LoRA."""
     method: Annotated[tuple[Method, ...], _SOME] | None = None
     """The request as it is; without its words; without its pictures; begun from the reference's
     pixels instead of reading it."""

@@ -28,7 +28,7 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
             "inpaint": given.inpaint,
         }
     )
-    if info.loras:
+    if info.usual_loras:
         recommended["loras"] = texts_from_loras(info.usual_loras)
     named = spec.with_files_named(lambda name: _place(name, spec.files[name]))
     document = {"title": "", "model": info.name, **named.document, "schema": 1}

@@ -6,13 +6,14 @@ import time
 from collections.abc import Hashable
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.conditioning import ContentCache
-from ipadapter_demo.pipeline.step_count import steps_taken, unet_calls
+from ipadapter_demo.pipeline.step_count import guided_calls, steps_taken, unet_calls
 from ipadapter_demo.request import GenerateRequest
 
 PROBE_STEPS = 3  # the first also encodes and warms up, and does not count
@@ -70,12 +71,18 @@ class Pace:
         )
 
     def _seconds(self, pipeline: ImagePromptPipeline, cell: Cell) -> float | None:
+        if cell.model != pipeline.info.name:
+            return None
         request = cell.planned
-        if cell.model == pipeline.info.name:
-            key = cell.model, kind_of(request), pipeline.working_size(request)
-            speed = self._known.get(key, lambda: measured(pipeline, request))
-            return unet_calls(request) * speed.call + speed.finish
-        return None
+        size, guided = pipeline.working_size(request), guided_calls(request)
+        plain = unet_calls(request) - guided
+        seconds = 0.0
+        for calls, kind in ((guided, request), (plain, replace(request, guidance=1.0))):
+            if calls:
+                key = cell.model, kind_of(kind), size
+                speed = self._known.get(key, partial(measured, pipeline, kind))
+                seconds += calls * speed.call
+        return seconds + speed.finish
 
 
 def kind_of(request: GenerateRequest) -> Hashable:
@@ -103,6 +110,7 @@ def measured(pipeline: ImagePromptPipeline, request: GenerateRequest) -> Speed:
         steps=PROBE_STEPS,
         strength=1.0,
         image_window=(0.0, 1.0),
+        guidance_window=(0.0, 1.0),
         structures=tuple(replace(s, window=(0.0, 1.0)) for s in request.structures),
         inpaint=request.inpaint and replace(request.inpaint, repaint_passes=1, strength=1.0),
     )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +71,11 @@ class Job:
     def run(self) -> Iterator[Event]:
         """Draws what is missing. Closing the iterator stops it after the cells at work."""
         for model, cells in self.plan.cells.items():
-            provenance = self.plan.manager.with_model(model).provenance
+            made_by = self._provenance(model, cells)
             yield from self._damaged_put_aside(cells)
-            missing = [cell for cell in cells if not self._is_finished(cell, provenance)]
+            missing = [cell for cell in cells if not self._is_finished(cell, made_by[cell.name])]
             for cell, outcome in self.plan.drawn(model, missing):
-                yield self._kept(cell, outcome, provenance)
+                yield self._kept(cell, outcome)
 
     def path(self, panel: Cell | Given) -> Path:
         folder = "cells" if isinstance(panel, Cell) else "given"
@@ -102,19 +102,29 @@ class Job:
                     except Exception as error:  # its cells are worth more, or say it too
                         log.warning("given/%s.png is missing: %s", given.name, said(error))
 
-    def _kept(
-        self, cell: Cell, outcome: Result | Exception, provenance: dict[str, Json]
-    ) -> Done | Failed:
+    def _kept(self, cell: Cell, outcome: Result | Exception) -> Done | Failed:
         if isinstance(outcome, Exception):
             message = said(outcome)
             write_file(self._text(cell), message.encode())
             return Failed(cell, message)
         content = io.BytesIO()
-        save_png(content, outcome.images[0], cell.request, cell.request.seed, 0, provenance)
+        request = cell.request
+        save_png(content, outcome.images[0], request, request.seed, 0, outcome.provenance)
         self._sums.add(cell.name, outcome.images[0])  # first: a cell is never without its own
         write_file(self.path(cell), content.getvalue())
         self._text(cell).unlink(missing_ok=True)
         return Done(cell, self.path(cell), outcome.seconds, outcome.warnings)
+
+    def _provenance(self, model: str, cells: Sequence[Cell]) -> dict[str, dict[str, Json]]:
+        """Of cells, by their names: that of each one's LoRAs."""
+        pipeline = self.plan.manager.with_model(model)
+        found = {}
+        for cell in cells:
+            try:
+                found[cell.name] = pipeline.provenance_of(cell.request)
+            except RequestError:  # a LoRA that is not there: when it is drawn, the cell says so
+                found[cell.name] = pipeline.provenance
+        return found
 
     def _is_finished(self, cell: Cell, provenance: dict[str, Json]) -> bool:
         """By the same model, with the same request."""

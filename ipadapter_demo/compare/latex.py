@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ipadapter_demo.compare.axes import all_axes
+from ipadapter_demo.compare.axes import all_axes, head_of
 from ipadapter_demo.compare.grid import Grid
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.compare.text import beyond_pdflatex, latex, listed
+from ipadapter_demo.lora import texts_from_loras
 
 OTHER_SCRIPTS = r"""% The caption has letters that pdfLaTeX stops at: take XeLaTeX or LuaLaTeX with
 % a font that has them; for Chinese, Japanese and Korean
@@ -41,13 +42,16 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
         said.append("The marked part of each picture is shown larger in its corner")
     first = next(cell for cell in grid.cells if cell.page == number)
     differs, schedule = all_axes(comparison), first.planned.noise_schedule
+    window = first.planned.guidance_window
     shared = {
         "model": first.model,
         "steps": "1 step" if first.planned.steps == 1 else f"{first.planned.steps} steps",
         "sampler": first.planned.sampler,
         "noise_schedule": {"default": ""}.get(schedule, f"{schedule} noise levels"),
         "guidance": f"guidance {first.planned.guidance:g}",
+        "guidance_window": "" if window == (0, 1) else head_of("guidance_window", window),
         "image_scale": f"λ = {first.planned.image_scale:g}" if not comparison.beside else "",
+        "loras": " and ".join(f"the LoRA {text}" for text in texts_from_loras(first.planned.loras)),
         "seed": f"seed {first.planned.seed}",
         "prompt": f"the prompt “{first.planned.prompt}”" if first.planned.prompt else "",
     }

@@ -16,6 +16,7 @@ from ipadapter_demo.compare.schema import CellName, Part, checked
 from ipadapter_demo.compare.spec import Spec, spec_from_document
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import MAX_FILE_BYTES
+from ipadapter_demo.json_values import Json
 from ipadapter_demo.record import check_values, record_from_png, request_to_json
 
 MAX_VALUES = 1_000_000  # about: see record.check_values
@@ -57,12 +58,13 @@ class Manifest(Part):
     batch: Annotated[int, Field(ge=1)]
     """Cells that shared a call of the model, at most."""
     models: dict[str, Any]
-    """By name: hashes of the weights, scheduler, device, dtype, versions."""
+    """By name: hashes of the weights, LoRAs included, scheduler, device, dtype, versions."""
     cells: Annotated[tuple[CellEntry, ...], Field(max_length=MAX_CELLS)]
 
 
 def _manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> Manifest:
-    cells, models = [], {}
+    cells: list[CellEntry] = []
+    models: dict[str, dict[str, Json]] = {}
     for cell in job.plan.grid.cells:
         entry: dict[str, Any] = {
             "name": cell.name,
@@ -72,8 +74,8 @@ def _manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> Manifest:
         }
         if job.path(cell).exists():
             content = job.path(cell).read_bytes()
-            if cell.model not in models:  # the same for all cells of a finished job
-                models[cell.model] = record_from_png(content).provenance
+            provenance = record_from_png(content).provenance
+            models[cell.model] = with_weights_of(models.get(cell.model, provenance), provenance)
             entry |= {"file": f"cells/{cell.name}.png", "sha256": checksum(content)}
             entry |= {"maps": tuple(maps[cell.name])} if maps.get(cell.name) else {}
         elif message := job.message(cell):
@@ -96,6 +98,14 @@ def _manifest(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> Manifest:
         models=models,
         cells=tuple(cells),
     )
+
+
+def with_weights_of(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
+    """The provenance of several cells of a model: they may differ in their LoRAs alone."""
+    ours, theirs = one["weights"], other["weights"]
+    assert isinstance(ours, dict)
+    assert isinstance(theirs, dict)
+    return one | {"weights": ours | theirs}
 
 
 def manifest_text(job: Job, maps: Mapping[str, Mapping[str, bytes]]) -> str:

@@ -201,9 +201,10 @@ def load_base_model(
         return fetched(hub, options.models_dir, report)
 
     parts: Parts = with_extras(
-        read_parts(entry, dtype, files, options.vae, options.prediction_type), options
+        read_parts(entry, dtype, files, options.vae, options.prediction_type, options.unet), options
     )
-    loras = Loras(parts, *own_loras(entry, options))
+    loras = Loras(parts, *own_loras(entry, options), locate)
+    loras.check(loras.usual)
     loras.merge(loras.usual)
     unet: UNet2DConditionModel = frozen(parts.unet)
     vision = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from ipadapter_demo.assets import asset
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub
@@ -26,6 +28,15 @@ class StructureEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoraEntry:
+    """A LoRA: its file, inside the model's folder or on the hub, from where it is fetched when it
+    is first asked for, and the settings of one that was distilled to few steps."""
+
+    file: str | Hub
+    few_step: FewStep | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
     """A model at hand, in diffusers' folder layout: its image adapters, its structure networks.
 
@@ -40,13 +51,31 @@ class CatalogEntry:
     image_encoder: str | None = "image_encoder"  # None: no image prompts
     adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
-    loras: dict[str, str] = field(default_factory=dict)  # files by name, for requests to choose
-    few_step: FewStep | None = None
+    loras: dict[str, str | LoraEntry] = field(default_factory=dict)  # for requests to choose
+    unet: str | None = None  # a file of weights in place of the folder's
     inpaint_adapter: str | None = None  # a T2I-Adapter that reads what is left around a mask
     recommended: Recommended = field(default_factory=Recommended)
     small: bool = False  # so that half precision gains nothing
     words: tuple[str, ...] = ()  # all that a small model knows, in the order in which it reads them
     note: str = ""
+
+    @property
+    def few_step_loras(self) -> dict[str, FewStep]:
+        """The settings of those that were distilled, by name."""
+        return {
+            name: lora.few_step
+            for name, lora in self.loras.items()
+            if isinstance(lora, LoraEntry) and lora.few_step is not None
+        }
+
+    def live_lora(self, usual: Sequence[Lora]) -> str | None:
+        """The first of them that is at hand: in the model's folder, or among those `usual`."""
+        loaded = {lora.name for lora in usual if lora.weight > 0}
+        for name in self.few_step_loras:
+            lora = self.loras[name]
+            if name in loaded or (isinstance(lora, LoraEntry) and isinstance(lora.file, str)):
+                return name
+        return None
 
 
 TABLETOP = CatalogEntry(

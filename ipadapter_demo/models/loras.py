@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,10 +22,10 @@ from ipadapter_demo.errors import ModelError, RequestError, some_of
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.lora import Lora, lora_at
 from ipadapter_demo.models import lycoris
-from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
 from ipadapter_demo.models.diffusers_pipeline import pipeline_of
 from ipadapter_demo.models.parts import Parts
-from ipadapter_demo.models.sources import file_sha256
+from ipadapter_demo.models.sources import Hub, Locate, file_at, file_sha256
 from ipadapter_demo.models.weights import naming, tensors_from_file
 
 if TYPE_CHECKING:
@@ -51,9 +52,14 @@ class Loras:
     """
 
     def __init__(
-        self, parts: Parts | None, files: Mapping[str, Path], usual: Sequence[Lora] = ()
+        self,
+        parts: Parts | None,
+        files: Mapping[str, Path | Hub],
+        usual: Sequence[Lora] = (),
+        locate: Locate | None = None,
     ) -> None:
         self._parts, self._files, self.usual = parts, dict(files), tuple(usual)
+        self._locate, self._lock = locate, Lock()
         self._merged: tuple[Lora, ...] = ()
         self._own: dict[int, tuple[nn.Parameter, Tensor]] = {}  # weights as they are without any
         self._latest: tuple[tuple[Lora, ...], list[tuple[nn.Parameter, Tensor]]] = (), []
@@ -64,9 +70,12 @@ class Loras:
         return dict.fromkeys(self._files, 0.0) | {lora.name: lora.weight for lora in self.usual}
 
     def check(self, loras: Sequence[Lora]) -> None:
-        """Raises RequestError for a name that the model does not have."""
+        """Raises RequestError for a name that the model does not have, and ModelError for a file
+        that is not at hand and cannot be fetched: better now than while the model is held."""
         for lora in loras:
-            if lora.name not in self._files:
+            if lora.name in self._files:
+                self._file(lora.name)
+            else:
                 raise RequestError(
                     f"lora must be one of those of the model ({_listed(self._files)}), "
                     f"got {lora.name!r}: load its file with the model"
@@ -86,7 +95,7 @@ class Loras:
         try:
             for lora in wanted:
                 assert self._parts is not None
-                path = self._files[lora.name]
+                path = self._file(lora.name)
                 if path.suffix.lower() != ".safetensors":
                     raise ModelError(
                         f"{path.name} must be a .safetensors file: others may run code "
@@ -105,7 +114,17 @@ class Loras:
 
     def hashes(self, loras: Sequence[Lora]) -> dict[str, str]:
         """SHA-256 of the files."""
-        return {f"lora/{lora.name}": file_sha256(self._files[lora.name]) for lora in loras}
+        return {f"lora/{lora.name}": file_sha256(self._file(lora.name)) for lora in loras}
+
+    def _file(self, name: str) -> Path:
+        """Fetched when it is first asked for."""
+        with self._lock:
+            place = self._files[name]
+            if isinstance(place, Hub):
+                assert self._locate is not None
+                folder, (wanted,) = self._locate(place), place.files
+                place = self._files[name] = file_at(folder, wanted) or folder / wanted
+            return place
 
     def _keep(self, weight: nn.Parameter) -> None:
         if id(weight) not in self._own:  # on the CPU: it is needed only when the LoRAs change
@@ -124,10 +143,13 @@ def _copy(weights: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
 
 def own_loras(
     entry: CatalogEntry, options: LoadOptions
-) -> tuple[dict[str, Path], tuple[Lora, ...]]:
+) -> tuple[dict[str, Path | Hub], tuple[Lora, ...]]:
     """The files of a model's LoRAs by name, and those that were given with it. Raises ModelError
     for two of one name."""
-    files = {name: entry.folder / file for name, file in entry.loras.items()}
+    files: dict[str, Path | Hub] = {}
+    for known, given in entry.loras.items():
+        file = given.file if isinstance(given, LoraEntry) else given
+        files[known] = file if isinstance(file, Hub) else entry.folder / file
     usual = []
     for path, weight in options.loras:
         lora = lora_at(path, weight)

@@ -49,21 +49,26 @@ def read_parts(
     files: list[Path],
     vae: Path | None = None,
     prediction_type: str | None = None,
+    unet: Path | None = None,
 ) -> Parts:
-    """`vae` replaces the base's autoencoder: a folder in diffusers' layout, or one file. The files
-    that were read are added to `files`. A `prediction_type` settles what a file contradicts itself
-    about. Raises ModelError."""
+    """`vae` replaces the base's autoencoder: a folder in diffusers' layout, or one file; `unet` its
+    UNet, or else the entry's own does. The files that were read are added to `files`. A
+    `prediction_type` settles what a file contradicts itself about. Raises ModelError."""
+    if unet is None and entry.unet is not None:
+        unet = Path(entry.unet)
     if entry.folder.is_file():
-        parts = _from_single_file(entry, dtype, files, vae, prediction_type)
+        parts = _from_single_file(entry, dtype, files, vae, prediction_type, unet)
     elif entry.folder.is_dir():
-        parts = _from_folder(entry.folder, dtype, files, vae)
+        parts = _from_folder(entry.folder, dtype, files, vae, unet)
     else:
         raise ModelError(f"model {entry.name}: no folder {entry.folder}")
     _check_channels(entry, parts)
     return parts
 
 
-def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path], vae: Path | None) -> Parts:
+def _from_folder(
+    folder: Path, dtype: torch.dtype, files: list[Path], vae: Path | None, unet: Path | None
+) -> Parts:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -78,7 +83,9 @@ def _from_folder(folder: Path, dtype: torch.dtype, files: list[Path], vae: Path 
     return Parts(
         tokenizers=tuple(tokenizers),
         text_encoders=tuple(encoders),
-        unet=part_of(UNet2DConditionModel, folder / "unet", dtype, files),
+        unet=part_of(UNet2DConditionModel, folder / "unet", dtype, files)
+        if unet is None
+        else _unet(unet, folder, dtype, files),
         vae=_vae(vae or folder / "vae", folder, dtype, files),
         scheduler_config=_scheduler_config(folder),
         image_processor=_image_processor(folder),
@@ -92,6 +99,7 @@ def _from_single_file(
     files: list[Path],
     vae: Path | None,
     prediction_type: str | None,
+    unet: Path | None,
 ) -> Parts:
     """A checkpoint of weights alone, as community models are often published. Configuration and
     tokenizers are those of the family's base."""
@@ -126,12 +134,21 @@ def _from_single_file(
     return Parts(
         tokenizers=tuple(tokenizers),
         text_encoders=tuple(encoders),
-        unet=single_file.unet_of(*where),
+        unet=single_file.unet_of(*where) if unet is None else _unet(unet, configs, dtype, files),
         vae=single_file.vae_of(*where) if vae is None else _vae(vae, configs, dtype, files),
         scheduler_config=saying(_scheduler_config(configs), said),
         image_processor=_image_processor(configs),
         zeros_for_nothing=xl and _zeros_for_nothing(configs),
     )
+
+
+def _unet(path: Path, base: Path, dtype: torch.dtype, files: list[Path]) -> UNet2DConditionModel:
+    """The UNet in one file, configured as the one of `base`."""
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
+        raise ModelError(f"unet must be a .safetensors file that is there, got {path}")
+    files.append(path)
+    tensors = tensors_from_file(path)
+    return single_file.unet_alone(tensors, base, dtype, f"unet: {path.name}")
 
 
 def _vae(

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
-from ipadapter_demo.adapter import image_encoder_named, load_image_adapter
-from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
+from ipadapter_demo.models.catalog import LoraEntry, StructureEntry
+from ipadapter_demo.models.few_step import FewStep
+from ipadapter_demo.models.few_step_files import (
+    LIGHTNING,
+    LIGHTNING_UNETS,
+    SD15_LORAS,
+    SDXL_LORAS,
+    SDXL_TURBO,
+    TURBO,
+)
 from ipadapter_demo.models.hub_files import (
     SD15,
     SD15_STRUCTURES,
@@ -17,28 +24,23 @@ from ipadapter_demo.models.hub_files import (
     VIT_H,
     adapter_at,
     composition,
-    encoder_of_repository,
 )
 from ipadapter_demo.models.recommended import Recommended
-from ipadapter_demo.models.sources import (
-    Hub,
-    Report,
-    fetched,
-    file_at,
-    no_report,
-    of_repository,
-)
+from ipadapter_demo.models.sources import Hub
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A model of the hub: its base, an image adapter and the encoder that adapter reads."""
+    """A model of the hub: its base, an image adapter and the encoder that adapter reads; and a UNet
+    in place of the base's, which is then not fetched."""
 
     name: str
     base: Hub
     image_encoder: Hub
     adapter: Hub
+    unet: Hub | None = None
     structures: dict[str, StructureEntry] = field(default_factory=dict)
+    loras: dict[str, LoraEntry] = field(default_factory=dict)
     licence: str
     recommended: Recommended = field(default_factory=Recommended)
     note: str = ""
@@ -46,7 +48,8 @@ class Published:
     @property
     def needed(self) -> tuple[Hub, ...]:
         """The files of a first picture; structure networks are fetched when they are asked for."""
-        return self.base, self.image_encoder, self.adapter
+        unet = () if self.unet is None else (self.unet,)
+        return self.base, *unet, self.image_encoder, self.adapter
 
 
 _SD = "CreativeML Open RAIL-M (base), Apache-2.0 (adapter)"
@@ -62,6 +65,7 @@ def _sd15(
         adapter=files,
         image_encoder=encoder,
         structures=SD15_STRUCTURES,
+        loras=SD15_LORAS,
         licence=_SD,
         recommended=Recommended(image_scale=image_scale),
         note=f"Stable Diffusion 1.5 {note}",
@@ -77,11 +81,39 @@ def _sdxl(
         adapter=files,
         image_encoder=encoder,
         structures=SDXL_STRUCTURES,
+        loras=SDXL_LORAS,
         licence=_XL,
         recommended=Recommended(image_scale=image_scale, guidance=5.0),
         note=f"SDXL {note}",
     )
 
+
+def _distilled(name: str, few_step: FewStep, note: str, **parts: Any) -> Published:
+    """SDXL in few steps, with its first adapter. Its LoRAs would distil it once more."""
+    return replace(
+        _sdxl(name, _SDXL_ADAPTER, note),
+        **parts,
+        loras={},
+        recommended=Recommended(**few_step.fields),
+    )
+
+
+def _without_unet(base: Hub, megabytes: int) -> Hub:
+    """Its configuration stays."""
+    weights = next(f for f in base.files if f.startswith("unet/") and f.endswith(".safetensors"))
+    return replace(
+        base,
+        files=tuple(file for file in base.files if file != weights),
+        sha256={file: sha256 for file, sha256 in base.sha256.items() if file != weights},
+        megabytes=base.megabytes - megabytes,
+    )
+
+
+_SDXL_ADAPTER = adapter_at(
+    "sdxl_models/ip-adapter_sdxl_vit-h.safetensors",
+    698,
+    "ebf05d918348aec7abb02a5e9ecef77e0aaea6914a5c4ea13f50d45eb1681831",
+)
 
 PUBLISHED = {
     model.name: model
@@ -164,11 +196,7 @@ PUBLISHED = {
         ),
         _sdxl(
             "sdxl",
-            adapter_at(
-                "sdxl_models/ip-adapter_sdxl_vit-h.safetensors",
-                698,
-                "ebf05d918348aec7abb02a5e9ecef77e0aaea6914a5c4ea13f50d45eb1681831",
-            ),
+            _SDXL_ADAPTER,
             "with 4 image tokens.",
         ),
         _sdxl(
@@ -210,63 +238,23 @@ PUBLISHED = {
             ),
             "for the composition of a picture, mostly without its style and content.",
         ),
+        *(
+            _distilled(
+                f"sdxl-lightning-{steps}",
+                LIGHTNING[steps],
+                f"Lightning, distilled to {steps} steps without guidance, with 4 image tokens.",
+                base=_without_unet(SDXL, unet.megabytes),
+                unet=unet,
+            )
+            for steps, unet in LIGHTNING_UNETS.items()
+        ),
+        _distilled(
+            "sdxl-turbo",
+            TURBO,
+            "Turbo, distilled to 1 to 4 steps without guidance, for pictures of 512 x 512 pixels; "
+            "with 4 image tokens.",
+            base=SDXL_TURBO,
+            licence="Stability AI Non-Commercial (base), Apache-2.0 (adapter)",
+        ),
     )
 }
-
-
-def base_path(
-    model: Published,
-    base: str | None,
-    models_dir: Path | None,
-    report: Report = no_report,
-) -> tuple[Path, Path | None]:
-    """The path of a published model's base, or of another `base` of its family; and a folder with
-    configurations and tokenizers, where that is a checkpoint of weights alone."""
-    path = Path(base) if base is not None and Path(base).exists() else None
-    if base is None:
-        path = fetched(model.base, models_dir, report)
-    elif path is None:
-        path = fetched(of_repository(base, model.base, models_dir), models_dir, report)
-    if not path.is_file():
-        return path, None
-    light = tuple(f for f in model.base.files if not f.endswith(".safetensors"))
-    return path, fetched(replace(model.base, files=light, megabytes=2), models_dir, report)
-
-
-def local_entry(model: Published, options: LoadOptions, report: Report = no_report) -> CatalogEntry:
-    """The entry with everything that a first picture takes at hand, fetched if need be.
-
-    A base, an adapter or an image encoder of `options` takes the place of the model's, which is
-    then not fetched; an adapter brings the encoder that it reads. Raises ModelError or
-    CheckpointError.
-    """
-    models_dir, own = options.models_dir, options.model_adapter
-    own = None if own is None else own.absolute()
-    encoder = _encoder_of(own, model) if own else model.image_encoder
-    path, configs = base_path(model, options.base, models_dir, report)
-    adapter = own
-    if adapter is None:
-        folder, wanted = fetched(model.adapter, models_dir, report), model.adapter.files[0]
-        adapter = file_at(folder, wanted) or folder / wanted
-    return CatalogEntry(
-        name=model.name,
-        folder=path,
-        configs=configs,
-        image_encoder=options.image_encoder or str(fetched(encoder, models_dir, report)),
-        adapters={own.stem if own else "base": str(adapter)},
-        structures=model.structures,
-        recommended=model.recommended,
-        note=model.note,
-    )
-
-
-def _encoder_of(own_adapter: Path, model: Published) -> Hub:
-    """The image encoder that its folder names, or that its weights' width tells; else the model's.
-
-    Raises CheckpointError for a file that cannot be read.
-    """
-    if named := image_encoder_named(own_adapter):
-        return encoder_of_repository(named)
-    adapter = load_image_adapter(own_adapter)
-    known = {(False, 1024): VIT_H, (False, 1280): VIT_BIGG, (True, 1280): VIT_H}
-    return known.get((adapter.reads_patches, adapter.encoder_width), model.image_encoder)

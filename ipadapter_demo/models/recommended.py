@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ipadapter_demo.request import SAMPLERS, Sampler
+from ipadapter_demo.request import SAMPLERS, Sampler, Window
+from ipadapter_demo.sampling import NoiseSchedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +25,13 @@ class Recommended:
     text_image_scale: float = 0.6  # λ beside a prompt
     map_image_scale: float = 1.0  # λ beside maps
     guidance: float = 7.5
+    guidance_window: Window = (0.0, 1.0)
     # DPM-Solver++ needs 15 to 20 with guidance (arXiv 2211.01095, abstract); its documentation in
     # diffusers says 20 (https://huggingface.co/docs/diffusers/api/schedulers/multistep_dpm_solver)
     steps: int = 20
     paint_guidance: float | None = None  # of inpainting; None: the same
+    sampler: Sampler = SAMPLERS[0]
+    noise_schedule: NoiseSchedule = "default"
     repaint_passes: int = 1  # of inpainting: how often a step is taken
     context: float = 1.0  # of inpainting: how much of the picture is seen
     background_weight: float = 0.0  # of inpainting: the picture as a prompt around the mask
@@ -44,7 +48,7 @@ class Recommended:
 
     def sampler_for(self, inpainting: bool) -> Sampler:
         """For inpainting the one that takes steps again, where `repaint_passes` asks for that."""
-        return "ddim" if inpainting and self.repaint_passes > 1 else SAMPLERS[0]
+        return "ddim" if inpainting and self.repaint_passes > 1 else self.sampler
 
     @property
     def inpainting(self) -> dict[str, Any]:
@@ -55,9 +59,13 @@ class Recommended:
     def fields_beside(self, given: Mapping[str, object]) -> dict[str, Any]:
         """The fields of a request that belong to those `given`."""
         inpainting = bool(given.get("inpaint"))
-        found = {
+        found: dict[str, Any] = {
             "guidance": self.guidance_for(inpainting),
             "steps": self.steps,
             "image_scale": self.scale_for(bool(given.get("prompt")), bool(given.get("structures"))),
         }
+        usual = Recommended()  # a request's own: not said, so that comparisons of before are equal
+        for name in ("guidance_window", "sampler", "noise_schedule"):
+            if getattr(self, name) != getattr(usual, name):
+                found[name] = getattr(self, name)
         return found | {"sampler": self.sampler_for(True)} if inpainting else found

@@ -91,6 +91,26 @@ def unet_of(tensors: Tensors, configs: Path, dtype: torch.dtype, name: str) -> U
     )
 
 
+def unet_alone(
+    tensors: Tensors, configs: Path, dtype: torch.dtype, name: str
+) -> UNet2DConditionModel:
+    """From a file of the UNet alone under diffusers' own names, as few-step ones are published."""
+    from diffusers import UNet2DConditionModel
+
+    first = tensors.get("conv_in.weight")
+    if first is None:
+        kind = next((what for start, what in _OTHERS.items() if _begins(tensors, start)), None)
+        kind = kind or (
+            "a whole model: give it with --base" if _begins(tensors, _UNET) else "something else"
+        )
+        raise ModelError(f"{name} holds {kind}, where a UNet in diffusers' layout is needed")
+    config = _config(UNet2DConditionModel, configs, "unet")
+    config["in_channels"] = first.shape[1]
+    return network_from_weights(
+        lambda: UNet2DConditionModel.from_config(config), tensors, dtype, f"{name}: the weights"
+    )
+
+
 def vae_of(tensors: Tensors, configs: Path, dtype: torch.dtype, name: str) -> AutoencoderKL:
     """From a whole checkpoint, or a file of the autoencoder alone, in either layout."""
     from diffusers import AutoencoderKL

@@ -122,6 +122,10 @@ class ControlCondition:
         rows = tuple(seen.expand(len(noisy), -1, -1, -1) for seen in self.seen)
         return self.net.residuals(rows, noisy, timestep, text_states, weight, added)
 
+    def from_row(self, first: int) -> ControlCondition:
+        """For the rows of a batch from `first` on alone."""
+        return ControlCondition(self.net, tuple(s[first:] if len(s) > 1 else s for s in self.seen))
+
     @staticmethod
     def of_rows(controls: Iterable[ControlCondition]) -> ControlCondition:
         """Conditions of one network and one map each, as one condition of as many rows."""

@@ -12,9 +12,10 @@ from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import DTYPES, LoadOptions
 from ipadapter_demo.models.base_model import load_base_model
 from ipadapter_demo.models.catalog import CATALOG, CatalogEntry
+from ipadapter_demo.models.local_entry import local_entry
 from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.own_parts import with_own_parts
-from ipadapter_demo.models.published import PUBLISHED, local_entry
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.pipeline.effective import effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result

@@ -46,7 +46,7 @@ class TimedPrompt:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditions:
-    """Without guidance there is no unconditional half."""
+    """Without guidance there is no unconditional half, and so it is outside its window."""
 
     text_states: Tensor  # (rows, tokens, cross_dim)
     added: dict[str, Tensor] | None  # what SDXL's UNet and ControlNets want besides
@@ -57,6 +57,11 @@ class Conditions:
     unconditional: int = 0  # rows of the unconditional half
     # (images or 1, 5, h, w): to a UNet trained for inpainting, the mask and what is left around it
     mask_conditioning: Tensor | None = None
+    guidance_window: Window = (0.0, 1.0)
+
+    @property
+    def guided(self) -> bool:
+        return self.unconditional > 0
 
     def at(self, step: int, steps: int) -> Conditions:
         """Those that act in one step."""
@@ -65,16 +70,42 @@ class Conditions:
             return is_active(window, step, steps)
 
         acts = now(self.image_window)
-        return replace(
+        active = replace(
             self,
             image_prompts=tuple(p for p in self.image_prompts if acts and now(p.window)),
             structures=tuple(s for s in self.structures if s.weight > 0 and now(s.window)),
+        )
+        return active if now(self.guidance_window) else active.conditional()
+
+    def conditional(self) -> Conditions:
+        """The conditional half alone."""
+        first = self.unconditional
+        if first == 0:
+            return self
+        return replace(
+            self,
+            text_states=self.text_states[first:],
+            added=self.added and {name: rows[first:] for name, rows in self.added.items()},
+            image_prompts=tuple(
+                replace(timed, prompt=timed.prompt.moved(-first))
+                for timed in self.image_prompts
+                if timed.prompt.rows.start >= first
+            ),
+            structures=tuple(
+                replace(s, condition=s.condition.from_row(first)) for s in self.structures
+            ),
+            unconditional=0,
         )
 
 
 def is_active(window: Window, step: int, steps: int) -> bool:
     """True if a step lies wholly inside a window of fractions, as diffusers counts it."""
     return window[0] <= step / steps and (step + 1) / steps <= window[1]
+
+
+def ever_active(steps: int, *windows: Window) -> bool:
+    """True if one of `steps` lies in all of these windows."""
+    return any(all(is_active(window, i, steps) for window in windows) for i in range(steps))
 
 
 def joined(each: Sequence[Conditions]) -> Conditions:

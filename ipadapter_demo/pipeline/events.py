@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from PIL import Image
 
@@ -50,20 +52,42 @@ class ModelInfo:
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     loras: dict[str, float]  # by name, with their weights in a request that names none
+    few_step_loras: dict[str, FewStep] = field(default_factory=dict, kw_only=True)
     layer_presets: bool  # whether its layers are known by what they do
     words: tuple[str, ...]
     note: str
-    few_step: FewStep | None = None
+    live: str | None = None  # the LoRA for few steps that is at hand
 
     @property
     def usual_loras(self) -> tuple[Lora, ...]:
         """Those of a request that names none."""
         return tuple(Lora(name=name, weight=w) for name, w in self.loras.items() if w)
 
+    def few_step_of(self, loras: Iterable[Lora]) -> FewStep | None:
+        """The settings for these LoRAs, where one of them was distilled to few steps."""
+        known = self.few_step_loras
+        found = (known[lora.name] for lora in loras if lora.name in known and lora.weight > 0)
+        return next(found, None)
+
+    def fields_beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The recommended fields of a request that belong to those `given`, its LoRAs included."""
+        found = self.recommended.fields_beside(given)
+        chosen = given.get("loras")
+        few = self.few_step_of(self.usual_loras if chosen is None else chosen)
+        return found | few.fields if few else found
+
     def in_few_steps(self, request: GenerateRequest) -> GenerateRequest:
-        """The same request, drawn as the model's few-step LoRA draws. The model has to have one."""
-        assert self.few_step is not None
-        return self.few_step.applied(request, self.usual_loras)
+        """The same request, drawn with the LoRA of `live`, which the model has to have."""
+        assert self.live is not None
+        loras = self.usual_loras if request.loras is None else request.loras
+        others = tuple(lora for lora in loras if lora.name not in self.few_step_loras)
+        return replace(
+            request,
+            loras=(*others, Lora(name=self.live)),
+            guidance_rescale=0.0,
+            guidance_window=(0.0, 1.0),
+            **self.few_step_loras[self.live].fields,
+        )
 
     def usual_annotator(self, kind: str) -> str:
         """The first detector that is offered for a kind of structure."""

@@ -61,10 +61,11 @@ class ImagePromptPipeline(Previews):
             adapters=tuple(entry.adapters),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             loras=self._model.loras.weights,
+            few_step_loras=entry.few_step_loras,
             layer_presets=has_presets(self._model.unet),
             words=entry.words,
             note=" ".join(filter(None, (entry.note, self.schedule_note))),
-            few_step=entry.few_step,
+            live=entry.live_lora(self._model.loras.usual),
         )
 
     @property
@@ -165,10 +166,13 @@ class ImagePromptPipeline(Previews):
             return replace(request, loras=loras.usual)
         return request if loras.weights or request.loras is None else replace(request, loras=None)
 
-    def _provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
-        if not request.loras:
+    def provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
+        """That of a Result: with the LoRAs that the request is drawn with. Raises RequestError for
+        one that the model does not have."""
+        loras = self._with_loras(request).loras
+        if not loras:
             return self.provenance
-        weights = self._model.hashes | self._model.loras.hashes(request.loras)
+        weights = self._model.hashes | self._model.loras.hashes(loras)
         return self.provenance | {"weights": dict(weights)}
 
     def _begun(
@@ -226,7 +230,7 @@ class ImagePromptPipeline(Previews):
             request,
             conditions.maps,
             time.monotonic() - drawn.began,
-            self._provenance_of(request),
+            self.provenance_of(request),
             changed_warnings(plan.asked, request) + drawn.warnings,
             attention_maps(conditions.image_prompts, request.count),
         )

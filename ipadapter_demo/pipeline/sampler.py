@@ -18,6 +18,11 @@ from ipadapter_demo.pipeline.schedule import NoiseLevel, Schedule
 
 
 class StepConditions(Protocol):
+    @property
+    def guided(self) -> bool:
+        """True if they are of rows [unconditional..., conditional...]."""
+        ...
+
     def at(self, step: int, steps: int) -> Self:
         """The conditions that act in one step."""
         ...
@@ -60,10 +65,6 @@ class Guidance:
     scale: float
     rescale: float = 0.0
 
-    @property
-    def on(self) -> bool:
-        return self.scale > 1.0
-
     def combined(self, without: Tensor, having: Tensor) -> Tensor:
         guided = without + self.scale * (having - without)
         if self.rescale == 0.0:
@@ -91,18 +92,19 @@ def denoise(
     conditions: C,
     hooks: LoopHooks,
 ) -> Generator[Call[C] | Step, None, None]:
-    """Classifier-free guidance over rows [unconditional..., conditional...]."""
+    """Classifier-free guidance over rows [unconditional..., conditional...], in the steps whose
+    conditions are guided."""
     latents, steps = schedule.first_latents(init), len(schedule)
     for step in range(steps):
         active, passes = conditions.at(step, steps), hooks.passes if step + 1 < steps else 1
         for i in schedule.calls(step):
             for again in reversed(range(passes)):
-                rows = schedule.scaled(torch.cat([latents] * 2) if guidance.on else latents, i)
+                rows = schedule.scaled(torch.cat([latents] * 2) if active.guided else latents, i)
                 call = Call(rows, schedule.level(i), active)
                 yield call
                 assert call.output is not None
                 output = call.output
-                if guidance.on:
+                if active.guided:
                     output = guidance.combined(*output.chunk(2))
                 latents, clean = schedule.step(output, latents, i, init.generators)
                 latents = hooks.after_call(latents, schedule, i)

@@ -15,11 +15,11 @@ from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.annotators import is_empty
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning.maps import OF_COLOURS
-from ipadapter_demo.pipeline.conditions import is_active
+from ipadapter_demo.pipeline.conditions import ever_active
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.markup import markup_in, without_words
 from ipadapter_demo.pipeline.sizes import Size, limit_on, same_shape
-from ipadapter_demo.pipeline.step_count import steps_taken
+from ipadapter_demo.pipeline.step_count import guided_calls, steps_taken
 from ipadapter_demo.request import SIZE_STEP, GenerateRequest, Reference, Window
 from ipadapter_demo.sampling import FEW_STEP_SAMPLERS
 
@@ -40,6 +40,7 @@ def warnings_for(
     """`cropped` is the request cropped to its mask, `size` the one the model works at, `maps` those
     that its structure networks read."""
     return (
+        *_on_guidance(request),
         *_on_prompts(request, model),
         *_on_steps(request, model),
         *_on_shapes(request, cropped, size),
@@ -51,16 +52,9 @@ def warnings_for(
 
 
 def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
-    guided = request.guidance > 1
     prompts = {"prompt": request.prompt}
-    if guided:
+    if guided_calls(request):
         prompts["negative_prompt"] = request.negative_prompt
-    elif request.negative_prompt:
-        yield "negative_prompt has no effect at guidance 1."
-    if not guided and any(r.negative and r.weight > 0 for r in request.references):
-        yield "reference.negative: a negative reference has no effect at guidance 1."
-    if not guided and request.guidance_rescale > 0:
-        yield "guidance_rescale has no effect at guidance 1."
     for field, prompt in prompts.items():
         used, limit = model.text.tokens_used(prompt)
         if used > limit:
@@ -72,6 +66,22 @@ def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
                 f"{field}: {model.entry.name} does not know {', '.join(unknown):.200}. "
                 f"It knows: {', '.join(model.entry.words)}."
             )
+
+
+def _on_guidance(request: GenerateRequest) -> Iterator[str]:
+    if request.guidance > 1:
+        steps, window = steps_taken(request), request.guidance_window
+        if not ever_active(steps, window):
+            yield f"guidance_window: {_no_step(window, steps)}, so guidance has no effect."
+        return
+    if request.negative_prompt:
+        yield "negative_prompt has no effect at guidance 1."
+    if any(r.negative and r.weight > 0 for r in request.references):
+        yield "reference.negative: a negative reference has no effect at guidance 1."
+    if request.guidance_rescale > 0:
+        yield "guidance_rescale has no effect at guidance 1."
+    if request.guidance_window != (0.0, 1.0):
+        yield "guidance_window has no effect at guidance 1."
 
 
 def _unknown_words(prompt: str, known: Sequence[str]) -> list[str]:
@@ -93,8 +103,14 @@ def _on_layers(request: GenerateRequest) -> Iterator[str]:
 def _on_steps(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
     if request.inpaint is not None and request.strength != STRENGTH:
         yield "strength has no effect on inpainting: inpaint.strength has."
-    few = request.steps <= FEW_STEPS and request.sampler not in FEW_STEP_SAMPLERS
-    if few and model.entry.recommended.steps > 2 * FEW_STEPS:
+    distilled = request.sampler in FEW_STEP_SAMPLERS or any(
+        lora.name in model.entry.few_step_loras for lora in request.loras or ()
+    )
+    if (
+        request.steps <= FEW_STEPS
+        and not distilled
+        and model.entry.recommended.steps > 2 * FEW_STEPS
+    ):
         yield (
             f"steps: {request.steps} of them leave a picture unfinished; {model.entry.name} "
             f"takes about {model.entry.recommended.steps}."
@@ -140,7 +156,7 @@ def _on_windows(request: GenerateRequest) -> Iterator[str]:
     steps = steps_taken(request)
 
     def never(*windows: Window) -> bool:
-        return not any(all(is_active(window, i, steps) for window in windows) for i in range(steps))
+        return not ever_active(steps, *windows)
 
     acting = [(n, r) for n, r in enumerate(request.references, 1) if r.weight > 0]
     if acting and request.image_scale > 0:
@@ -153,12 +169,23 @@ def _on_windows(request: GenerateRequest) -> Iterator[str]:
                         f"reference.window: {_no_step(reference.window, steps)}, so reference "
                         f"{number} has no effect."
                     )
+                elif reference.negative and never(*_of_negative(request, reference)):
+                    yield (
+                        f"reference.window: reference {number} is negative, and guidance_window "
+                        "has no step of it, so it has no effect."
+                    )
     for number, structure in enumerate(request.structures, 1):
         if structure.weight > 0 and never(structure.window):
             yield (
                 f"structure.window: {_no_step(structure.window, steps)}, so structure {number} "
                 f"({structure.kind}) has no effect."
             )
+
+
+def _of_negative(request: GenerateRequest, reference: Reference) -> tuple[Window, ...]:
+    """The windows in all of which a negative reference acts, where guidance acts at all."""
+    within = (request.guidance_window,) if guided_calls(request) else ()
+    return (request.image_window, reference.window, *within)
 
 
 def _on_regions(

@@ -14,8 +14,9 @@ from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
 from ipadapter_demo.models.hub_files import VIT_H
+from ipadapter_demo.models.local_entry import base_path
 from ipadapter_demo.models.own_parts import encoder_folder
-from ipadapter_demo.models.published import PUBLISHED, base_path
+from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
 from ipadapter_demo.training.config import ImagePromptConfig, TrainingConfig

@@ -16,6 +16,7 @@ from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
+from ipadapter_demo.ui.widgets.loras import on_few_step
 
 __all__ = ["build_ui", "launch_options"]
 
@@ -64,6 +65,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
                 with gr.Tab(tab.label, id=name):
                     built[name] = build_tab(manager, model, tab)
                     add_live(manager, built[name])
+                    on_few_step(manager, model, built[name].inputs, tab.recommended)
             with gr.Tab("Compare", id="compare") as tab:
                 comparison = compare.build(manager, model, tab)
         png_endpoint()

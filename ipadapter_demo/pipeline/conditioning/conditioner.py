@@ -8,11 +8,12 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning.images import ReferenceEncoder
 from ipadapter_demo.pipeline.conditioning.maps import MapReader
 from ipadapter_demo.pipeline.conditioning.text import PromptReader, added_conditions
-from ipadapter_demo.pipeline.conditions import Conditions
+from ipadapter_demo.pipeline.conditions import Conditions, ever_active
 from ipadapter_demo.pipeline.denoiser import reads_mask
 from ipadapter_demo.pipeline.inpainting.mask import mask_conditioning
 from ipadapter_demo.pipeline.latents import LatentEncoder
 from ipadapter_demo.pipeline.sizes import Size
+from ipadapter_demo.pipeline.step_count import guided_calls, steps_taken
 from ipadapter_demo.request import GenerateRequest
 
 
@@ -32,13 +33,18 @@ class Conditioner:
         self, request: GenerateRequest, size: Size, record_attention: bool = False
     ) -> Conditions:
         """`record_attention`: with an AttentionRecorder for each image prompt."""
-        guided, count = request.guidance > 1.0, request.count
+        guided, count = guided_calls(request) > 0, request.count
         loras, texts = request.loras or (), []
         if guided:
             texts.append(self.prompts.states(request.negative_prompt, loras, unconditional=True))
         texts.append(self.prompts.states(request.prompt, loras))
         maps = tuple(self.maps.structure_map(s, size) for s in request.structures)
-        controls = map(self.maps.control, request.structures, maps)
+        steps = steps_taken(request)
+        controls = (
+            self.maps.control(structure, drawn)
+            for structure, drawn in zip(request.structures, maps, strict=True)
+            if structure.weight > 0 and ever_active(steps, structure.window)
+        )
         return Conditions(
             text_states=torch.cat([text.states.expand(count, -1, -1) for text in texts]),
             added=added_conditions(texts, count, size),
@@ -47,6 +53,7 @@ class Conditioner:
             structures=(*controls, *self.maps.inpaint_controls(request.inpaint, size)),
             maps=maps,
             unconditional=count if guided else 0,
+            guidance_window=request.guidance_window,
             mask_conditioning=mask_conditioning(request.inpaint, size, self.latents)
             if reads_mask(self.model)
             else None,

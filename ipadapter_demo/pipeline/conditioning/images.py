@@ -16,9 +16,10 @@ from ipadapter_demo.imaging import centre_crop, fit_square, mask_from_image, res
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.pipeline.cache import ContentCache, digest
-from ipadapter_demo.pipeline.conditions import TimedPrompt
+from ipadapter_demo.pipeline.conditions import TimedPrompt, ever_active
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.sizes import Size
+from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.request import Combine, Fit, GenerateRequest, Reference
 
 
@@ -128,8 +129,10 @@ class ReferenceEncoder:
             alone = number if reference.mask is not None else None
             key = (reference.window, reference.only_image, alone)
             shared.setdefault(key, []).append(reference)
-        prompts = []
+        prompts, steps = [], steps_taken(request)
         for group in shared.values():
+            if not ever_active(steps, request.image_window, group[0].window):
+                continue
             one, weighted = group[0], [r.weight for r in group]
             scale, mask = request.image_scale, None
             if one.mask is not None:

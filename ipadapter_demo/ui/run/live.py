@@ -91,7 +91,7 @@ def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Update]:
             values.pop(name, None)
         request = request_from_values(built, values | {"random_seed": False})
         info = manager.info_of(model)
-        if info is None or info.few_step is None:
+        if info is None or info.live is None:
             raise RequestError(f"live needs a LoRA for few steps, and {model} has none")
         with manager.acquire(model) as pipeline:
             result = pipeline.generate(info.in_few_steps(first_image(request)))

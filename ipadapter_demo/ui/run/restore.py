@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -116,14 +117,17 @@ def shown(built: BuiltTab, request: GenerateRequest) -> Update:
     names = [field.name for field in fields(GenerateRequest)]
     if lost := [name for name in names if getattr(rebuilt, name) != getattr(request, name)]:
         warn(f"The page has no widget for all of this result's {', '.join(lost)}.")
+    values["guidance_start"], values["guidance_end"] = values.pop("guidance_window")
     widgets = ((built.inputs[name], value) for name, value in values.items())
     return {widget: _displayed(widget, value) for widget, value in widgets}
 
 
-def values_from_request(built: BuiltTab, request: GenerateRequest) -> dict[str, object]:
-    """Widget values, pictures as pictures; `random_seed` off, so that Generate repeats it."""
+def values_from_request(built: BuiltTab, request: GenerateRequest) -> dict[str, Any]:
+    """Widget values, pictures as pictures and the window of guidance whole; `random_seed` off, so
+    that Generate repeats it."""
     values = {name: getattr(request, name) for name in built.inputs if hasattr(request, name)}
-    return values | built.tab.widgets_from_request(request) | {"random_seed": False}
+    values |= {"guidance_window": request.guidance_window, "random_seed": False}
+    return values | built.tab.widgets_from_request(request)
 
 
 def _displayed(widget: gr.Component, value: object) -> object:

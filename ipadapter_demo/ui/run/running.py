@@ -133,6 +133,8 @@ def request_from_values(built: BuiltTab, values: Mapping[str, object]) -> Genera
     for side in ("width", "height"):
         if side in read:
             read[side] = read[side] or None  # a number field cannot be empty: 0 leaves it open
+    if "guidance_start" in read:
+        read["guidance_window"] = (read.pop("guidance_start"), read.pop("guidance_end"))
     if "loras" in read:
         read["loras"] = loras_from_texts(read["loras"])
     if read.pop("random_seed"):

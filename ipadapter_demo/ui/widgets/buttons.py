@@ -31,7 +31,7 @@ def live_buttons(info: ModelInfo, tab: str) -> tuple[Widgets, Buttons]:
 
 def live_properties(info: ModelInfo) -> Properties:
     """Hidden where the model has no LoRA for few steps."""
-    return {"value": False, "visible": info.few_step is not None}
+    return {"value": False, "visible": info.live is not None}
 
 
 def _generate() -> gr.Button:

@@ -26,6 +26,7 @@ from ipadapter_demo.ui.run.tab import Results, Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
 from ipadapter_demo.ui.widgets.loras import loras_input
 from ipadapter_demo.ui.widgets.samplers import sampler_inputs
+from ipadapter_demo.ui.widgets.sliders import slider, window_sliders
 
 # How an adapter is called where people choose one; any other appears under its own name.
 ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
@@ -65,12 +66,6 @@ def reference_input(
             fit = gr.Dropdown(FITS, value="crop", label="Fit", show_label=False, container=False)
     _keep_encoder_view(pipeline, model, reference, fit, view)
     return {"reference": reference, "fit": fit}
-
-
-def slider(
-    low: float, high: float, value: float, step: float, label: str, **layout: Any
-) -> gr.Slider:
-    return gr.Slider(low, high, value=value, step=step, label=label, buttons=[], **layout)
 
 
 def image_prompt_inputs(pipeline: ModelManager, image_scale: float) -> Widgets:
@@ -131,7 +126,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
     with gr.Accordion("Advanced", open=False):
         widgets["count"] = slider(1, 8, count, 1, "Pictures")
         with gr.Row():
-            widgets |= sampler_inputs(sampler)
+            widgets |= sampler_inputs(sampler, info.recommended.noise_schedule)
         with gr.Row():
             widgets["seed"] = gr.Number(
                 0, label="Seed", info="of the first picture", minimum=0, maximum=MAX_SEED
@@ -139,6 +134,9 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
             widgets["random_seed"] = gr.Checkbox(
                 True, label="New seed every time", info="shown here afterwards"
             )
+        with gr.Row():
+            window = info.recommended.guidance_window
+            widgets |= window_sliders("Guidance from", "guidance_start", "guidance_end", window)
         widgets["guidance_rescale"] = slider(
             0, 1, 0.0, 0.05, "Guidance rescale", info="against overexposure; v-prediction likes 0.7"
         )

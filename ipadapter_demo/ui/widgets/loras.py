@@ -1,19 +1,26 @@
-"""The LoRAs of a request, as a list of "name" or "name:weight"."""
+"""The LoRAs of a request, as a list of "name" or "name:weight"; one that was distilled to few steps
+sets the settings of sampling."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-from ipadapter_demo.lora import texts_from_loras
+from ipadapter_demo.lora import loras_from_texts, texts_from_loras
+from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.pipeline import ModelInfo
-from ipadapter_demo.ui.run.tab import Properties
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.tab import Properties, Recommended, Update, Widgets
+from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
 
 
 def loras_input(info: ModelInfo) -> gr.Dropdown:
     """Hidden where the model has none."""
     return gr.Dropdown(
         label="LoRAs",
-        info="a weight goes behind a colon, as style:0.7; else it is 1",
+        info="a weight goes behind a colon, as style:0.7; else it is 1. One for few steps sets "
+        "steps, guidance and sampler",
         multiselect=True,
         allow_custom_value=True,
         **loras_properties(info),
@@ -27,3 +34,36 @@ def loras_properties(info: ModelInfo) -> Properties:
         "value": texts_from_loras(info.usual_loras),
         "visible": bool(info.loras),
     }
+
+
+def on_few_step(
+    manager: ModelManager, model: ModelInput, widgets: Widgets, usual: Recommended
+) -> None:
+    """Where a LoRA that was distilled to few steps is chosen, the settings that go with it; where
+    it is taken away again, those of `usual`, the model's own."""
+    names = ("steps", "guidance", "sampler", "noise_schedule")
+
+    def chosen(event: gr.SelectData, name: str) -> Update:
+        with shown_errors():
+            info = manager.info_of(name)
+            picked = loras_from_texts([event.value])
+            if info is None or (few := info.few_step_of(picked)) is None:
+                return {}
+            if not event.selected:
+                return {widgets[n]: gr.update(**usual[n](info)) for n in names}
+            return {widgets[n]: gr.update(**p) for n, p in _properties(few).items()}
+
+    widgets["loras"].select(
+        chosen,
+        inputs=model.chosen,
+        outputs=[widgets[name] for name in names],
+        preprocess=False,
+        show_progress="hidden",
+        api_visibility="private",
+        queue=False,
+    )
+
+
+def _properties(few: FewStep) -> dict[str, Properties]:
+    found: dict[str, Properties] = {name: {"value": value} for name, value in few.fields.items()}
+    return found | {"noise_schedule": noise_schedule_properties(few.sampler, few.noise_schedule)}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ipadapter_demo.pipeline import ModelInfo
-from ipadapter_demo.request import SAMPLERS
 from ipadapter_demo.ui.run.tab import Properties, Recommended
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.buttons import live_properties
 from ipadapter_demo.ui.widgets.loras import loras_properties
+from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
 from ipadapter_demo.ui.widgets.slots import STRUCTURES, slot, structure_choices
 
 
@@ -28,8 +28,12 @@ def _kind(info: ModelInfo) -> Properties:
 RECOMMENDED: Recommended = {
     "steps": lambda info: {"value": info.recommended.steps},
     "guidance": lambda info: {"value": info.recommended.guidance},
-    "sampler": lambda info: {"value": SAMPLERS[0]},
-    "noise_schedule": lambda info: {"value": "default"},
+    "guidance_start": lambda info: {"value": info.recommended.guidance_window[0]},
+    "guidance_end": lambda info: {"value": info.recommended.guidance_window[1]},
+    "sampler": lambda info: {"value": info.recommended.sampler},
+    "noise_schedule": lambda info: noise_schedule_properties(
+        info.recommended.sampler, info.recommended.noise_schedule
+    ),
     "repaint_passes": lambda info: {"value": info.recommended.repaint_passes},
     "context": lambda info: {"value": info.recommended.context},
     "background_weight": lambda info: {"value": info.recommended.background_weight},

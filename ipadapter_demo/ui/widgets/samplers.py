@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ipadapter_demo.sampling import SAMPLERS, Sampler, noise_schedules_of
+from ipadapter_demo.sampling import SAMPLERS, NoiseSchedule, Sampler, noise_schedules_of
 from ipadapter_demo.ui.run.tab import Properties, Widgets
 
 
-def sampler_inputs(sampler: Sampler) -> Widgets:
+def sampler_inputs(sampler: Sampler, noise_schedule: NoiseSchedule = "default") -> Widgets:
     """Both in one row; the second one is there only where it has an effect."""
     widgets: Widgets = {
         "sampler": gr.Dropdown(list(SAMPLERS), value=sampler, label="Sampler"),
         "noise_schedule": gr.Dropdown(
-            label="Noise schedule", **noise_schedule_properties(sampler, "default")
+            label="Noise schedule", **noise_schedule_properties(sampler, noise_schedule)
         ),
     }
     gr.on(

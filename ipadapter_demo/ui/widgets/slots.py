@@ -22,6 +22,7 @@ from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.masks import mask_input
+from ipadapter_demo.ui.widgets.sliders import window_sliders
 
 REFERENCES = (1, 2, 3, 4)
 STRUCTURES = (1, 2, 3)
@@ -105,10 +106,7 @@ def _reference_slot(k: int) -> Widgets:
 
 def window_inputs(label: str, k: int) -> Widgets:
     """The part of the steps during which a slot acts."""
-    return {
-        slot("window_start", k): components.slider(0, 1, 0.0, 0.05, label),
-        slot("window_end", k): components.slider(0, 1, 1.0, 0.05, "until"),
-    }
+    return window_sliders(label, slot("window_start", k), slot("window_end", k))
 
 
 def structure_slots(info: ModelInfo) -> Widgets:

@@ -19,6 +19,7 @@ AXES = {
     "negative_prompt": "negative prompt: one a line",
     "image_scale": "image strength λ",
     "guidance": "guidance",
+    "guidance_window": "guidance window: 0.2 0.8, one a line",
     "guidance_rescale": "guidance rescale",
     "steps": "steps",
     "sampler": "sampler: one a line",
@@ -28,6 +29,7 @@ AXES = {
     "combine": "several references: concat, average",
     "image_layers": "layers: all, style, layout, …",
     "adapter": "adapter: one a line",
+    "loras": "LoRAs: style:0.8, or none, one a line",
     "model": "model: one a line",
     "structure": "structure: canny=picture.png, one a line",
     "structure_weight": "strictness of the structure",
@@ -94,7 +96,7 @@ def document_from_form(form: Mapping[str, Any], pictures: Sequence[str]) -> Docu
 
 def values(
     side: str, axis: str, text: str, pictures: Sequence[str]
-) -> str | list[str] | list[float]:
+) -> str | list[str] | list[float] | list[list[float]]:
     """A range as it is written; numbers with commas between them; texts, one a line."""
     text = text.strip()
     if axis == "reference" and not text:
@@ -105,6 +107,8 @@ def values(
         raise RequestError(f"{side}: say which values of {axis} to compare")
     if axis in NUMBERS:
         return text if ":" in text else _numbers(side, text)
+    if axis == "guidance_window":
+        return [_numbers(side, line) for line in text.split("\n") if line.strip()]
     if axis in ("fit", "combine", "method", "image_layers", "noise_schedule"):
         return [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
     return [line.strip() for line in text.split("\n") if line.strip()]

@@ -1,0 +1,24 @@
+"""Sliders: of a number, and of a window of steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.request import Window
+from ipadapter_demo.ui.run.tab import Widgets
+
+
+def slider(
+    low: float, high: float, value: float, step: float, label: str, **layout: Any
+) -> gr.Slider:
+    return gr.Slider(low, high, value=value, step=step, label=label, buttons=[], **layout)
+
+
+def window_sliders(label: str, start: str, end: str, window: Window = (0.0, 1.0)) -> Widgets:
+    """The part of the steps in which something acts, by the names of its two widgets."""
+    return {
+        start: slider(0, 1, window[0], 0.05, label),
+        end: slider(0, 1, window[1], 0.05, "until"),
+    }
