@@ -32,6 +32,7 @@ PARTS = (
     "t2i-canny",
     "t2i-inpaint",
     "few-step",
+    "few-step-own",
     "attribute-classifier",
 )
 
