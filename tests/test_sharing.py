@@ -4,6 +4,7 @@ grey level in float32, however they differ."""
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 import time
 import weakref
@@ -28,7 +29,13 @@ from ipadapter_demo.pipeline.engine import Unloaded
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from tests.published import tiny_sd15_unet, write_published, write_structure
 from tests.test_request_loras import kohya
-from tests.tiny import box_mask, picture, write_tiny_model, write_tiny_sdxl
+from tests.tiny import (
+    box_mask,
+    picture,
+    tiny_tabletop_unet,
+    write_tiny_model,
+    write_tiny_sdxl,
+)
 
 REFERENCE = Reference(image=picture(1))
 PLAIN = GenerateRequest(
@@ -154,6 +161,25 @@ def test_the_published_layouts(
             replace(PLAIN, structures=(edges,), prompt="b", image_scale=0.4, steps=5),
             replace(PLAIN, references=(), negative_prompt="c", sampler="heun"),
             replace(PLAIN, inpaint=PAINTED, sampler="lcm", count=2),
+        ],
+        caplog,
+    )
+
+
+def test_a_unet_that_reads_masks(
+    entry: CatalogEntry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a plain request too, for which all is to be drawn."""
+    shutil.copytree(entry.folder, tmp_path / "nine")
+    tiny_tabletop_unet(in_channels=9).save_pretrained(tmp_path / "nine" / "unet")
+    pipeline = load(replace(entry, folder=tmp_path / "nine", inpaint_adapter=None))
+    other = replace(PAINTED, image=picture(8), mask=box_mask((30, 30, 60, 60)))
+    assert_shared_as_alone(
+        pipeline,
+        [
+            PLAIN,
+            replace(PLAIN, inpaint=PAINTED, count=2),
+            replace(PLAIN, inpaint=other, guidance=1.0, sampler="euler"),
         ],
         caplog,
     )

@@ -191,9 +191,11 @@ class ModelManager:
         with self._changed:
             if not may():
                 return
-            assert self._pipeline is not None
-            self._pipeline.unload()
-            self._pipeline = None
+            old, self._pipeline = self._pipeline, None
+        assert old is not None
+        old.unload()
+        del old  # nobody is to refer to it any more
+        with self._changed:
             self._changed.wait_for(lambda: not self._comparing)
         free_memory()
         try:
