@@ -6,6 +6,7 @@ that their pages name.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import gradio as gr
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from playwright.sync_api import Browser, expect
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -29,14 +31,19 @@ from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.sampling import check_sampling
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui import build_ui, launch_options
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.tabs import TABS
 from ipadapter_demo.ui.widgets.loras import on_few_step
+from tests.browsing import browser, open_section, open_tab, visit
 from tests.oracle import NOISE_LEVELS, assert_same, loaded, pixels_of, reference, request, theirs
 from tests.published import tiny_sd15_unet, write_published
 from tests.test_oracle_sdxl import loaded_xl
 from tests.tiny import noise, picture, tiny_sdxl_unet, write_tiny_model, write_tiny_sdxl
+
+__all__ = ["browser"]  # a fixture
 
 RANK, ALPHA = 4, 2.0
 LORAS = {"sd15": SD15_LORAS, "sdxl": SDXL_LORAS}
@@ -346,3 +353,29 @@ def test_choosing_it_on_the_page_sets_them(entry: CatalogEntry) -> None:
         "sampler": "dpm++",
         "noise_schedule": "default",
     }
+
+
+@pytest.mark.browser
+@pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")
+@pytest.mark.filterwarnings("ignore:The copy keyword is deprecated")
+@pytest.mark.parametrize("entry", ["sd15"], indirect=True)
+def test_a_visitor_chooses_it(entry: CatalogEntry, browser: Browser) -> None:
+    pipeline = few_step_pipeline(entry)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        settings = Settings(port=free.getsockname()[1])
+    page = build_ui(ModelManager(pipeline), settings)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
+    try:
+        with visit(browser, url) as visited:
+            panel = open_tab(visited, "Variation")
+            steps = panel.get_by_label("number input for Steps")
+            loras = open_section(panel, "Advanced", "LoRAs")
+            loras.click()
+            visited.get_by_role("option", name="lcm").click()
+            expect(steps).to_have_value(str(FEW.steps))
+            expect(panel.get_by_label("Sampler", exact=True)).to_have_value("lcm")
+            loras.press("Backspace")
+            expect(steps).to_have_value(str(pipeline.info.recommended.steps))
+    finally:
+        page.close()

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 # Those of training/tabletop/recipes.py, which would import torch; a test compares them.
 PARTS = (
-    "unet",
     "vae",
     "clip",
     "image-encoder",
