@@ -26,7 +26,7 @@ class LoadOptions:
     `loras` are files with their weights; `embeddings` files of textual inversions, each called by
     the name of its file. `prediction_type` and `zero_snr` (zero terminal SNR) are for models whose
     files do not say it. `offload` keeps on the device only what is at work; `tiling` decodes large
-    pictures in parts.
+    pictures in parts. `compile` lets torch compile the networks for the model's own size.
     """
 
     device: str | None = None
@@ -44,6 +44,7 @@ class LoadOptions:
     zero_snr: bool = False
     offload: bool = False
     tiling: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("models_dir", "model_adapter", "vae"):  # which may be given as text

@@ -35,7 +35,7 @@ class Settings:
     colon; `controlnet` and `t2i_adapter` are NAME=PLACE: several of any stand on a line each, or
     behind commas. `image_encoder` and `vae` replace the model's own. `prediction_type` and
     `zero_snr` (zero terminal SNR) are for a model whose files do not say it. `offload` keeps on a
-    GPU only what is at work, `tiling` decodes in parts.
+    GPU only what is at work, `tiling` decodes in parts, `compile` compiles the networks.
     """
 
     model: str = "tabletop"
@@ -52,6 +52,7 @@ class Settings:
     zero_snr: bool = False
     offload: bool = False
     tiling: bool = False
+    compile: bool = False
     device: str | None = None
     dtype: Dtype = "auto"
     host: str = "127.0.0.1"

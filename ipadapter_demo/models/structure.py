@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.compiled import controlnet_output
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, ModelMixin, T2IAdapter
@@ -153,14 +154,14 @@ class ControlNetStructure:
         https://github.com/lllyasviel/ControlNet-v1-1-nightly/blob/main/gradio_shuffle.py
         """
         first = unconditional if self.net.config.global_pool_conditions else 0
-        skips, middle = self.net(
+        skips, middle = controlnet_output(
+            self.net,
             noisy[first:],
             timestep,
+            weight,
             encoder_hidden_states=text_states[first:],
             controlnet_cond=seen[0][first:],
-            conditioning_scale=weight,
             added_cond_kwargs=added and {name: rows[first:] for name, rows in added.items()},
-            return_dict=False,
         )
         return ControlResiduals(
             skips=tuple(_after_zeros(first, skip) for skip in skips),

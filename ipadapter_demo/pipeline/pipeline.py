@@ -18,6 +18,8 @@ from ipadapter_demo.errors import ModelError
 from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.compiled import compiled_side
 from ipadapter_demo.models.layers import has_presets
 from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.conditioning.images import attention_maps
@@ -81,6 +83,10 @@ class ImagePromptPipeline(Previews):
             words=entry.words,
             note=" ".join(filter(None, (entry.note, self.schedule_note))),
         )
+
+    @property
+    def entry(self) -> CatalogEntry:
+        return self._model.entry
 
     @property
     def schedule_note(self) -> str:
@@ -154,6 +160,7 @@ class ImagePromptPipeline(Previews):
     def provenance(self) -> dict[str, Json]:
         """All that, beside the request, made a picture: model, weights, versions."""
         libraries = ("torch", "diffusers", "transformers", "ipadapter_demo")
+        compiled = compiled_side(self._model.unet) is not None
         return {
             "model": self._model.entry.name,
             "weights": self._model.hashes,
@@ -161,6 +168,7 @@ class ImagePromptPipeline(Previews):
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "scheduler": dict(self._model.scheduler_config),
             "versions": {name: _version(name) for name in libraries},
+            **({"compiled": True} if compiled else {}),
         }
 
     def _with_loras(self, request: GenerateRequest) -> GenerateRequest:
