@@ -27,8 +27,9 @@ class LoadOptions:
     `loras` are files with their weights; `embeddings` files of textual inversions, each called by
     the name of its file. `prediction_type` and `zero_snr` (zero terminal SNR) are for models whose
     files do not say it. `offload` keeps on the device only what is at work; `tiling` decodes large
-    pictures in parts. `share_steps` requests at most share a call of the model; None is 8 on CUDA,
-    else 1: each by itself.
+    pictures in parts. `compile` lets torch compile the networks for the model's own size.
+    `share_steps` requests at most share a call of the model; None is 8 on CUDA, else 1: each by
+    itself.
     """
 
     device: str | None = None
@@ -48,6 +49,7 @@ class LoadOptions:
     offload: bool = False
     tiling: bool = False
     share_steps: int | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("models_dir", "model_adapter", "unet", "vae"):  # which may be given as text

@@ -100,6 +100,12 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
         "alone in float32 [$IPADAPTER_SHARE_STEPS, else 8 on cuda, else 1]",
     )
     add(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the networks for pictures of the model's own size: minutes the first time, "
+        "then faster; needs a C++ compiler [$IPADAPTER_COMPILE]",
+    )
+    add(
         "--device",
         help="cpu, cuda, cuda:1, mps [$IPADAPTER_DEVICE, else cuda if there is one, else mps]",
     )

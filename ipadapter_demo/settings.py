@@ -35,8 +35,8 @@ class Settings:
     colon; `controlnet` and `t2i_adapter` are NAME=PLACE: several of any stand on a line each, or
     behind commas. `image_encoder`, `unet` and `vae` replace the model's own. `prediction_type` and
     `zero_snr` (zero terminal SNR) are for a model whose files do not say it. `offload` keeps on a
-    GPU only what is at work, `tiling` decodes in parts. `share_steps` requests at most share a
-    call of the model; None is 8 on CUDA, else 1.
+    GPU only what is at work, `tiling` decodes in parts, `compile` compiles the networks.
+    `share_steps` requests at most share a call of the model; None is 8 on CUDA, else 1.
     """
 
     model: str = "tabletop"
@@ -55,6 +55,7 @@ class Settings:
     offload: bool = False
     tiling: bool = False
     share_steps: int | None = None
+    compile: bool = False
     device: str | None = None
     dtype: Dtype = "auto"
     host: str = "127.0.0.1"

@@ -528,6 +528,15 @@ def test_help_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_the_page_does_not_wait_for_what_only_pictures_and_figures_need() -> None:
+    code = (
+        "import sys, ipadapter_demo.ui\n"
+        "late = {'transformers', 'diffusers', 'torchvision', 'matplotlib'} & set(sys.modules)\n"
+        "assert not late, late"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 def test_an_old_record_may_name_any_model(load: Any, tmp_path: Path, asked_for: list) -> None:
     path = tmp_path / "old.png"
     save_png(path, picture(1), GenerateRequest(steps=1), 0, 0, {"model": ["not", "a", "name"]})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -450,6 +453,22 @@ def test_precision_follows_the_hardware_and_the_size_of_the_model(
         monkeypatch.setattr(memory, "has_bfloat16", lambda device, has=has: has)
         assert best_dtype("cpu", small=False) == expected
         assert load("sd15", device="cpu", models_dir=shelf)._model.dtype == expected
+
+
+def test_bfloat16_is_taken_by_measure_and_not_by_name() -> None:
+    """oneDNN limited to AVX2, as on a CPU without it: there it is emulated."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from ipadapter_demo.models.memory import has_bfloat16; print(has_bfloat16('cpu'))",
+        ],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_decoding_in_parts(shelf: Path) -> None:

@@ -4,6 +4,7 @@ attention       the second softmax in a cross-attention layer: all that the meth
 projections/    from an image encoder's output to image tokens; a variant is a file there
 image_adapter   a projection and one K', V' for each layer: all that is trained
 attach          an adapter beside a UNet's layers, and K', V' computed once for all steps
+numbered        image prompts for a UNet that is compiled
 attention_maps  where in the picture each image prompt acts
 checkpoint      published files, read strictly and written; formats: other layouts on disk;
                 unsupported: files that are something else, by name
@@ -31,6 +32,7 @@ from ipadapter_demo.adapter.checkpoint import (
 )
 from ipadapter_demo.adapter.formats import adapter_file, image_encoder_named
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
+from ipadapter_demo.adapter.numbered import numbered
 from ipadapter_demo.adapter.projections import (
     PROJECTIONS,
     LinearProjection,
@@ -61,5 +63,6 @@ __all__ = [
     "image_encoder_named",
     "is_attached",
     "load_image_adapter",
+    "numbered",
     "save_image_adapter",
 ]

@@ -68,11 +68,10 @@ class ImagePrompt:
         """λ in one cross-attention layer."""
         return self.scale if self.layer_scales is None else self.scale * self.layer_scales[layer]
 
-    def on_rows(self, rows: slice) -> ImagePrompt:
-        """The same branch for as many other rows, with the K' and V' that it has."""
-        moved = replace(self, rows=rows)
-        moved.kv_cache.update(self.kv_cache)
-        return moved
+    def acts_in(self, layer: int) -> bool:
+        """False if λ is exactly 0 there: then nothing is computed."""
+        scale = self.scale_in(layer)
+        return isinstance(scale, Tensor) or scale != 0.0
 
 
 class ImageKeyValue(nn.Module):
@@ -110,9 +109,10 @@ class DecoupledAttnProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        ip_hidden_states: Sequence[ImagePrompt] = (),
+        ip_hidden_states: Sequence[ImagePrompt] | Tensor = (),
     ) -> Tensor:
-        """hidden_states (B, L, width) or (B, width, H, W) -> the same shape.
+        """hidden_states (B, L, width) or (B, width, H, W) -> the same shape. Prompts may come by
+        their number: see `numbered`.
 
         diffusers filters keyword arguments by this signature; `ip_hidden_states` is a name that
         its self-attention layers drop without a warning.
@@ -148,8 +148,11 @@ class DecoupledAttnProcessor:
         attended = _merge_heads(
             F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         ).to(query.dtype)
-        for prompt in ip_hidden_states:
-            attended = self._add_image(attended, query, prompt)
+        if isinstance(ip_hidden_states, Tensor):  # in a compiled graph
+            torch.ops.ipadapter_demo.add_images(attended, query, ip_hidden_states, self.number)
+        else:
+            for prompt in ip_hidden_states:
+                attended = self._add_image(attended, query, prompt)
 
         hidden_states = attn.to_out[0](attended)
         hidden_states = attn.to_out[1](hidden_states)  # dropout
@@ -157,13 +160,13 @@ class DecoupledAttnProcessor:
             hidden_states = hidden_states.transpose(-1, -2).reshape(spatial_shape)
         if attn.residual_connection:
             hidden_states = hidden_states + residual
-        return hidden_states / attn.rescale_output_factor
+        if attn.rescale_output_factor != 1.0:
+            hidden_states = hidden_states / attn.rescale_output_factor
+        return hidden_states
 
     def fill_kv_cache(self, attn: Attention, prompt: ImagePrompt) -> None:
         """Compute this layer's K' and V' of a prompt, unless they are there or its λ here is 0."""
-        scale = prompt.scale_in(self.number)
-        acts = isinstance(scale, Tensor) or scale != 0.0
-        if acts and self.number not in prompt.kv_cache:
+        if prompt.acts_in(self.number) and self.number not in prompt.kv_cache:
             prompt.kv_cache[self.number] = self._key_value(prompt, attn.heads)
 
     def _key_value(self, prompt: ImagePrompt, heads: int) -> tuple[Tensor, Tensor]:
@@ -176,37 +179,44 @@ class DecoupledAttnProcessor:
         return key, value
 
     def _add_image(self, attended: Tensor, query: Tensor, prompt: ImagePrompt) -> Tensor:
-        """attended (B, L, width) + λ · mask · Attention(Q, K', V') on the rows of `prompt`.
-
-        query is (B, heads, L, head_dim).
-        """
-        scale = prompt.scale_in(self.number)
-        if not isinstance(scale, Tensor) and scale == 0.0:
+        if not prompt.acts_in(self.number):
             return attended
-        query = query[prompt.rows]
-        assert len(query), f"{prompt.rows} selects no row of a batch of {len(attended)}"
-
-        if self.number in prompt.kv_cache:
-            key, value = prompt.kv_cache[self.number]
-        else:
-            key, value = self._key_value(prompt, query.shape[1])
-        shape = (len(query), -1, -1, -1)  # one reference may serve all the rows
-        image = _merge_heads(
-            F.scaled_dot_product_attention(query, key.expand(shape), value.expand(shape))
-        ).to(attended.dtype)
-
-        if prompt.mask is not None:
-            image = image * _mask_per_query(prompt.mask, image.shape[1]).to(image)
-        # λ may come in float32 and from the CPU, whatever the layer works in
-        image = (scale.to(image) if isinstance(scale, Tensor) else scale) * image
-        if prompt.recorder is not None:
-            width, height = prompt.recorder.size
-            grid = _query_grid(height, width, image.shape[1])
-            prompt.recorder(query, key, attended[prompt.rows], image, grid)
+        pair = prompt.kv_cache.get(self.number) or self._key_value(prompt, query.shape[1])
         if torch.is_grad_enabled():
             attended = attended.clone()  # autograd may have kept the original
-        attended[prompt.rows] += image
+        add_image(attended, query, prompt, self.number, pair)
         return attended
+
+
+def add_image(
+    attended: Tensor,
+    query: Tensor,
+    prompt: ImagePrompt,
+    layer: int,
+    key_value: tuple[Tensor, Tensor],
+) -> None:
+    """Add λ · mask · Attention(Q, K', V') to attended (B, L, width) on the rows of `prompt`.
+
+    query is (B, heads, L, head_dim).
+    """
+    scale, rows = prompt.scale_in(layer), query[prompt.rows]
+    assert len(rows), f"{prompt.rows} selects no row of a batch of {len(attended)}"
+
+    key, value = key_value
+    shape = (len(rows), -1, -1, -1)  # one reference may serve all the rows
+    image = _merge_heads(
+        F.scaled_dot_product_attention(rows, key.expand(shape), value.expand(shape))
+    ).to(attended.dtype)
+
+    if prompt.mask is not None:
+        image = image * _mask_per_query(prompt.mask, image.shape[1]).to(image)
+    # λ may come in float32 and from the CPU, whatever the layer works in
+    image = (scale.to(image) if isinstance(scale, Tensor) else scale) * image
+    if prompt.recorder is not None:
+        width, height = prompt.recorder.size
+        grid = _query_grid(height, width, image.shape[1])
+        prompt.recorder(rows, key, attended[prompt.rows], image, grid)
+    attended[prompt.rows] += image
 
 
 def _split_heads(states: Tensor, heads: int) -> Tensor:

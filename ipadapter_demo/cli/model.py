@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ImagePromptPipeline
     from ipadapter_demo.serving import ModelManager
 
+COMPILING = "compiling, which takes minutes the first time and seconds from then on"
+
 
 def settings_of(arguments: Arguments, **recorded: object) -> Settings:
     """Flags, then what made a recorded picture, then the environment."""
@@ -35,6 +37,8 @@ def settings_of(arguments: Arguments, **recorded: object) -> Settings:
 def loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImagePromptPipeline:
     """The model asked for, or the one that made a recorded picture, or the environment's."""
     settings = settings_of(arguments, model=recorded)
+    if settings.compile:
+        progress(f"{settings.model}: {COMPILING}")
     pipeline = load(settings.model, load_options(settings), announced(progress))
     if pipeline.schedule_note:
         progress(f"{settings.model}: {pipeline.schedule_note}")

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ipadapter_demo.cli.command import Arguments, Command, Load
-from ipadapter_demo.cli.model import settings_of
+from ipadapter_demo.cli.model import COMPILING, settings_of
 from ipadapter_demo.settings import Settings, add_settings, load_options, without_additions
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def serve(settings: Settings) -> None:
     from ipadapter_demo.models.listing import labels
     from ipadapter_demo.models.sources import announced
     from ipadapter_demo.pipeline import prepare
+    from ipadapter_demo.pipeline.warm_up import warm_up
     from ipadapter_demo.serving import ModelManager
     from ipadapter_demo.ui import build_ui, launch_options
 
@@ -49,7 +50,13 @@ def serve(settings: Settings) -> None:
 
     def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
         options = load_options(settings if model == settings.model else others)
-        return prepare(model, options, report)
+        load = prepare(model, options, report)
+        return (lambda: warmed_up(load())) if options.compile else load
+
+    def warmed_up(pipeline: ImagePromptPipeline) -> ImagePromptPipeline:
+        print(f"{pipeline.info.name}: {COMPILING}")
+        print(f"{pipeline.info.name}: compiled in {warm_up(pipeline):.0f} s")
+        return pipeline
 
     pipeline = prepared(settings.model, announced(print))()
     manager = ModelManager(pipeline, prepared, labels(settings.models_dir), settings.queue_size)

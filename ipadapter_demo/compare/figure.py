@@ -8,11 +8,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ipadapter_demo.compare.comparison import Figure as FigureOptions
@@ -33,6 +30,9 @@ from ipadapter_demo.compare.layout import (
 )
 from ipadapter_demo.compare.text import text_width, wrapped
 from ipadapter_demo.imaging import MAX_PIXELS, read_image, resize_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ZOOMED = 0.45  # of a cell's side, for the part that is shown larger
 MARK = "#e3342f"
@@ -57,6 +57,8 @@ Box = tuple[float, float, float, float]  # left, bottom, width and height
 
 def page_figures(job: Job, number: int) -> Iterator[tuple[str, bytes]]:
     """(name, content) of figure-p1.pdf, .svg and .png, of page 1, say."""
+    import matplotlib
+
     options = job.plan.spec.comparison.figure
     page = job.plan.grid.pages[number - 1]
     words = "".join(
@@ -72,6 +74,8 @@ def page_figures(job: Job, number: int) -> Iterator[tuple[str, bytes]]:
 
 def draw(job: Job, number: int, options: FigureOptions) -> Figure:
     """One page."""
+    from matplotlib.figure import Figure
+
     page = job.plan.grid.pages[number - 1]
     each = MAX_PIXELS // sum(map(len, page.panels))
     pictures = [[_picture(job, panel, each) for panel in row] for row in page.panels]
@@ -155,6 +159,8 @@ def _fitted(box: Box, picture: Image.Image) -> Box:
 def _show(figure: Figure, box: Box, picture: Image.Image, zoom: Sequence[float] | None) -> None:
     """In `box`, in fractions of the figure. `zoom` is the part that is shown larger: left, top,
     width and height, in fractions of the picture."""
+    from matplotlib.patches import Rectangle
+
     panel = figure.add_axes(box)
     panel.set_axis_off()
     # "none": vector formats keep the picture's own pixels, up to MAX_PIXELS of a page

@@ -6,9 +6,7 @@ import logging
 import unicodedata
 from functools import cache, lru_cache
 from pathlib import Path
-
-from matplotlib import font_manager
-from matplotlib.ft2font import FT2Font
+from types import ModuleType
 
 FAMILY = "DejaVu Sans"  # comes with matplotlib, so a figure looks the same everywhere
 
@@ -52,15 +50,22 @@ def families(text: str) -> list[str]:
 
 def drawable(text: str) -> frozenset[str]:
     """The characters of `text` that `families` can draw."""
-    files = (font_manager.findfont(FAMILY), *_found(_missing(text)).values())
+    files = (_font_manager().findfont(FAMILY), *_found(_missing(text)).values())
     return frozenset(c for c in set(text) if any(ord(c) in _characters(path) for path in files))
+
+
+def _font_manager() -> ModuleType:
+    """matplotlib's, imported with the first text, since the page has no time for it."""
+    from matplotlib import font_manager
+
+    return font_manager
 
 
 def _missing(text: str) -> frozenset[str]:
     """Letters, and characters like them, that the first font lacks. Symbols are named and not
     looked for, since the fonts of most are in colour, and private ones mean something else
     everywhere."""
-    own = _characters(font_manager.findfont(FAMILY))
+    own = _characters(_font_manager().findfont(FAMILY))
     return frozenset(c for c in text if ord(c) not in own and unicodedata.category(c)[0] in "LMNP")
 
 
@@ -82,7 +87,7 @@ def _found(missing: frozenset[str]) -> dict[str, str]:
 def _system_fonts() -> tuple[str, ...]:
     """Those of _FILES that the system has. Looked up on the disk: matplotlib's own list is made
     once and does not know a font that was installed later."""
-    found = [path for path in font_manager.findSystemFonts() if _rank(path) < len(_FILES)]
+    found = [path for path in _font_manager().findSystemFonts() if _rank(path) < len(_FILES)]
     return tuple(sorted(found, key=lambda path: (_rank(path), *_plainness(path)))[:_MAX_FILES])
 
 
@@ -102,6 +107,8 @@ def _plainness(path: str) -> tuple[bool, str]:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
     try:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError, ValueError) as error:  # a font that nobody can read
@@ -111,7 +118,7 @@ def _characters(path: str) -> frozenset[int]:
 
 def _family(path: str) -> str:
     """Its name, under which matplotlib finds it from now on."""
-    manager = font_manager.fontManager
+    manager = _font_manager().fontManager
     if not any(entry.fname == path for entry in manager.ttflist):
         manager.addfont(path)
     return next(entry.name for entry in manager.ttflist if entry.fname == path)

@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
-
 from ipadapter_demo.compare.fonts import drawable, families
 
 MAX_LINES = 6
@@ -152,6 +149,9 @@ def text_width(text: str, size: float) -> float:
 
 @lru_cache(maxsize=10_000)  # what visitors type must not stay for ever
 def _width(text: str, size: float) -> float:
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
     if not text:
         return 0.0
     font = FontProperties(family=families(text), size=size)

@@ -17,13 +17,6 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import (
-    CLIPImageProcessor,
-    CLIPModel,
-    CLIPTextModel,
-    CLIPTokenizer,
-    CLIPVisionModelWithProjection,
-)
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.imaging import fit_square, pixels_from_images
@@ -46,6 +39,8 @@ class NamedClip:
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         """Raises ModelError."""
+        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
         self.device = device
         try:
             self.model = CLIPModel.from_pretrained(folder).float().to(device).eval()
@@ -74,6 +69,13 @@ class Similarity:
     """The encoders of one model folder, on the CPU in float32."""
 
     def __init__(self, folder: Path) -> None:
+        from transformers import (
+            CLIPImageProcessor,
+            CLIPTextModel,
+            CLIPTokenizer,
+            CLIPVisionModelWithProjection,
+        )
+
         self.tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.text = CLIPTextModel.from_pretrained(folder / "text_encoder").float().eval()
         self.projection = load_file(folder / "text_projection.safetensors")["weight"].float()

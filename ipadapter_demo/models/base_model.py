@@ -21,6 +21,7 @@ from ipadapter_demo.adapter import (
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.compiled import check_compiler, compile_decoder, compile_network
 from ipadapter_demo.models.extras import with_extras
 from ipadapter_demo.models.loras import Loras, own_loras
 from ipadapter_demo.models.memory import take_turns
@@ -195,7 +196,10 @@ def load_base_model(
                 else t2i_adapter_of(tensors, unet, factor, dtype, name)
             )
             check_t2i_adapter_fits(found, unet, factor, name)
-        return found.to(device).eval().requires_grad_(False)
+        found = found.to(device).eval().requires_grad_(False)
+        if options.compile and network is ControlNetModel:
+            compile_network(found, unet.config.sample_size)
+        return found
 
     def locate(hub: Hub) -> Path:
         return fetched(hub, options.models_dir, report)
@@ -228,6 +232,10 @@ def load_base_model(
         take_turns([*text_encoders, *([vision] if vision else []), unet, vae], device)
     if options.tiling and hasattr(vae, "enable_tiling"):
         vae.enable_tiling()
+    if options.compile:
+        check_compiler(device, options)
+        compile_network(unet, unet.config.sample_size)
+        compile_decoder(vae, unet.config.sample_size)
     return BaseModel(
         entry=entry,
         text=PromptEncoder(

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.compiled import controlnet_output
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, ModelMixin, T2IAdapter
@@ -174,14 +175,14 @@ class ControlNetStructure:
         weight: float,
         added: dict[str, Tensor] | None,
     ) -> ControlResiduals:
-        skips, middle = self.net(
+        skips, middle = controlnet_output(
+            self.net,
             noisy,
             timestep,
+            weight,
             encoder_hidden_states=text_states,
             controlnet_cond=seen[0],
-            conditioning_scale=weight,
             added_cond_kwargs=added,
-            return_dict=False,
         )
         return ControlResiduals(skips=tuple(skips), middle=middle)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ipadapter_demo.models.compiled import by_size, uniform
+
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny
 
@@ -70,7 +72,8 @@ class VAE:
 
     def _decoded(self, latents: Tensor) -> Tensor:
         unscaled = latents.to(self.autoencoder.dtype) / self.autoencoder.config.scaling_factor
-        return self.autoencoder.decode(unscaled).sample
+        with by_size(self.autoencoder, unscaled) as compiled:
+            return self.autoencoder.decode(uniform(unscaled) if compiled else unscaled).sample
 
     def _in_float32(self, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
         dtype = self.autoencoder.dtype

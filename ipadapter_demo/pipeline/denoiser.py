@@ -14,6 +14,7 @@ from torch import Tensor
 from ipadapter_demo.adapter import fill_kv_cache
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.compiled import unet_output
 from ipadapter_demo.models.loras import Loras
 from ipadapter_demo.models.structure import ControlResiduals, total
 from ipadapter_demo.pipeline.conditions import ActiveControl, Conditions, joined
@@ -61,14 +62,15 @@ class UNetDenoiser:
             _residuals(control, latents, t, conditions) for control in conditions.structures
         )
         prompts = tuple(timed.prompt for timed in conditions.image_prompts)
-        return self.unet(
+        return unet_output(
+            self.unet,
             _with_mask(latents, conditions.mask_conditioning),
             t,
+            prompts,
             encoder_hidden_states=conditions.text_states,
             added_cond_kwargs=conditions.added,
-            cross_attention_kwargs={"ip_hidden_states": prompts} if prompts else None,
             **residuals.unet_arguments(),
-        ).sample
+        )
 
 
 def reads_mask(model: BaseModel) -> bool:

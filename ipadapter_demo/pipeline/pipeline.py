@@ -20,6 +20,8 @@ import ipadapter_demo
 from ipadapter_demo.adapter import is_attached
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.compiled import compiled_side
 from ipadapter_demo.models.layers import has_presets
 from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.conditioning.images import attention_maps
@@ -67,6 +69,10 @@ class ImagePromptPipeline(Previews):
             note=" ".join(filter(None, (entry.note, self.schedule_note))),
             live=entry.live_lora(self._model.loras.usual),
         )
+
+    @property
+    def entry(self) -> CatalogEntry:
+        return self._model.entry
 
     @property
     def schedule_note(self) -> str:
@@ -148,6 +154,7 @@ class ImagePromptPipeline(Previews):
     def provenance(self) -> dict[str, Json]:
         """All that, beside the request, made a picture: model, weights, versions."""
         libraries = ("torch", "diffusers", "transformers", "ipadapter_demo")
+        compiled = compiled_side(self._model.unet) is not None
         return {
             "model": self._model.entry.name,
             "weights": self._model.hashes,
@@ -155,6 +162,7 @@ class ImagePromptPipeline(Previews):
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "scheduler": dict(self._model.scheduler_config),
             "versions": {name: _version(name) for name in libraries},
+            **({"compiled": True} if compiled else {}),
         }
 
     def _with_loras(self, request: GenerateRequest) -> GenerateRequest:

@@ -1,0 +1,230 @@
+"""How fast it is: this pipeline against diffusers' own, in one run.
+
+    python -m benchmarks [--rounds 9] [--out docs/speed.json] [--page docs/speed.md]
+    python -m benchmarks --quick
+
+All take turns, picture by picture, so that a busy moment meets all of them. `--quick` is a
+miniature without compilers. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import ipadapter_demo as ip
+from benchmarks.contestants import KINDS, Diffusers, Draw, Ours, edges
+from benchmarks.speed_page import markdown, written_into
+from benchmarks.start import page_start
+
+FEW = 4
+
+
+def command_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--quick", action="store_true", help="one round of two steps, no compiler")
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--out", type=Path, help="the figures as JSON")
+    parser.add_argument("--page", type=Path, help="a page to write the table into, at its markers")
+    parser.add_argument("--side", choices=("ours", "diffusers", "compiled"), help=argparse.SUPPRESS)
+    return parser
+
+
+def main() -> None:
+    arguments = command_parser().parse_args()
+    warnings.filterwarnings("ignore")
+    if arguments.side:
+        print(json.dumps(_alone(arguments.side, arguments.steps)))
+        return
+    if arguments.quick:
+        arguments.rounds, arguments.steps, arguments.no_compile = 1, 2, True
+    with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stdout(sys.stderr):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # of what is compiled: empty at first
+        figures = measured(arguments.rounds, arguments.steps, compile=not arguments.no_compile)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
+    if arguments.page:
+        arguments.page.write_text(written_into(arguments.page, figures), encoding="utf-8")
+    print(markdown(figures))
+
+
+def measured(rounds: int, steps: int, compile: bool) -> dict[str, Any]:
+    figures: dict[str, Any] = {"machine": machine(), "rounds": rounds, "steps": steps}
+    if compile:
+        figures["compiling"] = _compiling(steps)
+    figures["memory"] = {s: _elsewhere(s, steps)["peak_gib"] for s in ("ours", "diffusers")}
+    figures["start"] = page_start()
+    sides: dict[str, Any] = {"ours": Ours.loaded(False), "diffusers": Diffusers.loaded(False)}
+    if compile:
+        sides |= {
+            "ours_compiled": Ours.loaded(True),
+            "diffusers_compiled": Diffusers.loaded(True),
+        }
+    figures["rows"] = {
+        "a call of the UNet, 2 rows": _row({n: s.unet() for n, s in sides.items()}, rounds)
+    }
+    for kind, name in KINDS.items():
+        drawn = {n: side.picture(kind, steps) for n, side in sides.items()}
+        figures["rows"][name] = _row(drawn, rounds)
+    few = {n: side.picture("image", FEW) for n, side in sides.items()}
+    figures["rows"][f"image prompt, {FEW} steps"] = _row(few, rounds)
+    ours = sides["ours"]
+    figures["skipped"] = _skipped(ours, rounds, steps)
+    figures["bare_ratio"] = _bare_ratio(ours, rounds, steps)
+    figures["limit"] = _limit(ours)
+    return figures
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": version("torch"),
+        "diffusers": version("diffusers"),
+        "date": date.today().isoformat(),
+    }
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    return platform.processor() or platform.machine()
+
+
+def _times(draws: Mapping[str, Draw], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, in turn, after one that is not counted."""
+    for draw in draws.values():
+        draw()
+    found: dict[str, list[float]] = {name: [] for name in draws}
+    for _ in range(rounds):
+        for name, draw in draws.items():
+            found[name].append(_seconds(draw))
+    return found
+
+
+def _row(draws: Mapping[str, Draw], rounds: int) -> dict[str, Any]:
+    times = _times(draws, rounds)
+    row: dict[str, Any] = {
+        name: {"median": statistics.median(each), "spread": _half_quartiles(each)}
+        for name, each in times.items()
+    }
+    row["ratios"] = {
+        ours: statistics.median(a / b for a, b in zip(times[ours], times[theirs], strict=True))
+        for ours, theirs in (("ours", "diffusers"), ("ours_compiled", "diffusers_compiled"))
+        if ours in times
+    }
+    return row
+
+
+def _half_quartiles(values: list[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / 2
+
+
+def _skipped(ours: Ours, rounds: int, steps: int) -> dict[str, float]:
+    """Work that a request switches off, as a share of the time of one that does it."""
+    never = (0.0, 0.01)  # no step lies inside
+
+    def control(**changes: Any) -> Draw:
+        given = ip.Structure(kind="canny", image=edges(), annotator="none", **changes)
+        return ours.picture("edges", steps, structures=(given,))
+
+    pairs = {
+        "λ = 0": (ours.picture("image", steps, image_scale=0.0), ours.picture("image", steps)),
+        "guidance 1": (ours.picture("image", steps, guidance=1.0), ours.picture("image", steps)),
+        "an image prompt outside its window": (
+            ours.picture("image", steps, image_window=never),
+            ours.picture("image", steps),
+        ),
+        "a ControlNet of weight 0": (control(weight=0.0), control()),
+        "a ControlNet outside its window": (control(window=never), control()),
+    }
+    found = {}
+    for name, (without, full) in pairs.items():
+        times = _times({"without": without, "full": full}, rounds)
+        found[name] = statistics.median(
+            a / b for a, b in zip(times["without"], times["full"], strict=True)
+        )
+    return found
+
+
+def _bare_ratio(ours: Ours, rounds: int, steps: int) -> float:
+    """A picture's time over that of its calls of the UNet and of the decoder alone."""
+    unet, decode = ours.unet(), ours.decode()
+
+    def bare() -> None:
+        for _ in range(steps):
+            unet()
+        decode()
+
+    times = _times({"bare": bare, "whole": ours.picture("image", steps)}, rounds)
+    return statistics.median(a / b for a, b in zip(times["whole"], times["bare"], strict=True))
+
+
+def _limit(ours: Ours) -> dict[str, float]:
+    with FlopCounterMode(display=False) as counter:
+        ours.unet()()
+    matrix = torch.ones(1024, 1024)
+    seconds = min(_seconds(lambda: matrix @ matrix) for _ in range(10))
+    gflop, rate = counter.get_total_flops() / 1e9, 2 * 1024**3 / seconds / 1e9
+    return {"gflop": gflop, "gflop_per_second": rate, "milliseconds": 1e3 * gflop / rate}
+
+
+def _compiling(steps: int) -> dict[str, float]:
+    """Seconds of loading and of the first picture, with an empty cache and with a full one."""
+    return {name: _elsewhere("compiled", steps)["seconds"] for name in ("cold", "warm")}
+
+
+def _elsewhere(side: str, steps: int) -> dict[str, float]:
+    words = [sys.executable, "-m", "benchmarks", "--side", side, "--steps", str(steps)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _alone(side: str, steps: int) -> dict[str, float]:
+    """In a process of its own: load, and draw one picture."""
+    began = time.perf_counter()
+    load = {"ours": lambda: Ours.loaded(False), "compiled": lambda: Ours.loaded(True)}
+    load["diffusers"] = lambda: Diffusers.loaded(False)  # type: ignore[assignment,return-value]
+    with contextlib.redirect_stdout(sys.stderr):
+        load[side]().picture("image", steps)()
+    return {
+        "seconds": time.perf_counter() - began,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Who is measured in `python -m benchmarks`: this pipeline and diffusers' own, on the same weights,
+with the same sampler, guidance and steps, each as it is and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import ipadapter_demo as ip
+from ipadapter_demo.adapter import fill_kv_cache
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.compiled import unet_output
+from ipadapter_demo.pipeline import ImagePromptPipeline
+
+SIDE, GUIDANCE, SCALE, PROMPT = 128, 6.0, 0.65, "a red sphere on a green floor"
+KINDS = {"image": "image prompt", "text": "text", "edges": "image, text and edges (ControlNet)"}
+Draw = Callable[[], object]
+_number = count()
+
+
+def reference() -> Image.Image:
+    """Another one each time, by a pixel: what it is encoded to cannot be kept."""
+    image = Image.open(TABLETOP.folder.parent / "examples" / "red-sphere.png").convert("RGB")
+    image.putpixel((0, 0), (next(_number) % 256, 0, 0))
+    return image
+
+
+def edges() -> Image.Image:
+    """A map: white lines on black."""
+    image = Image.new("RGB", (SIDE, SIDE))
+    for offset in range(24, 104, 8):
+        image.paste("white", (offset, offset, offset + 24, offset + 2))
+    return image
+
+
+def request(kind: str, steps: int, **changes: Any) -> ip.GenerateRequest:
+    """The picture of a row of the table."""
+    fields: dict[str, Any] = {"steps": steps, "guidance": GUIDANCE}
+    if kind != "image":
+        fields["prompt"] = PROMPT
+    if kind != "text":
+        fields["references"] = (ip.Reference(image=reference()),)
+        fields["image_scale"] = 1.0 if kind == "image" else SCALE
+    if kind == "edges":
+        fields["structures"] = (ip.Structure(kind="canny", image=edges(), annotator="none"),)
+    return ip.GenerateRequest(**fields | changes)
+
+
+@dataclass(frozen=True)
+class Ours:
+    pipeline: ImagePromptPipeline
+
+    @classmethod
+    def loaded(cls, compile: bool) -> Ours:
+        return cls(ip.load("tabletop", device="cpu", dtype="float32", compile=compile))
+
+    def picture(self, kind: str, steps: int, **changes: Any) -> Draw:
+        return lambda: self.pipeline.generate(request(kind, steps, **changes))
+
+    def unet(self) -> Draw:
+        """One call with guidance and an image prompt."""
+        model = self.pipeline._model
+        conditions = self.pipeline._conditioner.condition(request("image", 1), (SIDE, SIDE))
+        prompts = [timed.prompt for timed in conditions.image_prompts]
+        fill_kv_cache(model.unet, prompts)
+        latents, t = torch.zeros(2, 4, SIDE // 4, SIDE // 4), torch.tensor(500)
+
+        def call() -> Tensor:
+            with torch.no_grad():
+                return unet_output(
+                    model.unet,
+                    latents,
+                    t,
+                    prompts,
+                    encoder_hidden_states=conditions.text_states,
+                    added_cond_kwargs=conditions.added,
+                )
+
+        return call
+
+    def decode(self) -> Draw:
+        latents = torch.zeros(1, 4, SIDE // 4, SIDE // 4)
+        return lambda: self.pipeline._model.vae.pixels_from_latents(latents)
+
+
+@dataclass(frozen=True)
+class Diffusers:
+    """A pipeline for each kind, over one set of networks as diffusers attaches to them: an image
+    adapter changes the UNet, so text alone has a UNet without one."""
+
+    pipes: dict[str, Any]
+
+    @classmethod
+    def loaded(cls, compile: bool) -> Diffusers:
+        from diffusers import (
+            ControlNetModel,
+            DPMSolverMultistepScheduler,
+            StableDiffusionControlNetPipeline,
+            StableDiffusionPipeline,
+        )
+
+        folder = TABLETOP.folder
+        text = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+        image = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+        image.load_ip_adapter(
+            str(folder),
+            subfolder="",
+            weight_name=TABLETOP.adapters["base"],
+            image_encoder_folder=None,
+        )
+        net = ControlNetModel.from_pretrained(folder / "controlnet-canny")
+        controlled = StableDiffusionControlNetPipeline(**image.components, controlnet=net)
+        for pipe in (text, image, controlled):
+            pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+            pipe.set_progress_bar_config(disable=True)
+        if compile:
+            for network in (text.unet, image.unet, net, text.vae.decoder, image.vae.decoder):
+                network.compile()
+        return cls({"text": text, "image": image, "edges": controlled})
+
+    def picture(self, kind: str, steps: int) -> Draw:
+        pipe = self.pipes[kind]
+        arguments: dict[str, Any] = {
+            "prompt": "" if kind == "image" else PROMPT,
+            "guidance_scale": GUIDANCE,
+            "num_inference_steps": steps,
+            "height": SIDE,
+            "width": SIDE,
+        }
+        if kind == "edges":
+            arguments["image"] = edges()
+
+        def draw() -> object:
+            if kind != "text":
+                pipe.set_ip_adapter_scale(1.0 if kind == "image" else SCALE)
+                arguments["ip_adapter_image"] = reference()
+            return pipe(**arguments)
+
+        return draw
+
+    def unet(self) -> Draw:
+        pipe = self.pipes["image"]
+        embeds = pipe.prepare_ip_adapter_image_embeds(reference(), None, "cpu", 1, True)
+        latents, t = torch.zeros(2, 4, SIDE // 4, SIDE // 4), torch.tensor(500)
+        states = torch.cat(pipe.encode_prompt("", "cpu", 1, True)[::-1])
+
+        def call() -> Tensor:
+            with torch.no_grad():
+                return pipe.unet(
+                    latents,
+                    t,
+                    encoder_hidden_states=states,
+                    added_cond_kwargs={"image_embeds": embeds},
+                    return_dict=False,
+                )[0]
+
+        return call
