@@ -355,6 +355,21 @@ def test_choosing_it_on_the_page_sets_them(entry: CatalogEntry) -> None:
     }
 
 
+def test_inpainting_takes_no_step_twice_then(entry: CatalogEntry) -> None:
+    """Only DDIM can, and the LoRA is for another sampler."""
+    pipeline = few_step_pipeline(entry)
+    manager = ModelManager(pipeline)
+    with gr.Blocks() as page:
+        model = model_input(manager)
+        tab = build_tab(manager, model, TABS["inpaint"])
+        on_few_step(manager, model, tab.inputs, tab.tab.recommended)
+    [choose] = [f for f in page.fns.values() if getattr(f.fn, "__name__", "") == "chosen"]
+    event = gr.SelectData(None, {"index": 0, "value": "lcm", "selected": True})
+    updates = choose.fn(event, pipeline.info.name)
+    assert updates[tab.inputs["repaint_passes"]]["value"] == 1
+    assert updates[tab.inputs["sampler"]]["value"] == FEW.sampler
+
+
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")
 @pytest.mark.filterwarnings("ignore:The copy keyword is deprecated")

@@ -41,7 +41,8 @@ def on_few_step(
 ) -> None:
     """Where a LoRA that was distilled to few steps is chosen, the settings that go with it; where
     it is taken away again, those of `usual`, the model's own."""
-    names = ("steps", "guidance", "sampler", "noise_schedule")
+    settings = ("steps", "guidance", "sampler", "noise_schedule", "repaint_passes")
+    names = [name for name in settings if name in widgets]
 
     def chosen(event: gr.SelectData, name: str) -> Update:
         with shown_errors():
@@ -51,7 +52,8 @@ def on_few_step(
                 return {}
             if not event.selected:
                 return {widgets[n]: gr.update(**usual[n](info)) for n in names}
-            return {widgets[n]: gr.update(**p) for n, p in _properties(few).items()}
+            found = _properties(few)
+            return {widgets[n]: gr.update(**found[n]) for n in names}
 
     widgets["loras"].select(
         chosen,
@@ -65,5 +67,7 @@ def on_few_step(
 
 
 def _properties(few: FewStep) -> dict[str, Properties]:
-    found: dict[str, Properties] = {name: {"value": value} for name, value in few.fields.items()}
+    """`repaint_passes` above 1 would take the sampler away."""
+    values = few.fields | {"repaint_passes": 1}
+    found: dict[str, Properties] = {name: {"value": value} for name, value in values.items()}
     return found | {"noise_schedule": noise_schedule_properties(few.sampler, few.noise_schedule)}
