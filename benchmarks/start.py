@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from urllib.error import URLError
@@ -22,23 +23,25 @@ def page_start() -> dict[str, float]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url, began = f"http://127.0.0.1:{port}", time.perf_counter()
-    server = subprocess.Popen(
-        [sys.executable, str(APP), "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"IPADAPTER_MODEL": "tabletop"},
-    )
-    try:
-        while not _answers(url):
-            if server.poll() is not None or time.perf_counter() - began > PATIENCE:
-                raise RuntimeError("the page did not start")
-            time.sleep(0.05)
-        page = time.perf_counter() - began
-        _draw(f"{url}/gradio_api/call/v2/image_text")
-        return {"page": page, "picture": time.perf_counter() - began}
-    finally:
-        server.terminate()
-        server.wait()
+    words = [sys.executable, str(APP), "--port", str(port)]
+    env = os.environ | {"IPADAPTER_MODEL": "tabletop"}
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(words, stdout=said, stderr=said, env=env) as server,
+    ):
+        try:
+            while not _answers(url):
+                if server.poll() is not None or time.perf_counter() - began > PATIENCE:
+                    said.seek(0)
+                    raise RuntimeError(
+                        f"the page did not start: {server.returncode}, {said.read()}"
+                    )
+                time.sleep(0.05)
+            page = time.perf_counter() - began
+            _draw(f"{url}/gradio_api/call/v2/image_text")
+            return {"page": page, "picture": time.perf_counter() - began}
+        finally:
+            server.terminate()
 
 
 def _answers(url: str) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ipadapter_demo.cli.command import Arguments, Command, Load
@@ -11,8 +14,6 @@ from ipadapter_demo.cli.model import COMPILING, settings_of
 from ipadapter_demo.settings import Settings, add_settings, load_options, without_additions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ipadapter_demo.models.sources import Report
     from ipadapter_demo.pipeline import ImagePromptPipeline
 
@@ -39,28 +40,41 @@ def serve(settings: Settings) -> None:
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
-    from ipadapter_demo.models.listing import labels
-    from ipadapter_demo.models.sources import announced
-    from ipadapter_demo.pipeline import prepare
-    from ipadapter_demo.pipeline.warm_up import warm_up
-    from ipadapter_demo.serving import ModelManager
-    from ipadapter_demo.ui import build_ui, launch_options
+    with _rare_garbage_collection():
+        from ipadapter_demo.models.listing import labels
+        from ipadapter_demo.models.sources import announced
+        from ipadapter_demo.pipeline import prepare
+        from ipadapter_demo.pipeline.warm_up import warm_up
+        from ipadapter_demo.serving import ModelManager
+        from ipadapter_demo.ui import build_ui, launch_options
 
-    others = without_additions(settings)
+        others = without_additions(settings)
 
-    def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
-        options = load_options(settings if model == settings.model else others)
-        load = prepare(model, options, report)
-        return (lambda: warmed_up(load())) if options.compile else load
+        def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
+            options = load_options(settings if model == settings.model else others)
+            load = prepare(model, options, report)
+            return (lambda: warmed_up(load())) if options.compile else load
 
-    def warmed_up(pipeline: ImagePromptPipeline) -> ImagePromptPipeline:
-        print(f"{pipeline.info.name}: {COMPILING}")
-        print(f"{pipeline.info.name}: compiled in {warm_up(pipeline):.0f} s")
-        return pipeline
+        def warmed_up(pipeline: ImagePromptPipeline) -> ImagePromptPipeline:
+            print(f"{pipeline.info.name}: {COMPILING}")
+            print(f"{pipeline.info.name}: compiled in {warm_up(pipeline):.0f} s")
+            return pipeline
 
-    pipeline = prepared(settings.model, announced(print))()
-    manager = ModelManager(pipeline, prepared, labels(settings.models_dir), settings.queue_size)
-    build_ui(manager, settings).launch(**launch_options(settings))
+        pipeline = prepared(settings.model, announced(print))()
+        manager = ModelManager(pipeline, prepared, labels(settings.models_dir), settings.queue_size)
+        page = build_ui(manager, settings)
+    page.launch(**launch_options(settings))
+
+
+@contextmanager
+def _rare_garbage_collection() -> Iterator[None]:
+    """A start makes little garbage, and looking for it takes a sixth of the time of the imports."""
+    usual = gc.get_threshold()
+    gc.set_threshold(200_000, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
 
 
 COMMAND = Command("open the page in a browser", TEXT, add_options, run, EXAMPLES)
