@@ -247,7 +247,7 @@ class ImagePromptPipeline(Previews):
 @contextmanager
 def _of_thread(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
     """All that a thread has of its own, for the one that runs a model on a device."""
-    torch.get_num_threads()  # from here on as many as torch was told to take
+    torch.get_num_threads()  # a new thread takes as many as torch is set to from here on
     with ExitStack() as stack:
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))

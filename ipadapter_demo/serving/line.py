@@ -111,7 +111,7 @@ class Turn:
         return now - self.began
 
     def _length(self, now: float, usual: float | None) -> float | None:
-        """Seconds that it takes in all, as far as can be told while it is at work."""
+        """Seconds that it takes in all, as far as that is known while it is at work."""
         return self._passed(now) / self.share if self.share > 0 else usual
 
     def wait(self, seconds: float | None = None) -> None:
