@@ -630,15 +630,17 @@ class TestCompare:
     ) -> None:
         compare("spec.yaml", "--out", "out")
         weight = pipeline._model.adapters["base"].layers[0].to_v_ip.weight
+        tokens = pipeline._conditioner.references._tokens_cache  # with K' and V' by these weights
         before = weight.detach().clone()  # in float32, w * 5 / 5 is not always w
         with torch.no_grad():
             weight.mul_(5.0)
         try:
-            pipeline._conditioner.references.cache._entries.clear()
+            tokens._entries.clear()
             assert main(["compare", "--verify", "out/bundle.zip"], load) == 2
         finally:
             with torch.no_grad():
                 weight.copy_(before)
+            tokens._entries.clear()
         assert "2 cells are not those of the bundle: p1-r1-c2, p1-r2-c2" in capsys.readouterr().err
 
     @pytest.mark.parametrize(

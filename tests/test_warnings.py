@@ -808,7 +808,7 @@ class TestOrdinary:
     def values(widgets: dict[str, Any], inputs: list[Any], example: list[Any]) -> dict[str, Any]:
         values = {}
         for name, widget in widgets.items():
-            if name in ("model", "attention", "shape", "random_seed"):
+            if name in ("model", "attention", "shape", "random_seed", "live"):
                 continue
             if name in ("guidance_start", "guidance_end"):
                 assert widget.value == float(name == "guidance_end"), "a request's own window"
