@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.__main__ import machine
 from benchmarks.contestants import KINDS, Diffusers, Ours
-from benchmarks.speed_page import written_into
+from benchmarks.speed_page import markdown, written_into
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, FIGURES = DOCS / "speed.md", json.loads((DOCS / "speed.json").read_text())
@@ -18,6 +18,12 @@ PAGE, FIGURES = DOCS / "speed.md", json.loads((DOCS / "speed.json").read_text())
 
 def test_the_table_is_the_report() -> None:
     assert PAGE.read_text(encoding="utf-8") == written_into(PAGE, FIGURES)
+
+
+def test_readme_shows_the_first_table() -> None:
+    table = markdown(FIGURES).split("\n\n")[1]
+    assert table.startswith("| Milliseconds")
+    assert f"\n\n{table}\n\n" in (DOCS.parent / "README.md").read_text(encoding="utf-8")
 
 
 def test_another_figure_is_another_table(tmp_path: Path) -> None:
