@@ -12,6 +12,7 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 
 import benchmarks.__main__
+import benchmarks.steps
 import ipadapter_demo
 from ipadapter_demo.settings import settings_from_args
 
@@ -64,6 +65,8 @@ def test_commands_are_understood(command: str) -> None:
         subprocess.run([sys.executable, "-m", "ipadapter_demo", *help_], cwd=ROOT, check=True)
     elif words[:3] == [".venv/bin/python", "-m", "benchmarks"]:
         benchmarks.__main__.command_parser().parse_args(words[3:])
+    elif words[:3] == [".venv/bin/python", "-m", "benchmarks.steps"]:
+        benchmarks.steps.parsed(words[3:])
     elif words[0] == ".venv/bin/pip":
         assert words[1:3] == ["install", "-r"]
         assert (ROOT / words[3]).is_file()

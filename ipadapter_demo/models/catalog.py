@@ -87,6 +87,9 @@ TABLETOP = CatalogEntry(
         "palette": StructureEntry(folder="t2i-palette", network="t2i-adapter", annotators=COLOURS),
         "t2i-canny": StructureEntry(folder="t2i-canny", network="t2i-adapter", annotators=EDGES),
     },
+    loras={
+        "few-step": LoraEntry(file="lcm-lora.safetensors", few_step=FewStep(steps=4, sampler="lcm"))
+    },
     inpaint_adapter="t2i-inpaint",
     recommended=Recommended(
         text_image_scale=0.65,  # at 0.5 solids of the picture get lost, at 0.75 floors of the text

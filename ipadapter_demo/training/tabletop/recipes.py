@@ -86,7 +86,7 @@ RECIPES = {
     "t2i-inpaint": Recipe(train_inpaint, 4000, 16, 1e-3, seed=17, start_from="t2i-palette"),
     "few-step": Recipe(few_step, 3000, 16, 6e-4, seed=31),
     "few-step-own": Recipe(
-        few_step, 300, 16, 2e-4, seed=32, options={"warmup": 10, "ema": 0.98}, start_from=FEW_STEP
+        few_step, 500, 16, 2e-4, seed=32, options={"warmup": 10, "ema": 0.98}, start_from=FEW_STEP
     ),
     "attribute-classifier": Recipe(train_attribute_classifier, 2500, 64, 2e-3),
 }
