@@ -5,6 +5,7 @@ Where a sentence is written anew its pattern here must follow; a number alone ca
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.steps import TABS, table
 from ipadapter_demo.claims import page
 
 ROOT = Path(__file__).parent.parent
@@ -325,3 +327,44 @@ def test_what_is_said_of_data_and_of_tuning() -> None:
     )
     assert sum(value > 0.9 for value in tuned["image adapter", 0.003]) == 2, "two seeds of three"
     assert sum(value > 0.9 for value in tuned["image adapter", 0.01]) == 1
+
+
+# Few steps
+
+STEPS = json.loads((DOCS / "steps-lora.json").read_text())
+
+
+def test_the_table_of_few_steps_is_the_report() -> None:
+    assert STEPS["scenes"] == REPORT["scenes"]
+    assert STEPS["seed"] == REPORT["seed"]
+    between = CLAIMS.split("<!-- steps-lora -->")[1].split("<!-- /steps-lora -->")[0]
+    assert between == f"\n\n{table(STEPS['cells'], list(TABS))}\n\n"
+
+
+def test_the_lora_for_few_steps_is_the_one_that_was_measured() -> None:
+    path = ROOT / "assets/tabletop/lcm-lora.safetensors"
+    measured = {cell["lora_weights"]["lora/few-step"] for cell in STEPS["cells"]}
+    assert measured == {hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_what_is_said_of_four_steps() -> None:
+    found = {cell["tab"]: cell["result"] for cell in STEPS["cells"] if cell["steps"] == 4}
+    both, inpainted = found["image+text"], found["inpainting"]
+    check(
+        CLAIMS,
+        "In four steps a text is right in # % (twenty: # %), a variation in # % (# %), with both "
+        "the floor of the text in # % (# %) and the solid of the picture in # % (# %); the F1 of "
+        "edges is # (#), and an inpainted solid is right in # % (# %).",
+        100 * found["text"]["mean"],
+        100 * of(REPORT, "text_alone.mean"),
+        100 * found["variation"]["mean"],
+        100 * of(REPORT, "variation.mean"),
+        100 * both["floor_named_by_text"]["mean"],
+        100 * of(REPORT, "image_and_text.floor_named_by_text.mean"),
+        100 * both["solid_of_reference"]["mean"],
+        100 * of(REPORT, "image_and_text.solid_of_reference.mean"),
+        found["edges"]["edge_f1"],
+        of(REPORT, "structure.edge_f1"),
+        100 * inpainted["solid_of_reference"]["mean"],
+        100 * of(REPORT, "inpainting.solid_of_reference.mean"),
+    )
