@@ -96,6 +96,13 @@ def test_loras_of_the_request_stay_beside_the_one_of_few_steps(
     assert loaded.in_few_steps(GenerateRequest()).loras == (own, few)
 
 
+def test_live_may_take_fewer_steps_than_the_settings_say(pipeline: ImagePromptPipeline) -> None:
+    few = FewStep(steps=4, sampler="lcm", live_steps=2)
+    assert few.fields["steps"] == 4
+    info = replace(pipeline.info, few_step_loras={"quick": few})
+    assert info.in_few_steps(GenerateRequest()).steps == 2
+
+
 def test_live_takes_only_what_is_at_hand(pipeline: ImagePromptPipeline) -> None:
     """Nobody who moves a slider makes the server fetch a file."""
     assert pipeline.info.live == "quick"

@@ -88,7 +88,9 @@ TABLETOP = CatalogEntry(
         "t2i-canny": StructureEntry(folder="t2i-canny", network="t2i-adapter", annotators=EDGES),
     },
     loras={
-        "few-step": LoraEntry(file="lcm-lora.safetensors", few_step=FewStep(steps=4, sampler="lcm"))
+        "few-step": LoraEntry(
+            file="lcm-lora.safetensors", few_step=FewStep(steps=4, sampler="lcm", live_steps=2)
+        )
     },
     inpaint_adapter="t2i-inpaint",
     recommended=Recommended(

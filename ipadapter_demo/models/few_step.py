@@ -16,7 +16,8 @@ class FewStep:
     sampler: Sampler
     guidance: float = 1.0  # none
     noise_schedule: NoiseSchedule = "default"
+    live_steps: int | None = None  # while somebody moves λ; None: as many
 
     @property
     def fields(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "live_steps"}
