@@ -23,6 +23,7 @@ from ipadapter_demo import cli
 from ipadapter_demo.compare import Bundle
 from ipadapter_demo.lora import Lora, loras_from_text, loras_from_texts, texts_from_loras
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.weights import tensors_from_file
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
 from ipadapter_demo.record import (
     record_from_png,
@@ -95,6 +96,28 @@ def pixels(pipeline: ImagePromptPipeline, request: GenerateRequest) -> bytes:
 def weights(pipeline: ImagePromptPipeline) -> list[Tensor]:
     model = pipeline._model
     return [p.clone() for n in (model.unet, *model.text.encoders) for p in n.parameters()]
+
+
+def test_going_back_and_forth_reads_a_file_once(
+    pipeline: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a page does that goes from Live to the whole result and back."""
+    read: list[Path] = []
+
+    def noted(path: Path) -> dict[str, Tensor]:
+        read.append(path)
+        return tensors_from_file(path)
+
+    monkeypatch.setattr("ipadapter_demo.models.loras.tensors_from_file", noted)
+    styled, plain = (
+        replace(ASKED, loras=(Lora(name="style", weight=0.31),)),
+        replace(ASKED, loras=()),
+    )
+    drawn = [pipeline.generate(request).images[0] for request in (styled, plain) * 3]
+    assert len(read) == 1
+    assert drawn[0].tobytes() == drawn[2].tobytes() == drawn[4].tobytes()
+    assert drawn[1].tobytes() == drawn[3].tobytes() == drawn[5].tobytes()
+    assert drawn[0].tobytes() != drawn[1].tobytes()
 
 
 def test_a_request_gets_its_own_and_the_next_none_of_them(

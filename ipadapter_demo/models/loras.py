@@ -88,6 +88,8 @@ class Loras:
         if wanted == self._merged:
             return
         self._restore()
+        if not wanted:
+            return
         if wanted == self._latest[0]:
             _copy(self._latest[1])
             self._merged = wanted
