@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import ipadapter_demo as ip
+from benchmarks.clock import seconds as seconds_of
 from benchmarks.contestants import KINDS, Diffusers, Draw, Ours, edges
 from benchmarks.speed_page import markdown, written_into
 from benchmarks.start import page_start
@@ -122,7 +123,7 @@ def _times(draws: Mapping[str, Draw], rounds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in draws}
     for _ in range(rounds):
         for name, draw in draws.items():
-            found[name].append(_seconds(draw))
+            found[name].append(seconds_of(draw))
     return found
 
 
@@ -191,7 +192,7 @@ def _limit(ours: Ours) -> dict[str, float]:
     with FlopCounterMode(display=False) as counter:
         ours.unet()()
     matrix = torch.ones(1024, 1024)
-    seconds = min(_seconds(lambda: matrix @ matrix) for _ in range(10))
+    seconds = min(seconds_of(lambda: matrix @ matrix) for _ in range(10))
     gflop, rate = counter.get_total_flops() / 1e9, 2 * 1024**3 / seconds / 1e9
     return {"gflop": gflop, "gflop_per_second": rate, "milliseconds": 1e3 * gflop / rate}
 
@@ -218,12 +219,6 @@ def _alone(side: str, steps: int) -> dict[str, float]:
         "seconds": time.perf_counter() - began,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

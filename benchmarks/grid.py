@@ -14,12 +14,12 @@ import json
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 import ipadapter_demo as ip
+from benchmarks.clock import seconds as seconds_of
 from ipadapter_demo.compare import Job, Plan, spec_from_document, write_bundle
 from ipadapter_demo.serving import ModelManager
 
@@ -52,8 +52,8 @@ def main() -> None:
             for _ in now:
                 next(events)
             drawn += time.perf_counter() - began
-            alone += _seconds(lambda: [pipeline.generate(c.request) for c in now])  # noqa: B023
-        finished = _seconds(lambda: (list(events), write_bundle(job)))
+            alone += seconds_of(lambda: [pipeline.generate(c.request) for c in now])  # noqa: B023
+        finished = seconds_of(lambda: (list(events), write_bundle(job)))
     print(
         json.dumps(
             {
@@ -68,12 +68,6 @@ def main() -> None:
             }
         )
     )
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ipadapter_demo.models.catalog import LoraEntry
 from ipadapter_demo.models.few_step import FewStep
-from ipadapter_demo.models.hub_files import SDXL
+from ipadapter_demo.models.hub_files import SDXL, one_file
 from ipadapter_demo.models.sources import Hub
 
 _LCM = FewStep(steps=4, sampler="lcm")  # 2 to 8 steps; a guidance of up to 2 does as well
@@ -23,16 +23,7 @@ _LIGHTNING = "c9a24f48e1c025556787b0c58dd67a091ece2e44"
 def _lora(
     repo: str, revision: str, megabytes: int, sha256: str, few_step: FewStep, file: str
 ) -> LoraEntry:
-    return LoraEntry(
-        file=Hub(
-            repo=repo,
-            revision=revision,
-            files=(file,),
-            sha256={file: sha256},
-            megabytes=megabytes,
-        ),
-        few_step=few_step,
-    )
+    return LoraEntry(file=one_file(repo, revision, file, megabytes, sha256), few_step=few_step)
 
 
 def _weights(repo: str, revision: str, megabytes: int, sha256: str, few_step: FewStep) -> LoraEntry:
@@ -59,13 +50,7 @@ def _lightning_lora(steps: int, sha256: str) -> LoraEntry:
 
 def _lightning_unet(steps: int, sha256: str) -> Hub:
     file = f"sdxl_lightning_{steps}step_unet.safetensors"
-    return Hub(
-        repo="ByteDance/SDXL-Lightning",
-        revision=_LIGHTNING,
-        files=(file,),
-        sha256={file: sha256},
-        megabytes=5135,
-    )
+    return one_file("ByteDance/SDXL-Lightning", _LIGHTNING, file, 5135, sha256)
 
 
 SD15_LORAS = {

@@ -95,12 +95,12 @@ def encoder_of_repository(repo: str) -> Hub:
     return ENCODERS.get(repo) or Hub(repo=repo, files=("config.json", "model.safetensors"))
 
 
-def adapter_at(path: str, megabytes: int, sha256: str) -> Hub:
-    """A file of h94/IP-Adapter."""
+def one_file(repo: str, revision: str, path: str, megabytes: int, sha256: str) -> Hub:
+    """A file of a repository."""
     folder, _, name = path.rpartition("/")
     return Hub(
-        repo="h94/IP-Adapter",
-        revision=_H94,
+        repo=repo,
+        revision=revision,
         folder=folder,
         files=(name,),
         sha256={name: sha256},
@@ -108,15 +108,14 @@ def adapter_at(path: str, megabytes: int, sha256: str) -> Hub:
     )
 
 
+def adapter_at(path: str, megabytes: int, sha256: str) -> Hub:
+    """A file of h94/IP-Adapter."""
+    return one_file("h94/IP-Adapter", _H94, path, megabytes, sha256)
+
+
 def composition(name: str, megabytes: int, sha256: str) -> Hub:
     """A file of ostris/ip-composition-adapter."""
-    return Hub(
-        repo="ostris/ip-composition-adapter",
-        revision=_OSTRIS,
-        files=(name,),
-        sha256={name: sha256},
-        megabytes=megabytes,
-    )
+    return one_file("ostris/ip-composition-adapter", _OSTRIS, name, megabytes, sha256)
 
 
 def _controlnet(

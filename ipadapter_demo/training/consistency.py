@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline.sampler import Guidance
 from ipadapter_demo.pipeline.schedule import CLEAN
 from ipadapter_demo.training.config import FewStepConfig
 from ipadapter_demo.training.data.batch_source import Batch
@@ -34,6 +35,7 @@ class ConsistencyObjective(Objective):
 
     def __init__(self, config: FewStepConfig, base: BaseModel, task: FewStepTask) -> None:
         super().__init__(config, base, task)
+        self._guidance = Guidance(config.teacher_guidance)
         count = len(self.diffusion.alphas)
         levels = torch.arange(1, config.teacher_steps + 1, device=base.device)
         self._timesteps = (levels * (count / config.teacher_steps)).round().long() - 1
@@ -54,8 +56,7 @@ class ConsistencyObjective(Objective):
             with task.teacher():
                 without = self.denoiser(batch, task.unconditional(batch))(noisy, upper).float()
                 having = predict(noisy, upper).float()
-            guided = without + config.teacher_guidance * (having - without)
-            clean = self._clean(noisy, guided, upper)
+            clean = self._clean(noisy, self._guidance.combined(without, having), upper)
             signal, sigma = self._level(upper)
             stepped = self.diffusion.noisy(clean, (noisy - signal * clean) / sigma, lower)  # DDIM
             target = self._consistent(predict, stepped, lower)

@@ -92,6 +92,6 @@ class OwnStatesObjective(ConsistencyObjective):
             way[int(t)] = state
             row = t.expand(len(state))
             plain, given = without(state, row).float(), having(state, row).float()
-            guided = plain + self.config.teacher_guidance * (given - plain)
+            guided = self._guidance.combined(plain, given)
             state = scheduler.step(guided, t, state).prev_sample
         return way, state
