@@ -29,7 +29,8 @@ class LoadOptions:
     files do not say it. `offload` keeps on the device only what is at work; `tiling` decodes large
     pictures in parts. `compile` lets torch compile the networks for the model's own size.
     `share_steps` requests at most share a call of the model; None is 8 on CUDA, else 1: each by
-    itself.
+    itself. `fetch_later` False: a LoRA, a structure network or a detector that a request asks for
+    is not fetched where it is not at hand.
     """
 
     device: str | None = None
@@ -50,6 +51,7 @@ class LoadOptions:
     tiling: bool = False
     share_steps: int | None = None
     compile: bool = False
+    fetch_later: bool = True
 
     def __post_init__(self) -> None:
         for name in ("models_dir", "model_adapter", "unet", "vae"):  # which may be given as text

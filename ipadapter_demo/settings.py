@@ -37,6 +37,12 @@ class Settings:
     `zero_snr` (zero terminal SNR) are for a model whose files do not say it. `offload` keeps on a
     GPU only what is at work, `tiling` decodes in parts, `compile` compiles the networks.
     `share_steps` requests at most share a call of the model; None is 8 on CUDA, else 1.
+
+    Of what visitors may ask for, 0 being no limit: `max_cost` in calls of the model for one picture
+    at its own size, `time_limit` in seconds of drawing, both of one request; `visitor_requests` of
+    one visitor at once. `models` are the names that they may choose, with commas, nothing all of
+    the catalogue; `model` is always one of them. With `visitor_downloads` they may also choose one
+    whose files are then fetched.
     """
 
     model: str = "tabletop"
@@ -62,6 +68,11 @@ class Settings:
     port: int = 7860
     max_file_size: str = "20mb"
     queue_size: int = 32
+    max_cost: int = 20_000
+    time_limit: int = 1800
+    visitor_requests: int = 4
+    models: str = ""
+    visitor_downloads: bool = False
     share: bool = False
 
     def __post_init__(self) -> None:
@@ -87,6 +98,9 @@ class Settings:
         size = re.fullmatch(r"[1-9]\d*(kb|mb|gb)", self.max_file_size)
         check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
         check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
+        for name in ("max_cost", "time_limit", "visitor_requests"):
+            limit = getattr(self, name)
+            check(limit >= 0, name, "a whole number, or 0 for no limit", limit)
 
 
 def without_additions(settings: Settings) -> Settings:
@@ -118,6 +132,12 @@ def load_options(settings: Settings) -> LoadOptions:
         controlnets=places("controlnet", settings.controlnet),
         t2i_adapters=places("t2i_adapter", settings.t2i_adapter),
     )
+
+
+def offered(settings: Settings) -> tuple[str, ...]:
+    """The names of `models`, each once; none where all are offered."""
+    names = (name.strip() for name in settings.models.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
 
 
 def is_repository(name: str) -> bool:
@@ -182,6 +202,37 @@ def add_settings(add: Callable[..., argparse.Action]) -> None:
     add("--port", type=int, help=f"[{default.port}]")
     add("--max-file-size", help=f"of an upload [{default.max_file_size}]")
     add("--queue-size", type=int, help=f"waiting users [{default.queue_size}]")
+    add(
+        "--max-cost",
+        type=int,
+        metavar="CALLS",
+        help="most that one request may cost, in calls of the model for one picture at its own "
+        f"size; 0: no limit [{default.max_cost}]",
+    )
+    add(
+        "--time-limit",
+        type=int,
+        metavar="SECONDS",
+        help=f"of drawing for one request, waiting not counted; 0: no limit [{default.time_limit}]",
+    )
+    add(
+        "--visitor-requests",
+        type=int,
+        metavar="N",
+        help="of one visitor, waiting or at work; four times as many from one address; 0: no limit "
+        f"[{default.visitor_requests}]",
+    )
+    add(
+        "--models",
+        metavar="NAMES",
+        help="that visitors may choose, with commas, such as tabletop,sd15 [all of the catalogue]",
+    )
+    add(
+        "--visitor-downloads",
+        action=argparse.BooleanOptionalAction,
+        help="whoever chooses a model, a LoRA or a structure whose files are not at hand has them "
+        "fetched [no]",
+    )
     add("--share", action=argparse.BooleanOptionalAction, help="open a public link [no]")
 
 

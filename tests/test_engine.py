@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline.engine import Engine, Job, Unloaded
 from ipadapter_demo.pipeline.sampler import Call
 from ipadapter_demo.pipeline.schedule import NoiseLevel
@@ -264,3 +265,121 @@ def test_two_threads_at_once_get_their_own(engine: Engine, adder: Adder) -> None
     for thread in threads:
         thread.join(60)
     assert found == {steps: [*range(steps), float(steps)] for steps in range(1, 17)}
+
+
+# Who asks for much, beside who asks for little
+
+
+def test_who_asks_for_more_delays_by_one_turn_at_most(engine: Engine, adder: Adder) -> None:
+    """The turn that he is in, and in the worst case the last that he was owed."""
+    adder.gated = True
+    engine.submit(dear := adder.job("A", 200, share=1, rank=9))
+    assert adder.entered.acquire(timeout=30)
+    engine.submit(cheap := adder.job("B", 5, share=1, rank=3))
+    adder.gated = False
+    adder.gate.release()
+    assert list(engine.events(cheap))[-1] == 5.0
+    assert list(engine.events(dear))[-1] == 200.0
+    turns = [c for c in adder.calls if c.isupper()]
+    assert turns[:7] == [*"ABBBBBA"]
+    assert turns.index("B") == 1
+
+
+def test_who_asks_for_much_goes_on_between_others(engine: Engine, adder: Adder) -> None:
+    """So he gets what he asked for, however many come with less: one turn for each that is done."""
+    jobs = [
+        adder.job("A", 4, share=1, rank=9),
+        *(adder.job("B", 3, share=1, rank=3) for _ in range(4)),
+    ]
+    finished(engine, *jobs)
+    assert [c for c in adder.calls if c.isupper()] == [*"BBBABBBABBBABBBA"]
+
+
+def test_those_who_ask_for_about_as_much_come_in_order(engine: Engine, adder: Adder) -> None:
+    finished(engine, *(adder.job(n, 2, share=1, rank=5) for n in "ABC"))
+    assert [c for c in adder.calls if c.isupper()] == [*"AABBCC"]
+
+
+def test_ranks_bound_what_is_begun(engine: Engine, adder: Adder) -> None:
+    """Forty visitors at once of three ranks: nobody's memory is taken before his turn comes."""
+    most = 0
+
+    def watched(calls: Sequence[Call[Any]]) -> list[Tensor]:
+        nonlocal most
+        most = max(most, sum(job.advanced is not None and not job.left for job in jobs))
+        return adder.predict(calls)
+
+    jobs = [adder.job("A", 3, rank=9 - i % 3) for i in range(40)]
+    for job in jobs:
+        job.predict = watched
+    finished(engine, *jobs)
+    assert most <= 4
+
+
+def test_the_share_of_a_call_bounds_what_is_begun_too(engine: Engine, adder: Adder) -> None:
+    jobs = [adder.job("A", 2, fits=i // 10, rank=9 - i // 10, share=12) for i in range(60)]
+    begun: list[int] = []
+    predict = adder.predict
+
+    def watched(calls: Sequence[Call[Any]]) -> list[Tensor]:
+        begun.append(sum(job.advanced is not None and not job.left for job in jobs))
+        return predict(calls)
+
+    for job in jobs:
+        job.predict = watched
+    finished(engine, *jobs)
+    assert max(begun) <= 16 + 6
+
+
+def test_more_rows_join_no_call_but_their_owner_s(engine: Engine, adder: Adder) -> None:
+    """One with many pictures would make every step of the other as long as his own."""
+    finished(engine, adder.job("A", 2, rows=2), adder.job("B", 2, rows=32))
+    assert [c for c in adder.calls if c.isupper()] == [*"AABB"]
+    adder.calls.clear()
+    owner = object()
+    jobs = [adder.job(n, 2, rows=rows, owner=owner) for n, rows in (("A", 2), ("B", 32))]
+    finished(engine, *jobs)
+    assert [c for c in adder.calls if c.isupper()] == ["AB", "AB"]
+
+
+def test_other_loras_are_merged_once_for_each_request(engine: Engine, adder: Adder) -> None:
+    """Not in every step, though the dear one is begun and waits in between."""
+    jobs = [
+        adder.job("A", 50, rank=9, fits="one"),
+        *(adder.job(n, 20, rank=5, fits="other") for n in "BCD"),
+    ]
+    finished(engine, *jobs)
+    calls = [c for c in adder.calls if c.isupper()]
+    assert sum(one != other for one, other in pairwise(calls)) <= 2 * len(jobs)
+
+
+def test_who_is_drawn_too_long_gets_an_error(adder: Adder) -> None:
+    """What was done for others does not count."""
+    now = [0.0]
+    engine = Engine(clock=lambda: now[0])
+
+    def slow(calls: Sequence[Call[Any]]) -> list[Tensor]:
+        now[0] += 1.0
+        return adder.predict(calls)
+
+    jobs = [adder.job("A", 50, rank=9, most_seconds=9.5), adder.job("B", 8, rank=2, share=1)]
+    for job in jobs:
+        job.predict = slow
+    engine.submit(*jobs)
+    assert list(engine.events(jobs[1]))[-1] == 8.0
+    with pytest.raises(RequestError, match=r"drawn for 10 seconds, and 9\.5 is the limit"):
+        list(engine.events(jobs[0]))
+    assert sum("A" in call for call in adder.calls) == 10
+    engine.stop()
+
+
+def test_it_is_said_again_where_nothing_comes(engine: Engine, adder: Adder) -> None:
+    """So that whoever left is missed while others come first."""
+    adder.gated = True
+    engine.submit(job := adder.job("A", 1))
+    events = engine.events(job, look_again=0.01)
+    assert [next(events) for _ in range(3)] == [None] * 3
+    events.close()
+    adder.gated = False
+    adder.gate.release()
+    assert job.left

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from diffusers import UNet2DConditionModel
 
+from ipadapter_demo.compare import Plan, spec_from_document
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.sources import Report
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result, load, prepare
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
-from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.serving import Limits, ModelManager, Visitor
 from tests.larger import SEEN, SIDE, write_larger_model
 from tests.tiny import picture
 
@@ -141,8 +142,8 @@ def test_previews_hold_no_weights(two: ModelManager) -> None:
 # Who comes first
 
 
-def test_visitors_draw_one_after_the_other(two: ModelManager) -> None:
-    """Each with the model of his page, in the order in which they came."""
+def test_visitors_draw_each_with_the_model_of_his_page(two: ModelManager) -> None:
+    """Those of one model together, the models in the order in which they were asked for."""
     order: list[str] = []
     all_there = threading.Event()
 
@@ -164,7 +165,7 @@ def test_visitors_draw_one_after_the_other(two: ModelManager) -> None:
     all_there.set()
     for thread in threads:
         thread.join(60)
-    assert order == names
+    assert order == ["tiny", "tiny", "other", "other", "other"]
 
 
 def test_no_comparison_changes_the_model_while_somebody_draws(two: ModelManager) -> None:
@@ -184,26 +185,63 @@ def test_no_comparison_changes_the_model_while_somebody_draws(two: ModelManager)
     assert two.info.name == "other"
 
 
-def test_only_whoever_is_first_gets_the_model(two: ModelManager) -> None:
-    with two.turn("tiny"), two.turn("tiny") as second, pytest.raises(AssertionError):
-        two.at_turn(second)
+def test_only_whoever_is_at_work_gets_the_model(two: ModelManager) -> None:
+    with two.turn("tiny") as first, two.turn("tiny") as second, two.turn("other") as third:
+        assert two.at_turn(first) is two.at_turn(second) is two.pipeline
+        assert third.ahead == 2
+        with pytest.raises(AssertionError):
+            two.at_turn(third)
+    with two.acquire("other"):
+        assert two.info.name == "other"
 
 
-def test_as_many_as_share_calls_are_at_work_at_once(entry: CatalogEntry, tmp_path: Path) -> None:
-    other = write_larger_model(entry, tmp_path / "other")
-    manager = ModelManager(
-        load(entry, share_steps=2),
-        lambda name, report: prepare(entry if name == "tiny" else other),
-        {"other": "other"},
-    )
-    with manager.turn("tiny") as one, manager.turn("tiny") as two:
-        assert manager.at_turn(one) is manager.at_turn(two) is manager.pipeline
-        with manager.turn("other") as third:
-            assert third.ahead == 1
-            with pytest.raises(AssertionError):
-                manager.at_turn(third)
-    with manager.acquire("other"):
-        assert manager.info.name == "other"
+# What visitors may ask for
+
+
+def test_a_request_that_costs_too_much_is_refused_in_words(entry: CatalogEntry) -> None:
+    limited = ModelManager(load(entry), limits=Limits(max_cost=500))
+    request = replace(REQUEST, count=4, steps=20, guidance=2.0, width=128, height=128)
+    with pytest.raises(
+        RequestError,
+        match=r"costs 776 calls of the model at 64x64 pixels, and 500 is the limit here "
+        r"\(max_cost\): count 4 x 45\.1 calls each \(steps 20, guidance 2, references 1\) x "
+        r"4\.30 for 128x128 pixels",
+    ):
+        limited.cost("tiny", [request])
+    assert limited.cost("tiny", [replace(request, count=1)]) < 500
+    with pytest.raises(RequestError, match=r"7 pictures x count 1 x"):
+        limited.cost("tiny", [replace(request, count=1)] * 7)
+    assert ModelManager(load(entry)).cost("tiny", [request] * 100) > 500, "none is set"
+
+
+def test_a_comparison_has_no_cell_that_costs_too_much(entry: CatalogEntry) -> None:
+    limited = ModelManager(load(entry), limits=Limits(max_cost=100))
+    spec = {"columns": {"steps": [2, 200]}, "request": {"prompt": "a", "guidance": 2.0}}
+    with pytest.raises(RequestError, match="100 is the limit here"):
+        Plan(spec_from_document(spec, lambda name: b""), limited)
+
+
+def test_of_a_model_that_is_not_known_yet_it_is_said_once_it_is(entry: CatalogEntry) -> None:
+    def prepared(name: str, report: Report) -> Callable[[], ImagePromptPipeline]:
+        return prepare(replace(entry, name=name))
+
+    limited = ModelManager(load(entry), prepared, NAMES, limits=Limits(max_cost=100))
+    dear = replace(REQUEST, steps=200)
+    assert limited.cost("other", [dear]) == 1.0
+    limited.with_model("other")
+    with pytest.raises(RequestError, match="100 is the limit here"):
+        limited.cost("other", [dear])
+
+
+def test_a_visitor_has_as_many_requests_as_the_operator_lets_him(entry: CatalogEntry) -> None:
+    """Comparisons count as well."""
+    limited = ModelManager(load(entry), limits=Limits(visitor_requests=2))
+    one = Visitor("one", "192.0.2.1")
+    with limited.turn("tiny", one), limited.comparison(one):
+        with pytest.raises(RequestError, match="you have 2 requests"), limited.turn("tiny", one):
+            pass
+        with limited.turn("tiny", Visitor("two", "192.0.2.1")):
+            pass
 
 
 # Comparisons
@@ -283,3 +321,17 @@ def test_who_comes_while_a_model_is_fetched_for_a_comparison_keeps_his(entry: Ca
     thread.join(60)
     assert isinstance(results[0], Result)
     assert manager.info.name == "other"
+
+
+def test_who_leaves_a_comparison_is_dropped_before_the_next_step(two: ModelManager) -> None:
+    calls: list[int] = []
+    hook = two.pipeline._model.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    work = two.background("tiny", [replace(REQUEST, steps=100)], look_again=0.5)
+    next(work)
+    work.close()
+    before = len(calls)
+    two.pipeline.generate(REQUEST)
+    hook.remove()
+    assert before < 50
+    assert len(calls) <= before + 3
+    assert not two._comparing

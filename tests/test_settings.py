@@ -9,7 +9,13 @@ import pytest
 
 import ipadapter_demo
 from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.settings import Settings, load_options, resolved_device, settings_from_args
+from ipadapter_demo.settings import (
+    Settings,
+    load_options,
+    offered,
+    resolved_device,
+    settings_from_args,
+)
 
 
 def test_defaults() -> None:
@@ -60,6 +66,8 @@ def test_a_space_listens_on_all_interfaces_unless_told() -> None:
         ("IPADAPTER_DEVICE", "gpu", "device must be cpu, mps, cuda"),
         ("IPADAPTER_MAX_FILE_SIZE", "20 megabytes", "max_file_size must be a size such as"),
         ("IPADAPTER_QUEUE_SIZE", "0", "queue_size must be from 1 to 1000, got 0"),
+        ("IPADAPTER_MAX_COST", "much", "IPADAPTER_MAX_COST must be a whole number, got 'much'"),
+        ("IPADAPTER_TIME_LIMIT", "-1", "IPADAPTER_TIME_LIMIT must be a whole number"),
         ("IPADAPTER_SHARE_STEPS", "0", "share_steps must be from 1 to 64, got 0"),
         ("IPADAPTER_SHARE_STEPS", "all", "IPADAPTER_SHARE_STEPS must be a whole number, got 'all'"),
     ],
@@ -70,6 +78,20 @@ def test_a_bad_variable_ends_the_program_with_its_name(
     with pytest.raises(SystemExit, match="2"):
         settings_from_args([], {variable: value})
     assert message in capsys.readouterr().err
+
+
+def test_a_limit_may_be_left_out_and_is_never_less_than_nothing() -> None:
+    assert settings_from_args(["--max-cost", "0", "--time-limit", "0"], {}).max_cost == 0
+    for name in ("max_cost", "time_limit", "visitor_requests"):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number, or 0 .* got -1"):
+            Settings(**{name: -1})  # type: ignore[arg-type]
+
+
+def test_models_are_offered_by_their_names() -> None:
+    given = settings_from_args(["--models", "tabletop, sd15,,sd15"], {})
+    assert offered(given) == ("tabletop", "sd15")
+    assert offered(settings_from_args([], {"IPADAPTER_MODELS": "sdxl"})) == ("sdxl",)
+    assert offered(Settings()) == ()
 
 
 @pytest.mark.parametrize("flags", [["--port", "x"], ["--port", "70000"], ["--dtype", "int4"]])
@@ -201,6 +223,7 @@ def test_what_belongs_to_a_model_is_handed_on_whole() -> None:
     """Every option of a load is a setting of its name, or of several files in one text."""
     texts = {"loras": "lora", "embeddings": "embedding"}
     texts |= {"controlnets": "controlnet", "t2i_adapters": "t2i_adapter"}
+    texts |= {"fetch_later": "visitor_downloads"}  # by `serve` alone: else it is the operator's own
     names = {field.name for field in fields(Settings)}
     assert {texts.get(field.name, field.name) for field in fields(LoadOptions)} <= names
     assert load_options(Settings()) == LoadOptions()

@@ -79,9 +79,9 @@ class Server:
             return prepare(entry if name == "tiny" else other)
 
         class Counted(ModelManager):
-            def turn(manager, name: str) -> Any:
+            def turn(manager, name: str, *more: Any) -> Any:
                 self.turns.append(name)
-                return super().turn(name)
+                return super().turn(name, *more)
 
         self.manager = Counted(
             Slow(load(entry)._model),

@@ -7,15 +7,23 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipadapter_demo.cli.command import Arguments, Command, Load
 from ipadapter_demo.cli.model import COMPILING, settings_of
-from ipadapter_demo.settings import Settings, add_settings, load_options, without_additions
+from ipadapter_demo.settings import (
+    Settings,
+    add_settings,
+    load_options,
+    offered,
+    without_additions,
+)
 
 if TYPE_CHECKING:
     from ipadapter_demo.models.sources import Report
     from ipadapter_demo.pipeline import ImagePromptPipeline
+    from ipadapter_demo.serving.manager import Prepare
 
 TEXT = """\
 Open the page: pictures as prompts, in the browser.
@@ -43,27 +51,39 @@ def serve(settings: Settings) -> None:
     with _rare_garbage_collection():
         from ipadapter_demo.models.listing import labels
         from ipadapter_demo.models.sources import announced
-        from ipadapter_demo.pipeline import prepare
-        from ipadapter_demo.pipeline.warm_up import warm_up
-        from ipadapter_demo.serving import ModelManager
-        from ipadapter_demo.ui import build_ui, launch_options
+        from ipadapter_demo.ui import build_ui, launch_options, manager_of
 
-        others = without_additions(settings)
-
-        def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
-            options = load_options(settings if model == settings.model else others)
-            load = prepare(model, options, report)
-            return (lambda: warmed_up(load())) if options.compile else load
-
-        def warmed_up(pipeline: ImagePromptPipeline) -> ImagePromptPipeline:
-            print(f"{pipeline.info.name}: {COMPILING}")
-            print(f"{pipeline.info.name}: compiled in {warm_up(pipeline):.0f} s")
-            return pipeline
-
-        pipeline = prepared(settings.model, announced(print))()
-        manager = ModelManager(pipeline, prepared, labels(settings.models_dir), settings.queue_size)
+        names = labels(settings.models_dir, offered(settings), settings.visitor_downloads)
+        load = prepared_by(settings)
+        manager = manager_of(load(settings.model, announced(print))(), settings, load, names)
         page = build_ui(manager, settings)
     page.launch(**launch_options(settings))
+
+
+def prepared_by(settings: Settings) -> Prepare:
+    """Finds models for a page, and fetches what is missing: of the operator's own model in any
+    case, of others only where visitors may have that done."""
+    from ipadapter_demo.models.at_hand import check_at_hand
+    from ipadapter_demo.models.published import PUBLISHED
+    from ipadapter_demo.pipeline import prepare
+    from ipadapter_demo.pipeline.warm_up import warm_up
+
+    others, downloads = without_additions(settings), settings.visitor_downloads
+
+    def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
+        own = model == settings.model
+        options = replace(load_options(settings if own else others), fetch_later=downloads)
+        if model in PUBLISHED and not (own or downloads):
+            check_at_hand(model, PUBLISHED[model].needed, options.models_dir)
+        load = prepare(model, options, report)
+        return (lambda: warmed_up(load())) if options.compile else load
+
+    def warmed_up(pipeline: ImagePromptPipeline) -> ImagePromptPipeline:
+        print(f"{pipeline.info.name}: {COMPILING}")
+        print(f"{pipeline.info.name}: compiled in {warm_up(pipeline):.0f} s")
+        return pipeline
+
+    return prepared
 
 
 @contextmanager

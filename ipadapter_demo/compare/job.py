@@ -14,8 +14,8 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,12 +70,18 @@ class Job:
 
     def run(self) -> Iterator[Event]:
         """Draws what is missing. Closing the iterator stops it after the cells at work."""
+        with closing(self.running()) as work:
+            yield from (event for event in work if event is not None)
+
+    def running(self, look_again: float | None = None) -> Generator[Event | None, None, None]:
+        """The same, with None after every step, and every `look_again` seconds: closed there, it
+        stops before the next step."""
         for model, cells in self.plan.cells.items():
             made_by = self._provenance(model, cells)
             yield from self._damaged_put_aside(cells)
             missing = [cell for cell in cells if not self._is_finished(cell, made_by[cell.name])]
-            for cell, outcome in self.plan.drawn(model, missing):
-                yield self._kept(cell, outcome)
+            for drawn in self.plan.drawing(model, missing, look_again):
+                yield drawn and self._kept(*drawn)
 
     def path(self, panel: Cell | Given) -> Path:
         folder = "cells" if isinstance(panel, Cell) else "given"

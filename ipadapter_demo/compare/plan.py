@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 
 from PIL import Image
 
@@ -30,6 +31,8 @@ class Plan:
         for model in {cell.model for cell in self.grid.cells} - set(manager.models):
             known = ", ".join(manager.models)
             raise RequestError(f"model must be one of {known}, got {model!r:.80}")
+        for cell in self.grid.cells:
+            manager.cost(cell.model, [cell.request])
         check_size(self.grid, self.spec.comparison.figure, self._aspect)
 
     @property
@@ -42,10 +45,25 @@ class Plan:
 
     def drawn(self, model: str, cells: Sequence[Cell]) -> Iterator[tuple[Cell, Result | Exception]]:
         """Each cell, all of one model, with its result or the error that kept it from one."""
+        with closing(self.drawing(model, cells)) as work:
+            yield from (drawn for drawn in work if drawn is not None)
+
+    def drawing(
+        self, model: str, cells: Sequence[Cell], look_again: float | None = None
+    ) -> Generator[tuple[Cell, Result | Exception] | None, None, None]:
+        """The same, with None where one may be left: see `ModelManager.background`."""
         for start in range(0, len(cells), self.share):
             part = cells[start : start + self.share]
-            outcomes = self.manager.draw_in_background(model, [cell.request for cell in part])
-            yield from zip(part, outcomes, strict=True)
+            allowed: list[Cell] = []
+            for cell in part:  # now that the model is loaded, for which all of its cells waited
+                try:
+                    self.manager.cost(model, [cell.request])
+                    allowed.append(cell)
+                except RequestError as error:
+                    yield cell, error
+            work = self.manager.background(model, [cell.request for cell in allowed], look_again)
+            outcomes = yield from work
+            yield from zip(allowed, outcomes, strict=True)
 
     def maps(self, model: str, request: GenerateRequest) -> list[Image.Image]:
         """The maps that the structure networks read for a request."""

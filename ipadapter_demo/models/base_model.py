@@ -20,6 +20,7 @@ from ipadapter_demo.adapter import (
 )
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
+from ipadapter_demo.models.at_hand import check_at_hand
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.compiled import check_compiler, compile_decoder, compile_network
 from ipadapter_demo.models.extras import with_extras
@@ -201,7 +202,11 @@ def load_base_model(
             compile_network(found, unet.config.sample_size)
         return found
 
+    loading = True  # what the operator asked for is fetched in any case
+
     def locate(hub: Hub) -> Path:
+        if not (loading or options.fetch_later):
+            check_at_hand(hub.repo, [hub], options.models_dir)
         return fetched(hub, options.models_dir, report)
 
     parts: Parts = with_extras(
@@ -210,6 +215,7 @@ def load_base_model(
     loras = Loras(parts, *own_loras(entry, options), locate)
     loras.check(loras.usual)
     loras.merge(loras.usual)
+    loading = False
     unet: UNet2DConditionModel = frozen(parts.unet)
     vision = None
     if entry.image_encoder is not None:

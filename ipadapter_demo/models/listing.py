@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.at_hand import missing_of, size_of
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Hub, local_folder, megabytes_of
@@ -14,7 +17,7 @@ def listing(models_dir: Path | None) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for model in PUBLISHED.values():
         recommended = model.recommended
-        missing = [hub for hub in model.needed if local_folder(hub, models_dir) is None]
+        missing = missing_of(model.needed, models_dir)
         rows.append(
             {
                 "name": model.name,
@@ -40,12 +43,29 @@ def listing(models_dir: Path | None) -> list[dict[str, object]]:
     return rows
 
 
-def labels(models_dir: str | None) -> dict[str, str]:
-    """The names of all models as people choose one, with the size of the files to fetch."""
-    found = {TABLETOP.name: f"{TABLETOP.name} (built in)"}
-    for row in listing(None if models_dir is None else Path(models_dir)):
-        missing = row["missing_megabytes"]
-        assert isinstance(missing, int)
-        to_fetch = f" (fetches {missing / 1000:.1f} GB)" if missing else ""
-        found[str(row["name"])] = f"{row['name']}{to_fetch}"
+def labels(
+    models_dir: str | None, offered: Sequence[str] = (), fetches: bool = True
+) -> dict[str, str]:
+    """The names of models as people choose one: of those `offered`, or of all, with the size of
+    what is missing. `fetches`: whether it comes from the hub when somebody chooses it.
+
+    Raises ModelError for a name that is none of them.
+    """
+    known = [TABLETOP.name, *PUBLISHED]
+    for name in offered:
+        if name not in known:
+            raise ModelError(f"models must be names of {', '.join(known)}, got {name!r}")
+    found = {}
+    for name in offered or known:
+        needed = PUBLISHED[name].needed if name in PUBLISHED else ()
+        missing = missing_of(needed, None if models_dir is None else Path(models_dir))
+        if name == TABLETOP.name:
+            said = " (built in)"
+        elif not missing:
+            said = ""
+        elif fetches:
+            said = f" (fetches {megabytes_of(missing) / 1000:.1f} GB)"
+        else:
+            said = f" (not downloaded, {size_of(missing)})"
+        found[name] = f"{name}{said}"
     return found

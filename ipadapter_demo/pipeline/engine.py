@@ -2,8 +2,12 @@
 next. Jobs that fit share a call.
 
 Nobody else touches the model, so there are no locks around it. A turn of the thread is one call for
-the oldest job and those that fit it, beginnings of theirs, and one longer piece of work, such as a
-decoding. Jobs in the background wait while there are others.
+the job that comes first and those that fit it, beginnings of theirs, and one longer piece of work,
+such as a decoding. Jobs in the background wait while there are others.
+
+The job of the lowest rank comes first, of several the oldest. So whoever asks for much delays
+others by the turn that he is in, and no more; and he goes on whenever one of them is done, for then
+the oldest of all has a turn.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from functools import partial
+from queue import Empty, SimpleQueue
 from threading import Condition, Thread
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -22,11 +27,13 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.pipeline.sampler import Call
 
 T = TypeVar("T")
 Predict = Callable[[Sequence[Call[Any]]], Sequence[Tensor]]
+
+MOST_BEGUN = 16  # jobs that hold memory at once, besides one of each rank
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +57,8 @@ class Job:
     a longer piece of work, and anything else for whoever asked.
 
     Jobs of equal `fits` share calls, as many of them as the `share` of each allows. `rows` is the
-    number of rows of a call.
+    number of rows of a call; those with more join nobody's call but that of the same `owner`. Lower
+    ranks come first. One that is drawn for more than `most_seconds` ends with a RequestError.
     """
 
     work: Generator[object, None, None]
@@ -59,7 +67,11 @@ class Job:
     rows: int = 0
     share: int = 1
     background: bool = False
+    rank: int = 0
+    owner: object = None
+    most_seconds: float | None = None
     events: SimpleQueue[object] = field(default_factory=SimpleQueue, init=False)
+    seconds: float = field(default=0.0, init=False)  # that it was worked at
     call: Call[Any] | None = field(default=None, init=False)  # that it waits for
     advanced: float | None = field(default=None, init=False)  # when it last was
     left: bool = field(default=False, init=False)  # it is done, or nobody waits for it any more
@@ -71,12 +83,17 @@ class Engine:
     It holds no model while it has nothing to do. All work runs in `context`, such as autocast.
     """
 
-    def __init__(self, context: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
-        self._context = context
+    def __init__(
+        self,
+        context: Callable[[], AbstractContextManager[object]] = nullcontext,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._context, self._clock = context, clock
         self._changed = Condition()
         self._jobs: list[Job] = []
         self._thread: Thread | None = None
         self._closed = False
+        self._owed = False  # a turn, to the oldest job
         self._most_rows: dict[Hashable, int] = {}  # of a shared call, where more did not go
 
     def submit(self, *jobs: Job) -> None:
@@ -91,11 +108,18 @@ class Engine:
                 self._thread.start()
             self._changed.notify_all()
 
-    def events(self, job: Job) -> Generator[Any, None, None]:
-        """Of a job that was submitted, as they come. Raises its error. Closing the generator
-        cancels it."""
+    def events(self, job: Job, look_again: float | None = None) -> Generator[Any, None, None]:
+        """Of a job that was submitted, as they come, and None where nothing came for `look_again`
+        seconds. Raises its error. Closing the generator cancels it."""
         try:
-            while not isinstance(event := job.events.get(), _End):
+            while True:
+                try:
+                    event = job.events.get(timeout=look_again)
+                except Empty:
+                    yield None
+                    continue
+                if isinstance(event, _End):
+                    break
                 yield event
             if event.error is not None:
                 raise event.error
@@ -151,6 +175,7 @@ class Engine:
             self._changed.wait_for(lambda: self._jobs or self._closed)
             gone = [job for job in self._jobs if job.left]
             self._jobs = [job for job in self._jobs if not job.left]
+            self._owed |= any(job.advanced is not None for job in gone)
             group = self._group()
             if last := self._closed and not group:
                 self._thread = None
@@ -158,33 +183,56 @@ class Engine:
             job.work.close()
         for job in group:
             if job.advanced is None:
-                self._advance(job)
+                self._timed([job], partial(self._advance, job))
         pausing = [job for job in group if job.call is None and not job.left]
         if pausing:
-            self._advance(min(pausing, key=lambda job: job.advanced or 0.0))
+            longest = min(pausing, key=lambda job: job.advanced or 0.0)
+            self._timed([longest], partial(self._advance, longest))
         if calling := [job for job in group if job.call is not None]:
-            self._predict(calling)
+            self._timed(calling, partial(self._predict, calling))
         return not last
 
     def _group(self) -> list[Job]:
-        """The oldest job, and those that may share its calls."""
+        """The job that comes first, and those that may share its calls."""
         jobs = [job for job in self._jobs if not job.background] or self._jobs
         if not jobs:
             return []
-        first, *others = jobs
+        others = sorted(jobs, key=lambda job: job.rank)
+        first = jobs[0] if self._owed else others[0]
+        self._owed = False
         group, share, rows = [first], first.share, first.rows
         most = self._most_rows.get(first.fits)
+        begun = sum(job.advanced is not None for job in self._jobs)
         for job in others:
             smaller = min(share, job.share)
             room = len(group) < smaller and (most is None or rows + job.rows <= most)
-            if job.fits == first.fits and room:
-                group.append(job)
-                share, rows = smaller, rows + job.rows
+            if job is not first and room and _joins(job, first):
+                new = job.advanced is None
+                if not new or begun < max(MOST_BEGUN, first.share):
+                    group.append(job)
+                    share, rows, begun = smaller, rows + job.rows, begun + new
         return group
+
+    def _timed(self, jobs: Sequence[Job], work: Callable[[], object]) -> None:
+        """What is done for jobs counts for each of them."""
+        began = self._clock()
+        work()
+        seconds = self._clock() - began
+        for job in jobs:
+            job.seconds += seconds
+            if job.most_seconds is not None and job.seconds > job.most_seconds and not job.left:
+                self._end(
+                    job,
+                    RequestError(
+                        f"the request was drawn for {job.seconds:.0f} seconds, and "
+                        f"{job.most_seconds:g} is the limit: fewer pictures, steps or pixels "
+                        "take less"
+                    ),
+                )
 
     def _advance(self, job: Job) -> None:
         """As far as its next call, or the next longer piece of work."""
-        job.advanced = time.monotonic()
+        job.advanced = self._clock()
         error: BaseException | None = None
         try:
             for item in job.work:
@@ -226,6 +274,12 @@ class Engine:
     def _end(self, job: Job, error: BaseException | None = None) -> None:
         job.left, job.call = True, None
         job.events.put(_End(error))
+
+
+def _joins(job: Job, first: Job) -> bool:
+    """True if a job may share the calls of the first: one with more rows would delay it."""
+    own = job.owner is not None and job.owner is first.owner
+    return job.fits == first.fits and (own or job.rows <= first.rows)
 
 
 _engines: WeakSet[Engine] = WeakSet()

@@ -17,11 +17,13 @@ from ipadapter_demo.request import GenerateRequest
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """`step` of `steps` is done. `images` is empty except on the steps that draw a preview."""
+    """`step` of `steps` is done. `images` is empty except on the steps that draw a preview. It was
+    worked at for `seconds`: waiting does not count."""
 
     step: int
     steps: int
     images: tuple[Image.Image, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import islice
+from typing import Any
 from weakref import finalize
 
 import torch
@@ -24,7 +25,6 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.compiled import compiled_side
 from ipadapter_demo.models.layers import has_presets
 from ipadapter_demo.models.schedule import schedule_note
-from ipadapter_demo.pipeline.conditioning.images import attention_maps
 from ipadapter_demo.pipeline.drawing import Drawing, Drawn
 from ipadapter_demo.pipeline.effective import changed_warnings
 from ipadapter_demo.pipeline.engine import Engine, Job, Unloaded
@@ -32,6 +32,7 @@ from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.previews import Previews
+from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.request import GenerateRequest
 
 
@@ -90,16 +91,25 @@ class ImagePromptPipeline(Previews):
         return result
 
     def stream(
-        self, request: GenerateRequest, preview_every: int = 0, record_attention: bool = False
+        self,
+        request: GenerateRequest,
+        preview_every: int = 0,
+        record_attention: bool = False,
+        look_again: float | None = None,
+        most_seconds: float | None = None,
     ) -> Generator[Preview | Result, None, None]:
         """One Preview a step, with pictures on every `preview_every`-th, then the Result.
 
         Closing the generator cancels: no further step begins. `record_attention` also says where
-        each reference acted, and changes no pixel.
+        each reference acted, and changes no pixel. Where nothing came for `look_again` seconds, it
+        is said once more how far the request is. One that is drawn for more than `most_seconds`
+        ends with a RequestError; waiting does not count.
         """
-        plan, job = self._begun(request, self.share_steps, False, preview_every, record_attention)
+        plan, job = self._begun(
+            request, self.share_steps, False, record_attention, preview_every, None, most_seconds
+        )
         self._engine.submit(job)
-        yield from self._events(plan, job)
+        yield from self._events(plan, job, look_again)
 
     def generate_all(
         self,
@@ -113,7 +123,8 @@ class ImagePromptPipeline(Previews):
             for outcome in found:
                 if isinstance(outcome, Exception):
                     raise outcome
-                yield outcome
+                if isinstance(outcome, Result):
+                    yield outcome
 
     def outcomes(
         self,
@@ -121,23 +132,31 @@ class ImagePromptPipeline(Previews):
         share: int | None = None,
         background: bool = False,
         record_attention: bool = False,
-    ) -> Generator[Result | Exception, None, None]:
+        look_again: float | None = None,
+        most_seconds: float | None = None,
+    ) -> Generator[Result | Exception | Preview, None, None]:
         """The same, with an error in the place of a Result. What runs in the background waits for
-        everything else, and ends with Unloaded when the model goes."""
+        everything else, and ends with Unloaded when the model goes. With `look_again`, the Previews
+        of each request come before its outcome, as those of `stream`."""
         share, todo = share or self.share_steps, iter(requests)
         at_work: deque[tuple[Plan, Job] | Exception] = deque()
+        one_owner = object()
         try:
             while True:
                 # begun all at once, and one more than share calls: the next, while one is looked at
                 new = [
-                    self._begun_or_error(request, share, background, record_attention)
+                    self._begun_or_error(
+                        request, share, background, record_attention, 0, one_owner, most_seconds
+                    )
                     for request in islice(todo, share + 1 - len(at_work))
                 ]
                 at_work += new
                 self._engine.submit(*(one[1] for one in new if not isinstance(one, Exception)))
                 if not at_work:
                     return
-                yield self._outcome(at_work.popleft())
+                for event in self._outcome(at_work.popleft(), look_again):
+                    if look_again is not None or not isinstance(event, Preview):
+                        yield event
         finally:
             self._engine.cancel(*(one[1] for one in at_work if not isinstance(one, Exception)))
 
@@ -188,8 +207,10 @@ class ImagePromptPipeline(Previews):
         request: GenerateRequest,
         share: int,
         background: bool,
-        preview_every: int,
         record_attention: bool,
+        preview_every: int,
+        owner: object,
+        most_seconds: float | None,
     ) -> tuple[Plan, Job]:
         """Planned, with all that takes no model done: maps drawn, and their networks at hand."""
         plan = plan_for(self._with_loras(request), self._model.native_size)
@@ -197,50 +218,54 @@ class ImagePromptPipeline(Previews):
             self._conditioner.maps.structure_map(structure, plan.size)
             self._model.structures[structure.kind]
         drawing = Drawing(self._model, self._conditioner, plan, preview_every, record_attention)
-        return plan, drawing.job(share, background)
+        return plan, drawing.job(share, background, owner, most_seconds)
 
-    def _begun_or_error(
-        self, request: GenerateRequest, share: int, background: bool, record_attention: bool
-    ) -> tuple[Plan, Job] | Exception:
+    def _begun_or_error(self, request: GenerateRequest, *how: Any) -> tuple[Plan, Job] | Exception:
         try:
-            return self._begun(request, share, background, 0, record_attention)
+            return self._begun(request, *how)
         except Exception as error:
             return error
 
-    def _outcome(self, begun: tuple[Plan, Job] | Exception) -> Result | Exception:
+    def _outcome(
+        self, begun: tuple[Plan, Job] | Exception, look_again: float | None
+    ) -> Generator[Preview | Result | Exception, None, None]:
         if isinstance(begun, Exception):
-            return begun
+            yield begun
+            return
         try:
-            *_, result = self._events(*begun)
+            yield from self._events(*begun, look_again)
         except Unloaded:
             raise
         except Exception as error:
-            return error
-        assert isinstance(result, Result)
-        return result
+            yield error
 
-    def _events(self, plan: Plan, job: Job) -> Generator[Preview | Result, None, None]:
+    def _events(
+        self, plan: Plan, job: Job, look_again: float | None = None
+    ) -> Generator[Preview | Result, None, None]:
         """Of a job that was submitted, with the pictures as the person asked for them."""
-        with closing(self._engine.events(job)) as handed:
+        last = Preview(0, steps_taken(plan.drawn))
+        with closing(self._engine.events(job, look_again)) as handed:
             for event in handed:
                 if isinstance(event, Drawn):
                     yield self._result(plan, event)
-                elif event.images:
-                    yield replace(event, images=plan.restored_preview(event.images))
+                elif event is None:
+                    yield replace(last, images=(), seconds=job.seconds)
                 else:
-                    yield event
+                    images = plan.restored_preview(event.images) if event.images else ()
+                    last = replace(event, images=images, seconds=job.seconds)
+                    yield last
 
     def _result(self, plan: Plan, drawn: Drawn) -> Result:
-        request, conditions = plan.request, drawn.conditions
+        request = plan.request
         return Result(
             plan.restored(drawn.images),
             request.seeds,
             request,
-            conditions.maps,
+            drawn.maps,
             time.monotonic() - drawn.began,
             self.provenance_of(request),
             changed_warnings(plan.asked, request) + drawn.warnings,
-            attention_maps(conditions.image_prompts, request.count),
+            drawn.attention_maps,
         )
 
 

@@ -7,6 +7,7 @@ from PIL import Image
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning import Conditioner
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
+from ipadapter_demo.pipeline.price import Price, price_of
 from ipadapter_demo.pipeline.sizes import Size
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
 
@@ -35,3 +36,9 @@ class Previews:
     def working_size(self, request: GenerateRequest) -> Size:
         """(width, height) the model works at: see `sizes.working_size`."""
         return plan_for(request, self._model.native_size).size
+
+    def price(self, request: GenerateRequest, preview_every: int = 0) -> Price:
+        """What drawing a request costs, with previews after every `preview_every` steps."""
+        plan, model = plan_for(request, self._model.native_size), self._model
+        known = model.entry.structures
+        return price_of(plan.drawn, plan.size, model.native_size, known, preview_every)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ipadapter_demo.serving.limits import Limits
 from ipadapter_demo.serving.line import Turn
 from ipadapter_demo.serving.manager import ModelManager
+from ipadapter_demo.serving.visitors import Visitor
 
-__all__ = ["ModelManager", "Turn"]
+__all__ = ["Limits", "ModelManager", "Turn", "Visitor"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from threading import Lock
 
 import torch
@@ -14,11 +14,13 @@ import torch
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.pipeline.engine import Unloaded
-from ipadapter_demo.pipeline.events import ModelInfo, Result
+from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.previews import Previews
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.serving.limits import Limits
 from ipadapter_demo.serving.line import Line, Turn
+from ipadapter_demo.serving.visitors import Visitor, Visitors
 
 # (name, report) -> fetches what is missing, and returns what loads it
 Prepare = Callable[[str, Report], Callable[[], ImagePromptPipeline]]
@@ -28,7 +30,7 @@ class ModelManager:
     """Stands for the current model's pipeline wherever a page looks at one.
 
     A page says with every request which model it shows, so visitors with different models get
-    their own, one after the other; those with the same one may be at work together. A comparison
+    their own, one after the other; those with the same one are at work together. A comparison
     draws in the background, and gives its model up for a visitor who wants another.
     """
 
@@ -38,6 +40,7 @@ class ModelManager:
         prepare: Prepare | None = None,
         models: Mapping[str, str] | None = None,
         most: int = 32,
+        limits: Limits | None = None,
     ) -> None:
         """`models` are the names that `prepare` knows, and what to call them. Without `prepare`
         there is the one model and no choice. At most `most` visitors stand in line."""
@@ -47,7 +50,9 @@ class ModelManager:
         self.models = own | dict(models or {}) if prepare is not None else own
         self._known: dict[str, tuple[ModelInfo, Previews]] = {}
         self._remember(pipeline)
-        self.line = Line(most, pipeline.share_steps)
+        self.line, self.limits = Line(most, pipeline.share_steps), limits or Limits()
+        self._visitors = Visitors(self.limits.visitor_requests)
+        self._comparisons = Visitors(None, most)
         self._changed = self.line.changed  # of the line, the model, and who draws with it
         self._loading = Lock()
         self._comparing = 0  # who draws in the background just now
@@ -93,18 +98,36 @@ class ModelManager:
                     return self._pipeline
             self._load(name, report, nobody_draws)
 
-    @contextmanager
-    def turn(self, name: str) -> Iterator[Turn]:
-        """A place in line for somebody who wants a single picture of a model. Raises RequestError
-        for a name that is not offered, or a full line."""
+    def cost(self, name: str, requests: Sequence[GenerateRequest], preview_every: int = 0) -> float:
+        """Of some pictures that are asked for at once, in calls of the model. Of one that was never
+        loaded nothing is known, and 1 is taken. Raises RequestError for too much."""
         self._check(name)
-        with self.line.turn(name) as turn:
+        known = self._known.get(name)
+        if known is None:
+            return 1.0
+        info, previews = known
+        prices = [previews.price(request, preview_every) for request in requests]
+        return self.limits.cost(prices, info.native_size)
+
+    @contextmanager
+    def turn(self, name: str, visitor: Visitor | None = None, cost: float = 1.0) -> Iterator[Turn]:
+        """A place in line for somebody who wants a single picture of a model. Raises RequestError
+        for a name that is not offered, a full line, or one in which the visitor has too many
+        places."""
+        self._check(name)
+        with self._visitors.place(visitor), self.line.turn(name, cost) as turn:
             yield turn
+
+    @contextmanager
+    def comparison(self, visitor: Visitor | None) -> Iterator[None]:
+        """A place for one, of which each visitor has as few. Raises RequestError."""
+        with self._visitors.place(visitor), self._comparisons.place(visitor):
+            yield
 
     def at_turn(self, turn: Turn, report: Report = no_report) -> ImagePromptPipeline:
         """The pipeline of a turn's model, loaded unless it is the current one. Only who is at work
         may ask, and use it as long as the turn lasts. Raises whatever loading raises."""
-        assert turn.ahead == 0
+        assert turn.begun
         if not self._has(turn.model):  # nobody takes it away from a turn
             self._load(turn.model, report, lambda: True)
         return self.pipeline
@@ -113,7 +136,7 @@ class ModelManager:
     def acquire(self, name: str, report: Report = no_report) -> Iterator[ImagePromptPipeline]:
         """A whole turn, waited for."""
         with self.turn(name) as turn:
-            while turn.ahead:
+            while not turn.begun:
                 turn.wait()
             yield self.at_turn(turn, report)
 
@@ -125,30 +148,42 @@ class ModelManager:
         They are drawn between what visitors with the same model ask for. For one with another, who
         needs the memory, they stop and begin again. Raises what `with_model` does.
         """
+        work = self.background(name, requests)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                return end.value
+
+    def background(
+        self, name: str, requests: Sequence[GenerateRequest], look_again: float | None = None
+    ) -> Generator[None, None, list[Result | Exception]]:
+        """The same, to be left: it yields after every step, and every `look_again` seconds. Closed,
+        it ends before the next step."""
         self._check(name)
         while True:
-            with self._background(name):
-                outcomes = self._attempt(requests)
+            yield from self._free_for(name, look_again)
+            try:
+                outcomes = yield from self._attempt(requests, look_again)
+            finally:
+                with self._changed:
+                    self._comparing -= 1
+                    self._changed.notify_all()
             if outcomes is not None:
                 return outcomes
 
-    @contextmanager
-    def _background(self, name: str) -> Iterator[None]:
-        """With a model loaded that nobody takes away before the end. Whoever draws so does not
+    def _free_for(self, name: str, look_again: float | None) -> Generator[None, None, None]:
+        """Until a model is loaded that nobody takes away before the end. Whoever draws so does not
         refer to the pipeline any more then: a model goes only when nobody does."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._is_free_for(name))
-                if self._has(name):
+                free = self._changed.wait_for(lambda: self._is_free_for(name), look_again)
+                if free and self._has(name):
                     self._comparing += 1
-                    break
-            self._load(name, no_report, lambda: self._is_free_for(name))
-        try:
+                    return
+            if free:
+                self._load(name, no_report, lambda: self._is_free_for(name))
             yield
-        finally:
-            with self._changed:
-                self._comparing -= 1
-                self._changed.notify_all()
 
     def _is_free_for(self, name: str) -> bool:
         """True if a comparison may draw with a model, or load it."""
@@ -160,15 +195,24 @@ class ModelManager:
         with self._changed:
             return self._pipeline is not None and name == self._info.name
 
-    def _attempt(self, requests: Sequence[GenerateRequest]) -> list[Result | Exception] | None:
+    def _attempt(
+        self, requests: Sequence[GenerateRequest], look_again: float | None
+    ) -> Generator[None, None, list[Result | Exception] | None]:
         """None where the model is going."""
+        pipeline, found = self._pipeline, []
+        if pipeline is None:
+            return None
         try:
-            pipeline = self._pipeline
-            if pipeline is None:
-                return None
-            return list(pipeline.outcomes(requests, background=True))
+            work = pipeline.outcomes(requests, background=True, look_again=look_again)
+            with closing(work) as events:
+                for event in events:
+                    if isinstance(event, Preview):
+                        yield
+                    else:
+                        found.append(event)
         except Unloaded:
             return None
+        return found
 
     def _check(self, name: str) -> None:
         if not isinstance(name, str) or name not in self.models:

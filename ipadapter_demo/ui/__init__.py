@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import gradio as gr
 
 from ipadapter_demo.assets import asset
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
-from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.serving import Limits, ModelManager
+from ipadapter_demo.serving.manager import Prepare
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
@@ -18,7 +21,7 @@ from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
 from ipadapter_demo.ui.widgets.loras import on_few_step
 
-__all__ = ["build_ui", "launch_options"]
+__all__ = ["build_ui", "launch_options", "manager_of"]
 
 STYLE = asset("assets/style.css")
 HOUR, DAY = 3600, 86_400
@@ -42,11 +45,7 @@ DROP = """() => {
 def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -> gr.Blocks:
     """The page over one pipeline, or over a manager that changes models, its queue set up:
     `.launch(**launch_options(settings))`."""
-    manager = (
-        pipeline
-        if isinstance(pipeline, ModelManager)
-        else ModelManager(pipeline, most=settings.queue_size)
-    )
+    manager = pipeline if isinstance(pipeline, ModelManager) else manager_of(pipeline, settings)
     page = gr.Blocks(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(HOUR, DAY))
     with page:
         with gr.Row(elem_classes="header"):
@@ -84,6 +83,21 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
     return page.queue(max_size=settings.queue_size, api_open=False)
 
 
+def manager_of(
+    pipeline: ImagePromptPipeline,
+    settings: Settings,
+    prepare: Prepare | None = None,
+    models: Mapping[str, str] | None = None,
+) -> ModelManager:
+    """With the limits that are set; 0 is none."""
+    limits = Limits(
+        max_cost=settings.max_cost or None,
+        time_limit=settings.time_limit or None,
+        visitor_requests=settings.visitor_requests or None,
+    )
+    return ModelManager(pipeline, prepare, models, settings.queue_size, limits)
+
+
 def header(info: ModelInfo) -> str:
     return (
         "<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
@@ -98,7 +112,8 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "server_port": settings.port,
         "share": settings.share,
         "max_file_size": settings.max_file_size,
-        "max_threads": settings.queue_size + 40,  # each who waits has one, and 40 are the default
+        # Each who waits has one, and each comparison; 40 are the default.
+        "max_threads": 2 * settings.queue_size + 40,
         "allowed_paths": [],
         "strict_cors": True,
         "enable_monitoring": False,

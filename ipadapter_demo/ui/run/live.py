@@ -7,19 +7,23 @@ counts, and it sends the values of that moment: the newest value wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import gradio as gr
 
 from ipadapter_demo.compare.strip import first_image
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline import Preview
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.running import AT_ONCE, QUEUE, request_from_values
 from ipadapter_demo.ui.run.say import problem
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
+from ipadapter_demo.ui.run.updates import LOOK_AGAIN, waited
 from ipadapter_demo.ui.run.uploads import value_from_widget
+from ipadapter_demo.ui.run.visitor import this_visitor
 
 REST = 700  # milliseconds without a change, after which the whole request is drawn
 
@@ -82,10 +86,10 @@ def followed(name: str) -> bool:
     return name in ("image_scale", "prompt") or name.startswith("weight")
 
 
-def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Update]:
+def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Iterator[Update]]:
     shown = built.results
 
-    def drawn(values: dict[str, object]) -> Update:
+    def drawn(values: dict[str, object]) -> Iterator[Update]:
         model = value_from_widget(built.inputs["model"], values.pop("model"), "model")
         for name in ("attention", "shape", "live"):
             values.pop(name, None)
@@ -93,20 +97,32 @@ def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Update]:
         info = manager.info_of(model)
         if info is None or info.live is None:
             raise RequestError(f"live needs a LoRA for few steps, and {model} has none")
-        with manager.acquire(model) as pipeline:
-            result = pipeline.generate(info.in_few_steps(first_image(request)))
-        return {
-            shown.gallery: list(result.images),
-            shown.status: f"Live: {result.request.steps} steps in {result.seconds:.2f} s, seed "
-            f"{result.seeds[0]}.",
-        }
+        frame = info.in_few_steps(first_image(request))
+        limit = manager.limits.time_limit
+        with manager.turn(model, this_visitor(), manager.cost(model, [frame])) as turn:
+            for _ in waited(turn):
+                yield {}  # nothing to show, but who has left is missed
+            pipeline = manager.at_turn(turn)
+            with closing(
+                pipeline.stream(frame, look_again=LOOK_AGAIN, most_seconds=limit)
+            ) as events:
+                for event in events:
+                    if isinstance(event, Preview):
+                        turn.share, turn.seconds = event.step / event.steps, event.seconds
+                        yield {}
+                    else:
+                        yield {
+                            shown.gallery: list(event.images),
+                            shown.status: f"Live: {event.request.steps} steps in "
+                            f"{event.seconds:.2f} s, seed {event.seeds[0]}.",
+                        }
 
-    def live_frame(**values: object) -> Update:
+    def live_frame(**values: object) -> Iterator[Update]:
         """An error is said in the status alone: the next frame may come at once."""
         try:
             with shown_errors():
-                return drawn(values)
+                yield from drawn(values)
         except gr.Error as error:
-            return {shown.status: problem(error)}
+            yield {shown.status: problem(error)}
 
     return live_frame

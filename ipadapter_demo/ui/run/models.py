@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 import gradio as gr
 
@@ -14,6 +14,7 @@ from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.running import AT_ONCE, QUEUE
 from ipadapter_demo.ui.run.tab import BuiltTab, Properties, Update
 from ipadapter_demo.ui.run.updates import waited
+from ipadapter_demo.ui.run.visitor import this_visitor
 
 
 def on_switch(
@@ -26,14 +27,19 @@ def on_switch(
     """Show what the model that is chosen recommends and offers."""
     widgets = recommended(tabs, manager.info)
 
-    def switch(name: str, shown: str, progress: gr.Progress = gr.Progress()) -> Update:  # noqa: B008
+    def switch(
+        name: str,
+        shown: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Iterator[Update]:
         if name == shown:  # a PNG that is restored brings its own values along with the model
-            return {}
+            yield {}
+            return
         with shown_errors():
-            info = info_of(manager, name, lambda text, share: progress(share, desc=text))
-        properties = recommended(tabs, info).items()
-        updates = {widget: gr.update(**changed) for widget, changed in properties}
-        return updates | {model.shown: name, title: header(info)}
+            info = yield from info_of(manager, name, lambda text, share: progress(share, desc=text))
+            properties = recommended(tabs, info).items()
+            updates = {widget: gr.update(**changed) for widget, changed in properties}
+            yield updates | {model.shown: name, title: header(info)}
 
     # Not `input`: gradio sends it for every choice twice, and whenever the field is left.
     switching = model.chosen.change(
@@ -55,12 +61,13 @@ def recommended(tabs: Iterable[BuiltTab], info: ModelInfo) -> dict[gr.Component,
     return found
 
 
-def info_of(manager: ModelManager, name: str, report: Report) -> ModelInfo:
+def info_of(manager: ModelManager, name: str, report: Report) -> Generator[Update, None, ModelInfo]:
     """The recommendations of a model. It is loaded if that is not known yet, as soon as those in
-    line have their pictures."""
+    line have their pictures. Updates that change nothing come meanwhile: who has left is missed."""
     if (known := manager.info_of(name)) is not None:
         return known
-    with manager.turn(name) as turn:
+    with manager.turn(name, this_visitor()) as turn:
         for said in waited(turn):
             report(said, 0.0)
+            yield {}
         return manager.at_turn(turn, report).info

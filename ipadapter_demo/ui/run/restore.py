@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,16 @@ def restore_button(
         inform("The whole comparison is in the spec, and that is what Compare draws.")
         return show_spec(spec) | {tabs: gr.Tabs(selected="compare")}
 
-    def result(path: Path, chosen: str, progress: gr.Progress) -> Update:
+    def result(path: Path, chosen: str, progress: gr.Progress) -> Iterator[Update]:
         record = record_from_png(path)
         name = tab_of_request(record.request, {name: one.tab for name, one in built.items()})
         made_with = record.provenance.get("model")
         if not isinstance(made_with, str) or made_with not in manager.models:
             warn(f"It was made with the model {made_with}, which is not offered here.")
             made_with = chosen
-        info = info_of(manager, made_with, lambda text, share: progress(share, desc=text))
+        info = yield from info_of(
+            manager, made_with, lambda text, share: progress(share, desc=text)
+        )
         values = shown(built[name], record.request)
         given = values_from_request(built[name], record.request)
         left_open = {built[name].inputs[field] for field in given if given[field] is None}
@@ -65,7 +67,7 @@ def restore_button(
             if value is not None and widget not in left_open:
                 properties |= {"value": value}
             updates[widget] = gr.update(**properties)
-        return (
+        yield (
             values
             | updates
             | {
@@ -80,12 +82,13 @@ def restore_button(
         upload: object,
         chosen: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio looks for it there
-    ) -> Update:
+    ) -> Iterator[Update]:
         with shown_errors():
             path = path_of_upload(upload, "file")
             if path.suffix.lower() in (".json", ".zip"):
-                return comparison(path)
-            return result(path, chosen, progress)
+                yield comparison(path)
+            else:
+                yield from result(path, chosen, progress)
 
     widgets: set[gr.Component] = {
         widget for tab in built.values() for widget in tab.inputs.values()

@@ -9,6 +9,7 @@ from functools import wraps
 import gradio as gr
 from gradio.events import Dependency
 
+from ipadapter_demo.compare.strip import filmstrip
 from ipadapter_demo.lora import loras_from_texts
 from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
 from ipadapter_demo.serving import ModelManager
@@ -19,11 +20,13 @@ from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
 from ipadapter_demo.ui.run.updates import (
     lines_of,
     loading,
+    preview_every,
     strip_updates,
     updates,
     waited,
 )
 from ipadapter_demo.ui.run.uploads import value_from_widget
+from ipadapter_demo.ui.run.visitor import this_visitor
 
 # Who runs the model waits in the manager's line, which says how long; none of gradio's comes first.
 QUEUE: dict[str, object] = {"concurrency_id": "model", "concurrency_limit": None}
@@ -113,12 +116,17 @@ def _handler(
             values["random_seed"] = False  # the frames before had this one
         values.pop("shape", None)  # it has filled width and height
         request = request_from_values(built, values)
-        with manager.turn(model) as turn:
+        pictures = filmstrip(request) if updates_of is strip_updates else [request]
+        previews = 0 if updates_of is strip_updates else preview_every(request, not live)
+        cost = manager.cost(model, pictures, previews)
+        with manager.turn(model, this_visitor(), cost) as turn:
             yield from map(status, waited(turn))
             if model != manager.info.name:
                 yield status(loading(model))
             pipeline = manager.at_turn(turn)
-            yield from updates_of(built, pipeline, request, record_attention, turn, not live)
+            turn.cost = manager.cost(model, pictures, previews)  # now that the model is known
+            limit = manager.limits.time_limit
+            yield from updates_of(built, pipeline, request, record_attention, turn, not live, limit)
 
     @wraps(built.tab.translate)  # the endpoint has its name, documentation and defaults
     def run(**values: object) -> Iterator[Update]:

@@ -36,6 +36,7 @@ def updates(
     record_attention: bool,
     turn: Turn,
     preview: bool = True,
+    most_seconds: float | None = None,
 ) -> Iterator[Update]:
     """The pictures of a request as they come, `preview` also before they are finished. `turn`
     learns how far it is."""
@@ -45,16 +46,18 @@ def updates(
         shown.status: progress(0, request.steps),
         built.inputs["seed"]: request.seed,
     }
-    every = math.ceil(request.steps / PREVIEWS) if preview else 0
-    # Stop closes this generator, and with it the stream, so that the model stops between two steps
+    # Stop closes this generator, and with it the stream, so that the model stops between two steps.
+    # Whoever leaves is missed when something is said: so it is said again while others come first.
     with closing(
-        pipeline.stream(request, preview_every=every, record_attention=record_attention)
+        pipeline.stream(
+            request, preview_every(request, preview), record_attention, LOOK_AGAIN, most_seconds
+        )
     ) as events:
         for event in events:
             if isinstance(event, Preview):
-                turn.share = event.step / event.steps
+                turn.share, turn.seconds = event.step / event.steps, event.seconds
                 pictures = {shown.gallery: list(event.images)} if event.images else {}
-                yield pictures | {shown.status: progress(event.step, event.steps)}
+                yield pictures | {shown.status: so_far(turn, event.step, event.steps)}
             else:
                 tell(event.warnings)
                 yield {
@@ -73,29 +76,44 @@ def strip_updates(
     record_attention: bool,
     turn: Turn,
     preview: bool = True,
+    most_seconds: float | None = None,
 ) -> Iterator[Update]:
     """The same request at several λ, each result as it comes."""
     shown = built.results
     pictures: list[tuple[str, str]] = []
     maps: list[tuple[Image.Image, str]] = []
     requests = filmstrip(request)
-    with closing(pipeline.generate_all(requests, record_attention=record_attention)) as results:
-        for number, one in enumerate(requests):
-            turn.share = number / len(requests)
-            yield {
-                shown.gallery: gr.Gallery(list(pictures), columns=len(requests) // 2 + 1),
-                shown.status: progress(number, len(requests), "picture"),
-                built.inputs["seed"]: one.seed,
-            }
-            result = next(results)
+    number, seconds, all_of = 0, 0.0, len(requests)
+    yield {built.inputs["seed"]: requests[0].seed, shown.status: so_far(turn, 0, all_of, "picture")}
+    with closing(
+        pipeline.outcomes(
+            requests,
+            record_attention=record_attention,
+            look_again=LOOK_AGAIN,
+            most_seconds=most_seconds and most_seconds / all_of,
+        )
+    ) as events:
+        for event in events:
+            if isinstance(event, Exception):
+                raise event
+            if isinstance(event, Preview):
+                turn.share = (number + event.step / event.steps) / all_of
+                turn.seconds = seconds + event.seconds
+                yield {shown.status: so_far(turn, number, all_of, "picture")}
+                continue
             if number == 0:
-                tell(result.warnings)
-            label = f"λ = {one.image_scale:g}"
-            pictures += [(path, label) for path in saved(result)]
+                tell(event.warnings)
+            label = f"λ = {requests[number].image_scale:g}"
+            pictures += [(path, label) for path in saved(event)]
             maps += [
-                (tinted(result.images[0], amount), label)
-                for amount in (result.attention_maps[0] if result.attention_maps else ())
+                (tinted(event.images[0], amount), label)
+                for amount in (event.attention_maps[0] if event.attention_maps else ())
             ]
+            number, seconds = number + 1, turn.seconds
+            yield {
+                shown.gallery: gr.Gallery(list(pictures), columns=all_of // 2 + 1),
+                shown.status: so_far(turn, number, all_of, "picture"),
+            }
     first, last = requests[0].image_scale, requests[-1].image_scale
     turn.share = 1.0
     yield {
@@ -103,6 +121,11 @@ def strip_updates(
         shown.status: f"λ from {first:g} to {last:g}, seed {request.seed}.",
         shown.attention_maps: gr.Gallery(maps, visible=bool(maps)),
     }
+
+
+def preview_every(request: GenerateRequest, preview: bool = True) -> int:
+    """Number of steps after which a picture is shown; 0 for none."""
+    return math.ceil(request.steps / PREVIEWS) if preview else 0
 
 
 def tell(warnings: Sequence[str]) -> None:
@@ -150,17 +173,25 @@ def summary(result: Result) -> str:
 
 
 def waited(turn: Turn) -> Iterator[str]:
-    """Status texts while the visitor waits for a turn."""
-    said = ""
-    while ahead := turn.ahead:
-        if (now := waiting(ahead, turn.expected)) != said:
-            yield (said := now)
+    """Status texts while the visitor waits for a turn; the same again, where nothing changed: who
+    has left is missed then."""
+    while not turn.begun:
+        yield waiting(turn.ahead, turn.expected)
         turn.wait(LOOK_AGAIN)
 
 
 def waiting(ahead: int, seconds: float | None) -> str:
     when = "it is not known how long" if seconds is None else f"about {lasting(seconds)}"
     return f"Waiting: place {ahead} in line, {when}."
+
+
+def so_far(turn: Turn, step: int, steps: int, what: str = "step") -> str:
+    """The status of a turn that is at work, or lets others by."""
+    ahead = turn.ahead
+    if ahead == 0:
+        return progress(step, steps, what)
+    said = waiting(ahead, turn.expected)
+    return f"{progress(step, steps, what)}. {said}" if step else said
 
 
 def lasting(seconds: float) -> str:

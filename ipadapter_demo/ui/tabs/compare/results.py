@@ -16,7 +16,7 @@ from ipadapter_demo.compare.bundle import BUNDLE
 from ipadapter_demo.request import MAX_SEED
 from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.tab import Update
-from ipadapter_demo.ui.run.updates import lasting, progress, tell
+from ipadapter_demo.ui.run.updates import LOOK_AGAIN, lasting, progress, tell
 from ipadapter_demo.ui.tabs.compare import votes
 from ipadapter_demo.ui.tabs.compare.view import (
     ON_LOAD,
@@ -142,7 +142,10 @@ def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[Update]:
     yield {shown.job: job, shown.grid: grid_html(job), shown.status: so_far(job, before, 0.0)}
     warnings: list[str] = []
     noted: set[str] = set()
-    for event in job.run():
+    for event in job.running(LOOK_AGAIN):
+        if event is None:  # who has left is missed here
+            yield {}
+            continue
         warnings += [event.message] if isinstance(event, ComparisonWarning) else []
         new = set(event.warnings) - noted if isinstance(event, Done) else set()
         tell(sorted(new))

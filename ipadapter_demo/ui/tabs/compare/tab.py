@@ -27,13 +27,15 @@ from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.run.tab import Buttons, Update
 from ipadapter_demo.ui.run.updates import progress
 from ipadapter_demo.ui.run.uploads import path_of_upload
+from ipadapter_demo.ui.run.visitor import this_visitor
 from ipadapter_demo.ui.tabs.compare.form import spec_from_form
 from ipadapter_demo.ui.tabs.compare.inputs import compare_inputs
 from ipadapter_demo.ui.tabs.compare.results import Shown, compare_results, finished, forget, run
 
 # A queue of its own: a long comparison holds up no single picture, see serving/manager.py.
-# Comparisons with one model are drawn in the order of their cells' beginning.
-QUEUE: dict[str, object] = {"concurrency_id": "compare", "concurrency_limit": 8}
+# Comparisons with one model are drawn in the order of their cells' beginning. How many there are is
+# the manager's business.
+QUEUE: dict[str, object] = {"concurrency_id": "compare", "concurrency_limit": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     def compare(job: Job | None, **values: Any) -> Iterator[Update]:
         def drawn() -> Iterator[Update]:
             yield {shown.status: progress(0, 1)}  # reading the files, and perhaps a model
-            yield from run(shown, _job(Plan(spec_of(values), manager), job))
+            with manager.comparison(this_visitor()):
+                yield from run(shown, _job(Plan(spec_of(values), manager), job))
 
         yield from with_errors_said(drawn(), status)
 
@@ -107,8 +110,8 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
                 raise RequestError("cell is missing: compare something, then choose a cell")
             spec = job.plan.spec
             spec = spec.changed(redraw=spec.comparison.redraw | {cell: int(seed)})
-            plan = Plan(spec, manager)
-            yield from run(shown, Job(plan, job.folder), cell)
+            with manager.comparison(this_visitor()):
+                yield from run(shown, Job(Plan(spec, manager), job.folder), cell)
 
         yield from with_errors_said(drawn(), status)
 
