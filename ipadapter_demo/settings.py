@@ -37,6 +37,10 @@ class Settings:
     `zero_snr` (zero terminal SNR) are for a model whose files do not say it. `offload` keeps on a
     GPU only what is at work, `tiling` decodes in parts, `compile` compiles the networks.
     `share_steps` requests at most share a call of the model; None is 8 on CUDA, else 1.
+
+    `ray` draws with `replicas` of every model on Ray Serve, a number or a range such as "1-4";
+    nothing is one for each GPU. `metrics_port` is where Prometheus reads, and `log_json` writes the
+    log as lines of JSON.
     """
 
     model: str = "tabletop"
@@ -63,6 +67,10 @@ class Settings:
     max_file_size: str = "20mb"
     queue_size: int = 32
     share: bool = False
+    ray: bool = False
+    replicas: str = ""
+    metrics_port: int | None = None
+    log_json: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the setting, what it takes and its value."""
@@ -87,6 +95,18 @@ class Settings:
         size = re.fullmatch(r"[1-9]\d*(kb|mb|gb)", self.max_file_size)
         check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
         check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
+        least, most = replica_range(self.replicas)
+        check(least <= most, "replicas", 'a number or a range such as "1-4"', self.replicas)
+        numbered = self.device is not None and ":" in self.device
+        check(not (self.ray and numbered), "device", "cpu or cuda with ray", self.device)
+        free = self.metrics_port is None or 0 < self.metrics_port < 65536
+        check(free, "metrics_port", "from 1 to 65535", self.metrics_port)
+
+
+def replica_range(text: str) -> tuple[int, int]:
+    """The least and the most replicas of "2" or "1-4"; (1, 1) for nothing, (1, 0) for no range."""
+    found = re.fullmatch(r"([1-9]\d{0,2})(?:-([1-9]\d{0,2}))?", text or "1")
+    return (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
 
 
 def without_additions(settings: Settings) -> Settings:
@@ -183,6 +203,10 @@ def add_settings(add: Callable[..., argparse.Action]) -> None:
     add("--max-file-size", help=f"of an upload [{default.max_file_size}]")
     add("--queue-size", type=int, help=f"waiting users [{default.queue_size}]")
     add("--share", action=argparse.BooleanOptionalAction, help="open a public link [no]")
+    add("--ray", action=argparse.BooleanOptionalAction, help="draw with Ray Serve [no]")
+    add("--replicas", help="of a model, with --ray: 2, or 1-4 [one for each GPU]")
+    add("--metrics-port", type=int, help="for Prometheus [none]")
+    add("--log-json", action=argparse.BooleanOptionalAction, help="log as JSON lines [no]")
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:

@@ -46,9 +46,12 @@ def serve(settings: Settings) -> None:
         from ipadapter_demo.pipeline import prepare
         from ipadapter_demo.pipeline.warm_up import warm_up
         from ipadapter_demo.serving import ModelManager
+        from ipadapter_demo.serving.logs import log_requests
         from ipadapter_demo.ui import build_ui, launch_options
 
         others = without_additions(settings)
+        if settings.log_json or settings.metrics_port is not None:
+            log_requests(settings.log_json)
 
         def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
             options = load_options(settings if model == settings.model else others)
@@ -60,8 +63,18 @@ def serve(settings: Settings) -> None:
             print(f"{pipeline.info.name}: compiled in {warm_up(pipeline):.0f} s")
             return pipeline
 
-        pipeline = prepared(settings.model, announced(print))()
-        manager = ModelManager(pipeline, prepared, labels(settings.models_dir), settings.queue_size)
+        models = labels(settings.models_dir)
+        if settings.ray:
+            from ipadapter_demo.serving.ray import replica_manager
+
+            manager: ModelManager = replica_manager(settings, models)
+        else:
+            pipeline = prepared(settings.model, announced(print))()
+            manager = ModelManager(pipeline, prepared, models, settings.queue_size)
+        if settings.metrics_port is not None:
+            from ipadapter_demo.serving.metrics import serve_metrics
+
+            serve_metrics(manager, settings.host, settings.metrics_port)
         page = build_ui(manager, settings)
     page.launch(**launch_options(settings))
 

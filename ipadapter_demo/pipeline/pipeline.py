@@ -32,6 +32,7 @@ from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.previews import Previews
+from ipadapter_demo.pipeline.request_log import logged
 from ipadapter_demo.request import GenerateRequest
 
 
@@ -89,6 +90,7 @@ class ImagePromptPipeline(Previews):
         assert isinstance(result, Result)
         return result
 
+    @logged
     def stream(
         self, request: GenerateRequest, preview_every: int = 0, record_attention: bool = False
     ) -> Generator[Preview | Result, None, None]:
@@ -115,6 +117,7 @@ class ImagePromptPipeline(Previews):
                     raise outcome
                 yield outcome
 
+    @logged
     def outcomes(
         self,
         requests: Iterable[GenerateRequest],

@@ -56,6 +56,10 @@ class ModelManager:
     def info(self) -> ModelInfo:
         return self._info
 
+    def lines(self) -> list[Line]:
+        """Every queue of visitors."""
+        return [self.line]
+
     @property
     def pipeline(self) -> ImagePromptPipeline:
         with self._changed:  # while another is being read, wait for it
@@ -105,7 +109,7 @@ class ModelManager:
         """The pipeline of a turn's model, loaded unless it is the current one. Only who is at work
         may ask, and use it as long as the turn lasts. Raises whatever loading raises."""
         assert turn.ahead == 0
-        if not self._has(turn.model):  # nobody takes it away from a turn
+        if not self.is_loaded(turn.model):  # nobody takes it away from a turn
             self._load(turn.model, report, lambda: True)
         return self.pipeline
 
@@ -139,7 +143,7 @@ class ModelManager:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_free_for(name))
-                if self._has(name):
+                if self.is_loaded(name):
                     self._comparing += 1
                     break
             self._load(name, no_report, lambda: self._is_free_for(name))
@@ -153,9 +157,9 @@ class ModelManager:
     def _is_free_for(self, name: str) -> bool:
         """True if a comparison may draw with a model, or load it."""
         wanted = all(turn.model == name for turn in self.line.turns)
-        return wanted and (self._has(name) or not self._comparing)
+        return wanted and (self.is_loaded(name) or not self._comparing)
 
-    def _has(self, name: str) -> bool:
+    def is_loaded(self, name: str) -> bool:
         """True if a model is loaded just now."""
         with self._changed:
             return self._pipeline is not None and name == self._info.name

@@ -115,7 +115,7 @@ def _handler(
         request = request_from_values(built, values)
         with manager.turn(model) as turn:
             yield from map(status, waited(turn))
-            if model != manager.info.name:
+            if not manager.is_loaded(model):
                 yield status(loading(model))
             pipeline = manager.at_turn(turn)
             yield from updates_of(built, pipeline, request, record_attention, turn, not live)
