@@ -43,7 +43,7 @@ $(DEMO): requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(DEV): requirements.txt requirements-train.txt requirements-dev.txt | $(BIN)/python
+$(DEV): requirements.txt requirements-train.txt requirements-ray.txt requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $(DEMO) $@
 

@@ -43,6 +43,10 @@ class Settings:
     one visitor at once. `models` are the names that they may choose, with commas, nothing all of
     the catalogue; `model` is always one of them. With `visitor_downloads` they may also choose one
     whose files are then fetched.
+
+    `ray` draws with `replicas` of every model on Ray Serve, a number or a range such as "1-4";
+    nothing is one for each GPU. `metrics_port` is where Prometheus reads, and `log_json` writes the
+    log as lines of JSON.
     """
 
     model: str = "tabletop"
@@ -74,6 +78,10 @@ class Settings:
     models: str = ""
     visitor_downloads: bool = False
     share: bool = False
+    ray: bool = False
+    replicas: str = ""
+    metrics_port: int | None = None
+    log_json: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the setting, what it takes and its value."""
@@ -101,6 +109,18 @@ class Settings:
         for name in ("max_cost", "time_limit", "visitor_requests"):
             limit = getattr(self, name)
             check(limit >= 0, name, "a whole number, or 0 for no limit", limit)
+        least, most = replica_range(self.replicas)
+        check(least <= most, "replicas", 'a number or a range such as "1-4"', self.replicas)
+        numbered = self.device is not None and ":" in self.device
+        check(not (self.ray and numbered), "device", "cpu or cuda with ray", self.device)
+        free = self.metrics_port is None or 0 < self.metrics_port < 65536
+        check(free, "metrics_port", "from 1 to 65535", self.metrics_port)
+
+
+def replica_range(text: str) -> tuple[int, int]:
+    """The least and the most replicas of "2" or "1-4"; (1, 1) for nothing, (1, 0) for no range."""
+    found = re.fullmatch(r"([1-9]\d{0,2})(?:-([1-9]\d{0,2}))?", text or "1")
+    return (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
 
 
 def without_additions(settings: Settings) -> Settings:
@@ -234,6 +254,10 @@ def add_settings(add: Callable[..., argparse.Action]) -> None:
         "fetched [no]",
     )
     add("--share", action=argparse.BooleanOptionalAction, help="open a public link [no]")
+    add("--ray", action=argparse.BooleanOptionalAction, help="draw with Ray Serve [no]")
+    add("--replicas", help="of a model, with --ray: 2, or 1-4 [one for each GPU]")
+    add("--metrics-port", type=int, help="for Prometheus [none]")
+    add("--log-json", action=argparse.BooleanOptionalAction, help="log as JSON lines [no]")
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:

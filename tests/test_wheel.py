@@ -171,7 +171,12 @@ def answer(url: str, server: subprocess.Popen[bytes]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("file", "field"), [("requirements.txt", None), ("requirements-train.txt", "train")]
+    ("file", "field"),
+    [
+        ("requirements.txt", None),
+        ("requirements-train.txt", "train"),
+        ("requirements-ray.txt", "ray"),
+    ],
 )
 def test_every_pin_lies_in_the_range_of_the_package(file: str, field: str | None) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -51,11 +51,27 @@ def serve(settings: Settings) -> None:
     with _rare_garbage_collection():
         from ipadapter_demo.models.listing import labels
         from ipadapter_demo.models.sources import announced
-        from ipadapter_demo.ui import build_ui, launch_options, manager_of
+        from ipadapter_demo.serving import Limits, ModelManager
+        from ipadapter_demo.serving.logs import log_requests
+        from ipadapter_demo.ui import build_ui, launch_options
 
+        if settings.log_json or settings.metrics_port is not None:
+            log_requests(settings.log_json)
         names = labels(settings.models_dir, offered(settings), settings.visitor_downloads)
-        load = prepared_by(settings)
-        manager = manager_of(load(settings.model, announced(print))(), settings, load, names)
+        manager: ModelManager
+        if settings.ray:
+            from ipadapter_demo.serving.ray import replica_manager
+
+            manager = replica_manager(settings, names)
+        else:
+            load = prepared_by(settings)
+            pipeline = load(settings.model, announced(print))()
+            limits = Limits.of(settings)
+            manager = ModelManager(pipeline, load, names, settings.queue_size, limits)
+        if settings.metrics_port is not None:
+            from ipadapter_demo.serving.metrics import serve_metrics
+
+            serve_metrics(manager, settings.host, settings.metrics_port)
         page = build_ui(manager, settings)
     page.launch(**launch_options(settings))
 

@@ -32,6 +32,7 @@ from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.previews import Previews
+from ipadapter_demo.pipeline.request_log import logged
 from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.request import GenerateRequest
 
@@ -90,6 +91,7 @@ class ImagePromptPipeline(Previews):
         assert isinstance(result, Result)
         return result
 
+    @logged
     def stream(
         self,
         request: GenerateRequest,
@@ -126,6 +128,7 @@ class ImagePromptPipeline(Previews):
                 if isinstance(outcome, Result):
                     yield outcome
 
+    @logged
     def outcomes(
         self,
         requests: Iterable[GenerateRequest],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline.price import Price
+from ipadapter_demo.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,15 @@ class Limits:
     max_cost: int | None = None
     time_limit: int | None = None
     visitor_requests: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """Those that are set; 0 is none."""
+        return cls(
+            max_cost=settings.max_cost or None,
+            time_limit=settings.time_limit or None,
+            visitor_requests=settings.visitor_requests or None,
+        )
 
     def cost(self, prices: Sequence[Price], native_size: int) -> float:
         """Of one request, which may be several pictures, each with its price. Raises RequestError

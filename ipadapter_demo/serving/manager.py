@@ -61,6 +61,10 @@ class ModelManager:
     def info(self) -> ModelInfo:
         return self._info
 
+    def lines(self) -> list[Line]:
+        """Every queue of visitors."""
+        return [self.line]
+
     @property
     def pipeline(self) -> ImagePromptPipeline:
         with self._changed:  # while another is being read, wait for it
@@ -128,7 +132,7 @@ class ModelManager:
         """The pipeline of a turn's model, loaded unless it is the current one. Only who is at work
         may ask, and use it as long as the turn lasts. Raises whatever loading raises."""
         assert turn.begun
-        if not self._has(turn.model):  # nobody takes it away from a turn
+        if not self.is_loaded(turn.model):  # nobody takes it away from a turn
             self._load(turn.model, report, lambda: True)
         return self.pipeline
 
@@ -178,7 +182,7 @@ class ModelManager:
         while True:
             with self._changed:
                 free = self._changed.wait_for(lambda: self._is_free_for(name), look_again)
-                if free and self._has(name):
+                if free and self.is_loaded(name):
                     self._comparing += 1
                     return
             if free:
@@ -188,9 +192,9 @@ class ModelManager:
     def _is_free_for(self, name: str) -> bool:
         """True if a comparison may draw with a model, or load it."""
         wanted = all(turn.model == name for turn in self.line.turns)
-        return wanted and (self._has(name) or not self._comparing)
+        return wanted and (self.is_loaded(name) or not self._comparing)
 
-    def _has(self, name: str) -> bool:
+    def is_loaded(self, name: str) -> bool:
         """True if a model is loaded just now."""
         with self._changed:
             return self._pipeline is not None and name == self._info.name
@@ -199,17 +203,11 @@ class ModelManager:
         self, requests: Sequence[GenerateRequest], look_again: float | None
     ) -> Generator[None, None, list[Result | Exception] | None]:
         """None where the model is going."""
-        pipeline, found = self._pipeline, []
+        pipeline = self._pipeline
         if pipeline is None:
             return None
         try:
-            work = pipeline.outcomes(requests, background=True, look_again=look_again)
-            with closing(work) as events:
-                for event in events:
-                    if isinstance(event, Preview):
-                        yield
-                    else:
-                        found.append(event)
+            found = yield from drawn_in_background(pipeline, requests, look_again)
         except Unloaded:
             return None
         return found
@@ -254,6 +252,21 @@ class ModelManager:
             self._remember(pipeline)
             self._pipeline, self._info = pipeline, pipeline.info
             self._changed.notify_all()
+
+
+def drawn_in_background(
+    pipeline: ImagePromptPipeline, requests: Sequence[GenerateRequest], look_again: float | None
+) -> Generator[None, None, list[Result | Exception]]:
+    """The outcome of each request, after a yield for every Preview."""
+    found: list[Result | Exception] = []
+    work = pipeline.outcomes(requests, background=True, look_again=look_again)
+    with closing(work) as events:
+        for event in events:
+            if isinstance(event, Preview):
+                yield
+            else:
+                found.append(event)
+    return found
 
 
 def free_memory() -> None:

@@ -21,7 +21,7 @@ from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
 from ipadapter_demo.ui.widgets.loras import on_few_step
 
-__all__ = ["build_ui", "launch_options", "manager_of"]
+__all__ = ["build_ui", "launch_options"]
 
 STYLE = asset("assets/style.css")
 HOUR, DAY = 3600, 86_400
@@ -45,7 +45,11 @@ DROP = """() => {
 def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -> gr.Blocks:
     """The page over one pipeline, or over a manager that changes models, its queue set up:
     `.launch(**launch_options(settings))`."""
-    manager = pipeline if isinstance(pipeline, ModelManager) else manager_of(pipeline, settings)
+    manager = (
+        pipeline
+        if isinstance(pipeline, ModelManager)
+        else ModelManager(pipeline, most=settings.queue_size, limits=Limits.of(settings))
+    )
     page = gr.Blocks(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(HOUR, DAY))
     with page:
         with gr.Row(elem_classes="header"):
@@ -81,21 +85,6 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
             comparison.widgets,
         )
     return page.queue(max_size=settings.queue_size, api_open=False)
-
-
-def manager_of(
-    pipeline: ImagePromptPipeline,
-    settings: Settings,
-    prepare: Prepare | None = None,
-    models: Mapping[str, str] | None = None,
-) -> ModelManager:
-    """With the limits that are set; 0 is none."""
-    limits = Limits(
-        max_cost=settings.max_cost or None,
-        time_limit=settings.time_limit or None,
-        visitor_requests=settings.visitor_requests or None,
-    )
-    return ModelManager(pipeline, prepare, models, settings.queue_size, limits)
 
 
 def header(info: ModelInfo) -> str:

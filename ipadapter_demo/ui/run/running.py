@@ -121,7 +121,7 @@ def _handler(
         cost = manager.cost(model, pictures, previews)
         with manager.turn(model, this_visitor(), cost) as turn:
             yield from map(status, waited(turn))
-            if model != manager.info.name:
+            if not manager.is_loaded(model):
                 yield status(loading(model))
             pipeline = manager.at_turn(turn)
             turn.cost = manager.cost(model, pictures, previews)  # now that the model is known
