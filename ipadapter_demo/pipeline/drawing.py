@@ -57,7 +57,7 @@ class Drawing:
         return Job(
             self._work(denoiser),
             denoiser.predict,
-            fits=(self.plan.size, denoiser.chosen),
+            fits=(self.plan.size, denoiser.chosen, self.conditioner.prompts.windows(drawn)),
             rows=drawn.count * (2 if drawn.guidance > 1.0 else 1),
             share=share,
             background=background,
@@ -83,7 +83,6 @@ class Drawing:
         yield None
         assert latents is not None
         images, warnings = decoded(self.model, latents)
-        # here, because tokenizers bear no two threads at once
         said = warnings_for(self.plan.request, drawn, self.plan.size, conditions.maps, self.model)
         yield Drawn(images, said + warnings, conditions, began)
 
