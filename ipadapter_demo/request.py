@@ -14,18 +14,18 @@ from PIL import Image
 from ipadapter_demo import checks
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image
+from ipadapter_demo.layer_presets import LayerPreset, checked_layers
 from ipadapter_demo.lora import MAX_LORAS, Lora
 from ipadapter_demo.masks import flatten_mask
+from ipadapter_demo.prompt_syntax import PROMPT_SYNTAXES, PromptSyntax, check_weights
 from ipadapter_demo.sampling import SAMPLERS, NoiseSchedule, Sampler, check_sampling
 
 Fit = Literal["crop", "pad", "squash"]
 Combine = Literal["concat", "average"]
-LayerPreset = Literal["all", "style", "layout", "style+layout"]
 Window = tuple[float, float]
 
 FITS: tuple[Fit, ...] = get_args(Fit)
 COMBINES: tuple[Combine, ...] = get_args(Combine)
-LAYER_PRESETS: tuple[LayerPreset, ...] = get_args(LayerPreset)
 
 MAX_IMAGE_SCALE = 2.0
 MAX_WEIGHT = 2.0
@@ -34,11 +34,11 @@ MAX_STEPS = 200
 MAX_COUNT = 16
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 2000
+MAX_CLIP_SKIP = 11
 MAX_REFERENCES = 8
 MAX_STRUCTURES = 8
 MAX_FEATHER = 64
 MAX_REPAINT_PASSES = 10
-MAX_LAYERS = 200
 # SDXL's training sizes go from 512x2048 to 2048x512, all of at most 1024 x 1024 pixels
 # (arXiv 2307.01952, appendix I).
 MAX_AREA, MAX_ASPECT = 1024 * 1024, 4
@@ -159,6 +159,10 @@ class Inpaint:
 class GenerateRequest:
     """One generation. Image i of `count` starts from seed + i.
 
+    `prompt_syntax` says how prompts are read: "plain" as they stand, as far as the model reads, or
+    "weighted", of any length, with the weights and BREAK of `prompt_syntax.py`. SDXL's second text
+    encoder reads `prompt_2` and `negative_prompt_2`, where they are given. `clip_skip` is the
+    number of last layers of the text encoders that the prompt leaves out.
     `image_scale` is the paper's λ (arXiv 2308.06721, section 3.2), `image_window` the part of the
     steps during which it applies, `image_layers` where: a preset, or a factor for each
     cross-attention layer in the UNet's order. `combine` says how several references become one
@@ -179,6 +183,10 @@ class GenerateRequest:
 
     prompt: str = ""
     negative_prompt: str = ""
+    prompt_2: str = ""
+    negative_prompt_2: str = ""
+    prompt_syntax: PromptSyntax = "plain"
+    clip_skip: int = 0
     references: tuple[Reference, ...] = ()
     image_scale: float = 1.0
     image_window: Window = (0.0, 1.0)
@@ -202,8 +210,12 @@ class GenerateRequest:
     strength: float = 0.6
 
     def __post_init__(self) -> None:
-        for name in ("prompt", "negative_prompt"):
+        checks.one_of("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
+        for name in ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2"):
             checks.text(name, getattr(self, name), MAX_PROMPT)
+            if self.prompt_syntax == "weighted":
+                check_weights(name, getattr(self, name))
+        _set(self, "clip_skip", checks.integer("clip_skip", self.clip_skip, 0, MAX_CLIP_SKIP))
         references = checks.all_of("references", self.references, Reference, MAX_REFERENCES)
         _set(self, "references", references)
         structures = checks.all_of("structures", self.structures, Structure, MAX_STRUCTURES)
@@ -215,7 +227,7 @@ class GenerateRequest:
             checks.text("adapter", self.adapter, MAX_PROMPT)
         if self.loras is not None:
             _set(self, "loras", checks.all_of("loras", self.loras, Lora, MAX_LORAS))
-        _set(self, "image_layers", _layers("image_layers", self.image_layers))
+        _set(self, "image_layers", checked_layers("image_layers", self.image_layers))
         checks.one_of("combine", self.combine, COMBINES)
         _set(self, "guidance", checks.number("guidance", self.guidance, 1.0, MAX_GUIDANCE))
         _set(self, "guidance_window", checks.window("guidance_window", self.guidance_window))
@@ -278,15 +290,3 @@ def _check_shape(width: int, height: int) -> None:
         raise RequestError(
             f"width and height must be at most {MAX_ASPECT} to 1, got {width}x{height}"
         )
-
-
-def _layers(field: str, value: object) -> object:
-    if isinstance(value, str):
-        checks.one_of(field, value, LAYER_PRESETS)
-        return value
-    if not isinstance(value, (tuple, list)) or not 0 < len(value) <= MAX_LAYERS:
-        raise RequestError(
-            f"{field} must be one of {', '.join(LAYER_PRESETS)}, or a number for "
-            f"each cross-attention layer, got {value!r:.80}"
-        )
-    return tuple(checks.number(field, factor, 0.0, MAX_IMAGE_SCALE) for factor in value)

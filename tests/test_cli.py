@@ -97,12 +97,18 @@ class TestGenerate:
         (line,) = run("generate", "--reference", "R.png", "--structure", "canny=C.png")
         assert request_from_png(line["path"]).image_scale == 0.8
 
+    def test_layers_by_name(self, run: Run) -> None:
+        for name, layers in (("ease in", "ease in"), ("linear", "all")):
+            (line,) = run("generate", "--reference", "R.png", "--layers", name, "--steps", "1")
+            assert request_from_png(line["path"]).image_layers == layers
+
     def test_every_option_reaches_the_request(self, run: Run) -> None:
         (line,) = run(
             *("generate", "--prompt", "a cube", "--negative-prompt", "blur", "--scale", "0.9"),
             *("--scale-window", "0.1", "0.9", "--guidance", "2.5", "--steps", "4"),
             *("--guidance-window", "0.2", "0.8"),
-            *("--adapter", "plus"),
+            *("--adapter", "plus", "--prompt-syntax", "weighted", "--clip-skip", "1"),
+            *("--prompt-2", "a cone", "--negative-prompt-2", "dots"),
             *("--sampler", "ddim", "--noise-schedule", "trailing", "--seed", "3"),
             *("--count", "1", "--width", "72"),
             *("--height", "64", "--fit", "pad", "--reference", "R.png", "--reference", "S.png"),
@@ -120,6 +126,8 @@ class TestGenerate:
         request = request_from_png(line["path"])
         assert Path(line["path"]).parent == Path("there/and/here")
         assert (request.prompt, request.negative_prompt) == ("a cube", "blur")
+        assert (request.prompt_2, request.negative_prompt_2) == ("a cone", "dots")
+        assert (request.prompt_syntax, request.clip_skip) == ("weighted", 1)
         assert (request.image_scale, request.image_window) == (0.9, (0.1, 0.9))
         assert (request.adapter, request.combine) == ("plus", "average")
         assert list(request.image_layers) == [1, 1, 0.5, 0, 0, 1, 1]

@@ -302,6 +302,14 @@ class TestGrid:
         axes: dict[str, tuple[list[Any], Callable[[Cell], Any], list[Any]]] = {
             "prompt": (["x", ""], lambda c: c.request.prompt, ["x", ""]),
             "negative_prompt": (["x"], lambda c: c.request.negative_prompt, ["x"]),
+            "prompt_2": (["y", ""], lambda c: c.request.prompt_2, ["y", ""]),
+            "negative_prompt_2": (["y"], lambda c: c.request.negative_prompt_2, ["y"]),
+            "prompt_syntax": (
+                ["plain", "weighted"],
+                lambda c: c.request.prompt_syntax,
+                ["plain", "weighted"],
+            ),
+            "clip_skip": ([0, 1], lambda c: c.request.clip_skip, [0, 1]),
             "guidance": ([2, 3], lambda c: c.request.guidance, [2, 3]),
             "guidance_rescale": ([0.7], lambda c: c.request.guidance_rescale, [0.7]),
             "loras": (
@@ -325,9 +333,9 @@ class TestGrid:
             "fit": (["pad"], lambda c: c.request.references[0].fit, ["pad"]),
             "combine": (["average"], lambda c: c.request.combine, ["average"]),
             "image_layers": (
-                ["all", [1, 0]],
+                ["all", "ease in-out", "linear", [1, 0]],
                 lambda c: c.request.image_layers,
-                ["all", (1.0, 0.0)],
+                ["all", "ease in-out", "all", (1.0, 0.0)],
             ),
             "adapter": (["base"], lambda c: c.request.adapter, ["base"]),
             "model": (["tiny", "other"], lambda c: c.model, ["tiny", "other"]),
@@ -392,6 +400,10 @@ class TestGrid:
         assert head_of("reference", "C:\\pictures\\a.png") == "a"
         assert head_of("structure", "canny:lineart=b/c.png") == "lineart of c"
         assert head_of("prompt", "") == "no prompt"
+        assert head_of("prompt_2", "") == "no second prompt"
+        assert head_of("negative_prompt_2", "x") == "not: x"
+        assert head_of("prompt_syntax", "weighted") == "prompt weighted"
+        assert head_of("clip_skip", 1) == "clip skip 1"
         assert head_of("seed", 4_000_000_000) == "seed 4000000000"
         assert len(head_of("reference", "x" * 500 + ".png")) == 80
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ REQUESTS = {
     "whole timesteps": request(sampler="ddim"),
     "fractions of timesteps": request(sampler="euler"),
     "Plus": request(adapter="plus"),
+    "a weighted prompt": request(prompt="a (b:1.3)", prompt_syntax="weighted", clip_skip=1),
     "layers": request(image_layers=(1.0, 0.0, 0.5, 0.0, 1.0, 1.0, 0.0)),
     "masks, windows, negative ones": request(
         references=(
@@ -59,6 +61,7 @@ REQUESTS = {
     "colours": request(structures=(Structure(kind="palette", image=MAP, annotator="none"),)),
 }
 OTHER_SIZE = request(width=96, height=64)
+LONG_PROMPT = replace(REQUESTS["an edge map"], prompt="a " * 30, prompt_syntax="weighted")
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +71,8 @@ def compiled(entry: CatalogEntry) -> Iterator[ImagePromptPipeline]:
     counters.clear()
     model = load_base_model(entry, "cpu", torch.float32)
     side = model.unet.config.sample_size
-    compile_network(model.unet, side, "eager")
-    compile_network(model.structures["canny"].net, side, "eager")
+    compile_network(model.unet, side, "eager", tokens=16)
+    compile_network(model.structures["canny"].net, side, "eager", tokens=16)
     compile_decoder(model.vae.autoencoder, side, "eager")
     yield ImagePromptPipeline(model)
     torch._dynamo.reset()
@@ -97,6 +100,7 @@ def test_what_a_visitor_asks_for_is_never_compiled_anew(
         assert apart(compiled, pipeline, asked) <= 1, name
         assert graphs() == made, f"{name}: compiled anew"
     assert apart(compiled, pipeline, OTHER_SIZE) <= 1
+    assert apart(compiled, pipeline, LONG_PROMPT) <= 1
     assert graphs() == made
     without = compiled.generate(request(references=())).images[0].tobytes()
     assert compiled.generate(request(image_scale=0.0)).images[0].tobytes() == without

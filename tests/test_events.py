@@ -27,7 +27,7 @@ INFO = ModelInfo(
     adapters=("base",),
     structures={"canny": ("canny", "lineart", "none")},
     loras={},
-    layer_presets=False,
+    layer_presets={},
     words=(),
     note="",
 )

@@ -17,8 +17,9 @@ import pytest
 
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, load, prepare
+from ipadapter_demo.serving import Limits, ModelManager
 from ipadapter_demo.settings import Settings
-from ipadapter_demo.ui import build_ui, launch_options, manager_of
+from ipadapter_demo.ui import build_ui, launch_options
 from tests.test_sharing import Gate, gated
 from tests.test_ui import FAST, Api, Failed, png
 from tests.tiny import picture
@@ -50,7 +51,8 @@ class Server:
         self.model = pipeline._model
         self.model.unet.register_forward_pre_hook(lambda _, given: self.rows.append(len(given[0])))
         self.engine = pipeline._engine
-        self.manager = manager_of(pipeline, settings, prepared, {"other": "other"})
+        most, limits = settings.queue_size, Limits.of(settings)
+        self.manager = ModelManager(pipeline, prepared, {"other": "other"}, most, limits)
         self.page = build_ui(self.manager, settings)
         _, self.url, _ = self.page.launch(
             prevent_thread_lock=True, quiet=True, **launch_options(settings)

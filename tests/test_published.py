@@ -33,6 +33,7 @@ from ipadapter_demo.adapter import (
     save_image_adapter,
 )
 from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.layer_presets import LAYER_PRESETS
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models import memory
 from ipadapter_demo.models.annotators import DETECTORS
@@ -44,7 +45,7 @@ from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Hub, fetched, local_folder, megabytes_of
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
-from ipadapter_demo.request import LAYER_PRESETS, GenerateRequest, Reference, Structure
+from ipadapter_demo.request import GenerateRequest, Reference, Structure
 from tests.ldm_layout import write_checkpoint, write_sdxl_checkpoint
 from tests.oracle import assert_same, loaded, pixels_of, reference, request, theirs
 from tests.published import tiny_kl, tiny_sd15_unet, write_structure
@@ -274,7 +275,7 @@ class TestOwnAdapters:
             load("sd15", device="cpu", dtype="float32", models_dir=shelf, model_adapter=lora)
 
 
-@pytest.mark.parametrize("preset", ["style", "layout", "style+layout"])
+@pytest.mark.parametrize("preset", ["style", "layout", "strong style", "precise style"])
 def test_layer_presets_are_known_for_sd15(shelf: Path, preset: Any) -> None:
     pipeline = load("sd15", device="cpu", dtype="float32", models_dir=shelf)
     some = drawn(pipeline, replace(REQUEST, image_layers=preset))
@@ -296,7 +297,8 @@ def test_layer_presets_on_the_full_architectures(
     factors = {preset: layer_factors(preset, unet, "full") for preset in LAYER_PRESETS}
     assert factors.pop("all") is None
     assert {len(found) for found in factors.values()} == {layers}
-    assert {preset: sum(found) for preset, found in factors.items()} == {
+    three = ("style", "layout", "style+layout")
+    assert {preset: sum(factors[preset]) for preset in three} == {
         "style": style,
         "layout": layout,
         "style+layout": style + layout,

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.layer_presets import LAYER_PRESETS
 from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.request import (
     FITS,
@@ -364,12 +365,12 @@ EXACT: list[tuple[type, dict[str, Any], str]] = [
     (
         GenerateRequest,
         {"image_layers": "some"},
-        "image_layers must be one of all, style, layout, style+layout, got 'some'",
+        f"image_layers must be one of {', '.join(LAYER_PRESETS)}, got 'some'",
     ),
     (
         GenerateRequest,
         {"image_layers": 3},
-        "image_layers must be one of all, style, layout, style+layout, or a number for each "
+        f"image_layers must be one of {', '.join(LAYER_PRESETS)}, or a number for each "
         "cross-attention layer, got 3",
     ),
     (GenerateRequest, {"image_layers": (1.0, 2.5)}, "image_layers must lie in [0, 2], got 2.5"),

@@ -581,6 +581,23 @@ def test_examples_are_not_deleted_with_visitors_files(pipeline: Any) -> None:
     assert all(Path(file).exists() for file in files)
 
 
+def test_how_prompts_are_read_and_where_pictures_act_go_over_http(api: Api, served: Any) -> None:
+    given = {
+        "prompt": "a (cube:1.4) BREAK on a long floor",
+        "prompt_syntax": "weighted",
+        "clip_skip": 1,
+        "image_layers": "ease out",
+    }
+    [file] = api.pngs("image_text", reference=api.upload(png(picture(1))), **given)
+    record = record_from_png(file)
+    for name, value in given.items():
+        assert getattr(record.request, name) == value
+    again = served.generate(record.request).images[0]
+    assert again.tobytes() == Image.open(io.BytesIO(file)).convert("RGB").tobytes()
+    with pytest.raises(Failed, match="prompt_syntax must be one of plain, weighted"):
+        api.call("image_text", prompt="a", prompt_syntax="other")
+
+
 def test_the_endpoints_are_documented(api: Api) -> None:
     endpoints = api.http.get("info").json()["named_endpoints"]
     assert set(endpoints) == {f"/{name}" for name in (*TABS, "structure_map")}
@@ -616,6 +633,11 @@ MADE: dict[str, GenerateRequest] = {
         ),
         combine="average",
         image_scale=0.6,
+        image_layers="ease in",
+        prompt_syntax="weighted",
+        prompt_2="a sphere",
+        negative_prompt_2="dots",
+        clip_skip=1,
         width=64,
         height=72,
     ),
@@ -761,7 +783,7 @@ def test_what_was_not_done_is_said_beside_the_result(api: Api) -> None:
     assert "192x64, is squeezed" in status
     assert "negative_prompt has no effect at guidance 1." in status
     _, status, *_ = api.call("image_text", reference=None, prompt="(<b>:1.2)")
-    assert "prompt: a weight in brackets is read as plain text: (&lt;b&gt;:1.2)" in status
+    assert "a weight in brackets is read as plain text, as prompt_syntax is plain: (&lt;b" in status
 
 
 def test_the_map_is_shown_in_the_shape_of_the_result(api: Api) -> None:

@@ -19,7 +19,15 @@ from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.pipeline import ImagePromptPipeline, effective_request
 from ipadapter_demo.pipeline.inpainting.crop import crop_to_mask
-from ipadapter_demo.pipeline.markup import CHOICE, EMPHASIS, WEIGHT, markup_in, without_words
+from ipadapter_demo.pipeline.markup import (
+    CHOICE,
+    EDIT,
+    EMPHASIS,
+    READ_IF_WEIGHTED,
+    WEIGHT,
+    unread_markup,
+    without_words,
+)
 from ipadapter_demo.pipeline.samplers import new_scheduler
 from ipadapter_demo.pipeline.schedule import Schedule
 from ipadapter_demo.pipeline.sizes import working_size
@@ -51,6 +59,7 @@ def said(model: BaseModel, **fields: Any) -> tuple[str, ...]:
     return warnings_for(request, cropped, working_size(cropped, model.native_size), maps, model)
 
 
+PLAIN = ", as prompt_syntax is plain"
 NO_GUIDANCE = "negative_prompt has no effect at guidance 1."
 
 
@@ -63,17 +72,20 @@ class TestEdges:
         ("fields", "notes"),
         [
             ({"prompt": "a" * 14}, ()),
-            ({"prompt": "a" * 15}, ("prompt: it has 17 tokens; the model reads the first 16.",)),
+            (
+                {"prompt": "a" * 15},
+                (f"prompt: it has 17 tokens; the model reads the first 16{PLAIN}.",),
+            ),
             (
                 {"prompt": "(" + "a" * 60 + ")"},
                 (
-                    "prompt: it has 64 tokens; the model reads the first 16.",
-                    "prompt: emphasis by brackets is read as plain text: (" + "a" * 39,
+                    f"prompt: it has 64 tokens; the model reads the first 16{PLAIN}.",
+                    f"prompt: emphasis by brackets is read as plain text{PLAIN}: (" + "a" * 39,
                 ),
             ),
             (
                 {"negative_prompt": "a" * 15},
-                ("negative_prompt: it has 17 tokens; the model reads the first 16.",),
+                (f"negative_prompt: it has 17 tokens; the model reads the first 16{PLAIN}.",),
             ),
             ({"negative_prompt": "a" * 15, "guidance": 1.0}, (NO_GUIDANCE,)),
             ({"strength": 0.5}, ()),
@@ -248,7 +260,7 @@ class TestEdges:
             f"prompt: tiny does not know {', '.join(unknown)}. It knows: red, cube.",
         )
         assert said(small, prompt="an old-fashioned cube9 on the_red")[0] == (
-            "prompt: it has 31 tokens; the model reads the first 16."
+            f"prompt: it has 31 tokens; the model reads the first 16{PLAIN}."
         )
         assert said(small, prompt="the_red x9y") == (
             "prompt: tiny does not know x, y. It knows: red, cube.",
@@ -261,7 +273,7 @@ class TestEdges:
 class TestPrompts:
     def test_one_that_is_too_long(self, pipeline: ImagePromptPipeline) -> None:
         long = "a cube " * 20
-        said = "it has 102 tokens; the model reads the first 16."
+        said = f"it has 102 tokens; the model reads the first 16{PLAIN}."
         assert warnings(pipeline, prompt=long) == (f"prompt: {said}",)
         assert warnings(pipeline, negative_prompt=long) == (f"negative_prompt: {said}",)
 
@@ -290,8 +302,26 @@ class TestPrompts:
     def test_markup_that_is_taken_literally(
         self, pipeline: ImagePromptPipeline, prompt: str, found: str
     ) -> None:
+        if found.startswith(READ_IF_WEIGHTED):
+            found = found.replace(" text:", f" text{PLAIN}:")
         assert warnings(pipeline, prompt=prompt) == (f"prompt: {found}",)
         assert warnings(pipeline, negative_prompt=prompt) == (f"negative_prompt: {found}",)
+
+    @pytest.mark.parametrize(
+        ("prompt", "found"),
+        [
+            ("a (cube:1.2) [b] BREAK ((c))", {}),
+            ("[a:b:0.5]", {EDIT: "[a:b:0.5]"}),
+            ("[ in front::0.5]", {EDIT: "[ in front::0.5]"}),
+            (r"\[a:b:0.5\]", {}),
+            ("(a) [b|c]", {CHOICE: "[b|c]"}),
+            ("a AND <lora:x:1> {b|c}", {"AND": "AND", "a tag": "<lora:x:1>", CHOICE: "{b|c}"}),
+        ],
+    )
+    def test_markup_that_is_taken_literally_among_weights(
+        self, prompt: str, found: dict[str, str]
+    ) -> None:
+        assert unread_markup(prompt, "weighted") == found
 
     @pytest.mark.parametrize(
         "prompt",
@@ -344,7 +374,7 @@ class TestPrompts:
             "(a:" + " " * 1000 + "1" * 900 + "!)",
         ):
             start = time.process_time()
-            markup_in(prompt)
+            unread_markup(prompt, "plain")
             assert time.process_time() - start < 0.01
 
     def test_words_that_a_small_model_does_not_know(self, model: BaseModel) -> None:
@@ -357,7 +387,7 @@ class TestPrompts:
             "negative_prompt: tiny does not know dog. It knows: red, cube.",
         )
         assert warnings(small, prompt="a (fat) cube") == (
-            "prompt: emphasis by brackets is read as plain text: (fat)",
+            f"prompt: emphasis by brackets is read as plain text{PLAIN}: (fat)",
             "prompt: tiny does not know fat. It knows: red, cube.",
         )
         for known in ("a red Cube!", "", "an red cube"):
@@ -391,7 +421,7 @@ class TestPrompts:
     ],
 )
 def test_each_kind_of_markup_and_its_first(prompt: str, found: dict[str, str]) -> None:
-    assert markup_in(prompt) == found
+    assert unread_markup(prompt, "plain") == found
 
 
 def test_words_with_a_meaning_elsewhere_leave_a_space() -> None:

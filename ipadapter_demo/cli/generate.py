@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_line, progress
 from ipadapter_demo.cli.model import loaded
+from ipadapter_demo.cli.prompts import add_prompt_options
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.layer_presets import LAYER_PRESETS, checked_layers
 from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.own_files import structure_parts
-from ipadapter_demo.request import COMBINES, FITS, LAYER_PRESETS, SAMPLERS
+from ipadapter_demo.request import COMBINES, FITS, SAMPLERS
 from ipadapter_demo.sampling import NOISE_SCHEDULES
 
 TEXT = """\
@@ -115,16 +118,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         dest="image_layers",
         type=_layers,
         metavar="LAYERS",
-        help="where the references act: all, style, layout, style+layout, or a factor for each "
-        "cross-attention layer, as 1,0.5,... [all]",
+        help="where the references act: one of "
+        f"{', '.join(LAYER_PRESETS)}; or a factor for each cross-attention layer, as 1,0.5,... "
+        "[all]",
     )
     add(
         "--adapter",
         metavar="NAME",
         help="which of the model's image adapters reads the references [the model's first]",
     )
-    add("--prompt", metavar="TEXT", help="what the picture shows, in words")
-    add("--negative-prompt", metavar="TEXT", help="what it should not show")
+    add_prompt_options(add)
     add(
         "--structure",
         type=_structure,
@@ -266,14 +269,13 @@ def _optional_path(text: str) -> Path | None:
 
 
 def _layers(text: str) -> str | tuple[float, ...]:
-    if text in LAYER_PRESETS:
-        return text
+    given: object = text
+    with suppress(ValueError):
+        given = tuple(float(factor) for factor in text.split(","))
     try:
-        return tuple(float(factor) for factor in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be one of {', '.join(LAYER_PRESETS)}, or numbers with commas, got {text!r}"
-        ) from None
+        return checked_layers("layers", given)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("layers ")) from None
 
 
 def _structure(text: str) -> tuple[str, str, Path]:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 FIELDS = (
     "prompt",
     "negative_prompt",
+    "prompt_2",
+    "negative_prompt_2",
+    "prompt_syntax",
+    "clip_skip",
     "image_scale",
     "image_window",
     "image_layers",

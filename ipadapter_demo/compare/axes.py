@@ -20,6 +20,8 @@ HEADS = {
     "image_scale": "λ = {:g}",
     "guidance": "guidance {:g}",
     "steps": "{:g} steps",
+    "clip_skip": "clip skip {:g}",
+    "prompt_syntax": "prompt {}",
     "guidance_rescale": "rescale {:g}",
     "seed": "seed {:.0f}",
     "structure_weight": "structure × {:g}",
@@ -96,9 +98,9 @@ def head_of(axis: str, value: Any) -> str:  # noqa: ANN401 - of the axis' own ty
             return "no structure"
         kind, annotator, name = structure_parts(value)
         return f"{annotator or kind} of {_stem(name)}"
-    if axis in ("prompt", "negative_prompt"):
-        said = value or "no prompt"
-        return said if axis == "prompt" else f"not: {said}"
+    if axis in ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2"):
+        said = value or ("no second prompt" if axis.endswith("_2") else "no prompt")
+        return f"not: {said}" if axis.startswith("negative") else said
     if axis == "loras":
         return "no LoRA" if value.strip() == "none" else str(value)
     if axis == "guidance_window":

@@ -29,6 +29,10 @@ ORDER = (
     "structure",
     "prompt",
     "negative_prompt",
+    "prompt_2",
+    "negative_prompt_2",
+    "prompt_syntax",
+    "clip_skip",
     "image_scale",
     "image_layers",
     "adapter",
@@ -136,7 +140,7 @@ class _Builder:
 
     def _by_method(self, fields: Fields, method: str) -> None:
         if method == "image only":
-            fields["prompt"] = ""
+            fields |= {"prompt": "", "prompt_2": ""}
         elif method == "text only":
             fields["image_scale"] = 0.0
         elif method == "image to image":

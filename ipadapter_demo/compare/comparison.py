@@ -93,6 +93,10 @@ class SharedInpaint(Part):
 class SharedRequest(Part):
     prompt: str = ""
     negative_prompt: str = ""
+    prompt_2: str = ""
+    negative_prompt_2: str = ""
+    prompt_syntax: str | None = None
+    clip_skip: int | None = None
     references: Annotated[tuple[SharedReference, ...], Field(max_length=8)] = ()
     image_scale: Number | None = None
     image_window: Window | None = None
@@ -130,6 +134,10 @@ class Axes(Part):
     structure_weight: Numbers | None = None
     prompt: Texts | None = None
     negative_prompt: Texts | None = None
+    prompt_2: Texts | None = None
+    negative_prompt_2: Texts | None = None
+    prompt_syntax: Texts | None = None
+    clip_skip: Numbers | None = None
     image_scale: Numbers | None = None
     image_layers: Annotated[tuple[Layers, ...], _SOME] | None = None
     guidance: Numbers | None = None

@@ -199,7 +199,7 @@ def load_base_model(
             check_t2i_adapter_fits(found, unet, factor, name)
         found = found.to(device).eval().requires_grad_(False)
         if options.compile and network is ControlNetModel:
-            compile_network(found, unet.config.sample_size)
+            compile_network(found, unet.config.sample_size, tokens=tokens)
         return found
 
     loading = True  # what the operator asked for is fetched in any case
@@ -212,6 +212,7 @@ def load_base_model(
     parts: Parts = with_extras(
         read_parts(entry, dtype, files, options.vae, options.prediction_type, options.unet), options
     )
+    tokens = parts.tokenizers[0].model_max_length
     loras = Loras(parts, *own_loras(entry, options), locate)
     loras.check(loras.usual)
     loras.merge(loras.usual)
@@ -240,7 +241,7 @@ def load_base_model(
         vae.enable_tiling()
     if options.compile:
         check_compiler(device, options)
-        compile_network(unet, unet.config.sample_size)
+        compile_network(unet, unet.config.sample_size, tokens=tokens)
         compile_decoder(vae, unet.config.sample_size)
     return BaseModel(
         entry=entry,

@@ -1,10 +1,10 @@
 """Networks compiled by torch (`--compile`): the UNet, ControlNets and the autoencoder's decoder.
 
-Compiled is what runs at the model's own size; other sizes run as without it, so that no visitor
-waits for a compiler. Image prompts come by number, timesteps as float32 and one a row, weights as
-tensors: no λ, reference, mask, guidance, sampler or number of steps makes another graph. One graph
-serves batches of any size, and one a single row (a picture without guidance); a UNet that reads
-residuals of structure networks has graphs of its own.
+Compiled is what runs at the model's own size with prompts of one window; all else runs as without
+it, so that no visitor waits for a compiler. Image prompts come by number, timesteps as float32 and
+one a row, weights as tensors: no λ, reference, mask, guidance, sampler or number of steps makes
+another graph. One graph serves batches of any size, and one a single row (a picture without
+guidance); a UNet that reads residuals of structure networks has graphs of its own.
 """
 
 from __future__ import annotations
@@ -43,12 +43,16 @@ def check_compiler(device: str, options: LoadOptions) -> None:
         ) from error
 
 
-def compile_network(network: nn.Module, side: int, backend: str = "inductor") -> None:
-    """From now on for square latents of `side` cells, at the first call. Its class and the values
-    of its weights stay; they lie with channels last, which compiled code is faster with."""
+def compile_network(
+    network: nn.Module, side: int, backend: str = "inductor", tokens: int | None = None
+) -> None:
+    """From now on for square latents of `side` cells, and text of `tokens`, at the first call. Its
+    class and the values of its weights stay; they lie with channels last, which compiled code is
+    faster with."""
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     network.compile(backend=backend)
     network.compiled_side = side  # type: ignore[assignment]
+    network.compiled_tokens = tokens  # type: ignore[assignment]
 
 
 def cache_folder() -> Path:
@@ -70,11 +74,13 @@ def compiled_side(network: nn.Module) -> int | None:
 
 
 @contextmanager
-def by_size(network: nn.Module, latents: Tensor) -> Iterator[bool]:
-    """Whether it runs compiled on latents (B, C, h, w), which have to be `uniform` then; if not, it
-    runs as it is within."""
+def by_size(network: nn.Module, latents: Tensor, text: Tensor | None = None) -> Iterator[bool]:
+    """Whether it runs compiled on latents (B, C, h, w) and text (B, tokens, C), which have to be
+    `uniform` then; if not, it runs as it is within."""
     side = compiled_side(network)
+    tokens = getattr(network, "compiled_tokens", None)
     fits = latents.shape[-2:] == (side, side)
+    fits = fits and (text is None or tokens in (None, text.shape[1]))
     eager = side is not None and not fits
     with torch.compiler.set_stance("force_eager") if eager else nullcontext():
         yield fits
@@ -88,7 +94,8 @@ def unet_output(
     **arguments: Any,
 ) -> Tensor:
     """The UNet's output for latents (B, C, h, w) at t, a scalar or (B,)."""
-    with by_size(unet, latents) as compiled, numbered(prompts) as number:
+    text = arguments["encoder_hidden_states"]
+    with by_size(unet, latents, text) as compiled, numbered(prompts) as number:
         if compiled:
             latents, t = uniform(latents), _timesteps(t, latents)
             arguments = _all_uniform(arguments)
@@ -102,7 +109,7 @@ def controlnet_output(
     net: ControlNetModel, latents: Tensor, t: Tensor, weight: float, **arguments: Any
 ) -> tuple[Sequence[Tensor], Tensor]:
     """Residuals of the skips and of the middle block."""
-    with by_size(net, latents) as compiled:
+    with by_size(net, latents, arguments["encoder_hidden_states"]) as compiled:
         scale: float | Tensor = weight
         if compiled:
             latents, t = uniform(latents), _timesteps(t, latents)

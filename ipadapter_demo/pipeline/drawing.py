@@ -74,7 +74,7 @@ class Drawing:
         return Job(
             self._work(denoiser),
             denoiser.predict,
-            fits=(self.plan.size, denoiser.chosen),
+            fits=(self.plan.size, denoiser.chosen, self.conditioner.prompts.windows(drawn)),
             rows=first.count * (2 if drawn.guidance > 1.0 else 1),
             share=share,
             background=background,
@@ -112,7 +112,6 @@ class Drawing:
             images += made
             warnings |= dict.fromkeys(said)
             attention += attention_maps(conditions.image_prompts, piece.drawn.count)
-        # here, because tokenizers bear no two threads at once
         said = warnings_for(self.plan.request, drawn, self.plan.size, conditions.maps, self.model)
         yield Drawn(tuple(images), (*said, *warnings), conditions.maps, tuple(attention), began)
 

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ipadapter_demo.json_values import Json
+from ipadapter_demo.layer_presets import LayerPreset
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.recommended import Recommended
@@ -55,7 +56,9 @@ class ModelInfo:
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     loras: dict[str, float]  # by name, with their weights in a request that names none
     few_step_loras: dict[str, FewStep] = field(default_factory=dict, kw_only=True)
-    layer_presets: bool  # whether its layers are known by what they do
+    # of image_layers, and the factor of λ in each transformer of the UNet: see models/layers.py
+    layer_presets: Mapping[LayerPreset, tuple[float, ...]]
+    second_prompt: bool = field(default=False, kw_only=True)  # for a second text encoder
     words: tuple[str, ...]
     note: str
     live: str | None = None  # the LoRA for few steps that is at hand

@@ -1,7 +1,8 @@
-"""Markup of other programs in a prompt, which is read here as plain text.
+"""Markup of other programs in a prompt, where it is read as plain text.
 
-Brackets as AUTOMATIC1111's web UI reads them: (a) is stronger, [a] weaker, (a:1.3) weighted,
-[a|b] alternates; {a|b} chooses at random in its extensions; BREAK and AND split a prompt.
+Brackets as AUTOMATIC1111's web UI reads them: (a) is stronger, [a] weaker, (a:1.3) weighted, which
+is so here too where prompts are "weighted". [a:b:0.5] changes with the steps, [a|b] alternates;
+{a|b} chooses at random in its extensions; BREAK and AND split a prompt.
 https://github.com/AUTOMATIC1111/stable-diffusion-webui/wiki/Features
 """
 
@@ -10,7 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ipadapter_demo.prompt_syntax import PromptSyntax
+
 WEIGHT, CHOICE, EMPHASIS = "a weight in brackets", "a choice in brackets", "emphasis by brackets"
+EDIT = "a change in brackets"
+READ_IF_WEIGHTED = (WEIGHT, EMPHASIS, "BREAK")
 # Words that mean something there; none of them says what is to be seen.
 WORDS = {
     "BREAK": re.compile(r"\bBREAK\b"),
@@ -19,12 +24,23 @@ WORDS = {
     "an embedding": re.compile(r"\bembedding:[^\s,()\[\]{}<>]+"),
 }
 _WEIGHT = re.compile(r"(?<!\d):\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)\s*")
+_EDIT = re.compile(r"(?<!\\)\[[^\[\]()]*:\s*(?:\d+(?:\.\d*)?|\.\d+)\s*\]")
 _DOUBLE = re.compile(r"\(\(|\)\)")
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
-def markup_in(prompt: str) -> dict[str, str]:
-    """Each kind of markup, and the first of its kind."""
+def unread_markup(prompt: str, syntax: PromptSyntax) -> dict[str, str]:
+    """Each kind of markup that is read as plain text, and the first of its kind."""
+    found = _markup_in(prompt)
+    if syntax == "plain":
+        return found
+    for kind in READ_IF_WEIGHTED:
+        found.pop(kind, None)
+    edit = _EDIT.search(prompt)
+    return found | ({EDIT: edit[0]} if edit else {})
+
+
+def _markup_in(prompt: str) -> dict[str, str]:
     spans: dict[str, tuple[int, int]] = {}
     for kind, start, end in _brackets(prompt):
         spans[kind] = min((start, end), spans.get(kind, (start, end)))

@@ -23,7 +23,7 @@ from ipadapter_demo.json_values import Json
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.compiled import compiled_side
-from ipadapter_demo.models.layers import has_presets
+from ipadapter_demo.models.layers import curves_of
 from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.drawing import Drawing, Drawn
 from ipadapter_demo.pipeline.effective import changed_warnings
@@ -66,7 +66,8 @@ class ImagePromptPipeline(Previews):
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             loras=self._model.loras.weights,
             few_step_loras=entry.few_step_loras,
-            layer_presets=has_presets(self._model.unet),
+            layer_presets=curves_of(self._model.unet),
+            second_prompt=len(self._model.text.tokenizers) > 1,
             words=entry.words,
             note=" ".join(filter(None, (entry.note, self.schedule_note))),
             live=entry.live_lora(self._model.loras.usual),

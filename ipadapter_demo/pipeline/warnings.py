@@ -17,7 +17,7 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning.maps import OF_COLOURS
 from ipadapter_demo.pipeline.conditions import ever_active
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
-from ipadapter_demo.pipeline.markup import markup_in, without_words
+from ipadapter_demo.pipeline.markup import READ_IF_WEIGHTED, unread_markup, without_words
 from ipadapter_demo.pipeline.sizes import Size, limit_on, same_shape
 from ipadapter_demo.pipeline.step_count import guided_calls, steps_taken
 from ipadapter_demo.request import SIZE_STEP, GenerateRequest, Reference, Window
@@ -52,15 +52,24 @@ def warnings_for(
 
 
 def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
-    prompts = {"prompt": request.prompt}
+    prompts = {"prompt": request.prompt, "prompt_2": request.prompt_2}
     if guided_calls(request):
         prompts["negative_prompt"] = request.negative_prompt
+        prompts["negative_prompt_2"] = request.negative_prompt_2
     for field, prompt in prompts.items():
-        used, limit = model.text.tokens_used(prompt)
+        if prompt and field.endswith("_2") and len(model.text.tokenizers) == 1:
+            yield f"{field} has no effect: {model.entry.name} has one text encoder."
+            continue
+        plain = request.prompt_syntax == "plain"
+        used, limit = model.text.tokens_used(prompt) if plain else (0, 0)
         if used > limit:
-            yield f"{field}: it has {used} tokens; the model reads the first {limit}."
-        for what, found in markup_in(prompt).items():
-            yield f"{field}: {what} is read as plain text: {found:.40}"
+            yield (
+                f"{field}: it has {used} tokens; the model reads the first {limit}, as "
+                "prompt_syntax is plain."
+            )
+        for what, found in unread_markup(prompt, request.prompt_syntax).items():
+            why = ", as prompt_syntax is plain" if plain and what in READ_IF_WEIGHTED else ""
+            yield f"{field}: {what} is read as plain text{why}: {found:.40}"
         if unknown := _unknown_words(prompt, model.entry.words):
             yield (
                 f"{field}: {model.entry.name} does not know {', '.join(unknown):.200}. "
@@ -74,8 +83,9 @@ def _on_guidance(request: GenerateRequest) -> Iterator[str]:
         if not ever_active(steps, window):
             yield f"guidance_window: {_no_step(window, steps)}, so guidance has no effect."
         return
-    if request.negative_prompt:
-        yield "negative_prompt has no effect at guidance 1."
+    for field in ("negative_prompt", "negative_prompt_2"):
+        if getattr(request, field):
+            yield f"{field} has no effect at guidance 1."
     if any(r.negative and r.weight > 0 for r in request.references):
         yield "reference.negative: a negative reference has no effect at guidance 1."
     if request.guidance_rescale > 0:

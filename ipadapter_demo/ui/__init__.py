@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import gradio as gr
 
 from ipadapter_demo.assets import asset
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
 from ipadapter_demo.serving import Limits, ModelManager
-from ipadapter_demo.serving.manager import Prepare
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input

@@ -34,10 +34,7 @@ class Conditioner:
     ) -> Conditions:
         """`record_attention`: with an AttentionRecorder for each image prompt."""
         guided, count = guided_calls(request) > 0, request.count
-        loras, texts = request.loras or (), []
-        if guided:
-            texts.append(self.prompts.states(request.negative_prompt, loras, unconditional=True))
-        texts.append(self.prompts.states(request.prompt, loras))
+        texts = self.prompts.states(request)
         maps = tuple(self.maps.structure_map(s, size) for s in request.structures)
         steps = steps_taken(request)
         controls = (

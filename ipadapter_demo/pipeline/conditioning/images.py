@@ -25,12 +25,14 @@ from ipadapter_demo.request import Combine, Fit, GenerateRequest, Reference
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActiveAdapter:
-    """The adapter that reads a request's references, and its scale in each layer."""
+    """The adapter that reads a request's references, and its scale in each layer: in the half that
+    a reference is for, and in the other, where some presets put it."""
 
     name: str
     adapter: ImageAdapter
     adapter_index: int  # among the attached adapters
     layer_scales: tuple[float, ...] | None
+    opposite_scales: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +99,9 @@ class ReferenceEncoder:
         if guided:
             against = negative or followed + around
             prompts += self._branches(against, request, 0, size, active, empty=not negative)
+            if active.opposite_scales is not None:
+                opposite = replace(active, layer_scales=active.opposite_scales)
+                prompts += self._branches(followed, request, 0, size, opposite)
         return tuple(prompts)
 
     def _active_adapter(self, request: GenerateRequest) -> ActiveAdapter:
@@ -110,8 +115,12 @@ class ReferenceEncoder:
                 f"({', '.join(model.adapters)}), got {name!r}"
             )
         adapter = model.adapters[name]
-        layers = layer_factors(request.image_layers, model.unet, model.entry.name)
-        return ActiveAdapter(name, adapter, list(model.adapters).index(name), layers)
+        index = list(model.adapters).index(name)
+        factors = layer_factors(request.image_layers, model.unet, model.entry.name)
+        if factors is None or min(factors) >= 0:
+            return ActiveAdapter(name, adapter, index, factors)
+        own, opposite = (tuple(max(0.0, sign * f) for f in factors) for sign in (1, -1))
+        return ActiveAdapter(name, adapter, index, own, opposite)
 
     def _branches(
         self,

@@ -14,9 +14,9 @@ from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.buttons import live_buttons
 from ipadapter_demo.ui.widgets.examples import examples
+from ipadapter_demo.ui.widgets.layers import layers_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 from ipadapter_demo.ui.widgets.slots import (
-    layers_input,
     reference_slots,
     references_from_slots,
     slots_from_references,
@@ -38,9 +38,11 @@ def image_text(
     acts. only: the number of the one result that it is for, 0 for all. reference_2 to reference_4:
     further pictures, each with fit_2, weight_2, mask_2 and so on, and negative_2: the results then
     move away from it. combine: concat or average.
-    image_layers: all, style, layout or style+layout. seed counts where random_seed is false.
-    Returns PNG files that hold their whole request, a status line and the seed of the first
-    picture.
+    image_layers: all, style, ease in and so on, those of the model. prompt_syntax: plain, or
+    weighted for (word:1.3), [word] and BREAK. prompt_2 and negative_prompt_2: for SDXL's second
+    text encoder. clip_skip: how many of the text encoder's last layers are left out. seed counts
+    where random_seed is false. Returns PNG files that hold their whole request, a status line and
+    the seed of the first picture.
     """
     if more.get("reference") is None and not prompt:
         raise RequestError("reference is missing: upload a picture first, or write a prompt")
@@ -63,7 +65,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             )
             live, buttons = live_buttons(manager.info, "image_text")
             inputs |= live
-            inputs |= layers_input(manager)
+            inputs |= layers_input(manager, model)
             inputs |= components.sampling_inputs(manager, count=4)
             inputs |= reference_slots()
         with gr.Column():

@@ -25,6 +25,7 @@ from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.run.tab import Results, Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
 from ipadapter_demo.ui.widgets.loras import loras_input
+from ipadapter_demo.ui.widgets.prompts import prompt_settings
 from ipadapter_demo.ui.widgets.samplers import sampler_inputs
 from ipadapter_demo.ui.widgets.sliders import slider, window_sliders
 
@@ -143,9 +144,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
         if not painting:
             widgets |= _size_inputs(info)
         widgets["loras"] = loras_input(info)
-        widgets["negative_prompt"] = gr.Textbox(
-            "", label="Negative prompt", placeholder="what to keep out", max_lines=3
-        )
+        widgets |= prompt_settings(info)
         widgets["attention"] = gr.Checkbox(
             False, label="Show attention maps", info="takes a little longer"
         )

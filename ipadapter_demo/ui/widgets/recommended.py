@@ -6,7 +6,9 @@ from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.ui.run.tab import Properties, Recommended
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.buttons import live_properties
+from ipadapter_demo.ui.widgets.layers import layers_properties
 from ipadapter_demo.ui.widgets.loras import loras_properties
+from ipadapter_demo.ui.widgets.prompts import second_prompt_properties
 from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
 from ipadapter_demo.ui.widgets.slots import STRUCTURES, slot, structure_choices
 
@@ -46,5 +48,7 @@ RECOMMENDED: Recommended = {
     "loras": loras_properties,
     "live": live_properties,
     **{slot("kind", k): _kind for k in STRUCTURES},
-    "image_layers": lambda info: {"value": "all", "visible": info.layer_presets},
+    "image_layers": layers_properties,
+    "prompt_2": second_prompt_properties,
+    "negative_prompt_2": second_prompt_properties,
 }

@@ -18,7 +18,6 @@ from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import MAX_WEIGHT, Reference, Structure
-from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.masks import mask_input
@@ -229,24 +228,6 @@ def structure_choices(info: ModelInfo) -> list[tuple[str, str]]:
         for kind, annotators in info.structures.items()
         for annotator in annotators
     ]
-
-
-def layers_input(manager: ModelManager) -> Widgets:
-    """The layers in which λ acts. Only SD 1.5's and SDXL's layers are known by what they do."""
-    presets = [
-        ("everything", "all"),
-        ("style only", "style"),
-        ("layout only", "layout"),
-        ("style and layout", "style+layout"),
-    ]
-    return {
-        "image_layers": gr.Dropdown(
-            presets,
-            value="all",
-            label="The picture gives",
-            visible=manager.info.layer_presets,
-        )
-    }
 
 
 def _taken(

@@ -10,13 +10,25 @@ from ipadapter_demo.compare import Spec, spec_from_document, spec_from_text
 from ipadapter_demo.compare.spec import Document
 from ipadapter_demo.errors import RequestError
 
-NUMBERS = ("image_scale", "guidance", "guidance_rescale", "steps", "seed", "structure_weight")
+NUMBERS = (
+    "image_scale",
+    "guidance",
+    "guidance_rescale",
+    "steps",
+    "seed",
+    "structure_weight",
+    "clip_skip",
+)
 # What a side may differ in, as people call it.
 AXES = {
     "": "nothing",
     "reference": "reference: the pictures above",
     "prompt": "prompt: one a line",
     "negative_prompt": "negative prompt: one a line",
+    "prompt_2": "SDXL's second prompt: one a line",
+    "negative_prompt_2": "SDXL's second negative prompt: one a line",
+    "prompt_syntax": "prompt syntax: plain, weighted",
+    "clip_skip": "clip skip",
     "image_scale": "image strength λ",
     "guidance": "guidance",
     "guidance_window": "guidance window: 0.2 0.8, one a line",
@@ -109,7 +121,7 @@ def values(
         return text if ":" in text else _numbers(side, text)
     if axis == "guidance_window":
         return [_numbers(side, line) for line in text.split("\n") if line.strip()]
-    if axis in ("fit", "combine", "method", "image_layers", "noise_schedule"):
+    if axis in ("fit", "combine", "method", "image_layers", "noise_schedule", "prompt_syntax"):
         return [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
     return [line.strip() for line in text.split("\n") if line.strip()]
 
