@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ipadapter_demo.compare import draw_comparison
     from ipadapter_demo.errors import CheckpointError, DemoError, ModelError, RequestError
+    from ipadapter_demo.folders import draw_folder
     from ipadapter_demo.load_options import LoadOptions
     from ipadapter_demo.lora import Lora
     from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Preview, Result, load
@@ -47,6 +48,7 @@ __all__ = [
     "Result",
     "Structure",
     "draw_comparison",
+    "draw_folder",
     "load",
     "record_from_png",
     "request_from_json",
@@ -58,6 +60,7 @@ __all__ = [
 _HOMES = {
     "compare": ("draw_comparison",),
     "errors": ("CheckpointError", "DemoError", "ModelError", "RequestError"),
+    "folders": ("draw_folder",),
     "load_options": ("LoadOptions",),
     "lora": ("Lora",),
     "pipeline": ("ImagePromptPipeline", "ModelInfo", "Preview", "Result", "load"),

@@ -42,7 +42,7 @@ TIERS = [
     {"pipeline"},
     {"serving"},
     {"compare", "evaluation", "training"},
-    {"claims"},
+    {"claims", "folders"},
     {"ui", "cli", "__main__", "app"},
 ]
 # The world stands aside: it needs no model, and no model knows about it.

@@ -24,7 +24,8 @@ TEXT = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
 
 Writes PNGs that hold the whole request, and prints a JSON line for each: its path, its seed, and
-the seconds the request took. Image i of --count starts from seed + i.
+the seconds the request took. Image i of --count starts from seed + i. With a folder of references
+DIR/manifest.jsonl has these lines too, each with its reference.
 """
 
 
@@ -38,6 +39,8 @@ examples:
     {PROGRAM} generate --reference R.png --structure canny=C.png
   the white part of M.png filled in, in I.png
     {PROGRAM} generate --reference R.png --inpaint I.png --mask M.png
+  every picture of a folder; run it again, and it goes on where it was stopped
+    {PROGRAM} generate --reference FOLDER --out DIR
   an output made again, and with another seed
     {PROGRAM} generate --from-png outputs/7.png
     {PROGRAM} generate --from-png outputs/7.png --seed 8
@@ -52,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="R.png",
-        help="a picture as a prompt; repeat it to mix several",
+        help="a picture as a prompt; repeat it to mix several; or a folder: every picture in it",
     )
     add(
         "--reference-weight",
@@ -239,7 +242,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: Arguments, load: Load) -> None:
-    from ipadapter_demo.cli.translate import completed, free_path, given_fields, recorded
+    from ipadapter_demo.cli.folder import draw
+    from ipadapter_demo.cli.translate import (
+        completed,
+        folder_among,
+        free_path,
+        given_fields,
+        recorded,
+    )
     from ipadapter_demo.record import save_png
     from ipadapter_demo.request import GenerateRequest
 
@@ -250,6 +260,8 @@ def run(arguments: Arguments, load: Load) -> None:
     pipeline = loaded(arguments, load, record.provenance.get("model") if record else None)
     start = record.request if record else GenerateRequest(**pipeline.info.fields_beside(given))
     request = completed(replace(start, **given), pipeline.info, arguments)
+    if (at := folder_among(arguments.reference)) is not None:
+        return draw(pipeline, request, arguments.reference[at], arguments.out, at)
     result = pipeline.generate(request)
     for note in result.warnings:
         print(note, file=sys.stderr)

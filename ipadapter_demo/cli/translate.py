@@ -44,6 +44,7 @@ FIELDS = (
     "width",
     "height",
 )
+BLANK = Image.new("RGB", (1, 1))  # stands for each picture of a folder
 OF_A_MASK = ("feather", "repaint_passes", "context", "background_weight")
 
 
@@ -95,6 +96,14 @@ def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -
     return replace(request, inpaint=replace(request.inpaint, **open_))
 
 
+def folder_among(references: Sequence[Path] | None) -> int | None:
+    """The number of the reference that is a folder of pictures. Raises RequestError for several."""
+    found = [number for number, path in enumerate(references or ()) if path.is_dir()]
+    if len(found) > 1:
+        raise RequestError(f"--reference may name one folder, got {len(found)}")
+    return found[0] if found else None
+
+
 def free_path(folder: Path, name: str) -> Path:
     """name.png, or name-2.png, ...: an earlier output is never overwritten."""
     path, number = folder / f"{name}.png", 2
@@ -120,7 +129,7 @@ def _references(arguments: Arguments) -> tuple[Reference, ...] | None:
     )
     positive = [
         Reference(
-            image=_picture("--reference", path),
+            image=BLANK if path.is_dir() else _picture("--reference", path),
             weight=weight,
             fit=fit,
             window=tuple(window),

@@ -8,6 +8,7 @@ from ipadapter_demo.assets import asset
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
 from ipadapter_demo.serving import Limits, ModelManager
 from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui.run.batch import add_batch
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.models import on_switch
@@ -65,6 +66,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
                 with gr.Tab(tab.label, id=name):
                     built[name] = build_tab(manager, model, tab)
                     add_live(manager, built[name])
+                    add_batch(manager, built[name])
                     on_few_step(manager, model, built[name].inputs, tab.recommended)
             with gr.Tab("Compare", id="compare") as tab:
                 comparison = compare.build(manager, model, tab)

@@ -49,7 +49,9 @@ class Painting:
 
 def value_from_widget(component: gr.Component, value: object, field: str) -> Any:  # noqa: ANN401 - the widget's own type
     """The value of one widget: pictures decoded, everything else as it came. A mask may still be
-    transparent: another widget says what in it means here."""
+    transparent: another widget says what in it means here. A picture is one already."""
+    if isinstance(value, Image.Image):
+        return value
     if isinstance(component, gr.ImageEditor):
         return painting_from_editor(value, field)
     if isinstance(component, gr.Image):
