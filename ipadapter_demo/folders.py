@@ -24,19 +24,21 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes, read_image
 from ipadapter_demo.json_values import Json
+from ipadapter_demo.pipeline.events import Result
 from ipadapter_demo.record import record_from_png, request_to_json, save_png
 from ipadapter_demo.request import GenerateRequest
 
 if TYPE_CHECKING:
-    from ipadapter_demo.pipeline import ImagePromptPipeline, Result
+    from ipadapter_demo.pipeline import ImagePromptPipeline
 
 MANIFEST = "manifest.jsonl"
 ENDINGS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "hif")
 _BLANK = Image.new("RGB", (1, 1))
 
 Line = dict[str, Json]
-# Yields each request's Result, or the error that kept it from one, in order.
-Draw = Callable[[Iterable[GenerateRequest]], Generator["Result | Exception", None, None]]
+# Yields each request's Result, or the error that kept it from one, in order; between them something
+# else, where it may be stopped.
+Draw = Callable[[Iterable[GenerateRequest]], Generator[object, None, None]]
 
 
 def draw_folder(
@@ -57,7 +59,8 @@ def draw_folder(
     folder, out = Path(folder), Path(out)
     names = pictures_in(folder, out)
     run = FolderRun(request, at, out, pipeline.provenance_of(request).get("weights"))
-    yield from run.lines(((name, folder / name) for name in names), pipeline.outcomes)
+    pictures = ((name, folder / name) for name in names)
+    yield from (line for line in run.lines(pictures, pipeline.outcomes) if line is not None)
 
 
 def pictures_in(folder: Path, out: Path) -> list[str]:
@@ -104,9 +107,10 @@ class FolderRun:
         self._paths: set[str] = set()
         self._remember(self._open())
 
-    def lines(self, pictures: Iterable[tuple[str, Path]], draw: Draw) -> Iterator[Line]:
-        """Draws what is missing of the pictures, given by their names and files. Closing the
-        iterator stops it; then what is at work is lost, and nothing else."""
+    def lines(self, pictures: Iterable[tuple[str, Path]], draw: Draw) -> Iterator[Line | None]:
+        """Draws what is missing of the pictures, given by their names and files; None where it may
+        be stopped, too. Closing the iterator does so; then what is at work is lost, and nothing
+        else."""
         at_work: deque[tuple[str, str]] = deque()
         unreadable: list[Line] = []
 
@@ -126,6 +130,9 @@ class FolderRun:
 
         with closing(draw(requests())) as outcomes:
             for outcome in outcomes:
+                if not isinstance(outcome, Result | Exception):
+                    yield None
+                    continue
                 yield from self._written(self._kept(*at_work.popleft(), outcome))
                 yield from self._written(unreadable)
                 unreadable.clear()

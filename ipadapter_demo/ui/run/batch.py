@@ -17,7 +17,6 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import whole_file
 from ipadapter_demo.folders import ENDINGS, MANIFEST, FolderRun, Line
 from ipadapter_demo.imaging import flatten_image, read_image, shrink_to_area
-from ipadapter_demo.pipeline import Result
 from ipadapter_demo.request import MAX_AREA, GenerateRequest
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
@@ -25,8 +24,9 @@ from ipadapter_demo.ui.run.errors import with_errors_said
 from ipadapter_demo.ui.run.running import AT_ONCE, request_from_values
 from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.run.tab import BuiltTab, Buttons, Update
-from ipadapter_demo.ui.run.updates import progress
+from ipadapter_demo.ui.run.updates import LOOK_AGAIN, progress
 from ipadapter_demo.ui.run.uploads import path_of_upload, value_from_widget
+from ipadapter_demo.ui.run.visitor import this_visitor
 
 MOST, MOST_RESULTS = 50, 100  # pictures of one batch, and results of all of them
 SAID = 5  # pictures whose errors are said; the manifest has all of them
@@ -66,13 +66,15 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
                 f"pictures x count must be at most {MOST_RESULTS}, "
                 f"got {len(files)} x {request.count}"
             )
+        manager.cost(model, [request] * len(files))  # or an error
         out = Path(get_upload_folder()) / secrets.token_hex(16)
         run = FolderRun(request, 0, out, read=_read)
 
-        def draw(requests: Iterable[GenerateRequest]) -> Generator[Result | Exception, None, None]:
+        def draw(requests: Iterable[GenerateRequest]) -> Generator[object, None, None]:
             todo = iter(requests)
             while part := list(islice(todo, manager.line.at_once)):
-                yield from manager.draw_in_background(model, part)
+                outcomes = yield from manager.background(model, part, LOOK_AGAIN)
+                yield from outcomes
 
         def update(lines: list[Line]) -> Update:
             paths = [str(out / str(line["path"])) for line in lines if "path" in line]
@@ -88,9 +90,11 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
             archive: gr.File(None, visible=False),
             built.inputs["seed"]: request.seed,
         }
-        for line in run.lines(files.items(), draw):
-            lines.append(line)
-            yield update(lines)
+        with manager.comparison(this_visitor()):
+            for line in run.lines(files.items(), draw):
+                if line is not None:
+                    lines.append(line)
+                yield update(lines) if line is not None else {}
         yield {status: _summary(lines, len(files))} | zipped(str(out))
 
     def batch(pictures: object, **values: object) -> Iterator[Update]:
