@@ -10,10 +10,12 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from typing import Any
 
 from ipadapter_demo.load_options import DTYPES, PREDICTION_TYPES, Dtype, LoadOptions
+from ipadapter_demo.logins import logins
 from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.own_files import check, embeddings, loras, places
 
@@ -37,6 +39,8 @@ class Settings:
     `zero_snr` (zero terminal SNR) are for a model whose files do not say it. `offload` keeps on a
     GPU only what is at work, `tiling` decodes in parts, `compile` compiles the networks.
     `share_steps` requests at most share a call of the model; None is 8 on CUDA, else 1.
+    `root_path` is where a proxy shows the page, "/demo" or a whole address; `auth` is user:password
+    of those who may see it, or a file of such lines; `mcp` serves the endpoints as tools as well.
     """
 
     model: str = "tabletop"
@@ -63,6 +67,9 @@ class Settings:
     max_file_size: str = "20mb"
     queue_size: int = 32
     share: bool = False
+    root_path: str = ""
+    auth: str = field(default="", repr=False)
+    mcp: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the setting, what it takes and its value."""
@@ -87,6 +94,12 @@ class Settings:
         size = re.fullmatch(r"[1-9]\d*(kb|mb|gb)", self.max_file_size)
         check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
         check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
+        path = re.fullmatch(r"((https?:/)?/[^\s?#]+)?", self.root_path)
+        check(bool(path), "root_path", "a path such as /demo, or an address", self.root_path)
+        if logins(self.auth) and self.mcp:
+            raise ValueError("mcp and auth exclude each other: tools are served without a login")
+        if self.mcp and find_spec("mcp") is None:
+            raise ValueError('mcp needs a package: pip install "ipadapter-demo[mcp]"')
 
 
 def without_additions(settings: Settings) -> Settings:
@@ -183,23 +196,26 @@ def add_settings(add: Callable[..., argparse.Action]) -> None:
     add("--max-file-size", help=f"of an upload [{default.max_file_size}]")
     add("--queue-size", type=int, help=f"waiting users [{default.queue_size}]")
     add("--share", action=argparse.BooleanOptionalAction, help="open a public link [no]")
+    add("--root-path", metavar="PATH", help="where a proxy shows the page: /demo, or an address")
+    add("--auth", metavar="LOGIN", help="user:password, or a file of such lines, for all visitors")
+    add("--mcp", action=argparse.BooleanOptionalAction, help="serve the endpoints as tools [no]")
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {"host": "0.0.0.0"} if env.get("SPACE_ID") else {}
-    for field in fields(Settings):
-        variable = PREFIX + field.name.upper()
+    for setting in fields(Settings):
+        variable = PREFIX + setting.name.upper()
         text = env.get(variable, "").strip()
         if not text:  # set to nothing is how a shell or a Space says "not set"
             continue
-        if isinstance(field.default, bool):
+        if isinstance(setting.default, bool):
             if text.lower() not in _SWITCH:
                 raise ValueError(f"{variable} must be one of {', '.join(_SWITCH)}, got {text!r}")
-            values[field.name] = _SWITCH[text.lower()]
-        elif str(field.type).startswith("int"):
+            values[setting.name] = _SWITCH[text.lower()]
+        elif str(setting.type).startswith("int"):
             if not re.fullmatch(r"\d{1,9}", text):
                 raise ValueError(f"{variable} must be a whole number, got {text!r}")
-            values[field.name] = int(text)
+            values[setting.name] = int(text)
         else:
-            values[field.name] = text
+            values[setting.name] = text
     return values

@@ -46,7 +46,7 @@ def serve(settings: Settings) -> None:
         from ipadapter_demo.pipeline import prepare
         from ipadapter_demo.pipeline.warm_up import warm_up
         from ipadapter_demo.serving import ModelManager
-        from ipadapter_demo.ui import build_ui, launch_options
+        from ipadapter_demo.ui import build_ui, launch
 
         others = without_additions(settings)
 
@@ -63,7 +63,8 @@ def serve(settings: Settings) -> None:
         pipeline = prepared(settings.model, announced(print))()
         manager = ModelManager(pipeline, prepared, labels(settings.models_dir), settings.queue_size)
         page = build_ui(manager, settings)
-    page.launch(**launch_options(settings))
+        launch(page, settings)
+    page.block_thread()
 
 
 @contextmanager

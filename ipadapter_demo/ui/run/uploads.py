@@ -73,9 +73,12 @@ def mask_from_upload(upload: object, field: str, means: MaskMeans = "white") -> 
 
 
 def painting_from_editor(value: object, field: str) -> Painting | None:
-    """Picture and painted layers of an ImageEditor; None where there is no picture yet."""
+    """Picture and painted layers of an ImageEditor, or an upload alone; None where there is no
+    picture yet."""
     if value is None:
         return None
+    if isinstance(value, Mapping) and "path" in value:
+        value = {"background": value, "layers": []}
     if not isinstance(value, Mapping) or not isinstance(value.get("layers"), list):
         raise RequestError(f"{field} must hold a background and layers, got {value!r:.80}")
     if value.get("background") is None:
