@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ipadapter_demo.cli.command import Arguments, Command, Load
 from ipadapter_demo.cli.model import COMPILING, settings_of
+from ipadapter_demo.errors import ModelError
 from ipadapter_demo.settings import Settings, add_settings, load_options, without_additions
 
 if TYPE_CHECKING:
@@ -40,12 +41,14 @@ def serve(settings: Settings) -> None:
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
+    zero_gpu = _on_zero_gpu(settings)
     with _rare_garbage_collection():
         from ipadapter_demo.models.listing import labels
         from ipadapter_demo.models.sources import announced
         from ipadapter_demo.pipeline import prepare
         from ipadapter_demo.pipeline.warm_up import warm_up
         from ipadapter_demo.serving import ModelManager
+        from ipadapter_demo.serving.zero_gpu import ZeroGPUPipeline
         from ipadapter_demo.ui import build_ui, launch
 
         others = without_additions(settings)
@@ -53,6 +56,8 @@ def serve(settings: Settings) -> None:
         def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
             options = load_options(settings if model == settings.model else others)
             load = prepare(model, options, report)
+            if zero_gpu:
+                return lambda: ZeroGPUPipeline(load())
             return (lambda: warmed_up(load())) if options.compile else load
 
         def warmed_up(pipeline: ImagePromptPipeline) -> ImagePromptPipeline:
@@ -65,6 +70,18 @@ def serve(settings: Settings) -> None:
         page = build_ui(manager, settings)
         launch(page, settings)
     page.block_thread()
+
+
+def _on_zero_gpu(settings: Settings) -> bool:
+    """True on a Space that gets a GPU for each call; then all is ready for it."""
+    if os.environ.get("SPACES_ZERO_GPU", "").lower() not in ("1", "t", "true"):
+        return False
+    if settings.compile:
+        raise ModelError("compile is not possible on ZeroGPU: leave it out")
+    import spaces  # noqa: F401 - before torch, whose CUDA it stands for
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
+    return True
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -73,11 +74,15 @@ class Engine:
 
     def __init__(self, context: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self._context = context
+        self._closed = False
+        self._begin()
+        self._most_rows: dict[Hashable, int] = {}  # of a shared call, where more did not go
+
+    def _begin(self) -> None:
+        """Without jobs or a thread, as it is new, and as it is in a process that was forked."""
         self._changed = Condition()
         self._jobs: list[Job] = []
         self._thread: Thread | None = None
-        self._closed = False
-        self._most_rows: dict[Hashable, int] = {}  # of a shared call, where more did not go
 
     def submit(self, *jobs: Job) -> None:
         """Raises Unloaded for a job in the background once the engine is closed."""
@@ -229,6 +234,16 @@ class Engine:
 
 
 _engines: WeakSet[Engine] = WeakSet()
+
+
+def _begin_all() -> None:
+    """A fork has neither the threads of its parent, nor those who would release their locks."""
+    for engine in list(_engines):
+        engine._begin()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_begin_all)
 
 
 @atexit.register
