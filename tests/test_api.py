@@ -9,6 +9,7 @@ import io
 import re
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ def with_tools(url: str, use: Callable[[ClientSession], Coroutine[Any, Any, Any]
             await opened.initialize()
             return await use(opened)
 
-    return asyncio.run(session())
+    with ThreadPoolExecutor(1) as thread:  # a browser's loop may run in this one
+        return thread.submit(asyncio.run, session()).result()
 
 
 def called(url: str, name: str, **values: Any) -> Any:

@@ -70,7 +70,12 @@ def proxy(target: str) -> Starlette:
         return StreamingResponse(body(), answer.status_code, kept)
 
     methods = ["GET", "HEAD", "POST", "DELETE"]
-    return Starlette(routes=[Route(PATH + "{path:path}", hand_on, methods=methods)])
+    return Starlette(
+        routes=[
+            Route(PATH + "{path:path}", hand_on, methods=methods),
+            Route("/favicon.ico", lambda _: Response(status_code=204)),  # of the other server
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
