@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
@@ -216,6 +217,21 @@ def test_a_tool_reads_no_other_file_of_the_server(url: str, files: Path) -> None
     whole = {"path": secret, "meta": {"_type": "gradio.FileData"}}
     for given in (secret, whole, f"{url}gradio_api/file={secret}", f"file://{secret}"):
         assert called(url, "variation", reference=given, **FAST).isError
+
+
+def test_no_address_is_fetched(url: str, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for a program nor for a tool: gradio would, before anybody checked."""
+    fetched: list[object] = []
+    monkeypatch.setattr(
+        "gradio.processing_utils.async_ssrf_protected_download",
+        lambda *address: fetched.append(address),
+    )
+    address = "https://example.com/a.png"
+    with pytest.raises(AppError, match="a file must be uploaded"):
+        client.predict(reference=handle_file(address), api_name="/variation")
+    answer = called(url, "variation", reference=address)
+    assert "a file must be uploaded" in texts(answer)
+    assert not fetched
 
 
 def test_a_tool_says_what_is_wrong(url: str, files: Path) -> None:

@@ -134,5 +134,5 @@ def test_a_tool_draws_under_the_path(url: str) -> None:
         return session.call_tool("image_text", {"prompt": "a", "steps": 1, "count": 1})
 
     answer = with_tools(url, use)
-    assert [one.type for one in answer.content][0] == "image"
+    assert answer.content[0].type == "image"
     assert f"{url}gradio_api/file=" in texts(answer)

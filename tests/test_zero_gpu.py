@@ -1,4 +1,4 @@
-"""Drawing on ZeroGPU, where every call runs in a forked process, by a stand-in that really forks."""
+"""Drawing on ZeroGPU, where a call runs in a forked process, by a stand-in that really forks."""
 
 from __future__ import annotations
 
@@ -89,9 +89,7 @@ def test_two_at_once_have_a_worker_each(lent: Any, pipeline: ImagePromptPipeline
     assert same(b.images[0], pipeline.generate(asked(2)).images[0])
 
 
-def test_errors_say_what_they_say_elsewhere(
-    lent: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_say_what_they_say_elsewhere(lent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="adapter must be one of"):
         lent.generate(asked(adapter="none"))
     structure = Structure(kind="nothing", image=picture(1))

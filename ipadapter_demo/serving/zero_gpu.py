@@ -1,7 +1,7 @@
-"""A pipeline on ZeroGPU, the hardware of Hugging Face Spaces that lends a GPU for one call at a time.
+"""A pipeline on ZeroGPU, the hardware of Hugging Face Spaces that lends a GPU for one call.
 
 A call runs in a process forked from this one. Requests and events travel there and back, so nothing
-depends on what an earlier call has set; what it has kept, such as image prompts, saves time at most.
+depends on what an earlier call has set; what it has kept, such as image prompts, saves time alone.
 """
 
 from __future__ import annotations

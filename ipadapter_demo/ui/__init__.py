@@ -17,6 +17,7 @@ from ipadapter_demo.ui.run.models import on_switch
 from ipadapter_demo.ui.run.restore import restore_button
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.run.uploads import refuse_addresses
 from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
 from ipadapter_demo.ui.widgets.loras import on_few_step
@@ -85,6 +86,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
             comparison.shown,
             comparison.widgets,
         )
+    refuse_addresses(page)
     return page.queue(max_size=settings.queue_size, api_open=False)
 
 

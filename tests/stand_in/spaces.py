@@ -1,5 +1,5 @@
-"""In the place of the package `spaces`, as ZeroGPU runs it: what is decorated is called in a process
-forked from this one, which stays for the next call. Only what can be pickled goes in and out.
+"""In the place of the package `spaces`, as ZeroGPU runs it: what is decorated is called in a
+process forked from this one, which stays for the next call. What goes in and out is pickled.
 
 Beside what the page does with it: `asked` are the seconds of each call, `workers` the processes.
 """
@@ -59,7 +59,11 @@ def _worker(task: Callable[..., Any]) -> Any:
 
 
 def _work(connection: Any, task: Callable[..., Any]) -> None:
+    parent = os.getppid()
     while True:
+        while not connection.poll(0.2):
+            if os.getppid() != parent:  # the server has ended
+                return
         args, kwargs = connection.recv()
         try:
             result = task(*args, **kwargs)
