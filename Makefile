@@ -1,8 +1,11 @@
-# make demo   run the demo at http://127.0.0.1:7860
+# make demo   run the demo at http://127.0.0.1:7860; TORCH_INDEX=https://... takes torch from there
 # make test   lint, type-check and test, the page in a real browser included; WORKERS=4 for more
 # make lint   ruff and mypy only
 # make wheel  build the package, wheel and sdist, into dist/
 # make docs   the documentation as a site, in site/
+# make lock   the lock files in locks/, anew from the requirements
+# make audit  known holes in the locked packages; it asks a service on the internet
+# make space  SPACE=name/space: upload a Hugging Face Space; `hf auth login` before the first time
 # make clean  remove caches; `make distclean` removes .venv as well
 
 PYTHON ?= python3
@@ -11,7 +14,7 @@ BIN := .venv/bin
 DEMO := .venv/.demo-requirements
 DEV := .venv/.dev-requirements
 
-.PHONY: demo test lint wheel docs chromium clean distclean
+.PHONY: demo test lint wheel docs lock audit space chromium clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
@@ -33,18 +36,42 @@ wheel: $(DEV)
 docs: $(DEV)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-header
+
+lock: $(DEV)
+	$(LOCK) requirements.txt -o locks/demo.txt
+	$(LOCK) requirements-dev.txt -o locks/dev.txt
+	$(LOCK) requirements.txt locks/space.in --overrides locks/space.overrides -o locks/space.txt
+
+audit: $(DEV)
+	$(BIN)/uv tool run pip-audit@2.10.1 --strict --disable-pip --require-hashes -r locks/dev.txt
+
+space: $(DEMO)
+	@test -n "$(SPACE)" || { echo "Which Space? make space SPACE=name/space" >&2; exit 1; }
+	rm -rf build/space
+	$(BIN)/python scripts/space.py build/space
+	$(BIN)/hf upload $(SPACE) build/space . --repo-type space
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
 # The stamps make a second run instant, and a changed requirements file installs again.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+# An index with builds for a CPU alone; what is there counts as the version that is pinned.
+TORCH = $(if $(TORCH_INDEX),$(INSTALL) --index-url $(TORCH_INDEX) \
+	$$(grep -E '^torch(vision)?==' requirements.txt))
+
 $(DEMO): requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	$(TORCH)
+	$(INSTALL) -r requirements.txt
 	@touch $@
 
 $(DEV): requirements.txt requirements-train.txt requirements-ray.txt requirements-dev.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	$(TORCH)
+	$(INSTALL) -r requirements-dev.txt
 	@touch $(DEMO) $@
 
 # The browser tests drive $CHROMIUM, or the first Chromium on PATH.

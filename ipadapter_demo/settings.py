@@ -10,10 +10,12 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from importlib.util import find_spec
 from typing import Any
 
 from ipadapter_demo.load_options import DTYPES, PREDICTION_TYPES, Dtype, LoadOptions
+from ipadapter_demo.logins import logins
 from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.own_files import check, embeddings, loras, places
 
@@ -47,6 +49,9 @@ class Settings:
     `ray` draws with `replicas` of every model on Ray Serve, a number or a range such as "1-4";
     nothing is one for each GPU. `metrics_port` is where Prometheus reads, and `log_json` writes the
     log as lines of JSON.
+
+    `root_path` is where a proxy shows the page, "/demo" or a whole address; `auth` is user:password
+    of those who may see it, or a file of such lines; `mcp` serves the endpoints as tools as well.
     """
 
     model: str = "tabletop"
@@ -82,6 +87,9 @@ class Settings:
     replicas: str = ""
     metrics_port: int | None = None
     log_json: bool = False
+    root_path: str = ""
+    auth: str = field(default="", repr=False)
+    mcp: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError that names the setting, what it takes and its value."""
@@ -115,6 +123,12 @@ class Settings:
         check(not (self.ray and numbered), "device", "cpu or cuda with ray", self.device)
         free = self.metrics_port is None or 0 < self.metrics_port < 65536
         check(free, "metrics_port", "from 1 to 65535", self.metrics_port)
+        path = re.fullmatch(r"((https?:/)?/[^\s?#]+)?", self.root_path)
+        check(bool(path), "root_path", "a path such as /demo, or an address", self.root_path)
+        if logins(self.auth) and self.mcp:
+            raise ValueError("mcp and auth exclude each other: tools are served without a login")
+        if self.mcp and find_spec("mcp") is None:
+            raise ValueError('mcp needs a package: pip install "ipadapter-demo[mcp]"')
 
 
 def replica_range(text: str) -> tuple[int, int]:
@@ -258,23 +272,26 @@ def add_settings(add: Callable[..., argparse.Action]) -> None:
     add("--replicas", help="of a model, with --ray: 2, or 1-4 [one for each GPU]")
     add("--metrics-port", type=int, help="for Prometheus [none]")
     add("--log-json", action=argparse.BooleanOptionalAction, help="log as JSON lines [no]")
+    add("--root-path", metavar="PATH", help="where a proxy shows the page: /demo, or an address")
+    add("--auth", metavar="LOGIN", help="user:password, or a file of such lines, for all visitors")
+    add("--mcp", action=argparse.BooleanOptionalAction, help="serve the endpoints as tools [no]")
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {"host": "0.0.0.0"} if env.get("SPACE_ID") else {}
-    for field in fields(Settings):
-        variable = PREFIX + field.name.upper()
+    for setting in fields(Settings):
+        variable = PREFIX + setting.name.upper()
         text = env.get(variable, "").strip()
         if not text:  # set to nothing is how a shell or a Space says "not set"
             continue
-        if isinstance(field.default, bool):
+        if isinstance(setting.default, bool):
             if text.lower() not in _SWITCH:
                 raise ValueError(f"{variable} must be one of {', '.join(_SWITCH)}, got {text!r}")
-            values[field.name] = _SWITCH[text.lower()]
-        elif str(field.type).startswith("int"):
+            values[setting.name] = _SWITCH[text.lower()]
+        elif str(setting.type).startswith("int"):
             if not re.fullmatch(r"\d{1,9}", text):
                 raise ValueError(f"{variable} must be a whole number, got {text!r}")
-            values[field.name] = int(text)
+            values[setting.name] = int(text)
         else:
-            values[field.name] = text
+            values[setting.name] = text
     return values

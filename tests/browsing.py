@@ -63,7 +63,7 @@ def visit(browser: Browser, url: str, theme: str = "light") -> Iterator[Page]:
     expect(page.get_by_role("tab", name="Variation")).to_be_visible()
     yield page
     page.close()
-    assert not wrong
+    assert not wrong, wrong
 
 
 def local(address: str, url: str) -> bool:

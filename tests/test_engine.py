@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline.engine import Engine, Job, Unloaded
+from ipadapter_demo.pipeline.engine import Engine
+from ipadapter_demo.pipeline.jobs import Job, Unloaded
 from ipadapter_demo.pipeline.sampler import Call
 from ipadapter_demo.pipeline.schedule import NoiseLevel
 from tests.tiny import noise

@@ -25,7 +25,7 @@ from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result, load
-from ipadapter_demo.pipeline.engine import Unloaded
+from ipadapter_demo.pipeline.jobs import Unloaded
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from tests.published import tiny_sd15_unet, write_published, write_structure
 from tests.test_request_loras import kohya

@@ -16,6 +16,7 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.models.structure import around_hole
+from ipadapter_demo.models.weight_hashes import weight_hashes
 from ipadapter_demo.tabletop.scene import sample_scenes
 from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.run import Run
@@ -90,6 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_recipe_writes_its_part_and_its_facts(trained: Path) -> None:
     provenance = json.loads((trained / "provenance.json").read_text())
+    assert provenance.pop("sha256") == weight_hashes(trained)
     assert list(provenance) == list(RECIPES)
     for part, said in provenance.items():
         assert said["command"].startswith(f"python -m ipadapter_demo train {part}")

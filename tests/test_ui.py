@@ -41,9 +41,11 @@ from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import build_ui, launch_options
 from ipadapter_demo.ui.run import restore, reuse
+from ipadapter_demo.ui.run.errors import with_errors_said
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.tab import BuiltTab
+from ipadapter_demo.ui.run.updates import summary
 from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE
 from ipadapter_demo.ui.tabs import TABS
 from ipadapter_demo.ui.tabs.compare import form as compare_form
@@ -61,7 +63,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
 ]
 
-FAST = {"steps": 2, "count": 1, "seed": 7, "random_seed": False}
+FAST = {"steps": 2, "count": 1, "seed": 7}
 
 
 class WatchedPipeline(ImagePromptPipeline):
@@ -127,8 +129,8 @@ class Api:
         return data
 
     def pngs(self, endpoint: str, **values: Any) -> list[bytes]:
-        gallery = self.call(endpoint, **values)[0]
-        return [self.http.get(item["image"]["url"]).content for item in gallery]
+        pictures = self.call(endpoint, **values)[0]
+        return [self.http.get(picture["url"]).content for picture in pictures]
 
 
 @pytest.fixture(scope="module")
@@ -222,10 +224,10 @@ def test_a_request_runs_on_the_model_its_page_shows(api: Api) -> None:
 
 def test_a_random_seed_is_returned_and_differs(api: Api) -> None:
     reference = api.upload(png(picture(1)))
-    calls = [api.call("variation", reference=reference, random_seed=True) for _ in range(2)]
-    seeds = [seed for _, _, seed, _ in calls]
+    calls = [api.call("variation", reference=reference, seed=None) for _ in range(2)]
+    seeds = [seeds for _, seeds, _, _ in calls]
     assert seeds[0] != seeds[1]
-    assert f"seed {seeds[0]}" in calls[0][1]
+    assert f"seed {seeds[0][0]}" in calls[0][2]
 
 
 def test_several_pictures_have_following_seeds(api: Api) -> None:
@@ -475,11 +477,15 @@ def test_messages_are_not_endless(api: Api) -> None:
     assert len(html.unescape(str(failed.value))) <= 1000
 
 
-def test_an_error_is_in_the_status_too(api: Api) -> None:
-    said = api.events("variation", reference=api.upload(png(picture(1))), sampler="<b>")
-    assert [event for event, _ in said] == ["generating", "error"]
-    assert said[0][1][1].startswith('<span class="problem">sampler must be one of')
-    assert "&lt;b&gt;" in said[0][1][1]
+def test_an_error_is_in_the_status_too() -> None:
+    def updates() -> Iterator[str]:
+        yield "Step 1"
+        raise RequestError("sampler must be one of <b>")
+
+    said: list[str] = []
+    with pytest.raises(gr.Error):
+        said.extend(with_errors_said(updates(), str))
+    assert said == ["Step 1", '<span class="problem">sampler must be one of &lt;b&gt;</span>']
 
 
 def test_whatever_is_said_passes_where_it_is_made_text() -> None:
@@ -768,11 +774,11 @@ def test_the_mask_of_a_large_picture_is_shrunk_with_it(api: Api) -> None:
     assert changed.mask.getbbox() == (362, 181, 724, 543)
 
 
-def test_what_was_not_done_is_said_beside_the_result(api: Api) -> None:
+def test_what_was_not_done_is_said_beside_the_result(api: Api, served: Any) -> None:
     wide = api.upload(png(picture(3, 192, 64)))
-    _, status, *_ = api.call("structure", control=wide, kind="canny/none", guidance=1)
+    *_, status, _ = api.call("structure", control=wide, kind="canny/none", guidance=1)
     assert "structure.fit: the picture of structure 1 (canny), 192x64, is cropped" in status
-    _, status, *_ = api.call(
+    *_, status, _ = api.call(
         "structure",
         control=wide,
         kind="canny/none",
@@ -782,8 +788,11 @@ def test_what_was_not_done_is_said_beside_the_result(api: Api) -> None:
     )
     assert "192x64, is squeezed" in status
     assert "negative_prompt has no effect at guidance 1." in status
-    _, status, *_ = api.call("image_text", reference=None, prompt="(<b>:1.2)")
-    assert "a weight in brackets is read as plain text, as prompt_syntax is plain: (&lt;b" in status
+    *_, status, _ = api.call("image_text", reference=None, prompt="(<b>:1.2)")
+    plain = "prompt: a weight in brackets is read as plain text, as prompt_syntax is plain: "
+    assert f"{plain}(<b>:1.2)" in status
+    on_the_page = summary(served.generate(GenerateRequest(prompt="(<b>:1.2)", steps=1)))
+    assert "as prompt_syntax is plain: (&lt;b&gt;:1.2)" in on_the_page
 
 
 def test_the_map_is_shown_in_the_shape_of_the_result(api: Api) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from typing import Any
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_line, progress
 from ipadapter_demo.cli.model import loaded
 from ipadapter_demo.cli.prompts import add_prompt_options
-from ipadapter_demo.errors import RequestError
-from ipadapter_demo.layer_presets import LAYER_PRESETS, checked_layers
+from ipadapter_demo.cli.values import layers, optional_path, structure
+from ipadapter_demo.layer_presets import LAYER_PRESETS
 from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.models.catalog import TABLETOP
-from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.request import COMBINES, FITS, SAMPLERS
 from ipadapter_demo.sampling import NOISE_SCHEDULES
 
@@ -66,7 +64,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--reference-mask",
-        type=_optional_path,
+        type=optional_path,
         action="append",
         metavar="M.png",
         help="white where a reference applies; once for each, - for everywhere",
@@ -119,7 +117,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--layers",
         dest="image_layers",
-        type=_layers,
+        type=layers,
         metavar="LAYERS",
         help="where the references act: one of "
         f"{', '.join(LAYER_PRESETS)}; or a factor for each cross-attention layer, as 1,0.5,... "
@@ -133,7 +131,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_prompt_options(add)
     add(
         "--structure",
-        type=_structure,
+        type=structure,
         action="append",
         metavar="KIND[:ANNOTATOR]=C.png",
         help="hold the picture to the edges or colours of another: canny=C.png, "
@@ -274,28 +272,6 @@ def run(arguments: Arguments, load: Load) -> None:
         path = free_path(arguments.out, str(seed))
         save_png(path, image, result.request, seed, index, result.provenance)
         print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3))
-
-
-def _optional_path(text: str) -> Path | None:
-    return None if text == "-" else Path(text)
-
-
-def _layers(text: str) -> str | tuple[float, ...]:
-    given: object = text
-    with suppress(ValueError):
-        given = tuple(float(factor) for factor in text.split(","))
-    try:
-        return checked_layers("layers", given)
-    except RequestError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("layers ")) from None
-
-
-def _structure(text: str) -> tuple[str, str, Path]:
-    try:
-        kind, annotator, file = structure_parts(text)
-    except RequestError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("structure ")) from None
-    return kind, annotator or "", Path(file)
 
 
 COMMAND = Command("make pictures", TEXT, add_options, run, EXAMPLES)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ipadapter_demo.cli.command import Arguments, Command, Load
 from ipadapter_demo.cli.model import COMPILING, settings_of
+from ipadapter_demo.errors import ModelError
 from ipadapter_demo.settings import (
     Settings,
     add_settings,
@@ -48,12 +49,13 @@ def serve(settings: Settings) -> None:
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 
+    zero_gpu = _on_zero_gpu(settings)
     with _rare_garbage_collection():
         from ipadapter_demo.models.listing import labels
         from ipadapter_demo.models.sources import announced
         from ipadapter_demo.serving import Limits, ModelManager
         from ipadapter_demo.serving.logs import log_requests
-        from ipadapter_demo.ui import build_ui, launch_options
+        from ipadapter_demo.ui import build_ui, launch
 
         if settings.log_json or settings.metrics_port is not None:
             log_requests(settings.log_json)
@@ -64,7 +66,7 @@ def serve(settings: Settings) -> None:
 
             manager = replica_manager(settings, names)
         else:
-            load = prepared_by(settings)
+            load = prepared_by(settings, zero_gpu)
             pipeline = load(settings.model, announced(print))()
             limits = Limits.of(settings)
             manager = ModelManager(pipeline, load, names, settings.queue_size, limits)
@@ -73,10 +75,23 @@ def serve(settings: Settings) -> None:
 
             serve_metrics(manager, settings.host, settings.metrics_port)
         page = build_ui(manager, settings)
-    page.launch(**launch_options(settings))
+        launch(page, settings)
+    page.block_thread()
 
 
-def prepared_by(settings: Settings) -> Prepare:
+def _on_zero_gpu(settings: Settings) -> bool:
+    """True on a Space that gets a GPU for each call; then all is ready for it."""
+    if os.environ.get("SPACES_ZERO_GPU", "").lower() not in ("1", "t", "true"):
+        return False
+    if settings.compile:
+        raise ModelError("compile is not possible on ZeroGPU: leave it out")
+    import spaces  # noqa: F401 - before torch, whose CUDA it stands for
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
+    return True
+
+
+def prepared_by(settings: Settings, zero_gpu: bool = False) -> Prepare:
     """Finds models for a page, and fetches what is missing: of the operator's own model in any
     case, of others only where visitors may have that done."""
     from ipadapter_demo.models.at_hand import check_at_hand
@@ -92,6 +107,10 @@ def prepared_by(settings: Settings) -> Prepare:
         if model in PUBLISHED and not (own or downloads):
             check_at_hand(model, PUBLISHED[model].needed, options.models_dir)
         load = prepare(model, options, report)
+        if zero_gpu:
+            from ipadapter_demo.serving.zero_gpu import ZeroGPUPipeline
+
+            return lambda: ZeroGPUPipeline(load())
         return (lambda: warmed_up(load())) if options.compile else load
 
     def warmed_up(pipeline: ImagePromptPipeline) -> ImagePromptPipeline:

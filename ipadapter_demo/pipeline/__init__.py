@@ -17,6 +17,7 @@ from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.own_parts import with_own_parts
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Report, no_report
+from ipadapter_demo.models.weight_hashes import check_hashes
 from ipadapter_demo.pipeline.effective import effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
@@ -87,6 +88,7 @@ def _entry_named(name: str, options: LoadOptions, report: Report) -> CatalogEntr
             f"base goes with a published model, not with {name}: its adapter fits no other base"
         )
     entry = CATALOG[name]
+    check_hashes(entry.folder)
     if options.model_adapter is None:
         return entry
     adapter = options.model_adapter.absolute()

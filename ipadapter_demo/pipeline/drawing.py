@@ -17,8 +17,8 @@ from ipadapter_demo.pipeline.conditioning import Conditioner
 from ipadapter_demo.pipeline.conditioning.images import attention_maps
 from ipadapter_demo.pipeline.conditions import Conditions
 from ipadapter_demo.pipeline.denoiser import UNetDenoiser, reads_mask
-from ipadapter_demo.pipeline.engine import Job
 from ipadapter_demo.pipeline.events import Preview
+from ipadapter_demo.pipeline.jobs import Job
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.price import pieces_of, price_of, rank_of
 from ipadapter_demo.pipeline.sampler import Call, Guidance, Step, denoise

@@ -14,67 +14,27 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import Empty
 from threading import Condition, Thread
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 import torch
-from torch import Tensor
 
-from ipadapter_demo.errors import ModelError, RequestError
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline.jobs import End, Job, Unloaded
 from ipadapter_demo.pipeline.sampler import Call
 
 T = TypeVar("T")
-Predict = Callable[[Sequence[Call[Any]]], Sequence[Tensor]]
 
 MOST_BEGUN = 16  # jobs that hold memory at once, besides one of each rank
 
 log = logging.getLogger(__name__)
-
-
-class Unloaded(ModelError):
-    """The model goes, and with it what was at work in the background: to be asked for again."""
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    error: BaseException | None
-
-
-def _no_calls(calls: Sequence[Call[Any]]) -> Sequence[Tensor]:
-    raise AssertionError("a job without model calls")
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """Work for the thread, in parts. `work` yields a Call where a model is to predict, None before
-    a longer piece of work, and anything else for whoever asked.
-
-    Jobs of equal `fits` share calls, as many of them as the `share` of each allows. `rows` is the
-    number of rows of a call; those with more join nobody's call but that of the same `owner`. Lower
-    ranks come first. One that is drawn for more than `most_seconds` ends with a RequestError.
-    """
-
-    work: Generator[object, None, None]
-    predict: Predict = _no_calls
-    fits: Hashable = None
-    rows: int = 0
-    share: int = 1
-    background: bool = False
-    rank: int = 0
-    owner: object = None
-    most_seconds: float | None = None
-    events: SimpleQueue[object] = field(default_factory=SimpleQueue, init=False)
-    seconds: float = field(default=0.0, init=False)  # that it was worked at
-    call: Call[Any] | None = field(default=None, init=False)  # that it waits for
-    advanced: float | None = field(default=None, init=False)  # when it last was
-    left: bool = field(default=False, init=False)  # it is done, or nobody waits for it any more
 
 
 class Engine:
@@ -89,12 +49,16 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._context, self._clock = context, clock
+        self._closed = False
+        self._begin()
+        self._most_rows: dict[Hashable, int] = {}  # of a shared call, where more did not go
+
+    def _begin(self) -> None:
+        """Without jobs or a thread, as it is new, and as it is in a process that was forked."""
         self._changed = Condition()
         self._jobs: list[Job] = []
         self._thread: Thread | None = None
-        self._closed = False
         self._owed = False  # a turn, to the oldest job
-        self._most_rows: dict[Hashable, int] = {}  # of a shared call, where more did not go
 
     def submit(self, *jobs: Job) -> None:
         """Raises Unloaded for a job in the background once the engine is closed."""
@@ -118,7 +82,7 @@ class Engine:
                 except Empty:
                     yield None
                     continue
-                if isinstance(event, _End):
+                if isinstance(event, End):
                     break
                 yield event
             if event.error is not None:
@@ -152,7 +116,7 @@ class Engine:
             for job in self._jobs:
                 if job.background and not job.left:
                     job.left = True
-                    job.events.put(_End(Unloaded("the model is unloaded")))
+                    job.events.put(End(Unloaded("the model is unloaded")))
             self._changed.notify_all()
 
     def stop(self) -> None:
@@ -273,7 +237,7 @@ class Engine:
 
     def _end(self, job: Job, error: BaseException | None = None) -> None:
         job.left, job.call = True, None
-        job.events.put(_End(error))
+        job.events.put(End(error))
 
 
 def _joins(job: Job, first: Job) -> bool:
@@ -283,6 +247,16 @@ def _joins(job: Job, first: Job) -> bool:
 
 
 _engines: WeakSet[Engine] = WeakSet()
+
+
+def _begin_all() -> None:
+    """A fork has neither the threads of its parent, nor those who would release their locks."""
+    for engine in list(_engines):
+        engine._begin()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_begin_all)
 
 
 @atexit.register

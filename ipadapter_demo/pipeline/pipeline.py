@@ -27,9 +27,10 @@ from ipadapter_demo.models.layers import curves_of
 from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.drawing import Drawing, Drawn
 from ipadapter_demo.pipeline.effective import changed_warnings
-from ipadapter_demo.pipeline.engine import Engine, Job, Unloaded
+from ipadapter_demo.pipeline.engine import Engine
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
+from ipadapter_demo.pipeline.jobs import Job, Unloaded
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.previews import Previews
 from ipadapter_demo.pipeline.request_log import logged

@@ -12,8 +12,8 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline.engine import Unloaded
 from ipadapter_demo.pipeline.events import Preview, Result
+from ipadapter_demo.pipeline.jobs import Unloaded
 
 P = ParamSpec("P")
 

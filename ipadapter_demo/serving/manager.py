@@ -13,8 +13,8 @@ import torch
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.sources import Report, no_report
-from ipadapter_demo.pipeline.engine import Unloaded
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
+from ipadapter_demo.pipeline.jobs import Unloaded
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.previews import Previews
 from ipadapter_demo.request import GenerateRequest

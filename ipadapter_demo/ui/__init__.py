@@ -5,9 +5,12 @@ from __future__ import annotations
 import gradio as gr
 
 from ipadapter_demo.assets import asset
+from ipadapter_demo.logins import logins
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
 from ipadapter_demo.serving import Limits, ModelManager
 from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui.run import tools
+from ipadapter_demo.ui.run.api import add_api
 from ipadapter_demo.ui.run.batch import add_batch
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
@@ -15,11 +18,12 @@ from ipadapter_demo.ui.run.models import on_switch
 from ipadapter_demo.ui.run.restore import restore_button
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.run.uploads import refuse_addresses
 from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
 from ipadapter_demo.ui.widgets.loras import on_few_step
 
-__all__ = ["build_ui", "launch_options"]
+__all__ = ["build_ui", "launch", "launch_options"]
 
 STYLE = asset("assets/style.css")
 HOUR, DAY = 3600, 86_400
@@ -42,7 +46,7 @@ DROP = """() => {
 
 def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -> gr.Blocks:
     """The page over one pipeline, or over a manager that changes models, its queue set up:
-    `.launch(**launch_options(settings))`."""
+    `launch(page, settings)`."""
     manager = (
         pipeline
         if isinstance(pipeline, ModelManager)
@@ -67,6 +71,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
                     built[name] = build_tab(manager, model, tab)
                     add_live(manager, built[name])
                     add_batch(manager, built[name])
+                    add_api(manager, built[name])
                     on_few_step(manager, model, built[name].inputs, tab.recommended)
             with gr.Tab("Compare", id="compare") as tab:
                 comparison = compare.build(manager, model, tab)
@@ -83,6 +88,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
             comparison.shown,
             comparison.widgets,
         )
+    refuse_addresses(page)
     return page.queue(max_size=settings.queue_size, api_open=False)
 
 
@@ -91,6 +97,13 @@ def header(info: ModelInfo) -> str:
         "<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
         f"Model: <b>{escaped(info.name)}</b>. {escaped(info.note)}</p>"
     )
+
+
+def launch(page: gr.Blocks, settings: Settings) -> None:
+    """Serve the page, from threads of its own: `page.block_thread()` waits for its end."""
+    page.launch(prevent_thread_lock=True, **launch_options(settings))
+    if settings.mcp:
+        tools.complete(page.mcp_server_obj)
 
 
 def launch_options(settings: Settings) -> dict[str, object]:
@@ -109,7 +122,9 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "run_history": False,  # would keep a visitor's pictures in the browser for the next one
         "ssr_mode": False,
         "pwa": False,
-        "mcp_server": False,
+        "root_path": settings.root_path.rstrip("/") or None,
+        "auth": logins(settings.auth) or None,
+        "mcp_server": settings.mcp,
         "footer_links": ["api", "settings"],
         # Fonts by name only: a page that says nothing leaves the machine fetches none.
         "theme": gr.themes.Default(

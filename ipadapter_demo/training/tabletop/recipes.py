@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ipadapter_demo.files import write_file
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.weight_hashes import record_hashes
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.adapters import FEW_STEP, few_step, image_adapter, structure
@@ -143,8 +144,10 @@ def train(
 
 
 def record(out: Path, part: str, provenance: dict) -> None:
-    """Put the provenance of a finished part into the provenance file, atomically."""
+    """Put the provenance of a finished part, and the hashes of all weights, into the provenance
+    file, atomically."""
     path = out / "provenance.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[part] = provenance
     write_file(path, (json.dumps(known, indent=2) + "\n").encode())
+    record_hashes(out)

@@ -21,9 +21,9 @@ def endpoint(
     """Run `handler(**values)`, with the raw value of every input by its name, on an event: `listen`
     is a method of it, such as `button.click` or `event.then`, or `partial(gr.on, events)`.
 
-    An endpoint has these names too, the handler's documentation, and its defaults; a picture need
-    not be given. Values are raw because only `uploads` may open what a visitor sends. Returns the
-    event, to go on from.
+    An endpoint has these names too, the handler's documentation, and its defaults; what has no
+    value need not be given. Values are raw because only `uploads` may open what a visitor sends.
+    Returns the event, to go on from.
     """
     known = inspect.signature(handler).parameters
     keyword = inspect.Parameter.KEYWORD_ONLY
@@ -31,7 +31,7 @@ def endpoint(
     def parameter(name: str) -> inspect.Parameter:
         if name in known:
             return known[name].replace(kind=keyword)
-        default = None if isinstance(inputs[name], gr.Image) else inspect.Parameter.empty
+        default = None if inputs[name].value is None else inspect.Parameter.empty
         return inspect.Parameter(name, keyword, default=default)
 
     # gradio asks a handler which values it wants

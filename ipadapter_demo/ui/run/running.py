@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from functools import wraps
+from typing import TypeVar
 
 import gradio as gr
 from gradio.events import Dependency
@@ -27,6 +27,8 @@ from ipadapter_demo.ui.run.updates import (
 )
 from ipadapter_demo.ui.run.uploads import value_from_widget
 from ipadapter_demo.ui.run.visitor import this_visitor
+
+T = TypeVar("T")
 
 # Who runs the model waits in the manager's line, which says how long; none of gradio's comes first.
 QUEUE: dict[str, object] = {"concurrency_id": "model", "concurrency_limit": None}
@@ -57,8 +59,7 @@ ENDED = """(status) => {
 
 
 def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
-    """Lay out a tab and make its buttons work; `/<name of translate>` does over HTTP what Generate
-    does."""
+    """Lay out a tab and make its buttons work."""
     inputs, results, buttons = tab.layout(manager, model)
     built = BuiltTab(tab, inputs | {"model": model.chosen}, results, buttons)
     triggers = [buttons.generate.click]
@@ -66,11 +67,12 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
         triggers.append(inputs["prompt"].submit)
     name = tab.translate.__name__
     begin, stop, ended = (js.replace("TAB", name) for js in (BEGIN, STOP, ENDED))
-    kinds = [(triggers, updates, {"api_name": name})]
+    kinds: list[tuple[list[Callable[..., Dependency]], Callable[..., Iterator[Update]]]]
+    kinds = [(triggers, updates)]
     if buttons.strip is not None:
-        kinds.append(([buttons.strip.click], strip_updates, {"api_visibility": "private"}))
+        kinds.append(([buttons.strip.click], strip_updates))
     runs = []
-    for started, updates_of, api in kinds:
+    for started, updates_of in kinds:
         clicked = gr.on(started, buttons.busy, outputs=buttons.both, js=begin, **AT_ONCE)
         running = endpoint(
             clicked.then,
@@ -78,7 +80,7 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
             built.inputs,
             built.outputs,
             show_progress="hidden",
-            **api,
+            api_visibility="private",
             **QUEUE,
         )
         running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
@@ -109,30 +111,38 @@ def _handler(
     def status(text: str) -> Update:
         return {built.results.status: text}
 
-    def drawn(values: dict[str, object]) -> Iterator[Update]:
-        model = value_from_widget(built.inputs["model"], values.pop("model"), "model")
-        record_attention = values.pop("attention", False) is True
-        if live := values.pop("live", False) is True:
-            values["random_seed"] = False  # the frames before had this one
-        values.pop("shape", None)  # it has filled width and height
-        request = request_from_values(built, values)
-        pictures = filmstrip(request) if updates_of is strip_updates else [request]
-        previews = 0 if updates_of is strip_updates else preview_every(request, not live)
-        cost = manager.cost(model, pictures, previews)
-        with manager.turn(model, this_visitor(), cost) as turn:
-            yield from map(status, waited(turn))
-            if not manager.is_loaded(model):
-                yield status(loading(model))
-            pipeline = manager.at_turn(turn)
-            turn.cost = manager.cost(model, pictures, previews)  # now that the model is known
-            limit = manager.limits.time_limit
-            yield from updates_of(built, pipeline, request, record_attention, turn, not live, limit)
-
-    @wraps(built.tab.translate)  # the endpoint has its name, documentation and defaults
     def run(**values: object) -> Iterator[Update]:
-        yield from with_errors_said(drawn(values), status)
+        yield from with_errors_said(drawn(manager, built, values, updates_of, status), status)
 
     return run
+
+
+def drawn(
+    manager: ModelManager,
+    built: BuiltTab,
+    values: dict[str, object],
+    updates_of: Callable[..., Iterator[T]],
+    status: Callable[[str], T],
+) -> Iterator[T]:
+    """What `updates_of` makes of a run of the tab's raw values, after the `status` of waiting for
+    it. Raises RequestError and ModelError."""
+    model = value_from_widget(built.inputs["model"], values.pop("model"), "model")
+    record_attention = values.pop("attention", False) is True
+    if live := values.pop("live", False) is True:
+        values["random_seed"] = False  # the frames before had this one
+    values.pop("shape", None)  # it has filled width and height
+    request = request_from_values(built, values)
+    pictures = filmstrip(request) if updates_of is strip_updates else [request]
+    previews = preview_every(request, not live) if updates_of is updates else 0
+    cost = manager.cost(model, pictures, previews)
+    with manager.turn(model, this_visitor(), cost) as turn:
+        yield from map(status, waited(turn))
+        if not manager.is_loaded(model):
+            yield status(loading(model))
+        pipeline = manager.at_turn(turn)
+        turn.cost = manager.cost(model, pictures, previews)  # now that the model is known
+        limit = manager.limits.time_limit
+        yield from updates_of(built, pipeline, request, record_attention, turn, not live, limit)
 
 
 def request_from_values(built: BuiltTab, values: Mapping[str, object]) -> GenerateRequest:

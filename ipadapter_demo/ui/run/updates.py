@@ -163,13 +163,15 @@ def compared(result: Result) -> tuple[Image.Image, Image.Image] | None:
 
 
 def summary(result: Result) -> str:
+    warnings = "".join(f"<br>{escaped(note)}" for note in result.warnings)
+    return f"{made(result)} Each PNG holds its request.{warnings}"
+
+
+def made(result: Result) -> str:
     first, last = result.seeds[0], result.seeds[-1]
     if first == last:
-        made = f"1 picture in {result.seconds:.1f} s, seed {first}."
-    else:
-        made = f"{len(result.seeds)} pictures in {result.seconds:.1f} s, seeds {first} to {last}."
-    warnings = "".join(f"<br>{escaped(note)}" for note in result.warnings)
-    return f"{made} Each PNG holds its request.{warnings}"
+        return f"1 picture in {result.seconds:.1f} s, seed {first}."
+    return f"{len(result.seeds)} pictures in {result.seconds:.1f} s, seeds {first} to {last}."
 
 
 def waited(turn: Turn) -> Iterator[str]:
@@ -200,7 +202,7 @@ def lasting(seconds: float) -> str:
 
 
 def loading(model: str) -> str:
-    return f"{progress(0, 1)}: {escaped(model)} is loaded first."
+    return f"{escaped(model)} is loaded first."
 
 
 def progress(step: int, steps: int, what: str = "step") -> str:

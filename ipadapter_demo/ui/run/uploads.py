@@ -25,6 +25,7 @@ from ipadapter_demo.imaging import (
 )
 from ipadapter_demo.masks import MaskMeans, flatten_mask, painted_mask
 from ipadapter_demo.request import MAX_AREA
+from ipadapter_demo.ui.run.say import failure
 
 MAX_INPAINT_SIDE = 2048  # the result has the size of the picture, so more of it is kept
 
@@ -75,9 +76,12 @@ def mask_from_upload(upload: object, field: str, means: MaskMeans = "white") -> 
 
 
 def painting_from_editor(value: object, field: str) -> Painting | None:
-    """Picture and painted layers of an ImageEditor; None where there is no picture yet."""
+    """Picture and painted layers of an ImageEditor, or an upload alone; None where there is no
+    picture yet."""
     if value is None:
         return None
+    if isinstance(value, Mapping) and "path" in value:
+        value = {"background": value, "layers": []}
     if not isinstance(value, Mapping) or not isinstance(value.get("layers"), list):
         raise RequestError(f"{field} must hold a background and layers, got {value!r:.80}")
     if value.get("background") is None:
@@ -110,6 +114,24 @@ def path_of_upload(upload: object, field: str) -> Path:
     if not resolved.is_relative_to(Path(get_upload_folder()).resolve()):
         raise RequestError(f"{field} must be an uploaded file")
     return resolved
+
+
+def refuse_addresses(page: gr.Blocks) -> None:
+    """gradio would fetch what a visitor names as a file's address, before any check of ours."""
+    for block in page.blocks.values():
+        if isinstance(block, gr.components.Component):
+            _refuse_addresses(block)
+
+
+def _refuse_addresses(block: gr.Component) -> None:
+    move = block.async_move_resource_to_block_cache
+
+    async def move_upload(url_or_file_path: str | Path | None) -> str | None:
+        if str(url_or_file_path).lower().startswith(("http://", "https://")):
+            raise failure("a file must be uploaded: no address is fetched")
+        return await move(url_or_file_path)
+
+    block.async_move_resource_to_block_cache = move_upload
 
 
 def _read(upload: object, field: str) -> Image.Image:

@@ -29,21 +29,8 @@ def image_text(
     image_scale: float,
     **more: Any,
 ) -> GenerateRequest:
-    """Pictures from a picture and a text.
-
-    reference: the picture; without one the text draws alone. prompt: the text. image_scale: λ, 0
-    follows only the text, 1 the picture as well, in between they share. weight: of the picture
-    among several. mask: white where the picture applies, or transparent there, if mask_means is
-    transparent. window_start, window_end: the part of the steps, in fractions, during which it
-    acts. only: the number of the one result that it is for, 0 for all. reference_2 to reference_4:
-    further pictures, each with fit_2, weight_2, mask_2 and so on, and negative_2: the results then
-    move away from it. combine: concat or average.
-    image_layers: all, style, ease in and so on, those of the model. prompt_syntax: plain, or
-    weighted for (word:1.3), [word] and BREAK. prompt_2 and negative_prompt_2: for SDXL's second
-    text encoder. clip_skip: how many of the text encoder's last layers are left out. seed counts
-    where random_seed is false. Returns PNG files that hold their whole request, a status line and
-    the seed of the first picture.
-    """
+    """Pictures from up to four pictures and a text; without any picture the text draws alone. Each
+    is a PNG that holds its whole request."""
     if more.get("reference") is None and not prompt:
         raise RequestError("reference is missing: upload a picture first, or write a prompt")
     references = references_from_slots(more)

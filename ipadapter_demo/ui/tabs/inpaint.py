@@ -37,17 +37,8 @@ def inpaint(
     background_weight: float = 0.0,
     **sampling: Any,
 ) -> GenerateRequest:
-    """A picture with its painted part drawn anew; every other pixel stays as it is.
-
-    painting: background is the picture, layers may hold what was painted over it, in their alpha.
-    mask: a picture of the same size, white where the new part goes, or transparent there, if
-    mask_means is transparent; it adds to the layers. reference: a picture for the looks of the new
-    part, with image_scale, its λ. strength: 1 forgets what was there. feather: pixels over which
-    the seam fades. repaint_passes: how often every step is taken, for the seam. context: how much
-    of the picture is seen and drawn, 0 the painted part alone, 1 all of it. background_weight:
-    weight of the picture itself as an image prompt around the painted part, to which the reference
-    then keeps. seed counts where random_seed is false. Returns PNG files that hold their whole
-    request, a status line, the seed of the first picture, and that picture before and after."""
+    """A picture with the part under a mask drawn anew; every other pixel stays as it is. reference
+    and prompt give the looks. Each result is a PNG that holds its whole request."""
     if painting is None:
         raise RequestError("painting has no picture: upload one, then paint over a part of it")
     return GenerateRequest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import gradio as gr
@@ -14,6 +14,8 @@ from ipadapter_demo.masks import MaskMeans, flatten_mask
 from ipadapter_demo.pipeline.sizes import same_shape
 from ipadapter_demo.request import Fit, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.api import File, png_file, public
+from ipadapter_demo.ui.run.api_fields import answer, parameters, picture_schema
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
@@ -49,20 +51,9 @@ def structure(
     background_weight: float = 0.0,
     **more: Any,
 ) -> GenerateRequest:
-    """Pictures that keep the structure of a picture.
-
-    control: the picture that says where things are. kind: what is kept of it and which detector
-    finds it, as kind/detector; the detector "none" takes the picture as the map itself.
-    control_fit: crop, pad or squash, for a picture of other proportions than the result.
-    structure_weight: how strictly. window_start, window_end: the part of the steps, in fractions,
-    during which it acts. control_2, control_3: further pictures, each with its own kind_2,
-    control_fit_2 and so on. reference: a picture for the looks, with image_scale, its λ.
-    changed and changed_mask: a picture of which only the white part of the mask is drawn, or the
-    transparent part, if changed_mask_means is transparent, with repaint_passes, how often every
-    step is taken for its seam, context, how much around it is seen, and background_weight, weight
-    of that picture as an image prompt around the mask. seed counts where random_seed is false.
-    Returns PNG files that hold their whole request, a status line and the seed of the first
-    picture."""
+    """Pictures that keep the structure of a picture, or of up to three; reference and prompt give
+    the looks. With changed and changed_mask only a part of a picture is drawn. Each is a PNG that
+    holds its whole request."""
     if more.get("control") is None:
         raise RequestError("control is missing: upload the picture whose structure is to be kept")
     return GenerateRequest(
@@ -176,40 +167,51 @@ def _draw_map(manager: ModelManager, model: ModelInput, inputs: Widgets, drawn: 
     """Keep `drawn` at the map that the chosen detector makes of the picture."""
 
     def structure_map(
-        control: object,
-        kind: str,
+        control: object = None,
+        kind: str = "",
         control_fit: Fit = "crop",
         width: int | None = None,
         height: int | None = None,
         model: str = "",
     ) -> Image.Image | None:
-        """The map that a detector draws of a picture. kind, control_fit, model: as for /structure;
-        so are width and height, of the result."""
+        """The map that a detector makes of a picture, as /structure would see it."""
         with shown_errors():
             image = image_from_upload(control, "control")
             if image is None or (previews := previews_of(manager, model)) is None:
                 return None
             kept = structure_of(image, kind, fit=control_fit)
-            try:
-                request = GenerateRequest(
-                    structures=(kept,), width=width or None, height=height or None
-                )
-            except RequestError:  # a size that is being typed
-                return gr.skip()
+            request = GenerateRequest(
+                structures=(kept,), width=width or None, height=height or None
+            )
             return previews.structure_maps(request)[0]
 
+    def shown_map(**values: Any) -> Image.Image | None:
+        try:
+            GenerateRequest(width=values["width"] or None, height=values["height"] or None)
+        except RequestError:  # a size that is being typed
+            return gr.skip()
+        return structure_map(**values)
+
+    @wraps(structure_map)
+    def asked_map(**values: Any) -> File | None:
+        found = structure_map(**values)
+        return None if found is None else png_file(found)
+
     shown = {name: inputs[name] for name in ("control", "kind", "control_fit", "width", "height")}
+    # Detectors are not the model, and nobody waits for it here.
+    queue: dict[str, object] = {"concurrency_id": "maps", "concurrency_limit": 2}
     endpoint(
         partial(gr.on, [*(widget.change for widget in shown.values()), model.shown.change]),
-        structure_map,
+        shown_map,
         shown | {"model": model.chosen},
         drawn,
         show_progress="minimal",
         trigger_mode="always_last",
-        api_name="structure_map",
-        concurrency_id="maps",  # detectors are not the model, and nobody waits for it here
-        concurrency_limit=2,
+        api_visibility="private",
+        **queue,
     )
+    outputs = [answer(picture_schema(), "map")]
+    public(asked_map, parameters(shown | {"model": model.chosen}), outputs, **queue)
 
 
 def makes(request: GenerateRequest) -> bool:

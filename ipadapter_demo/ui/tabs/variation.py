@@ -21,13 +21,7 @@ from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 def variation(
     *, reference: Image.Image | None = None, fit: Fit, image_scale: float, **sampling: Any
 ) -> GenerateRequest:
-    """Pictures like one picture, without words.
-
-    reference: the picture. fit: crop, pad or squash, how a picture that is not square is shown to
-    the image encoder. image_scale: λ, 0 ignores the picture, 1 follows it. seed counts where
-    random_seed is false. Returns PNG files that hold their whole request, a status line and the
-    seed of the first picture.
-    """
+    """Pictures like one picture, without words. Each is a PNG that holds its whole request."""
     if reference is None:
         raise RequestError("reference is missing: upload a picture first")
     return GenerateRequest(

@@ -1,0 +1,31 @@
+"""Who may see the page. No message here repeats a password."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def logins(text: str) -> list[tuple[str, str]]:
+    """(user, password) of "user:password", or of the lines of a file, without empty lines and those
+    that begin with #. Raises ValueError."""
+    if not text:
+        return []
+    try:
+        is_file = Path(text).is_file()
+    except OSError:  # longer than a name can be
+        is_file = False
+    if not is_file:
+        return [_login(text, "auth")]
+    lines = enumerate(Path(text).read_text(encoding="utf-8").splitlines(), 1)
+    given = [(number, line) for number, line in lines if line.strip() and line[0] != "#"]
+    found = [_login(line, f"auth: line {number} of {text}") for number, line in given]
+    if not found:
+        raise ValueError(f"auth: {text} has no line user:password")
+    return found
+
+
+def _login(text: str, where: str) -> tuple[str, str]:
+    user, colon, password = text.strip().partition(":")
+    if not (user and colon and password):
+        raise ValueError(f"{where} must be user:password, or a file of such lines")
+    return user, password

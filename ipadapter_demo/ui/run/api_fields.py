@@ -1,0 +1,125 @@
+"""The parameters of the endpoints for programs: a type, a default and a sentence for each."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+import gradio as gr
+from gradio.components.api_component import Api
+
+from ipadapter_demo.request import (
+    MAX_CLIP_SKIP,
+    MAX_COUNT,
+    MAX_FEATHER,
+    MAX_REPAINT_PASSES,
+    MAX_SEED,
+    MAX_STEPS,
+)
+from ipadapter_demo.sampling import NoiseSchedule
+from ipadapter_demo.ui.run.tab import Widgets
+
+# What only the page has: a program gives the seed, and width and height, or leaves them open.
+OF_THE_PAGE = {"random_seed", "shape", "live"}
+
+Schema = dict[str, Any]  # of JSON
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer"}
+OPEN: Schema = {"anyOf": [WHOLE, {"type": "null"}]}
+# Beside what the widgets know: the choices of these depend on the model, or on each other.
+SCHEMAS: dict[str, Schema] = {
+    "seed": OPEN,
+    "width": OPEN,
+    "height": OPEN,
+    "adapter": TEXT,
+    "kind": TEXT,
+    "loras": {"type": "array", "items": TEXT},
+    "noise_schedule": {"type": "string", "enum": list(get_args(NoiseSchedule))},
+}
+# Of a slot with a number, such as weight_2, by the name without it.
+DESCRIPTIONS = {
+    "reference": "A picture used as a prompt.",
+    "fit": "A picture that is not square reaches the image encoder cropped, padded or squashed.",
+    "weight": "Weight of the picture among several, from 0 to 2.",
+    "mask": "The region where the picture applies, as a picture of the same size.",
+    "mask_means": "The region of the mask: what is white in it, or what is transparent.",
+    "window_start": "The part of the steps during which it acts begins here, from 0 to 1.",
+    "window_end": "The part of the steps during which it acts ends here, from 0 to 1.",
+    "only": "The number of the one result that it is for, from 1; 0 for all of them.",
+    "negative": "Results move away from the picture.",
+    "combine": "Several pictures count side by side (concat), or as their mean (average).",
+    "prompt": "The text, in English.",
+    "negative_prompt": "The text for what is to be kept out.",
+    "prompt_syntax": "plain, or weighted for (word:1.3), [word], BREAK and texts of any length.",
+    "prompt_2": "The text for SDXL's second text encoder; nothing is the same.",
+    "negative_prompt_2": "What is to be kept out, for SDXL's second text encoder.",
+    "clip_skip": f"How many of the text encoder's last layers are left out, 0 to {MAX_CLIP_SKIP}.",
+    "image_scale": "λ, the weight of the picture as a prompt: 0 ignores it, 1 follows it.",
+    "image_layers": "The layers in which λ acts, by what they do.",
+    "adapter": "The image adapter by its name; the model's own is the default.",
+    "control": "The picture that says where things are.",
+    "kind": "kind/detector, such as canny/canny: what is kept of the picture, and what finds it; "
+    "with the detector none the picture is the map itself.",
+    "control_fit": "A picture of other proportions than the result is cropped, padded or squashed.",
+    "structure_weight": "How strictly the structure is kept, from 0 to 2.",
+    "painting": "The picture of which a part is drawn anew.",
+    "changed": "A picture of which only a part is drawn; it needs changed_mask.",
+    "changed_mask": "That part, as a picture of the size of changed.",
+    "changed_mask_means": "The region of changed_mask: what is white in it, or transparent.",
+    "strength": "1 forgets what was under the mask, less keeps some of it.",
+    "feather": f"Pixels over which the seam fades, inwards, from 0 to {MAX_FEATHER}.",
+    "repaint_passes": f"How often each step is taken, for the seam: 1 to {MAX_REPAINT_PASSES}.",
+    "context": "How much of the picture is seen and drawn: 0 the masked part alone, 1 all of it.",
+    "background_weight": "Weight, from 0 to 2, of the picture itself as a prompt around the mask.",
+    "steps": f"Sampling steps, from 1 to {MAX_STEPS}.",
+    "guidance": "Classifier-free guidance, from 1, which is none, to 30.",
+    "guidance_start": "The part of the steps with guidance begins here, from 0 to 1.",
+    "guidance_end": "The part of the steps with guidance ends here, from 0 to 1.",
+    "guidance_rescale": "Against overexposure by guidance, from 0 to 1.",
+    "count": f"Number of pictures, from 1 to {MAX_COUNT}.",
+    "sampler": "The sampler.",
+    "noise_schedule": "The noise levels at which steps are taken; default is the model's own.",
+    "seed": f"Seed of the first picture, from 0 to {MAX_SEED}; null draws one.",
+    "width": "Width in pixels, a multiple of 8; null is the model's own.",
+    "height": "Height in pixels, a multiple of 8; null is the model's own.",
+    "loras": 'LoRAs of the model by their names, with a weight behind a colon: "style:0.7".',
+    "attention": "Also return where each reference acted.",
+    "model": "The model by its name; another than the last one is loaded first.",
+}
+_SLOT = re.compile(r"_(\d)$")
+
+
+def parameters(widgets: Widgets) -> Widgets:
+    """Inputs of an endpoint that takes what these widgets hold, with the same defaults."""
+    return {
+        name: _parameter(name, widget)
+        for name, widget in widgets.items()
+        if name not in OF_THE_PAGE
+    }
+
+
+def answer(schema: Schema, label: str) -> Api:
+    """An output: a value of a JSON schema."""
+    return Api(None, schema, label)
+
+
+def picture_schema() -> Schema:
+    """An uploaded file."""
+    return gr.Image(render=False).api_info()
+
+
+def _parameter(name: str, widget: gr.Component) -> Api:
+    slot = None if name in DESCRIPTIONS else _SLOT.search(name)
+    field = name if slot is None else _SLOT.sub("", name)
+    text = DESCRIPTIONS[field] + (f" Of slot {slot[1]}." if slot else "")
+    schema = SCHEMAS.get(field) or _schema(widget)
+    described = {"description": text, "additional_description": text}  # in JSON, and for people
+    return Api(None if schema is OPEN else widget.value, schema | described, name)
+
+
+def _schema(widget: gr.Component) -> Schema:
+    if isinstance(widget, gr.Image | gr.ImageEditor):
+        return picture_schema()
+    if isinstance(widget, gr.Number) or (isinstance(widget, gr.Slider) and widget.step == 1):
+        return WHOLE
+    return widget.api_info()

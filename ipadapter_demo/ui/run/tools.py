@@ -1,0 +1,48 @@
+"""The endpoints as tools of the Model Context Protocol, by gradio's server for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import wraps
+from typing import Any
+
+from gradio_client import handle_file
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.ui.run.uploads import path_of_upload
+
+
+def complete(server: Any) -> None:  # noqa: ANN401 - gradio's, there only with its package
+    """Return every picture of a list as a picture, which gradio would as the text of its address,
+    and take uploads by their address, which gradio would download, but not from this machine."""
+    to_content, to_files = server.postprocess_output_data, server.convert_strings_to_filedata
+
+    @wraps(to_content)
+    def content(data: Iterable[object], root_url: str) -> object:
+        return to_content(list(_flat(data)), root_url)
+
+    @wraps(to_files)
+    def files(values: dict[str, object], positions: list[list[str | int]]) -> dict[str, object]:
+        given = to_files({n: v for n, v in values.items() if _upload(v) is None}, positions)
+        uploads = {n: found for n, v in values.items() if (found := _upload(v)) is not None}
+        return given | uploads
+
+    server.postprocess_output_data, server.convert_strings_to_filedata = content, files
+
+
+def _flat(values: Iterable[object]) -> Iterator[object]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _upload(value: object) -> object | None:
+    """The file of a path that an upload was answered with, or of its address."""
+    if not isinstance(value, str):
+        return None
+    try:
+        return handle_file(path_of_upload({"path": value.rpartition("file=")[2]}, "file"))
+    except RequestError:
+        return None

@@ -1,0 +1,305 @@
+"""The endpoints as programs use them: plain values, described parameters, the clients of the docs,
+and tools."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import re
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+from PIL import Image
+
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.record import request_from_png
+from ipadapter_demo.settings import Settings, settings_from_args
+from ipadapter_demo.ui import build_ui, launch
+from ipadapter_demo.ui.run.api_fields import DESCRIPTIONS
+from ipadapter_demo.ui.tabs import TABS
+from tests.tiny import picture
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:'future.no_silent_downcasting' is deprecated",
+    "ignore:The copy keyword is deprecated",
+    "ignore:Use `streamable_http_client` instead:DeprecationWarning",
+    # gradio opens the pictures that a tool returns, and leaves them open.
+    "ignore:.*unclosed file <_io.BufferedReader name='.*/gradio/:ResourceWarning",
+    "ignore:Exception ignored in. <_io.*/gradio/:pytest.PytestUnraisableExceptionWarning",
+)
+
+DOCS = Path(__file__).parent.parent / "docs" / "api-clients.md"
+FAST = {"steps": 2, "count": 2, "seed": 7}
+WHOLE = {"steps", "count", "repaint_passes", "feather", "only"}
+OPEN = {"seed", "width", "height"}
+
+
+def png(path: str) -> Image.Image:
+    return Image.open(io.BytesIO(Path(path).read_bytes()))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def url(model: Any) -> Iterator[str]:
+    """The address of a page whose endpoints are tools as well."""
+    settings = Settings(port=free_port(), mcp=True)
+    page = build_ui(ImagePromptPipeline(model), settings)
+    launch(page, settings)
+    yield f"http://127.0.0.1:{settings.port}/"
+    page.close()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with the pictures that the clients of the docs name."""
+    for name, seed in (("reference.png", 1), ("scene.png", 2)):
+        picture(seed).save(tmp_path / name)
+    mask = Image.new("L", picture(2).size, 0)
+    mask.paste(255, (8, 8, 40, 40))
+    mask.save(tmp_path / "mask.png")
+    return tmp_path
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Client]:
+    client = Client(url, verbose=False)
+    yield client
+    client.close()
+
+
+# Plain values
+
+
+def test_an_answer_is_files_and_plain_values(client: Client, files: Path) -> None:
+    reference = handle_file(files / "reference.png")
+    pictures, seeds, status, maps = client.predict(
+        reference=reference, **FAST, attention=True, api_name="/variation"
+    )
+    assert seeds == [7, 8]
+    assert re.fullmatch(r"2 pictures in [\d.]+ s, seeds 7 to 8\.", status)
+    assert [request_from_png(path).seed for path in pictures] == [7, 7]
+    assert [png(path).size for path in maps] == [(64, 64), (64, 64)]
+
+
+def test_nothing_on_the_way_is_an_update_of_the_page(client: Client, files: Path) -> None:
+    job = client.submit(
+        reference=handle_file(files / "reference.png"), **FAST, api_name="/variation"
+    )
+    job.result()
+    said = job.outputs()
+    assert "__type__" not in str(said)
+    assert "<" not in "".join(status for _, _, status, _ in said)
+    assert [status for _, _, status, _ in said[:-1]] == ["Step 1 of 2.", "Step 2 of 2."]
+
+
+def test_without_a_seed_one_is_drawn_and_told(client: Client, files: Path) -> None:
+    values = {"reference": handle_file(files / "reference.png"), "steps": 1, "count": 1}
+    drawn = [client.predict(**values, api_name="/variation")[1] for _ in range(2)]
+    assert drawn[0] != drawn[1]
+
+
+def test_every_parameter_has_a_type_and_a_sentence(url: str) -> None:
+    endpoints = httpx.get(f"{url}gradio_api/info").json()["named_endpoints"]
+    assert set(endpoints) == {f"/{name}" for name in (*TABS, "structure_map")}
+    seen = set()
+    for endpoint in endpoints.values():
+        for parameter in endpoint["parameters"]:
+            name = re.sub(r"_\d$", "", parameter["parameter_name"])
+            seen.add(name)
+            assert parameter["type"]["description"].startswith(DESCRIPTIONS[name])
+            assert parameter["python_type"]["description"].startswith(DESCRIPTIONS[name])
+            kinds = str(parameter["type"].get("type", parameter["type"].get("anyOf")))
+            assert ("integer" in kinds) == (name in WHOLE | OPEN), name
+            assert parameter["parameter_has_default"], name
+        assert [one["label"] for one in endpoint["returns"]] in (
+            ["pictures", "seeds", "status", "attention_maps"],
+            ["map"],
+        )
+    assert seen == set(DESCRIPTIONS)
+
+
+# The clients of the docs
+
+
+CLIENTS = re.findall(r"^```py\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_there_is_a_client_of_six_lines_for_every_endpoint() -> None:
+    named = re.findall(r'api_name="/(\w+)"', "".join(CLIENTS))
+    assert named == [*TABS, "structure_map"]
+    assert all(len(text.splitlines()) <= 6 for text in CLIENTS)
+
+
+@pytest.mark.parametrize("text", CLIENTS, ids=[*TABS, "structure_map"])
+def test_a_client_of_the_docs_runs(
+    text: str, url: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    names: dict[str, Any] = {}
+    exec(text.replace("http://127.0.0.1:7860/", url), names)
+    made = names["pictures"] if "pictures" in names else [names["map"]]
+    assert made
+    assert all(png(path).format == "PNG" for path in made)
+    names["client"].close()
+
+
+# Tools
+
+
+def with_tools(url: str, use: Callable[[ClientSession], Coroutine[Any, Any, Any]]) -> Any:
+    async def session() -> Any:
+        async with (
+            streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as opened,
+        ):
+            await opened.initialize()
+            return await use(opened)
+
+    with ThreadPoolExecutor(1) as thread:  # a browser's loop may run in this one
+        return thread.submit(asyncio.run, session()).result()
+
+
+def called(url: str, name: str, **values: Any) -> Any:
+    return with_tools(url, lambda session: session.call_tool(name, values))
+
+
+def data_url(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def texts(answer: Any) -> str:
+    return " ".join(one.text for one in answer.content if one.type == "text")
+
+
+def test_the_tools_are_the_endpoints_with_their_descriptions(url: str) -> None:
+    tools = with_tools(url, lambda session: session.list_tools()).tools
+    assert {tool.name for tool in tools} == {*TABS, "structure_map"}
+    for tool in tools:
+        assert tool.description
+        for name, schema in tool.inputSchema["properties"].items():
+            assert schema["description"].startswith(DESCRIPTIONS[re.sub(r"_\d$", "", name)])
+
+
+def test_a_tool_takes_a_picture_and_gives_pictures(url: str, files: Path) -> None:
+    answer = called(url, "variation", reference=data_url(files / "reference.png"), **FAST)
+    assert not answer.isError
+    images = [one for one in answer.content if one.type == "image"]
+    assert [one.mimeType for one in images] == ["image/png"] * 2
+    assert Image.open(io.BytesIO(base64.b64decode(images[0].data))).size == (64, 64)
+    assert "seeds 7 to 8" in texts(answer)
+
+
+def test_a_tool_takes_what_was_uploaded(url: str, files: Path) -> None:
+    content = (files / "scene.png").read_bytes()
+    [path] = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", content)}).json()
+    for given in (path, f"{url}gradio_api/file={path}"):
+        answer = called(url, "structure_map", control=given, kind="canny/canny")
+        assert [one.type for one in answer.content] == ["image", "text"]
+
+
+def test_a_tool_reads_no_other_file_of_the_server(url: str, files: Path) -> None:
+    secret = str(files / "reference.png")
+    whole = {"path": secret, "meta": {"_type": "gradio.FileData"}}
+    for given in (secret, whole, f"{url}gradio_api/file={secret}", f"file://{secret}"):
+        assert called(url, "variation", reference=given, **FAST).isError
+
+
+def test_no_address_is_fetched(url: str, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for a program nor for a tool: gradio would, before anybody checked."""
+    fetched: list[object] = []
+    monkeypatch.setattr(
+        "gradio.processing_utils.async_ssrf_protected_download",
+        lambda *address: fetched.append(address),
+    )
+    address = "https://example.com/a.png"
+    with pytest.raises(AppError, match="a file must be uploaded"):
+        client.predict(reference=handle_file(address), api_name="/variation")
+    answer = called(url, "variation", reference=address)
+    assert "a file must be uploaded" in texts(answer)
+    assert not fetched
+
+
+def test_a_tool_says_what_is_wrong(url: str, files: Path) -> None:
+    reference = data_url(files / "reference.png")
+    answer = called(url, "variation", reference=reference, steps=999)
+    assert answer.isError
+    assert "steps must lie in [1, 200], got 999" in texts(answer)
+
+
+def test_what_only_the_page_uses_is_no_tool(url: str) -> None:
+    assert called(url, "live_frame").isError
+
+
+# Who may see the page
+
+
+def test_a_login_is_asked_for_and_never_shown(
+    model: Any, tmp_path: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logins").write_text("# of the lab\nada:s3cret:x\n\ngrace:other\n")
+    settings = Settings(port=free_port(), auth=str(tmp_path / "logins"))
+    page = build_ui(ImagePromptPipeline(model), settings)
+    launch(page, settings)
+    url = f"http://127.0.0.1:{settings.port}/"
+    assert httpx.get(f"{url}config").status_code == 401
+    assert httpx.post(f"{url}login", data={"username": "ada", "password": "no"}).is_error
+    client = Client(url, auth=("ada", "s3cret:x"), verbose=False)
+    [made], *_ = client.predict(
+        reference=handle_file(files / "reference.png"),
+        steps=1,
+        count=1,
+        api_name="/variation",
+    )
+    assert png(made).format == "PNG"
+    client.close()
+    page.close()
+    assert "s3cret" not in repr(settings) + "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("wrong", ["s3cret", "s3cret:", ":s3cret", "s3cret" * 100])
+def test_a_bad_login_is_refused_without_repeating_it(
+    wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        settings_from_args(["--auth", wrong], {})
+    said = capsys.readouterr().err
+    assert "auth must be user:password, or a file of such lines" in said
+    assert "s3cret" not in said
+
+
+def test_a_bad_line_of_logins_is_named_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "logins").write_text("ada:s3cret\nhidden\n")
+    with pytest.raises(ValueError, match=r"auth: line 2 of .*logins must be user:password") as said:
+        Settings(auth=str(tmp_path / "logins"))
+    assert "hidden" not in str(said.value)
+    (tmp_path / "empty").write_text("# nobody\n")
+    with pytest.raises(ValueError, match=r"auth: .*empty has no line user:password"):
+        Settings(auth=str(tmp_path / "empty"))
+
+
+def test_tools_without_their_package_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ipadapter_demo.settings.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r'^mcp needs a package: pip install "ipadapter-demo\[mcp'):
+        Settings(mcp=True)
+    assert Settings().mcp is False
+
+
+def test_tools_and_a_login_exclude_each_other() -> None:
+    """gradio's server of tools asks nobody for a login."""
+    with pytest.raises(ValueError, match="mcp and auth exclude each other"):
+        Settings(mcp=True, auth="ada:s3cret")
