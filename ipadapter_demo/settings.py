@@ -19,6 +19,7 @@ from ipadapter_demo.own_files import check, embeddings, loras, places
 
 PREFIX = "IPADAPTER_"
 
+_SIZE = re.compile(r"([1-9]\d{0,8})(kb|mb|gb)")
 _SWITCH = {"1": True, "true": True, "yes": True, "on": True}
 _SWITCH |= {"0": False, "false": False, "no": False, "off": False}
 
@@ -37,6 +38,9 @@ class Settings:
     `zero_snr` (zero terminal SNR) are for a model whose files do not say it. `offload` keeps on a
     GPU only what is at work, `tiling` decodes in parts, `compile` compiles the networks.
     `share_steps` requests at most share a call of the model; None is 8 on CUDA, else 1.
+    `upload_quota` is what a visitor may upload within an hour, `upload_quota_total` what all may.
+    `trusted_hosts` are names of this server beside its own, behind commas: one that begins with a
+    dot stands for all below it, * for any.
     """
 
     model: str = "tabletop"
@@ -61,6 +65,9 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 7860
     max_file_size: str = "20mb"
+    upload_quota: str = "1gb"
+    upload_quota_total: str = "10gb"
+    trusted_hosts: str = ""
     queue_size: int = 32
     share: bool = False
 
@@ -84,9 +91,24 @@ class Settings:
         check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
         check(bool(self.host.strip()), "host", "an address", self.host)
         check(0 < self.port < 65536, "port", "from 1 to 65535", self.port)
-        size = re.fullmatch(r"[1-9]\d*(kb|mb|gb)", self.max_file_size)
-        check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
+        for name in ("max_file_size", "upload_quota", "upload_quota_total"):
+            size = getattr(self, name)
+            check(bool(_SIZE.fullmatch(size)), name, 'a size such as "20mb"', size)
+        for host in listed_hosts(self.trusted_hosts):
+            known = re.fullmatch(r"\*|[a-z0-9_.-]+|[0-9a-f:]+", host)
+            check(bool(known), "trusted_hosts", "names without scheme and port", host)
         check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
+
+
+def bytes_of(size: str) -> int:
+    """Of a size such as "20mb", in steps of 1024."""
+    match = _SIZE.fullmatch(size)
+    assert match is not None  # of settings, which are checked
+    return int(match[1]) * 1024 ** (1 + ("kb", "mb", "gb").index(match[2]))
+
+
+def listed_hosts(text: str) -> list[str]:
+    return [host.strip().lower() for host in text.split(",") if host.strip()]
 
 
 def without_additions(settings: Settings) -> Settings:
@@ -181,6 +203,9 @@ def add_settings(add: Callable[..., argparse.Action]) -> None:
     add("--host", help=f"address to listen on [{default.host}]")
     add("--port", type=int, help=f"[{default.port}]")
     add("--max-file-size", help=f"of an upload [{default.max_file_size}]")
+    add("--upload-quota", help=f"of a visitor within an hour [{default.upload_quota}]")
+    add("--upload-quota-total", help=f"of all visitors [{default.upload_quota_total}]")
+    add("--trusted-hosts", help="names of this server, as behind a proxy: demo.example,.lan")
     add("--queue-size", type=int, help=f"waiting users [{default.queue_size}]")
     add("--share", action=argparse.BooleanOptionalAction, help="open a public link [no]")
 

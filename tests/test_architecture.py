@@ -34,6 +34,7 @@ TIERS = [
         "record",
         "sampling",
         "settings",
+        "temporary",
     },
     {"adapter"},
     {"models"},

@@ -8,9 +8,12 @@ from ipadapter_demo.assets import asset
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
+from ipadapter_demo.temporary import AGE, EVERY
+from ipadapter_demo.ui.guard import app_options
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.models import on_switch
+from ipadapter_demo.ui.run.page import Page
 from ipadapter_demo.ui.run.restore import restore_button
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.say import escaped
@@ -21,7 +24,6 @@ from ipadapter_demo.ui.widgets.loras import on_few_step
 __all__ = ["build_ui", "launch_options"]
 
 STYLE = asset("assets/style.css")
-HOUR, DAY = 3600, 86_400
 
 # A file that is dropped beside all widgets is restored from, as if the button had been used.
 DROP = """() => {
@@ -47,7 +49,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
         if isinstance(pipeline, ModelManager)
         else ModelManager(pipeline, most=settings.queue_size)
     )
-    page = gr.Blocks(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(HOUR, DAY))
+    page = Page(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(EVERY, AGE))
     with page:
         with gr.Row(elem_classes="header"):
             title = gr.HTML(header(manager.info), scale=1)
@@ -106,6 +108,7 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "run_history": False,  # would keep a visitor's pictures in the browser for the next one
         "ssr_mode": False,
         "pwa": False,
+        "app_kwargs": app_options(settings),
         "mcp_server": False,
         "footer_links": ["api", "settings"],
         # Fonts by name only: a page that says nothing leaves the machine fetches none.
