@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from ipadapter_demo.cli.serve import serve
-from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.errors import DemoError
 from ipadapter_demo.settings import settings_from_args
 
 
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = settings_from_args(argv)
     try:
         serve(settings)
-    except (CheckpointError, ModelError) as error:
+    except (DemoError, OSError) as error:
         sys.exit(f"app.py: {error}")
 
 

@@ -1,8 +1,8 @@
 """The errors of the project, sorted by who has to act on them.
 
-`RequestError` is for the person who asked and is shown to them as it is. `CheckpointError` and
-`ModelError` are for whoever runs the program, `TrainingError` for whoever trains. A programmer's
-mistake is a plain `AssertionError`.
+`RequestError` is for the person who asked and is shown to them as it is. `CheckpointError`,
+`ModelError` and `ServerError` are for whoever runs the program, `TrainingError` for whoever trains.
+A programmer's mistake is a plain `AssertionError`.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,10 @@ class CheckpointError(DemoError, ValueError):
 
 class ModelError(DemoError, RuntimeError):
     """A model that cannot be loaded or lacks a part. Names the part and where it was looked for."""
+
+
+class ServerError(DemoError, RuntimeError):
+    """A server that cannot start. Names its address or its folder, and the reason."""
 
 
 class TrainingError(DemoError, RuntimeError):

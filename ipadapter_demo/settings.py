@@ -18,9 +18,11 @@ from ipadapter_demo.load_options import DTYPES, PREDICTION_TYPES, Dtype, LoadOpt
 from ipadapter_demo.logins import logins
 from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.own_files import check, embeddings, loras, places
+from ipadapter_demo.server_flags import add_server_options
 
 PREFIX = "IPADAPTER_"
 
+_SIZE = re.compile(r"([1-9]\d{0,8})(kb|mb|gb)")
 _SWITCH = {"1": True, "true": True, "yes": True, "on": True}
 _SWITCH |= {"0": False, "false": False, "no": False, "off": False}
 
@@ -39,6 +41,10 @@ class Settings:
     `zero_snr` (zero terminal SNR) are for a model whose files do not say it. `offload` keeps on a
     GPU only what is at work, `tiling` decodes in parts, `compile` compiles the networks.
     `share_steps` requests at most share a call of the model; None is 8 on CUDA, else 1.
+
+    `upload_quota` is what a visitor may upload within an hour, `upload_quota_total` what all may.
+    `trusted_hosts` are names of this server beside its own, behind commas: one that begins with a
+    dot stands for all below it, * for any.
 
     Of what visitors may ask for, 0 being no limit: `max_cost` in calls of the model for one picture
     at its own size, `time_limit` in seconds of drawing, both of one request; `visitor_requests` of
@@ -76,6 +82,9 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 7860
     max_file_size: str = "20mb"
+    upload_quota: str = "1gb"
+    upload_quota_total: str = "10gb"
+    trusted_hosts: str = ""
     queue_size: int = 32
     max_cost: int = 20_000
     time_limit: int = 1800
@@ -111,8 +120,12 @@ class Settings:
         check(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
         check(bool(self.host.strip()), "host", "an address", self.host)
         check(0 < self.port < 65536, "port", "from 1 to 65535", self.port)
-        size = re.fullmatch(r"[1-9]\d*(kb|mb|gb)", self.max_file_size)
-        check(bool(size), "max_file_size", 'a size such as "20mb"', self.max_file_size)
+        for name in ("max_file_size", "upload_quota", "upload_quota_total"):
+            size = getattr(self, name)
+            check(bool(_SIZE.fullmatch(size)), name, 'a size such as "20mb"', size)
+        for host in listed_hosts(self.trusted_hosts):
+            known = re.fullmatch(r"\*|[a-z0-9_.-]+|[0-9a-f:]+", host)
+            check(bool(known), "trusted_hosts", "names without scheme and port", host)
         check(1 <= self.queue_size <= 1000, "queue_size", "from 1 to 1000", self.queue_size)
         for name in ("max_cost", "time_limit", "visitor_requests"):
             limit = getattr(self, name)
@@ -135,6 +148,17 @@ def replica_range(text: str) -> tuple[int, int]:
     """The least and the most replicas of "2" or "1-4"; (1, 1) for nothing, (1, 0) for no range."""
     found = re.fullmatch(r"([1-9]\d{0,2})(?:-([1-9]\d{0,2}))?", text or "1")
     return (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+
+
+def bytes_of(size: str) -> int:
+    """Of a size such as "20mb", in steps of 1024."""
+    match = _SIZE.fullmatch(size)
+    assert match is not None  # of settings, which are checked
+    return int(match[1]) * 1024 ** (1 + ("kb", "mb", "gb").index(match[2]))
+
+
+def listed_hosts(text: str) -> list[str]:
+    return [host.strip().lower() for host in text.split(",") if host.strip()]
 
 
 def without_additions(settings: Settings) -> Settings:
@@ -232,49 +256,7 @@ def add_settings(add: Callable[..., argparse.Action]) -> None:
     """The flags of all settings; `add` is a parser's `add_argument`."""
     add_model_options(add)
     default = Settings()
-    add("--host", help=f"address to listen on [{default.host}]")
-    add("--port", type=int, help=f"[{default.port}]")
-    add("--max-file-size", help=f"of an upload [{default.max_file_size}]")
-    add("--queue-size", type=int, help=f"waiting users [{default.queue_size}]")
-    add(
-        "--max-cost",
-        type=int,
-        metavar="CALLS",
-        help="most that one request may cost, in calls of the model for one picture at its own "
-        f"size; 0: no limit [{default.max_cost}]",
-    )
-    add(
-        "--time-limit",
-        type=int,
-        metavar="SECONDS",
-        help=f"of drawing for one request, waiting not counted; 0: no limit [{default.time_limit}]",
-    )
-    add(
-        "--visitor-requests",
-        type=int,
-        metavar="N",
-        help="of one visitor, waiting or at work; four times as many from one address; 0: no limit "
-        f"[{default.visitor_requests}]",
-    )
-    add(
-        "--models",
-        metavar="NAMES",
-        help="that visitors may choose, with commas, such as tabletop,sd15 [all of the catalogue]",
-    )
-    add(
-        "--visitor-downloads",
-        action=argparse.BooleanOptionalAction,
-        help="whoever chooses a model, a LoRA or a structure whose files are not at hand has them "
-        "fetched [no]",
-    )
-    add("--share", action=argparse.BooleanOptionalAction, help="open a public link [no]")
-    add("--ray", action=argparse.BooleanOptionalAction, help="draw with Ray Serve [no]")
-    add("--replicas", help="of a model, with --ray: 2, or 1-4 [one for each GPU]")
-    add("--metrics-port", type=int, help="for Prometheus [none]")
-    add("--log-json", action=argparse.BooleanOptionalAction, help="log as JSON lines [no]")
-    add("--root-path", metavar="PATH", help="where a proxy shows the page: /demo, or an address")
-    add("--auth", metavar="LOGIN", help="user:password, or a file of such lines, for all visitors")
-    add("--mcp", action=argparse.BooleanOptionalAction, help="serve the endpoints as tools [no]")
+    add_server_options(add, default)
 
 
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ TIERS = [
         "record",
         "sampling",
         "settings",
+        "temporary",
     },
     {"adapter"},
     {"models"},

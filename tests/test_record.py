@@ -611,16 +611,14 @@ def test_a_record_of_very_many_values_is_refused_unparsed(much: bytes, unit: byt
 
 
 def test_so_is_a_manifest_in_a_zip(tmp_path: Path) -> None:
-    """Of 100 kB when zipped."""
-    with zipfile.ZipFile(tmp_path / "bundle.zip", "w", zipfile.ZIP_DEFLATED) as bundle:
-        bundle.writestr("manifest.json", b"[" + b"[]," * 30_000_000)
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w", zipfile.ZIP_STORED) as bundle:
+        bundle.writestr("manifest.json", b"[" + b"[]," * 6_000_000)
 
     def read() -> None:
         with pytest.raises(RequestError, match="manifest must have at most 1,000,000 values"):
             Bundle(tmp_path / "bundle.zip")
 
-    assert (tmp_path / "bundle.zip").stat().st_size < MEGABYTE
-    assert peak(read) < 300
+    assert peak(read) < 60
 
 
 def test_what_is_refused_is_not_said_in_full() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ipadapter_demo.cli.command import Arguments, Command, Load
 from ipadapter_demo.cli.model import COMPILING, settings_of
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import ModelError, ServerError
 from ipadapter_demo.settings import (
     Settings,
     add_settings,
@@ -20,8 +21,11 @@ from ipadapter_demo.settings import (
     offered,
     without_additions,
 )
+from ipadapter_demo.temporary import swept, temporary_folder
 
 if TYPE_CHECKING:
+    from gradio.blocks import Blocks
+
     from ipadapter_demo.models.sources import Report
     from ipadapter_demo.pipeline import ImagePromptPipeline
     from ipadapter_demo.serving.manager import Prepare
@@ -45,17 +49,45 @@ def run(arguments: Arguments, load: Load) -> None:
 def serve(settings: Settings) -> None:
     """Load the model and serve the page until the program is stopped; also what `app.py` does.
 
-    Raises CheckpointError or ModelError.
+    Raises CheckpointError, ModelError or ServerError.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
-
+    check_address(settings.host, settings.port)
     zero_gpu = _on_zero_gpu(settings)
+    with temporary_folder() as folder:
+        page = _page(settings, zero_gpu)
+
+        from ipadapter_demo.ui import launch
+
+        with swept(folder):
+            launch(page, settings)
+            page.block_thread()
+
+
+def check_address(host: str, port: int) -> None:
+    """Raises ServerError where nobody can listen, before a model is loaded for it."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+            probe.listen()
+    except OSError as error:
+        said = (error.strerror or str(error)).lower()
+        raise ServerError(
+            f"{host}:{port} cannot be listened on: {said}: choose another --port"
+        ) from error
+
+
+def _page(settings: Settings, zero_gpu: bool) -> Blocks:
     with _rare_garbage_collection():
         from ipadapter_demo.models.listing import labels
         from ipadapter_demo.models.sources import announced
         from ipadapter_demo.serving import Limits, ModelManager
         from ipadapter_demo.serving.logs import log_requests
-        from ipadapter_demo.ui import build_ui, launch
+        from ipadapter_demo.ui import build_ui
 
         if settings.log_json or settings.metrics_port is not None:
             log_requests(settings.log_json)
@@ -74,9 +106,7 @@ def serve(settings: Settings) -> None:
             from ipadapter_demo.serving.metrics import serve_metrics
 
             serve_metrics(manager, settings.host, settings.metrics_port)
-        page = build_ui(manager, settings)
-        launch(page, settings)
-    page.block_thread()
+        return build_ui(manager, settings)
 
 
 def _on_zero_gpu(settings: Settings) -> bool:

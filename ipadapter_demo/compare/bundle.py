@@ -13,7 +13,6 @@ Equal comparisons on one machine give equal bundles, byte for byte.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ipadapter_demo.compare.archive import read_from_zip
 from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.job import Job
 from ipadapter_demo.compare.manifest import (
@@ -32,8 +32,7 @@ from ipadapter_demo.compare.manifest import (
 )
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec
-from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import MAX_FILE_BYTES, read_bytes, read_image
+from ipadapter_demo.imaging import read_bytes, read_image
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result, effective_request
@@ -91,15 +90,7 @@ class Bundle:
     def read(self, name: str) -> bytes:
         if self.path.is_dir():
             return read_bytes(self.path / name, name)
-        try:
-            with zipfile.ZipFile(self.path) as bundle:
-                if bundle.getinfo(name).file_size > MAX_FILE_BYTES:
-                    raise RequestError(f"{name} must have at most {MAX_FILE_BYTES:,} bytes")
-                return bundle.read(name)
-        except OSError as error:
-            raise RequestError(f"{self.path.name} cannot be read: {error.strerror}") from error
-        except (KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise RequestError(f"{self.path.name} is no bundle: {error}") from error
+        return read_from_zip(self.path, name)
 
     def verified(self, manager: ModelManager) -> Iterator[Verified]:
         """Every cell drawn again."""

@@ -7,6 +7,7 @@ every name.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from ipadapter_demo.compare.schema import CellName, Part
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.lora import MAX_LORAS
 from ipadapter_demo.own_files import structure_parts
 
@@ -31,6 +33,8 @@ RANGE = r"^-?\d+(\.\d+)?:-?\d+(\.\d+)?(:\d+(\.\d+)?)?$"
 
 
 def _file_named(name: str, info: ValidationInfo) -> str:
+    if PurePosixPath(name.replace("\\", "/")).name in ("", "..") or min(name) < " ":
+        raise RequestError(f"spec: {name!r:.80} is not the name of a file")
     return info.context(name) if info.context else name
 
 
@@ -38,7 +42,7 @@ def _map_named(text: str, info: ValidationInfo) -> str:
     if not info.context:
         return text
     name = structure_parts(text)[2]
-    return text.removesuffix(name) + info.context(name)
+    return text.removesuffix(name) + _file_named(name, info)
 
 
 Number = int | float  # as it is written: 3 stays 3

@@ -57,7 +57,7 @@ class Manifest(Part):
     """The files that the spec names, byte for byte."""
     batch: Annotated[int, Field(ge=1)]
     """Cells that shared a call of the model, at most."""
-    models: dict[str, Any]
+    models: dict[str, dict[str, Any]]
     """By name: hashes of the weights, LoRAs included, scheduler, device, dtype, versions."""
     cells: Annotated[tuple[CellEntry, ...], Field(max_length=MAX_CELLS)]
 

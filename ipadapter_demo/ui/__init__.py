@@ -9,12 +9,15 @@ from ipadapter_demo.logins import logins
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
 from ipadapter_demo.serving import Limits, ModelManager
 from ipadapter_demo.settings import Settings
+from ipadapter_demo.temporary import AGE, EVERY
+from ipadapter_demo.ui.guard import app_options
 from ipadapter_demo.ui.run import tools
 from ipadapter_demo.ui.run.api import add_api
 from ipadapter_demo.ui.run.batch import add_batch
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.models import on_switch
+from ipadapter_demo.ui.run.page import Page
 from ipadapter_demo.ui.run.restore import restore_button
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.say import escaped
@@ -26,7 +29,6 @@ from ipadapter_demo.ui.widgets.loras import on_few_step
 __all__ = ["build_ui", "launch", "launch_options"]
 
 STYLE = asset("assets/style.css")
-HOUR, DAY = 3600, 86_400
 
 # A file that is dropped beside all widgets is restored from, as if the button had been used.
 DROP = """() => {
@@ -52,7 +54,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
         if isinstance(pipeline, ModelManager)
         else ModelManager(pipeline, most=settings.queue_size, limits=Limits.of(settings))
     )
-    page = gr.Blocks(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(HOUR, DAY))
+    page = Page(title="IP-Adapter demo", analytics_enabled=False, delete_cache=(EVERY, AGE))
     with page:
         with gr.Row(elem_classes="header"):
             title = gr.HTML(header(manager.info), scale=1)
@@ -125,6 +127,7 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "root_path": settings.root_path.rstrip("/") or None,
         "auth": logins(settings.auth) or None,
         "mcp_server": settings.mcp,
+        "app_kwargs": app_options(settings),
         "footer_links": ["api", "settings"],
         # Fonts by name only: a page that says nothing leaves the machine fetches none.
         "theme": gr.themes.Default(

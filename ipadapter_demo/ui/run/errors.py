@@ -24,8 +24,13 @@ def shown_errors() -> Iterator[None]:
         yield
     except DemoError as error:
         raise failure(error) from error
-    except gr.Error:
+    except gr.Error as error:
+        error.print_exception = False
         raise
+    except OSError as error:
+        log.error("a file cannot be written or read: %s", error)
+        said = error.strerror or type(error).__name__
+        raise failure(f"The server cannot keep its files: {said}. Try again later.") from error
     except Exception as error:
         log.exception("a request failed")
         raise failure(

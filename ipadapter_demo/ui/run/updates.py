@@ -216,12 +216,16 @@ def lines_of(
 ) -> tuple[str, str]:
     """Command and Python of the result that was clicked, or of the first; nothing where a run was
     stopped, and only its last preview is there."""
-    if not gallery:
-        return "", ""
     number = event._data.get("index") if isinstance(event._data, Mapping) else None
-    path = path_of_upload(gallery[number if isinstance(number, int) else 0]["image"], "result")
+    results = gallery if isinstance(gallery, list) else []
+    number = number if isinstance(number, int) and 0 <= number < len(results) else 0
+    if not results or not isinstance(results[number], Mapping):
+        return "", ""
     try:
+        path = path_of_upload(results[number].get("image"), "result")
         provenance = record_from_png(path).provenance
     except RequestError:
+        return "", ""
+    if not all(isinstance(provenance.get(option), str) for option in reuse.OPTIONS):
         return "", ""
     return reuse.command(path.name, provenance), reuse.python(path.name, provenance)

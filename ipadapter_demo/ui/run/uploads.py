@@ -110,9 +110,13 @@ def path_of_upload(upload: object, field: str) -> Path:
     path = upload.get("path") if isinstance(upload, Mapping) else None
     if not isinstance(path, str):
         raise RequestError(f"{field} must be an uploaded file, got {upload!r:.80}")
+    if "\0" in path:
+        raise RequestError(f"{field} must be an uploaded file")
     resolved = Path(path).resolve()
     if not resolved.is_relative_to(Path(get_upload_folder()).resolve()):
         raise RequestError(f"{field} must be an uploaded file")
+    if not resolved.is_file():
+        raise RequestError(f"{field} is gone: uploads stay for an hour, upload it again")
     return resolved
 
 

@@ -1,0 +1,103 @@
+"""A call of an endpoint: its name, fields and number of values, before gradio counts on them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ipadapter_demo.ui.guard.bodies import replayed, whole_body
+from ipadapter_demo.ui.guard.refusal import Refused
+
+if TYPE_CHECKING:
+    from gradio.blocks import BlockFunction, Blocks
+
+CALL = re.compile(r"/gradio_api/(?:(?:run|api|call(?P<v2>/v2)?)/(?P<name>[^/]*)|queue/join)/?$")
+MAX_NAMES = 30  # in a message
+MAX_HASH = 100  # characters
+
+
+class Calls:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._fields: dict[str, dict[str, bool]] | None = None  # whether each has a default
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            body = await whole_body(receive) if (call := CALL.search(scope["path"])) else None
+            if call and body is not None:
+                values = parsed(body)
+                page = scope["app"].get_blocks()
+                if call["v2"]:
+                    self._check_fields(page, call["name"], values)
+                else:
+                    check_values(page, call["name"], values)
+                receive = replayed(body, receive)
+        await self.app(scope, receive, send)
+
+    def _check_fields(self, page: Blocks, name: str, values: Mapping[str, object]) -> None:
+        """Of a call that gives its values by name."""
+        if self._fields is None:
+            described = page.get_api_info()["named_endpoints"]
+            self._fields = {
+                endpoint: {
+                    p["parameter_name"]: p["parameter_has_default"] for p in one["parameters"]
+                }
+                for endpoint, one in described.items()
+            }
+        known = self._fields.get(f"/{name}")
+        if known is None:
+            raise Refused(404, f"there is no endpoint /{name:.80}; there are {_some(self._fields)}")
+        if unknown := sorted(values.keys() - known):
+            raise Refused(422, f"/{name} has no field {_some(unknown)}; it has {_some(known)}")
+        if missing := [n for n in known if not known[n] and n not in values]:
+            raise Refused(422, f"/{name} lacks {_some(missing)}")
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(422, "a call must be a JSON object") from error
+    if not isinstance(values, dict):
+        raise Refused(422, f"a call must be a JSON object, got {values!r:.80}")
+    return values
+
+
+def check_values(page: Blocks, name: str | None, values: Mapping[str, Any]) -> None:
+    """Of a call that gives its values in order."""
+    given = values.get("session_hash")
+    if given is not None and not (isinstance(given, str) and len(given) <= MAX_HASH):
+        raise Refused(422, f"session_hash must be a text of at most {MAX_HASH} characters")
+    called = endpoint(page, name, values.get("fn_index"))
+    data = values.get("data")
+    counts = {len(called.inputs), sum(not one.skip_api for one in called.inputs)}
+    if called.cancels:  # gradio fills it in
+        return
+    if not isinstance(data, list) or len(data) not in counts:
+        raise Refused(
+            422,
+            f"data must be a list of {' or '.join(map(str, sorted(counts)))} values, got "
+            f"{len(data) if isinstance(data, list) else repr(data)[:80]}",
+        )
+
+
+def endpoint(page: Blocks, name: str | None, index: object) -> BlockFunction:
+    """Raises Refused where there is none."""
+    if index is not None:
+        if type(index) is not int or index not in page.fns:
+            raise Refused(404, f"fn_index must be that of an event of the page, got {index!r:.80}")
+        return page.fns[index]
+    for called in page.fns.values():
+        if name and called.api_name == name:
+            return called
+    public = [fn.api_name for fn in page.fns.values() if fn.api_visibility == "public"]
+    raise Refused(404, f"there is no endpoint /{name or '':.80}; there are {_some(public)}")
+
+
+def _some(names: Iterable[object]) -> str:
+    return ", ".join(f"{name:.40}" for name in itertools.islice(map(str, names), MAX_NAMES))

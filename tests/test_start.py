@@ -1,0 +1,100 @@
+"""A server that cannot start, or whose disk is full, says so in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ipadapter_demo.cli.serve import check_address
+from ipadapter_demo.errors import ServerError
+
+ROOT = Path(__file__).parent.parent
+STARTS = {"app.py": ["app.py"], "serve": ["-m", "ipadapter_demo", "serve"]}
+
+
+def started(start: str, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *STARTS[start], *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which another server listens."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+def the_line(ended: subprocess.CompletedProcess[str]) -> str:
+    assert ended.returncode not in (0, -11)
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_port_in_use(start: str, taken: int) -> None:
+    """Before the model is loaded: this took half a minute and ended in a traceback."""
+    said = the_line(started(start, "--port", str(taken)))
+    assert said.endswith(
+        f"{'app.py' if start == 'app.py' else 'serve'}: 127.0.0.1:{taken} cannot be listened on: "
+        "address already in use: choose another --port"
+    )
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_an_unwritable_temporary_folder(start: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "folder"
+    said = the_line(started(start, env=os.environ | {"GRADIO_TEMP_DIR": str(place)}))
+    assert re.search(r"GRADIO_TEMP_DIR=.*/file/folder cannot be written: Not a directory$", said)
+
+
+def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
+    """The page's examples find no room on it. A limit on the size of files stands for that."""
+    ended = started(
+        "app.py",
+        "--port",
+        str(free_port()),
+        env=os.environ | {"GRADIO_TEMP_DIR": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
+    )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert "app.py: [Errno 27] File too large" in ended.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "no-such-host.invalid", "203.0.113.7"])
+def test_an_address_that_is_not_this_machines(host: str) -> None:
+    with pytest.raises(ServerError, match=rf"{re.escape(host)}:7999 cannot be listened on: \w"):
+        check_address(host, 7999)
+
+
+def test_an_address_of_this_machine() -> None:
+    port = free_port()
+    for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+        check_address(host, port)
