@@ -26,6 +26,7 @@ LONG = (
     "test_publish",
     "test_claims",
     "test_coco",
+    "test_ray",
     "test_training",
     "test_card",
 )

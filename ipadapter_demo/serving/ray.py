@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from ipadapter_demo.errors import ModelError
@@ -35,6 +36,7 @@ MISSING = "ray needs Ray Serve, which is not installed: pip install -r requireme
 STORE = 256 * 2**20  # bytes of shared memory on one machine, for pictures on their way
 # A queue that is shorter than a model takes to load has gone until then.
 SCALING = {"upscale_delay_s": 10.0, "downscale_delay_s": 600.0}
+_building = Lock()  # Serve marks modules for pickling meanwhile, and cannot for two at once
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
@@ -105,7 +107,7 @@ def check_room(name: str, scale: Scale) -> None:
     import ray
 
     free = ray.available_resources()
-    for kind, needed in (("CPU", scale.least), ("GPU", scale.least * scale.gpus)):
+    for kind, needed in (("GPU", scale.least * scale.gpus), ("CPU", scale.least)):
         if free.get(kind, 0) < needed:
             raise ModelError(
                 f"model {name}: {scale.least} replicas need {needed} {kind}s, "
@@ -144,21 +146,22 @@ def _application(model: str | CatalogEntry, options: LoadOptions, scale: Scale) 
     from ray import serve
 
     share = options.share_steps or (SHARE_ON_CUDA if scale.gpus else 1)
-    deployment = serve.deployment(Replica).options(
-        name="replica",
-        # The engine of a replica lets whoever asks for less come first, which a queue before it
-        # would not.
-        max_ongoing_requests=MOST_AT_ONCE // 2,
-        autoscaling_config={
-            "min_replicas": scale.least,
-            "max_replicas": scale.most,
-            "target_ongoing_requests": share,
-            **SCALING,
-        },
-        ray_actor_options={"num_cpus": 1, "num_gpus": scale.gpus},
-        max_constructor_retry_count=1,  # a model that cannot be read cannot be read again
-        logging_config=QUIET,
-    )
+    with _building:
+        deployment = serve.deployment(Replica).options(
+            name="replica",
+            # The engine of a replica lets whoever asks for less come first, which a queue before it
+            # would not.
+            max_ongoing_requests=MOST_AT_ONCE // 2,
+            autoscaling_config={
+                "min_replicas": scale.least,
+                "max_replicas": scale.most,
+                "target_ongoing_requests": share,
+                **SCALING,
+            },
+            ray_actor_options={"num_cpus": 1, "num_gpus": scale.gpus},
+            max_constructor_retry_count=1,  # a model that cannot be read cannot be read again
+            logging_config=QUIET,
+        )
     return deployment.bind(model, options, scale.threads)
 
 

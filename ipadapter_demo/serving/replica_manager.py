@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Lock
 
 from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -31,6 +32,7 @@ class ReplicaManager(ModelManager):
         super().__init__(pipeline, prepare, models, most, limits)
         self._pipelines: dict[str, ImagePromptPipeline] = {pipeline.info.name: pipeline}
         self._lines = {pipeline.info.name: self.line}
+        self._starting: dict[str, Lock] = {}  # of each model, so that none waits for another's
 
     def lines(self) -> list[Line]:
         return list(self._lines.values())
@@ -64,7 +66,9 @@ class ReplicaManager(ModelManager):
 
     def _load(self, name: str, report: Report, may: Callable[[], bool]) -> None:
         assert self._prepare is not None
-        with self._loading:
+        with self._changed:
+            loading = self._starting.setdefault(name, Lock())
+        with loading:
             if not self.is_loaded(name):
                 pipeline = self._prepare(name, report)()
                 self._remember(pipeline)
