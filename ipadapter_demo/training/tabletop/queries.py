@@ -44,9 +44,14 @@ class Queries:
             query = recorded[rows].to(states.device).float()
             with torch.no_grad():
                 target = _attended(layer, query, wanted)
-                spread = (target - target.mean(dim=0)).square().mean()
-            found.append((_attended(layer, query, states) - target).square().mean() / spread)
+            found.append(relative_error(_attended(layer, query, states), target))
         return torch.stack(found).mean()
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Mean square; 1 is as much as theirs (B, ...) differ from their mean."""
+    spread = (theirs - theirs.mean(dim=0)).square().mean()
+    return (ours - theirs).square().mean() / spread.clamp(min=1e-8)  # 0 if all are alike
 
 
 def _attended(layer: Attention, query: Tensor, states: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.encoders import MAX_TOKENS, tokens_of
 from ipadapter_demo.training.tabletop.latents import Frozen, frozen_unet, save_samples
 from ipadapter_demo.training.tabletop.pictures import Pictures
-from ipadapter_demo.training.tabletop.queries import recorded_queries
+from ipadapter_demo.training.tabletop.queries import recorded_queries, relative_error
 
 SHORT = CaptionStyle(empty=0.1, attribute=0.35, surface=0.4, solids=0.1)
 ALIKE = 0.05  # of two solids the second is named as the first is
@@ -61,8 +61,8 @@ def train_words(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
         states, embeds = read(student, texts)
         return (
             asked.difference(rows, states, theirs)
-            + _difference(states[free:], theirs[free:])
-            + EMBEDS * _difference(embeds, their_embeds)
+            + relative_error(states[free:], theirs[free:])
+            + EMBEDS * relative_error(embeds, their_embeds)
         )
 
     @torch.no_grad()
@@ -77,7 +77,7 @@ def train_words(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
         for kind, texts in (("free", free), ("caption", captions)):
             states, embeds = read(student, texts)
             found[kind] = float(asked_held_out.difference(rows, states, theirs))
-            found[f"{kind}_embeds"] = float(_difference(embeds, their_embeds))
+            found[f"{kind}_embeds"] = float(relative_error(embeds, their_embeds))
         return {name: round(value, 5) for name, value in found.items()}
 
     def preview(path: Path) -> dict[str, float]:
@@ -106,8 +106,3 @@ def _reworded(model: Frozen, said: Said, rng: random.Random) -> str:
         return len(model.tokenizer(text, verbose=False).input_ids) <= MAX_TOKENS
 
     return reworded(said, rng, fits)
-
-
-def _difference(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Mean square; 1 is as much as theirs differ from their mean."""
-    return (ours - theirs).square().mean() / (theirs - theirs.mean(dim=0)).square().mean()
