@@ -114,10 +114,11 @@ def test_the_report_covers_every_claim_on_the_built_in_model() -> None:
         TABLETOP, recommended=dataclasses.replace(TABLETOP.recommended, steps=4)
     )
     report = evaluate(load(few_steps, device="cpu"), scenes=2)
-    for name in ("text_alone", "variation", "no_image"):
+    for name in ("text_alone", "free_words", "variation", "no_image"):
         assert 0 <= report[name]["mean"] <= 1
         assert 0 <= report[name]["chance_mean"] <= 1
-    assert "light_side" not in report["text_alone"]["by_attribute"]  # captions do not name it
+    for name in ("text_alone", "free_words"):  # no words name it
+        assert "light_side" not in report[name]["by_attribute"]
     assert report["inpainting"]["largest_change_outside"] == 0
     assert report["inpainting"]["mean_change_inside"] > 0
     assert report["structure"]["edge_f1_of_rendered_source"] == 1.0
@@ -151,6 +152,20 @@ def test_pictures_that_are_the_reference_count_as_copies_and_keep_everything() -
     assert found["copies_by_chance"] < 0.2
     assert found["spread_over_seeds"]["x"] == 0
     assert found["spread_over_scenes"]["x"] > 0.02
+
+
+def test_only_what_is_named_counts() -> None:
+    scenes = sample_scenes(16, HELD_OUT)
+    benchmark = Benchmark(load("tabletop", device="cpu").info, Stamped(), scenes)
+    pictures = [*benchmark.images[8:], *benchmark.images[:8]]  # each is that of another scene
+    truth = benchmark.truth["floor_colour"]
+    same = (truth == truth.roll(8)).tolist()
+    named = [{"floor_colour"} if alike else {"wall_colour"} for alike in same]
+    assert 0 < sum(same) < len(same)
+    found = benchmark.score(pictures, named=named)["by_attribute"]
+    assert set(found) == {"floor_colour", "wall_colour"}
+    assert found["floor_colour"]["right"] == 1.0
+    assert benchmark.score(pictures)["by_attribute"]["floor_colour"]["right"] < 1.0
 
 
 def test_kept_pictures_are_drawn_once_and_say_what_made_them(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ PARTS = (
     "controlnet-small",
     "t2i-palette-small",
     "base",
+    "words",
     "image-adapter",
     "image-adapter-plus",
     "controlnet",

@@ -5,7 +5,7 @@ Chance is measured, not assumed: the same pictures compared with the truth of ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any, TypedDict
 
@@ -60,18 +60,26 @@ class Scorer:
         images: Sequence[Image.Image],
         names: Sequence[str] | None = None,
         of: Tensor | None = None,
+        named: Sequence[Collection[str]] | None = None,
     ) -> Score:
         """Share read right per attribute, chance beside it, and the mean over attributes.
 
-        Picture i is held against scene of[i], by default scene i.
+        Picture i is held against scene of[i], by default scene i, in the attributes named[i],
+        by default all.
         """
         of = self.ahead(0) if of is None else of
         read = self.classifier.classify(images)
-        names = [name for name in names or self.truth if self.exists[name].any()]
-        right = {name: self._share(read, name, of) for name in names}
+        counts = {
+            name: torch.tensor([named is None or name in named[i] for i in range(len(images))])
+            for name in names or self.truth
+        }
+        names = [name for name in counts if (self.exists[name][of] & counts[name]).any()]
+        right = {name: self._share(read, name, of, counts[name]) for name in names}
         # the truth of ten scenes that had no part in it
         others = [(of + k) % len(self.scenes) for k in range(2, 12)]
-        chance = {n: float(np.mean([self._share(read, n, o) for o in others])) for n in names}
+        chance = {
+            n: float(np.mean([self._share(read, n, o, counts[n]) for o in others])) for n in names
+        }
         return {
             "mean": round(float(np.mean(list(right.values()))), 4),
             "chance_mean": round(float(np.mean(list(chance.values()))), 4),
@@ -80,13 +88,13 @@ class Scorer:
             },
         }
 
-    def _share(self, read: dict[str, Tensor], name: str, of: Tensor) -> float:
+    def _share(self, read: dict[str, Tensor], name: str, of: Tensor, counts: Tensor) -> float:
         """A second solid's attributes count as right only in a picture with two solids."""
-        truth, exists = self.truth[name][of], self.exists[name][of]
+        truth, exists = self.truth[name][of], self.exists[name][of] & counts
         hit = read[name] == truth
         if name.startswith("second"):
             hit &= read["count"] == 1
-        return hit[exists].float().mean().item()
+        return int(hit[exists].sum()) / max(int(exists.sum()), 1)
 
 
 class Benchmark(Scorer):

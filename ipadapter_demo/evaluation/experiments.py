@@ -11,6 +11,7 @@ from diffusers import AutoencoderTiny
 from PIL import Image, ImageChops
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ipadapter_demo.evaluation.attribute_classifier import HUES, PLACES, hue_error
 from ipadapter_demo.evaluation.benchmark import Benchmark
@@ -19,9 +20,10 @@ from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.vae import VAE
 from ipadapter_demo.request import Inpaint, Structure
-from ipadapter_demo.tabletop.caption import FULL, caption, floor_caption
+from ipadapter_demo.tabletop.caption import FULL, RICH, caption, floor_caption, said_of
 from ipadapter_demo.tabletop.erase import masks_over_first, without
 from ipadapter_demo.tabletop.files import pictures_of
+from ipadapter_demo.tabletop.wording import reworded
 
 EDGE_TOLERANCE = 2  # pixels
 LAYOUT_SEEDS = 8  # pictures of one reference, for one reference in LAYOUT_SEEDS
@@ -55,6 +57,21 @@ def text_alone(benchmark: Benchmark) -> Mapping[str, object]:
     rng = random.Random(0)
     images = benchmark.each(lambda i: {"prompt": caption(benchmark.scenes, i, FULL, rng)})
     return benchmark.score(images, [name for name in benchmark.truth if name != "light_side"])
+
+
+def free_words(benchmark: Benchmark) -> Mapping[str, object]:
+    """The same in other words and in any order, some of it left out: everything that is named, in
+    texts as long as the model reads."""
+    tokenizer = CLIPTokenizer.from_pretrained(TABLETOP.folder / "tokenizer", local_files_only=True)
+    rng = random.Random(0)
+
+    def fits(text: str) -> bool:
+        return len(tokenizer(text, verbose=False).input_ids) <= tokenizer.model_max_length
+
+    said = [said_of(benchmark.scenes, i, RICH, rng) for i in range(len(benchmark.scenes))]
+    texts = [reworded(each, rng, fits) for each in said]
+    images = benchmark.each(lambda i: {"prompt": texts[i]})
+    return benchmark.score(images, named=[each.named for each in said])
 
 
 def variation(benchmark: Benchmark) -> Mapping[str, object]:

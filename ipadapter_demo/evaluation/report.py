@@ -18,6 +18,7 @@ Progress = Callable[[str], None]
 EXPERIMENTS = (
     experiments.vae,
     experiments.text_alone,
+    experiments.free_words,
     experiments.variation,
     experiments.layout,
     experiments.no_image,

@@ -33,37 +33,89 @@ RICH = CaptionStyle(empty=0.0, attribute=0.1, surface=0.15, solids=0.1)
 POOR = CaptionStyle(empty=0.5, attribute=0.5, surface=0.5, solids=0.2)
 
 
-def caption(scenes: Scenes, index: int, style: CaptionStyle, rng: random.Random) -> str:
-    """One caption, e.g. "a red striped sphere and a blue plain cube on a green checkered floor
-    with a teal wall"."""
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """The words for one thing; "" for what is not said, and the noun "solid" for no shape."""
+
+    colour: str
+    texture: str
+    noun: str
+
+    @property
+    def adjectives(self) -> tuple[str, ...]:
+        return tuple(word for word in (self.colour, self.texture) if word)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """All that a caption says: the solids from left to right, the floor and the wall."""
+
+    solids: tuple[Phrase, ...] = ()
+    floor: Phrase | None = None
+    wall: Phrase | None = None
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The attributes that it names: count, solid_shape, ..., wall_colour."""
+        things = dict(zip(("solid", "second"), self.solids, strict=False))
+        things |= {phrase.noun: phrase for phrase in (self.floor, self.wall) if phrase}
+        names = {"count"} if self.solids else set()
+        for thing, phrase in things.items():
+            kinds = {
+                "colour": phrase.colour,
+                "texture": phrase.texture,
+                "shape": phrase.noun in SHAPES,
+            }
+            names |= {f"{thing}_{kind}" for kind, said in kinds.items() if said}
+        return frozenset(names)
+
+
+def said_of(scenes: Scenes, index: int, style: CaptionStyle, rng: random.Random) -> Said:
+    """As much of a scene as the style says."""
     if rng.random() < style.empty:
-        return ""
+        return Said()
 
-    def said(word: str, chance: float = style.attribute) -> str:
-        return "" if rng.random() < chance else word
+    def said(word: str) -> str:
+        return "" if rng.random() < style.attribute else word
 
-    solids: list[str] = []
+    solids: list[Phrase] = []
     silent = rng.random() < style.solids
     for slot in range(0 if silent else int(scenes.present[index].sum())):
         noun = said(SHAPES[scenes.shape[index, slot]]) or "solid"
         colour = said(COLOURS[scenes.colour[index, slot]])
         texture = said(TEXTURES[scenes.texture[index, slot]])
-        solids.append(_noun_phrase(colour, texture, noun))
-    parts = [" and ".join(solids)]
+        solids.append(Phrase(colour, texture, noun))
+    floor = wall = None
     if rng.random() >= style.surface:
         colour = said(COLOURS[scenes.floor_colour[index]])
         texture = said(TEXTURES[scenes.floor_texture[index]])
-        parts.append(f"on {_noun_phrase(colour, texture, 'floor')}")
+        floor = Phrase(colour, texture, "floor")
     if rng.random() >= style.surface:
-        parts.append(f"with {_noun_phrase(COLOURS[scenes.wall_colour[index]], '', 'wall')}")
+        wall = Phrase(COLOURS[scenes.wall_colour[index]], "", "wall")
+    return Said(tuple(solids), floor, wall)
+
+
+def written(said: Said) -> str:
+    """A caption, e.g. "a red striped sphere and a blue plain cube on a green checkered floor with a
+    teal wall"."""
+    parts = [" and ".join(map(_noun_phrase, said.solids))]
+    if said.floor is not None:
+        parts.append(f"on {_noun_phrase(said.floor)}")
+    if said.wall is not None:
+        parts.append(f"with {_noun_phrase(said.wall)}")
     return " ".join(part for part in parts if part)
+
+
+def caption(scenes: Scenes, index: int, style: CaptionStyle, rng: random.Random) -> str:
+    """One caption of a scene."""
+    return written(said_of(scenes, index, style, rng))
 
 
 def floor_caption(scenes: Scenes, index: int) -> str:
     """Names the floor and nothing else, e.g. "on a green checkered floor"."""
     colour = COLOURS[scenes.floor_colour[index]]
     texture = TEXTURES[scenes.floor_texture[index]]
-    return f"on {_noun_phrase(colour, texture, 'floor')}"
+    return written(Said(floor=Phrase(colour, texture, "floor")))
 
 
 def with_one_word_wrong(text: str, rng: random.Random) -> str:
@@ -92,6 +144,11 @@ def vocabulary() -> tuple[str, ...]:
     return (*words, *COLOURS, *TEXTURES, *SHAPES)
 
 
-def _noun_phrase(colour: str, texture: str, noun: str) -> str:
-    words = " ".join(word for word in (colour, texture, noun) if word)
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+def _noun_phrase(phrase: Phrase) -> str:
+    words = " ".join((*phrase.adjectives, phrase.noun))
+    return f"{article(words)} {words}"
+
+
+def article(words: str) -> str:
+    """The one that stands before them."""
+    return "an" if words[0] in "aeiou" else "a"

@@ -23,6 +23,7 @@ from ipadapter_demo.training.tabletop.clip import (
 from ipadapter_demo.training.tabletop.inpaint import train_inpaint
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
 from ipadapter_demo.training.tabletop.vae import train_vae
+from ipadapter_demo.training.tabletop.words import train_words
 
 PICTURES, HELD_OUT = 32768, 2048
 OUT = TABLETOP.folder
@@ -72,6 +73,7 @@ RECIPES = {
         structure, 2100, 32, 1e-3, seed=9, options=T2I_PALETTE | {"small": True}
     ),
     "base": Recipe(train_base, 12_600, 32, 7e-4, seed=14, start_from="unet"),
+    "words": Recipe(train_words, 6000, 64, 1e-3, seed=41),
     "image-adapter": Recipe(image_adapter, 2500, 32, 1e-3),
     # made to come close to a picture, its layout too
     "image-adapter-plus": Recipe(
