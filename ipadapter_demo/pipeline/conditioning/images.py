@@ -107,7 +107,7 @@ class ReferenceEncoder:
         if name not in model.adapters:
             raise RequestError(
                 f"adapter must be one of those of {model.entry.name} "
-                f"({', '.join(model.adapters)}), got {name!r}"
+                f"({', '.join(model.adapters)}), got {name!r:.80}"
             )
         adapter = model.adapters[name]
         layers = layer_factors(request.image_layers, model.unet, model.entry.name)
