@@ -1,6 +1,7 @@
 # make demo   run the demo at http://127.0.0.1:7860; TORCH_INDEX=https://... takes torch from there
 # make test   lint, type-check and test, the page in a real browser included; WORKERS=4 for more
 # make lint   ruff and mypy only
+# make fuzz   hostile inputs, crowds and kills: hours on two cores; PARTS="files types" for some
 # make wheel  build the package, wheel and sdist, into dist/
 # make docs   the documentation as a site, in site/
 # make lock   the lock files in locks/, anew from the requirements
@@ -14,7 +15,7 @@ BIN := .venv/bin
 DEMO := .venv/.demo-requirements
 DEV := .venv/.dev-requirements
 
-.PHONY: demo test lint wheel docs lock audit space chromium clean distclean
+.PHONY: demo test lint fuzz wheel docs lock audit space chromium clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
@@ -28,6 +29,9 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+fuzz: $(DEV)
+	$(BIN)/python -m fuzz $(PARTS)
 
 wheel: $(DEV)
 	$(BIN)/python -m hatchling build

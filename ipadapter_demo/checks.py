@@ -3,37 +3,44 @@ that is another, and raises RequestError with the name of the field."""
 
 from __future__ import annotations
 
+from reprlib import Repr
+
 from ipadapter_demo.errors import RequestError
+
+_SHOWN = Repr()  # short, whatever it is of
+_SHOWN.maxstring = _SHOWN.maxother = 80
 
 
 def number(field: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RequestError(f"{field} must be a number, got {value!r}")
+        raise RequestError(f"{field} must be a number, got {_SHOWN.repr(value)}")
     if not low <= value <= high:  # also rejects NaN
-        raise RequestError(f"{field} must lie in [{low:g}, {high:g}], got {value}")
+        raise RequestError(f"{field} must lie in [{low:g}, {high:g}], got {_SHOWN.repr(value)}")
     return float(value)
 
 
 def strength(field: str, value: object) -> float:
     share = number(field, value, 0.0, 1.0)
     if share == 0.0:
-        raise RequestError(f"{field} must lie in (0, 1], got {value}: at 0 nothing would change")
+        raise RequestError(
+            f"{field} must lie in (0, 1], got {value!r:.80}: at 0 nothing would change"
+        )
     return share
 
 
 def integer(field: str, value: object, low: int, high: int) -> int:
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:  # JSON and sliders may deliver 20.0 for 20
-        raise RequestError(f"{field} must be a whole number, got {value!r}")
+        raise RequestError(f"{field} must be a whole number, got {_SHOWN.repr(value)}")
     assert isinstance(value, (int, float))
     if not low <= value <= high:
-        raise RequestError(f"{field} must lie in [{low}, {high}], got {value}")
+        raise RequestError(f"{field} must lie in [{low}, {high}], got {_SHOWN.repr(value)}")
     return int(value)
 
 
 def window(field: str, value: object) -> tuple[float, float]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise RequestError(f"{field} must be a (start, end) pair, got {value!r}")
+        raise RequestError(f"{field} must be a (start, end) pair, got {_SHOWN.repr(value)}")
     start, end = (number(field, bound, 0.0, 1.0) for bound in value)
     if not start < end:
         raise RequestError(f"{field} must start before it ends, got ({start:g}, {end:g})")
@@ -42,19 +49,19 @@ def window(field: str, value: object) -> tuple[float, float]:
 
 def text(field: str, value: object, most: int) -> None:
     if not isinstance(value, str):
-        raise RequestError(f"{field} must be text, got {value!r}")
+        raise RequestError(f"{field} must be text, got {_SHOWN.repr(value)}")
     if len(value) > most:
         raise RequestError(f"{field} must have at most {most} characters, got {len(value)}")
 
 
 def flag(field: str, value: object) -> None:
     if not isinstance(value, bool):  # any text, "false" too, would count as true
-        raise RequestError(f"{field} must be true or false, got {value!r}")
+        raise RequestError(f"{field} must be true or false, got {_SHOWN.repr(value)}")
 
 
 def one_of(field: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise RequestError(f"{field} must be one of {', '.join(choices)}, got {value!r}")
+        raise RequestError(f"{field} must be one of {', '.join(choices)}, got {_SHOWN.repr(value)}")
 
 
 def all_of(field: str, values: object, kind: type, most: int) -> tuple:

@@ -32,6 +32,8 @@ def lora_at(place: Path, weight: float) -> Lora:
 
 def loras_from_texts(texts: Sequence[str] | None) -> tuple[Lora, ...]:
     """Raises RequestError for a weight that is no number."""
+    if not isinstance(texts, (list, tuple, type(None))):
+        raise RequestError(f"loras must be a list of names, got {texts!r:.80}")
     found = []
     for text in texts or ():
         name, colon, weight = str(text).partition(":")

@@ -41,7 +41,7 @@ def check_sampling(sampler: Sampler, noise_schedule: NoiseSchedule, steps: int) 
     if noise_schedule not in able:
         which = f"one of {', '.join(able)}" if len(able) > 1 else able[0]
         raise RequestError(
-            f"noise_schedule must be {which} for the sampler {sampler}, got {noise_schedule!r}"
+            f"noise_schedule must be {which} for the sampler {sampler}, got {noise_schedule!r:.80}"
         )
     if sampler in FEW_STEP_SAMPLERS and steps > DISTILLED_LEVELS:
         raise RequestError(

@@ -24,6 +24,7 @@ from ipadapter_demo.compare import Bundle, spec_from_document, spec_from_manifes
 from ipadapter_demo.compare.archive import MAX_ENTRIES, read_from_zip
 from ipadapter_demo.compare.manifest import checksum
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.lora import loras_from_texts
 from ipadapter_demo.record import save_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui.run import reuse
@@ -227,3 +228,18 @@ def test_a_result_without_its_facts_has_no_lines(
 def test_a_gallery_that_is_none_has_no_lines(gallery: Any, index: Any) -> None:
     event: Any = type("Event", (), {"_data": {"index": index}})
     assert lines_of(gallery, event) == ("", "")
+
+
+def test_no_message_says_a_value_in_full() -> None:
+    """A record's fields are a stranger's."""
+    for field in ("prompt", "seed", "steps", "guidance", "sampler", "guidance_window", "combine"):
+        for value in ("x" * 10**6, [0] * 10**6, {"a": "b" * 10**6}):
+            with pytest.raises(RequestError, match=f"^{field}") as refused:
+                GenerateRequest(**{field: value})
+            assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("loras", ["style:0.8", 7, True, 2.5, {"a": 1}])
+def test_loras_are_a_list(loras: Any) -> None:
+    with pytest.raises(RequestError, match="loras must be a list of names, got "):
+        loras_from_texts(loras)

@@ -13,6 +13,7 @@ from accelerate.commands.launch import launch_command_parser
 
 import benchmarks.__main__
 import benchmarks.steps
+import fuzz.__main__
 import ipadapter_demo
 from ipadapter_demo.settings import settings_from_args
 
@@ -67,6 +68,8 @@ def test_commands_are_understood(command: str) -> None:
         benchmarks.__main__.command_parser().parse_args(words[3:])
     elif words[:3] == [".venv/bin/python", "-m", "benchmarks.steps"]:
         benchmarks.steps.parsed(words[3:])
+    elif words[:3] == [".venv/bin/python", "-m", "fuzz"]:
+        fuzz.__main__.command_parser().parse_args(words[3:])
     elif words[0] == ".venv/bin/pip":
         assert words[1:3] == ["install", "-r"]
         assert (ROOT / words[3]).is_file()

@@ -78,7 +78,7 @@ class Loras:
             else:
                 raise RequestError(
                     f"lora must be one of those of the model ({_listed(self._files)}), "
-                    f"got {lora.name!r}: load its file with the model"
+                    f"got {lora.name!r:.80}: load its file with the model"
                 )
 
     def merge(self, loras: Sequence[Lora]) -> None:
@@ -163,7 +163,7 @@ def own_loras(
         elif name not in files:
             raise ModelError(
                 f"lora must be a .safetensors file, or one of the model's ({_listed(files)}), "
-                f"got {name!r}"
+                f"got {name!r:.80}"
             )
         usual.append(lora)
     return files, tuple(usual)

@@ -82,7 +82,7 @@ def _entry_named(name: str, options: LoadOptions, report: Report) -> CatalogEntr
         return local_entry(PUBLISHED[name], options, report)
     if name not in CATALOG:
         known = ", ".join([*CATALOG, *PUBLISHED])
-        raise ModelError(f"model must be one of {known}, got {name!r}")
+        raise ModelError(f"model must be one of {known}, got {name!r:.80}")
     if options.base is not None:
         raise ModelError(
             f"base goes with a published model, not with {name}: its adapter fits no other base"

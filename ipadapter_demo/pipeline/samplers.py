@@ -108,7 +108,7 @@ def new_scheduler(
     cannot draw with such a model.
     """
     if sampler not in SAMPLERS:
-        raise RequestError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        raise RequestError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r:.80}")
     if ends_at_zero_snr(config):
         _check_begins_at_noise(sampler, noise_schedule)
     return SAMPLERS[sampler](saying(config, NOISE_SCHEDULES[noise_schedule]))

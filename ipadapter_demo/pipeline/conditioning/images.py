@@ -112,7 +112,7 @@ class ReferenceEncoder:
         if name not in model.adapters:
             raise RequestError(
                 f"adapter must be one of those of {model.entry.name} "
-                f"({', '.join(model.adapters)}), got {name!r}"
+                f"({', '.join(model.adapters)}), got {name!r:.80}"
             )
         adapter = model.adapters[name]
         index = list(model.adapters).index(name)

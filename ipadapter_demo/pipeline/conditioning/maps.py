@@ -55,13 +55,13 @@ class MapReader:
             offered = ", ".join(known) or "none"
             raise RequestError(
                 f"structure.kind must be one of those of {self._model.entry.name} ({offered}), "
-                f"got {structure.kind!r}"
+                f"got {structure.kind!r:.80}"
             )
         annotators = known[structure.kind].annotators
         if structure.annotator not in annotators:
             raise RequestError(
                 f"structure.annotator for {structure.kind} must be one of "
-                f"{', '.join(annotators)}, got {structure.annotator!r}"
+                f"{', '.join(annotators)}, got {structure.annotator!r:.80}"
             )
         key = (structure.annotator, structure.kind, digest(structure.image), structure.fit, size)
         return self._maps.get(key, lambda: self._drawn_map(structure, size))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ipadapter_demo.ui.guard.refusal import Refused, response
+
+# To a call without a queue gradio answers a sentence for whoever asked with status 500.
+DIRECT = re.compile(r"/gradio_api/(run|api)/")
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +28,13 @@ class Answers:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         begun = ended = False
+        direct = DIRECT.search(scope["path"])
 
         async def sent(message: Message) -> None:
             nonlocal begun, ended
             begun = True
+            if direct and message.get("status") == 500:
+                message["status"] = 422
             ended = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 

@@ -1,18 +1,90 @@
-"""The page itself."""
+"""The page itself: whatever goes wrong in one of its events, gradio's own part included, ends in a
+sentence."""
 
 from __future__ import annotations
 
+import re
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.exceptions import InvalidPathError
+from pydantic import ValidationError
 
+import ipadapter_demo
 from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.say import failure
+
+PACKAGE = str(Path(ipadapter_demo.__file__).parent)
+UNLIKE = "a value is of a type that its field does not take"
 
 
 class Page(gr.Blocks):
-    """Whatever goes wrong in one of its events, gradio's own part included, ends in a sentence: a
-    value that no widget of it would send, a picture for which the disk has no room."""
-
     async def process_api(self, *args: Any, **options: Any) -> dict[str, Any]:
         with shown_errors():
             return await super().process_api(*args, **options)
+
+    async def preprocess_data(
+        self, block_fn: BlockFunction, inputs: list[Any], *more: Any, **options: Any
+    ) -> list[Any]:
+        """Values as a handler gets them. Those that no widget sends are refused."""
+        try:
+            return await super().preprocess_data(block_fn, inputs, *more, **options)
+        except gr.Error as error:  # in words of gradio, with the whole of a value
+            raise failure(error.message) from error
+        except OSError:
+            raise
+        except Exception as error:
+            raise failure(_refused(error, block_fn.inputs, inputs)) from error
+
+    async def call_function(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """gradio's own handlers, and what it reads of an event before it calls one of ours."""
+        try:
+            return await super().call_function(*args, **options)
+        except (TypeError, LookupError, ValueError, AttributeError) as error:
+            if _is_of(error, PACKAGE):
+                raise
+            raise failure(UNLIKE) from error
+
+    async def postprocess_data(
+        self,
+        block_fn: BlockFunction,
+        predictions: Any,  # noqa: ANN401
+        *more: Any,
+        **options: Any,
+    ) -> list[Any]:
+        """No widget at all is an update too."""
+        nothing = isinstance(predictions, dict) and not predictions
+        given = gr.skip() if nothing and block_fn.outputs else predictions
+        return await super().postprocess_data(block_fn, given, *more, **options)
+
+
+def _refused(error: Exception, widgets: Sequence[Any], values: Sequence[Any]) -> str:
+    if isinstance(error, InvalidPathError):
+        return "a picture or file must be uploaded to this page first"
+    found = re.search(r"component at index (\d+)", str(error))
+    index = int(found[1]) if found else _first_unlike(widgets, values)
+    if index is None:
+        return UNLIKE
+    name = widgets[index].label or widgets[index].get_block_name()
+    return f"{name}: a value of another type is expected, got {values[index]!r:.80}"
+
+
+def _is_of(error: Exception, package: str) -> bool:
+    """True where a function of the package, this file aside, was at work."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(f.filename.startswith(package) and f.filename != __file__ for f in frames)
+
+
+def _first_unlike(widgets: Sequence[Any], values: Sequence[Any]) -> int | None:
+    """The index of the first value that does not fit its widget's model of data."""
+    for index, (widget, value) in enumerate(zip(widgets, values, strict=False)):
+        if value is not None and (model := getattr(widget, "data_model", None)):
+            try:
+                model.model_validate(value, context={"validate_meta": True})
+            except (ValidationError, TypeError, ValueError, AttributeError, LookupError):
+                return index
+    return None

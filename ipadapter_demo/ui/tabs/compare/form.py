@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ipadapter_demo.checks import text
 from ipadapter_demo.compare import Spec, spec_from_document, spec_from_text
+from ipadapter_demo.compare.document import MAX_TEXT
 from ipadapter_demo.compare.spec import Document
 from ipadapter_demo.errors import RequestError
 
@@ -58,6 +60,14 @@ SHARED = (
     "seed",
 )
 
+SIDES = ("columns", "rows", "pages")
+TEXTS = (
+    "title",
+    "structure",
+    "zoom",
+    *(f"{s}_{part}" for s in SIDES for part in ("axis", "values")),
+)
+
 Read = Callable[[str], bytes]
 
 
@@ -66,6 +76,11 @@ def spec_from_form(
 ) -> Spec:
     """The spec that is `written`, or else what the form asks for; `pictures` are the names of the
     files that `read` knows. Raises RequestError."""
+    text("spec", written, MAX_TEXT)
+    for name in TEXTS:
+        text(name, form[name], MAX_TEXT)
+    if not isinstance(form["beside"], (list, type(None))):
+        raise RequestError(f"beside must be a list, got {form['beside']!r:.80}")
     if written.strip():
         return spec_from_text(written, read)
     return spec_from_document(document_from_form(form, pictures), read)
@@ -77,18 +92,18 @@ def document_from_form(form: Mapping[str, Any], pictures: Sequence[str]) -> Docu
     document["model"] = form["model"]
     request = {name: form[name] for name in SHARED if form[name] not in ("", None)}
     pictures = [name for name in pictures if name != form["structure"]]
-    for side in ("columns", "rows", "pages"):
+    for side in SIDES:
         axis = form[f"{side}_axis"]
         if axis:
             document[side] = {axis: values(side, axis, form[f"{side}_values"], pictures)}
             request.pop(axis, None)
     if "columns" not in document:
         raise RequestError("columns: choose what differs from column to column")
-    differs = {name for side in ("columns", "rows", "pages") for name in document.get(side, {})}
+    differs = {name for side in SIDES for name in document.get(side, {})}
     if "reference" not in differs and pictures:
         request["references"] = [{"image": name} for name in pictures]
     if form["structure"] and "structure" not in differs:
-        kind, annotator = form["kind"].split("/")
+        kind, _, annotator = str(form["kind"]).partition("/")
         request["structures"] = [
             {
                 "kind": kind,
@@ -107,30 +122,30 @@ def document_from_form(form: Mapping[str, Any], pictures: Sequence[str]) -> Docu
 
 
 def values(
-    side: str, axis: str, text: str, pictures: Sequence[str]
+    side: str, axis: str, written: str, pictures: Sequence[str]
 ) -> str | list[str] | list[float] | list[list[float]]:
     """A range as it is written; numbers with commas between them; texts, one a line."""
-    text = text.strip()
-    if axis == "reference" and not text:
+    written = written.strip()
+    if axis == "reference" and not written:
         if not pictures:
             raise RequestError(f"{side}: upload the pictures to compare first")
         return list(pictures)
-    if not text:
+    if not written:
         raise RequestError(f"{side}: say which values of {axis} to compare")
     if axis in NUMBERS:
-        return text if ":" in text else _numbers(side, text)
+        return written if ":" in written else _numbers(side, written)
     if axis == "guidance_window":
-        return [_numbers(side, line) for line in text.split("\n") if line.strip()]
+        return [_numbers(side, line) for line in written.split("\n") if line.strip()]
     if axis in ("fit", "combine", "method", "image_layers", "noise_schedule", "prompt_syntax"):
-        return [part.strip() for part in re.split(r"[,\n]", text) if part.strip()]
-    return [line.strip() for line in text.split("\n") if line.strip()]
+        return [part.strip() for part in re.split(r"[,\n]", written) if part.strip()]
+    return [line.strip() for line in written.split("\n") if line.strip()]
 
 
-def _numbers(field: str, text: str) -> list[float]:
+def _numbers(field: str, written: str) -> list[float]:
     try:
-        found = [float(part) for part in re.split(r"[,;\s]+", text) if part]
+        found = [float(part) for part in re.split(r"[,;\s]+", written) if part]
     except ValueError:
         raise RequestError(
-            f"{field} must be numbers with commas, or first:last:step, got {text!r:.80}"
+            f"{field} must be numbers with commas, or first:last:step, got {written!r:.80}"
         ) from None
     return [int(n) if n.is_integer() else n for n in found]
