@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.pipeline import ImagePromptPipeline, load, prepare
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load, prepare
+from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import Limits, ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import build_ui, launch_options
@@ -196,6 +197,38 @@ def test_a_visitor_with_many_sessions_has_only_so_many_requests(server: Server) 
         with pytest.raises(Failed, match="4 requests from your address are waiting or at work"):
             server.api.call("variation", reference=server.upload, **CHEAP)
         gate.release()
+
+
+def test_a_request_that_nobody_listens_to_ends(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gradio misses who stops listening, and not who never did."""
+    monkeypatch.setattr("ipadapter_demo.ui.run.visitor.UNREAD", 10)
+    server.rows.clear()
+    server.begun(steps=200, count=1)
+    until(lambda: len(server.rows) > 3)
+    server.turns(0)
+    assert len(server.rows) < 50
+    assert len(server.api.call("variation", reference=server.upload, steps=30)[0]) == 1
+
+
+def test_a_filmstrip_comes_as_late_as_it_costs(server: Server) -> None:
+    """Each of its pictures by itself would come before a request of four."""
+    pipeline = server.manager.pipeline
+    one = GenerateRequest(steps=4, guidance=2.0)
+    with server.gated() as gate:
+        work = pipeline.outcomes([one] * 7, look_again=0.01)
+        first = next(work)
+        assert isinstance(first, Preview)
+        four = pipeline.stream(replace(one, count=4), look_again=0.01)
+        next(four)
+        assert gate.arrived.acquire(timeout=60)
+        server.rows.clear()
+        gate.release()
+        *_, result = four
+        assert isinstance(result, Result)
+        assert server.rows[:4] == [8] * 4
+        work.close()
 
 
 def test_a_session_has_one_request_where_one_is_allowed(server: Server) -> None:

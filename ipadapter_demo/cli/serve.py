@@ -37,6 +37,9 @@ EXAMPLES = """\
 Every option can be set as a variable too: --queue-size as IPADAPTER_QUEUE_SIZE.
 """
 
+# Addresses of proxies that are believed who a visitor is, as uvicorn reads them.
+PRIVATE = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_settings(parser.add_argument)
@@ -52,6 +55,8 @@ def serve(settings: Settings) -> None:
     Raises CheckpointError, ModelError or ServerError.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+    if os.environ.get("SPACE_ID"):  # where only the Space's own proxy comes in, and names visitors
+        os.environ.setdefault("FORWARDED_ALLOW_IPS", PRIVATE)
     check_address(settings.host, settings.port)
     zero_gpu = _on_zero_gpu(settings)
     with temporary_folder() as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from torch import Tensor
 
 import ipadapter_demo
 from ipadapter_demo.adapter import is_attached
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import CatalogEntry
@@ -33,6 +34,7 @@ from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.jobs import Job, Unloaded
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.previews import Previews
+from ipadapter_demo.pipeline.price import rank_of
 from ipadapter_demo.pipeline.request_log import logged
 from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.request import GenerateRequest
@@ -142,7 +144,9 @@ class ImagePromptPipeline(Previews):
     ) -> Generator[Result | Exception | Preview, None, None]:
         """The same, with an error in the place of a Result. What runs in the background waits for
         everything else, and ends with Unloaded when the model goes. With `look_again`, the Previews
-        of each request come before its outcome, as those of `stream`."""
+        of each request come before its outcome, as those of `stream`. Several that are given at
+        once come as late as one request that costs as much."""
+        rank = self._rank_of(requests) if isinstance(requests, Sequence) and not background else 0
         share, todo = share or self.share_steps, iter(requests)
         at_work: deque[tuple[Plan, Job] | Exception] = deque()
         one_owner = object()
@@ -156,7 +160,10 @@ class ImagePromptPipeline(Previews):
                     for request in islice(todo, share + 1 - len(at_work))
                 ]
                 at_work += new
-                self._engine.submit(*(one[1] for one in new if not isinstance(one, Exception)))
+                jobs = [one[1] for one in new if not isinstance(one, Exception)]
+                for job in jobs:
+                    job.rank = max(job.rank, rank)
+                self._engine.submit(*jobs)
                 if not at_work:
                     return
                 for event in self._outcome(at_work.popleft(), look_again):
@@ -224,6 +231,14 @@ class ImagePromptPipeline(Previews):
             self._model.structures[structure.kind]
         drawing = Drawing(self._model, self._conditioner, plan, preview_every, record_attention)
         return plan, drawing.job(share, background, owner, most_seconds)
+
+    def _rank_of(self, requests: Sequence[GenerateRequest]) -> int:
+        """Of all of them together; those that cannot be drawn cost nothing."""
+        total = 0.0
+        for request in requests:
+            with suppress(RequestError):
+                total += self.price(request).total
+        return rank_of(total)
 
     def _begun_or_error(self, request: GenerateRequest, *how: Any) -> tuple[Plan, Job] | Exception:
         try:

@@ -9,6 +9,7 @@ import gradio as gr
 from gradio.events import Dependency
 
 from ipadapter_demo.ui.run.tab import Widgets
+from ipadapter_demo.ui.run.visitor import while_listened
 
 
 def endpoint(
@@ -25,6 +26,8 @@ def endpoint(
     value need not be given. Values are raw because only `uploads` may open what a visitor sends.
     Returns the event, to go on from.
     """
+    if inspect.isgeneratorfunction(handler):
+        handler = while_listened(handler)
     known = inspect.signature(handler).parameters
     keyword = inspect.Parameter.KEYWORD_ONLY
 
