@@ -27,6 +27,7 @@ TIERS = [
         "feather",
         "imaging",
         "json_values",
+        "logins",
         "lora",
         "masks",
         "png_text",
