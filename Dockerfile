@@ -17,19 +17,19 @@ RUN python -m venv /venv && bash install_locked.sh /venv/bin/python demo.txt "${
 FROM python:${PYTHON}
 
 # The folder of the hub's files is there, so that a volume in its place belongs to the user.
-RUN useradd --create-home --uid 1000 demo && install -d -o demo -g demo /home/demo/.cache/huggingface
+RUN useradd --home-dir /app --uid 1000 demo && install -d -o demo -g demo /app/hub
 COPY --from=packages /venv /venv
-WORKDIR /home/demo/app
-COPY --chown=demo app.py LICENSE ./
-COPY --chown=demo ipadapter_demo ipadapter_demo
-COPY --chown=demo assets assets
-COPY --chown=demo configs configs
+WORKDIR /app
+COPY app.py LICENSE ./
+COPY ipadapter_demo ipadapter_demo
+COPY assets assets
+COPY configs configs
 USER 1000
 # Weights from the hub, compiled networks and visitors' files: volumes, if they are to stay.
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    HF_HOME=/home/demo/.cache/huggingface \
-    MPLCONFIGDIR=/tmp/matplotlib \
+    HF_HOME=/app/hub \
+    MPLCONFIGDIR=/tmp \
     IPADAPTER_HOST=0.0.0.0 \
     IPADAPTER_PORT=7860
 EXPOSE 7860

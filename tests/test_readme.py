@@ -15,6 +15,7 @@ import benchmarks.__main__
 import benchmarks.steps
 import fuzz.__main__
 import ipadapter_demo
+from ipadapter_demo.models.weight_hashes import recorded_hashes
 from ipadapter_demo.settings import settings_from_args
 
 ROOT = Path(__file__).parent.parent
@@ -75,6 +76,11 @@ def test_commands_are_understood(command: str) -> None:
         assert (ROOT / words[3]).is_file()
     elif words[:3] == [".venv/bin/python", "-m", "pytest"]:
         assert all((ROOT / word).is_file() for word in words if word.startswith("tests/"))
+    elif words[0] == ".venv/bin/hf":
+        help_ = [str(Path(sys.executable).with_name("hf")), *words[1:], "--help"]
+        subprocess.run(help_, check=True, capture_output=True)
+    elif words[:3] == [".venv/bin/python", "-m", "ipadapter_demo.models.weight_hashes"]:
+        assert recorded_hashes(ROOT / words[3])
     elif words[0] == ".venv/bin/mutmut":
         assert len(words) == 2
     elif words[:2] == [".venv/bin/accelerate", "launch"]:
