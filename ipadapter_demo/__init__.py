@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ipadapter_demo.compare import draw_comparison
     from ipadapter_demo.errors import CheckpointError, DemoError, ModelError, RequestError
     from ipadapter_demo.folders import draw_folder
+    from ipadapter_demo.foreign import ForeignSettings, settings_from_png
     from ipadapter_demo.load_options import LoadOptions
     from ipadapter_demo.lora import Lora
     from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Preview, Result, load
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "DemoError",
+    "ForeignSettings",
     "GenerateRequest",
     "ImagePromptPipeline",
     "Inpaint",
@@ -55,12 +57,14 @@ __all__ = [
     "request_from_png",
     "request_to_json",
     "save_png",
+    "settings_from_png",
 ]
 
 _HOMES = {
     "compare": ("draw_comparison",),
     "errors": ("CheckpointError", "DemoError", "ModelError", "RequestError"),
     "folders": ("draw_folder",),
+    "foreign": ("ForeignSettings", "settings_from_png"),
     "load_options": ("LoadOptions",),
     "lora": ("Lora",),
     "pipeline": ("ImagePromptPipeline", "ModelInfo", "Preview", "Result", "load"),

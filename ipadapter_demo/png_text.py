@@ -1,5 +1,4 @@
-"""Text in an untrusted PNG file: iTXt chunks, by the PNG specification, third edition, sections 5.3
-and 11.3.3."""
+"""Text in an untrusted PNG file, by the PNG specification, 3rd edition, sections 5.3 and 11.3.3."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ def texts(content: bytes, keywords: Collection[str], most: int) -> dict[str, byt
     """
     found: dict[str, bytes] = {}
     left = most
-    for chunk in _text_chunks(content):
+    for _, chunk in _text_chunks(content, (b"iTXt",)):
         keyword = bytes(chunk[:_LONGEST]).partition(b"\0")[0]
         name = keyword.decode("latin-1")
         if name not in keywords:
@@ -35,8 +34,30 @@ def texts(content: bytes, keywords: Collection[str], most: int) -> dict[str, byt
     return found
 
 
-def _text_chunks(content: bytes) -> Iterator[memoryview]:
-    """The content of every iTXt chunk, without a copy."""
+def texts_of_others(content: bytes, keywords: Collection[str], most: int) -> dict[str, str]:
+    """The first text under each of these keywords, in any of the three kinds of chunks, `most`
+    bytes at most, all together: other programs write them."""
+    found: dict[str, str] = {}
+    left = most
+    for kind, chunk in _text_chunks(content, (b"iTXt", b"tEXt", b"zTXt")):
+        keyword = bytes(chunk[:_LONGEST]).partition(b"\0")[0]
+        name = keyword.decode("latin-1")
+        if name not in keywords or name in found:
+            continue
+        body = chunk[len(keyword) + 1 :]
+        if kind == b"iTXt":
+            text, encoding = _text(body, left), "utf-8"
+        else:
+            text, encoding = _latin_text(body, kind, left), "latin-1"
+        left -= len(text)
+        if left < 0:
+            raise RequestError(f"text in a PNG must have at most {most:,} bytes, got more")
+        found[name] = text.decode(encoding, errors="replace")
+    return found
+
+
+def _text_chunks(content: bytes, kinds: Collection[bytes]) -> Iterator[tuple[bytes, memoryview]]:
+    """The content of every chunk of these kinds, without a copy."""
     if not content.startswith(_SIGNATURE):
         raise RequestError("PNG expected: only the original output file holds its request")
     view, start = memoryview(content), len(_SIGNATURE)
@@ -47,10 +68,10 @@ def _text_chunks(content: bytes) -> Iterator[memoryview]:
             break
         if kind == b"IEND":
             return
-        if kind == b"iTXt":
+        if kind in kinds:
             if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
                 raise RequestError("PNG is damaged: a text chunk has the wrong checksum")
-            yield view[start + 8 : end]
+            yield kind, view[start + 8 : end]
         start = end + 4
     raise RequestError("PNG is cut short: its end is missing")
 
@@ -65,3 +86,13 @@ def _text(body: memoryview, most: int) -> bytes:
     except (ValueError, IndexError, zlib.error) as error:
         raise RequestError("PNG is damaged: a text chunk is malformed") from error
     return text
+
+
+def _latin_text(body: memoryview, kind: bytes, most: int) -> bytes:
+    """The same of the two older kinds of chunks."""
+    if kind == b"tEXt":
+        return bytes(body[: most + 1])
+    try:
+        return zlib.decompressobj().decompress(bytes(body[1:]), most + 1)
+    except zlib.error as error:
+        raise RequestError("PNG is damaged: a text chunk is malformed") from error

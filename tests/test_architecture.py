@@ -45,7 +45,7 @@ TIERS = [
     {"pipeline"},
     {"serving"},
     {"compare", "evaluation", "training"},
-    {"claims", "folders"},
+    {"claims", "folders", "foreign"},
     {"ui", "cli", "__main__", "app"},
 ]
 # The world stands aside: it needs no model, and no model knows about it.

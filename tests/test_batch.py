@@ -42,10 +42,11 @@ class Page(Api):
     def click(self, name: str, **values: Any) -> list[dict[str, Any]]:
         """What the queue says of a call, to its end. Values that are not given are the page's."""
         [called] = [fn for fn in self.blocks.fns.values() if fn.api_name == name]
-        widgets = dict(zip(called.input_keyword_names, called.inputs, strict=True))
-        values = {name: values.get(name, widget.value) for name, widget in widgets.items()}
+        names = called.input_keyword_names or list(values)
+        widgets = zip(names, called.inputs, strict=True)
+        data = [values.get(name, widget.value) for name, widget in widgets]
         session = {"session_hash": secrets.token_hex(4)}
-        call = {"data": list(values.values()), "fn_index": called._id} | session
+        call = {"data": data, "fn_index": called._id} | session
         self.http.post("queue/join", json=call).raise_for_status()
         said = self.http.get("queue/data", params=session).text
         return [json.loads(line.removeprefix("data: ")) for line in said.split("\n\n") if line]

@@ -190,7 +190,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="P.png",
         help="the request inside an output PNG; other options replace parts of it, those of a "
-        "reference or a structure together with it",
+        "reference or a structure together with it. Of a PNG of A1111, ComfyUI or InvokeAI its "
+        "settings, as far as they are the same here",
     )
 
     add = parser.add_argument_group("how").add_argument
@@ -241,22 +242,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.cli.folder import draw
-    from ipadapter_demo.cli.translate import (
-        completed,
-        folder_among,
-        free_path,
-        given_fields,
-        recorded,
-    )
+    from ipadapter_demo.cli.start import recorded, start_of
+    from ipadapter_demo.cli.translate import completed, folder_among, free_path, given_fields
     from ipadapter_demo.record import save_png
-    from ipadapter_demo.request import GenerateRequest
 
-    record = recorded(arguments.from_png) if arguments.from_png else None
+    record, found = recorded(arguments.from_png)
     # read before the model is: a wrong path shows at once
     given = given_fields(arguments, record.request if record else None)
     arguments.out.mkdir(parents=True, exist_ok=True)
     pipeline = loaded(arguments, load, record.provenance.get("model") if record else None)
-    start = record.request if record else GenerateRequest(**pipeline.info.fields_beside(given))
+    start = record.request if record else start_of(found, given, pipeline.info)
     request = completed(replace(start, **given), pipeline.info, arguments)
     if (at := folder_among(arguments.reference)) is not None:
         return draw(pipeline, request, arguments.reference[at], arguments.out, at)

@@ -14,7 +14,6 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.lora import lora_at
 from ipadapter_demo.own_files import loras
-from ipadapter_demo.record import Record, record_from_png
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
 
 if TYPE_CHECKING:
@@ -66,14 +65,6 @@ def given_fields(arguments: Arguments, earlier: GenerateRequest | None = None) -
     elif arguments.strength is not None and fields["inpaint"] is None:
         raise RequestError("--strength needs --inpaint or --init")
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def recorded(path: Path) -> Record:
-    """What an output PNG holds. Raises RequestError."""
-    try:
-        return record_from_png(path)
-    except RequestError as error:
-        raise RequestError(f"--from-png {path}: {error}") from error
 
 
 def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -> GenerateRequest:

@@ -16,8 +16,8 @@ import atexit
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from queue import Empty
 from threading import Condition, Thread
@@ -244,6 +244,18 @@ def _joins(job: Job, first: Job) -> bool:
     """True if a job may share the calls of the first: one with more rows would delay it."""
     own = job.owner is not None and job.owner is first.owner
     return job.fits == first.fits and (own or job.rows <= first.rows)
+
+
+@contextmanager
+def of_thread(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
+    """All that a thread has of its own, for the one that runs a model on a device."""
+    torch.get_num_threads()  # a new thread takes as many as torch is set to from here on
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+        if autocast is not None:
+            stack.enter_context(torch.autocast(device.type, autocast))
+        yield
 
 
 _engines: WeakSet[Engine] = WeakSet()

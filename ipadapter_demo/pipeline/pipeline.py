@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -28,7 +28,7 @@ from ipadapter_demo.models.layers import curves_of
 from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.drawing import Drawing, Drawn
 from ipadapter_demo.pipeline.effective import changed_warnings
-from ipadapter_demo.pipeline.engine import Engine
+from ipadapter_demo.pipeline.engine import Engine, of_thread
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.jobs import Job, Unloaded
@@ -55,7 +55,7 @@ class ImagePromptPipeline(Previews):
         super().__init__(model)
         self.share_steps = share_steps
         here = torch.empty(0, device=model.device).device  # each thread has a "cuda" of its own
-        self._engine = Engine(partial(_of_thread, here, autocast))
+        self._engine = Engine(partial(of_thread, here, autocast))
         finalize(self, self._engine.close).atexit = False
 
     @cached_property
@@ -287,18 +287,6 @@ class ImagePromptPipeline(Previews):
             changed_warnings(plan.asked, request) + drawn.warnings,
             drawn.attention_maps,
         )
-
-
-@contextmanager
-def _of_thread(device: torch.device, autocast: torch.dtype | None) -> Iterator[None]:
-    """All that a thread has of its own, for the one that runs a model on a device."""
-    torch.get_num_threads()  # a new thread takes as many as torch is set to from here on
-    with ExitStack() as stack:
-        if device.type == "cuda":
-            stack.enter_context(torch.cuda.device(device))
-        if autocast is not None:
-            stack.enter_context(torch.autocast(device.type, autocast))
-        yield
 
 
 def _version(name: str) -> str:

@@ -11,6 +11,7 @@ import gradio as gr
 
 from ipadapter_demo.compare import Bundle, Spec, spec_from_manifest
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.foreign import settings_from_png
 from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.lora import Lora, texts_from_loras
 from ipadapter_demo.pipeline import ModelInfo
@@ -23,7 +24,10 @@ from ipadapter_demo.ui.run.models import info_of, recommended
 from ipadapter_demo.ui.run.running import QUEUE
 from ipadapter_demo.ui.run.say import inform, warn
 from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
+from ipadapter_demo.ui.run.taken_over import taken_over
 from ipadapter_demo.ui.run.uploads import Painting, editor_value_from_image, path_of_upload
+
+WORDS = "image_text"  # the tab for the pictures of other programs, which have a prompt
 
 
 def restore_button(
@@ -49,6 +53,11 @@ def restore_button(
         return show_spec(spec) | {tabs: gr.Tabs(selected="compare")}
 
     def result(path: Path, chosen: str, progress: gr.Progress) -> Iterator[Update]:
+        if (found := settings_from_png(path)) is not None:
+            inform(f"Of {found.program}: what is not taken over is listed beside the settings.")
+            info = manager.info_of(chosen) or manager.info
+            yield taken_over(found, info, built[WORDS]) | {tabs: gr.Tabs(selected=WORDS)}
+            return
         record = record_from_png(path)
         name = tab_of_request(record.request, {name: one.tab for name, one in built.items()})
         made_with = record.provenance.get("model")
@@ -93,7 +102,7 @@ def restore_button(
     widgets: set[gr.Component] = {
         widget for tab in built.values() for widget in tab.inputs.values()
     }
-    widgets |= {model.chosen, model.shown, title, *spec_widgets}
+    widgets |= {model.chosen, model.shown, title, built[WORDS].results.status, *spec_widgets}
     button.upload(
         restore,
         inputs=[button, model.chosen],

@@ -1,0 +1,40 @@
+"""The start of `generate`: an output, the PNG of another program, or what a model recommends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ipadapter_demo.cli.command import progress
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.foreign import ForeignSettings, settings_from_png
+from ipadapter_demo.record import Record, record_from_png
+from ipadapter_demo.request import GenerateRequest
+
+if TYPE_CHECKING:
+    from ipadapter_demo.pipeline import ModelInfo
+
+
+def recorded(path: Path | None) -> tuple[Record | None, ForeignSettings | None]:
+    """The record in an output PNG, or the settings in that of another program. Raises
+    RequestError for any other file."""
+    if path is None:
+        return None, None
+    try:
+        found = settings_from_png(path)
+        return (record_from_png(path) if found is None else None), found
+    except RequestError as error:
+        raise RequestError(f"--from-png {path}: {error}") from error
+
+
+def start_of(
+    found: ForeignSettings | None, given: dict[str, Any], info: ModelInfo
+) -> GenerateRequest:
+    """A request with what another program's picture says, and what the model recommends beside it.
+    Whatever is not taken over is said."""
+    fields, left = found.fitted(info) if found else ({}, [])
+    if found:
+        progress(f"--from-png is of {found.program}; taken over: {', '.join(fields) or 'nothing'}")
+    for sentence in left:
+        progress(f"not taken over: {sentence}")
+    return GenerateRequest(**info.fields_beside(given | fields) | fields)

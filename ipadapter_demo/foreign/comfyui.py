@@ -1,0 +1,216 @@
+"""ComfyUI's graph of nodes, from the picture back to the sampler that began it: `{"3":
+{"class_type": "KSampler", "inputs": {"seed": 1, "positive": ["6", 0], ...}}, ...}`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.foreign.json_text import object_from_text
+from ipadapter_demo.foreign.names import LAYERS, stem
+from ipadapter_demo.foreign.settings import Collector, ForeignSettings
+
+MAX_NODES = 5_000
+# Nodes that only pass on what is taken from others, or what every program does.
+SILENT = (
+    *("VAEDecode", "SaveImage", "PreviewImage", "CLIPTextEncode", "Empty", "CLIPVisionLoader"),
+    *("KSampler", "IPAdapter", "LoadImage", "CheckpointLoader", "LoraLoader", "Reroute"),
+    *("SamplerCustom", "BasicScheduler", "RandomNoise", "CFGGuider", "Primitive"),
+)
+VALUES = ("value", "seed", "noise_seed", "int", "float", "number", "string", "text")
+
+Link = tuple[str, int]
+
+
+def settings(text: str) -> ForeignSettings | None:
+    """None for a text of another kind. Raises RequestError for a graph that is too large."""
+    values = object_from_text(text)
+    graph = Graph(values) if values is not None else None
+    if graph is None or not graph.nodes:
+        return None
+    found = Collector("ComfyUI")
+    ends = [name for name in graph.nodes if graph.kind(name).startswith(("Save", "Preview"))]
+    used = [name for name, _ in graph.back([(name, 0) for name in ends or graph.nodes])]
+    samplers = [name for name in used if graph.link(name, "latent_image") is not None]
+    if not samplers:
+        found.leave("graph", f"{len(graph.nodes)} nodes", "none of them is a sampler that is known")
+        return found.found()
+    first = samplers[-1]  # an enlarged picture is drawn again by a second one
+    for name in samplers[:-1]:
+        found.leave("further pass", graph.kind(name))
+    _sampling(found, graph, first)
+    for half, field in (("positive", "prompt"), ("negative", "negative_prompt")):
+        _prompt(found, graph, first, half, field)
+    _size(found, graph, first)
+    _model(found, graph, first)
+    kinds = dict.fromkeys(graph.kind(name) for name in used)
+    for kind in kinds:
+        if not kind.startswith(SILENT):
+            found.leave("node", kind)
+    return found.found()
+
+
+class Graph:
+    """Nodes by their names. It may be cyclic: every walk visits a node once."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        if len(values) > MAX_NODES:
+            raise RequestError(
+                f"the graph of a ComfyUI picture may have {MAX_NODES:,} nodes, got {len(values):,}"
+            )
+        self.nodes: dict[str, dict[str, Any]] = {
+            name: node["inputs"]
+            for name, node in values.items()
+            if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
+        }
+        self._kinds = {name: str(values[name].get("class_type")) for name in self.nodes}
+
+    def kind(self, name: str) -> str:
+        return self._kinds[name]
+
+    def link(self, name: str, key: str) -> Link | None:
+        """The node and its output that an input comes from."""
+        return self._as_link(self.nodes[name].get(key))
+
+    def _as_link(self, value: object) -> Link | None:
+        if not isinstance(value, list) or len(value) != 2 or not isinstance(value[1], int):
+            return None
+        place = str(value[0])
+        return (place, value[1]) if place in self.nodes else None
+
+    def links(self, name: str) -> dict[str, Link]:
+        found = {key: self._as_link(value) for key, value in self.nodes[name].items()}
+        return {key: link for key, link in found.items() if link is not None}
+
+    def back(
+        self, start: list[Link], follow: Callable[[Link, str], bool] = lambda link, key: True
+    ) -> Iterator[Link]:
+        """The nodes that `start` comes from, the nearest first, with the output by which each was
+        come to; `follow` says whether an input of a node is gone into."""
+        queue, seen = list(start), {name for name, _ in start}
+        for link in queue:  # it grows while it is read
+            yield link
+            for key, next_ in self.links(link[0]).items():
+                if next_[0] not in seen and follow(link, key):
+                    seen.add(next_[0])
+                    queue.append(next_)
+
+    def value(self, name: str, key: str) -> object:
+        """An input that is written there, or in a node that holds nothing but a value."""
+        given = self.nodes[name].get(key)
+        link = self._as_link(given)
+        if link is None:
+            return None if isinstance(given, (list, dict)) else given
+        for place, _ in self.back([link], lambda _, key: key in ("", "value", "source")):
+            inputs = self.nodes[place]
+            for held in VALUES:
+                if isinstance(inputs.get(held), (int, float, str)):
+                    return inputs[held]
+        return None
+
+
+def _sampling(found: Collector, graph: Graph, sampler: str) -> None:
+    """Of the sampler, or of the small nodes that a custom one is put together of."""
+    parts = [
+        name
+        for name, _ in graph.back(
+            [(sampler, 0)], lambda _, key: key in ("noise", "guider", "sampler", "sigmas")
+        )
+    ]
+
+    def value(*keys: str) -> object:
+        held = (
+            graph.value(name, key) for name in parts for key in keys if key in graph.nodes[name]
+        )
+        return next((one for one in held if one is not None), None)
+
+    for what, field, keys in (
+        ("seed", "seed", ("seed", "noise_seed")),
+        ("steps", "steps", ("steps",)),
+        ("guidance", "guidance", ("cfg",)),
+    ):
+        if (given := value(*keys)) is not None:
+            found.take(what, **{field: given})
+        else:
+            found.leave(what, "not found in the graph")
+    if isinstance(name := value("sampler_name"), str):
+        levels = value("scheduler")
+        found.sampling(name, levels if isinstance(levels, str) else "")
+    denoise = value("denoise")
+    if isinstance(denoise, (int, float)) and denoise < 1:
+        found.leave("strength", denoise, "the picture that it began from is not in the file")
+
+
+def _prompt(found: Collector, graph: Graph, sampler: str, half: str, field: str) -> None:
+    """The text nearest to the sampler, past nodes that hold other conditions."""
+    begin = graph.link(sampler, half)
+    if begin is None and (guider := graph.link(sampler, "guider")) is not None:
+        begin = graph.link(guider[0], half)
+    if begin is None:
+        return
+
+    def follow(link: Link, key: str) -> bool:
+        if key in ("positive", "negative"):  # of a node that passes both on, by its two outputs
+            return key == ("positive", "negative")[link[1]] if link[1] in (0, 1) else False
+        return key.startswith("conditioning") or key == ""
+
+    texts = []
+    for name, _ in graph.back([begin], follow):
+        given = [graph.value(name, key) for key in ("text", "text_g", "text_l")]
+        texts += [text for text in given if isinstance(text, str)]
+    different = list(dict.fromkeys(texts))
+    if not different:
+        found.leave(half, "no text is found in the graph")
+        return
+    found.take(half, **{field: different[0]})
+    for text in different[1:]:
+        found.leave(f"further {half} text", text)
+
+
+def _size(found: Collector, graph: Graph, sampler: str) -> None:
+    begin = graph.link(sampler, "latent_image")
+    assert begin is not None
+    for name, _ in graph.back(
+        [begin], lambda _, key: key in ("samples", "latent", "latent_image", "")
+    ):
+        width, height = graph.value(name, "width"), graph.value(name, "height")
+        if isinstance(width, int) and isinstance(height, int):
+            found.take("size", width=width, height=height)
+            return
+    found.leave("size", "not found in the graph")
+
+
+def _model(found: Collector, graph: Graph, sampler: str) -> None:
+    """Adapters, LoRAs and the base, in the order in which the sampler comes to them."""
+    for name, _ in graph.back([(sampler, 0)], lambda _, key: key in ("model", "guider", "")):
+        kind, inputs = graph.kind(name), graph.nodes[name]
+        if kind.startswith("IPAdapter") and "weight" in inputs:
+            _adapter(found, graph, name)
+        elif "lora_name" in inputs:
+            weight = graph.value(name, "strength_model")
+            strength = float(weight) if isinstance(weight, (int, float)) else 1.0
+            found.loras.append((stem(str(inputs["lora_name"])), strength))
+        for key in ("ckpt_name", "unet_name"):
+            if key in inputs:
+                found.leave("base", inputs[key], "the model that you choose draws")
+
+
+def _adapter(found: Collector, graph: Graph, name: str) -> None:
+    loader = graph.link(name, "ipadapter")
+    held = graph.nodes[loader[0]] if loader is not None else {}
+    named = held.get("ipadapter_file", held.get("preset", graph.kind(name)))
+    weight, start, end = (graph.value(name, key) for key in ("weight", "start_at", "end_at"))
+    found.reference(
+        str(named), weight, 0.0 if start is None else start, 1.0 if end is None else end
+    )
+    layers = graph.value(name, "weight_type")
+    if isinstance(layers, str) and layers in LAYERS:
+        found.take("layers", image_layers=LAYERS[layers])
+    elif layers is not None:
+        found.leave("layers", layers)
+    image = graph.link(name, "image")
+    pictures = graph.back([image]) if image is not None else ()
+    for place, _ in pictures:
+        if isinstance(picture := graph.nodes[place].get("image"), str):
+            found.leave("reference", f"{picture} is not in the file: give it")
