@@ -38,7 +38,7 @@ def layers_input(manager: ModelManager, model: ModelInput) -> Widgets:
             label="The picture gives", scale=3, min_width=180, **layers_properties(manager.info)
         )
         drawing = gr.HTML(
-            drawn("all", manager.info), label="Layers", elem_classes="status", min_width=140
+            drawn("all", manager.info), label="Layers", elem_classes="curve", min_width=140
         )
 
     def draw(preset: object, name: str) -> str:
