@@ -187,7 +187,8 @@ def test_previews_come_step_by_step_and_attention_maps_with_the_result(
 ) -> None:
     found = list(remote.stream(SHORT, preview_every=2, record_attention=True))
     expected = list(alone.stream(SHORT, preview_every=2, record_attention=True))
-    assert found[:-1] == expected[:-1]
+    told, own = ([replace(one, seconds=0.0) for one in events[:-1]] for events in (found, expected))
+    assert told == own
     assert found[-1].attention_maps == expected[-1].attention_maps
     assert found[-1].attention_maps
 
@@ -286,11 +287,11 @@ def test_serve_scales_the_replicas_with_the_queue(cluster: None) -> None:
     config, scaling = options_of(app), options_of(app).autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 4)
     assert scaling.target_ongoing_requests == 8, "as many as share calls on CUDA"
-    assert config.max_ongoing_requests == 16
+    assert config.max_ongoing_requests == 32, "the engine of a replica has them in order"
     assert app._bound_deployment.ray_actor_options == {"num_cpus": 1, "num_gpus": 1}
     alone = options_of(application({"device": "cpu", "share_steps": 3}))
     assert alone.autoscaling_config.max_replicas == 1
-    assert alone.max_ongoing_requests == 6
+    assert alone.max_ongoing_requests == 32
 
 
 def test_replicas_on_a_cpu_divide_the_cores(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:

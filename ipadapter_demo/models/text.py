@@ -46,6 +46,15 @@ class PromptEncoder:
     device: torch.device | str = "cpu"
     lock: RLock = field(default_factory=RLock, repr=False)
 
+    def __reduce__(self) -> tuple[type[PromptEncoder], tuple[object, ...]]:
+        """In another process it has a lock of its own."""
+        return PromptEncoder, (
+            self.tokenizers,
+            self.encoders,
+            self.zeros_for_nothing,
+            self.device,
+        )
+
     def encode(
         self, prompt: str, unconditional: bool = False, *, second: str = "", clip_skip: int = 0
     ) -> TextStates:
