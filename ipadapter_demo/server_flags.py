@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ipadapter_demo.settings import Settings
+from typing import Any
 
 
-def add_server_options(add: Callable[..., argparse.Action], default: Settings) -> None:
+def add_server_options(add: Callable[..., argparse.Action], default: Any) -> None:  # noqa: ANN401 - Settings, which is built on this
     """`add` is the method add_argument of a parser; help texts name the default settings."""
     add("--host", help=f"address to listen on [{default.host}]")
     add("--port", type=int, help=f"[{default.port}]")

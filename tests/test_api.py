@@ -40,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 DOCS = Path(__file__).parent.parent / "docs" / "api-clients.md"
 FAST = {"steps": 2, "count": 2, "seed": 7}
-WHOLE = {"steps", "count", "repaint_passes", "feather", "only"}
+WHOLE = {"steps", "count", "repaint_passes", "feather", "only", "clip_skip"}
 OPEN = {"seed", "width", "height"}
 
 
@@ -113,16 +113,22 @@ def test_without_a_seed_one_is_drawn_and_told(client: Client, files: Path) -> No
     assert drawn[0] != drawn[1]
 
 
+def described(name: str) -> str:
+    """Of a parameter, or of that of a slot."""
+    return DESCRIPTIONS.get(name) or DESCRIPTIONS[re.sub(r"_\d$", "", name)]
+
+
 def test_every_parameter_has_a_type_and_a_sentence(url: str) -> None:
     endpoints = httpx.get(f"{url}gradio_api/info").json()["named_endpoints"]
     assert set(endpoints) == {f"/{name}" for name in (*TABS, "structure_map")}
     seen = set()
     for endpoint in endpoints.values():
         for parameter in endpoint["parameters"]:
-            name = re.sub(r"_\d$", "", parameter["parameter_name"])
+            text = described(parameter["parameter_name"])
+            [name] = [known for known, one in DESCRIPTIONS.items() if one == text]
             seen.add(name)
-            assert parameter["type"]["description"].startswith(DESCRIPTIONS[name])
-            assert parameter["python_type"]["description"].startswith(DESCRIPTIONS[name])
+            assert parameter["type"]["description"].startswith(text)
+            assert parameter["python_type"]["description"].startswith(text)
             kinds = str(parameter["type"].get("type", parameter["type"].get("anyOf")))
             assert ("integer" in kinds) == (name in WHOLE | OPEN), name
             assert parameter["parameter_has_default"], name
@@ -192,7 +198,7 @@ def test_the_tools_are_the_endpoints_with_their_descriptions(url: str) -> None:
     for tool in tools:
         assert tool.description
         for name, schema in tool.inputSchema["properties"].items():
-            assert schema["description"].startswith(DESCRIPTIONS[re.sub(r"_\d$", "", name)])
+            assert schema["description"].startswith(described(name))
 
 
 def test_a_tool_takes_a_picture_and_gives_pictures(url: str, files: Path) -> None:

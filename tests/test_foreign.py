@@ -334,7 +334,10 @@ def test_the_adapter_is_looked_for_in_the_model(pipeline: ImagePromptPipeline) -
     assert "sd15-plus" in PUBLISHED
 
     fields, left = read(prompt=json.dumps(COMFYUI)).fitted(info)
-    assert "image_layers" not in fields, "tiny has no layers by name"
+    assert fields["image_layers"] == "style"
+    assert not [sentence for sentence in left if sentence.startswith("layers")]
+    fields, left = read(prompt=json.dumps(COMFYUI)).fitted(replace(info, layer_presets={}))
+    assert "image_layers" not in fields
     assert "layers: style (tiny has none by name)" in left
 
 

@@ -147,7 +147,7 @@ class TestTheRule:
         found = encoder.encode_windows("a (red:1.3) cube", 1).states
         assert torch.equal(found, expected)
         assert not torch.allclose(found, plain)
-        assert found.mean().item() == pytest.approx(plain.mean().item(), rel=1e-5)
+        assert found.mean().item() == pytest.approx(plain.mean().item(), rel=1e-3)
 
     def test_each_window_keeps_its_own_mean(self, encoder: PromptEncoder) -> None:
         first, second = encoder.encode("a").states, encoder.encode("b").states

@@ -23,6 +23,7 @@ from ipadapter_demo import cli
 from ipadapter_demo.compare import Bundle
 from ipadapter_demo.lora import Lora, loras_from_text, loras_from_texts, texts_from_loras
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.weight_hashes import record_hashes
 from ipadapter_demo.models.weights import tensors_from_file
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
 from ipadapter_demo.record import (
@@ -228,6 +229,7 @@ def test_on_the_command_line(
         assert status == 0, error
         return Path(json.loads(printed)["path"])
 
+    record_hashes(entry.folder)
     picture(1).save(tmp_path / "R.png")
     size = ("--width", "64", "--height", "64", "--steps", "2")
     first = generated("--reference", str(tmp_path / "R.png"), "--lora", f"{style}:.7", *size)

@@ -110,7 +110,8 @@ def assert_shared_as_alone(
         shared = list(pipeline.generate_all(requests, share=len(requests)))
     halves = [request.count * (1 + (request.guidance > 1)) for request in requests]
     assert sum(halves) in calls, "there was a call of all of them"
-    assert not caplog.records, "and none failed"
+    failed = [one for one in caplog.records if not one.name.endswith("request_log")]
+    assert not failed, "and none failed"
     for ours, theirs in zip(shared, alone, strict=True):
         assert levels(ours, theirs) <= 1
         assert ours.warnings == theirs.warnings
