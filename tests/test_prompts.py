@@ -153,7 +153,7 @@ class TestTheRule:
         first, second = encoder.encode("a").states, encoder.encode("b").states
         found = encoder.encode_windows("a BREAK (b:2)", 2).states
         assert torch.equal(found[:, :16], first)
-        assert found[:, 16:].mean().item() == pytest.approx(second.mean().item(), rel=1e-5)
+        assert found[:, 16:].mean().item() == pytest.approx(second.mean().item(), rel=1e-3)
 
     def test_without_markup_it_is_the_plain_prompt_bit_for_bit(
         self, encoder: PromptEncoder

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.plan import Plan
-from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline import ImagePromptPipeline, Preview
 from ipadapter_demo.pipeline.conditioning import ContentCache
 from ipadapter_demo.pipeline.step_count import guided_calls, steps_taken, unet_calls
 from ipadapter_demo.request import GenerateRequest
@@ -104,7 +104,8 @@ def kind_of(request: GenerateRequest) -> Hashable:
 
 def measured(pipeline: ImagePromptPipeline, request: GenerateRequest) -> Speed:
     """By a few steps of the request, each taken once, all of them with everything that acts in
-    it. The quickest counts: others may be at work as well."""
+    it; of a request that is drawn in pieces, as many times one piece. The quickest counts: others
+    may be at work as well."""
     probe = replace(
         request,
         steps=PROBE_STEPS,
@@ -114,9 +115,11 @@ def measured(pipeline: ImagePromptPipeline, request: GenerateRequest) -> Speed:
         structures=tuple(replace(s, window=(0.0, 1.0)) for s in request.structures),
         inpaint=request.inpaint and replace(request.inpaint, repaint_passes=1, strength=1.0),
     )
-    times = []
+    times, pieces = [], 1
     with closing(pipeline.stream(probe)) as events:
-        for _ in events:
+        for event in events:
             times.append(time.monotonic())
+            if isinstance(event, Preview):
+                pieces = max(1, event.steps // steps_taken(probe))
     *steps, finish = [after - before for before, after in pairwise(times)]
-    return Speed(min(steps), finish)
+    return Speed(pieces * min(steps), pieces * finish)
