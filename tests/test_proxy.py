@@ -30,8 +30,8 @@ from tests.tiny import picture
 __all__ = ["browser"]  # a fixture
 
 pytestmark = [
-    # the server's end leaves streams of tools that their client has closed
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # the end of the proxy cancels streams of tools that their client has closed
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
     pytest.mark.filterwarnings("ignore:Use `streamable_http_client` instead:DeprecationWarning"),
