@@ -3,9 +3,11 @@ path away, and hands on everything else."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,6 @@ from tests.tiny import picture
 __all__ = ["browser"]  # a fixture
 
 pytestmark = [
-    # the end of the proxy cancels streams of tools that their client has closed
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
     pytest.mark.filterwarnings("ignore:Use `streamable_http_client` instead:DeprecationWarning"),
@@ -80,6 +80,12 @@ def proxy(target: str) -> Starlette:
     )
 
 
+def _served(server: uvicorn.Server) -> None:
+    """Its end cancels streams of tools that their client has closed."""
+    with suppress(asyncio.CancelledError, RuntimeError, KeyboardInterrupt):
+        server.run()
+
+
 @pytest.fixture(scope="module")
 def url(model: Any) -> Iterator[str]:
     """The address at which the proxy shows the page; every other path of it is not found."""
@@ -89,7 +95,7 @@ def url(model: Any) -> Iterator[str]:
     port = free_port()
     app = proxy(f"http://127.0.0.1:{settings.port}")
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(target=_served, args=(server,))
     thread.start()
     while not server.started:
         time.sleep(0.05)
