@@ -3,7 +3,6 @@ path away, and hands on everything else."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -82,7 +81,7 @@ def proxy(target: str) -> Starlette:
 
 def _served(server: uvicorn.Server) -> None:
     """Its end cancels streams of tools that their client has closed."""
-    with suppress(asyncio.CancelledError, RuntimeError, KeyboardInterrupt):
+    with suppress(BaseException):
         server.run()
 
 
