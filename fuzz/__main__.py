@@ -108,7 +108,7 @@ def main() -> int:
         }  # fmt: skip
         arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
         print(name, json.dumps(figures[name], indent=1), flush=True)
-    if arguments.out == FIGURES:
+    if arguments.out == FIGURES and set(PARTS) <= set(figures):
         PAGE.write_text(written_into(PAGE, figures), encoding="utf-8")
     return 0
 
