@@ -4,6 +4,7 @@ change what the others share."""
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,10 @@ from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from tests.tiny import write_tiny_model
+
+# Ray brings these two for its own servers; the page runs without, as it does where people open it.
+for name in ("uvloop", "httptools"):
+    sys.modules[name] = None  # type: ignore[assignment]
 
 # Files that take longest, begun first, so that no worker ends long after the others.
 LONG = (

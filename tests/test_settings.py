@@ -13,6 +13,7 @@ from ipadapter_demo.settings import (
     Settings,
     load_options,
     offered,
+    replica_range,
     resolved_device,
     settings_from_args,
 )
@@ -69,6 +70,13 @@ def test_a_space_listens_on_all_interfaces_unless_told() -> None:
         ("IPADAPTER_MAX_COST", "much", "IPADAPTER_MAX_COST must be a whole number, got 'much'"),
         ("IPADAPTER_TIME_LIMIT", "-1", "IPADAPTER_TIME_LIMIT must be a whole number"),
         ("IPADAPTER_SHARE_STEPS", "0", "share_steps must be from 1 to 64, got 0"),
+        ("IPADAPTER_REPLICAS", "4-2", 'replicas must be a number or a range such as "1-4", got'),
+        (
+            "IPADAPTER_REPLICAS",
+            "0",
+            "replicas must be a number or a range such as \"1-4\", got '0'",
+        ),
+        ("IPADAPTER_METRICS_PORT", "0", "metrics_port must be from 1 to 65535, got 0"),
         ("IPADAPTER_SHARE_STEPS", "all", "IPADAPTER_SHARE_STEPS must be a whole number, got 'all'"),
     ],
 )
@@ -92,6 +100,25 @@ def test_models_are_offered_by_their_names() -> None:
     assert offered(given) == ("tabletop", "sd15")
     assert offered(settings_from_args([], {"IPADAPTER_MODELS": "sdxl"})) == ("sdxl",)
     assert offered(Settings()) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("", (1, 1)), ("3", (3, 3)), ("1-4", (1, 4)), ("4-", (1, 0)), ("x", (1, 0))]
+)
+def test_replicas_are_a_number_or_a_range(text: str, found: tuple[int, int]) -> None:
+    assert replica_range(text) == found
+
+
+def test_with_ray_a_replica_gets_its_card_from_ray() -> None:
+    assert Settings(ray=True, device="cuda").ray
+    with pytest.raises(ValueError, match="device must be cpu or cuda with ray, got 'cuda:1'"):
+        Settings(ray=True, device="cuda:1")
+
+
+def test_figures_and_json_logs_are_off_unless_asked_for() -> None:
+    assert (Settings().metrics_port, Settings().log_json, Settings().ray) == (None, False, False)
+    settings = settings_from_args(["--metrics-port", "9100", "--log-json"], {})
+    assert (settings.metrics_port, settings.log_json) == (9100, True)
 
 
 @pytest.mark.parametrize("flags", [["--port", "x"], ["--port", "70000"], ["--dtype", "int4"]])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.sources import Report, announced
+from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.pipeline import SHARE_ON_CUDA
 from ipadapter_demo.serving.limits import Limits
 from ipadapter_demo.serving.remote import RemotePipeline
@@ -57,14 +57,13 @@ def replica_manager(settings: Settings, models: Mapping[str, str]) -> ReplicaMan
     joined = started(settings)
     scale, others = scale_of(settings), without_additions(settings)
 
-    def prepared(name: str, report: Report) -> Callable[[], RemotePipeline]:
-        report(f"{name}: replicas are started", 0.0)
+    def prepared(name: str, _: Report) -> Callable[[], RemotePipeline]:
         if not joined:
             check_room(name, scale)
         options = load_options(settings if name == settings.model else others)
         return partial(remote_pipeline, name, options, scale)
 
-    first = prepared(settings.model, announced(print))()
+    first = prepared(settings.model, no_report)()
     return ReplicaManager(first, prepared, models, settings.queue_size, Limits.of(settings))
 
 

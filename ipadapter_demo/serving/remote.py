@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.json_values import Json
-from ipadapter_demo.lora import Lora
 from ipadapter_demo.pipeline import ImagePromptPipeline, Previews
+from ipadapter_demo.pipeline.conditioning import ContentCache
 from ipadapter_demo.pipeline.events import Preview, Result
 from ipadapter_demo.pipeline.request_log import logged
 from ipadapter_demo.record import request_to_json
@@ -31,6 +31,7 @@ Begin = Callable[[], "DeploymentResponseGenerator"]
 
 # A request that brings down whoever draws it must not bring down one replica after the other.
 ATTEMPTS = 3
+REMEMBERED = 64  # choices of LoRAs
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class RemotePipeline(ImagePromptPipeline):
         self.info, self.provenance = described.info, described.provenance
         self.share_steps = replicas * described.share_steps
         self._handle, self._streams = handle, handle.options(stream=True)
-        self._provenances: dict[tuple[Lora, ...] | None, dict[str, Json]] = {}
+        self._provenances = ContentCache(REMEMBERED)  # by the LoRAs, which visitors choose
 
     @logged
     def stream(
@@ -89,10 +90,10 @@ class RemotePipeline(ImagePromptPipeline):
         return torch.as_tensor(found)
 
     def provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
-        if request.loras not in self._provenances:
-            found = self._ask(lambda pipeline: pipeline.provenance_of(request))
-            self._provenances[request.loras] = found
-        return self._provenances[request.loras]
+        def found() -> dict[str, Json]:
+            return self._ask(lambda pipeline: pipeline.provenance_of(request))
+
+        return self._provenances.get(request.loras, found)
 
     def unload(self) -> None:
         """Nothing: replicas keep their models."""
