@@ -16,6 +16,10 @@ import pytest
 
 from ipadapter_demo.cli.serve import check_address
 from ipadapter_demo.errors import ServerError
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui import build_ui, launch
 
 ROOT = Path(__file__).parent.parent
 STARTS = {"app.py": ["app.py"], "serve": ["-m", "ipadapter_demo", "serve"]}
@@ -98,3 +102,13 @@ def test_an_address_of_this_machine() -> None:
     port = free_port()
     for host in ("127.0.0.1", "localhost", "0.0.0.0"):
         check_address(host, port)
+
+
+@pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")
+def test_a_busy_machine(model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is slow to answer starts: gradio's own check would call it out of reach."""
+    monkeypatch.setattr("gradio.networking.url_ok", lambda _: False)
+    settings = Settings(port=free_port())
+    page = build_ui(ImagePromptPipeline(model), settings)
+    launch(page, settings)
+    page.close()

@@ -121,6 +121,8 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "strict_cors": True,
         "enable_monitoring": False,
         "show_error": False,
+        # A page that takes more than three seconds on a busy machine would count as out of reach.
+        "_frontend": False,
         "run_history": False,  # would keep a visitor's pictures in the browser for the next one
         "ssr_mode": False,
         "pwa": False,
