@@ -1,30 +1,26 @@
-"""The page under a path of another server, as nginx shows it: a small reverse proxy that takes the
-path away, and hands on everything else."""
+"""The page under a path of another server."""
 
 from __future__ import annotations
 
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import Browser, expect
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import build_ui, launch
 from tests.browsing import browser, generate, open_tab, visit
+from tests.reverse_proxy import PATH
 from tests.test_api import free_port, texts, with_tools
 from tests.tiny import picture
 
@@ -39,50 +35,7 @@ pytestmark = [
         "ignore:Exception ignored in. <_io.*/gradio/:pytest.PytestUnraisableExceptionWarning"
     ),
 ]
-PATH = "/lab/demo"
-OF_A_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"}
-
-
-def proxy(target: str) -> Starlette:
-    client = httpx.AsyncClient(base_url=target, timeout=None)
-
-    async def hand_on(request: Request) -> Response:
-        rest = request.url.path.removeprefix(PATH)
-        headers = dict(request.headers) | {
-            "x-forwarded-host": request.headers["host"],
-            "x-forwarded-proto": "http",
-        }
-        asked = client.build_request(
-            request.method,
-            httpx.URL(path=rest, query=request.url.query.encode()),
-            headers=headers,
-            content=await request.body(),
-        )
-        answer = await client.send(asked, stream=True)
-
-        async def body() -> AsyncIterator[bytes]:
-            try:
-                async for part in answer.aiter_bytes():
-                    yield part
-            finally:
-                await answer.aclose()
-
-        kept = {k: v for k, v in answer.headers.items() if k not in OF_A_HOP}
-        return StreamingResponse(body(), answer.status_code, kept)
-
-    methods = ["GET", "HEAD", "POST", "DELETE"]
-    return Starlette(
-        routes=[
-            Route(PATH + "{path:path}", hand_on, methods=methods),
-            Route("/favicon.ico", lambda _: Response(status_code=204)),  # of the other server
-        ]
-    )
-
-
-def _served(server: uvicorn.Server) -> None:
-    """Its end cancels streams of tools that their client has closed."""
-    with suppress(BaseException):
-        server.run()
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +45,17 @@ def url(model: Any) -> Iterator[str]:
     page = build_ui(ImagePromptPipeline(model), settings)
     launch(page, settings)
     port = free_port()
-    app = proxy(f"http://127.0.0.1:{settings.port}")
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
-    thread = threading.Thread(target=_served, args=(server,))
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}{PATH}/"
-    server.should_exit = server.force_exit = True
-    thread.join()
+    target = f"http://127.0.0.1:{settings.port}"
+    # A process of its own: clients leave streams open, which end with it.
+    command = [sys.executable, "-m", "tests.reverse_proxy", str(port), target]
+    with subprocess.Popen(command, cwd=ROOT) as server:
+        answers = False
+        while not answers and server.poll() is None:
+            time.sleep(0.05)
+            with suppress(httpx.ConnectError):
+                answers = httpx.get(f"http://127.0.0.1:{port}/favicon.ico").is_success
+        yield f"http://127.0.0.1:{port}{PATH}/"
+        server.kill()
     page.close()
 
 
