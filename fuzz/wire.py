@@ -18,7 +18,7 @@ from fuzz.mutations import FEW_ODD
 
 COMPARING = ("compare", "redrawn")  # seconds each, since each ends with figures
 UNSEEN = "Something went wrong"  # what a visitor is told of an error that nobody foresaw
-QUICK = {"steps": 1, "count": 1, "width": 64, "height": 64, "seed": 1, "random_seed": False}
+QUICK = {"steps": 1, "count": 1, "width": 64, "height": 64, "seed": 1}
 
 
 class Client:
@@ -29,6 +29,10 @@ class Client:
         self.config = httpx.get(f"{url}config", timeout=300).json()
         self.values = {c["id"]: c["props"].get("value") for c in self.config["components"]}
         self.labels = {c["id"]: c["props"].get("label") for c in self.config["components"]}
+        models = [
+            c["props"] for c in self.config["components"] if c["props"].get("label") == "Model"
+        ]
+        self.model = models[0]["value"]
         self.states = {c["id"] for c in self.config["components"] if c["type"] == "state"}
 
     def events(self) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fuzz import inputs, wire
+from fuzz import crowd, inputs, wire
 from fuzz.kills import TESTS
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -76,6 +76,12 @@ def test_wrong_types_over_http(client: wire.Client, capfd: Any, caplog: Any) -> 
     assert found["failures"] == {}
     assert found["requests"] > 40
     assert "Traceback" not in capfd.readouterr().err + caplog.text
+
+
+@pytest.mark.parametrize("visit", dict.fromkeys(crowd.MIXED))
+def test_every_visit_of_the_crowd_is_answered(visit: crowd.Visit, client: wire.Client) -> None:
+    answer = visit(client)
+    assert answer.startswith("error" if visit is crowd.refused else "complete"), answer
 
 
 def test_what_should_not_be_answered_is_a_failure() -> None:
