@@ -317,7 +317,7 @@ def test_previews_and_cost_are_those_of_the_model_that_the_page_shows(
             open_tab(page, "Structure").get_by_label("Control type").first.input_value()
             for page in (one, two)
         ]
-        assert kinds == ["edges", "colours, as a coarse palette"]
+        assert kinds == ["Canny", "Colour palette"]
         for loaded in ("other", "tiny"):
             server.manager.with_model(loaded)
             for page, side, seen in ((one, 64, 16), (two, SIDE, SEEN)):
@@ -389,7 +389,7 @@ def test_names_of_files_heads_and_errors_are_text(page: Page, tmp_path: Path) ->
     panel.get_by_role("button", name="Compare", exact=True).click()
     expect(panel.get_by_text("4 of 8 cells.")).to_be_visible()
     expect(panel.locator("table.grid th").get_by_text(HOSTILE).first).to_be_visible()
-    panel.get_by_text("Scores").click()
+    panel.get_by_role("button", name="Scores").click()
     expect(panel.get_by_role("gridcell").get_by_text(HOSTILE).first).to_be_visible()
     panel.get_by_label("First picture").first.click()
     assert_no_element(page)
