@@ -1,4 +1,4 @@
-"""Pictures as prompts: an interactive demo of IP-Adapter (arXiv 2308.06721).
+"""Generate images from a reference picture: a demo of IP-Adapter (arXiv 2308.06721).
 
     import ipadapter_demo as ip
 

@@ -245,7 +245,7 @@ def settings_from(flags: Mapping[str, Any], env: Mapping[str, str] = os.environ)
 def settings_parser() -> argparse.ArgumentParser:
     """The flags of `app.py`, all optional; a flag that is not given is None."""
     parser = argparse.ArgumentParser(
-        description="Pictures as prompts, in the browser.",
+        description="Generate images from a reference picture, in the browser.",
         epilog="Every flag can be set as a variable too: --queue-size as IPADAPTER_QUEUE_SIZE.",
     )
     add_settings(parser.add_argument)

@@ -130,7 +130,7 @@ def test_a_shape_of_the_model_is_chosen(page: Page) -> None:
     open_section(panel, "Advanced", "Shape")
     expect(panel.get_by_label("Width")).to_have_value("0")
     set_number(panel, "Steps", 1)
-    set_number(panel, "Pictures", 1)
+    set_number(panel, "Number of images", 1)
     request = request_of(generate(panel))
     assert (request.width, request.height) == (None, None)
     panel.get_by_label("Shape").click()
@@ -219,11 +219,11 @@ def test_a_filmstrip_shows_what_the_strength_does(page: Page) -> None:
     set_number(panel, "Steps", 1)
     panel.get_by_role("button", name="Advanced").click()
     panel.get_by_label("Show attention maps").check()
-    panel.get_by_role("button", name="λ filmstrip").click()
+    panel.get_by_role("button", name="Sweep λ").click()
     expect(panel.get_by_text(re.compile("λ from 0 to 1.2"))).to_be_visible()
     expect(panel.locator(".results img")).to_have_count(7)
-    expect(panel.get_by_text("Attention maps: bright where the reference acted")).to_be_visible()
-    panel.get_by_role("button", name="Make it again elsewhere").click()
+    expect(panel.get_by_text("Attention maps", exact=True)).to_be_visible()
+    panel.get_by_role("button", name="Reproduce (CLI / Python)").click()
     expect(panel.get_by_text("--from-png")).to_be_visible()
     scales = [
         record_from_png(httpx.get(image.get_attribute("src") or "").content).request.image_scale
@@ -456,8 +456,8 @@ def test_a_mask_is_shown_on_the_picture_by_either_convention(page: Page, tmp_pat
             page.wait_for_timeout(100)
 
     expect_marked(~mask_only)
-    panel.get_by_label("Mask: what is here").click()
-    page.get_by_role("option", name="transparent is here").click()
+    panel.get_by_label("Mask: selected part").click()
+    page.get_by_role("option", name="Transparent = selected").click()
     expect_marked(mask_only)
     set_number(panel, "Steps", 1)
     given = request_of(generate(panel)).inpaint

@@ -276,7 +276,7 @@ def test_a_mistake_is_said_in_the_status(browser: Browser, url: str) -> None:
         panel = open_tab(page, "Variation")
         panel.get_by_label("Live").check()
         drag(panel, [0.2])
-        expect(panel.locator(".status").first).to_contain_text("reference is missing")
+        expect(panel.locator(".status").first).to_contain_text("“Reference” is missing")
 
 
 def test_a_model_without_such_a_lora_has_no_switch(tmp_path: Path) -> None:

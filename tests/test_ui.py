@@ -276,7 +276,9 @@ def test_structures_references_text_and_a_mask_together(api: Api) -> None:
     assert request.inpaint is not None
     result, outside = np.asarray(Image.open(io.BytesIO(file))), np.asarray(mask) == 0
     assert np.array_equal(result[outside], np.asarray(image)[outside])
-    with pytest.raises(Failed, match="changed and changed_mask go together"):
+    with pytest.raises(
+        Failed, match="changed_mask is missing: a picture to change and its mask go together"
+    ):
         api.call("structure", **values)
 
 

@@ -179,7 +179,7 @@ def test_who_waits_sees_the_place_in_line_and_how_long(server: Server, browser: 
         expect(status(second)).to_have_text(
             re.compile(r"^Waiting: place 1 in line, about \d+ s\.$"), use_inner_text=True
         )
-        third.get_by_role("button", name="λ filmstrip").click()
+        third.get_by_role("button", name="Sweep λ").click()
         said = third.get_by_text(re.compile(r"^Waiting: place 2 in line, about \d+ s\.$"))
         expect(said).to_be_visible()
         for waiting in (status(second), said):
@@ -215,10 +215,14 @@ def test_who_leaves_stands_in_nobodys_way(server: Server, browser: Browser) -> N
 
 def test_the_status_says_what_is_wrong(page: Page) -> None:
     for tab, said in (
-        ("Variation", "reference is missing: upload a picture first"),
-        ("Image + text", "reference is missing: upload a picture first, or write a prompt"),
-        ("Structure", "control is missing: upload the picture whose structure is to be kept"),
-        ("Inpaint", "painting has no picture: upload one, then paint over a part of it"),
+        ("Variation", "“Reference” is missing: upload a picture first"),
+        ("Image + text", "“Reference” is missing: upload a picture first, or write a prompt"),
+        ("Structure", "“Control image” is missing: upload the picture that says where things are"),
+        (
+            "Inpaint",
+            "“Paint the area to replace” is missing: upload a picture, then paint over a part "
+            "of it",
+        ),
     ):
         panel = open_tab(page, tab)
         panel.get_by_role("button", name="Generate").click()
@@ -310,16 +314,16 @@ def test_previews_and_cost_are_those_of_the_model_that_the_page_shows(
         choose(two, "other")
         expect(two.locator(".header").get_by_text("Model: other")).to_be_visible()
         kinds = [
-            open_tab(page, "Structure").get_by_label("Keep").first.input_value()
+            open_tab(page, "Structure").get_by_label("Control type").first.input_value()
             for page in (one, two)
         ]
-        assert kinds == ["edges", "colours, as a coarse palette"]
+        assert kinds == ["Canny", "Colour palette"]
         for loaded in ("other", "tiny"):
             server.manager.with_model(loaded)
             for page, side, seen in ((one, 64, 16), (two, SIDE, SEEN)):
                 for tab, label, width in (
-                    ("Structure", "What is kept", side),
-                    ("Variation", "The encoder sees", seen),
+                    ("Structure", "Control map (preview)", side),
+                    ("Variation", "What CLIP sees", seen),
                 ):
                     panel = open_tab(page, tab)
                     if panel.get_by_label("Remove Image").count():
@@ -347,7 +351,7 @@ def test_a_png_comes_back_with_the_model_that_made_it(
     panel = open_tab(page, "Variation")
     expect(panel.get_by_label("number input for Steps")).to_have_value("9")
     expect(open_section(panel, "Advanced", "Width")).to_have_value("0")
-    expect(shown(panel, "The encoder sees")).to_have_js_property("naturalWidth", SEEN)
+    expect(shown(panel, "What CLIP sees")).to_have_js_property("naturalWidth", SEEN)
     assert len(generate(panel)) == 1
     assert server.manager.info.name == "other"
 
@@ -385,7 +389,7 @@ def test_names_of_files_heads_and_errors_are_text(page: Page, tmp_path: Path) ->
     panel.get_by_role("button", name="Compare", exact=True).click()
     expect(panel.get_by_text("4 of 8 cells.")).to_be_visible()
     expect(panel.locator("table.grid th").get_by_text(HOSTILE).first).to_be_visible()
-    panel.get_by_text("Numbers: an aid, not a verdict").click()
+    panel.get_by_role("button", name="Scores").click()
     expect(panel.get_by_role("gridcell").get_by_text(HOSTILE).first).to_be_visible()
     panel.get_by_label("First picture").first.click()
     assert_no_element(page)

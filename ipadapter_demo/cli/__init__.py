@@ -41,7 +41,8 @@ COMMANDS: dict[str, Command] = {
 
 def command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=PROGRAM, description="Pictures as prompts: IP-Adapter on the command line."
+        prog=PROGRAM,
+        description="Generate images from a reference picture: IP-Adapter on the command line.",
     )
     parser.add_argument(
         "--version", action="version", version=f"ipadapter-demo {ipadapter_demo.__version__}"

@@ -21,7 +21,7 @@ from ipadapter_demo.sampling import NOISE_SCHEDULES
 TEXT = """\
 Make pictures from a picture, words, a structure, a mask, or all of them at once.
 
-Writes PNGs that hold the whole request, and prints a JSON line for each: its path, its seed, and
+Writes PNGs with the settings saved inside, and prints a JSON line for each: its path, its seed, and
 the seconds the request took. Image i of --count starts from seed + i. With a folder of references
 DIR/manifest.jsonl has these lines too, each with its reference.
 """
@@ -67,25 +67,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=optional_path,
         action="append",
         metavar="M.png",
-        help="white where a reference applies; once for each, - for everywhere",
+        help="region mask: white where a reference applies; once for each, - for everywhere",
     )
     add(
         "--reference-window",
         **window,
         action="append",
-        help="the part of the steps in which a reference acts; once for all, or once for each",
+        help="start and end of a reference, as shares of the steps; once for all, or once for each",
     )
     add(
         "--reference-only",
         type=int,
         action="append",
         metavar="N",
-        help="the one picture of --count, from 0, that a reference is for; once for each",
+        help="use a reference only for this image of --count, from 0; once for each",
     )
     add(
         "--combine",
         choices=COMBINES,
-        help="several references side by side, or as their mean [concat]",
+        help="several references: concatenate or average them [concat]",
     )
     add(
         "--negative-reference",
@@ -112,14 +112,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--scale-window",
         dest="image_window",
         **window,
-        help="the part of the steps in which they act, in fractions [0 1]",
+        help="start and end of all references, as shares of the steps [0 1]",
     )
     add(
         "--layers",
         dest="image_layers",
         type=layers,
         metavar="LAYERS",
-        help="where the references act: one of "
+        help="apply the references to layers: one of "
         f"{', '.join(LAYER_PRESETS)}; or a factor for each cross-attention layer, as 1,0.5,... "
         "[all]",
     )
@@ -134,7 +134,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=structure,
         action="append",
         metavar="KIND[:ANNOTATOR]=C.png",
-        help="hold the picture to the edges or colours of another: canny=C.png, "
+        help="control type and control image: canny=C.png, "
         "canny:lineart=C.png, or canny:none=map.png for a ready map; repeatable. KIND is one of "
         f"the model's (tabletop: {', '.join(TABLETOP.structures)}), ANNOTATOR by default the first "
         "of the kind's",
@@ -144,25 +144,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         action="append",
         metavar="W",
-        help="once for all structures, or once for each, 0 to 2 [1]",
+        help="control weight, once for all control images, or once for each, 0 to 2 [1]",
     )
     add(
         "--structure-fit",
         choices=FITS,
         action="append",
-        help="how a picture of other proportions than the output is brought to them; once for all "
-        "structures, or once for each [crop]",
+        help="how a control image of other proportions than the output is fitted; once for all "
+        "of them, or once for each [crop]",
     )
-    add("--structure-window", **window, help="the part of the steps in which they act [0 1]")
+    add(
+        "--structure-window",
+        **window,
+        help="start and end of control, as shares of the steps [0 1]",
+    )
     add("--inpaint", type=Path, metavar="I.png", help="a picture to replace a part of")
     add("--mask", type=Path, metavar="M.png", help="which part: the white one, as large as I.png")
-    add("--feather", type=int, metavar="PIXELS", help="softens the seam, inwards [2]")
+    add("--feather", type=int, metavar="PIXELS", help="mask feather, inwards [2]")
     add(
         "--repaint-passes",
         type=int,
         metavar="N",
-        help="how often every step is taken, 1 to 10, for a seam that does not show "
-        "[the model's: tabletop 4]",
+        help="repaint passes, 1 to 10, for a seam that does not show [the model's: tabletop 4]",
     )
     add(
         "--context",
@@ -175,7 +178,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--background-weight",
         type=float,
         metavar="W",
-        help="weight of I.png as an image prompt around the mask, to which references then keep "
+        help="background image prompt: weight of I.png around the mask; references then keep to it "
         "[the model's: tabletop 1]",
     )
     add("--init", type=Path, metavar="I.png", help="a picture to start from instead of noise")
@@ -183,7 +186,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--strength",
         type=float,
         metavar="S",
-        help="how much of I.png to forget, up to 1 [with --inpaint 1, with --init 0.6]",
+        help="denoising strength: 1 ignores I.png [with --inpaint 1, with --init 0.6]",
     )
     add(
         "--from-png",
@@ -204,7 +207,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--guidance-window",
         **window,
-        help="the part of the steps in which there is guidance; the others cost half "
+        help="start and end of guidance, as shares of the steps; those without cost half "
         "[the model's: 0 1]",
     )
     add(
@@ -221,7 +224,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the noise levels of the steps, where the sampler can take others [the model's own]",
     )
     add("--seed", type=int, metavar="N", help="where the noise comes from [0]")
-    add("--count", type=int, metavar="N", help="how many pictures [1]")
+    add("--count", type=int, metavar="N", help="number of images [1]")
     add(
         "--width",
         type=int,

@@ -60,10 +60,10 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
             title = gr.HTML(header(manager.info), scale=1)
             model = model_input(manager)
             restored = gr.UploadButton(
-                "Restore from a file",
+                "Load settings from an image",
                 size="sm",
                 scale=0,
-                min_width=170,
+                min_width=220,
                 file_types=[".png", ".json", ".zip"],  # an output, or a comparison's manifest
             )
         with gr.Tabs(overflow_behavior="wrap") as tabs:
@@ -96,7 +96,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
 
 def header(info: ModelInfo) -> str:
     return (
-        "<h1>IP-Adapter demo</h1><p>Pictures as prompts. "
+        "<h1>IP-Adapter demo</h1><p>Generate images from a reference picture (IP-Adapter). "
         f"Model: <b>{escaped(info.name)}</b>. {escaped(info.note)}</p>"
     )
 

@@ -21,6 +21,7 @@ from ipadapter_demo.request import MAX_AREA, GenerateRequest
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import with_errors_said
+from ipadapter_demo.ui.run.labels import with_labels
 from ipadapter_demo.ui.run.running import AT_ONCE, request_from_values
 from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.run.tab import BuiltTab, Buttons, Update
@@ -40,7 +41,7 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
     shown, blank = built.results, Image.new("RGB", (1, 1))
     with gr.Accordion("Many pictures", open=False):
         pictures = gr.File(
-            label=f"Each is drawn in the place of the reference; {MOST} at most",
+            label=f"References, up to {MOST}: each is used in turn",
             file_count="multiple",
             file_types=[f".{ending}" for ending in ENDINGS],
             height=150,
@@ -100,7 +101,8 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
     def batch(pictures: object, **values: object) -> Iterator[Update]:
         """Results of many pictures, each in the place of the reference, with the tab's other
         values; then a zip of them."""
-        yield from with_errors_said(drawn(pictures, values), said)
+        updates = with_labels(drawn(pictures, values), built.inputs)
+        yield from with_errors_said(updates, said)
 
     def zipped(out: str | None) -> Update:
         if out is None or not (path := _archive(Path(out))):

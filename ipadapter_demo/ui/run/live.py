@@ -18,6 +18,7 @@ from ipadapter_demo.pipeline import Preview
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.labels import with_labels
 from ipadapter_demo.ui.run.running import AT_ONCE, QUEUE, request_from_values
 from ipadapter_demo.ui.run.say import problem
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
@@ -121,7 +122,7 @@ def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Iterator[U
         """An error is said in the status alone: the next frame may come at once."""
         try:
             with shown_errors():
-                yield from drawn(values)
+                yield from with_labels(drawn(values), built.inputs)
         except gr.Error as error:
             yield {shown.status: problem(error)}
 

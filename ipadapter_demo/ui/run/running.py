@@ -15,6 +15,7 @@ from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import with_errors_said
+from ipadapter_demo.ui.run.labels import with_labels
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
 from ipadapter_demo.ui.run.updates import (
@@ -112,7 +113,8 @@ def _handler(
         return {built.results.status: text}
 
     def run(**values: object) -> Iterator[Update]:
-        yield from with_errors_said(drawn(manager, built, values, updates_of, status), status)
+        updates = drawn(manager, built, values, updates_of, status)
+        yield from with_errors_said(with_labels(updates, built.inputs), status)
 
     return run
 

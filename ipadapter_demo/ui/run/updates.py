@@ -164,7 +164,7 @@ def compared(result: Result) -> tuple[Image.Image, Image.Image] | None:
 
 def summary(result: Result) -> str:
     warnings = "".join(f"<br>{escaped(note)}" for note in result.warnings)
-    return f"{made(result)} Each PNG holds its request.{warnings}"
+    return f"{made(result)} Settings are saved inside each PNG.{warnings}"
 
 
 def made(result: Result) -> str:

@@ -29,8 +29,8 @@ def image_text(
     image_scale: float,
     **more: Any,
 ) -> GenerateRequest:
-    """Pictures from up to four pictures and a text; without any picture the text draws alone. Each
-    is a PNG that holds its whole request."""
+    """Pictures from up to four pictures and a text; without any picture the text draws alone. The
+    settings are saved inside each PNG."""
     if more.get("reference") is None and not prompt:
         raise RequestError("reference is missing: upload a picture first, or write a prompt")
     references = references_from_slots(more)

@@ -38,9 +38,9 @@ def inpaint(
     **sampling: Any,
 ) -> GenerateRequest:
     """A picture with the part under a mask drawn anew; every other pixel stays as it is. reference
-    and prompt give the looks. Each result is a PNG that holds its whole request."""
+    and prompt give the looks. The settings are saved inside each PNG."""
     if painting is None:
-        raise RequestError("painting has no picture: upload one, then paint over a part of it")
+        raise RequestError("painting is missing: upload a picture, then paint over a part of it")
     return GenerateRequest(
         prompt=prompt,
         references=(Reference(image=reference, fit=fit),) if reference else (),
@@ -100,10 +100,10 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             inputs |= components.inpainting_inputs(manager)
             with gr.Row():
                 inputs["strength"] = components.slider(
-                    0.05, 1, 1.0, 0.05, "Strength", info="1 forgets what was there"
+                    0.05, 1, 1.0, 0.05, "Denoising strength", info="1 = ignore original"
                 )
                 inputs["feather"] = components.slider(
-                    0, MAX_FEATHER, 2, 1, "Soft seam", info="in pixels, inwards"
+                    0, MAX_FEATHER, 2, 1, "Mask feather (px)", info="inwards from its edge"
                 )
             inputs |= components.sampling_inputs(manager, count=1, painting=True)
         with gr.Column():
@@ -120,7 +120,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
 
 def _editor() -> gr.ImageEditor:
     return gr.ImageEditor(
-        label="Paint over what goes, its shadow too",
+        label="Paint the area to replace (include its shadow)",
         type="filepath",
         format="png",
         sources=["upload", "clipboard"],

@@ -52,10 +52,10 @@ def structure(
     **more: Any,
 ) -> GenerateRequest:
     """Pictures that keep the structure of a picture, or of up to three; reference and prompt give
-    the looks. With changed and changed_mask only a part of a picture is drawn. Each is a PNG that
-    holds its whole request."""
+    the looks. With changed and changed_mask only a part of a picture is drawn. The settings are
+    saved inside each PNG."""
     if more.get("control") is None:
-        raise RequestError("control is missing: upload the picture whose structure is to be kept")
+        raise RequestError("control is missing: upload the picture that says where things are")
     return GenerateRequest(
         prompt=prompt,
         references=(Reference(image=reference, fit=fit),) if reference else (),
@@ -79,7 +79,8 @@ def _inpaint(
     if changed is None and mask is None:
         return None
     if changed is None or mask is None:
-        raise RequestError("changed and changed_mask go together: upload both, or neither")
+        missing = "changed" if changed is None else "changed_mask"
+        raise RequestError(f"{missing} is missing: a picture to change and its mask go together")
     found = flatten_mask(mask, "changed_mask", means)
     if same_shape(found.size, changed.size):  # the picture was shrunk when it was uploaded
         found = resize_image(found, changed.size)
@@ -115,18 +116,18 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             )
             buttons = run_buttons()
             with gr.Row():
-                inputs |= window_inputs("Structure from", 1)
+                inputs |= window_inputs(1)
             inputs |= components.sampling_inputs(manager, count=1)
             _draw_map(manager, model, inputs, drawn)
             inputs |= structure_slots(manager.info)
-            with gr.Accordion("Only a part of a picture", open=False):
+            with gr.Accordion("Inpaint: change only a part of a picture", open=False):
                 with gr.Row():
                     inputs["changed"] = components.picture("Picture to change", height=150)
                     inputs |= mask_input(
                         "changed_mask",
                         "changed_mask_means",
                         "Mask",
-                        "of what is\ndrawn anew",
+                        "white where it\nis redrawn",
                         inputs["changed"],
                         height=150,
                     )
@@ -148,9 +149,9 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
 def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:
     inputs: Widgets = {}
     with gr.Row():
-        inputs["control"] = components.picture("Structure of")
+        inputs["control"] = components.picture("Control image")
         drawn = gr.Image(
-            label="What is kept",
+            label="Control map (preview)",
             format="png",
             interactive=False,
             buttons=["fullscreen"],

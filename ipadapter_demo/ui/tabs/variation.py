@@ -21,7 +21,7 @@ from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 def variation(
     *, reference: Image.Image | None = None, fit: Fit, image_scale: float, **sampling: Any
 ) -> GenerateRequest:
-    """Pictures like one picture, without words. Each is a PNG that holds its whole request."""
+    """Pictures like one picture, without words. The settings are saved inside each PNG."""
     if reference is None:
         raise RequestError("reference is missing: upload a picture first")
     return GenerateRequest(
@@ -39,7 +39,9 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
     with gr.Row():
         with gr.Column():
             inputs = components.reference_input(manager, model)
-            inputs |= components.image_prompt_inputs(manager, manager.info.recommended.image_scale)
+            inputs |= components.image_prompt_inputs(
+                manager, manager.info.recommended.image_scale, words=False
+            )
             live, buttons = live_buttons(manager.info, "variation")
             inputs |= live
             inputs |= components.sampling_inputs(manager, count=4)

@@ -15,10 +15,10 @@ def run_buttons() -> Buttons:
 
 
 def live_buttons(info: ModelInfo, tab: str) -> tuple[Widgets, Buttons]:
-    """Generate, the filmstrip, Stop, and the switch Live: see `run.live`."""
+    """Generate, the sweep, Stop, and the switch Live: see `run.live`."""
     with gr.Row(elem_id=f"run-{tab}"):
         generate = _generate()
-        several = gr.Button("λ filmstrip", scale=1, min_width=110)
+        several = gr.Button("Sweep λ", scale=1, min_width=110)
         stop = _stop()
         frame = gr.Button("Live frame", visible="hidden", elem_classes="frame")
     live = gr.Checkbox(

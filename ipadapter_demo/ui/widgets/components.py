@@ -31,8 +31,9 @@ from ipadapter_demo.ui.widgets.sliders import slider, window_sliders
 
 # How an adapter is called where people choose one; any other appears under its own name.
 ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
-FITS = [("crop the centre", "crop"), ("pad to a square", "pad"), ("squash", "squash")]
+FITS = [("crop the centre", "crop"), ("pad", "pad"), ("squash", "squash")]
 
+WRITE_LIKE = "a red striped sphere on a green plain floor with a blue wall"
 PICTURE_HEIGHT = 200
 
 
@@ -57,23 +58,28 @@ def reference_input(
         reference = picture("Reference", hint, scale=3, min_width=200)
         with gr.Column(scale=2, min_width=140):
             view = gr.Image(
-                label="The encoder sees",
+                label="What CLIP sees",
                 format="png",
                 interactive=False,
                 buttons=[],
-                height=146,
+                height=110,
                 elem_classes="filled",
             )
-            fit = gr.Dropdown(FITS, value="crop", label="Fit", show_label=False, container=False)
+            fit = gr.Dropdown(FITS, value="crop", label="Fit to a square")
     _keep_encoder_view(pipeline, model, reference, fit, view)
     return {"reference": reference, "fit": fit}
 
 
-def image_prompt_inputs(pipeline: ModelManager, image_scale: float) -> Widgets:
-    """λ, and which adapter reads the picture where the model has several."""
+def image_prompt_inputs(
+    pipeline: ModelManager, image_scale: float, *, words: bool = True
+) -> Widgets:
+    """λ, and which adapter reads the picture where the model has several. `words` says whether
+    the tab has a prompt beside the picture."""
     adapters = pipeline.info.adapters
     choices = adapter_choices(pipeline.info)
-    meaning = "0 ignores the picture, 1 follows it; in between, the text counts more"
+    meaning = "0 ignores the picture, 1 follows it"
+    if words:
+        meaning += "; in between, the text counts more"
     with gr.Row():
         widgets: Widgets = {
             "image_scale": slider(
@@ -97,8 +103,8 @@ def adapter_choices(info: ModelInfo) -> list[tuple[str, str]]:
 
 
 def words_known(info: ModelInfo) -> str | None:
-    """The hint below a prompt: the words that a small model knows."""
-    return f"Known words, in this order: {', '.join(info.words)}" if info.words else None
+    """The hint below a prompt: a sentence as a small model was trained on."""
+    return f"Write like: {WRITE_LIKE}" if info.words else None
 
 
 def prompt_input(pipeline: ModelManager, *, optional: bool = True, **layout: Any) -> Widgets:
@@ -125,21 +131,21 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
         widgets["steps"] = slider(1, 50, info.recommended.steps, 1, "Steps")
         widgets["guidance"] = slider(1, 15, guidance, 0.5, "Guidance")
     with gr.Accordion("Advanced", open=False):
-        widgets["count"] = slider(1, 8, count, 1, "Pictures")
+        widgets["count"] = slider(1, 8, count, 1, "Number of images")
         with gr.Row():
             widgets |= sampler_inputs(sampler, info.recommended.noise_schedule)
         with gr.Row():
             widgets["seed"] = gr.Number(
-                0, label="Seed", info="of the first picture", minimum=0, maximum=MAX_SEED
+                0, label="Seed", info="of the first image", minimum=0, maximum=MAX_SEED
             )
             widgets["random_seed"] = gr.Checkbox(
-                True, label="New seed every time", info="shown here afterwards"
+                True, label="Random seed", info="then shown beside"
             )
         with gr.Row():
             window = info.recommended.guidance_window
-            widgets |= window_sliders("Guidance from", "guidance_start", "guidance_end", window)
+            widgets |= window_sliders("guidance_start", "guidance_end", window, "guidance ")
         widgets["guidance_rescale"] = slider(
-            0, 1, 0.0, 0.05, "Guidance rescale", info="against overexposure; v-prediction likes 0.7"
+            0, 1, 0.0, 0.05, "Guidance rescale", info="against overexposure; 0.7 suits v-prediction"
         )
         if not painting:
             widgets |= _size_inputs(info)
@@ -156,7 +162,9 @@ def _size_inputs(info: ModelInfo) -> Widgets:
     with gr.Row():
         shape = gr.Dropdown(shape_choices(info), value="", label="Shape", min_width=140)
         sides = {
-            side: gr.Number(0, label=side.title(), step=SIZE_STEP, min_width=90, info="0: open")
+            side: gr.Number(
+                0, label=side.title(), step=SIZE_STEP, min_width=90, info="0 = automatic"
+            )
             for side in ("width", "height")
         }
     shape.input(
@@ -198,7 +206,7 @@ def inpainting_inputs(pipeline: ModelManager) -> Widgets:
             pipeline.info.recommended.repaint_passes,
             1,
             "Repaint passes",
-            info="more care for the seam, and as much slower",
+            info="a cleaner seam, and as many times slower",
         )
         widgets["context"] = slider(
             0,
@@ -206,15 +214,15 @@ def inpainting_inputs(pipeline: ModelManager) -> Widgets:
             pipeline.info.recommended.context,
             0.05,
             "Context",
-            info="1 sees all of the picture, less only what is near",
+            info="1 = the whole picture, 0 = the masked part only",
         )
     widgets["background_weight"] = slider(
         0,
         MAX_WEIGHT,
         pipeline.info.recommended.background_weight,
         0.05,
-        "Background weight",
-        info="how much the picture itself is the image prompt around the mask",
+        "Background image prompt",
+        info="weight of the picture itself as image prompt around the mask",
     )
     return widgets
 
@@ -233,7 +241,7 @@ def results_column(*, comparison: bool = False) -> Results:
     )
     status = gr.HTML("", label="Status", elem_classes="status")
     attention_maps = gr.Gallery(
-        label="Attention maps: bright where the reference acted",
+        label="Attention maps",
         format="png",
         columns=4,
         height=190,
@@ -247,10 +255,10 @@ def results_column(*, comparison: bool = False) -> Results:
         slider = gr.ImageSlider(
             label="Before and after", format="png", interactive=False, buttons=["fullscreen"]
         )
-    with gr.Accordion("Make it again elsewhere", open=False):
+    with gr.Accordion("Reproduce (CLI / Python)", open=False):
         gr.HTML(
-            "From the PNG of a result, which holds its pictures too. Click a result to choose "
-            "another.",
+            "These lines draw a result again from its PNG, which holds its pictures too. Click a "
+            "result to choose another.",
             elem_classes="status",
         )
         lines = (

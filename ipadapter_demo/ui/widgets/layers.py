@@ -14,7 +14,7 @@ from ipadapter_demo.ui.run.tab import Properties, Widgets
 
 # What to call a preset, and its factor of λ in transformer t of T, counted as a step passes them.
 PRESETS = {
-    "all": ("everything", "1"),
+    "all": ("all layers", "1"),
     "style": ("style only", "1 where the style is, else 0"),
     "layout": ("layout only", "1 where the layout is, else 0"),
     "style+layout": ("style and layout", "1 in both, else 0"),
@@ -35,7 +35,7 @@ BAR, HEIGHT = 8, 32  # of one bar, and of the factor 1
 def layers_input(manager: ModelManager, model: ModelInput) -> Widgets:
     with gr.Row(equal_height=True):
         chosen = gr.Dropdown(
-            label="The picture gives", scale=3, min_width=180, **layers_properties(manager.info)
+            label="Apply to layers", scale=3, min_width=180, **layers_properties(manager.info)
         )
         drawing = gr.HTML(
             drawn("all", manager.info), label="Layers", elem_classes="curve", min_width=140

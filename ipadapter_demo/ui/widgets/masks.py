@@ -19,7 +19,7 @@ from ipadapter_demo.ui.run.uploads import (
 )
 from ipadapter_demo.ui.widgets import components
 
-CHOICES = [("white is here", "white"), ("transparent is here", "transparent")]
+CHOICES = [("White = selected", "white"), ("Transparent = selected", "transparent")]
 
 
 def mask_input(
@@ -37,12 +37,12 @@ def mask_input(
         means = gr.Dropdown(
             CHOICES,
             value="white",
-            label=f"{label}: what is here",
+            label=f"{label}: selected part",
             show_label=False,
             container=False,
         )
         view = gr.Image(
-            label="As it is understood",
+            label=f"{label} (preview)",
             format="png",
             interactive=False,
             buttons=[],
@@ -53,7 +53,7 @@ def mask_input(
 
     def mask_view(mask: object, means: MaskMeans, picture: object = None) -> gr.Image:
         with shown_errors():
-            given = mask_from_upload(mask, name, means)
+            given = mask_from_upload(mask, label, means)
             if given is None:
                 return gr.Image(None, visible=False)
             return gr.Image(shown_on(_ground(picture), given), visible=True)

@@ -9,31 +9,31 @@ from ipadapter_demo.request import MAX_CLIP_SKIP
 from ipadapter_demo.ui.run.tab import Properties, Widgets
 from ipadapter_demo.ui.widgets.sliders import slider
 
-SYNTAXES = [("as it stands", "plain"), ("(word:1.3), [word], BREAK", "weighted")]
+SYNTAXES = [("plain text", "plain"), ("weighted: (word:1.3), [word], BREAK", "weighted")]
 
 
 def prompt_settings(info: ModelInfo) -> Widgets:
     widgets: Widgets = {
         "negative_prompt": gr.Textbox(
-            "", label="Negative prompt", placeholder="what to keep out", max_lines=3
+            "", label="Negative prompt", placeholder="what to avoid", max_lines=3
         )
     }
     with gr.Row():
         widgets["prompt_syntax"] = gr.Dropdown(
             SYNTAXES,
             value="plain",
-            label="Prompts are read",
-            info="with weights they may also be longer than the model reads at once",
+            label="Prompt syntax",
+            info="weighted prompts may also be longer than the model reads at once",
             scale=3,
             min_width=200,
         )
         widgets["clip_skip"] = slider(
-            0, MAX_CLIP_SKIP, 0, 1, "Clip skip", info="1 is elsewhere called 2", scale=2
+            0, MAX_CLIP_SKIP, 0, 1, "Clip skip", info="one less than in A1111", scale=2
         )
     for name, label in (("prompt_2", "Prompt"), ("negative_prompt_2", "Negative prompt")):
         widgets[name] = gr.Textbox(
             label=f"{label}, second text encoder",
-            placeholder="the same",
+            placeholder="the same as above",
             max_lines=3,
             **second_prompt_properties(info),
         )

@@ -16,9 +16,9 @@ def slider(
     return gr.Slider(low, high, value=value, step=step, label=label, buttons=[], **layout)
 
 
-def window_sliders(label: str, start: str, end: str, window: Window = (0.0, 1.0)) -> Widgets:
+def window_sliders(start: str, end: str, window: Window = (0.0, 1.0), of: str = "") -> Widgets:
     """The part of the steps in which something acts, by the names of its two widgets."""
     return {
-        start: slider(0, 1, window[0], 0.05, label),
-        end: slider(0, 1, window[1], 0.05, "until"),
+        start: slider(0, 1, window[0], 0.05, f"{of}start (share of steps)".capitalize()),
+        end: slider(0, 1, window[1], 0.05, f"{of}end (share of steps)".capitalize()),
     }

@@ -13,11 +13,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from ipadapter_demo import checks
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.pipeline import ModelInfo
-from ipadapter_demo.request import MAX_WEIGHT, Reference, Structure
+from ipadapter_demo.request import MAX_COUNT, MAX_WEIGHT, Reference, Structure
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.masks import mask_input
@@ -45,18 +46,18 @@ STRUCTURE: dict[str, Any] = {
     "window_start": 0.0,
     "window_end": 1.0,
 }
-MAP_FITS = [("crop it", "crop"), ("pad it", "pad"), ("squash it", "squash")]
+MAP_FITS = ["crop", "pad", "squash"]
 
 # How a detector is called where people choose one; any other appears under its own name.
 LABELS = {
-    "canny/canny": "edges",
-    "canny/lineart": "edges, as line art",
-    "canny/none": "edges; the picture is the map",
-    "t2i-canny/canny": "edges, by a T2I-Adapter",
-    "t2i-canny/lineart": "edges, as line art, by a T2I-Adapter",
-    "t2i-canny/none": "edges, by a T2I-Adapter; the picture is the map",
-    "palette/palette": "colours, as a coarse palette",
-    "palette/none": "colours; the picture is the palette",
+    "canny/canny": "Canny",
+    "canny/lineart": "Canny (line-art detector)",
+    "canny/none": "Canny (image is already an edge map)",
+    "t2i-canny/canny": "Canny (T2I-Adapter)",
+    "t2i-canny/lineart": "Canny (T2I-Adapter, line-art detector)",
+    "t2i-canny/none": "Canny (T2I-Adapter, image is already an edge map)",
+    "palette/palette": "Colour palette",
+    "palette/none": "Colour palette (image is already a palette)",
 }
 
 
@@ -68,14 +69,14 @@ def slot(name: str, k: int) -> str:
 def reference_slots() -> Widgets:
     """More pictures, in an accordion, and how they come together."""
     widgets: Widgets = {}
-    with gr.Accordion("More pictures", open=False):
+    with gr.Accordion("More references", open=False):
         widgets["combine"] = gr.Radio(
-            [("side by side", "concat"), ("as their mean", "average")],
+            [("concatenate", "concat"), ("average", "average")],
             value="concat",
-            label="Several pictures count",
+            label="Combine",
         )
         for k in REFERENCES:
-            with gr.Accordion("The first picture" if k == 1 else f"Picture {k}", open=k == 2):
+            with gr.Accordion(f"Reference {k}", open=k == 2):
                 widgets |= _reference_slot(k)
     return widgets
 
@@ -85,40 +86,40 @@ def _reference_slot(k: int) -> Widgets:
     widgets: Widgets = {}
     with gr.Row():
         if k > 1:
-            widgets[slot("reference", k)] = components.picture(f"Picture {k}", height=150)
-        hint = "a mask of where it\napplies"
+            widgets[slot("reference", k)] = components.picture(f"Reference {k}", height=150)
+        hint = "white where the\nreference applies"
         names = slot("mask", k), slot("mask_means", k)
-        widgets |= mask_input(*names, "Only here", hint, height=150)
+        widgets |= mask_input(*names, "Region mask", hint, height=150)
     with gr.Row():
         widgets[slot("weight", k)] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "Weight")
-        widgets |= window_inputs("Acts from", k)
+        widgets |= window_inputs(k)
     with gr.Row():
         widgets[slot("only", k)] = gr.Number(
-            0, label="Only for result number", info="0: for all of them", minimum=0
+            0, label="Use only for image #", info="0 = all images", minimum=0
         )
         if k > 1:
             with gr.Column():
                 widgets[slot("fit", k)] = gr.Dropdown(components.FITS, value="crop", label="Fit")
-                widgets[slot("negative", k)] = gr.Checkbox(False, label="Negative")
+                widgets[slot("negative", k)] = gr.Checkbox(False, label="Negative image prompt")
     return widgets
 
 
-def window_inputs(label: str, k: int) -> Widgets:
+def window_inputs(k: int) -> Widgets:
     """The part of the steps during which a slot acts."""
-    return window_sliders(label, slot("window_start", k), slot("window_end", k))
+    return window_sliders(slot("window_start", k), slot("window_end", k))
 
 
 def structure_slots(info: ModelInfo) -> Widgets:
     """More maps, in an accordion."""
     widgets: Widgets = {}
-    with gr.Accordion("More structure", open=False):
+    with gr.Accordion("More control images", open=False):
         for k in STRUCTURES[1:]:
             with gr.Row():
-                widgets[slot("control", k)] = components.picture(f"Structure {k} of", height=150)
+                widgets[slot("control", k)] = components.picture(f"Control image {k}", height=150)
                 with gr.Column():
                     widgets |= structure_inputs(structure_choices(info), k)
             with gr.Row():
-                widgets |= window_inputs("Structure from", k)
+                widgets |= window_inputs(k)
     return widgets
 
 
@@ -126,20 +127,22 @@ def structure_inputs(choices: list[tuple[str, str]], k: int) -> Widgets:
     """The kind of structure to keep of a picture, its fit, and its weight."""
     return {
         slot("kind", k): gr.Dropdown(
-            choices, value=choices[0][1] if choices else None, label="Keep"
+            choices, value=choices[0][1] if choices else None, label="Control type"
         ),
         slot("control_fit", k): gr.Dropdown(
-            MAP_FITS, value="crop", label="If it has another shape", min_width=120
+            MAP_FITS, value="crop", label="Fit to the result", min_width=120
         ),
-        slot("structure_weight", k): components.slider(0, MAX_WEIGHT, 1.0, 0.05, "How strictly"),
+        slot("structure_weight", k): components.slider(0, MAX_WEIGHT, 1.0, 0.05, "Control weight"),
     }
 
 
 def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
     """The references of the slots; their values are taken out of `values`."""
     found = []
+    count = checks.integer("count", values.get("count", 1), 1, MAX_COUNT)
     for k, given in _taken(values, REFERENCE, REFERENCES):
         mask, only = given["mask"], given["only"]
+        only = checks.integer(slot("only", k), only, 0, count)
         if mask is not None:
             mask = flatten_mask(mask, slot("mask", k), given["mask_means"])
         found.append(
@@ -249,9 +252,9 @@ def _kind_of(structure: Structure) -> str:
 def _label(kind: str, annotator: str) -> str:
     """A detector that is a network says what it fetches when it is first used."""
     if annotator == "none":
-        plain = f"{kind}; the picture is the map"
+        plain = f"{kind} (image is already the map)"
     else:
-        plain = kind if kind == annotator else f"{kind}, by {annotator}"
+        plain = kind if kind == annotator else f"{kind} ({annotator} detector)"
     network = DETECTORS[annotator].weights if annotator in DETECTORS else None
     fetches = f" (fetches {network.megabytes} MB, once)" if network else ""
     return LABELS.get(f"{kind}/{annotator}", plain) + fetches

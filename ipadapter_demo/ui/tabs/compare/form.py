@@ -40,13 +40,13 @@ AXES = {
     "noise_schedule": "noise schedule: default, karras, leading, trailing",
     "seed": "seed",
     "fit": "fit: crop, pad, squash",
-    "combine": "several references: concat, average",
-    "image_layers": "layers: all, style, layout, …",
+    "combine": "combine: concat, average",
+    "image_layers": "apply to layers: all, style, layout, …",
     "adapter": "adapter: one a line",
     "loras": "LoRAs: style:0.8, or none, one a line",
     "model": "model: one a line",
-    "structure": "structure: canny=picture.png, one a line",
-    "structure_weight": "strictness of the structure",
+    "structure": "control image: canny=picture.png, one a line",
+    "structure_weight": "control weight",
     "method": "method: as it is, image only, text only, image to image",
 }
 SHARED = (

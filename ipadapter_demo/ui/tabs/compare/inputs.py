@@ -13,10 +13,10 @@ from ipadapter_demo.ui.widgets.examples import FOLDER
 from ipadapter_demo.ui.widgets.slots import structure_choices
 
 BESIDE = [
-    ("the reference", "reference"),
-    ("the map of the structure", "structure"),
+    ("reference", "reference"),
+    ("control map", "structure"),
     ("λ = 0", "no_image"),
-    ("the text alone", "text_only"),
+    ("text only", "text_only"),
 ]
 EXAMPLE = ("red-sphere.png", "blue-cone.png", "checker-cube.png")
 
@@ -58,7 +58,7 @@ def compare_inputs(manager: ModelManager) -> tuple[Widgets, gr.Textbox, gr.Accor
                 scale=3,
                 min_width=160,
             )
-    inputs["beside"] = gr.CheckboxGroup(BESIDE, value=["reference"], label="Beside them")
+    inputs["beside"] = gr.CheckboxGroup(BESIDE, value=["reference"], label="Extra columns")
     inputs["prompt"] = gr.Textbox(
         "", label="Prompt", info=components.words_known(info), lines=1, max_lines=4
     )
@@ -83,22 +83,24 @@ def compare_inputs(manager: ModelManager) -> tuple[Widgets, gr.Textbox, gr.Accor
         with gr.Row():
             choices = structure_choices(info)
             inputs["structure"] = gr.Textbox(
-                "", label="Structure of", placeholder="name of a picture above"
+                "", label="Control image", placeholder="name of a picture above"
             )
             inputs["kind"] = gr.Dropdown(
-                choices, value=choices[0][1] if choices else None, label="Keep"
+                choices, value=choices[0][1] if choices else None, label="Control type"
             )
-            inputs["structure_weight"] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "How strictly")
+            inputs["structure_weight"] = components.slider(
+                0, MAX_WEIGHT, 1.0, 0.05, "Control weight"
+            )
     with gr.Accordion("Figure", open=False):
         inputs["title"] = gr.Textbox("", label="Title", info="for the caption", max_lines=2)
         with gr.Row():
             inputs["width"] = gr.Radio(
                 [("one column", "single"), ("two columns", "double")], value="double", label="Width"
             )
-            inputs["dpi"] = gr.Number(300, label="Dots an inch", precision=0)
+            inputs["dpi"] = gr.Number(300, label="DPI", precision=0)
         inputs["zoom"] = gr.Textbox(
             "",
-            label="Show a part larger in every picture",
+            label="Magnify a region in every picture",
             placeholder="left, top, width, height: 0.4, 0.4, 0.2, 0.2",
         )
     with gr.Accordion("Spec", open=False) as accordion:

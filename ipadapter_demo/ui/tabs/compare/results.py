@@ -59,7 +59,7 @@ def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
             other = gr.Dropdown([], label="Second picture", allow_custom_value=True, min_width=160)
         with gr.Row():
             slider = gr.ImageSlider(
-                label="Slide",
+                label="Slider",
                 format="png",
                 interactive=False,
                 height=300,
@@ -71,14 +71,14 @@ def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
         with gr.Row(equal_height=True):
             seed = gr.Number(
                 1,
-                label="Another seed for the first picture",
+                label="New seed for the first picture",
                 precision=0,
                 minimum=0,
                 maximum=MAX_SEED,
             )
-            redraw = gr.Button("Draw it again", size="md")
-        files = gr.File(label="Bundle, figures, numbers", file_count="multiple", interactive=False)
-        with gr.Accordion("Numbers: an aid, not a verdict", open=False):
+            redraw = gr.Button("Redraw cell", size="md")
+        files = gr.File(label="Bundle, figures, scores", file_count="multiple", interactive=False)
+        with gr.Accordion("Scores", open=False):
             table = gr.Dataframe(
                 headers=["page", "row", "CLIP-I", "CLIP-T", "attributes kept"],
                 interactive=False,

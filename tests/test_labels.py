@@ -1,0 +1,87 @@
+"""The page's words: those of the field, also where an error names what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui import build_ui
+from ipadapter_demo.ui.run.labels import labelled, with_labels
+from ipadapter_demo.ui.run.model_input import model_input
+from ipadapter_demo.ui.run.running import build_tab, drawn
+from ipadapter_demo.ui.tabs import TABS
+from ipadapter_demo.ui.widgets.components import words_known
+from tests.tiny import box_mask, picture
+
+PICTURES = {"reference", "control", "painting"}
+WORDS = """Load settings from an image|What CLIP sees|Fit to a square|Image strength λ|Sweep λ|
+Combine|Region mask|Use only for image #|Negative image prompt|Apply to layers|Control image|
+Control map (preview)|Control type|Control weight|Start (share of steps)|End (share of steps)|
+Guidance start (share of steps)|Paint the area to replace (include its shadow)|Mask feather (px)|
+Repaint passes|Background image prompt|Denoising strength|Attention maps|Reproduce (CLI / Python)|
+Extra columns|Slider|Scores|Redraw cell|Prompt syntax|Number of images"""
+
+
+def test_the_page_speaks_the_words_of_the_field(pipeline: ImagePromptPipeline) -> None:
+    page = build_ui(pipeline, Settings())
+    blocks = page.blocks.values()
+    shown = {getattr(block, "label", None) for block in blocks}
+    shown |= {block.value for block in blocks if isinstance(block, gr.Button)}
+    assert not {word.strip() for word in WORDS.split("|")} - shown
+
+
+def test_the_hint_of_a_prompt_is_a_sentence_to_copy(pipeline: ImagePromptPipeline) -> None:
+    hint = words_known(replace(pipeline.info, words=TABLETOP.words)) or ""
+    sentence = hint.removeprefix("Write like: ")
+    assert sentence != hint
+    assert set(sentence.split()) <= {*TABLETOP.words, "a", "on", "with"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("variation", {"reference": None}, "“Reference” is missing: upload a picture first"),
+        ("variation", {"count": 99}, "“Number of images” must lie in [1, 16], got 99"),
+        ("image_text", {"weight": 3}, "“Weight” must lie in [0, 2], got 3"),
+        ("image_text", {"only": 5}, "“Use only for image #” must lie in [0, 4], got 5"),
+        ("image_text", {"guidance_start": 1}, "“Guidance start / end” must start before it ends"),
+        ("structure", {"structure_weight": 3}, "“Control weight” must lie in [0, 2], got 3"),
+        ("structure", {"control": None}, "“Control image” is missing: upload the picture"),
+        ("inpaint", {"feather": 99}, "“Mask feather” must lie in [0, 64], got 99"),
+        ("inpaint", {"painting": None}, "“Paint the area to replace” is missing: upload a"),
+    ],
+)
+def test_an_error_calls_a_field_as_the_page_does(
+    pipeline: ImagePromptPipeline,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    values: dict[str, Any],
+    said: str,
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    box_mask((8, 8, 40, 40)).save(tmp_path / "mask.png")
+    picture(1).save(tmp_path / "picture.png")
+    manager = ModelManager(pipeline)
+    with gr.Blocks():
+        tab = build_tab(manager, model_input(manager), TABS[name])
+    pictures = {
+        key: {"path": str(tmp_path / "picture.png")} for key in PICTURES & tab.inputs.keys()
+    }
+    asked = {key: widget.value for key, widget in tab.inputs.items()} | pictures
+    if name == "inpaint":
+        asked["mask"] = {"path": str(tmp_path / "mask.png")}
+    updates = drawn(manager, tab, asked | values, iter, str)
+    with pytest.raises(RequestError) as error:
+        list(with_labels(updates, tab.inputs))
+    assert str(error.value).startswith(said)
+    assert not labelled("nothing of the page", tab.inputs).startswith("“")
