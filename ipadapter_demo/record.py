@@ -25,9 +25,16 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
 from ipadapter_demo.json_values import Json
-from ipadapter_demo.lora import Lora
+from ipadapter_demo.lora import MAX_LORAS, Lora
 from ipadapter_demo.png_text import texts
-from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.request import (
+    MAX_REFERENCES,
+    MAX_STRUCTURES,
+    GenerateRequest,
+    Inpaint,
+    Reference,
+    Structure,
+)
 
 SCHEMA = 2
 KEYWORD = "ipadapter_demo"
@@ -51,6 +58,8 @@ _PARTS: dict[str, type] = {
     "inpaint": Inpaint,
     "loras": Lora,
 }
+
+_MOST = {"references": MAX_REFERENCES, "structures": MAX_STRUCTURES, "loras": MAX_LORAS}
 
 T = TypeVar("T")
 
@@ -197,7 +206,11 @@ def _built(kind: type[T], values: object, where: str, pictures: _Pictures) -> T:
             made[name] = None
         elif name in _PICTURES:
             made[name] = pictures.decoded(value, place)
-        elif name in _PARTS and isinstance(value, list):
+        elif name in _MOST and isinstance(value, list):
+            if len(value) > _MOST[name]:  # before the picture of each is decoded
+                raise RequestError(
+                    f"{name} must have at most {_MOST[name]} entries, got {len(value)}"
+                )
             made[name] = tuple(_built(_PARTS[name], item, place, pictures) for item in value)
         elif name in _PARTS:
             made[name] = _built(_PARTS[name], value, place, pictures)

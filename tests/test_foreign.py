@@ -420,6 +420,52 @@ def test_no_text_takes_longer_than_its_length(text: str) -> None:
     assert time.process_time() - began < 15
 
 
+SPACES = "a" + " " * 40_000 + "b"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "prompt",
+            json.dumps(
+                {
+                    "1": {
+                        "inputs": {
+                            "latent_image": ["1", 0],
+                            "model": ["1", 0],
+                            "lora_name": SPACES,
+                        }
+                    }
+                }
+            ),
+        ),
+        ("invokeai_metadata", json.dumps({"loras": [{"model": SPACES}]})),
+        ("parameters", f"<lora:{'a' * 199}" * 10_000 + "\nSteps: 1"),
+    ],
+)
+def test_names_are_read_in_one_pass(name: str, text: str, pipeline: ImagePromptPipeline) -> None:
+    began = time.process_time()
+    read("zTXt", **{name: text}).fitted(pipeline.info)
+    assert time.process_time() - began < 0.5
+
+
+def test_walks_through_a_graph_have_a_budget() -> None:
+    """Each of many nodes has a text at the end of a long chain."""
+    graph: dict[str, Any] = {
+        "0": {"inputs": {"latent_image": ["0", 0], "positive": ["c0", 0]}},
+        "c200": {"inputs": {}},
+        "v1000": {"inputs": {}},
+    }
+    for n in range(200):
+        inputs = {"conditioning": [f"c{n + 1}", 0], "text": ["v0", 0]}
+        graph[f"c{n}"] = {"inputs": inputs}
+    for n in range(1000):
+        graph[f"v{n}"] = {"inputs": {"value": [f"v{n + 1}", 0]}}
+    with pytest.raises(RequestError, match="more than 200,000 links"):
+        read(prompt=json.dumps(graph))
+
+
 @pytest.mark.parametrize(
     "inputs",
     [
@@ -431,6 +477,7 @@ def test_no_text_takes_longer_than_its_length(text: str) -> None:
         {"seed": float("nan"), "steps": "many", "sampler_name": []},
         {"model": ["1", 0], "weight": []},
         {"positive": ["1", -3], "lora_name": 4},
+        {"model": ["1", 0], "lora_name": "a", "strength_model": 10**400, "weight": 10**400},
     ],
 )
 def test_values_of_any_kind_are_no_error(inputs: Any, pipeline: ImagePromptPipeline) -> None:

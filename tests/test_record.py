@@ -190,7 +190,7 @@ BAD_RECORDS = [
     (changed(references=[{}]), "request.references lacks image"),
     (changed(references=[{"image": "ab"}]), "request.references.image names a picture that"),
     (changed(references=[{"image": ["ab"]}]), "request.references.image names a picture that"),
-    (changed(inpaint=[]), "inpaint must be an Inpaint"),
+    (changed(inpaint=[]), "inpaint must be an object with named fields"),
     (changed(inpaint=inpaint(brush=3)), "request.inpaint has unknown fields: brush"),
     (changed(inpaint=inpaint(feather="2")), "inpaint.feather must be a whole number"),
 ]
@@ -225,6 +225,17 @@ def test_pictures_that_decode_to_too_much_are_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_PIXELS", 2 * 16 * 16)
     record = request_to_json(GenerateRequest(references=(Reference(image=noise()),) * 3))
     with pytest.raises(RequestError, match="record may hold 512 pixels of pictures, has more"):
+        request_from_json(record)
+
+
+def test_a_list_that_is_too_long_is_refused_before_its_pictures_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One picture of megabytes may be named in each of its thousands of entries."""
+    record = request_to_json(GenerateRequest(references=(Reference(image=noise()),)))
+    record["request"]["references"] *= 40_000  # type: ignore[index]
+    monkeypatch.setattr("ipadapter_demo.record.read_image", None)
+    with pytest.raises(RequestError, match="references must have at most 8 entries, got 40000"):
         request_from_json(record)
 
 

@@ -13,7 +13,8 @@ NEGATIVE = "Negative prompt:"
 NUMBERS = {"Steps": "steps", "CFG scale": "guidance", "Seed": "seed"}
 # Of no use for another program
 SILENT = {"Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Hashes", "RNG"}
-_LORA = re.compile(r"<lora:([^:<>]{1,200})(?::([^:<>]{1,20}))?[^<>]{0,40}>")
+# Without going back (+): what comes after a part never fits within it.
+_LORA = re.compile(r"<lora:([^:<>]{1,200}+)(?::([^:<>]{1,20}+))?+[^<>]{0,40}+>")
 
 
 def settings(text: str) -> ForeignSettings | None:
@@ -25,7 +26,7 @@ def settings(text: str) -> ForeignSettings | None:
     found = Collector("A1111")
     prompt, negative = _prompts(lines)
     for name, weight in _LORA.findall(prompt):
-        found.loras.append((name, number(weight or "1") or 0.0))
+        found.lora(name, number(weight or "1") or 0.0)
     found.take("prompt", prompt=_LORA.sub("", prompt).strip())
     found.take("negative prompt", negative_prompt=negative)
     for name, field in NUMBERS.items():

@@ -12,6 +12,7 @@ from ipadapter_demo.foreign.names import LAYERS, stem
 from ipadapter_demo.foreign.settings import Collector, ForeignSettings
 
 MAX_NODES = 5_000
+MAX_WALKED = 200_000  # links, in all walks through a graph together
 # Nodes that only pass on what is taken from others, or what every program does.
 SILENT = (
     *("VAEDecode", "SaveImage", "PreviewImage", "CLIPTextEncode", "Empty", "CLIPVisionLoader"),
@@ -65,6 +66,8 @@ class Graph:
             if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
         }
         self._kinds = {name: str(values[name].get("class_type")) for name in self.nodes}
+        self._links = {name: self._links_of(inputs) for name, inputs in self.nodes.items()}
+        self._left = MAX_WALKED
 
     def kind(self, name: str) -> str:
         return self._kinds[name]
@@ -79,19 +82,27 @@ class Graph:
         place = str(value[0])
         return (place, value[1]) if place in self.nodes else None
 
-    def links(self, name: str) -> dict[str, Link]:
-        found = {key: self._as_link(value) for key, value in self.nodes[name].items()}
+    def _links_of(self, inputs: dict[str, Any]) -> dict[str, Link]:
+        found = {key: self._as_link(value) for key, value in inputs.items()}
         return {key: link for key, link in found.items() if link is not None}
 
     def back(
         self, start: list[Link], follow: Callable[[Link, str], bool] = lambda link, key: True
     ) -> Iterator[Link]:
         """The nodes that `start` comes from, the nearest first, with the output by which each was
-        come to; `follow` says whether an input of a node is gone into."""
+        come to; `follow` says whether an input of a node is gone into. Raises RequestError where
+        the graph is so entangled that it would take long."""
         queue, seen = list(start), {name for name, _ in start}
         for link in queue:  # it grows while it is read
             yield link
-            for key, next_ in self.links(link[0]).items():
+            links = self._links[link[0]]
+            self._left -= 1 + len(links)
+            if self._left < 0:
+                raise RequestError(
+                    "the graph of a ComfyUI picture is too entangled: to read it, more than "
+                    f"{MAX_WALKED:,} links would have to be followed"
+                )
+            for key, next_ in links.items():
                 if next_[0] not in seen and follow(link, key):
                     seen.add(next_[0])
                     queue.append(next_)
@@ -189,8 +200,8 @@ def _model(found: Collector, graph: Graph, sampler: str) -> None:
             _adapter(found, graph, name)
         elif "lora_name" in inputs:
             weight = graph.value(name, "strength_model")
-            strength = float(weight) if isinstance(weight, (int, float)) else 1.0
-            found.loras.append((stem(str(inputs["lora_name"])), strength))
+            strength = weight if isinstance(weight, (int, float)) else 1.0
+            found.lora(stem(str(inputs["lora_name"])), strength)
         for key in ("ckpt_name", "unet_name"):
             if key in inputs:
                 found.leave("base", inputs[key], "the model that you choose draws")

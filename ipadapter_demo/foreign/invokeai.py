@@ -39,7 +39,7 @@ def settings(text: str) -> ForeignSettings | None:
     for one in _lists(values, "loras"):
         weight = one.get("weight", 1.0)
         model = one.get("model", one.get("lora"))
-        found.loras.append((_name(model), weight if isinstance(weight, (int, float)) else 0.0))
+        found.lora(_name(model), weight if isinstance(weight, (int, float)) else 0.0)
     for reference in _references(values):
         begin, end = _window(reference)
         found.reference(_name(_model(reference)), reference.get("weight", 1.0), begin, end)

@@ -56,12 +56,16 @@ LAYERS: dict[str, LayerPreset] = {
     "composition": "layout",
     "style and composition": "style+layout",
 }
-_ENDINGS = re.compile(r"\.(safetensors|bin|pth|pt|ckpt)$|\s*\[[0-9a-f]{4,}\]$", re.IGNORECASE)
+# Looking behind makes it read a run of spaces once, and not once from each of them.
+_ENDINGS = re.compile(
+    r"\.(safetensors|bin|pth|pt|ckpt)$|(?<!\s)\s*\[[0-9a-f]{4,}\]$", re.IGNORECASE
+)
 
 
 def stem(name: str) -> str:
     """The name of a model without folder, ending, and the hash that A1111 adds."""
-    return _ENDINGS.sub("", _ENDINGS.sub("", re.split(r"[/\\]", name)[-1].strip()))
+    file = name.replace("\\", "/").rpartition("/")[2].strip()
+    return _ENDINGS.sub("", _ENDINGS.sub("", file))
 
 
 def variant(adapter: str) -> str:

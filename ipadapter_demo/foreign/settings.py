@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,12 @@ class Collector:
     def leave(self, what: str, value: object, why: str = "") -> None:
         self.left.append(said(what, value, why))
 
+    def lora(self, name: str, weight: float) -> None:
+        try:
+            self.loras.append((name, float(weight)))
+        except OverflowError:  # a whole number beyond all others
+            self.loras.append((name, math.inf))
+
     def sampling(self, sampler: str, levels: str) -> None:
         """A sampler and its noise levels, each by the name that the program has for it."""
         name, levels = sampler.strip().lower(), levels.strip().lower()
@@ -121,12 +128,13 @@ def said(what: str, value: object, why: str = "") -> str:
 
 def _adapter(named: str, info: ModelInfo) -> tuple[dict[str, Any], list[str]]:
     """By its file, or by the variant that its name tells, where the model has several."""
-    if stem(named) in info.adapters:
-        return {"adapter": stem(named)}, []
+    plain = stem(named)
+    if plain in info.adapters:
+        return {"adapter": plain}, []
     has_it = [
         name
         for name, model in PUBLISHED.items()
-        if any(stem(file) == stem(named) for file in model.adapter.files)
+        if plain in (stem(file) for file in model.adapter.files)
     ]
     if info.name in has_it:
         return {}, []
