@@ -166,6 +166,8 @@ def test_a1111_is_taken_over() -> None:
     assert found.fields == {
         "prompt": "a (red:1.2) cat , naïve\nsecond line",
         "negative_prompt": "blurry,\nlow quality",
+        "prompt_syntax": "weighted",
+        "clip_skip": 1,
         "steps": 25,
         "guidance": 6.5,
         "seed": 3773110473,
@@ -180,7 +182,6 @@ def test_a1111_is_taken_over() -> None:
     assert found.loras == (("style", 0.8),)
     assert found.left == (
         "Model: dreamshaper_8",
-        "Clip skip: 2",
         "reference: the picture is not in the file: give it",
         "ControlNet 1: Module: canny, Model: control_v11p_sd15_canny [d14c016b], Weight: 1",
         "Hires upscale: 2",
@@ -303,7 +304,12 @@ def test_invokeai_is_taken_over_of_every_version() -> None:
 def test_what_a_request_cannot_have_is_said() -> None:
     line = "Steps: 500, Sampler: Euler, CFG scale: 40, Seed: 18446744073709551615, Size: 511x512"
     found = read(parameters=f"a cat\n{line}")
-    assert found.fields == {"prompt": "a cat", "negative_prompt": "", "sampler": "euler"}
+    assert found.fields == {
+        "prompt": "a cat",
+        "negative_prompt": "",
+        "prompt_syntax": "weighted",
+        "sampler": "euler",
+    }
     assert [sentence.partition(" (")[0] for sentence in found.left] == [
         "Steps: 500",
         "CFG scale: 40",
@@ -540,8 +546,10 @@ def test_on_the_command_line(
     assert (request.seed, request.steps, request.image_scale) == (3773110473, 2, 0.7)
     assert (request.sampler, request.noise_schedule, request.adapter) == ("dpm++", "karras", "plus")
     assert request.guidance == 6.5
-    assert "is of A1111; taken over: prompt, negative_prompt, steps" in err
-    assert "not taken over: Clip skip: 2" in err
+    assert (
+        "is of A1111; taken over: prompt, negative_prompt, prompt_syntax, clip_skip, steps" in err
+    )
+    assert "not taken over: Hires upscale: 2" in err
 
 
 def test_on_the_page(pipeline: ImagePromptPipeline) -> None:
@@ -560,7 +568,7 @@ def test_on_the_page(pipeline: ImagePromptPipeline) -> None:
     assert "reference" not in values
     status = shown[tab.results.status]
     assert isinstance(status, str)
-    assert "<li>Clip skip: 2</li>" in status
+    assert "<li>Hires upscale: 2</li>" in status
     assert "Model: &lt;img src=x&gt;" in status
 
 

@@ -29,6 +29,9 @@ def settings(text: str) -> ForeignSettings | None:
         found.lora(name, number(weight or "1") or 0.0)
     found.take("prompt", prompt=_LORA.sub("", prompt).strip())
     found.take("negative prompt", negative_prompt=negative)
+    found.take("prompt syntax", prompt_syntax="weighted")
+    if layers := number(values.pop("Clip skip", "")):  # 1 is all of them, as 0 is here
+        found.take("Clip skip", clip_skip=layers - 1)
     for name, field in NUMBERS.items():
         if name in values:
             found.take(name, **{field: number(values.pop(name))})

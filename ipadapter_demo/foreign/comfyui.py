@@ -8,7 +8,7 @@ from typing import Any
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.foreign.json_text import object_from_text
-from ipadapter_demo.foreign.names import LAYERS, stem
+from ipadapter_demo.foreign.names import WEIGHT_TYPES, stem
 from ipadapter_demo.foreign.settings import Collector, ForeignSettings
 
 MAX_NODES = 5_000
@@ -216,8 +216,8 @@ def _adapter(found: Collector, graph: Graph, name: str) -> None:
         str(named), weight, 0.0 if start is None else start, 1.0 if end is None else end
     )
     layers = graph.value(name, "weight_type")
-    if isinstance(layers, str) and layers in LAYERS:
-        found.take("layers", image_layers=LAYERS[layers])
+    if isinstance(layers, str) and layers in WEIGHT_TYPES:
+        found.take("layers", image_layers=WEIGHT_TYPES[layers])
     elif layers is not None:
         found.leave("layers", layers)
     image = graph.link(name, "image")

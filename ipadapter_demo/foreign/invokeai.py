@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ipadapter_demo.foreign.json_text import object_from_text
-from ipadapter_demo.foreign.names import LAYERS
+from ipadapter_demo.foreign.names import METHODS
 from ipadapter_demo.foreign.settings import Collector, ForeignSettings
 
 FIELDS = {
@@ -78,8 +78,8 @@ def _window(reference: Mapping[str, Any]) -> tuple[object, object]:
 def _layers(found: Collector, method: object) -> None:
     if method is None:
         return
-    if isinstance(method, str) and method in LAYERS:
-        found.take("layers", image_layers=LAYERS[method])
+    if isinstance(method, str) and method in METHODS:
+        found.take("layers", image_layers=METHODS[method])
     else:
         found.leave("layers", method)
 

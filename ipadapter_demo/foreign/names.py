@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ipadapter_demo.request import LayerPreset
+from ipadapter_demo.layer_presets import LAYER_PRESETS, LayerPreset
 from ipadapter_demo.sampling import NoiseSchedule, Sampler
 
 # Of A1111, ComfyUI and InvokeAI. "DPM++ SDE" is another method than "DPM++ 2M SDE".
@@ -45,15 +45,21 @@ NOISE_SCHEDULES: dict[str, NoiseSchedule] = {
 # A1111's "Automatic" is the one that a sampler is listed with:
 # https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/v1.10.1/modules/sd_samplers_kdiffusion.py
 AUTOMATIC = {"dpm++ 2m": "karras", "dpm++ 2m sde": "exponential"}
-# Weight types of ComfyUI_IPAdapter_plus, methods of InvokeAI.
-LAYERS: dict[str, LayerPreset] = {
+# Methods of InvokeAI.
+METHODS: dict[str, LayerPreset] = {
+    "full": "all",
+    "style": "style",
+    "composition": "layout",
+}
+# Weight types of ComfyUI_IPAdapter_plus: the presets that are named as there are these as well.
+WEIGHT_TYPES: dict[str, LayerPreset] = {
+    **{preset: preset for preset in LAYER_PRESETS if preset not in ("all", "style", "layout")},
     "linear": "all",
     "original": "all",
     "standard": "all",
-    "full": "all",
     "style transfer": "style",
-    "style": "style",
-    "composition": "layout",
+    "strong style transfer": "strong style",
+    "style transfer precise": "precise style",
     "style and composition": "style+layout",
 }
 # Looking behind makes it read a run of spaces once, and not once from each of them.

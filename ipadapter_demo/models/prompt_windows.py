@@ -81,7 +81,7 @@ def worded(tokenizer: CLIPTokenizer, prompt: str) -> str:
 def _words(tokenizer: CLIPTokenizer, text: str, room: int) -> Iterator[list[int]]:
     """Tokens one by one, those of a learnt word (`word`, `word_1`, ...) together if they have
     room."""
-    pieces = tokenizer.tokenize(worded(tokenizer, text))
+    pieces = tokenizer.tokenize(worded(tokenizer, text), verbose=False)
     learnt = tokenizer.added_tokens_encoder
     word: list[int] = []
     for token, piece in zip(tokenizer.convert_tokens_to_ids(pieces), pieces, strict=True):
