@@ -3,6 +3,8 @@
     python -m benchmarks.steps --out steps.json --steps 4,6,8,20 [--scenes 40]
     python -m benchmarks.steps --out few.json --steps 4 --sampler lcm --guidance 1 \\
         --lora none --lora lcm.safetensors:0.8
+    python -m benchmarks.steps --out large.json --tabs variation --size 256
+    python -m benchmarks.steps --out large.json --tabs variation --upscale 2:0.5:picture
 
 Every combination of the values given is a row of a table in Markdown, and every tab a column or
 two: shares of attributes that are right, by the experiments of `evaluate`. A value that is not
@@ -62,14 +64,18 @@ class Setting:
     guidance_window: Window | None
     loras: tuple[Lora, ...] | None
     passes: int | None  # of inpainting
+    size: int | None = None  # both sides, in pixels
+    upscale: ip.Upscale | None = None
 
     def of(self, request: GenerateRequest) -> GenerateRequest:
         """A request under this setting."""
         changes: dict[str, Any] = {
             name: value
             for name, value in vars(self).items()
-            if value is not None and name != "passes"
+            if value is not None and name not in ("passes", "size")
         }
+        if self.size is not None:
+            changes |= {"width": self.size, "height": self.size}
         if self.passes is not None and request.inpaint is not None:
             changes["inpaint"] = replace(request.inpaint, repaint_passes=self.passes)
         return replace(request, **changes)
@@ -78,7 +84,8 @@ class Setting:
         """As the file and the table have it."""
         named = None if self.loras is None else texts_from_loras(self.loras)
         window = self.guidance_window and "{:g}:{:g}".format(*self.guidance_window)
-        return asdict(self) | {"loras": named, "guidance_window": window}
+        up = self.upscale and "{factor:g}:{strength:g}:{enlarge}".format(**asdict(self.upscale))
+        return asdict(self) | {"loras": named, "guidance_window": window, "upscale": up}
 
 
 class Timed:
@@ -99,7 +106,16 @@ class Timed:
 
 def settings(arguments: argparse.Namespace) -> list[Setting]:
     """All combinations of the values given, the first of them the slowest to change."""
-    names = ("loras", "sampler", "guidance", "guidance_window", "passes", "steps")
+    names = (
+        "loras",
+        "sampler",
+        "guidance",
+        "guidance_window",
+        "passes",
+        "size",
+        "upscale",
+        "steps",
+    )
     columns = [getattr(arguments, name) or [None] for name in names]
     return [Setting(**dict(zip(names, values, strict=True))) for values in product(*columns)]
 
@@ -125,7 +141,7 @@ def measured(
         weights = _lora_hashes(pipeline, setting)
         for tab in arguments.tabs:
             what = {"tab": tab, **setting.plain(), "lora_weights": weights}
-            found = [cell for cell in cells if {name: cell[name] for name in what} == what]
+            found = [cell for cell in cells if {name: cell.get(name) for name in what} == what]
             if not found:
                 draw = Timed(drawn_by(pipeline), setting)
                 result = TABS[tab][0](Benchmark(pipeline.info, draw, scenes))
@@ -154,7 +170,7 @@ def _lora_hashes(pipeline: ImagePromptPipeline, setting: Setting) -> dict[str, A
 def table(cells: Sequence[Mapping[str, Any]], tabs: Sequence[str]) -> str:
     """In Markdown: a row for each setting, with the mean time of its tabs."""
     names = [
-        name for name in Setting.__dataclass_fields__ if any(c[name] is not None for c in cells)
+        name for name in Setting.__dataclass_fields__ if any(c.get(name) is not None for c in cells)
     ]
     measures = [(tab, title, key) for tab in tabs for title, key in TABS[tab][1].items()]
     heads = [name.replace("_", " ").capitalize() for name in names] + [
@@ -166,13 +182,15 @@ def table(cells: Sequence[Mapping[str, Any]], tabs: Sequence[str]) -> str:
         row = {cell["tab"]: cell for cell in cells[start : start + len(tabs)]}
         first = row[tabs[0]]
         seconds = sum(cell["cpu_seconds_a_picture"] for cell in row.values()) / len(row)
-        values = [_text(first[name]) for name in names]
+        values = [_text(first[name], name) for name in names]
         values += [_number(row[tab]["result"][key], title) for tab, title, key in measures]
         lines.append("| " + " | ".join([*values, f"{seconds:.2f}"]) + " |")
     return "\n".join(lines)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, name: str) -> str:
+    if name == "upscale" and value is None:
+        return "none"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return "the model's" if value is None else str(value)
@@ -196,6 +214,11 @@ def _loras(text: str) -> tuple[tuple[Path, float], ...]:
 def _window(text: str) -> Window:
     start, end = map(float, text.split(":"))
     return start, end
+
+
+def _upscale(text: str) -> ip.Upscale:
+    factor, strength, enlarge = text.split(":")
+    return ip.Upscale(factor=float(factor), strength=float(strength), enlarge=enlarge)  # type: ignore[arg-type]
 
 
 def _tab(text: str) -> str:
@@ -224,6 +247,13 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         help="parts of the steps with guidance",
     )
     add("--passes", type=_values(int), metavar="N,N", help="repaint_passes of inpainting")
+    add("--size", type=_values(int), metavar="N,N", help="both sides of a picture, in pixels")
+    add(
+        "--upscale",
+        type=_values(_upscale),
+        metavar="FACTOR:STRENGTH:ENLARGE,...",
+        help="a second pass",
+    )
     add("--lora", type=_loras, action="append", metavar="FILE:WEIGHT", help="repeatable; or none")
     add(
         "--dtype",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ipadapter_demo.foreign import ForeignSettings, settings_from_png
     from ipadapter_demo.load_options import LoadOptions
     from ipadapter_demo.lora import Lora
+    from ipadapter_demo.outpainting import outpaint
     from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Preview, Result, load
     from ipadapter_demo.record import (
         Record,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         save_png,
     )
     from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+    from ipadapter_demo.upscale import Upscale
 
 __version__ = "0.1.0"
 
@@ -49,9 +51,11 @@ __all__ = [
     "RequestError",
     "Result",
     "Structure",
+    "Upscale",
     "draw_comparison",
     "draw_folder",
     "load",
+    "outpaint",
     "record_from_png",
     "request_from_json",
     "request_from_png",
@@ -67,6 +71,7 @@ _HOMES = {
     "foreign": ("ForeignSettings", "settings_from_png"),
     "load_options": ("LoadOptions",),
     "lora": ("Lora",),
+    "outpainting": ("outpaint",),
     "pipeline": ("ImagePromptPipeline", "ModelInfo", "Preview", "Result", "load"),
     "record": (
         "Record",
@@ -77,6 +82,7 @@ _HOMES = {
         "save_png",
     ),
     "request": ("GenerateRequest", "Inpaint", "Reference", "Structure"),
+    "upscale": ("Upscale",),
 }
 
 

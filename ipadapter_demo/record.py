@@ -35,6 +35,7 @@ from ipadapter_demo.request import (
     Reference,
     Structure,
 )
+from ipadapter_demo.upscale import Upscale
 
 SCHEMA = 2
 KEYWORD = "ipadapter_demo"
@@ -57,6 +58,7 @@ _PARTS: dict[str, type] = {
     "structures": Structure,
     "inpaint": Inpaint,
     "loras": Lora,
+    "upscale": Upscale,
 }
 
 _MOST = {"references": MAX_REFERENCES, "structures": MAX_STRUCTURES, "loras": MAX_LORAS}

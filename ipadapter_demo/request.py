@@ -19,6 +19,8 @@ from ipadapter_demo.lora import MAX_LORAS, Lora
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.prompt_syntax import PROMPT_SYNTAXES, PromptSyntax, check_weights
 from ipadapter_demo.sampling import SAMPLERS, NoiseSchedule, Sampler, check_sampling
+from ipadapter_demo.size_limits import check_shape, check_side
+from ipadapter_demo.upscale import Upscale
 
 Fit = Literal["crop", "pad", "squash"]
 Combine = Literal["concat", "average"]
@@ -39,10 +41,6 @@ MAX_REFERENCES = 8
 MAX_STRUCTURES = 8
 MAX_FEATHER = 64
 MAX_REPAINT_PASSES = 10
-# SDXL's training sizes go from 512x2048 to 2048x512, all of at most 1024 x 1024 pixels
-# (arXiv 2307.01952, appendix I).
-MAX_AREA, MAX_ASPECT = 1024 * 1024, 4
-MIN_SIZE, MAX_SIZE, SIZE_STEP = 32, 2048, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +176,9 @@ class GenerateRequest:
     started from, if there is one; one of them alone lets the other follow. Together they may have
     MAX_AREA pixels and be MAX_ASPECT to 1.
     `init_image` with `strength` starts from a noised picture instead of pure noise (SDEdit); it is
-    cropped to the proportions of the output.
+    cropped to the proportions of the output. With `upscale` the picture is drawn at this size,
+    enlarged, and drawn again from there, with all else as in the first pass: windows are parts of
+    the steps of either pass.
     """
 
     prompt: str = ""
@@ -208,6 +208,7 @@ class GenerateRequest:
     inpaint: Inpaint | None = None
     init_image: Image.Image | None = None
     strength: float = 0.6
+    upscale: Upscale | None = None
 
     def __post_init__(self) -> None:
         checks.one_of("prompt_syntax", self.prompt_syntax, PROMPT_SYNTAXES)
@@ -246,9 +247,9 @@ class GenerateRequest:
                 )
         for name in ("width", "height"):
             if getattr(self, name) is not None:
-                _set(self, name, _side(name, getattr(self, name)))
+                _set(self, name, check_side(name, getattr(self, name)))
         if self.width is not None and self.height is not None:
-            _check_shape(self.width, self.height)
+            check_shape(self.width, self.height)
         _set(self, "strength", checks.strength("strength", self.strength))
         if self.inpaint is not None and not isinstance(self.inpaint, Inpaint):
             raise RequestError(f"inpaint must be an Inpaint, got {type(self.inpaint).__name__}")
@@ -256,6 +257,16 @@ class GenerateRequest:
             _set(self, "init_image", flatten_image(self.init_image, "init_image"))
             if self.inpaint is not None:
                 raise RequestError("init_image and inpaint exclude each other: give one of them")
+        if self.upscale is not None:
+            self._check_upscale(self.upscale)
+
+    def _check_upscale(self, upscale: object) -> None:
+        if not isinstance(upscale, Upscale):
+            raise RequestError(f"upscale must be an Upscale, got {type(upscale).__name__}")
+        if self.inpaint is not None:
+            raise RequestError("upscale and inpaint exclude each other: give one of them")
+        if self.width is not None and self.height is not None:
+            upscale.size_of((self.width, self.height))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -268,25 +279,3 @@ def _set(target: object, field: str, value: object) -> None:
 
 def _size(image: Image.Image) -> str:
     return f"{image.width}x{image.height}"
-
-
-def _side(field: str, value: object) -> int:
-    side = checks.integer(field, value, MIN_SIZE, MAX_SIZE)
-    if side % SIZE_STEP:
-        nearest = round(side / SIZE_STEP) * SIZE_STEP
-        raise RequestError(
-            f"{field} must be a multiple of {SIZE_STEP}, got {side}; nearest is {nearest}"
-        )
-    return side
-
-
-def _check_shape(width: int, height: int) -> None:
-    if width * height > MAX_AREA:
-        raise RequestError(
-            f"width x height must be at most {MAX_AREA:,} pixels, "
-            f"got {width}x{height}, {width * height:,}"
-        )
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise RequestError(
-            f"width and height must be at most {MAX_ASPECT} to 1, got {width}x{height}"
-        )

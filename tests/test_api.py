@@ -41,6 +41,7 @@ pytestmark = pytest.mark.filterwarnings(
 DOCS = Path(__file__).parent.parent / "docs" / "api-clients.md"
 FAST = {"steps": 2, "count": 2, "seed": 7}
 WHOLE = {"steps", "count", "repaint_passes", "feather", "only", "clip_skip"}
+WHOLE |= {f"extend_{side}" for side in ("left", "top", "right", "bottom")}
 OPEN = {"seed", "width", "height"}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 from ipadapter_demo.cli import command_parser, main
 from ipadapter_demo.cli.train import PARTS
@@ -27,6 +27,7 @@ from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline import load as load_pipeline
 from ipadapter_demo.record import record_from_png, request_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.upscale import Upscale
 from tests.published import write_published
 from tests.tiny import box_mask, picture
 
@@ -173,6 +174,26 @@ class TestGenerate:
         request = request_from_png(line["path"])
         assert (request.init_image, request.strength) == (picture(4), 0.4)
 
+    def test_two_passes(self, run: Run) -> None:
+        (line,) = run(
+            "generate", "--reference", "R.png", "--upscale", "1.5", "--enlarge", "latents"
+        )
+        request = request_from_png(line["path"])
+        assert request.upscale == Upscale(factor=1.5, enlarge="latents")
+        assert read_image(line["path"]).size == (96, 96)
+        (other,) = run("generate", "--from-png", line["path"], "--upscale-strength", "0.7")
+        assert request_from_png(other["path"]).upscale == replace(request.upscale, strength=0.7)
+
+    @pytest.mark.parametrize("mask", [(), ("--mask", "M.png")])
+    def test_a_picture_that_goes_on(self, run: Run, mask: tuple[str, ...]) -> None:
+        """What there was stays as it is, but for the mask."""
+        (line,) = run("generate", "--inpaint", "I.png", "--extend", "16", "0", "0", "8", *mask)
+        made, given = read_image(line["path"]), read_image("I.png").convert("RGB")
+        assert made.size == (given.width + 16, given.height + 8)
+        rest = made.crop((16, 0, 16 + given.width, given.height))
+        changed = ImageChops.difference(rest, given).getbbox()
+        assert changed is None if not mask else changed is not None
+
     def test_a_png_made_again(self, run: Run) -> None:
         """Law 10, from one end to the other."""
         lines = run(
@@ -271,6 +292,14 @@ BAD_INPUT = [
     ("--mask R.png", "--inpaint and --mask must be given together"),
     ("--inpaint R.png --mask black.png", "inpaint.mask is empty"),
     ("--strength 0.5", "--strength needs --inpaint or --init"),
+    ("--upscale 1", "upscale.factor must lie in (1, 4], got 1.0"),
+    ("--upscale 40", "upscale.factor must lie in [1, 4], got 40.0"),
+    ("--upscale-strength 0.5", "--upscale-strength needs --upscale"),
+    ("--enlarge latents", "--enlarge needs --upscale"),
+    ("--extend 8 0 0 0", "--extend needs --inpaint"),
+    ("--inpaint R.png --extend 0 0 0 0", "extend must be above 0 on one side, got 0 on all four"),
+    ("--inpaint R.png --extend 0 0 9999 0", "extend.right must lie in [0, 1024], got 9999"),
+    ("--inpaint R.png --extend 0 0 -8 0", "extend.right must lie in [0, 1024], got -8"),
     ("--feather 2", "--feather needs --inpaint"),
     ("--context 0.5", "--context needs --inpaint"),
     ("--background-weight 1", "--background-weight needs --inpaint"),

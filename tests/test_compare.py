@@ -71,6 +71,7 @@ from ipadapter_demo.pipeline import (
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.upscale import Upscale
 from tests.tiny import box_mask, picture
 
 HOSTILE = [
@@ -344,6 +345,12 @@ class TestGrid:
                 lambda c: [(s.kind, s.annotator) for s in c.request.structures],
                 [[("canny", "none")], [("palette", "palette")], []],
             ),
+            "strength": ([0.3, 1], lambda c: c.request.strength, [0.3, 1]),
+            "upscale_strength": (
+                [0.3, 0.7],
+                lambda c: c.request.upscale,
+                [Upscale(strength=0.3), Upscale(strength=0.7)],
+            ),
             "structure_weight": ([0.5], lambda c: c.request.structures[0].weight, [0.5]),
             "method": (
                 ["as it is", "image only", "text only", "image to image"],
@@ -371,6 +378,21 @@ class TestGrid:
             }
             cells = plan({"columns": {name: values}, "request": request}, manager).grid.cells
             assert [field(cell) for cell in cells] == expected, name
+
+    def test_strengths_act_on_what_there_is(self, manager: ModelManager) -> None:
+        request: dict[str, Any] = {"prompt": "a", "inpaint": {"image": "a.png", "mask": "m.png"}}
+        cells = plan({"columns": {"strength": [0.3]}, "request": request}, manager).grid.cells
+        assert cells[0].request.inpaint.strength == 0.3
+        upscale = {"factor": 1.5, "enlarge": "latents"}
+        document = {
+            "columns": {"upscale_strength": "0.5:0.7:0.2"},
+            "request": {"prompt": "a", "upscale": upscale},
+        }
+        planned = plan(document, manager)
+        for cell, strength in zip(planned.grid.cells, (0.5, 0.7), strict=True):
+            expected = Upscale(factor=1.5, enlarge="latents", strength=strength)
+            assert cell.request.upscale == expected
+        assert planned.grid.pages[0].column_heads == ("second pass 0.5", "second pass 0.7")
 
     def test_a_reference_that_differs_by_column_is_shown_above(self, manager: ModelManager) -> None:
         document = {

@@ -52,6 +52,15 @@ def test_every_pass_and_only_what_is_left_of_the_steps_counts(manager: ModelMana
     assert twenty.seconds - half.seconds == pytest.approx(3 * 10 * call)
 
 
+def test_a_second_pass_is_measured_at_its_size(manager: ModelManager) -> None:
+    pace = Pace()
+    one, two = (cost(pace, manager, **more) for more in ({}, {"upscale": {"strength": 0.5}}))
+    assert (one.steps, two.steps) == (60, 90)
+    assert two.seconds > one.seconds
+    sizes = {key[2] for key in pace._known._entries}  # type: ignore[index]
+    assert sizes == {(64, 64), (128, 128)}
+
+
 def test_steps_without_guidance_are_measured_as_such(manager: ModelManager) -> None:
     """A window makes a request of both kinds of step, and none but those that it has is drawn."""
     pace = Pace()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline.engine import Engine
-from ipadapter_demo.pipeline.jobs import Job, Unloaded
+from ipadapter_demo.pipeline.jobs import Fits, Job, Unloaded
 from ipadapter_demo.pipeline.sampler import Call
 from ipadapter_demo.pipeline.schedule import NoiseLevel
 from tests.tiny import noise
@@ -384,3 +384,24 @@ def test_it_is_said_again_where_nothing_comes(engine: Engine, adder: Adder) -> N
     adder.gated = False
     adder.gate.release()
     assert job.left
+
+
+def test_a_job_whose_calls_change_shares_with_those_that_fit_it_then(
+    engine: Engine, adder: Adder
+) -> None:
+    """The second pass of a picture is larger: its calls go with others of that size."""
+
+    def work() -> Generator[object, None, None]:
+        for fits in ("size", "larger"):
+            yield Fits(fits)
+            yield None
+            for _ in range(2):
+                yield Call(torch.zeros(1), LEVEL, "A")
+
+    first = Job(work(), adder.predict, "size", rows=1, share=4)
+    others = [adder.job("B", 3), adder.job("C", 3, fits="larger")]
+    finished(engine, first, *others)
+    calls = [name for name in adder.calls if name.isupper()]
+    assert sorted("".join(calls)) == sorted("AAAA" + "BBB" + "CCC")
+    assert not any({"B", "C"} <= set(names) for names in calls)
+    assert "AC" in calls

@@ -37,8 +37,9 @@ from ipadapter_demo.pipeline.sizes import (
     working_size,
 )
 from ipadapter_demo.record import request_from_json, request_to_json
-from ipadapter_demo.request import MAX_AREA, Fit, GenerateRequest, Inpaint, Structure
+from ipadapter_demo.request import Fit, GenerateRequest, Inpaint, Structure
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.size_limits import MAX_AREA
 from tests.tiny import box_mask, noise, picture, seeded, tiny_t2i_adapter, tiny_unet
 
 # arXiv 2307.01952, appendix I

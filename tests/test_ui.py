@@ -53,7 +53,9 @@ from ipadapter_demo.ui.tabs.compare import results as compare_results
 from ipadapter_demo.ui.tabs.compare import tab as compare
 from ipadapter_demo.ui.tabs.compare import view as compare_view
 from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.larger import upscale_from_values
 from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
+from ipadapter_demo.upscale import Upscale
 from tests.icc import DISPLAY_P3, rgb_profile
 from tests.tiny import box_mask, picture
 
@@ -606,6 +608,36 @@ def test_how_prompts_are_read_and_where_pictures_act_go_over_http(api: Api, serv
         api.call("image_text", prompt="a", prompt_syntax="other")
 
 
+def test_a_start_picture_and_a_second_pass_go_over_http(api: Api, served: Any) -> None:
+    start = {"init_image": api.upload(png(picture(4))), "strength": 0.5}
+    second = {"upscale_factor": 1.5, "upscale_strength": 0.6, "enlarge": "latents"}
+    [file] = api.pngs("image_text", **start, **second)
+    request = record_from_png(file).request
+    assert request.init_image == picture(4)
+    assert (request.strength, request.references, request.prompt) == (0.5, (), "")
+    assert request.upscale == Upscale(factor=1.5, strength=0.6, enlarge="latents")
+    made = Image.open(io.BytesIO(file))
+    assert made.size == (96, 96)
+    assert served.generate(request).images[0].tobytes() == made.convert("RGB").tobytes()
+    assert restore.tab_of_request(request, TABS) == "image_text"
+    with pytest.raises(Failed, match=r"upscale\.factor 4 makes 4096x4096 pixels of 1024x1024"):
+        api.call("image_text", **start, width=1024, height=1024, upscale_factor=4)
+
+
+def test_a_picture_is_extended_over_http(api: Api, served: Any) -> None:
+    """Without paint; what was there does not change."""
+    painting = api.upload(png(picture(4)))
+    [file] = api.pngs("inpaint", painting=painting, prompt="a", extend_right=24, extend_top=8)
+    made = Image.open(io.BytesIO(file)).convert("RGB")
+    assert made.size == (88, 72)
+    assert made.crop((0, 8, 64, 72)).tobytes() == picture(4).tobytes()
+    assert served.generate(record_from_png(file).request).images[0].tobytes() == made.tobytes()
+    with pytest.raises(Failed, match=r"extend\.right must lie in \[0, 1024\], got 1025"):
+        api.call("inpaint", painting=painting, extend_right=1025)
+    with pytest.raises(Failed, match="extend must lead to at most 2048 pixels on a side, got 2112"):
+        api.call("inpaint", painting=painting, extend_right=1024, extend_left=1024)
+
+
 def test_the_endpoints_are_documented(api: Api) -> None:
     endpoints = api.http.get("info").json()["named_endpoints"]
     assert set(endpoints) == {f"/{name}" for name in (*TABS, "structure_map")}
@@ -630,6 +662,7 @@ MADE: dict[str, GenerateRequest] = {
         width=64,
         height=64,
         adapter="plus",
+        upscale=Upscale(factor=1.5, strength=0.45, enlarge="latents"),
     ),
     "image_text": GenerateRequest(
         prompt="a cube",
@@ -648,6 +681,8 @@ MADE: dict[str, GenerateRequest] = {
         clip_skip=1,
         width=64,
         height=72,
+        init_image=picture(7, 80, 90),
+        strength=0.35,
     ),
     "structure": GenerateRequest(
         structures=(
@@ -656,6 +691,8 @@ MADE: dict[str, GenerateRequest] = {
         ),
         width=64,
         height=64,
+        init_image=picture(7),
+        upscale=Upscale(factor=2),
     ),
     "inpaint": GenerateRequest(
         inpaint=Inpaint(
@@ -693,13 +730,18 @@ def test_a_request_comes_back_whole(pipeline: Any, name: str, warnings: list[str
         tab = built(pipeline, name)
     values = restore.values_from_request(tab, request)
     ends = {"guidance_start", "guidance_end"}
-    not_a_field = {"model", "attention", "shape", "live"} | ends
-    assert set(values) == set(tab.inputs) - not_a_field | {"guidance_window"}
+    second_pass = {"upscale_factor", "upscale_strength", "enlarge"} & set(tab.inputs)
+    not_a_field = {"model", "attention", "shape", "live"} | ends | second_pass
+    fields = {"guidance_window"} | ({"upscale"} if second_pass else set())
+    assert set(values) == set(tab.inputs) - not_a_field | fields
     assert values.pop("random_seed") is False
     assert tab.tab.translate(**values) == request
     displayed = restore.shown(tab, request)
     window = tuple(displayed[tab.inputs[end]] for end in ("guidance_start", "guidance_end"))
     assert window == request.guidance_window
+    if second_pass:
+        shown = {name: displayed[tab.inputs[name]] for name in second_pass}
+        assert upscale_from_values(shown) == request.upscale
     assert not warnings
 
 

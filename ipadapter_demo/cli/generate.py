@@ -10,6 +10,7 @@ from typing import Any
 
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_line, progress
 from ipadapter_demo.cli.model import loaded
+from ipadapter_demo.cli.pictures import add_picture_options
 from ipadapter_demo.cli.prompts import add_prompt_options
 from ipadapter_demo.cli.values import layers, optional_path, structure
 from ipadapter_demo.layer_presets import LAYER_PRESETS
@@ -37,6 +38,10 @@ examples:
     {PROGRAM} generate --reference R.png --structure canny=C.png
   the white part of M.png filled in, in I.png
     {PROGRAM} generate --reference R.png --inpaint I.png --mask M.png
+  a picture that goes on 64 pixels to its left and right
+    {PROGRAM} generate --reference R.png --inpaint I.png --extend 64 0 64 0
+  twice as large as the model draws, in two passes
+    {PROGRAM} generate --reference R.png --upscale 2
   every picture of a folder; run it again, and it goes on where it was stopped
     {PROGRAM} generate --reference FOLDER --out DIR
   an output made again, and with another seed
@@ -158,36 +163,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         **window,
         help="start and end of control, as shares of the steps [0 1]",
     )
-    add("--inpaint", type=Path, metavar="I.png", help="a picture to replace a part of")
-    add("--mask", type=Path, metavar="M.png", help="which part: the white one, as large as I.png")
-    add("--feather", type=int, metavar="PIXELS", help="mask feather, inwards [2]")
-    add(
-        "--repaint-passes",
-        type=int,
-        metavar="N",
-        help="repaint passes, 1 to 10, for a seam that does not show [the model's: tabletop 4]",
-    )
-    add(
-        "--context",
-        type=float,
-        metavar="C",
-        help="how much of I.png the model sees, from 0, only the mask enlarged, to 1, all "
-        "[the model's: 1]",
-    )
-    add(
-        "--background-weight",
-        type=float,
-        metavar="W",
-        help="background image prompt: weight of I.png around the mask; references then keep to it "
-        "[the model's: tabletop 1]",
-    )
-    add("--init", type=Path, metavar="I.png", help="a picture to start from instead of noise")
-    add(
-        "--strength",
-        type=float,
-        metavar="S",
-        help="denoising strength: 1 ignores I.png [with --inpaint 1, with --init 0.6]",
-    )
+    add_picture_options(add)
     add(
         "--from-png",
         type=Path,

@@ -13,8 +13,10 @@ from ipadapter_demo.cli.command import Arguments
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.lora import lora_at
+from ipadapter_demo.outpainting import SIDES, outpaint
 from ipadapter_demo.own_files import loras
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.upscale import Upscale
 
 if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ModelInfo
@@ -57,6 +59,7 @@ def given_fields(arguments: Arguments, earlier: GenerateRequest | None = None) -
         "references": _references(arguments),
         "structures": _structures(arguments),
         "inpaint": _inpaint(arguments, earlier.inpaint if earlier else None),
+        "upscale": _upscale(arguments, earlier.upscale if earlier else None),
     }
     if arguments.init is not None:
         fields["init_image"] = _picture("--init", arguments.init)
@@ -168,7 +171,10 @@ def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:
 def _inpaint(arguments: Arguments, earlier: Inpaint | None) -> Inpaint | None:
     options = {name: getattr(arguments, name) for name in ("strength", *OF_A_MASK)}
     given = {name: value for name, value in options.items() if value is not None}
-    if (arguments.inpaint is None) != (arguments.mask is None):
+    by = arguments.extend
+    if by is not None and arguments.inpaint is None:
+        raise RequestError("--extend needs --inpaint")
+    if by is None and (arguments.inpaint is None) != (arguments.mask is None):
         raise RequestError("--inpaint and --mask must be given together")
     if arguments.inpaint is None and earlier is not None:
         return replace(earlier, **given) if given else None
@@ -177,11 +183,28 @@ def _inpaint(arguments: Arguments, earlier: Inpaint | None) -> Inpaint | None:
             if option in given:
                 raise RequestError(f"--{option.replace('_', '-')} needs --inpaint")
         return None
-    return Inpaint(
-        image=_picture("--inpaint", arguments.inpaint),
-        mask=_picture("--mask", arguments.mask),
-        **given,
-    )
+    image = _picture("--inpaint", arguments.inpaint)
+    mask = None if arguments.mask is None else _picture("--mask", arguments.mask)
+    if by is not None:
+        sides = dict(zip(SIDES, by, strict=True))
+        return outpaint(image, mask=mask, **sides, **given)
+    assert mask is not None
+    return Inpaint(image=image, mask=mask, **given)
+
+
+def _upscale(arguments: Arguments, earlier: Upscale | None) -> Upscale | None:
+    options = {
+        "factor": arguments.upscale,
+        "strength": arguments.upscale_strength,
+        "enlarge": arguments.enlarge,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return None
+    if earlier is None and arguments.upscale is None:
+        option = "--upscale-strength" if "strength" in given else "--enlarge"
+        raise RequestError(f"{option} needs --upscale")
+    return replace(earlier or Upscale(), **given)
 
 
 def _picture(option: str, path: Path) -> Image.Image:

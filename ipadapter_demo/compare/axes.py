@@ -25,6 +25,8 @@ HEADS = {
     "guidance_rescale": "rescale {:g}",
     "seed": "seed {:.0f}",
     "structure_weight": "structure × {:g}",
+    "strength": "strength {:g}",
+    "upscale_strength": "second pass {:g}",
 }
 
 Fields = dict[str, Any]  # of a request, and "model": each of its own type

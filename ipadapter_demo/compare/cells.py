@@ -21,6 +21,7 @@ from ipadapter_demo.lora import loras_from_text, loras_from_texts
 from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.pipeline import ModelInfo, effective_request
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.upscale import Upscale
 
 # In this order axes act on the shared request: what comes later changes what is there by then.
 ORDER = (
@@ -47,6 +48,8 @@ ORDER = (
     "seed",
     "fit",
     "structure_weight",
+    "strength",
+    "upscale_strength",
     "method",
 )
 GIVEN: tuple[Literal["reference", "structure"], ...] = ("reference", "structure")  # heads as well
@@ -131,6 +134,12 @@ class _Builder:
             fields["references"] = tuple(replace(r, fit=value) for r in references)
         elif name == "structure_weight":
             fields["structures"] = tuple(replace(s, weight=value) for s in structures)
+        elif name == "strength":
+            fields["strength"] = value
+            if (inpaint := fields.get("inpaint")) is not None:
+                fields["inpaint"] = replace(inpaint, strength=value)
+        elif name == "upscale_strength":
+            fields["upscale"] = replace(fields.get("upscale") or Upscale(), strength=value)
         elif name == "loras":
             fields["loras"] = loras_from_text(value)
         elif name == "method":
@@ -189,6 +198,8 @@ class _Builder:
         )
         if given.loras is not None:
             fields["loras"] = loras_from_texts(given.loras)
+        if given.upscale is not None:
+            fields["upscale"] = Upscale(**given.upscale.given())
         if given.inpaint is not None:
             whole = self.spec.whole_picture(given.inpaint.image)
             fields["inpaint"] = Inpaint(**self._read(given.inpaint) | {"image": whole})

@@ -94,6 +94,12 @@ class SharedInpaint(Part):
     background_weight: Number | None = None
 
 
+class SharedUpscale(Part):
+    factor: Number | None = None
+    strength: Number | None = None
+    enlarge: str | None = None
+
+
 class SharedRequest(Part):
     prompt: str = ""
     negative_prompt: str = ""
@@ -121,6 +127,7 @@ class SharedRequest(Part):
     inpaint: SharedInpaint | None = None
     init_image: File | None = None
     strength: Number | None = None
+    upscale: SharedUpscale | None = None
 
 
 class Axes(Part):
@@ -151,6 +158,10 @@ class Axes(Part):
     sampler: Texts | None = None
     noise_schedule: Texts | None = None
     seed: Numbers | None = None
+    strength: Numbers | None = None
+    """Of the picture that is started from, or of what is inpainted."""
+    upscale_strength: Numbers | None = None
+    """Of the second pass, which there is then."""
     loras: Texts | None = None
     """Names, with a weight as style:0.7, several of them with commas; none for no LoRA."""
     method: Annotated[tuple[Method, ...], _SOME] | None = None

@@ -13,6 +13,7 @@ from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview
 from ipadapter_demo.pipeline.conditioning import ContentCache
+from ipadapter_demo.pipeline.passes import passes_of, sizes_of_passes
 from ipadapter_demo.pipeline.step_count import guided_calls, steps_taken, unet_calls
 from ipadapter_demo.request import GenerateRequest
 
@@ -73,16 +74,20 @@ class Pace:
     def _seconds(self, pipeline: ImagePromptPipeline, cell: Cell) -> float | None:
         if cell.model != pipeline.info.name:
             return None
-        request = cell.planned
-        size, guided = pipeline.working_size(request), guided_calls(request)
-        plain = unet_calls(request) - guided
-        seconds = 0.0
-        for calls, kind in ((guided, request), (plain, replace(request, guidance=1.0))):
-            if calls:
-                key = cell.model, kind_of(kind), size
-                speed = self._known.get(key, partial(measured, pipeline, kind))
-                seconds += calls * speed.call
-        return seconds + speed.finish
+        request, seconds = cell.planned, 0.0
+        sizes = sizes_of_passes(request, pipeline.working_size(request))
+        for one, size in zip(passes_of(request), sizes, strict=True):
+            if request.upscale is not None:
+                one = replace(one, width=size[0], height=size[1])
+            guided = guided_calls(one)
+            plain = unet_calls(one) - guided
+            for calls, kind in ((guided, one), (plain, replace(one, guidance=1.0))):
+                if calls:
+                    key = cell.model, kind_of(kind), size
+                    speed = self._known.get(key, partial(measured, pipeline, kind))
+                    seconds += calls * speed.call
+            seconds += speed.finish
+        return seconds
 
 
 def kind_of(request: GenerateRequest) -> Hashable:

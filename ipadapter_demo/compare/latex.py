@@ -42,7 +42,7 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
         said.append("The marked part of each picture is shown larger in its corner")
     first = next(cell for cell in grid.cells if cell.page == number)
     differs, schedule = all_axes(comparison), first.planned.noise_schedule
-    window = first.planned.guidance_window
+    window, upscale = first.planned.guidance_window, first.planned.upscale
     shared = {
         "model": first.model,
         "steps": "1 step" if first.planned.steps == 1 else f"{first.planned.steps} steps",
@@ -52,6 +52,8 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
         "guidance_window": "" if window == (0, 1) else head_of("guidance_window", window),
         "image_scale": f"λ = {first.planned.image_scale:g}" if not comparison.beside else "",
         "loras": " and ".join(f"the LoRA {text}" for text in texts_from_loras(first.planned.loras)),
+        "upscale": f"two passes, the second × {upscale.factor:g}" if upscale else "",
+        "upscale_strength": head_of("upscale_strength", upscale.strength) if upscale else "",
         "seed": f"seed {first.planned.seed}",
         "prompt": f"the prompt “{first.planned.prompt}”" if first.planned.prompt else "",
     }

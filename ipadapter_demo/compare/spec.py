@@ -23,7 +23,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image, read_bytes, read_image, shrink_to_area
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.record import current_names
-from ipadapter_demo.request import MAX_AREA
+from ipadapter_demo.size_limits import MAX_AREA
 
 MAX_BYTES = 200 * 2**20  # of all its files
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass, replace
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ipadapter_demo.errors import ModelError
-from ipadapter_demo.imaging import images_from_pixels
+from ipadapter_demo.imaging import images_from_pixels, pixels_from_images
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning import Conditioner
 from ipadapter_demo.pipeline.conditioning.images import attention_maps
 from ipadapter_demo.pipeline.conditions import Conditions
 from ipadapter_demo.pipeline.denoiser import UNetDenoiser, reads_mask
 from ipadapter_demo.pipeline.events import Preview
-from ipadapter_demo.pipeline.jobs import Job
+from ipadapter_demo.pipeline.jobs import Fits, Job
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.price import pieces_of, price_of, rank_of
 from ipadapter_demo.pipeline.sampler import Call, Guidance, Step, denoise
 from ipadapter_demo.pipeline.samplers import new_scheduler
 from ipadapter_demo.pipeline.schedule import Schedule
+from ipadapter_demo.pipeline.sizes import Size, reshaped
+from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.pipeline.warnings import warnings_for
 
 DECODED_AGAIN = (
@@ -57,7 +60,8 @@ class Drawing:
     def pieces(self) -> list[Plan]:
         """The same pictures in parts, one after the other, where a step of all takes long."""
         plan, native = self.plan, self.model.native_size
-        return [replace(plan, drawn=part) for part in pieces_of(plan.drawn, plan.size, native)]
+        largest = plan.passes[-1].size
+        return [replace(plan, drawn=part) for part in pieces_of(plan.drawn, largest, native)]
 
     def job(
         self,
@@ -74,7 +78,7 @@ class Drawing:
         return Job(
             self._work(denoiser),
             denoiser.predict,
-            fits=(self.plan.size, denoiser.chosen, self.conditioner.prompts.windows(drawn)),
+            fits=self._fits(self.plan.size),
             rows=first.count * (2 if drawn.guidance > 1.0 else 1),
             share=share,
             background=background,
@@ -83,43 +87,77 @@ class Drawing:
             most_seconds=most_seconds,
         )
 
+    def _fits(self, size: Size) -> Hashable:
+        drawn = self.plan.drawn
+        return size, drawn.loras or (), self.conditioner.prompts.windows(drawn)
+
     def _work(self, denoiser: UNetDenoiser) -> Generator[object, None, None]:
-        began, drawn = time.monotonic(), self.plan.drawn
+        began, pieces = time.monotonic(), self.pieces
         images: list[Image.Image] = []
         warnings: dict[str, None] = {}
         attention: list[tuple[Image.Image, ...]] = []
-        pieces = self.pieces
+        each = steps_taken(self.plan.drawn)
         for number, piece in enumerate(pieces):
-            conditions = self.conditioner.condition(piece.drawn, piece.size, self.record_attention)
-            denoiser.prepare(conditions)
-            latents = None
-            for event in self._steps(piece, conditions):
-                if isinstance(event, Call):
+            done = 0
+            for event in self._passes(piece, denoiser, warnings):
+                if isinstance(event, Conditions):
+                    conditions = event
+                elif isinstance(event, Step):
+                    latents, done = event.latents, done + 1
+                    shown: tuple[Image.Image, ...] = ()
+                    if self.preview_every > 0 and done % self.preview_every == 0 and done < each:
+                        yield None
+                        pixels = self.model.vae.pixels_from_latents(event.clean)
+                        shown = (*images, *images_from_pixels(pixels.nan_to_num()))
+                    yield Preview(number * each + done, len(pieces) * each, shown)
+                else:
                     yield event
-                    continue
-                latents = event.latents
-                shown: tuple[Image.Image, ...] = ()
-                show = self.preview_every > 0 and event.number % self.preview_every == 0
-                if show and event.number < event.steps:
-                    yield None
-                    pixels = self.model.vae.pixels_from_latents(event.clean)
-                    shown = (*images, *images_from_pixels(pixels.nan_to_num()))
-                done, steps = number * event.steps + event.number, len(pieces) * event.steps
-                yield Preview(done, steps, shown)
             yield None
-            assert latents is not None
             made, said = decoded(self.model, latents)
             images += made
             warnings |= dict.fromkeys(said)
             attention += attention_maps(conditions.image_prompts, piece.drawn.count)
-        said = warnings_for(self.plan.request, drawn, self.plan.size, conditions.maps, self.model)
+        drawn, size = self.plan.drawn, self.plan.passes[-1].size
+        said = warnings_for(self.plan.request, drawn, size, conditions.maps, self.model)
         yield Drawn(tuple(images), (*said, *warnings), conditions.maps, tuple(attention), began)
 
+    def _passes(
+        self, piece: Plan, denoiser: UNetDenoiser, warnings: dict[str, None]
+    ) -> Generator[Fits | Conditions | Call[Conditions] | Step | None, None, None]:
+        """The conditions of each pass and its steps, and between them what a job yields."""
+        passes, latents = piece.passes, None
+        for one in passes:
+            if len(passes) > 1:
+                yield Fits(self._fits(one.size))
+            if latents is not None:
+                yield None
+                latents, said = self._enlarged(latents, one.size)
+                warnings |= dict.fromkeys(said)
+            record = self.record_attention and one is passes[-1]
+            conditions = self.conditioner.condition(one.drawn, one.size, record)
+            yield conditions
+            denoiser.prepare(conditions)
+            for event in self._steps(one, conditions, latents):
+                if isinstance(event, Step):
+                    latents = event.latents
+                yield event
+
+    def _enlarged(self, latents: Tensor, size: Size) -> tuple[Tensor, tuple[str, ...]]:
+        """The latents that a second pass begins from, and warnings of decoding. Each picture is
+        encoded by itself, as it would be if it was given."""
+        upscale, encoder = self.plan.drawn.upscale, self.conditioner.latents
+        assert upscale is not None
+        if upscale.enlarge == "latents":
+            return interpolate(latents, encoder.shape(size)[1:], mode="bilinear"), ()
+        images, said = decoded(self.model, latents)
+        pixels = (pixels_from_images([reshaped(image, size, "crop")]) for image in images)
+        return torch.cat([self.model.vae.latents_from_pixels(one) for one in pixels]), said
+
     def _steps(
-        self, plan: Plan, conditions: Conditions
+        self, plan: Plan, conditions: Conditions, before: Tensor | None
     ) -> Generator[Call[Conditions] | Step, None, None]:
         model, drawn = self.model, plan.drawn
-        init = plan.latent_init(self.conditioner.latents)
+        init = plan.latent_init(self.conditioner.latents, before)
         scheduler = new_scheduler(drawn.sampler, model.scheduler_config, drawn.noise_schedule)
         return denoise(
             Schedule(scheduler, drawn.steps, init.strength, model.device),

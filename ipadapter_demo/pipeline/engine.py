@@ -27,7 +27,7 @@ from weakref import WeakSet
 import torch
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.pipeline.jobs import End, Job, Unloaded
+from ipadapter_demo.pipeline.jobs import End, Fits, Job, Unloaded
 from ipadapter_demo.pipeline.sampler import Call
 
 T = TypeVar("T")
@@ -153,6 +153,8 @@ class Engine:
             longest = min(pausing, key=lambda job: job.advanced or 0.0)
             self._timed([longest], partial(self._advance, longest))
         if calling := [job for job in group if job.call is not None]:
+            # one whose calls changed within this turn waits for its next
+            calling = [job for job in calling if job.fits == calling[0].fits]
             self._timed(calling, partial(self._predict, calling))
         return not last
 
@@ -205,6 +207,9 @@ class Engine:
                     return
                 if item is None:
                     return
+                if isinstance(item, Fits):
+                    job.fits = item.value
+                    continue
                 job.events.put(item)
         except BaseException as raised:  # its caller's, and no other's
             error = raised
@@ -232,8 +237,9 @@ class Engine:
     def _one_by_one(self, jobs: Sequence[Job]) -> None:
         """So that one that fails takes no other with it. Where none does, there was no memory for
         so many rows: from now on a call has at most half."""
+        fits = jobs[0].fits  # of these calls: the next ones may be others
         if all([self._predict([job]) for job in jobs]):
-            self._most_rows[jobs[0].fits] = sum(job.rows for job in jobs) // 2
+            self._most_rows[fits] = sum(job.rows for job in jobs) // 2
 
     def _end(self, job: Job, error: BaseException | None = None) -> None:
         job.left, job.call = True, None

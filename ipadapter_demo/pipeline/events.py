@@ -82,8 +82,8 @@ class ModelInfo:
         return found | few.fields if few else found
 
     def in_few_steps(self, request: GenerateRequest) -> GenerateRequest:
-        """The same request as Live draws it: with the LoRA of `live`, which the model has to
-        have."""
+        """The same request as Live draws it: in one pass, with the LoRA of `live`, which the model
+        has to have."""
         assert self.live is not None
         few = self.few_step_loras[self.live]
         loras = self.usual_loras if request.loras is None else request.loras
@@ -93,6 +93,7 @@ class ModelInfo:
             loras=(*others, Lora(name=self.live)),
             guidance_rescale=0.0,
             guidance_window=(0.0, 1.0),
+            upscale=None,
             **few.fields | {"steps": few.live_steps or few.steps},
         )
 

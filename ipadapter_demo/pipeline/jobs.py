@@ -20,6 +20,13 @@ class Unloaded(ModelError):
 
 
 @dataclass(frozen=True, slots=True)
+class Fits:
+    """From here on, the calls of a job fit those of jobs whose `fits` is this value."""
+
+    value: Hashable
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     error: BaseException | None
 
@@ -31,7 +38,7 @@ def _no_calls(calls: Sequence[Call[Any]]) -> Sequence[Tensor]:
 @dataclass(slots=True, eq=False)
 class Job:
     """Work for the thread, in parts. `work` yields a Call where a model is to predict, None before
-    a longer piece of work, and anything else for whoever asked.
+    a longer piece of work, Fits where its calls change, and anything else for whoever asked.
 
     Jobs of equal `fits` share calls, as many of them as the `share` of each allows. `rows` is the
     number of rows of a call; those with more join nobody's call but that of the same `owner`. Lower

@@ -46,9 +46,9 @@ class LatentEncoder:
         return vae.channels, size[1] // vae.factor, size[0] // vae.factor
 
     def init(
-        self, seeds: Sequence[int], size: Size, pixels: Tensor | None, strength: float
+        self, seeds: Sequence[int], size: Size, given: Tensor | None, strength: float
     ) -> LatentInit:
-        """From noise, or from a given picture (1, 3, H, W).
+        """From noise, or from the latents (B or 1, C, h, w) of given pictures.
 
         Noise is drawn on the CPU in float32: the same whatever the device, precision or batch. Its
         generators go on, as other seeds would not do: torch's knows only their lower 32 bits.
@@ -59,7 +59,7 @@ class LatentEncoder:
         return LatentInit(
             noise.to(self._model.device, self._model.dtype),
             generators,
-            None if pixels is None else self.encode(pixels),
+            given,
             strength,
         )
 

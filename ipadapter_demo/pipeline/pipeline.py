@@ -227,7 +227,8 @@ class ImagePromptPipeline(Previews):
         """Planned, with all that takes no model done: maps drawn, and their networks at hand."""
         plan = plan_for(self._with_loras(request), self._model.native_size)
         for structure in plan.drawn.structures:
-            self._conditioner.maps.structure_map(structure, plan.size)
+            for one in plan.passes:
+                self._conditioner.maps.structure_map(structure, one.size)
             self._model.structures[structure.kind]
         drawing = Drawing(self._model, self._conditioner, plan, preview_every, record_attention)
         return plan, drawing.job(share, background, owner, most_seconds)

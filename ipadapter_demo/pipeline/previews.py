@@ -30,8 +30,8 @@ class Previews:
 
     def structure_maps(self, request: GenerateRequest) -> list[Image.Image]:
         """The maps of a request, as its structure networks read them."""
-        plan = plan_for(request, self._model.native_size)
-        return [self.structure_map(structure, plan.size) for structure in plan.drawn.structures]
+        *_, last = plan_for(request, self._model.native_size).passes
+        return [self.structure_map(structure, last.size) for structure in last.drawn.structures]
 
     def working_size(self, request: GenerateRequest) -> Size:
         """(width, height) the model works at: see `sizes.working_size`."""

@@ -14,9 +14,11 @@ from PIL import Image
 
 from ipadapter_demo.models.catalog import StructureEntry
 from ipadapter_demo.pipeline.conditions import is_active
+from ipadapter_demo.pipeline.passes import passes_of, sizes_of_passes
 from ipadapter_demo.pipeline.sizes import Size
 from ipadapter_demo.pipeline.step_count import guided_calls, steps_taken, unet_calls
-from ipadapter_demo.request import SIZE_STEP, GenerateRequest
+from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.size_limits import SIZE_STEP
 
 CONTROLNET = 0.5  # of a call: half of a UNet
 BRANCH = 0.05  # of a call, for each reference that its attention reads
@@ -33,7 +35,9 @@ PIECE = 64
 @dataclass(frozen=True, slots=True)
 class Price:
     """`calls` are those of each picture, with all that is counted as calls, of which one costs
-    `area` at the `size` that is drawn, and 1 at the model's own. `fields` made them up."""
+    `area` at the `size` that is drawn, and 1 at the model's own. `fields` made them up. Of two
+    passes, the size is that of the second, and the calls of the first are counted as so many of
+    those."""
 
     pictures: int
     calls: float
@@ -62,24 +66,37 @@ def price_of(
 ) -> Price:
     """Of what a model of `native` x `native` pixels draws at `size`, with previews after every
     `preview_every` steps (0: none). `structures` are the networks that it has."""
-    steps, calls = steps_taken(drawn), unet_calls(drawn) + guided_calls(drawn)
-    beside = BRANCH * len(drawn.references)
-    for structure in drawn.structures:
-        known = structures.get(structure.kind)
-        if known is None or known.network == "controlnet":  # of one that is not there: the dearer
-            active = sum(is_active(structure.window, i, steps) for i in range(steps))
-            beside += CONTROLNET * active / steps
-    given = drawn.inpaint is not None or drawn.init_image is not None
-    read = len(drawn.references) + len(drawn.structures) + given
-    previews = len(range(preview_every, steps, preview_every)) if preview_every else 0
-    each = calls * (1 + beside) + DECODING * (1 + previews) + READING * read / drawn.count
+    passes = list(zip(passes_of(drawn), sizes_of_passes(drawn, size), strict=True))
+    areas = [_price_of_area(at, native) for _, at in passes]
+    steps, done, calls = steps_taken(drawn), 0, 0.0
+    for (one, _), area in zip(passes, areas, strict=True):
+        before, done = done, done + steps_taken(one)
+        due = range(preview_every, steps, preview_every) if preview_every else range(0)
+        previews = sum(before < step <= done for step in due)
+        calls += _calls(one, structures, previews) * (area / areas[-1])
     fields = [f"steps {steps}", f"guidance {drawn.guidance:g}"]
     if drawn.inpaint is not None and drawn.inpaint.repaint_passes > 1:
         fields.append(f"inpaint.repaint_passes {drawn.inpaint.repaint_passes}")
     for name in ("references", "structures"):
         if getattr(drawn, name):
             fields.append(f"{name} {len(getattr(drawn, name))}")
-    return Price(drawn.count, each, size, _price_of_area(size, native), tuple(fields))
+    if drawn.upscale is not None:
+        fields.append(f"upscale.factor {drawn.upscale.factor:g}")
+    return Price(drawn.count, calls, passes[-1][1], areas[-1], tuple(fields))
+
+
+def _calls(one: GenerateRequest, structures: Mapping[str, StructureEntry], previews: int) -> float:
+    """Of one pass, for each picture, with all that is counted as calls."""
+    steps, calls = steps_taken(one), unet_calls(one) + guided_calls(one)
+    beside = BRANCH * len(one.references)
+    for structure in one.structures:
+        known = structures.get(structure.kind)
+        if known is None or known.network == "controlnet":  # of one that is not there: the dearer
+            active = sum(is_active(structure.window, i, steps) for i in range(steps))
+            beside += CONTROLNET * active / steps
+    given = one.inpaint is not None or one.init_image is not None
+    read = len(one.references) + len(one.structures) + given
+    return calls * (1 + beside) + DECODING * (1 + previews) + READING * read / one.count
 
 
 def pieces_of(drawn: GenerateRequest, size: Size, native: int) -> list[GenerateRequest]:

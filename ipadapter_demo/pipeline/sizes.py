@@ -12,14 +12,8 @@ import math
 from PIL import Image
 
 from ipadapter_demo.imaging import resize_image
-from ipadapter_demo.request import (
-    MAX_AREA,
-    MAX_ASPECT,
-    MIN_SIZE,
-    SIZE_STEP,
-    Fit,
-    GenerateRequest,
-)
+from ipadapter_demo.request import Fit, GenerateRequest
+from ipadapter_demo.size_limits import MAX_AREA, MAX_ASPECT, MIN_SIZE, SIZE_STEP
 
 Size = tuple[int, int]  # (width, height) in pixels
 

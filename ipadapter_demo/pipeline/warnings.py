@@ -18,10 +18,12 @@ from ipadapter_demo.pipeline.conditioning.maps import OF_COLOURS
 from ipadapter_demo.pipeline.conditions import ever_active
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.markup import READ_IF_WEIGHTED, unread_markup, without_words
+from ipadapter_demo.pipeline.passes import passes_of
 from ipadapter_demo.pipeline.sizes import Size, limit_on, same_shape
 from ipadapter_demo.pipeline.step_count import guided_calls, steps_taken
-from ipadapter_demo.request import SIZE_STEP, GenerateRequest, Reference, Window
+from ipadapter_demo.request import GenerateRequest, Reference, Window
 from ipadapter_demo.sampling import FEW_STEP_SAMPLERS
+from ipadapter_demo.size_limits import SIZE_STEP
 
 # Words between the words: in the captions of a small model, or said without a meaning.
 JOINING = {"a", "an", "the", "and", "on", "with", "of", "in", "solid"}
@@ -79,8 +81,8 @@ def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
 
 def _on_guidance(request: GenerateRequest) -> Iterator[str]:
     if request.guidance > 1:
-        steps, window = steps_taken(request), request.guidance_window
-        if not ever_active(steps, window):
+        steps, window = _steps_of_passes(request), request.guidance_window
+        if not any(ever_active(number, window) for number in steps):
             yield f"guidance_window: {_no_step(window, steps)}, so guidance has no effect."
         return
     for field in ("negative_prompt", "negative_prompt_2"):
@@ -163,10 +165,10 @@ def _on_shapes(request: GenerateRequest, cropped: GenerateRequest, size: Size) -
 
 
 def _on_windows(request: GenerateRequest) -> Iterator[str]:
-    steps = steps_taken(request)
+    steps = _steps_of_passes(request)
 
     def never(*windows: Window) -> bool:
-        return not ever_active(steps, *windows)
+        return not any(ever_active(number, *windows) for number in steps)
 
     acting = [(n, r) for n, r in enumerate(request.references, 1) if r.weight > 0]
     if acting and request.image_scale > 0:
@@ -250,8 +252,14 @@ def _finest_cell(model: BaseModel) -> int:
     return model.vae.factor * 2**level
 
 
-def _no_step(window: Window, steps: int) -> str:
-    return f"no step of {steps} lies wholly in {window[0]:g} to {window[1]:g}"
+def _steps_of_passes(request: GenerateRequest) -> list[int]:
+    return [steps_taken(one) for one in passes_of(request)]
+
+
+def _no_step(window: Window, steps: Sequence[int]) -> str:
+    return (
+        f"no step of {' or '.join(map(str, steps))} lies wholly in {window[0]:g} to {window[1]:g}"
+    )
 
 
 def _said(size: Size) -> str:

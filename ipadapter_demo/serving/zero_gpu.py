@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ipadapter_demo.errors import DemoError
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Preview, Result
+from ipadapter_demo.pipeline.passes import passes_of, sizes_of_passes
 from ipadapter_demo.pipeline.step_count import guided_calls, unet_calls
 from ipadapter_demo.request import GenerateRequest
 
@@ -63,10 +64,12 @@ class ZeroGPUPipeline(ImagePromptPipeline):
 
     def seconds(self, request: GenerateRequest) -> int:
         """Asked for: an upper bound, in proportion to the rows of all calls and their pixels."""
-        width, height = self.working_size(request)
-        rows = request.count * (unet_calls(request) + guided_calls(request))
-        share = width * height / 1024**2
-        return round(START + share * (rows * ROW + request.count * PICTURE)) + 1
+        sizes = sizes_of_passes(request, self.working_size(request))
+        seconds = START
+        for one, (width, height) in zip(passes_of(request), sizes, strict=True):
+            rows = one.count * (unet_calls(one) + guided_calls(one))
+            seconds += width * height / 1024**2 * (rows * ROW + one.count * PICTURE)
+        return round(seconds) + 1
 
     def stream(
         self,

@@ -15,6 +15,7 @@ from ipadapter_demo.pipeline.inpainting.hooks import InpaintHooks
 from ipadapter_demo.pipeline.inpainting.mask import latent_mask
 from ipadapter_demo.pipeline.inpainting.seam import match_seam_color
 from ipadapter_demo.pipeline.latents import LatentInit
+from ipadapter_demo.pipeline.passes import sizes_of_passes
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.sampler import LoopHooks
 from ipadapter_demo.pipeline.sizes import working_size
@@ -66,7 +67,10 @@ class InpaintPlan(Plan):
 
 
 def plan_for(asked: GenerateRequest, native_size: int) -> Plan:
-    """The plan of a request, on a model whose own size is `native_size` squared."""
+    """The plan of a request, on a model whose own size is `native_size` squared. Raises
+    RequestError for an upscale that is too large."""
     if asked.inpaint is not None:
         return InpaintPlan.of(asked, native_size)
-    return Plan(asked, asked, asked, working_size(asked, native_size))
+    plan = Plan(asked, asked, asked, working_size(asked, native_size))
+    sizes_of_passes(asked, plan.size)
+    return plan

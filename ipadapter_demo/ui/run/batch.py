@@ -17,8 +17,9 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import whole_file
 from ipadapter_demo.folders import ENDINGS, MANIFEST, FolderRun, Line
 from ipadapter_demo.imaging import flatten_image, read_image, shrink_to_area
-from ipadapter_demo.request import MAX_AREA, GenerateRequest
+from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.size_limits import MAX_AREA
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import with_errors_said
 from ipadapter_demo.ui.run.labels import with_labels

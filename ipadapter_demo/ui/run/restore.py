@@ -26,6 +26,7 @@ from ipadapter_demo.ui.run.say import inform, warn
 from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
 from ipadapter_demo.ui.run.taken_over import taken_over
 from ipadapter_demo.ui.run.uploads import Painting, editor_value_from_image, path_of_upload
+from ipadapter_demo.ui.widgets.larger import values_from_upscale
 
 WORDS = "image_text"  # the tab for the pictures of other programs, which have a prompt
 
@@ -69,7 +70,8 @@ def restore_button(
         )
         values = shown(built[name], record.request)
         given = values_from_request(built[name], record.request)
-        left_open = {built[name].inputs[field] for field in given if given[field] is None}
+        inputs = built[name].inputs
+        left_open = {inputs[field] for field in given if given[field] is None and field in inputs}
         updates = {}
         for widget, properties in recommended(built.values(), info).items():
             value = values.pop(widget, None)
@@ -130,6 +132,8 @@ def shown(built: BuiltTab, request: GenerateRequest) -> Update:
     if lost := [name for name in names if getattr(rebuilt, name) != getattr(request, name)]:
         warn(f"The page has no widget for all of this result's {', '.join(lost)}.")
     values["guidance_start"], values["guidance_end"] = values.pop("guidance_window")
+    if "upscale" in values:
+        values |= values_from_upscale(values.pop("upscale"))
     widgets = ((built.inputs[name], value) for name, value in values.items())
     return {widget: _displayed(widget, value) for widget, value in widgets}
 
@@ -139,6 +143,8 @@ def values_from_request(built: BuiltTab, request: GenerateRequest) -> dict[str, 
     that Generate repeats it."""
     values = {name: getattr(request, name) for name in built.inputs if hasattr(request, name)}
     values |= {"guidance_window": request.guidance_window, "random_seed": False}
+    if "upscale_factor" in built.inputs:
+        values["upscale"] = request.upscale
     return values | built.tab.widgets_from_request(request)
 
 

@@ -28,6 +28,7 @@ from ipadapter_demo.ui.run.updates import (
 )
 from ipadapter_demo.ui.run.uploads import value_from_widget
 from ipadapter_demo.ui.run.visitor import this_visitor
+from ipadapter_demo.ui.widgets.larger import upscale_from_values
 
 T = TypeVar("T")
 
@@ -155,6 +156,8 @@ def request_from_values(built: BuiltTab, values: Mapping[str, object]) -> Genera
             read[side] = read[side] or None  # a number field cannot be empty: 0 leaves it open
     if "guidance_start" in read:
         read["guidance_window"] = (read.pop("guidance_start"), read.pop("guidance_end"))
+    if "upscale_factor" in read:
+        read["upscale"] = upscale_from_values(read)
     if "loras" in read:
         read["loras"] = loras_from_texts(read["loras"])
     if read.pop("random_seed"):

@@ -17,6 +17,7 @@ from ipadapter_demo.compare.strip import filmstrip
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import tinted
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
+from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import Turn
@@ -43,7 +44,7 @@ def updates(
     shown = built.results
     yield {
         shown.gallery: gr.Gallery(columns=2),
-        shown.status: progress(0, request.steps),
+        shown.status: progress(0, steps_taken(request)),
         built.inputs["seed"]: request.seed,
     }
     # Stop closes this generator, and with it the stream, so that the model stops between two steps.
@@ -125,7 +126,7 @@ def strip_updates(
 
 def preview_every(request: GenerateRequest, preview: bool = True) -> int:
     """Number of steps after which a picture is shown; 0 for none."""
-    return math.ceil(request.steps / PREVIEWS) if preview else 0
+    return math.ceil(steps_taken(request) / PREVIEWS) if preview else 0
 
 
 def tell(warnings: Sequence[str]) -> None:

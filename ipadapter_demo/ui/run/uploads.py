@@ -24,7 +24,7 @@ from ipadapter_demo.imaging import (
     shrink_to_area,
 )
 from ipadapter_demo.masks import MaskMeans, flatten_mask, painted_mask
-from ipadapter_demo.request import MAX_AREA
+from ipadapter_demo.size_limits import MAX_AREA
 from ipadapter_demo.ui.run.say import failure
 
 MAX_INPAINT_SIDE = 2048  # the result has the size of the picture, so more of it is kept

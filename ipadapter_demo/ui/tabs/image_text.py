@@ -21,6 +21,7 @@ from ipadapter_demo.ui.widgets.slots import (
     references_from_slots,
     slots_from_references,
 )
+from ipadapter_demo.ui.widgets.start import start_inputs
 
 
 def image_text(
@@ -31,7 +32,7 @@ def image_text(
 ) -> GenerateRequest:
     """Pictures from up to four pictures and a text; without any picture the text draws alone. The
     settings are saved inside each PNG."""
-    if more.get("reference") is None and not prompt:
+    if not prompt and more.get("reference") is None and more.get("init_image") is None:
         raise RequestError("reference is missing: upload a picture first, or write a prompt")
     references = references_from_slots(more)
     return GenerateRequest(prompt=prompt, references=references, image_scale=image_scale, **more)
@@ -54,6 +55,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             inputs |= live
             inputs |= layers_input(manager, model)
             inputs |= components.sampling_inputs(manager, count=4)
+            inputs |= start_inputs()
             inputs |= reference_slots()
         with gr.Column():
             results = components.results_column()
@@ -70,6 +72,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
 
 def makes(request: GenerateRequest) -> bool:
     words = bool(request.prompt) or len(request.references) > 1
+    words |= request.init_image is not None and not request.references
     return words and not request.structures and request.inpaint is None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -9,16 +11,19 @@ from PIL import Image
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.masks import MaskMeans
+from ipadapter_demo.outpainting import SIDES, outpaint
 from ipadapter_demo.request import MAX_FEATHER, Fit, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
-from ipadapter_demo.ui.run.uploads import Painting
+from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE, Painting
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.buttons import run_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
+
+EXTEND = tuple(f"extend_{side}" for side in SIDES)
 
 
 def inpaint(
@@ -35,25 +40,39 @@ def inpaint(
     repaint_passes: int = 1,
     context: float = 1.0,
     background_weight: float = 0.0,
+    extend_left: int | None = None,
+    extend_top: int | None = None,
+    extend_right: int | None = None,
+    extend_bottom: int | None = None,
     **sampling: Any,
 ) -> GenerateRequest:
-    """A picture with the part under a mask drawn anew; every other pixel stays as it is. reference
-    and prompt give the looks. The settings are saved inside each PNG."""
+    """A picture with the part under a mask drawn anew, or extended beyond its edges; every other
+    pixel stays as it is. reference and prompt give the looks. The settings are saved inside each
+    PNG."""
     if painting is None:
         raise RequestError("painting is missing: upload a picture, then paint over a part of it")
+    extend = (extend_left, extend_top, extend_right, extend_bottom)
+    by: dict[str, Any] = {side: n or 0 for side, n in zip(SIDES, extend, strict=True)}
+    make: Callable[..., Inpaint] = partial(outpaint, **by) if any(by.values()) else Inpaint
+    given = make(
+        image=painting.image,
+        mask=painting.mask_with(mask, mask_means),
+        strength=strength,
+        feather=feather,
+        repaint_passes=repaint_passes,
+        context=context,
+        background_weight=background_weight,
+    )
+    if max(given.image.size) > MAX_INPAINT_SIDE:
+        raise RequestError(
+            f"extend must lead to at most {MAX_INPAINT_SIDE} pixels on a side, "
+            f"got {given.image.width}x{given.image.height}"
+        )
     return GenerateRequest(
         prompt=prompt,
         references=(Reference(image=reference, fit=fit),) if reference else (),
         image_scale=image_scale,
-        inpaint=Inpaint(
-            image=painting.image,
-            mask=painting.mask_with(mask, mask_means),
-            strength=strength,
-            feather=feather,
-            repaint_passes=repaint_passes,
-            context=context,
-            background_weight=background_weight,
-        ),
+        inpaint=given,
         **sampling,
     )
 
@@ -75,6 +94,7 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
         "repaint_passes": given.repaint_passes,
         "context": given.context,
         "background_weight": given.background_weight,
+        **dict.fromkeys(EXTEND, 0),  # the canvas and its mask are there already
     }
 
 
@@ -105,6 +125,9 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                 inputs["feather"] = components.slider(
                     0, MAX_FEATHER, 2, 1, "Mask feather (px)", info="inwards from its edge"
                 )
+            with gr.Accordion("Outpainting: extend the picture, in pixels", open=False), gr.Row():
+                for name, side in zip(EXTEND, SIDES, strict=True):
+                    inputs[name] = gr.Number(0, label=side.title(), precision=0, min_width=80)
             inputs |= components.sampling_inputs(manager, count=1, painting=True)
         with gr.Column():
             results = components.results_column(comparison=True)

@@ -35,6 +35,7 @@ from ipadapter_demo.ui.widgets.slots import (
     structures_from_slots,
     window_inputs,
 )
+from ipadapter_demo.ui.widgets.start import start_inputs
 
 
 def structure(
@@ -118,6 +119,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             with gr.Row():
                 inputs |= window_inputs(1)
             inputs |= components.sampling_inputs(manager, count=1)
+            inputs |= start_inputs()
             _draw_map(manager, model, inputs, drawn)
             inputs |= structure_slots(manager.info)
             with gr.Accordion("Inpaint: change only a part of a picture", open=False):

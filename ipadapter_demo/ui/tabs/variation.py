@@ -16,6 +16,7 @@ from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.buttons import live_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
+from ipadapter_demo.ui.widgets.start import start_inputs
 
 
 def variation(
@@ -45,6 +46,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             live, buttons = live_buttons(manager.info, "variation")
             inputs |= live
             inputs |= components.sampling_inputs(manager, count=4)
+            inputs |= start_inputs()
         with gr.Column():
             results = components.results_column()
             pictures = ("red-sphere", "blue-cone", "checker-cube", "two-solids")

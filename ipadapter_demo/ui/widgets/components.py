@@ -14,16 +14,17 @@ from ipadapter_demo.request import (
     MAX_REPAINT_PASSES,
     MAX_SEED,
     MAX_WEIGHT,
-    SIZE_STEP,
     Fit,
     Reference,
 )
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.size_limits import SIZE_STEP
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.run.tab import Results, Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
+from ipadapter_demo.ui.widgets.larger import upscale_inputs
 from ipadapter_demo.ui.widgets.loras import loras_input
 from ipadapter_demo.ui.widgets.prompts import prompt_settings
 from ipadapter_demo.ui.widgets.samplers import sampler_inputs
@@ -148,7 +149,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
             0, 1, 0.0, 0.05, "Guidance rescale", info="against overexposure; 0.7 suits v-prediction"
         )
         if not painting:
-            widgets |= _size_inputs(info)
+            widgets |= _size_inputs(info) | upscale_inputs()
         widgets["loras"] = loras_input(info)
         widgets |= prompt_settings(info)
         widgets["attention"] = gr.Checkbox(

@@ -20,6 +20,8 @@ NUMBERS = (
     "seed",
     "structure_weight",
     "clip_skip",
+    "strength",
+    "upscale_strength",
 )
 # What a side may differ in, as people call it.
 AXES = {
@@ -47,6 +49,8 @@ AXES = {
     "model": "model: one a line",
     "structure": "control image: canny=picture.png, one a line",
     "structure_weight": "control weight",
+    "strength": "denoising strength: of a start picture, or of inpainting",
+    "upscale_strength": "denoising strength of the second pass",
     "method": "method: as it is, image only, text only, image to image",
 }
 SHARED = (
