@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ipadapter_demo.compare import draw_comparison
+    from ipadapter_demo.embeds import ImageEmbeds, average_embeds, read_embeds, save_embeds
     from ipadapter_demo.errors import CheckpointError, DemoError, ModelError, RequestError
     from ipadapter_demo.folders import draw_folder
     from ipadapter_demo.foreign import ForeignSettings, settings_from_png
@@ -39,6 +40,7 @@ __all__ = [
     "DemoError",
     "ForeignSettings",
     "GenerateRequest",
+    "ImageEmbeds",
     "ImagePromptPipeline",
     "Inpaint",
     "LoadOptions",
@@ -52,20 +54,24 @@ __all__ = [
     "Result",
     "Structure",
     "Upscale",
+    "average_embeds",
     "draw_comparison",
     "draw_folder",
     "load",
     "outpaint",
+    "read_embeds",
     "record_from_png",
     "request_from_json",
     "request_from_png",
     "request_to_json",
+    "save_embeds",
     "save_png",
     "settings_from_png",
 ]
 
 _HOMES = {
     "compare": ("draw_comparison",),
+    "embeds": ("ImageEmbeds", "average_embeds", "read_embeds", "save_embeds"),
     "errors": ("CheckpointError", "DemoError", "ModelError", "RequestError"),
     "folders": ("draw_folder",),
     "foreign": ("ForeignSettings", "settings_from_png"),

@@ -139,9 +139,16 @@ class FolderRun:
         yield from self._written(unreadable)
 
     def _with(self, image: Image.Image) -> GenerateRequest:
-        references = list(self._request.references)
-        references[self._at] = replace(references[self._at], image=image)
-        return replace(self._request, references=tuple(references))
+        """A reference that is the same picture in noise is so of the new one."""
+        references = self._request.references
+        before = references[self._at].image
+        return replace(
+            self._request,
+            references=tuple(
+                replace(r, image=image) if i == self._at or (r.noise and r.image == before) else r
+                for i, r in enumerate(references)
+            ),
+        )
 
     def _kept(self, name: str, digest: str, outcome: Result | Exception) -> list[Line]:
         if isinstance(outcome, Exception):

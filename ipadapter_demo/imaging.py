@@ -81,7 +81,7 @@ def read_image(source: Path | str | bytes | BinaryIO, field: str = "image") -> I
         raise RequestError(f"{field} is damaged or cut short: {error}") from error
 
 
-def flatten_image(image: Image.Image, field: str = "image") -> Image.Image:
+def flatten_image(image: object, field: str = "image") -> Image.Image:
     """Any PIL image as an independent, upright RGB copy in sRGB, without metadata.
 
     An embedded colour profile is applied, transparent parts become white, 16-bit and float pictures

@@ -1,8 +1,9 @@
 """A request as JSON, and inside the PNG it produced, so that any output restores all its settings.
 
 A record is `{"schema": 2, "request": {...}, "images": {sha256: base64 PNG}}`; pictures in the
-request are named by the SHA-256 of their PNG, so a picture used twice is stored once. An output
-PNG adds `provenance` (what made it), `index` and `seed`. Reading trusts nothing.
+request are named by the SHA-256 of their PNG, so a picture used twice is stored once, and image
+embeds in the same way by their file. An output PNG adds `provenance` (what made it), `index` and
+`seed`. Reading trusts nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO, TypeVar
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ipadapter_demo.embeds import ImageEmbeds, read_embeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
@@ -52,7 +54,7 @@ _INTENT = b"\1"  # relative colorimetric, as `colour` converts: section 11.3.2.5
 
 # What fields of schema 1 are called since.
 _RENAMED = {"passes": "repaint_passes", "surroundings": "background_weight"}
-_PICTURES = {"image", "mask", "init_image"}
+_PICTURES = {"image", "mask", "clip_mask", "init_image"}
 _PARTS: dict[str, type] = {
     "references": Reference,
     "structures": Structure,
@@ -175,14 +177,20 @@ def _plain(value: object, images: dict[str, str]) -> object:
     if isinstance(value, Image.Image):
         file = io.BytesIO()
         value.save(file, "PNG", compress_level=1)  # written once per output: speed before size
-        digest = hashlib.sha256(file.getvalue()).hexdigest()
-        images[digest] = base64.b64encode(file.getvalue()).decode()
-        return digest
+        return _kept(file.getvalue(), images)
+    if isinstance(value, ImageEmbeds):
+        return _kept(value.content, images)
     if is_dataclass(value):
         return {field.name: _plain(getattr(value, field.name), images) for field in fields(value)}
     if isinstance(value, tuple):
         return [_plain(item, images) for item in value]
     return value
+
+
+def _kept(content: bytes, images: dict[str, str]) -> str:
+    digest = hashlib.sha256(content).hexdigest()
+    images[digest] = base64.b64encode(content).decode()
+    return digest
 
 
 def current_names(values: object) -> object:
@@ -208,6 +216,8 @@ def _built(kind: type[T], values: object, where: str, pictures: _Pictures) -> T:
             made[name] = None
         elif name in _PICTURES:
             made[name] = pictures.decoded(value, place)
+        elif name == "embeds":
+            made[name] = read_embeds(pictures.content(value, place), place)
         elif name in _MOST and isinstance(value, list):
             if len(value) > _MOST[name]:  # before the picture of each is decoded
                 raise RequestError(
@@ -231,7 +241,7 @@ class _Pictures:
         self._images = images
         self._left = MAX_RECORD_PIXELS
 
-    def decoded(self, digest: object, where: str) -> Image.Image:
+    def content(self, digest: object, where: str) -> bytes:
         if not isinstance(digest, str) or digest not in self._images:
             raise RequestError(f"{where} names a picture that the record does not hold")
         try:
@@ -240,7 +250,10 @@ class _Pictures:
             raise RequestError(f"{where} is not base64: {error}") from error
         if hashlib.sha256(content).hexdigest() != digest:
             raise RequestError(f"{where} is damaged: its SHA-256 is not {digest:.12}...")
-        image = read_image(content, where)
+        return content
+
+    def decoded(self, digest: object, where: str) -> Image.Image:
+        image = read_image(self.content(digest, where), where)
         self._left -= image.width * image.height
         if self._left < 0:
             raise RequestError(

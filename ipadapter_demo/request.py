@@ -13,27 +13,24 @@ from PIL import Image
 
 from ipadapter_demo import checks
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.fit import FITS, Fit
 from ipadapter_demo.imaging import flatten_image
 from ipadapter_demo.layer_presets import LayerPreset, checked_layers
 from ipadapter_demo.lora import MAX_LORAS, Lora
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.prompt_syntax import PROMPT_SYNTAXES, PromptSyntax, check_weights
+from ipadapter_demo.reference import MAX_COUNT, MAX_WEIGHT, Reference, Window
 from ipadapter_demo.sampling import SAMPLERS, NoiseSchedule, Sampler, check_sampling
 from ipadapter_demo.size_limits import check_shape, check_side
 from ipadapter_demo.upscale import Upscale
 
-Fit = Literal["crop", "pad", "squash"]
 Combine = Literal["concat", "average"]
-Window = tuple[float, float]
 
-FITS: tuple[Fit, ...] = get_args(Fit)
 COMBINES: tuple[Combine, ...] = get_args(Combine)
 
 MAX_IMAGE_SCALE = 2.0
-MAX_WEIGHT = 2.0
 MAX_GUIDANCE = 30.0
 MAX_STEPS = 200
-MAX_COUNT = 16
 MAX_SEED = 2**32 - 1
 MAX_PROMPT = 2000
 MAX_CLIP_SKIP = 11
@@ -41,38 +38,6 @@ MAX_REFERENCES = 8
 MAX_STRUCTURES = 8
 MAX_FEATHER = 64
 MAX_REPAINT_PASSES = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """A picture used as a prompt.
-
-    `fit` says how a picture that is not square reaches the image encoder. `mask` (white = here)
-    confines its influence to a region of the output. A `negative` reference takes the place of the
-    empty image prompt in the unconditional half of guidance: results move away from it.
-    `window` is the part of the sampling steps, in fractions, during which it acts; `only_image`
-    the one image of the request, from 0, that it is for, None all of them.
-    """
-
-    image: Image.Image
-    weight: float = 1.0
-    fit: Fit = "crop"
-    mask: Image.Image | None = None
-    negative: bool = False
-    window: Window = (0.0, 1.0)
-    only_image: int | None = None
-
-    def __post_init__(self) -> None:
-        _set(self, "image", flatten_image(self.image, "reference.image"))
-        _set(self, "weight", checks.number("reference.weight", self.weight, 0.0, MAX_WEIGHT))
-        checks.one_of("reference.fit", self.fit, FITS)
-        checks.flag("reference.negative", self.negative)
-        _set(self, "window", checks.window("reference.window", self.window))
-        if self.only_image is not None:
-            only = checks.integer("reference.only_image", self.only_image, 0, MAX_COUNT - 1)
-            _set(self, "only_image", only)
-        if self.mask is not None:
-            _set(self, "mask", flatten_mask(self.mask, "reference.mask"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

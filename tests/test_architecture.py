@@ -17,8 +17,10 @@ TIERS = [
     {
         "assets",
         "checks",
+        "embeds",
         "errors",
         "files",
+        "fit",
         "load_options",
         "model_flags",
         "own_files",
@@ -34,6 +36,7 @@ TIERS = [
         "outpainting",
         "png_text",
         "prompt_syntax",
+        "reference",
         "request",
         "record",
         "sampling",

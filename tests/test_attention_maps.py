@@ -40,7 +40,7 @@ def test_the_weights_are_those_of_the_attention_that_draws() -> None:
 
 
 def test_a_map_is_the_share_of_tokens_times_the_share_of_the_branch() -> None:
-    recorder = AttentionRecorder(2, (64, 64))
+    recorder = AttentionRecorder((2, 2), (64, 64))
     query, key = noise(1, 1, 3, 64, 8), noise(2, 1, 3, 4, 8)
     text, image = noise(3, 1, 64, 24), noise(4, 1, 64, 24)
     for _ in range(2):  # a mean, so that the number of layers and steps does not matter
@@ -51,13 +51,13 @@ def test_a_map_is_the_share_of_tokens_times_the_share_of_the_branch() -> None:
     expected = F.interpolate(expected, (64, 64), mode="bilinear", align_corners=False)
     assert recorder.maps().shape == (1, 2, 64, 64)
     assert torch.allclose(recorder.maps()[:, 1:], expected, atol=1e-6)
-    faint = AttentionRecorder(2, (64, 64))
+    faint = AttentionRecorder((2, 2), (64, 64))
     faint(query, key, 1e-4 * text, 1e-4 * image, (8, 8))
     assert torch.allclose(faint.maps(), recorder.maps(), atol=1e-6)
 
 
 def test_a_map_has_the_shape_of_the_output_and_where_nothing_acts_it_is_zero() -> None:
-    recorder = AttentionRecorder(1, (640, 4))
+    recorder = AttentionRecorder((4,), (640, 4))
     assert bool(recorder.is_empty) is True
     nothing = torch.zeros(1, 64, 24)
     recorder(noise(1, 1, 3, 64, 8), noise(2, 1, 3, 4, 8), nothing, nothing, (1, 64))
@@ -67,7 +67,7 @@ def test_a_map_has_the_shape_of_the_output_and_where_nothing_acts_it_is_zero() -
 
 
 def test_where_a_reference_is_all_that_is_added_its_map_is_white() -> None:
-    recorder = AttentionRecorder(1, (64, 64))
+    recorder = AttentionRecorder((4,), (64, 64))
     recorder(
         noise(1, 1, 3, 64, 8),
         noise(2, 1, 3, 4, 8),

@@ -107,8 +107,8 @@ class TestTokens:
     def test_they_are_those_of_the_processor(self, own: BaseModel, size: tuple[int, int]) -> None:
         conditioner, image = Conditioner(own), noise(size)
         expected = own.image_processor(image, return_tensors="pt").pixel_values
-        view = conditioner.references.encoder_view(Reference(image=image))
-        assert torch.equal(conditioner.references.clip_pixels(view), expected)
+        view = conditioner.references.input.view(Reference(image=image))
+        assert torch.equal(conditioner.references.input.clip_pixels(view), expected)
         [prompt] = [
             timed.prompt
             for timed in conditioner.references.prompts(
@@ -131,8 +131,8 @@ class TestTokens:
         conditioner, image = Conditioner(model), noise(size)
         assert isinstance(model.image_processor, CLIPImageProcessor)
         expected = model.image_processor(image, return_tensors="pt").pixel_values
-        found = conditioner.references.clip_pixels(
-            conditioner.references.encoder_view(Reference(image=image))
+        found = conditioner.references.input.clip_pixels(
+            conditioner.references.input.view(Reference(image=image))
         )
         assert (found - expected).abs().max() < 2.1 * ONE_LEVEL / min(
             model.image_processor.image_std

@@ -83,19 +83,19 @@ class TestEncoderView:
             np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
         )
         expected = model.image_processor(square, return_tensors="pt").pixel_values
-        view = conditioner.references.encoder_view(Reference(image=square))
+        view = conditioner.references.input.view(Reference(image=square))
         assert view.size == (16, 16)
         # Two implementations of bicubic may round to neighbouring grey levels.
         atol = 1e-6 if size == 16 else 1.1 / 255 / min(model.image_processor.image_std)
         torch.testing.assert_close(
-            conditioner.references.clip_pixels(view), expected, rtol=0, atol=atol
+            conditioner.references.input.clip_pixels(view), expected, rtol=0, atol=atol
         )
 
     def test_the_fit_decides_what_is_seen_of_a_wide_picture(self, conditioner: Conditioner) -> None:
         wide = Image.new("RGB", (96, 32), "red")
         wide.paste("blue", (32, 0, 64, 32))
         seen = {
-            fit: conditioner.references.encoder_view(Reference(image=wide, fit=fit)) for fit in FITS
+            fit: conditioner.references.input.view(Reference(image=wide, fit=fit)) for fit in FITS
         }
         assert {view.size for view in seen.values()} == {(16, 16)}
         red, blue = (255, 0, 0), (0, 0, 255)
@@ -108,7 +108,7 @@ class TestEncoderView:
         torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
 
     def test_padding_is_close_to_zero_for_the_encoder(self, conditioner: Conditioner) -> None:
-        pixels = conditioner.references.clip_pixels(Image.new("RGB", (16, 16), PAD_COLOUR))
+        pixels = conditioner.references.input.clip_pixels(Image.new("RGB", (16, 16), PAD_COLOUR))
         assert pixels.abs().max() < 0.01
 
 
@@ -185,7 +185,7 @@ class TestImagePrompts:
         adapter = model.adapters["base"]
         embeds = [
             adapter.embeds_from_clip_pixels(
-                conditioner.references.clip_pixels(conditioner.references.encoder_view(r)),
+                conditioner.references.input.clip_pixels(conditioner.references.input.view(r)),
                 model.image_encoder,
             )
             for r in pair

@@ -135,7 +135,7 @@ class Stamped:
 
     def __call__(self, requests: Sequence[GenerateRequest]) -> list[Image.Image]:
         return [
-            r.references[0].image if r.references else Image.new("RGB", (128, 128))
+            r.references[0].picture if r.references else Image.new("RGB", (128, 128))
             for r in requests
         ]
 

@@ -130,7 +130,11 @@ BAD_PARTS = [
     (Reference, {"image": None}, "reference.image must be a picture"),
     (Reference, {"weight": -1}, r"reference.weight must lie in \[0, 2\], got -1"),
     (Reference, {"weight": math.nan}, r"reference.weight must lie in \[0, 2\], got nan"),
-    (Reference, {"fit": "stretch"}, "reference.fit must be one of crop, pad, squash, got 'stret"),
+    (
+        Reference,
+        {"fit": "stretch"},
+        "reference.fit must be one of crop, pad, squash, tile, got 'stret",
+    ),
     (Reference, {"mask": "everywhere"}, "reference.mask must be a picture"),
     (Reference, {"negative": "false"}, "reference.negative must be true or false, got 'false'"),
     (Reference, {"window": (0.5, 0.5)}, "reference.window must start before it ends"),

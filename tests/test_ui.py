@@ -30,6 +30,7 @@ from PIL import Image, ImageChops
 import app
 from ipadapter_demo import cli, ui
 from ipadapter_demo.compare import Job, Plan, spec_from_document
+from ipadapter_demo.embeds import ImageEmbeds, average_embeds
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.base_model import BaseModel
@@ -638,9 +639,37 @@ def test_a_picture_is_extended_over_http(api: Api, served: Any) -> None:
         api.call("inpaint", painting=painting, extend_right=1024, extend_left=1024)
 
 
+def test_embeds_are_made_and_drawn_with_over_http(api: Api, served: Any) -> None:
+    given = [api.upload(png(picture(k))) for k in (1, 2)]
+    [made] = api.call("image_embeds", reference=given[0], reference_2=given[1], adapter="plus")
+    content = api.http.get(made["url"]).content
+    found = ImageEmbeds(content)
+    parts = [served.embeds_of(Reference(image=picture(k)), "plus") for k in (1, 2)]
+    assert np.array_equal(found.values, average_embeds(parts).values)
+    assert found.names == ("reference", "reference_2")
+    hidden = box_mask((0, 0, 32, 64))
+    [file] = api.pngs(
+        "image_text", adapter="plus", reference_2=given[1], negative_noise=0.5,
+        clip_mask_2=api.upload(png(hidden)), fit_2="tile",
+        embeds_3=api.upload(content, "embeds.safetensors"), weight_3=0.5,
+    )  # fmt: skip
+    record = record_from_png(file)
+    assert record.request.references == (
+        Reference(image=picture(2), fit="tile", clip_mask=hidden),
+        Reference(embeds=found, weight=0.5),
+        Reference(image=picture(2), fit="tile", noise=0.5, negative=True),
+    )
+    again = served.generate(record.request).images[0]
+    assert again.tobytes() == Image.open(io.BytesIO(file)).convert("RGB").tobytes()
+    with pytest.raises(Failed, match="embeds: embeds must be a safetensors file"):
+        api.call("image_text", embeds=api.upload(b"nothing at all", "embeds.safetensors"))
+    with pytest.raises(Failed, match="reference is missing"):
+        api.call("image_embeds")
+
+
 def test_the_endpoints_are_documented(api: Api) -> None:
     endpoints = api.http.get("info").json()["named_endpoints"]
-    assert set(endpoints) == {f"/{name}" for name in (*TABS, "structure_map")}
+    assert set(endpoints) == {f"/{name}" for name in (*TABS, "structure_map", "image_embeds")}
     for endpoint in endpoints.values():
         assert endpoint["description"]
         names = [parameter["parameter_name"] for parameter in endpoint["parameters"]]
@@ -655,6 +684,7 @@ def test_the_page_asks_no_other_machine_for_anything(api: Api) -> None:
 # From a PNG back to the page
 
 
+EMBEDS = ImageEmbeds.of(np.ones((1, 4), np.float32), encoder="ab" * 32, adapter="x", fit="pad")
 MADE: dict[str, GenerateRequest] = {
     "variation": GenerateRequest(
         references=(Reference(image=picture(1), fit="pad"),),
@@ -670,7 +700,9 @@ MADE: dict[str, GenerateRequest] = {
         references=(
             Reference(image=picture(1), mask=box_mask((0, 0, 30, 64)), window=(0.0, 0.5)),
             Reference(image=picture(2), fit="squash", weight=0.5, window=(0.2, 0.8), only_image=0),
-            Reference(image=picture(3), negative=True, mask=box_mask((8, 8, 40, 40))),
+            Reference(image=picture(3), negative=True, clip_mask=box_mask((8, 8, 40, 40))),
+            Reference(embeds=EMBEDS, weight=0.5),
+            Reference(image=picture(1), negative=True, noise=0.5),
         ),
         combine="average",
         image_scale=0.6,

@@ -92,7 +92,7 @@ def test_equal_to_diffusers(
     asked = request(
         references=(reference(),), image_scale=0.7, upscale=replace(UP, enlarge=enlarge)
     )
-    given = {"scale": 0.7, "ip_adapter_image": reference().image}
+    given: dict[str, Any] = {"scale": 0.7, "ip_adapter_image": reference().image}
     if enlarge == "latents":
         latents = theirs(load_(kinds[0], entry), entry, **given, output_type="latent")
         begin: Any = interpolate(latents, scale_factor=1.5, mode="bilinear")

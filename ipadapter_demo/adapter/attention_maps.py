@@ -8,6 +8,7 @@ Z_image|)."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +20,12 @@ CELLS = 64  # of the longer side: finer than any layer, coarser than pixels
 class AttentionRecorder:
     """Given to one `ImagePrompt`; adds up what its branch does in every layer and step.
 
-    `references` share the branch's tokens evenly, in their order. `size` is (width, height) of the
-    output.
+    `counts` are how many of the branch's tokens each reference has, in their order: one of several
+    squares has those of all. `size` is (width, height) of the output.
     """
 
-    def __init__(self, references: int, size: tuple[int, int]) -> None:
-        self.references, self.size = references, size
+    def __init__(self, counts: Sequence[int], size: tuple[int, int]) -> None:
+        self.counts, self.size = tuple(counts), size
         longest = max(size)
         self._grid = tuple(max(1, round(CELLS * side / longest)) for side in reversed(size))
         self._sum: Tensor | None = None
@@ -36,7 +37,7 @@ class AttentionRecorder:
         """query (rows, heads, L, d), key (1 or rows, heads, n, d); text and image (rows, L, width)
         are what both branches add; `grid` the (rows, columns) that the L queries lie in."""
         weights = attention_weights(query.float(), key.float()).mean(1)  # (rows, L, n)
-        shares = weights.unflatten(2, (self.references, -1)).sum(3)
+        shares = torch.stack([part.sum(2) for part in weights.split(self.counts, dim=2)], dim=2)
         image_norm, text_norm = image.float().norm(dim=-1), text.float().norm(dim=-1)
         amounts = shares * (image_norm / (image_norm + text_norm).clamp(min=1e-9)).unsqueeze(-1)
         maps = amounts.transpose(1, 2).unflatten(2, grid)  # (rows, references, height, width)

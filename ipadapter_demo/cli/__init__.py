@@ -15,6 +15,7 @@ from ipadapter_demo.cli import (
     catalog,
     claims,
     compare,
+    embeds,
     evaluate,
     generate,
     render,
@@ -28,6 +29,7 @@ from ipadapter_demo.errors import DemoError
 
 COMMANDS: dict[str, Command] = {
     "generate": generate.COMMAND,
+    "embeds": embeds.COMMAND,
     "serve": serve.COMMAND,
     "compare": compare.COMMAND,
     "models": catalog.COMMAND,

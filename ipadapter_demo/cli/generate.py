@@ -12,11 +12,12 @@ from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load, print_
 from ipadapter_demo.cli.model import loaded
 from ipadapter_demo.cli.pictures import add_picture_options
 from ipadapter_demo.cli.prompts import add_prompt_options
-from ipadapter_demo.cli.values import layers, optional_path, structure
+from ipadapter_demo.cli.references import add_reference_options
+from ipadapter_demo.cli.values import layers, structure
 from ipadapter_demo.layer_presets import LAYER_PRESETS
 from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.models.catalog import TABLETOP
-from ipadapter_demo.request import COMBINES, FITS, SAMPLERS
+from ipadapter_demo.request import FITS, SAMPLERS
 from ipadapter_demo.sampling import NOISE_SCHEDULES
 
 TEXT = """\
@@ -44,6 +45,8 @@ examples:
     {PROGRAM} generate --reference R.png --upscale 2
   every picture of a folder; run it again, and it goes on where it was stopped
     {PROGRAM} generate --reference FOLDER --out DIR
+  a picture by its embeds alone, made before by `embeds R.png --out R.safetensors`
+    {PROGRAM} generate --reference R.safetensors
   an output made again, and with another seed
     {PROGRAM} generate --from-png outputs/7.png
     {PROGRAM} generate --from-png outputs/7.png --seed 8
@@ -53,58 +56,7 @@ examples:
 def add_options(parser: argparse.ArgumentParser) -> None:
     window: dict[str, Any] = {"nargs": 2, "type": float, "metavar": ("START", "END")}
     add = parser.add_argument_group("what to make").add_argument
-    add(
-        "--reference",
-        type=Path,
-        action="append",
-        metavar="R.png",
-        help="a picture as a prompt; repeat it to mix several; or a folder: every picture in it",
-    )
-    add(
-        "--reference-weight",
-        type=float,
-        action="append",
-        metavar="W",
-        help="once for all references, or once for each, 0 to 2 [1]",
-    )
-    add(
-        "--reference-mask",
-        type=optional_path,
-        action="append",
-        metavar="M.png",
-        help="region mask: white where a reference applies; once for each, - for everywhere",
-    )
-    add(
-        "--reference-window",
-        **window,
-        action="append",
-        help="start and end of a reference, as shares of the steps; once for all, or once for each",
-    )
-    add(
-        "--reference-only",
-        type=int,
-        action="append",
-        metavar="N",
-        help="use a reference only for this image of --count, from 0; once for each",
-    )
-    add(
-        "--combine",
-        choices=COMBINES,
-        help="several references: concatenate or average them [concat]",
-    )
-    add(
-        "--negative-reference",
-        type=Path,
-        action="append",
-        metavar="R.png",
-        help="a negative image prompt: a picture unlike the wanted one",
-    )
-    add(
-        "--fit",
-        choices=FITS,
-        action="append",
-        help="how a reference that is not square is made so; once for all, or once for each [crop]",
-    )
+    add_reference_options(add, window)
     add(
         "--scale",
         dest="image_scale",

@@ -7,15 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from ipadapter_demo.cli.command import Arguments
+from ipadapter_demo.cli.references import references_of
+from ipadapter_demo.cli.values import one_each, picture
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import read_image
 from ipadapter_demo.lora import lora_at
 from ipadapter_demo.outpainting import SIDES, outpaint
 from ipadapter_demo.own_files import loras
-from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.request import GenerateRequest, Inpaint, Structure
 from ipadapter_demo.upscale import Upscale
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ FIELDS = (
     "width",
     "height",
 )
-BLANK = Image.new("RGB", (1, 1))  # stands for each picture of a folder
 OF_A_MASK = ("feather", "repaint_passes", "context", "background_weight")
 
 
@@ -56,13 +54,13 @@ def given_fields(arguments: Arguments, earlier: GenerateRequest | None = None) -
     if arguments.lora is not None:
         fields["loras"] = tuple(lora_at(*each) for each in loras(arguments.lora))
     fields |= {
-        "references": _references(arguments),
+        "references": references_of(arguments),
         "structures": _structures(arguments),
         "inpaint": _inpaint(arguments, earlier.inpaint if earlier else None),
         "upscale": _upscale(arguments, earlier.upscale if earlier else None),
     }
     if arguments.init is not None:
-        fields["init_image"] = _picture("--init", arguments.init)
+        fields["init_image"] = picture("--init", arguments.init)
     if arguments.init is not None or (earlier is not None and earlier.init_image is not None):
         fields["strength"] = arguments.strength
     elif arguments.strength is not None and fields["inpaint"] is None:
@@ -106,50 +104,11 @@ def free_path(folder: Path, name: str) -> Path:
     return path
 
 
-def _references(arguments: Arguments) -> tuple[Reference, ...] | None:
-    paths = arguments.reference or []
-    weights = _one_each("--reference", "weight", paths, arguments.reference_weight, 1.0)
-    windows = _one_each("--reference", "window", paths, arguments.reference_window, (0.0, 1.0))
-    masks = _one_each("--reference", "mask", paths, arguments.reference_mask, None)
-    only = _one_each("--reference", "only", paths, arguments.reference_only, None)
-    against = arguments.negative_reference or []
-    if arguments.fit and not paths and not against:
-        raise RequestError("--fit needs a --reference")
-    shared = arguments.fit if len(arguments.fit or []) == 1 else None
-    fits = (
-        shared * len(paths)
-        if shared
-        else _one_each("--reference", "fit", paths, arguments.fit, "crop")
-    )
-    positive = [
-        Reference(
-            image=BLANK if path.is_dir() else _picture("--reference", path),
-            weight=weight,
-            fit=fit,
-            window=tuple(window),
-            mask=None if mask is None else _picture("--reference-mask", mask),
-            only_image=number,
-        )
-        for path, weight, fit, window, mask, number in zip(
-            paths, weights, fits, windows, masks, only, strict=True
-        )
-    ]
-    negative = [
-        Reference(
-            image=_picture("--negative-reference", path),
-            negative=True,
-            fit=shared[0] if shared else "crop",
-        )
-        for path in against
-    ]
-    return tuple(positive + negative) or None
-
-
 def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:
     """With "" as the annotator where none is named; see `completed`."""
     parts = arguments.structure or []
-    weights = _one_each("--structure", "weight", parts, arguments.structure_weight, 1.0)
-    fits = _one_each("--structure", "fit", parts, arguments.structure_fit, "crop")
+    weights = one_each("--structure", "weight", parts, arguments.structure_weight, 1.0)
+    fits = one_each("--structure", "fit", parts, arguments.structure_fit, "crop")
     if arguments.structure_window and not parts:
         raise RequestError("--structure-window needs a --structure")
     return (
@@ -157,7 +116,7 @@ def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:
             Structure(
                 kind=kind,
                 annotator=annotator,
-                image=_picture(f"--structure {kind}", path),
+                image=picture(f"--structure {kind}", path),
                 weight=weight,
                 fit=fit,
                 window=arguments.structure_window or (0.0, 1.0),
@@ -183,8 +142,8 @@ def _inpaint(arguments: Arguments, earlier: Inpaint | None) -> Inpaint | None:
             if option in given:
                 raise RequestError(f"--{option.replace('_', '-')} needs --inpaint")
         return None
-    image = _picture("--inpaint", arguments.inpaint)
-    mask = None if arguments.mask is None else _picture("--mask", arguments.mask)
+    image = picture("--inpaint", arguments.inpaint)
+    mask = None if arguments.mask is None else picture("--mask", arguments.mask)
     if by is not None:
         sides = dict(zip(SIDES, by, strict=True))
         return outpaint(image, mask=mask, **sides, **given)
@@ -205,21 +164,3 @@ def _upscale(arguments: Arguments, earlier: Upscale | None) -> Upscale | None:
         option = "--upscale-strength" if "strength" in given else "--enlarge"
         raise RequestError(f"{option} needs --upscale")
     return replace(earlier or Upscale(), **given)
-
-
-def _picture(option: str, path: Path) -> Image.Image:
-    return read_image(path, f"{option} {path}")
-
-
-def _one_each(
-    option: str, what: str, items: Sequence[object], given: list[Any] | None, default: object
-) -> list[Any]:
-    """A value for each item, from none, one for all of them, or just as many."""
-    if given is None:
-        return [default] * len(items)
-    if not items or len(given) not in (1, len(items)):
-        raise RequestError(
-            f"{option}-{what} must be given once, or once for each {option}: "
-            f"got {len(given)} for {len(items)}"
-        )
-    return given * (len(items) // len(given))

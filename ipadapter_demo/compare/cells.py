@@ -16,6 +16,7 @@ from ipadapter_demo.compare.comparison import (
 )
 from ipadapter_demo.compare.grid import Cell, Given, Grid, Page
 from ipadapter_demo.compare.spec import Spec
+from ipadapter_demo.embeds import is_embeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.lora import loras_from_text, loras_from_texts
 from ipadapter_demo.own_files import structure_parts
@@ -125,8 +126,8 @@ class _Builder:
         if name == "reference" and value is None:
             fields["references"] = ()
         elif name == "reference":
-            image = self._picture(value)
-            first = replace(references[0], image=image) if references else Reference(image=image)
+            given = self._seen(value)
+            first = replace(references[0], **given) if references else Reference(**given)
             fields["references"] = (first, *references[1:])
         elif name == "structure":
             fields["structures"] = () if value is None else (self._structure(value),)
@@ -155,7 +156,7 @@ class _Builder:
         elif method == "image to image":
             if not fields["references"]:
                 raise RequestError("method: image to image needs a reference to begin from")
-            fields |= {"init_image": fields["references"][0].image, "image_scale": 0.0}
+            fields |= {"init_image": fields["references"][0].picture, "image_scale": 0.0}
 
     def _without(self, kind: str, fields: Fields) -> Fields:
         silent = fields | {"image_scale": 0.0}
@@ -183,7 +184,8 @@ class _Builder:
     def _given(
         self, place: str, kind: Literal["reference", "structure"], fields: Fields
     ) -> Given | None:
-        if not fields["references" if kind == "reference" else "structures"]:
+        shown = fields["references" if kind == "reference" else "structures"]
+        if not shown or shown[0].image is None:  # embeds show nothing
             return None
         values = dict(fields)
         model = values.pop("model")
@@ -192,7 +194,9 @@ class _Builder:
     def _shared(self, comparison: ComparisonSpec) -> Fields:
         given = comparison.request
         fields: Fields = {"model": comparison.model} | given.given()
-        fields["references"] = tuple(Reference(**self._read(r)) for r in given.references)
+        fields["references"] = tuple(
+            Reference(**self._read(r) | self._seen(r.image)) for r in given.references
+        )
         fields["structures"] = tuple(
             Structure(**self._detected(self._read(s))) for s in given.structures
         )
@@ -210,9 +214,16 @@ class _Builder:
     def _read(self, part: SharedReference | SharedStructure | SharedInpaint) -> Fields:
         """The fields of a part that are set, with pictures in place of the names of files."""
         fields = part.given()
-        if "mask" in fields:
-            fields["mask"] = self.spec.mask(fields["mask"])
-        return fields | {"image": self._picture(part.image)}
+        for name in ("mask", "clip_mask"):
+            if name in fields:
+                fields[name] = self.spec.mask(fields[name])
+        return fields | ({} if is_embeds(part.image) else {"image": self._picture(part.image)})
+
+    def _seen(self, name: str) -> Fields:
+        """The picture of a reference, or embeds in its place."""
+        if is_embeds(name):
+            return {"image": None, "embeds": self.spec.embeds(name)}
+        return {"image": self._picture(name), "embeds": None}
 
     def _structure(self, value: str) -> Structure:
         kind, annotator, name = structure_parts(value)

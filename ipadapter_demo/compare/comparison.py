@@ -68,8 +68,11 @@ Inches = Annotated[int, _INCHES] | Annotated[float, _INCHES]
 
 class SharedReference(Part):
     image: File
+    """A picture, or a .safetensors file of image embeds."""
     weight: Number | None = None
     fit: str | None = None
+    clip_mask: File | None = None
+    noise: Number | None = None
     mask: File | None = None
     negative: bool | None = None
     window: Window | None = None

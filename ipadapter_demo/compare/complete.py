@@ -9,10 +9,12 @@ from ipadapter_demo.compare.axes import SIDES, all_axes, combinations, count_cel
 from ipadapter_demo.compare.comparison import ComparisonSpec
 from ipadapter_demo.compare.schema import parsed
 from ipadapter_demo.compare.spec import Spec
+from ipadapter_demo.embeds import ENDING
 from ipadapter_demo.lora import texts_from_loras
 from ipadapter_demo.pipeline import ModelInfo
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")  # that stay, of a file's name
+# That stay, of a file's name.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ENDING)
 
 
 def completed(spec: Spec, info: ModelInfo) -> Spec:

@@ -82,5 +82,5 @@ class Plan:
     def picture(self, given: Given) -> Image.Image:
         """The picture beside the cells: a reference, or a map as the network reads it."""
         if given.kind == "reference":
-            return given.request.references[0].image
+            return given.request.references[0].picture
         return self.maps(given.model, given.request)[0]

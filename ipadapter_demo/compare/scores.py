@@ -46,7 +46,7 @@ def scores(job: Job, clip: Path | None = None) -> list[Score]:
         images = [read_image(job.path(cell)).convert("RGB") for cell in cells]
         eye = _clip(job, model, clip)
         kept = _attributes_kept(cells, images) if model == TABLETOP.name else [None] * len(cells)
-        shown = [reference.image for cell in cells for reference in cell.request.references[:1]]
+        shown = [picture for cell in cells if (picture := _reference(cell)) is not None]
         seen = eye.of_images([*images, *shown])
         own, theirs = seen[: len(cells)], seen[len(cells) :]
         found += [
@@ -115,7 +115,7 @@ def _clip_i(cells: Sequence[Cell], seen: Tensor, references: Tensor) -> list[flo
     """`references` (R, K): the first of every cell that has one."""
     theirs = iter(references)
     return [
-        _cosine(own, next(theirs)) if cell.request.references else None
+        None if _reference(cell) is None else _cosine(own, next(theirs))
         for cell, own in zip(cells, seen, strict=True)
     ]
 
@@ -134,18 +134,24 @@ def _attributes_kept(cells: Sequence[Cell], images: Sequence[Image.Image]) -> li
     """Of each cell the share of its reference's attributes; a second solid's count where there is
     one."""
     classifier = load_attribute_classifier(TABLETOP.folder / "attribute_classifier.safetensors")
-    shown = [cell.request.references[:1] for cell in cells]
+    shown = [_reference(cell) for cell in cells]
     found = classifier.classify(images)
     wanted = classifier.classify(
-        [given[0].image if given else image for given, image in zip(shown, images, strict=True)]
+        [image if given is None else given for given, image in zip(shown, images, strict=True)]
     )
     kept: list[float | None] = []
     for i, given in enumerate(shown):
         two = bool(wanted["count"][i] == 1)
         names = [name for name in ATTRIBUTES if two or not name.startswith("second")]
         right = [bool(found[name][i] == wanted[name][i]) for name in names]
-        kept.append(mean(right) if given else None)
+        kept.append(None if given is None else mean(right))
     return kept
+
+
+def _reference(cell: Cell) -> Image.Image | None:
+    """The picture of a cell's first reference, which may be embeds."""
+    references = cell.request.references
+    return references[0].image if references else None
 
 
 def _known(row: Sequence[Score], name: str) -> list[float]:

@@ -19,6 +19,7 @@ from PIL import Image
 from ipadapter_demo.compare.comparison import ComparisonSpec
 from ipadapter_demo.compare.document import check_document, document_from_text
 from ipadapter_demo.compare.schema import checked, parsed
+from ipadapter_demo.embeds import ImageEmbeds, read_embeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image, read_bytes, read_image, shrink_to_area
 from ipadapter_demo.masks import flatten_mask
@@ -63,6 +64,10 @@ class Spec:
 
     def mask(self, name: str) -> Image.Image:
         return flatten_mask(self.decoded(name), name)
+
+    def embeds(self, name: str) -> ImageEmbeds:
+        """Raises RequestError."""
+        return read_embeds(self.files[name], shortened(name))
 
     def decoded(self, name: str) -> Image.Image:
         return read_image(self.files[name], shortened(name))

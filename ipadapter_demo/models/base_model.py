@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -95,6 +96,14 @@ class BaseModel:
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the weight files, by their path inside the model's folder."""
         return {_named(path, self.entry.folder): file_sha256(path) for path in self.files}
+
+    @cached_property
+    def encoder_sha256(self) -> str:
+        """Of the image encoder's weights; of several files of the sums of all."""
+        assert self.entry.image_encoder is not None, "a model without one makes no embeds"
+        folder = _within(self.entry, self.entry.image_encoder)
+        sums = [file_sha256(path) for path in self.files if path.is_relative_to(folder)]
+        return sums[0] if len(sums) == 1 else sha256("".join(sums).encode()).hexdigest()
 
     def without_weights(self) -> BaseModel:
         """The same model for previews: configurations and detectors, no network."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import ipadapter_demo
 from ipadapter_demo.adapter import is_attached
+from ipadapter_demo.embeds import ImageEmbeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.models.base_model import BaseModel
@@ -37,7 +38,7 @@ from ipadapter_demo.pipeline.previews import Previews
 from ipadapter_demo.pipeline.price import rank_of
 from ipadapter_demo.pipeline.request_log import logged
 from ipadapter_demo.pipeline.step_count import steps_taken
-from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.request import GenerateRequest, Reference
 
 
 class ImagePromptPipeline(Previews):
@@ -176,6 +177,11 @@ class ImagePromptPipeline(Previews):
         """Unit embeddings (B, K) of pictures, by the model's own image encoder."""
         embed = self._conditioner.references.image_embed
         return torch.cat([self._engine.run(partial(embed, image)) for image in images])
+
+    def embeds_of(self, reference: Reference, adapter: str | None = None) -> ImageEmbeds:
+        """To be used in the place of the reference's picture. Raises RequestError."""
+        embeds = self._conditioner.references.embeds_of
+        return self._engine.run(partial(embeds, reference, adapter))
 
     def unload(self) -> None:
         """What runs in the background ends with Unloaded; all else is served as before."""

@@ -20,8 +20,9 @@ class Previews:
         self._conditioner = Conditioner(model)
 
     def encoder_view(self, reference: Reference) -> Image.Image:
-        """Exactly what the image encoder sees of a reference."""
-        return self._conditioner.references.encoder_view(reference)
+        """Exactly what the image encoder sees of a reference; of several squares all, side by
+        side. Raises RequestError for embeds."""
+        return self._conditioner.references.input.view(reference)
 
     def structure_map(self, structure: Structure, size: Size | None = None) -> Image.Image:
         """The map a structure stands for, by default as drawn for an output of native size."""

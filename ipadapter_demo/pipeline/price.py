@@ -21,7 +21,7 @@ from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.size_limits import SIZE_STEP
 
 CONTROLNET = 0.5  # of a call: half of a UNet
-BRANCH = 0.05  # of a call, for each reference that its attention reads
+BRANCH = 0.05  # of a call, for each square of a reference that its attention reads
 READING = 0.5  # of one reference, map or given picture, once
 DECODING = 3.0  # of one picture, previews too; the published autoencoders are that large
 # Attention compares all places of a picture with all others: a picture of n times the model's own
@@ -77,9 +77,9 @@ def price_of(
     fields = [f"steps {steps}", f"guidance {drawn.guidance:g}"]
     if drawn.inpaint is not None and drawn.inpaint.repaint_passes > 1:
         fields.append(f"inpaint.repaint_passes {drawn.inpaint.repaint_passes}")
-    for name in ("references", "structures"):
-        if getattr(drawn, name):
-            fields.append(f"{name} {len(getattr(drawn, name))}")
+    for name, number in (("references", _squares(drawn)), ("structures", len(drawn.structures))):
+        if number:
+            fields.append(f"{name} {number}")
     if drawn.upscale is not None:
         fields.append(f"upscale.factor {drawn.upscale.factor:g}")
     return Price(drawn.count, calls, passes[-1][1], areas[-1], tuple(fields))
@@ -88,15 +88,20 @@ def price_of(
 def _calls(one: GenerateRequest, structures: Mapping[str, StructureEntry], previews: int) -> float:
     """Of one pass, for each picture, with all that is counted as calls."""
     steps, calls = steps_taken(one), unet_calls(one) + guided_calls(one)
-    beside = BRANCH * len(one.references)
+    beside = BRANCH * _squares(one)
     for structure in one.structures:
         known = structures.get(structure.kind)
         if known is None or known.network == "controlnet":  # of one that is not there: the dearer
             active = sum(is_active(structure.window, i, steps) for i in range(steps))
             beside += CONTROLNET * active / steps
     given = one.inpaint is not None or one.init_image is not None
-    read = len(one.references) + len(one.structures) + given
+    read = _squares(one) + len(one.structures) + given
     return calls * (1 + beside) + DECODING * (1 + previews) + READING * read / one.count
+
+
+def _squares(drawn: GenerateRequest) -> int:
+    """The pictures that adapters read: one of each reference, or the squares of it."""
+    return sum(reference.squares for reference in drawn.references)
 
 
 def pieces_of(drawn: GenerateRequest, size: Size, native: int) -> list[GenerateRequest]:

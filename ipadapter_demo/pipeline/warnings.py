@@ -157,6 +157,11 @@ def _on_shapes(request: GenerateRequest, cropped: GenerateRequest, size: Size) -
                 f"of the output, {_said(whole)}."
             )
     for number, reference in enumerate(request.references, 1):
+        if reference.embeds is not None and reference.fit != "crop":
+            yield (
+                f"reference.fit has no effect on reference {number}: its embeds were made with "
+                f"{reference.embeds.fit}."
+            )
         if reference.mask is not None and differs(reference.mask, whole):
             yield (
                 f"reference.mask: the region of reference {number}, "

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ipadapter_demo.embeds import ImageEmbeds
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.pipeline import ImagePromptPipeline, Previews
@@ -20,7 +21,7 @@ from ipadapter_demo.pipeline.conditioning import ContentCache
 from ipadapter_demo.pipeline.events import Preview, Result
 from ipadapter_demo.pipeline.request_log import logged
 from ipadapter_demo.record import request_to_json
-from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving.replica import Description
 
 if TYPE_CHECKING:
@@ -88,6 +89,9 @@ class RemotePipeline(ImagePromptPipeline):
     def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
         found = self._ask(lambda pipeline: pipeline.image_embeds(images).cpu())
         return torch.as_tensor(found)
+
+    def embeds_of(self, reference: Reference, adapter: str | None = None) -> ImageEmbeds:
+        return self._ask(lambda pipeline: pipeline.embeds_of(reference, adapter))
 
     def provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
         def found() -> dict[str, Json]:

@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ipadapter_demo.embeds import ImageEmbeds
 from ipadapter_demo.errors import DemoError
 from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.passes import passes_of, sizes_of_passes
 from ipadapter_demo.pipeline.step_count import guided_calls, unet_calls
-from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.request import GenerateRequest, Reference
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,16 @@ class ZeroGPUPipeline(ImagePromptPipeline):
             torch.set_num_threads(1)
             return ImagePromptPipeline.image_embeds(_alive(itself), images).cpu().numpy()
 
+        def embeds_of(*how: Any) -> ImageEmbeds | DemoError:
+            torch.set_num_threads(1)
+            try:
+                return ImagePromptPipeline.embeds_of(_alive(itself), *how)
+            except DemoError as error:
+                return error
+
         self._events_on_gpu = spaces.GPU(duration=seconds)(events)
         self._embeds_on_gpu = spaces.GPU(embeds)
+        self._embeds_of_on_gpu = spaces.GPU(embeds_of)
 
     @cached_property
     def info(self) -> ModelInfo:
@@ -108,6 +117,12 @@ class ZeroGPUPipeline(ImagePromptPipeline):
 
     def image_embeds(self, images: Sequence[Image.Image]) -> Tensor:
         return torch.from_numpy(self._embeds_on_gpu(list(images)))
+
+    def embeds_of(self, reference: Reference, adapter: str | None = None) -> ImageEmbeds:
+        found = self._embeds_of_on_gpu(reference, adapter)
+        if isinstance(found, DemoError):
+            raise found
+        return found
 
 
 def _alive(itself: Callable[[], ZeroGPUPipeline | None]) -> ZeroGPUPipeline:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.adapter import AttentionRecorder, ImageAdapter, ImagePrompt, KeyValueCache
+from ipadapter_demo.embeds import ImageEmbeds
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import centre_crop, fit_square, mask_from_image, resize_image
+from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.layers import layer_factors
-from ipadapter_demo.pipeline.cache import ContentCache, digest
+from ipadapter_demo.pipeline.cache import ContentCache
+from ipadapter_demo.pipeline.conditioning.encoder_input import EncoderInput, content_of
+from ipadapter_demo.pipeline.conditioning.given_embeds import embeds_from_tensor, tensor_of
 from ipadapter_demo.pipeline.conditions import TimedPrompt, ever_active
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.sizes import Size
 from ipadapter_demo.pipeline.step_count import steps_taken
-from ipadapter_demo.request import Combine, Fit, GenerateRequest, Reference
+from ipadapter_demo.request import Combine, GenerateRequest, Reference
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +43,7 @@ class ReadTokens:
     and so K' and V'."""
 
     tokens: Tensor  # (1, n, cross_dim)
+    counts: tuple[int, ...]  # of each reference, in their order; of their mean, where that is read
     weights: Tensor | None  # (n,)
     kv_cache: KeyValueCache = field(default_factory=dict)
 
@@ -52,16 +55,19 @@ class ReferenceEncoder:
         self._model = model
         self.cache = ContentCache(64)
         self._tokens_cache = ContentCache(8)  # with K' and V' of every layer: up to 6 MB each
-
-    def encoder_view(self, reference: Reference) -> Image.Image:
-        """The square picture that the image encoder reads of a reference, before normalisation."""
-        return self._square(reference.image, reference.fit)
+        self.input = EncoderInput(model)
 
     def image_embed(self, image: Image.Image) -> Tensor:
         """The unit embedding (1, K) of the centre of a picture, in float32."""
-        pixels = self.clip_pixels(self._square(image, "crop"))
+        pixels = self.input.clip_pixels(self.input.square(image, "crop"))
         embed = self._model.image_encoder(pixels).image_embeds.float().cpu()
         return torch.nn.functional.normalize(embed, dim=-1)
+
+    def embeds_of(self, reference: Reference, adapter: str | None) -> ImageEmbeds:
+        """To be used in the place of the reference's picture. Raises RequestError."""
+        active = self._active_adapter(GenerateRequest(adapter=adapter))
+        values = self._embeds(reference, active)
+        return embeds_from_tensor(values, active.adapter, self._model, reference.fit)
 
     def prompts(
         self, request: GenerateRequest, size: Size, guided: bool, record_attention: bool
@@ -82,19 +88,7 @@ class ReferenceEncoder:
         )
         negative = [r for r in request.references if r.negative and r.weight > 0]
         first = request.count if guided else 0
-        prompts = self._branches(followed, request, first, size, active)
-        if record_attention:
-            each = active.adapter.tokens_a_picture(self._model.image_encoder)
-            prompts = [
-                replace(
-                    timed,
-                    prompt=replace(
-                        timed.prompt,
-                        recorder=AttentionRecorder(timed.prompt.tokens.shape[1] // each, size),
-                    ),
-                )
-                for timed in prompts
-            ]
+        prompts = self._branches(followed, request, first, size, active, record=record_attention)
         prompts += self._branches(around, request, first, size, active)
         if guided:
             against = negative or followed + around
@@ -130,9 +124,10 @@ class ReferenceEncoder:
         size: Size,
         active: ActiveAdapter,
         empty: bool = False,
+        record: bool = False,
     ) -> list[TimedPrompt]:
         """The branches of one half of a guided batch, which begins at row `first`. `empty`: with
-        the empty picture in the place of every reference."""
+        the empty picture in the place of every reference. `record`: with attention maps."""
         shared: dict[tuple[object, ...], list[Reference]] = {}
         for number, reference in enumerate(references):
             alone = number if reference.mask is not None else None
@@ -159,6 +154,7 @@ class ReferenceEncoder:
                         mask=mask,
                         layer_scales=active.layer_scales,
                         adapter_index=active.adapter_index,
+                        recorder=AttentionRecorder(read.counts, size) if record else None,
                     ).sharing(read.kv_cache),
                 )
             )
@@ -176,57 +172,44 @@ class ReferenceEncoder:
         averaged = combine == "average" and len(references) > 1
 
         def read() -> ReadTokens:
-            embeds = [
-                self._empty_embeds(active) if empty else self._embeds(r, active) for r in references
-            ]
+            embeds = [self._embeds(r, active, empty) for r in references]
+            if combine == "average":
+                embeds = [e.mean(0, keepdim=True) if len(e) > 1 else e for e in embeds]
             share = torch.tensor(weights)
             if averaged:
                 shares = (share / share.sum()).tolist()
                 embeds = [sum(part * e for part, e in zip(shares, embeds, strict=True))]
                 share = torch.ones(1)
-            tokens = torch.cat([active.adapter.tokens_from_embeds(e) for e in embeds], dim=1)
+            each = [active.adapter.tokens_from_embeds(e).flatten(0, 1)[None] for e in embeds]
+            tokens, counts = torch.cat(each, dim=1), tuple(one.shape[1] for one in each)
             if bool((share == 1.0).all()):
-                return ReadTokens(tokens, None)
-            return ReadTokens(tokens, share.repeat_interleave(tokens.shape[1] // len(share)))
+                return ReadTokens(tokens, counts, None)
+            return ReadTokens(tokens, counts, share.repeat_interleave(torch.tensor(counts)))
 
-        seen = tuple("empty" if empty else (digest(r.image), r.fit) for r in references)
-        return self._tokens_cache.get((active.name, seen, tuple(weights), averaged), read)
+        seen = tuple(("empty", r.squares) if empty else content_of(r) for r in references)
+        return self._tokens_cache.get((active.name, seen, tuple(weights), combine), read)
 
-    def _embeds(self, reference: Reference, active: ActiveAdapter) -> Tensor:
-        """The embeds that the adapter reads of a reference, a batch of one."""
+    def _embeds(self, reference: Reference, active: ActiveAdapter, empty: bool = False) -> Tensor:
+        """The embeds that the adapter reads of a reference, (squares, width) or (squares, states,
+        width); or of as many empty pictures. Raises RequestError for given ones of another kind."""
+        if empty:
+            nothing = self._empty_embeds(active)
+            return nothing.expand(reference.squares, *nothing.shape[1:])
+        encoder, adapter = self._model.image_encoder, active.adapter
+        if reference.embeds is not None:
+            return tensor_of(reference.embeds, active.name, adapter, self._model)
 
         def encode() -> Tensor:
-            pixels = self.clip_pixels(self.encoder_view(reference))
-            return active.adapter.embeds_from_clip_pixels(pixels, self._model.image_encoder)
+            pixels = self.input.pixels(reference)
+            return torch.cat([adapter.embeds_from_clip_pixels(one, encoder) for one in pixels])
 
-        key = (active.adapter.variant, digest(reference.image), reference.fit)
-        return self.cache.get(key, encode)
+        return self.cache.get((adapter.variant, content_of(reference)), encode)
 
     def _empty_embeds(self, active: ActiveAdapter) -> Tensor:
         def encode() -> Tensor:
             return active.adapter.empty_embeds(1, self._model.image_encoder)
 
         return self.cache.get((active.name, "empty"), encode)
-
-    def _square(self, image: Image.Image, fit: Fit) -> Image.Image:
-        """The fit "crop" is what the model's image processor does, which may leave out a border."""
-        size, processor = self._model.image_encoder.config.image_size, self._model.image_processor
-        if fit != "crop":
-            return fit_square(image, size, fit)
-        shortest = processor.size.shortest_edge or size
-        return centre_crop(image, shortest, size, processor.resample)
-
-    def clip_pixels(self, view: Image.Image) -> Tensor:
-        """(1, 3, S, S), normalised as the encoder was trained, with CLIPImageProcessor's own
-        rounding: double precision up to the factor, single from there on."""
-        processor = self._model.image_processor
-        mean, std = (
-            torch.tensor(values).view(1, 3, 1, 1)
-            for values in (processor.image_mean, processor.image_std)
-        )
-        levels = torch.from_numpy(np.array(view)).permute(2, 0, 1)[None].double()
-        pixels = ((levels * processor.rescale_factor).float() - mean) / std
-        return pixels.to(self._model.device, self._model.dtype)
 
 
 def _rows(reference: Reference, first: int, count: int) -> slice:

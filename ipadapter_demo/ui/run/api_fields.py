@@ -39,7 +39,8 @@ SCHEMAS: dict[str, Schema] = {
 # Of a slot with a number, such as weight_2, by the name without it.
 DESCRIPTIONS = {
     "reference": "A picture used as a prompt.",
-    "fit": "A picture that is not square reaches the image encoder cropped, padded or squashed.",
+    "fit": "A picture that is not square reaches the image encoder cropped, padded, squashed or as "
+    "up to 4 squares (tile).",
     "weight": "Weight of the reference among several, from 0 to 2.",
     "mask": "Region mask: where the reference applies.",
     "mask_means": "What the mask selects: what is white in it, or what is transparent.",
@@ -47,6 +48,9 @@ DESCRIPTIONS = {
     "window_end": "End, as a share of the steps from 0 to 1.",
     "only": "Use only for the image of this number, from 1; 0 for all images.",
     "negative": "Negative image prompt: results are unlike this reference.",
+    "embeds": "Image embeds in place of the reference: a file that /image_embeds made.",
+    "clip_mask": "A picture as large as the reference, black where the encoder is not to see it.",
+    "negative_noise": "The first reference, faded into noise by 0 to 1, as negative image prompt.",
     "combine": "Several references: concat (concatenate) or average.",
     "prompt": "The text, in English.",
     "negative_prompt": "What to avoid, as text.",
@@ -126,7 +130,7 @@ def _parameter(name: str, widget: gr.Component) -> Api:
 
 
 def _schema(widget: gr.Component) -> Schema:
-    if isinstance(widget, gr.Image | gr.ImageEditor):
+    if isinstance(widget, gr.Image | gr.ImageEditor | gr.File):
         return picture_schema()
     if isinstance(widget, gr.Number) or (isinstance(widget, gr.Slider) and widget.step == 1):
         return WHOLE

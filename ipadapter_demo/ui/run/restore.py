@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ipadapter_demo.compare import Bundle, Spec, spec_from_manifest
+from ipadapter_demo.embeds import ImageEmbeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.foreign import settings_from_png
 from ipadapter_demo.imaging import read_bytes
@@ -18,6 +19,7 @@ from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.embeds import embeds_file
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.models import info_of, recommended
@@ -149,6 +151,8 @@ def values_from_request(built: BuiltTab, request: GenerateRequest) -> dict[str, 
 
 
 def _displayed(widget: gr.Component, value: object) -> object:
+    if isinstance(value, ImageEmbeds):
+        return embeds_file(value)
     if isinstance(value, Painting):
         return editor_value_from_image(value.image)
     if isinstance(value, tuple) and all(isinstance(one, Lora) for one in value):

@@ -15,6 +15,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageChops
 
+from ipadapter_demo.embeds import read_embeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
     flatten_image,
@@ -49,10 +50,12 @@ class Painting:
 
 
 def value_from_widget(component: gr.Component, value: object, field: str) -> Any:  # noqa: ANN401 - the widget's own type
-    """The value of one widget: pictures decoded, everything else as it came. A mask may still be
-    transparent: another widget says what in it means here. A picture is one already."""
+    """The value of one widget: pictures decoded, embeds read, all else as it came. A mask may still
+    be transparent: another widget says what in it means here. A picture is one already."""
     if isinstance(value, Image.Image):
         return value
+    if isinstance(component, gr.File):
+        return None if value is None else read_embeds(path_of_upload(value, field), field)
     if isinstance(component, gr.ImageEditor):
         return painting_from_editor(value, field)
     if isinstance(component, gr.Image):

@@ -16,7 +16,7 @@ from ipadapter_demo.ui.widgets.buttons import live_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.layers import layers_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
-from ipadapter_demo.ui.widgets.slots import (
+from ipadapter_demo.ui.widgets.reference_slots import (
     reference_slots,
     references_from_slots,
     slots_from_references,
@@ -32,9 +32,9 @@ def image_text(
 ) -> GenerateRequest:
     """Pictures from up to four pictures and a text; without any picture the text draws alone. The
     settings are saved inside each PNG."""
-    if not prompt and more.get("reference") is None and more.get("init_image") is None:
-        raise RequestError("reference is missing: upload a picture first, or write a prompt")
     references = references_from_slots(more)
+    if not references and not prompt and more.get("init_image") is None:
+        raise RequestError("reference is missing: upload a picture first, or write a prompt")
     return GenerateRequest(prompt=prompt, references=references, image_scale=image_scale, **more)
 
 
@@ -71,9 +71,8 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
 
 
 def makes(request: GenerateRequest) -> bool:
-    words = bool(request.prompt) or len(request.references) > 1
-    words |= request.init_image is not None and not request.references
-    return words and not request.structures and request.inpaint is None
+    given = request.prompt or request.references or request.init_image is not None
+    return bool(given) and not request.structures and request.inpaint is None
 
 
 TAB = Tab(

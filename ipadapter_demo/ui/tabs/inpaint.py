@@ -10,9 +10,10 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.fit import ReferenceFit
 from ipadapter_demo.masks import MaskMeans
 from ipadapter_demo.outpainting import SIDES, outpaint
-from ipadapter_demo.request import MAX_FEATHER, Fit, GenerateRequest, Inpaint, Reference
+from ipadapter_demo.request import MAX_FEATHER, GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
@@ -32,7 +33,7 @@ def inpaint(
     mask: Image.Image | None = None,
     mask_means: MaskMeans = "white",
     reference: Image.Image | None = None,
-    fit: Fit,
+    fit: ReferenceFit,
     prompt: str,
     image_scale: float,
     strength: float,

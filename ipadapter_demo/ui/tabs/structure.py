@@ -9,10 +9,11 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.fit import Fit, ReferenceFit
 from ipadapter_demo.imaging import resize_image
 from ipadapter_demo.masks import MaskMeans, flatten_mask
 from ipadapter_demo.pipeline.sizes import same_shape
-from ipadapter_demo.request import Fit, GenerateRequest, Inpaint, Reference
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.api import File, png_file, public
 from ipadapter_demo.ui.run.api_fields import answer, parameters, picture_schema
@@ -41,7 +42,7 @@ from ipadapter_demo.ui.widgets.start import start_inputs
 def structure(
     *,
     reference: Image.Image | None = None,
-    fit: Fit,
+    fit: ReferenceFit,
     prompt: str,
     image_scale: float,
     changed: Image.Image | None = None,

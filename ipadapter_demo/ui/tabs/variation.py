@@ -8,7 +8,8 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.request import Fit, GenerateRequest, Reference
+from ipadapter_demo.fit import ReferenceFit
+from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
@@ -20,7 +21,7 @@ from ipadapter_demo.ui.widgets.start import start_inputs
 
 
 def variation(
-    *, reference: Image.Image | None = None, fit: Fit, image_scale: float, **sampling: Any
+    *, reference: Image.Image | None = None, fit: ReferenceFit, image_scale: float, **sampling: Any
 ) -> GenerateRequest:
     """Pictures like one picture, without words. The settings are saved inside each PNG."""
     if reference is None:
@@ -56,7 +57,8 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
 
 def makes(request: GenerateRequest) -> bool:
     alone = len(request.references) == 1 and not request.prompt
-    return alone and not request.structures and request.inpaint is None
+    plain = alone and request.references[0].image is not None
+    return plain and not request.structures and request.inpaint is None
 
 
 TAB = Tab(

@@ -8,13 +8,13 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from ipadapter_demo.fit import ReferenceFit
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.pipeline.sizes import usual_sizes
 from ipadapter_demo.request import (
     MAX_REPAINT_PASSES,
     MAX_SEED,
     MAX_WEIGHT,
-    Fit,
     Reference,
 )
 from ipadapter_demo.serving import ModelManager
@@ -32,7 +32,12 @@ from ipadapter_demo.ui.widgets.sliders import slider, window_sliders
 
 # How an adapter is called where people choose one; any other appears under its own name.
 ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
-FITS = [("crop the centre", "crop"), ("pad", "pad"), ("squash", "squash")]
+FITS = [
+    ("crop the centre", "crop"),
+    ("pad", "pad"),
+    ("squash", "squash"),
+    ("up to 4 squares", "tile"),
+]
 
 WRITE_LIKE = "a red striped sphere on a green plain floor with a blue wall"
 PICTURE_HEIGHT = 200
@@ -274,7 +279,7 @@ def _keep_encoder_view(
 ) -> None:
     """Keep `view` at what the image encoder sees of `reference`."""
 
-    def encoder_view(reference: object, fit: Fit, model: str) -> Image.Image | None:
+    def encoder_view(reference: object, fit: ReferenceFit, model: str) -> Image.Image | None:
         with shown_errors():
             image = image_from_upload(reference, "reference")
             if image is None or (previews := previews_of(pipeline, model)) is None:

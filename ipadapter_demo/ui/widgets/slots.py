@@ -1,8 +1,7 @@
-"""Several references and several structures: numbered slots of widgets, and what they ask for.
+"""Several structures: numbered slots of widgets, and what they ask for.
 
-The first slot's widgets are named as its fields, those of slot k the same with _k: reference and
-reference_2, weight and weight_2, window_start and window_start_2. An empty picture is an empty
-slot. The first reference is never negative.
+The first slot's widgets are named as its fields, those of slot k the same with _k: kind and kind_2,
+window_start and window_start_2. An empty picture is an empty slot.
 """
 
 from __future__ import annotations
@@ -13,31 +12,16 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from ipadapter_demo import checks
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.pipeline import ModelInfo
-from ipadapter_demo.request import MAX_COUNT, MAX_WEIGHT, Reference, Structure
+from ipadapter_demo.request import MAX_WEIGHT, Structure
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.widgets import components
-from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.sliders import window_sliders
 
-REFERENCES = (1, 2, 3, 4)
 STRUCTURES = (1, 2, 3)
 # The values of a slot whose picture alone is given.
-REFERENCE: dict[str, Any] = {
-    "reference": None,
-    "fit": "crop",
-    "weight": 1.0,
-    "mask": None,
-    "mask_means": "white",
-    "window_start": 0.0,
-    "window_end": 1.0,
-    "negative": False,
-    "only": 0,
-}
 STRUCTURE: dict[str, Any] = {
     "control": None,
     "kind": None,
@@ -64,44 +48,6 @@ LABELS = {
 def slot(name: str, k: int) -> str:
     """The name of a widget of slot k."""
     return name if k == 1 else f"{name}_{k}"
-
-
-def reference_slots() -> Widgets:
-    """More pictures, in an accordion, and how they come together."""
-    widgets: Widgets = {}
-    with gr.Accordion("More references", open=False):
-        widgets["combine"] = gr.Radio(
-            [("concatenate", "concat"), ("average", "average")],
-            value="concat",
-            label="Combine",
-        )
-        for k in REFERENCES:
-            with gr.Accordion(f"Reference {k}", open=k == 2):
-                widgets |= _reference_slot(k)
-    return widgets
-
-
-def _reference_slot(k: int) -> Widgets:
-    """The first picture itself and its fit stand elsewhere on the tab."""
-    widgets: Widgets = {}
-    with gr.Row():
-        if k > 1:
-            widgets[slot("reference", k)] = components.picture(f"Reference {k}", height=150)
-        hint = "white where the\nreference applies"
-        names = slot("mask", k), slot("mask_means", k)
-        widgets |= mask_input(*names, "Region mask", hint, height=150)
-    with gr.Row():
-        widgets[slot("weight", k)] = components.slider(0, MAX_WEIGHT, 1.0, 0.05, "Weight")
-        widgets |= window_inputs(k)
-    with gr.Row():
-        widgets[slot("only", k)] = gr.Number(
-            0, label="Use only for image #", info="0 = all images", minimum=0
-        )
-        if k > 1:
-            with gr.Column():
-                widgets[slot("fit", k)] = gr.Dropdown(components.FITS, value="crop", label="Fit")
-                widgets[slot("negative", k)] = gr.Checkbox(False, label="Negative image prompt")
-    return widgets
 
 
 def window_inputs(k: int) -> Widgets:
@@ -136,52 +82,6 @@ def structure_inputs(choices: list[tuple[str, str]], k: int) -> Widgets:
     }
 
 
-def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
-    """The references of the slots; their values are taken out of `values`."""
-    found = []
-    count = checks.integer("count", values.get("count", 1), 1, MAX_COUNT)
-    for k, given in _taken(values, REFERENCE, REFERENCES):
-        mask, only = given["mask"], given["only"]
-        only = checks.integer(slot("only", k), only, 0, count)
-        if mask is not None:
-            mask = flatten_mask(mask, slot("mask", k), given["mask_means"])
-        found.append(
-            Reference(
-                image=given["reference"],
-                fit=given["fit"],
-                weight=given["weight"],
-                mask=mask,
-                negative=given["negative"],
-                window=(given["window_start"], given["window_end"]),
-                only_image=only - 1 if only else None,
-            )
-        )
-    return tuple(found)
-
-
-def slots_from_references(references: Sequence[Reference]) -> dict[str, object]:
-    """The values of the slots for the references of a request."""
-    values: dict[str, object] = {}
-    for k, given in zip(REFERENCES, [*references, *[None] * len(REFERENCES)], strict=False):
-        shown = dict(REFERENCE)
-        if given is not None:
-            start, end = given.window
-            shown |= {
-                "reference": given.image,
-                "fit": given.fit,
-                "weight": given.weight,
-                "mask": given.mask,
-                "window_start": start,
-                "window_end": end,
-                "negative": given.negative,
-                "only": 0 if given.only_image is None else given.only_image + 1,
-            }
-        if k == 1:
-            del shown["negative"]
-        values |= {slot(name, k): value for name, value in shown.items()}
-    return values
-
-
 def structures_from_slots(values: dict[str, Any]) -> tuple[Structure, ...]:
     """The structures of the slots; their values are taken out of `values`."""
     return tuple(
@@ -192,7 +92,7 @@ def structures_from_slots(values: dict[str, Any]) -> tuple[Structure, ...]:
             fit=given["control_fit"],
             window=(given["window_start"], given["window_end"]),
         )
-        for _, given in _taken(values, STRUCTURE, STRUCTURES)
+        for _, given in taken(values, STRUCTURE, STRUCTURES, "control")
     )
 
 
@@ -233,15 +133,14 @@ def structure_choices(info: ModelInfo) -> list[tuple[str, str]]:
     ]
 
 
-def _taken(
-    values: dict[str, Any], defaults: Mapping[str, Any], slots: Sequence[int]
+def taken(
+    values: dict[str, Any], defaults: Mapping[str, Any], slots: Sequence[int], *fills: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every slot with a picture, and its values, which are taken out of `values`; those that a
-    caller leaves out have defaults."""
-    picture = next(iter(defaults))
+    """Every slot in which a widget named in `fills` has something, and its values, which are taken
+    out of `values`; those that a caller leaves out have defaults."""
     for k in slots:
         given = {name: values.pop(slot(name, k), value) for name, value in defaults.items()}
-        if given[picture] is not None:
+        if any(given[name] is not None for name in fills):
             yield k, given
 
 
