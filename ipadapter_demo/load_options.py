@@ -19,7 +19,8 @@ class LoadOptions:
 
     `base` puts a published model's adapter on another base of its family: a folder in diffusers'
     layout, a .safetensors checkpoint or a repository on the hub. `model_adapter` is the file of an
-    adapter of your own, beside the built-in model's and in place of a published one. In place of
+    adapter of your own, beside the built-in model's and in place of a published one. `adapters` are
+    names of published models, whose adapters are loaded beside it under these names. In place of
     the model's own parts: `image_encoder` a folder, or owner/name/folder on the hub; `unet` a
     .safetensors file in diffusers' layout; `vae` a folder or a file; `controlnets` and
     `t2i_adapters` folders or files by the kind that a request names.
@@ -38,6 +39,7 @@ class LoadOptions:
     models_dir: Path | None = None
     base: str | None = None
     model_adapter: Path | None = None
+    adapters: tuple[str, ...] = ()
     image_encoder: str | None = None
     unet: Path | None = None
     vae: Path | None = None

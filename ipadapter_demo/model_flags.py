@@ -28,6 +28,12 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
         "folder as InvokeAI makes one [$IPADAPTER_MODEL_ADAPTER]",
     )
     add(
+        "--adapters",
+        metavar="NAMES",
+        help="models of the catalogue, such as sd15-plus,sd15-plus-face, whose image adapters are "
+        "loaded beside the model's, for references to name [$IPADAPTER_ADAPTERS]",
+    )
+    add(
         "--models-dir",
         metavar="DIR",
         help="folder that mirrors the hub, DIR/owner/repository/file [$IPADAPTER_MODELS_DIR]",

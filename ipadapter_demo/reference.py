@@ -11,12 +11,14 @@ from ipadapter_demo.embeds import ImageEmbeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.fit import REFERENCE_FITS, ReferenceFit, square_boxes
 from ipadapter_demo.imaging import flatten_image
+from ipadapter_demo.layer_presets import LayerPreset, checked_layers
 from ipadapter_demo.masks import flatten_mask
 
 Window = tuple[float, float]
 
 MAX_WEIGHT = 2.0
 MAX_COUNT = 16
+MAX_ADAPTER = 200  # characters of its name
 MAX_STRETCH = 0.02  # by which the proportions of a mask may differ from the picture's
 
 
@@ -31,7 +33,8 @@ class Reference:
     to a region of the output. A `negative` reference takes the place of the empty image prompt in
     the unconditional half of guidance: results move away from it. `window` is the part of the
     sampling steps, in fractions, during which it acts; `only_image` the one image of the request,
-    from 0, that it is for, None all of them.
+    from 0, that it is for, None all of them. `adapter` names the image adapter that reads it, and
+    `layers` where it acts, as `image_layers` of the request: None is what the request says.
     """
 
     image: Image.Image | None = None
@@ -44,6 +47,8 @@ class Reference:
     negative: bool = False
     window: Window = (0.0, 1.0)
     only_image: int | None = None
+    adapter: str | None = None
+    layers: LayerPreset | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.embeds is not None and not isinstance(self.embeds, ImageEmbeds):
@@ -68,6 +73,10 @@ class Reference:
         if self.only_image is not None:
             only = checks.integer("reference.only_image", self.only_image, 0, MAX_COUNT - 1)
             _set(self, "only_image", only)
+        if self.adapter is not None:
+            checks.text("reference.adapter", self.adapter, MAX_ADAPTER)
+        if self.layers is not None:
+            _set(self, "layers", checked_layers("reference.layers", self.layers))
         if self.mask is not None:
             _set(self, "mask", flatten_mask(self.mask, "reference.mask"))
 

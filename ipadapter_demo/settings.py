@@ -32,7 +32,8 @@ class Settings:
     """The choices of an operator; all that belongs to one picture is in the request.
 
     `model` is a name from the catalogue, `base` puts its adapter on another base model, and
-    `model_adapter` is the file of an adapter of your own for it.
+    `model_adapter` is the file of an adapter of your own for it. `adapters` are names of published
+    models, with commas, whose adapters are loaded beside it.
     `models_dir` is a local folder that mirrors the hub. `device` None takes "cuda" where there is
     one, else "mps", else "cpu"; `dtype` "auto" is half precision where the hardware has it, and
     float32 for a tiny model. `lora` and `embedding` are files, a LoRA's with its weight behind a
@@ -63,6 +64,7 @@ class Settings:
     model: str = "tabletop"
     base: str | None = None
     model_adapter: str | None = None
+    adapters: str = ""
     models_dir: str | None = None
     image_encoder: str | None = None
     unet: str | None = None
@@ -167,6 +169,7 @@ def without_additions(settings: Settings) -> Settings:
         settings,
         base=None,
         model_adapter=None,
+        adapters="",
         image_encoder=None,
         unet=None,
         vae=None,
@@ -184,7 +187,7 @@ def load_options(settings: Settings) -> LoadOptions:
     own = {f.name for f in fields(Settings)}
     same = {f.name: getattr(settings, f.name) for f in fields(LoadOptions) if f.name in own}
     return LoadOptions(
-        **same,
+        **same | {"adapters": names_in(settings.adapters)},
         loras=loras(settings.lora),
         embeddings=embeddings(settings.embedding),
         controlnets=places("controlnet", settings.controlnet),
@@ -194,7 +197,12 @@ def load_options(settings: Settings) -> LoadOptions:
 
 def offered(settings: Settings) -> tuple[str, ...]:
     """The names of `models`, each once; none where all are offered."""
-    names = (name.strip() for name in settings.models.split(","))
+    return names_in(settings.models)
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Of "one, other", each once."""
+    names = (name.strip() for name in text.split(","))
     return tuple(dict.fromkeys(name for name in names if name))
 
 

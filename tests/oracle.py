@@ -5,7 +5,7 @@ Pixels in [0, 1] may be TOLERANCE apart in float32; a grey level is 4e-3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -86,17 +86,18 @@ def theirs(
     entry: CatalogEntry,
     sampler: Sampler = "dpm++",
     scale: Any = None,
-    adapter: str = "base",
+    adapter: str | Sequence[str] = "base",
     noise_levels: Mapping[str, Any] = MappingProxyType({}),
     **arguments: Any,
 ) -> Tensor:
-    """What a diffusers pipeline makes of the same request; `scale` loads the adapter, and
-    `noise_levels` are further settings of the scheduler."""
+    """What a diffusers pipeline makes of the same request; `scale` loads the adapter, or several,
+    and `noise_levels` are further settings of the scheduler."""
     if scale is not None:
+        files = entry.adapters
         pipeline.load_ip_adapter(
             str(entry.folder),
             subfolder="",
-            weight_name=entry.adapters[adapter],
+            weight_name=files[adapter] if isinstance(adapter, str) else [files[a] for a in adapter],
             image_encoder_folder=None,
         )
         pipeline.set_ip_adapter_scale(scale)

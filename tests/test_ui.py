@@ -652,11 +652,13 @@ def test_embeds_are_made_and_drawn_with_over_http(api: Api, served: Any) -> None
         "image_text", adapter="plus", reference_2=given[1], negative_noise=0.5,
         clip_mask_2=api.upload(png(hidden)), fit_2="tile",
         embeds_3=api.upload(content, "embeds.safetensors"), weight_3=0.5,
+        reference_4=given[0], reference_adapter_4="base", reference_layers_4="ease in",
     )  # fmt: skip
     record = record_from_png(file)
     assert record.request.references == (
         Reference(image=picture(2), fit="tile", clip_mask=hidden),
         Reference(embeds=found, weight=0.5),
+        Reference(image=picture(1), adapter="base", layers="ease in"),
         Reference(image=picture(2), fit="tile", noise=0.5, negative=True),
     )
     again = served.generate(record.request).images[0]
@@ -701,7 +703,7 @@ MADE: dict[str, GenerateRequest] = {
             Reference(image=picture(1), mask=box_mask((0, 0, 30, 64)), window=(0.0, 0.5)),
             Reference(image=picture(2), fit="squash", weight=0.5, window=(0.2, 0.8), only_image=0),
             Reference(image=picture(3), negative=True, clip_mask=box_mask((8, 8, 40, 40))),
-            Reference(embeds=EMBEDS, weight=0.5),
+            Reference(embeds=EMBEDS, weight=0.5, adapter="plus", layers="ease out"),
             Reference(image=picture(1), negative=True, noise=0.5),
         ),
         combine="average",

@@ -173,7 +173,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.cli.folder import draw
-    from ipadapter_demo.cli.start import recorded, start_of
+    from ipadapter_demo.cli.start import adapters_beside, recorded, start_of
     from ipadapter_demo.cli.translate import completed, folder_among, free_path, given_fields
     from ipadapter_demo.record import save_png
 
@@ -181,7 +181,8 @@ def run(arguments: Arguments, load: Load) -> None:
     # read before the model is: a wrong path shows at once
     given = given_fields(arguments, record.request if record else None)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pipeline = loaded(arguments, load, record.provenance.get("model") if record else None)
+    made_with = record.provenance.get("model") if record else None
+    pipeline = loaded(arguments, load, made_with, adapters_beside(record))
     start = record.request if record else start_of(found, given, pipeline.info)
     request = completed(replace(start, **given), pipeline.info, arguments)
     if (at := folder_among(arguments.reference)) is not None:

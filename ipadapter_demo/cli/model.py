@@ -34,9 +34,12 @@ def settings_of(arguments: Arguments, **recorded: object) -> Settings:
         raise ModelError(str(error)) from error
 
 
-def loaded(arguments: Arguments, load: Load, recorded: object = None) -> ImagePromptPipeline:
-    """The model asked for, or the one that made a recorded picture, or the environment's."""
-    settings = settings_of(arguments, model=recorded)
+def loaded(
+    arguments: Arguments, load: Load, recorded: object = None, adapters: str | None = None
+) -> ImagePromptPipeline:
+    """The model asked for, or the one that made a recorded picture with other models' `adapters`,
+    or the environment's."""
+    settings = settings_of(arguments, model=recorded, adapters=adapters)
     if settings.compile:
         progress(f"{settings.model}: {COMPILING}")
     pipeline = load(settings.model, load_options(settings), announced(progress))

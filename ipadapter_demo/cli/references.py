@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ipadapter_demo.cli.command import Arguments
-from ipadapter_demo.cli.values import one_each, optional_path, picture
+from ipadapter_demo.cli.values import one_each, optional_layers, optional_path, picture
 from ipadapter_demo.embeds import is_embeds, read_embeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.fit import REFERENCE_FITS
@@ -82,6 +82,21 @@ def add_reference_options(add: Callable[..., object], window: Mapping[str, Any])
         "for each, - for none",
     )
     add(
+        "--reference-adapter",
+        action="append",
+        metavar="NAME",
+        help="which image adapter reads a reference; once for all, or once for each, - for that of "
+        "--adapter",
+    )
+    add(
+        "--reference-layers",
+        type=optional_layers,
+        action="append",
+        metavar="LAYERS",
+        help="where a reference acts, as --layers; once for all, or once for each, - for that of "
+        "--layers",
+    )
+    add(
         "--negative-noise",
         type=float,
         metavar="S",
@@ -96,6 +111,8 @@ def references_of(arguments: Arguments) -> tuple[Reference, ...] | None:
     masks = one_each("--reference", "mask", paths, arguments.reference_mask, None)
     hidden = one_each("--reference", "clip-mask", paths, arguments.reference_clip_mask, None)
     only = one_each("--reference", "only", paths, arguments.reference_only, None)
+    adapters = one_each("--reference", "adapter", paths, arguments.reference_adapter, None)
+    layers = one_each("--reference", "layers", paths, arguments.reference_layers, None)
     against = arguments.negative_reference or []
     if arguments.fit and not paths and not against:
         raise RequestError("--fit needs a --reference")
@@ -113,9 +130,11 @@ def references_of(arguments: Arguments) -> tuple[Reference, ...] | None:
             window=tuple(window),
             mask=None if mask is None else picture("--reference-mask", mask),
             only_image=number,
+            adapter=None if adapter == "-" else adapter,
+            layers=where,
         )
-        for path, weight, fit, window, mask, clip_mask, number in zip(
-            paths, weights, fits, windows, masks, hidden, only, strict=True
+        for path, weight, fit, window, mask, clip_mask, number, adapter, where in zip(
+            paths, weights, fits, windows, masks, hidden, only, adapters, layers, strict=True
         )
     ]
     negative = [

@@ -27,6 +27,16 @@ def recorded(path: Path | None) -> tuple[Record | None, ForeignSettings | None]:
         raise RequestError(f"--from-png {path}: {error}") from error
 
 
+def adapters_beside(record: Record | None) -> str | None:
+    """The models of the catalogue whose adapters a recorded request names, as --adapters."""
+    from ipadapter_demo.models.published import PUBLISHED
+
+    if record is None:
+        return None
+    named = (record.request.adapter, *(r.adapter for r in record.request.references))
+    return ",".join(dict.fromkeys(name for name in named if name in PUBLISHED)) or None
+
+
 def start_of(
     found: ForeignSettings | None, given: dict[str, Any], info: ModelInfo
 ) -> GenerateRequest:

@@ -30,6 +30,10 @@ def layers(text: str) -> str | tuple[float, ...]:
         raise argparse.ArgumentTypeError(str(error).removeprefix("layers ")) from None
 
 
+def optional_layers(text: str) -> str | tuple[float, ...] | None:
+    return None if text == "-" else layers(text)
+
+
 def structure(text: str) -> tuple[str, str, Path]:
     try:
         kind, annotator, file = structure_parts(text)

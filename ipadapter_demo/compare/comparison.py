@@ -73,6 +73,8 @@ class SharedReference(Part):
     fit: str | None = None
     clip_mask: File | None = None
     noise: Number | None = None
+    adapter: str | None = None
+    layers: Layers | None = None
     mask: File | None = None
     negative: bool | None = None
     window: Window | None = None

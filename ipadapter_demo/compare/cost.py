@@ -94,7 +94,7 @@ def kind_of(request: GenerateRequest) -> Hashable:
     """The properties of a request that decide how long a call of the UNet takes, besides model and
     size: the rows of its batch, the networks beside it, and the image prompts."""
     prompts = [
-        (r.negative, r.window, r.mask is None, r.only_image, r.squares)
+        (r.negative, r.window, r.mask is None, r.only_image, r.squares, r.adapter, r.layers)
         for r in request.references
         if r.weight > 0 and request.image_scale > 0
     ]

@@ -72,12 +72,16 @@ def curves_of(unet: UNet2DConditionModel) -> dict[LayerPreset, Curve]:
 
 
 def layer_factors(
-    wanted: LayerPreset | tuple[float, ...], unet: UNet2DConditionModel, model: str
+    wanted: LayerPreset | tuple[float, ...],
+    unet: UNet2DConditionModel,
+    model: str,
+    field: str = "image_layers",
 ) -> Curve | None:
     """A factor of λ for each cross-attention layer, or None where it is 1 in all of them; below 0
     as in a Curve.
 
-    Raises RequestError for a preset of another architecture, or another number of layers.
+    Raises RequestError for a preset of another architecture, or another number of layers, of the
+    request's `field`.
     """
     if wanted == "all":
         return None
@@ -85,14 +89,14 @@ def layer_factors(
     if isinstance(wanted, tuple):
         if len(wanted) != len(names):
             raise RequestError(
-                f"image_layers must have a number for each of the {len(names)} "
+                f"{field} must have a number for each of the {len(names)} "
                 f"cross-attention layers of {model}, got {len(wanted)}"
             )
         return wanted
     curves = curves_of(unet)
     if wanted not in curves:
         raise RequestError(
-            f"image_layers {wanted!r} is known for SD 1.5 and SDXL only; {model} takes "
+            f"{field} {wanted!r} is known for SD 1.5 and SDXL only; {model} takes "
             f"{', '.join(curves)}, or a number for each of its {len(names)} layers"
         )
     by_name = dict(zip(_transformers(unet), curves[wanted], strict=True))

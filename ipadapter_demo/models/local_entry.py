@@ -10,7 +10,7 @@ from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.hub_files import VIT_BIGG, VIT_H, encoder_of_repository
-from ipadapter_demo.models.published import Published
+from ipadapter_demo.models.published import PUBLISHED, Published
 from ipadapter_demo.models.sources import (
     Hub,
     Report,
@@ -59,22 +59,44 @@ def local_entry(model: Published, options: LoadOptions, report: Report = no_repo
     unet = None
     if model.unet is not None and options.unet is None:
         unet = str(fetched(model.unet, models_dir, report) / model.unet.files[0])
-    adapter = own
-    if adapter is None:
-        folder, wanted = fetched(model.adapter, models_dir, report), model.adapter.files[0]
-        adapter = file_at(folder, wanted) or folder / wanted
+    adapter = own or _adapter_file(model, models_dir, report)
     return CatalogEntry(
         name=model.name,
         folder=path,
         configs=configs,
         image_encoder=options.image_encoder or str(fetched(encoder, models_dir, report)),
-        adapters={own.stem if own else "base": str(adapter)},
+        adapters={own.stem if own else "base": str(adapter)}
+        | _beside(model, encoder, options, report),
         structures=model.structures,
         loras=dict(model.loras),
         unet=unet,
         recommended=model.recommended,
         note=model.note,
     )
+
+
+def _adapter_file(model: Published, models_dir: Path | None, report: Report) -> Path:
+    folder, wanted = fetched(model.adapter, models_dir, report), model.adapter.files[0]
+    return file_at(folder, wanted) or folder / wanted
+
+
+def _beside(model: Published, encoder: Hub, options: LoadOptions, report: Report) -> dict[str, str]:
+    """The adapters of other models of the catalogue, by their names. Raises ModelError for those of
+    another family, or that read another image encoder."""
+    found = {}
+    for name in options.adapters:
+        other = PUBLISHED.get(name)
+        family = model.name.partition("-")[0]
+        if other is None or other.name.partition("-")[0] != family:
+            known = ", ".join(n for n in PUBLISHED if n.partition("-")[0] == family)
+            raise ModelError(f"adapters beside {model.name} must be of {known}, got {name!r:.80}")
+        if other.image_encoder != encoder:
+            raise ModelError(
+                f"adapters: {name} reads the image encoder {other.image_encoder.folder}, "
+                f"{model.name} has {encoder.folder}"
+            )
+        found[name] = str(_adapter_file(other, options.models_dir, report))
+    return found
 
 
 def _encoder_of(own_adapter: Path, model: Published) -> Hub:

@@ -83,6 +83,8 @@ def _entry_named(name: str, options: LoadOptions, report: Report) -> CatalogEntr
     if name not in CATALOG:
         known = ", ".join([*CATALOG, *PUBLISHED])
         raise ModelError(f"model must be one of {known}, got {name!r:.80}")
+    if options.adapters:
+        raise ModelError(f"adapters go with a published model, and {name} has its own")
     if options.base is not None:
         raise ModelError(
             f"base goes with a published model, not with {name}: its adapter fits no other base"

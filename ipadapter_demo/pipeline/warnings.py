@@ -108,8 +108,13 @@ def _on_layers(request: GenerateRequest) -> Iterator[str]:
     layers, followed = request.image_layers, any(r.weight > 0 for r in request.references)
     if layers != "all" and not followed:
         yield "image_layers has no effect without a reference."
+    elif layers != "all" and all(r.layers is not None for r in request.references):
+        yield "image_layers has no effect: each reference has layers of its own."
     elif isinstance(layers, tuple) and not any(layers):
         yield "image_layers: all factors are 0, so references have no effect."
+    for number, reference in enumerate(request.references, 1):
+        if isinstance(reference.layers, tuple) and not any(reference.layers):
+            yield f"reference.layers: all factors of reference {number} are 0: it has no effect."
 
 
 def _on_steps(request: GenerateRequest, model: BaseModel) -> Iterator[str]:

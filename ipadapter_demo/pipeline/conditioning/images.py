@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from ipadapter_demo.adapter import AttentionRecorder, ImageAdapter, ImagePrompt, KeyValueCache
+from ipadapter_demo.adapter import AttentionRecorder, ImagePrompt, KeyValueCache
 from ipadapter_demo.embeds import ImageEmbeds
-from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.pipeline.cache import ContentCache
+from ipadapter_demo.pipeline.conditioning.active import ActiveAdapter, active_adapter
 from ipadapter_demo.pipeline.conditioning.encoder_input import EncoderInput, content_of
 from ipadapter_demo.pipeline.conditioning.given_embeds import embeds_from_tensor, tensor_of
 from ipadapter_demo.pipeline.conditions import TimedPrompt, ever_active
@@ -23,18 +22,6 @@ from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.sizes import Size
 from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.request import Combine, GenerateRequest, Reference
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ActiveAdapter:
-    """The adapter that reads a request's references, and its scale in each layer: in the half that
-    a reference is for, and in the other, where some presets put it."""
-
-    name: str
-    adapter: ImageAdapter
-    adapter_index: int  # among the attached adapters
-    layer_scales: tuple[float, ...] | None
-    opposite_scales: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +52,7 @@ class ReferenceEncoder:
 
     def embeds_of(self, reference: Reference, adapter: str | None) -> ImageEmbeds:
         """To be used in the place of the reference's picture. Raises RequestError."""
-        active = self._active_adapter(GenerateRequest(adapter=adapter))
+        active = active_adapter(self._model, GenerateRequest(adapter=adapter), reference)
         values = self._embeds(reference, active)
         return embeds_from_tensor(values, active.adapter, self._model, reference.fit)
 
@@ -75,12 +62,12 @@ class ReferenceEncoder:
         """References without a mask share one softmax; a masked one has its own region and branch,
         and so have those with a window or an image of their own, and the background of a mask.
 
-        The unconditional half has the same branches with the empty picture in every place, or with
-        the negative references instead.
+        The unconditional half has the same branches with the empty picture in every place, or, of
+        an adapter that reads negative references, with these instead.
         """
         if not (self._model.adapters or request.references):
             return ()  # a base with a structure network in training
-        active = self._active_adapter(request)
+        used = [active_adapter(self._model, request, r) for r in (None, *request.references)]
         if request.image_scale == 0.0:
             return ()
         followed, around = split_by_mask(
@@ -88,33 +75,21 @@ class ReferenceEncoder:
         )
         negative = [r for r in request.references if r.negative and r.weight > 0]
         first = request.count if guided else 0
-        prompts = self._branches(followed, request, first, size, active, record=record_attention)
-        prompts += self._branches(around, request, first, size, active)
+        prompts = self._branches(followed, request, first, size, record=record_attention)
+        prompts += self._branches(around, request, first, size)
         if guided:
-            against = negative or followed + around
-            prompts += self._branches(against, request, 0, size, active, empty=not negative)
-            if active.opposite_scales is not None:
-                opposite = replace(active, layer_scales=active.opposite_scales)
-                prompts += self._branches(followed, request, 0, size, opposite)
+            for name in dict.fromkeys(active.name for active in used):
+                mine = self._of_adapter(name, negative, request)
+                against = mine or self._of_adapter(name, followed + around, request)
+                prompts += self._branches(against, request, 0, size, empty=not mine)
+            prompts += self._branches(followed, request, 0, size, opposite=True)
         return tuple(prompts)
 
-    def _active_adapter(self, request: GenerateRequest) -> ActiveAdapter:
-        """Raises RequestError for an adapter or layers that the model does not have."""
-        model, name = self._model, request.adapter
-        if name is None:
-            name = next(iter(model.adapters), "none")
-        if name not in model.adapters:
-            raise RequestError(
-                f"adapter must be one of those of {model.entry.name} "
-                f"({', '.join(model.adapters)}), got {name!r:.80}"
-            )
-        adapter = model.adapters[name]
-        index = list(model.adapters).index(name)
-        factors = layer_factors(request.image_layers, model.unet, model.entry.name)
-        if factors is None or min(factors) >= 0:
-            return ActiveAdapter(name, adapter, index, factors)
-        own, opposite = (tuple(max(0.0, sign * f) for f in factors) for sign in (1, -1))
-        return ActiveAdapter(name, adapter, index, own, opposite)
+    def _of_adapter(
+        self, name: str, references: list[Reference], request: GenerateRequest
+    ) -> list[Reference]:
+        """Those that the adapter of this name reads."""
+        return [r for r in references if active_adapter(self._model, request, r).name == name]
 
     def _branches(
         self,
@@ -122,22 +97,29 @@ class ReferenceEncoder:
         request: GenerateRequest,
         first: int,
         size: Size,
-        active: ActiveAdapter,
         empty: bool = False,
         record: bool = False,
+        opposite: bool = False,
     ) -> list[TimedPrompt]:
         """The branches of one half of a guided batch, which begins at row `first`. `empty`: with
-        the empty picture in the place of every reference. `record`: with attention maps."""
+        the empty picture in the place of every reference. `record`: with attention maps.
+        `opposite`: of those alone that some layers put into this half."""
         shared: dict[tuple[object, ...], list[Reference]] = {}
         for number, reference in enumerate(references):
             alone = number if reference.mask is not None else None
-            key = (reference.window, reference.only_image, alone)
+            name = active_adapter(self._model, request, reference).name
+            layers = reference.layers or request.image_layers
+            key = (reference.window, reference.only_image, alone, name, layers)
             shared.setdefault(key, []).append(reference)
         prompts, steps = [], steps_taken(request)
         for group in shared.values():
             if not ever_active(steps, request.image_window, group[0].window):
                 continue
             one, weighted = group[0], [r.weight for r in group]
+            active = active_adapter(self._model, request, one)
+            layer_scales = active.opposite_scales if opposite else active.layer_scales
+            if opposite and layer_scales is None:
+                continue
             scale, mask = request.image_scale, None
             if one.mask is not None:
                 scale, weighted = scale * one.weight, [1.0]
@@ -152,7 +134,7 @@ class ReferenceEncoder:
                         scale=scale,
                         token_weights=read.weights,
                         mask=mask,
-                        layer_scales=active.layer_scales,
+                        layer_scales=layer_scales,
                         adapter_index=active.adapter_index,
                         recorder=AttentionRecorder(read.counts, size) if record else None,
                     ).sharing(read.kv_cache),

@@ -56,7 +56,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             inputs |= layers_input(manager, model)
             inputs |= components.sampling_inputs(manager, count=4)
             inputs |= start_inputs()
-            inputs |= reference_slots()
+            inputs |= reference_slots(manager.info)
         with gr.Column():
             results = components.results_column()
             examples(

@@ -58,8 +58,13 @@ def layers_input(manager: ModelManager, model: ModelInput) -> Widgets:
 
 
 def layers_properties(info: ModelInfo) -> Properties:
-    choices = [(PRESETS[name][0], name) for name in info.layer_presets]
+    choices = layer_choices(info)
     return {"choices": choices, "value": "all", "visible": bool(choices)}
+
+
+def layer_choices(info: ModelInfo) -> list[tuple[str, str]]:
+    """(what to call it, preset)."""
+    return [(PRESETS[name][0], name) for name in info.layer_presets]
 
 
 def drawn(preset: object, info: ModelInfo) -> str:

@@ -9,6 +9,11 @@ from ipadapter_demo.ui.widgets.buttons import live_properties
 from ipadapter_demo.ui.widgets.layers import layers_properties
 from ipadapter_demo.ui.widgets.loras import loras_properties
 from ipadapter_demo.ui.widgets.prompts import second_prompt_properties
+from ipadapter_demo.ui.widgets.reference_slots import (
+    REFERENCES,
+    adapter_properties,
+    own_layers_properties,
+)
 from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
 from ipadapter_demo.ui.widgets.slots import STRUCTURES, slot, structure_choices
 
@@ -49,6 +54,8 @@ RECOMMENDED: Recommended = {
     "live": live_properties,
     **{slot("kind", k): _kind for k in STRUCTURES},
     "image_layers": layers_properties,
+    **{slot("reference_adapter", k): adapter_properties for k in REFERENCES},
+    **{slot("reference_layers", k): own_layers_properties for k in REFERENCES},
     "prompt_2": second_prompt_properties,
     "negative_prompt_2": second_prompt_properties,
 }

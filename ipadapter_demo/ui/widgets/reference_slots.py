@@ -16,9 +16,11 @@ from ipadapter_demo import checks
 from ipadapter_demo.embeds import ENDING
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.masks import flatten_mask
+from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import MAX_COUNT, MAX_WEIGHT, Reference
-from ipadapter_demo.ui.run.tab import Widgets
+from ipadapter_demo.ui.run.tab import Properties, Widgets
 from ipadapter_demo.ui.widgets import components
+from ipadapter_demo.ui.widgets.layers import layer_choices
 from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.slots import slot, taken, window_inputs
 
@@ -29,6 +31,8 @@ REFERENCE: dict[str, Any] = {
     "embeds": None,
     "fit": "crop",
     "clip_mask": None,
+    "reference_adapter": "",
+    "reference_layers": "",
     "weight": 1.0,
     "mask": None,
     "mask_means": "white",
@@ -39,7 +43,7 @@ REFERENCE: dict[str, Any] = {
 }
 
 
-def reference_slots() -> Widgets:
+def reference_slots(info: ModelInfo) -> Widgets:
     """More references, in an accordion, and how they come together."""
     widgets: Widgets = {}
     with gr.Accordion("More references", open=False):
@@ -58,11 +62,11 @@ def reference_slots() -> Widgets:
         )
         for k in REFERENCES:
             with gr.Accordion(f"Reference {k}", open=k == 2):
-                widgets |= _reference_slot(k)
+                widgets |= _reference_slot(k, info)
     return widgets
 
 
-def _reference_slot(k: int) -> Widgets:
+def _reference_slot(k: int, info: ModelInfo) -> Widgets:
     """The first picture itself and its fit stand elsewhere on the tab."""
     widgets: Widgets = {}
     with gr.Row():
@@ -83,6 +87,13 @@ def _reference_slot(k: int) -> Widgets:
                 widgets[slot("fit", k)] = gr.Dropdown(components.FITS, value="crop", label="Fit")
                 widgets[slot("negative", k)] = gr.Checkbox(False, label="Negative image prompt")
     with gr.Row():
+        widgets[slot("reference_adapter", k)] = gr.Dropdown(
+            label="Adapter", info="that reads this reference", **adapter_properties(info)
+        )
+        widgets[slot("reference_layers", k)] = gr.Dropdown(
+            label="Apply to layers", info="where this reference acts", **own_layers_properties(info)
+        )
+    with gr.Row():
         hint = "black is hidden\nfrom the encoder"
         widgets[slot("clip_mask", k)] = components.picture(
             "CLIP mask", hint, image_mode="L", sources=["upload"], height=150
@@ -91,6 +102,16 @@ def _reference_slot(k: int) -> Widgets:
             label=f"Embeds in place of the picture ({ENDING})", file_types=[ENDING], height=150
         )
     return widgets
+
+
+def adapter_properties(info: ModelInfo) -> Properties:
+    choices = [("as above", ""), *components.adapter_choices(info)]
+    return {"choices": choices, "value": "", "visible": len(info.adapters) > 1}
+
+
+def own_layers_properties(info: ModelInfo) -> Properties:
+    choices = [("as above", ""), *layer_choices(info)]
+    return {"choices": choices, "value": "", "visible": len(choices) > 1}
 
 
 def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
@@ -107,6 +128,8 @@ def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
                 image=given["reference"],
                 embeds=given["embeds"],
                 fit=given["fit"],
+                adapter=given["reference_adapter"] or None,
+                layers=given["reference_layers"] or None,
                 clip_mask=hidden and flatten_mask(hidden, slot("clip_mask", k)),
                 weight=given["weight"],
                 mask=mask,
@@ -137,6 +160,8 @@ def slots_from_references(references: Sequence[Reference]) -> dict[str, object]:
                 "embeds": given.embeds,
                 "fit": given.fit,
                 "clip_mask": given.clip_mask,
+                "reference_adapter": given.adapter or "",
+                "reference_layers": given.layers or "",
                 "weight": given.weight,
                 "mask": given.mask,
                 "window_start": start,
