@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import re
 import resource
 import socket
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
 from gradio.routes import App
@@ -62,6 +65,41 @@ def png() -> bytes:
     file = io.BytesIO()
     picture(1).save(file, "PNG")
     return file.getvalue()
+
+
+# What is kept of visitors
+
+
+def test_a_session_takes_little_memory(served: tuple[str, App], http: httpx.Client) -> None:
+    """A program may name another one with each call."""
+    app = served[1]
+    page = app.get_blocks()
+    number = next(n for n, fn in page.fns.items() if fn.api_name == "look")
+    letters = "a" * 100_000
+
+    def call(session: str) -> None:
+        body = {"fn_index": number, "data": [None, letters, ""], "session_hash": session}
+        assert http.post("gradio_api/run/look", json=body).status_code == 200
+
+    call("first")
+    tracemalloc.start()
+    for count in range(20):
+        call(f"session-{count}")
+    gc.collect()
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "session-19" in app.state_holder
+    assert grown / 20 < 20_000
+
+
+def test_a_session_has_its_own_widgets(served: tuple[str, App]) -> None:
+    page = served[1].get_blocks()
+    one, other = (served[1].state_holder[name] for name in ("one", "other"))
+    number = next(n for n, block in page.blocks.items() if isinstance(block, gr.Number))
+    one[number] = changed = gr.Number(4, render=False)
+    assert one[number] is changed
+    assert other[number] is page.blocks[number]
+    assert one.blocks_config.fns == page.fns
 
 
 # Who may ask

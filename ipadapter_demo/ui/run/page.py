@@ -17,12 +17,18 @@ from pydantic import ValidationError
 import ipadapter_demo
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.say import failure
+from ipadapter_demo.ui.run.sessions import keep_little
 
 PACKAGE = str(Path(ipadapter_demo.__file__).parent)
 UNLIKE = "a value is of a type that its field does not take"
 
 
 class Page(gr.Blocks):
+    def launch(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as gradio's
+        served = super().launch(*args, **options)
+        keep_little(self)
+        return served
+
     async def process_api(self, *args: Any, **options: Any) -> dict[str, Any]:
         with shown_errors():
             return await super().process_api(*args, **options)
