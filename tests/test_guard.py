@@ -12,11 +12,13 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import httpx
 import pytest
+from gradio.queueing import EventQueue
 from gradio.routes import App
 from playwright.sync_api import Browser, expect
 from starlette.datastructures import MutableHeaders
@@ -67,12 +69,40 @@ def png() -> bytes:
     return file.getvalue()
 
 
+# How much of the queue a visitor may have
+
+
+def test_nobody_fills_the_queue(
+    served: tuple[str, App], http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Previews wait in gradio's queue, whose end is the end for everybody."""
+    page = served[1].get_blocks()
+    kept = EventQueue("kept", 1)
+    kept.current_concurrency = 1  # nothing of it is begun
+    scope = {"client": ["198.51.100.7", 1]}
+    kept.queue += [SimpleNamespace(request=SimpleNamespace(scope=scope)) for _ in range(16)]
+    monkeypatch.setitem(page._queue.event_queue_per_concurrency_id, "kept", kept)
+    number = next(n for n, fn in page.fns.items() if fn.api_name == "as_png")
+
+    def asked(address: str, path: str) -> httpx.Response:
+        body = {"fn_index": number, "data": [None], "session_hash": "queue"}
+        headers = {"X-Forwarded-For": address}  # this machine is a proxy that the server trusts
+        return http.post(f"gradio_api/{path}", json=body, headers=headers)
+
+    for path in ("queue/join", "call/as_png", "call/as_png/"):
+        refused = asked("198.51.100.7", path)
+        assert refused.status_code == 429, path
+        assert "16 calls from your address are waiting or at work" in refused.json()["detail"]
+    answer = asked("198.51.100.8", "queue/join")
+    assert answer.status_code == 200, answer.text
+
+
 # What is kept of visitors
 
 
 def test_a_session_takes_little_memory(served: tuple[str, App], http: httpx.Client) -> None:
     """A program may name another one with each call."""
-    url, app = served
+    app = served[1]
     page = app.get_blocks()
     number = next(n for n, fn in page.fns.items() if fn.api_name == "look")
     letters = "a" * 100_000

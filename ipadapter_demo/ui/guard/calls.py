@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ipadapter_demo.serving.visitors import Visitor
 from ipadapter_demo.ui.guard.bodies import replayed, whole_body
 from ipadapter_demo.ui.guard.refusal import Refused
 
 if TYPE_CHECKING:
     from gradio.blocks import BlockFunction, Blocks
 
-CALL = re.compile(r"/gradio_api/(?:(?:run|api|call(?P<v2>/v2)?)/(?P<name>[^/]*)|queue/join)/?$")
+CALL = re.compile(
+    r"/gradio_api/(?:(?:run|api|(?P<waits>call)(?P<v2>/v2)?)/(?P<name>[^/]*)|queue/join)/?$"
+)
 MAX_NAMES = 30  # in a message
 MAX_HASH = 100  # characters
+LEAST = 8  # calls of an address, however short the queue is
 
 
 class Calls:
@@ -36,6 +40,8 @@ class Calls:
                     self._check_fields(page, call["name"], values)
                 else:
                     check_values(page, call["name"], values)
+                if call["waits"] or call["name"] is None:
+                    check_waiting(page, scope)
                 receive = replayed(body, receive)
         await self.app(scope, receive, send)
 
@@ -84,6 +90,31 @@ def check_values(page: Blocks, name: str | None, values: Mapping[str, Any]) -> N
             f"data must be a list of {' or '.join(map(str, sorted(counts)))} values, got "
             f"{len(data) if isinstance(data, list) else repr(data)[:80]}",
         )
+
+
+def check_waiting(page: Blocks, scope: Scope) -> None:
+    """Half of the queue is the most that one address may have there, waiting or at work: previews
+    and estimates wait in it too, and who fills it keeps out everybody."""
+    queue = page._queue
+    if queue.max_size is None:
+        return
+    most = max(LEAST, queue.max_size // 2)
+    network = network_of(scope)
+    waiting = (
+        event for one in queue.event_queue_per_concurrency_id.values() for event in one.queue
+    )
+    at_work = (event for events in queue.active_jobs for event in events or ())
+    count = sum(network_of(e.request.scope) == network for e in itertools.chain(waiting, at_work))
+    if count >= most:
+        raise Refused(
+            429,
+            f"{count} calls from your address are waiting or at work, and {most} is the limit: "
+            "wait for one of them",
+        )
+
+
+def network_of(scope: Scope) -> str:
+    return Visitor("", (scope.get("client") or ("",))[0]).network
 
 
 def endpoint(page: Blocks, name: str | None, index: object) -> BlockFunction:
