@@ -101,7 +101,12 @@ def set_number(panel: Locator, label: str, value: int) -> None:
 
 
 def click_example(panel: Locator, row: int) -> None:
-    panel.locator(".gallery-item, tr.tr-body").nth(row).click()
+    """An example fills the widgets and clicks Generate; here that click is only awaited."""
+    generate = panel.get_by_role("button", name="Generate", exact=True)
+    generate.evaluate("button => button.click = () => button.classList.add('asked')")
+    panel.locator(".inputs :is(.gallery-item, tr.tr-body)").nth(row).click()
+    expect(generate).to_have_class(re.compile("asked"))
+    generate.evaluate("button => { delete button.click; button.classList.remove('asked') }")
     expect(panel.locator(".filled img").first).to_be_visible()  # what is drawn of its picture
 
 

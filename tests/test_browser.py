@@ -80,6 +80,9 @@ def page(url: str, browser: Browser) -> Iterator[Page]:
         yield page
 
 
+BOTTOM = "element => element.getBoundingClientRect().bottom"
+
+
 def request_of(files: list[bytes]) -> GenerateRequest:
     return record_from_png(files[0]).request
 
@@ -96,6 +99,31 @@ def paint(panel: Locator, dx: int = 0) -> None:
     for step in range(7):
         mouse.move(x - 30 + 10 * step, y + step % 2)
     mouse.up()
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (390, 844)], ids=["laptop", "phone"])
+def test_the_page_opens_on_a_finished_example(page: Page, size: tuple[int, int]) -> None:
+    """Generate and all of the result are seen at once, on a phone Generate wherever one is."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    reference, results = panel.locator(".inputs img").first, panel.locator(".results img")
+    expect(results).to_have_count(4)
+    expect(reference).to_be_visible()
+    generate, stop = (panel.get_by_role("button", name=n, exact=True) for n in ("Generate", "Stop"))
+    if size[0] < 640:
+        results.first.scroll_into_view_if_needed()
+        page.mouse.wheel(0, 5000)
+    else:
+        assert all(image.evaluate(BOTTOM) <= size[1] for image in results.all())
+    expect(generate).to_be_in_viewport(ratio=1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    before = reference.get_attribute("src") or ""
+    expect(stop).to_be_disabled()
+    panel.get_by_role("button", name="Try another").click()
+    expect(reference).not_to_have_attribute("src", before)
+    expect(panel.locator(".status").first).to_contain_text("step")
+    stop.click()
+    expect(panel.get_by_text("Stopped.")).to_be_visible()
 
 
 def test_variation_from_an_example_and_back_from_its_png(page: Page, tmp_path: Path) -> None:
@@ -336,8 +364,9 @@ def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
     panel = open_tab(page, "Variation")
     click_example(panel, 1)
     set_number(panel, "Steps", 50)
+    shown = panel.locator(".results img").first.get_attribute("src") or ""
     panel.get_by_role("button", name="Generate").click()
-    expect(panel.locator(".results img").first).to_be_visible()
+    expect(panel.locator(".results img").first).not_to_have_attribute("src", shown)
     panel.get_by_role("button", name="Stop").click()
     expect(panel.get_by_text("Stopped.")).to_be_visible()
     expect(panel.get_by_role("button", name="Generate")).to_be_enabled()

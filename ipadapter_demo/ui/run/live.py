@@ -32,7 +32,7 @@ REST = 700  # milliseconds without a change, after which the whole request is dr
 CHANGED = """(live) => {
     if (!live) return [];
     const row = document.getElementById("run-TAB"), [generate, stop, frame] =
-        ["generate", "stop", "frame"].map((name) => row.querySelector("." + name));
+        ["generate", "halt", "frame"].map((name) => row.querySelector("." + name));
     clearTimeout(row.resting);
     if (!stop.disabled) stop.click();
     row.moved = performance.now();

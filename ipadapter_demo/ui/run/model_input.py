@@ -26,6 +26,8 @@ def model_input(manager: ModelManager) -> ModelInput:
         choices,
         value=manager.info.name,
         label="Model",
+        container=False,
+        show_label=False,
         scale=0,
         min_width=260,
         visible=len(choices) > 1,

@@ -12,7 +12,7 @@ from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
 from ipadapter_demo.ui.widgets import components
-from ipadapter_demo.ui.widgets.buttons import live_buttons
+from ipadapter_demo.ui.widgets.buttons import live_switch, run_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.layers import layers_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
@@ -21,6 +21,7 @@ from ipadapter_demo.ui.widgets.reference_slots import (
     references_from_slots,
     slots_from_references,
 )
+from ipadapter_demo.ui.widgets.results import results_of
 from ipadapter_demo.ui.widgets.start import start_inputs
 
 
@@ -44,22 +45,16 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
 
 
 def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, Buttons]:
-    with gr.Row():
-        with gr.Column():
+    with gr.Row(elem_classes="tab"):
+        with gr.Column(elem_classes="inputs"):
             inputs = components.reference_input(manager, model)
             inputs |= components.prompt_input(manager, optional=False)
             inputs |= components.image_prompt_inputs(
                 manager, manager.info.recommended.text_image_scale
             )
-            live, buttons = live_buttons(manager.info, "image_text")
-            inputs |= live
-            inputs |= layers_input(manager, model)
-            inputs |= components.sampling_inputs(manager, count=4)
-            inputs |= start_inputs()
-            inputs |= reference_slots(manager.info)
-        with gr.Column():
-            results = components.results_column()
+            inputs |= live_switch(manager.info)
             examples(
+                "image_text",
                 [inputs["reference"], inputs["prompt"]],
                 [
                     ["checker-cube.png", "on a green striped floor"],
@@ -67,6 +62,14 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                     ["dotted-cone.png", "with a yellow wall"],
                 ],
             )
+        with gr.Column(elem_classes="outcome"):
+            buttons = run_buttons("image_text", live=True)
+            results = results_of("image_text")
+        with gr.Column(elem_classes="settings"):
+            inputs |= layers_input(manager, model)
+            inputs |= components.sampling_inputs(manager, count=4)
+            inputs |= start_inputs()
+            inputs |= reference_slots(manager.info)
     return inputs, results, buttons
 
 

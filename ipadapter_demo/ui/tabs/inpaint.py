@@ -23,6 +23,7 @@ from ipadapter_demo.ui.widgets.buttons import run_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
+from ipadapter_demo.ui.widgets.results import results_of
 
 EXTEND = tuple(f"extend_{side}" for side in SIDES)
 
@@ -100,8 +101,8 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
 
 
 def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, Buttons]:
-    with gr.Row():
-        with gr.Column():
+    with gr.Row(elem_classes="tab"):
+        with gr.Column(elem_classes="inputs"):
             inputs: Widgets = {"painting": _editor()}
             with gr.Row(equal_height=True):
                 inputs |= mask_input(
@@ -117,7 +118,18 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                 inputs |= components.prompt_input(manager, scale=3)
             inputs |= components.reference_input(manager, model, optional=True)
             inputs |= components.image_prompt_inputs(manager, manager.info.recommended.image_scale)
-            buttons = run_buttons()
+            examples(
+                "inpaint",
+                [inputs[name] for name in ("painting", "mask", "reference", "prompt")],
+                [
+                    ["cube-and-cone.png", "cube-and-cone-mask.png", "red-sphere.png", ""],
+                    ["cube-and-cone.png", "cube-and-cone-mask.png", None, "a green plain cube"],
+                ],
+            )
+        with gr.Column(elem_classes="outcome"):
+            buttons = run_buttons("inpaint")
+            results = results_of("inpaint", comparison=True)
+        with gr.Column(elem_classes="settings"):
             inputs |= components.inpainting_inputs(manager)
             with gr.Row():
                 inputs["strength"] = components.slider(
@@ -130,15 +142,6 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                 for name, side in zip(EXTEND, SIDES, strict=True):
                     inputs[name] = gr.Number(0, label=side.title(), precision=0, min_width=80)
             inputs |= components.sampling_inputs(manager, count=1, painting=True)
-        with gr.Column():
-            results = components.results_column(comparison=True)
-            examples(
-                [inputs[name] for name in ("painting", "mask", "reference", "prompt")],
-                [
-                    ["cube-and-cone.png", "cube-and-cone-mask.png", "red-sphere.png", ""],
-                    ["cube-and-cone.png", "cube-and-cone-mask.png", None, "a green plain cube"],
-                ],
-            )
     return inputs, results, buttons
 
 

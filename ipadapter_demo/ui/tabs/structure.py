@@ -27,6 +27,7 @@ from ipadapter_demo.ui.widgets.buttons import run_buttons
 from ipadapter_demo.ui.widgets.examples import examples
 from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
+from ipadapter_demo.ui.widgets.results import results_of
 from ipadapter_demo.ui.widgets.slots import (
     slots_from_structures,
     structure_choices,
@@ -108,15 +109,28 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
 
 
 def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, Buttons]:
-    with gr.Row():
-        with gr.Column():
+    with gr.Row(elem_classes="tab"):
+        with gr.Column(elem_classes="inputs"):
             inputs, drawn = _control_inputs(structure_choices(manager.info))
             inputs |= components.prompt_input(manager)
             inputs |= components.reference_input(manager, model, optional=True)
             inputs |= components.image_prompt_inputs(
                 manager, manager.info.recommended.map_image_scale
             )
-            buttons = run_buttons()
+            examples(
+                "structure",
+                [inputs[name] for name in ("control", "reference", "prompt", "kind")],
+                [
+                    ["two-solids.png", "red-sphere.png", "", "canny/canny"],
+                    ["checker-cube.png", None, "a purple cube on a blue floor", "canny/lineart"],
+                    ["edges.png", "purple-cylinder.png", "", "canny/none"],
+                    ["blue-cone.png", None, "a sphere", "palette/palette"],
+                ],
+            )
+        with gr.Column(elem_classes="outcome"):
+            buttons = run_buttons("structure")
+            results = results_of("structure")
+        with gr.Column(elem_classes="settings"):
             with gr.Row():
                 inputs |= window_inputs(1)
             inputs |= components.sampling_inputs(manager, count=1)
@@ -135,17 +149,6 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                         height=150,
                     )
                 inputs |= components.inpainting_inputs(manager)
-        with gr.Column():
-            results = components.results_column()
-            examples(
-                [inputs[name] for name in ("control", "reference", "prompt", "kind")],
-                [
-                    ["two-solids.png", "red-sphere.png", "", "canny/canny"],
-                    ["checker-cube.png", None, "a purple cube on a blue floor", "canny/lineart"],
-                    ["edges.png", "purple-cylinder.png", "", "canny/none"],
-                    ["blue-cone.png", None, "a sphere", "palette/palette"],
-                ],
-            )
     return inputs, results, buttons
 
 

@@ -14,9 +14,11 @@ from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
 from ipadapter_demo.ui.widgets import components
-from ipadapter_demo.ui.widgets.buttons import live_buttons
+from ipadapter_demo.ui.widgets.buttons import live_switch, run_buttons
 from ipadapter_demo.ui.widgets.examples import examples
+from ipadapter_demo.ui.widgets.opening import on_other_model, opening
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
+from ipadapter_demo.ui.widgets.results import results_of
 from ipadapter_demo.ui.widgets.start import start_inputs
 
 
@@ -38,20 +40,26 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
 
 
 def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, Buttons]:
-    with gr.Row():
-        with gr.Column():
-            inputs = components.reference_input(manager, model)
+    finished = opening(manager)
+    with gr.Row(elem_classes="tab"):
+        with gr.Column(elem_classes="inputs"):
+            inputs = components.reference_input(
+                manager, model, shown=finished.reference if finished else None
+            )
             inputs |= components.image_prompt_inputs(
                 manager, manager.info.recommended.image_scale, words=False
             )
-            live, buttons = live_buttons(manager.info, "variation")
-            inputs |= live
+            inputs |= live_switch(manager.info)
+            pictures = ("red-sphere", "blue-cone", "checker-cube", "two-solids")
+            examples("variation", [inputs["reference"]], [[f"{name}.png"] for name in pictures])
+        with gr.Column(elem_classes="outcome"):
+            buttons = run_buttons("variation", live=True)
+            results = results_of("variation", opening=finished)
+        with gr.Column(elem_classes="settings"):
             inputs |= components.sampling_inputs(manager, count=4)
             inputs |= start_inputs()
-        with gr.Column():
-            results = components.results_column()
-            pictures = ("red-sphere", "blue-cone", "checker-cube", "two-solids")
-            examples([inputs["reference"]], [[f"{name}.png"] for name in pictures])
+    if finished is not None:
+        on_other_model(finished, model, results)
     return inputs, results, buttons
 
 

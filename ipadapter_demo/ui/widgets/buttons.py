@@ -8,37 +8,27 @@ from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.ui.run.tab import Buttons, Properties, Widgets
 
 
-def run_buttons() -> Buttons:
-    """Generate and Stop."""
-    with gr.Row():
-        return Buttons(_generate(), _stop())
+def run_buttons(tab: str, *, live: bool = False) -> Buttons:
+    """Generate and Stop, for `live` the sweep of λ as well and what Live clicks: see `run.live`."""
+    with gr.Row(elem_id=f"run-{tab}", elem_classes="run"):
+        generate = gr.Button("Generate", variant="primary", scale=3, elem_classes="generate")
+        sweep = gr.Button("Sweep λ", scale=1, min_width=100) if live else None
+        stop = gr.Button("Stop", interactive=False, scale=1, min_width=80, elem_classes="halt")
+        frame = gr.Button("Live frame", visible="hidden", elem_classes="frame") if live else None
+    return Buttons(generate, stop, sweep, frame)
 
 
-def live_buttons(info: ModelInfo, tab: str) -> tuple[Widgets, Buttons]:
-    """Generate, the sweep, Stop, and the switch Live: see `run.live`."""
-    with gr.Row(elem_id=f"run-{tab}"):
-        generate = _generate()
-        several = gr.Button("Sweep λ", scale=1, min_width=110)
-        stop = _stop()
-        frame = gr.Button("Live frame", visible="hidden", elem_classes="frame")
-    live = gr.Checkbox(
-        label="Live: draw while λ, a weight or the prompt changes (the seed stays)",
-        container=False,
-        **live_properties(info),
-    )
-    return {"live": live}, Buttons(generate, stop, several, frame)
+def live_switch(info: ModelInfo) -> Widgets:
+    """Follow what is moved: see `run.live`."""
+    return {
+        "live": gr.Checkbox(
+            label="Live: draw while λ, a weight or the prompt changes (the seed stays)",
+            container=False,
+            **live_properties(info),
+        )
+    }
 
 
 def live_properties(info: ModelInfo) -> Properties:
     """Hidden where the model has no LoRA for few steps."""
     return {"value": False, "visible": info.live is not None}
-
-
-def _generate() -> gr.Button:
-    return gr.Button("Generate", variant="primary", scale=3, elem_classes="generate")
-
-
-def _stop() -> gr.Button:
-    return gr.Button(
-        "Stop", variant="stop", interactive=False, scale=1, min_width=80, elem_classes="stop"
-    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.fit import ReferenceFit
+from ipadapter_demo.imaging import read_image
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.pipeline.sizes import usual_sizes
 from ipadapter_demo.request import (
@@ -22,7 +24,7 @@ from ipadapter_demo.size_limits import SIZE_STEP
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
-from ipadapter_demo.ui.run.tab import Results, Widgets
+from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
 from ipadapter_demo.ui.widgets.larger import upscale_inputs
 from ipadapter_demo.ui.widgets.loras import loras_input
@@ -33,7 +35,7 @@ from ipadapter_demo.ui.widgets.sliders import slider, window_sliders
 # How an adapter is called where people choose one; any other appears under its own name.
 ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
 FITS = [
-    ("crop the centre", "crop"),
+    ("crop", "crop"),  # keeps the centre
     ("pad", "pad"),
     ("squash", "squash"),
     ("up to 4 squares", "tile"),
@@ -56,14 +58,19 @@ def picture(label: str, placeholder: str = "Drop a picture here", **options: Any
 
 
 def reference_input(
-    pipeline: ModelManager, model: ModelInput, *, optional: bool = False
+    pipeline: ModelManager,
+    model: ModelInput,
+    *,
+    optional: bool = False,
+    shown: Path | None = None,
 ) -> Widgets:
-    """A picture as a prompt, and beside it what of it reaches the encoder."""
+    """A picture as a prompt, `shown` at first, and beside it what of it reaches the encoder."""
     with gr.Row(equal_height=True):
         hint = "Drop a picture here\n(optional)" if optional else "Drop a picture here"
-        reference = picture("Reference", hint, scale=3, min_width=200)
-        with gr.Column(scale=2, min_width=140):
+        reference = picture("Reference", hint, value=shown and str(shown), scale=3, min_width=200)
+        with gr.Column(scale=2, min_width=140, elem_classes="beside"):
             view = gr.Image(
+                _encoder_view(pipeline, shown) if shown else None,
                 label="What CLIP sees",
                 format="png",
                 interactive=False,
@@ -233,45 +240,9 @@ def inpainting_inputs(pipeline: ModelManager) -> Widgets:
     return widgets
 
 
-def results_column(*, comparison: bool = False) -> Results:
-    gallery = gr.Gallery(
-        label="Results",
-        show_label=False,
-        format="png",
-        columns=2,
-        height="auto",
-        object_fit="contain",
-        interactive=False,
-        buttons=["download", "download_all", "fullscreen"],
-        elem_classes="results",
-    )
-    status = gr.HTML("", label="Status", elem_classes="status")
-    attention_maps = gr.Gallery(
-        label="Attention maps",
-        format="png",
-        columns=4,
-        height=190,
-        object_fit="contain",
-        interactive=False,
-        visible=False,
-        buttons=["download", "fullscreen"],
-    )
-    slider = None
-    if comparison:
-        slider = gr.ImageSlider(
-            label="Before and after", format="png", interactive=False, buttons=["fullscreen"]
-        )
-    with gr.Accordion("Reproduce (CLI / Python)", open=False):
-        gr.HTML(
-            "These lines draw a result again from its PNG, which holds its pictures too. Click a "
-            "result to choose another.",
-            elem_classes="status",
-        )
-        lines = (
-            gr.Code(language="shell", label="Command", interactive=False, wrap_lines=True, lines=2),
-            gr.Code(language="python", label="Python", interactive=False),
-        )
-    return Results(gallery, status, attention_maps, lines, slider)
+def _encoder_view(manager: ModelManager, path: Path) -> Image.Image | None:
+    previews = manager.previews(manager.info.name)
+    return None if previews is None else previews.encoder_view(Reference(image=read_image(path)))
 
 
 def _keep_encoder_view(

@@ -1,4 +1,4 @@
-"""Rows to click on, from assets/examples; clicking fills the widgets."""
+"""Rows to click on, from assets/examples; clicking fills the widgets and draws."""
 
 from __future__ import annotations
 
@@ -11,17 +11,32 @@ from ipadapter_demo.ui.run.uploads import editor_value_from_image
 
 FOLDER = asset("assets/examples")
 
+# As soon as the widgets hold the example's values. What is drawn at that moment gives way.
+DRAW = """() => {
+    const [generate, stop] = ["generate", "halt"].map(
+        (name) => document.querySelector("#run-TAB ." + name));
+    const draw = () => generate.disabled ? setTimeout(draw, 100) : generate.click();
+    if (!stop.disabled) stop.click();
+    requestAnimationFrame(() => requestAnimationFrame(draw));
+    return [];
+}"""
 
-def examples(inputs: Sequence[gr.Component], rows: Sequence[Sequence[str | None]]) -> None:
+
+def examples(
+    tab: str, inputs: Sequence[gr.Component], rows: Sequence[Sequence[str | None]]
+) -> None:
     """Pictures are named by their file. Rows whose files are missing, or whose choices this model
     does not offer, are left out."""
     usable = [row for row in rows if all(map(_offered, inputs, row))]
     if usable:
-        gr.Examples(
+        found = gr.Examples(
             [[_value(*cell) for cell in zip(inputs, row, strict=True)] for row in usable],
             inputs=list(inputs),
             label="Examples",
             api_visibility="private",
+        )
+        found.load_input_event.success(
+            None, js=DRAW.replace("TAB", tab), queue=False, api_visibility="private"
         )
         for component in inputs:  # else they are deleted like visitors' files, after a day
             component.keep_in_cache.update(component.temp_files)

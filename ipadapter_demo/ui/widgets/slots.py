@@ -78,7 +78,9 @@ def structure_inputs(choices: list[tuple[str, str]], k: int) -> Widgets:
         slot("control_fit", k): gr.Dropdown(
             MAP_FITS, value="crop", label="Fit to the result", min_width=120
         ),
-        slot("structure_weight", k): components.slider(0, MAX_WEIGHT, 1.0, 0.05, "Control weight"),
+        slot("structure_weight", k): components.slider(
+            0, MAX_WEIGHT, 1.0, 0.05, "Control weight", scale=2, min_width=200
+        ),
     }
 
 
