@@ -126,9 +126,13 @@ def test_a_session_has_its_own_widgets(served: tuple[str, App]) -> None:
     page = served[1].get_blocks()
     one, other = (served[1].state_holder[name] for name in ("one", "other"))
     number = next(n for n, block in page.blocks.items() if isinstance(block, gr.Number))
-    one[number] = changed = gr.Number(4, render=False)
+    one[number] = changed = gr.Number(4, maximum=5, render=False)
     assert one[number] is changed
     assert other[number] is page.blocks[number]
+    # With another value alone it is the widget that all have.
+    own = {**page.blocks[number].constructor_args, "value": 4, "render": False}
+    one[number] = gr.Number(**own)
+    assert one[number] is page.blocks[number]
     assert one.blocks_config.fns == page.fns
 
 

@@ -11,7 +11,7 @@ from collections import ChainMap
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import BlocksConfig
+from gradio.blocks import Block, BlocksConfig
 from gradio.state_holder import SessionState, StateHolder
 
 
@@ -30,6 +30,15 @@ class Session(SessionState):
         self.is_closed = False
         self.STATE_TTL_WHEN_CLOSED = 3600
 
+    def __setitem__(self, key: int, value: object) -> None:
+        """An update of a widget comes as a new widget: one with the same choices, limits and looks
+        as all have, half a megabyte for a tab, is not kept."""
+        own, shared = self.blocks_config.blocks.maps  # type: ignore[attr-defined]
+        if isinstance(value, Block) and key in shared and _made_of(value) == _made_of(shared[key]):
+            own.pop(key, None)
+        else:
+            super().__setitem__(key, value)
+
     def _update_config(self, key: int) -> None:
         pass
 
@@ -42,6 +51,11 @@ class Sessions(StateHolder):
         if session_id not in self.session_data:
             self.session_data[session_id] = Session(self.blocks)
         return super().__getitem__(session_id)
+
+
+def _made_of(widget: Block) -> dict[str, Any]:
+    """What it was made with, but for its value."""
+    return {k: v for k, v in widget.constructor_args.items() if k not in ("value", "render")}
 
 
 class _Unwritten(dict[int, Any]):
