@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import threading
 import time
 import tracemalloc
 import zipfile
@@ -17,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from PIL import Image
 
@@ -27,7 +29,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.lora import loras_from_texts
 from ipadapter_demo.record import save_png
 from ipadapter_demo.request import GenerateRequest
-from ipadapter_demo.ui.run import reuse
+from ipadapter_demo.ui.run import reuse, uploads
 from ipadapter_demo.ui.run.updates import lines_of
 
 MEGABYTE = 2**20
@@ -243,3 +245,53 @@ def test_no_message_says_a_value_in_full() -> None:
 def test_loras_are_a_list(loras: Any) -> None:
     with pytest.raises(RequestError, match="loras must be a list of names, got "):
         loras_from_texts(loras)
+
+
+# Large pictures
+
+
+def test_few_large_pictures_are_decoded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes up to a gigabyte; small ones wait for none of them."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    at_once: list[int] = []
+    decoding, inside = threading.Lock(), [0]
+
+    def slow(path: Path, field: str) -> Image.Image:
+        with decoding:
+            inside[0] += 1
+            at_once.append(inside[0])
+        time.sleep(0.05)
+        with decoding:
+            inside[0] -= 1
+        return Image.new("RGB", (8, 8), "white")
+
+    monkeypatch.setattr(uploads, "read_image", slow)
+    for name, side in (("large", 2100), ("small", 1900)):
+        Image.new("L", (side, side)).save(tmp_path / f"{name}.png")
+
+    def at_most(name: str) -> int:
+        at_once.clear()
+        upload = {"path": str(tmp_path / f"{name}.png")}
+        reads = (
+            lambda: uploads.image_from_upload(upload, "reference"),
+            lambda: uploads.mask_from_upload(upload, "mask"),
+            lambda: uploads.value_from_widget(gr.Image(image_mode="L"), upload, "mask"),
+            lambda: uploads.painting_from_editor(upload, "painting"),
+        )
+        threads = [threading.Thread(target=read) for read in reads * 2]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(at_once) == 8
+        return max(at_once)
+
+    assert at_most("large") <= 2 < at_most("small")
+
+
+def test_layers_of_paint_are_counted_before_they_are_decoded() -> None:
+    editor = {"background": {"path": "none"}, "layers": [{"path": "none"}] * 13_000}
+    with pytest.raises(RequestError, match="layers must have at most 20 entries, got 13000"):
+        uploads.painting_from_editor(editor, "painting")

@@ -141,6 +141,17 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"), dtype=np.int16)
 
 
+def test_cells_share_their_pictures(manager: ModelManager) -> None:
+    """Hundreds of cells with one picture hold it once."""
+    document = SMALL | {"pages": {"fit": ["crop", "pad"]}, "columns": {"image_scale": "0:1:0.1"}}
+    given = plan(document, manager)
+    pictures = {
+        id(reference.image) for cell in given.grid.cells for reference in cell.request.references
+    }
+    assert len(given.grid.cells) > 40
+    assert len(pictures) == 4  # a picture in a fit
+
+
 class TestSpec:
     def test_yaml_and_json_say_the_same(self) -> None:
         text = """

@@ -75,6 +75,7 @@ class _Builder:
     def __init__(self, spec: Spec, info: ModelInfo) -> None:
         self.spec, self.info = spec, info
         self.pictures: dict[str, Image.Image] = {}
+        self.made: dict[tuple[object, ...], tuple[Reference | None, Reference]] = {}
         self.beside, self.redrawn = spec.comparison.beside, spec.comparison.redraw
         self.shared = self._shared(spec.comparison)
         self.differing = set(all_axes(spec.comparison)) & {"sampler", "noise_schedule"}
@@ -126,13 +127,12 @@ class _Builder:
         if name == "reference" and value is None:
             fields["references"] = ()
         elif name == "reference":
-            given = self._seen(value)
-            first = replace(references[0], **given) if references else Reference(**given)
-            fields["references"] = (first, *references[1:])
+            before = references[0] if references else None
+            fields["references"] = (self._reference(before, image=value), *references[1:])
         elif name == "structure":
             fields["structures"] = () if value is None else (self._structure(value),)
         elif name == "fit":
-            fields["references"] = tuple(replace(r, fit=value) for r in references)
+            fields["references"] = tuple(self._reference(r, fit=value) for r in references)
         elif name == "structure_weight":
             fields["structures"] = tuple(replace(s, weight=value) for s in structures)
         elif name == "strength":
@@ -224,6 +224,18 @@ class _Builder:
         if is_embeds(name):
             return {"image": None, "embeds": self.spec.embeds(name)}
         return {"image": self._picture(name), "embeds": None}
+
+    def _reference(self, before: Reference | None, **changed: Any) -> Reference:
+        """`before` with another picture, by its file, or another fit: each made once, as each has a
+        copy of its picture, and there may be hundreds of cells."""
+        key = (id(before), *changed.values())
+        if key not in self.made:
+            values = changed
+            if "image" in changed:
+                values = self._seen(changed["image"])
+            made = Reference(**values) if before is None else replace(before, **values)
+            self.made[key] = before, made  # both, so that the first one's id is not another's
+        return self.made[key][1]
 
     def _structure(self, value: str) -> Structure:
         kind, annotator, name = structure_parts(value)

@@ -26,8 +26,10 @@ from ipadapter_demo.imaging import (
 )
 from ipadapter_demo.masks import MaskMeans, flatten_mask, painted_mask
 from ipadapter_demo.size_limits import MAX_AREA
+from ipadapter_demo.ui.run.room import room_for
 from ipadapter_demo.ui.run.say import failure
 
+MAX_LAYERS = 20  # of paint
 MAX_INPAINT_SIDE = 2048  # the result has the size of the picture, so more of it is kept
 
 
@@ -60,7 +62,7 @@ def value_from_widget(component: gr.Component, value: object, field: str) -> Any
         return painting_from_editor(value, field)
     if isinstance(component, gr.Image):
         if component.image_mode == "L":
-            return None if value is None else _read(value, field)
+            return None if value is None else _mask_read(value, field)
         return image_from_upload(value, field)
     return value
 
@@ -70,12 +72,18 @@ def image_from_upload(upload: object, field: str) -> Image.Image | None:
     inside its results, so it has no more pixels than a result may have."""
     if upload is None:
         return None
-    return shrink_to_area(flatten_image(_read(upload, field), field), MAX_AREA)
+    path = path_of_upload(upload, field)
+    with room_for(path):
+        return shrink_to_area(flatten_image(read_image(path, field), field), MAX_AREA)
 
 
 def mask_from_upload(upload: object, field: str, means: MaskMeans = "white") -> Image.Image | None:
     """The uploaded mask in its own size, white = here; None where nothing was uploaded."""
-    return None if upload is None else flatten_mask(_read(upload, field), field, means)
+    if upload is None:
+        return None
+    path = path_of_upload(upload, field)
+    with room_for(path):
+        return flatten_mask(read_image(path, field), field, means)
 
 
 def painting_from_editor(value: object, field: str) -> Painting | None:
@@ -89,14 +97,20 @@ def painting_from_editor(value: object, field: str) -> Painting | None:
         raise RequestError(f"{field} must hold a background and layers, got {value!r:.80}")
     if value.get("background") is None:
         return None
-    image = flatten_image(_read(value["background"], field), field)
-    mask = Image.new("L", image.size, 0)
-    for upload in value["layers"]:
-        layer = painted_mask(_read(upload, f"{field}.layers"), f"{field}.layers")
-        _check_size(f"{field}.layers", layer, image.size)
-        mask = ImageChops.lighter(mask, layer)
-    small = shrink_image(image, MAX_INPAINT_SIDE)
-    return Painting(small, resize_image(mask, small.size), image.size)
+    if len(value["layers"]) > MAX_LAYERS:  # before each is decoded
+        raise RequestError(
+            f"{field}.layers must have at most {MAX_LAYERS} entries, got {len(value['layers'])}"
+        )
+    path = path_of_upload(value["background"], field)
+    with room_for(path):
+        image = flatten_image(read_image(path, field), field)
+        mask = Image.new("L", image.size, 0)
+        for upload in value["layers"]:
+            layer = painted_mask(_read(upload, f"{field}.layers"), f"{field}.layers")
+            _check_size(f"{field}.layers", layer, image.size)
+            mask = ImageChops.lighter(mask, layer)
+        small = shrink_image(image, MAX_INPAINT_SIDE)
+        return Painting(small, resize_image(mask, small.size), image.size)
 
 
 def editor_value_from_image(image: Image.Image | str) -> dict[str, object]:
@@ -139,6 +153,11 @@ def _refuse_addresses(block: gr.Component) -> None:
         return await move(url_or_file_path)
 
     block.async_move_resource_to_block_cache = move_upload
+
+
+def _mask_read(upload: object, field: str) -> Image.Image:
+    with room_for(path_of_upload(upload, field)):
+        return _read(upload, field)
 
 
 def _read(upload: object, field: str) -> Image.Image:

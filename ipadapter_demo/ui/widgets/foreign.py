@@ -11,6 +11,7 @@ from gradio.utils import get_upload_folder
 
 from ipadapter_demo.imaging import flatten_image, read_image, shrink_image
 from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.room import room_for
 from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE, path_of_upload
 
 # Widgets of gradio take "image/*", and for most systems a .heic file has no type at all. A file
@@ -84,10 +85,12 @@ def as_png(picture: object) -> str:
     """A picture of any format that can be read, as a PNG that any browser shows. Transparency
     stays; one that is larger than results can be comes smaller."""
     with shown_errors():
-        image = read_image(path_of_upload(picture, "picture"), "picture")
-        if image.mode not in ("L", "LA", "RGBA"):
-            image = shrink_image(flatten_image(image, "picture"), MAX_INPAINT_SIDE)
+        upload = path_of_upload(picture, "picture")
         path = Path(get_upload_folder()) / secrets.token_hex(16) / "picture.png"
-        path.parent.mkdir(parents=True)
-        image.save(path, "PNG", compress_level=1)
+        with room_for(upload):
+            image = read_image(upload, "picture")
+            if image.mode not in ("L", "LA", "RGBA"):
+                image = shrink_image(flatten_image(image, "picture"), MAX_INPAINT_SIDE)
+            path.parent.mkdir(parents=True)
+            image.save(path, "PNG", compress_level=1)
         return str(path)

@@ -1,0 +1,34 @@
+"""Room for large pictures: while one of 50 million pixels is decoded it takes a gigabyte, so only a
+few are at once, of whomever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import BoundedSemaphore
+
+from PIL import Image
+
+SMALL = 4_000_000  # pixels of a picture that needs none
+AT_ONCE = 2
+_ROOM = BoundedSemaphore(AT_ONCE)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Waits for it, if the file is a large picture by its header."""
+    if _is_small(path):
+        yield
+        return
+    with _ROOM:
+        yield
+
+
+def _is_small(path: Path) -> bool:
+    """False too for what is no picture, or of a format that is not known here."""
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height <= SMALL
+    except Exception:  # whatever a decoder raises: whoever reads the file says what is wrong
+        return False
