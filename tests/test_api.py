@@ -40,6 +40,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 DOCS = Path(__file__).parent.parent / "docs" / "api-clients.md"
 FAST = {"steps": 2, "count": 2, "seed": 7}
+BESIDE = ("structure_map", "image_embeds")  # the endpoints that draw nothing
 WHOLE = {"steps", "count", "repaint_passes", "feather", "only", "clip_skip"}
 WHOLE |= {f"extend_{side}" for side in ("left", "top", "right", "bottom")}
 OPEN = {"seed", "width", "height"}
@@ -121,7 +122,7 @@ def described(name: str) -> str:
 
 def test_every_parameter_has_a_type_and_a_sentence(url: str) -> None:
     endpoints = httpx.get(f"{url}gradio_api/info").json()["named_endpoints"]
-    assert set(endpoints) == {f"/{name}" for name in (*TABS, "structure_map")}
+    assert set(endpoints) == {f"/{name}" for name in (*TABS, *BESIDE)}
     seen = set()
     for endpoint in endpoints.values():
         for parameter in endpoint["parameters"]:
@@ -136,6 +137,7 @@ def test_every_parameter_has_a_type_and_a_sentence(url: str) -> None:
         assert [one["label"] for one in endpoint["returns"]] in (
             ["pictures", "seeds", "status", "attention_maps"],
             ["map"],
+            ["embeds"],
         )
     assert seen == set(DESCRIPTIONS)
 
@@ -148,11 +150,11 @@ CLIENTS = re.findall(r"^```py\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.
 
 def test_there_is_a_client_of_six_lines_for_every_endpoint() -> None:
     named = re.findall(r'api_name="/(\w+)"', "".join(CLIENTS))
-    assert named == [*TABS, "structure_map"]
+    assert named == [*TABS, *BESIDE, "image_text"]
     assert all(len(text.splitlines()) <= 6 for text in CLIENTS)
 
 
-@pytest.mark.parametrize("text", CLIENTS, ids=[*TABS, "structure_map"])
+@pytest.mark.parametrize("text", CLIENTS, ids=[*TABS, *BESIDE])
 def test_a_client_of_the_docs_runs(
     text: str, url: str, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,7 +197,7 @@ def texts(answer: Any) -> str:
 
 def test_the_tools_are_the_endpoints_with_their_descriptions(url: str) -> None:
     tools = with_tools(url, lambda session: session.list_tools()).tools
-    assert {tool.name for tool in tools} == {*TABS, "structure_map"}
+    assert {tool.name for tool in tools} == {*TABS, *BESIDE}
     for tool in tools:
         assert tool.description
         for name, schema in tool.inputSchema["properties"].items():
