@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 import ipadapter_demo
+from ipadapter_demo.cli import generate
 from ipadapter_demo.sampling import SAMPLERS, noise_schedules_of
 
 ROOT = Path(__file__).parent.parent
@@ -136,3 +138,21 @@ def test_the_hooks_call_the_pinned_tools() -> None:
         for hook in repository["hooks"]:
             tool = hook["entry"].split()[0].removeprefix(".venv/bin/")
             assert re.search(rf"^{tool}==", pins, re.MULTILINE)
+
+
+def test_every_feature_has_its_place_its_options_and_its_tests() -> None:
+    rows = re.findall(
+        r"^\| (?!Feature|---)(.+) \|$", (ROOT / "docs/features.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(rows) > 25
+    parser = argparse.ArgumentParser()
+    generate.add_options(parser)
+    options = {option for action in parser._actions for option in action.option_strings}
+    page = "".join(f.read_text("utf-8") for f in (ROOT / "ipadapter_demo/ui").rglob("*.py"))
+    for row in rows:
+        tests = re.findall(r"`(test_\w+)`", row)
+        assert tests, row
+        assert set(tests) <= set(TESTS), row
+        assert set(re.findall(r"`(--[\w-]+)[ \w.]*`", row)) <= options, row
+        for label in re.findall(r"(?<!\*)\*([^*]+)\*", row):
+            assert f'"{label}' in page, label
