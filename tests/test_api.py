@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -26,6 +27,7 @@ from ipadapter_demo.record import request_from_png
 from ipadapter_demo.settings import Settings, settings_from_args
 from ipadapter_demo.ui import build_ui, launch
 from ipadapter_demo.ui.run.api_fields import DESCRIPTIONS
+from ipadapter_demo.ui.run.tools import complete
 from ipadapter_demo.ui.tabs import TABS
 from tests.tiny import picture
 
@@ -248,6 +250,21 @@ def test_a_tool_says_what_is_wrong(url: str, files: Path) -> None:
     answer = called(url, "variation", reference=reference, steps=999)
     assert answer.isError
     assert "steps must lie in [1, 200], got 999" in texts(answer)
+
+
+def test_an_agent_has_his_own_address() -> None:
+    """And not that of this machine, from which gradio's server calls the page, nor one that he
+    writes himself."""
+    request = SimpleNamespace(client=SimpleNamespace(host="198.51.100.9"))
+    server = SimpleNamespace(
+        postprocess_output_data=len,
+        convert_strings_to_filedata=len,
+        mcp_server=SimpleNamespace(request_context=SimpleNamespace(request=request)),
+        _prepare_tool_call_args=lambda *_: ("/variation", [], {"x-forwarded-for": "1.2.3.4"}, None),
+    )
+    complete(server)
+    _, _, headers, _ = server._prepare_tool_call_args("variation", {})
+    assert headers == {"x-forwarded-for": "198.51.100.9"}
 
 
 def test_what_only_the_page_uses_is_no_tool(url: str) -> None:

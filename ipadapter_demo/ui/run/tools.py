@@ -28,6 +28,21 @@ def complete(server: Any) -> None:  # noqa: ANN401 - gradio's, there only with i
         return given | uploads
 
     server.postprocess_output_data, server.convert_strings_to_filedata = content, files
+    _as_the_visitor(server)
+
+
+def _as_the_visitor(server: Any) -> None:  # noqa: ANN401
+    """gradio's server calls the page from this machine, with the headers that it was sent: let the
+    page know the visitor's address, which limits count by, and none that he writes himself."""
+    prepare = server._prepare_tool_call_args
+
+    @wraps(prepare)
+    def prepared(name: str, arguments: dict[str, object]) -> tuple[Any, ...]:
+        endpoint, values, headers, called = prepare(name, arguments)
+        client = server.mcp_server.request_context.request.client
+        return endpoint, values, headers | {"x-forwarded-for": client.host}, called
+
+    server._prepare_tool_call_args = prepared
 
 
 def _flat(values: Iterable[object]) -> Iterator[object]:
