@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,13 +35,9 @@ from ipadapter_demo.models.own_networks import (
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
 from ipadapter_demo.models.schedule import SchedulerConfig
 from ipadapter_demo.models.sources import Hub, Locate, Report, fetched, file_sha256, no_report
-from ipadapter_demo.models.structure import (
-    ControlNetStructure,
-    StructureNet,
-    T2IAdapterStructure,
-)
+from ipadapter_demo.models.structure import StructureNet, T2IAdapterStructure
+from ipadapter_demo.models.structures import Structures
 from ipadapter_demo.models.text import PromptEncoder
-from ipadapter_demo.models.union import UnionStructure
 from ipadapter_demo.models.vae import VAE
 from ipadapter_demo.models.weights import Network, tensors_from_file
 
@@ -56,9 +50,6 @@ if TYPE_CHECKING:
         UNet2DConditionModel,
     )
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, PreTrainedModel
-
-# (class, folder, kind of structure) -> network
-LoadStructure = Callable[[type, Path, str], "ControlNetModel | ControlNetUnionModel | T2IAdapter"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,51 +117,6 @@ class BaseModel:
             structures=Structures.of(self.entry, self.locate, {}),
             files=(),
         )
-
-
-class Structures:
-    """The structure networks of a model, each loaded once: those at hand when the model is, the
-    others when they are first asked for."""
-
-    def __init__(self, entry: CatalogEntry, load: LoadStructure, locate: Locate) -> None:
-        self._entries, self._load, self._locate = entry.structures, load, locate
-        self._loaded: dict[str, StructureNet] = {}
-        self._lock = Lock()
-        for kind, structure in self._entries.items():
-            if not isinstance(structure.folder, Hub):
-                self._loaded[kind] = self._read(kind, entry.folder / structure.folder)
-
-    @classmethod
-    def of(cls, entry: CatalogEntry, locate: Locate, nets: dict[str, StructureNet]) -> Structures:
-        """Networks at hand, such as one in training."""
-        found = cls(replace(entry, structures={}), lambda network, folder, kind: None, locate)
-        found._loaded = nets
-        return found
-
-    def __getitem__(self, kind: str) -> StructureNet:
-        """Raises ModelError where it is not at hand and cannot be fetched."""
-        with self._lock:
-            if kind not in self._loaded:
-                place = self._entries[kind].folder
-                assert isinstance(place, Hub)
-                self._loaded[kind] = self._read(kind, self._locate(place))
-            return self._loaded[kind]
-
-    def loaded(self) -> tuple[StructureNet, ...]:
-        return tuple(self._loaded.values())
-
-    def _read(self, kind: str, folder: Path) -> StructureNet:
-        from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter
-
-        try:
-            if self._entries[kind].network == "controlnet":
-                net = self._load(ControlNetModel, folder, kind)
-                if isinstance(net, ControlNetUnionModel):
-                    return UnionStructure(net, kind)
-                return ControlNetStructure(net)
-            return T2IAdapterStructure(self._load(T2IAdapter, folder, kind))
-        except ModelError as error:
-            raise ModelError(f"structure {kind}: {error}") from error
 
 
 def load_base_model(
