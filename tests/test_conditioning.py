@@ -402,7 +402,8 @@ def test_noise_is_each_image_s_own_and_a_picture_is_encoded_once(model: BaseMode
     assert (init.init_latents, init.strength) == (None, 1.0)
     pixels = [noise(i, 1, 3, 48, 64).clamp(-1, 1) for i in (1, 2)]
     with recorded(model.vae.autoencoder.encoder) as calls:
-        found = [latents.init((5,), (64, 48), given, 0.5) for given in (*pixels, pixels[0].clone())]
+        encoded = [latents.encode(given) for given in (*pixels, pixels[0].clone())]
+    found = [latents.init((5,), (64, 48), own, 0.5) for own in encoded]
     assert len(calls) == 2
     for one, given in zip(found, (*pixels, pixels[0]), strict=True):
         assert one.init_latents is not None

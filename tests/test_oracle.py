@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     ControlNetModel,
     DDIMScheduler,
+    MultiAdapter,
     MultiControlNetModel,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
@@ -225,6 +226,27 @@ def test_palette(ours: Any, entry: CatalogEntry) -> None:
     expected = (oracle.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
     structure = Structure(kind="palette", image=picture(5), weight=0.9)
     assert_same(ours(request(structures=(structure,))), expected)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_several_t2i_adapters_are_a_weighted_sum(
+    ours: Any, entry: CatalogEntry, order: tuple[int, int]
+) -> None:
+    """As their paper adds them (arXiv 2302.08453, section 3.2), in whatever order they are read."""
+    nets = [T2IAdapter.from_pretrained(entry.folder / "t2i-palette") for _ in range(2)]
+    oracle = loaded(StableDiffusionAdapterPipeline, entry, adapter=MultiAdapter(nets))
+    given = [picture(5), picture(6)]
+    weights = [0.9, 0.4]
+    latents = theirs(
+        oracle, entry, image=given, adapter_conditioning_scale=weights, output_type="latent"
+    )
+    expected = (oracle.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+    structures = [
+        Structure(kind="palette", image=image, weight=weight)
+        for image, weight in zip(given, weights, strict=True)
+    ]
+    asked = request(structures=tuple(structures[i] for i in order))
+    assert_same(ours(asked), expected)
 
 
 def test_without_guidance(ours: Any, entry: CatalogEntry) -> None:

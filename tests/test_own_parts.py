@@ -302,7 +302,7 @@ class TestWrongNetworks:
 
     def test_a_union(self, shelf: Path, tmp_path: Path) -> None:
         save_file({"task_embedding": torch.zeros(1)}, tmp_path / "net.safetensors")
-        with pytest.raises(ModelError, match="is a ControlNet Union, which is not read"):
+        with pytest.raises(ModelError, match="is a ControlNet Union, which only SDXL has"):
             sd15(shelf, controlnets=(("edges", tmp_path / "net.safetensors"),))
 
 

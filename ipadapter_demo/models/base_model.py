@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,30 +26,30 @@ from ipadapter_demo.models.extras import with_extras
 from ipadapter_demo.models.loras import Loras, own_loras
 from ipadapter_demo.models.memory import take_turns
 from ipadapter_demo.models.own_networks import (
-    check_class,
     check_controlnet_fits,
     check_t2i_adapter_fits,
+    class_in,
     controlnet_of,
     t2i_adapter_of,
 )
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
 from ipadapter_demo.models.schedule import SchedulerConfig
 from ipadapter_demo.models.sources import Hub, Locate, Report, fetched, file_sha256, no_report
-from ipadapter_demo.models.structure import (
-    ControlNetStructure,
-    StructureNet,
-    T2IAdapterStructure,
-)
+from ipadapter_demo.models.structure import StructureNet, T2IAdapterStructure
+from ipadapter_demo.models.structures import Structures
 from ipadapter_demo.models.text import PromptEncoder
 from ipadapter_demo.models.vae import VAE
 from ipadapter_demo.models.weights import Network, tensors_from_file
 
 if TYPE_CHECKING:
-    from diffusers import ConfigMixin, ControlNetModel, T2IAdapter, UNet2DConditionModel
+    from diffusers import (
+        ConfigMixin,
+        ControlNetModel,
+        ControlNetUnionModel,
+        T2IAdapter,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, PreTrainedModel
-
-# (class, folder, kind of structure) -> network
-LoadStructure = Callable[[type, Path, str], "ControlNetModel | T2IAdapter"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,48 +119,6 @@ class BaseModel:
         )
 
 
-class Structures:
-    """The structure networks of a model, each loaded once: those at hand when the model is, the
-    others when they are first asked for."""
-
-    def __init__(self, entry: CatalogEntry, load: LoadStructure, locate: Locate) -> None:
-        self._entries, self._load, self._locate = entry.structures, load, locate
-        self._loaded: dict[str, StructureNet] = {}
-        self._lock = Lock()
-        for kind, structure in self._entries.items():
-            if not isinstance(structure.folder, Hub):
-                self._loaded[kind] = self._read(kind, entry.folder / structure.folder)
-
-    @classmethod
-    def of(cls, entry: CatalogEntry, locate: Locate, nets: dict[str, StructureNet]) -> Structures:
-        """Networks at hand, such as one in training."""
-        found = cls(replace(entry, structures={}), lambda network, folder, kind: None, locate)
-        found._loaded = nets
-        return found
-
-    def __getitem__(self, kind: str) -> StructureNet:
-        """Raises ModelError where it is not at hand and cannot be fetched."""
-        with self._lock:
-            if kind not in self._loaded:
-                place = self._entries[kind].folder
-                assert isinstance(place, Hub)
-                self._loaded[kind] = self._read(kind, self._locate(place))
-            return self._loaded[kind]
-
-    def loaded(self) -> tuple[StructureNet, ...]:
-        return tuple(self._loaded.values())
-
-    def _read(self, kind: str, folder: Path) -> StructureNet:
-        from diffusers import ControlNetModel, T2IAdapter
-
-        try:
-            if self._entries[kind].network == "controlnet":
-                return ControlNetStructure(self._load(ControlNetModel, folder, kind))
-            return T2IAdapterStructure(self._load(T2IAdapter, folder, kind))
-        except ModelError as error:
-            raise ModelError(f"structure {kind}: {error}") from error
-
-
 def load_base_model(
     entry: CatalogEntry,
     device: str,
@@ -174,7 +130,7 @@ def load_base_model(
 
     `report` is called while a structure network is fetched. Raises ModelError or CheckpointError.
     """
-    from diffusers import ControlNetModel, T2IAdapter
+    from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter
     from transformers import CLIPVisionModelWithProjection
 
     options = options or LoadOptions()
@@ -184,30 +140,33 @@ def load_base_model(
         where = "cpu" if options.offload else device
         return network.to(where).eval().requires_grad_(False)
 
+    unions: dict[Path, ControlNetUnionModel] = {}
+
     def load(network: type, place: Path, kind: str = "") -> ControlNetModel | T2IAdapter:
         unet, factor, name = parts.unet, VAE(parts.vae).factor, place.name
-        tensors = None
+        if place in unions:  # it reads this kind of map as well
+            return unions[place]
+        tensors, holds = None, network
         if place.is_file():
             files.append(place)
             tensors = tensors_from_file(place)
         else:
-            check_class(place, network)
+            holds = class_in(place, network)
+        found: ControlNetModel | T2IAdapter
+        if tensors is None:
+            found = part_of(holds, place, dtype, files)
+        elif network is ControlNetModel:
+            found = controlnet_of(tensors, unet, dtype, name, kind)
+        else:
+            found = t2i_adapter_of(tensors, unet, factor, dtype, name)
         if network is ControlNetModel:
-            found = (
-                part_of(network, place, dtype, files)
-                if tensors is None
-                else controlnet_of(tensors, unet, dtype, name, kind)
-            )
             check_controlnet_fits(found, unet, name)
         else:
-            found = (
-                part_of(network, place, dtype, files)
-                if tensors is None
-                else t2i_adapter_of(tensors, unet, factor, dtype, name)
-            )
             check_t2i_adapter_fits(found, unet, factor, name)
         found = found.to(device).eval().requires_grad_(False)
-        if options.compile and network is ControlNetModel:
+        if isinstance(found, ControlNetUnionModel):
+            unions[place] = found
+        elif options.compile and network is ControlNetModel:
             compile_network(found, unet.config.sample_size, tokens=tokens)
         return found
 

@@ -14,12 +14,17 @@ import torch
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.union import is_union, union_of
 from ipadapter_demo.models.weights import network_from_weights
 
 if TYPE_CHECKING:
-    from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+    from diffusers import (
+        ControlNetModel,
+        ControlNetUnionModel,
+        T2IAdapter,
+        UNet2DConditionModel,
+    )
 
-_UNION = ("task_embedding", "control_type_proj.linear_1.weight")
 # The published ControlNet that reads a map as a whole: its weights do not tell, its name or what it
 # is given for does.
 _POOLED = re.compile(r"(?<![a-z])shuffle(?![a-z])")
@@ -31,17 +36,15 @@ def controlnet_of(
     dtype: torch.dtype,
     name: str,
     kind: str = "",
-) -> ControlNetModel:
+) -> ControlNetModel | ControlNetUnionModel:
     """From the tensors of the file `name`, in diffusers' layout or the first code's
     (https://github.com/lllyasviel/ControlNet), given for maps of a `kind`. What they do not tell is
     as in the UNet that the network was copied from. Raises ModelError."""
     from diffusers import ControlNetModel
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
-    if any(key.endswith(_UNION) for key in tensors):
-        raise ModelError(
-            f"{name} is a ControlNet Union, which is not read: give one for a single kind of map"
-        )
+    if is_union(tensors):
+        return union_of(tensors, unet, dtype, name)
     taken = inspect.signature(ControlNetModel.__init__).parameters
     config = {key: value for key, value in unet.config.items() if key in taken}
     converted = {
@@ -119,15 +122,23 @@ def t2i_adapter_of(
     )
 
 
-def check_class(folder: Path, kind: type) -> None:
-    """Raises ModelError where a folder says that it holds another network."""
+def class_in(folder: Path, kind: type) -> type:
+    """The class that a folder says it holds: `kind`, or a union where that is a ControlNet. Raises
+    ModelError for another."""
+    from diffusers import ControlNetModel, ControlNetUnionModel
+
     path = folder / "config.json"
     found = json.loads(path.read_text()).get("_class_name") if path.is_file() else None
+    if kind is ControlNetModel and found == ControlNetUnionModel.__name__:
+        return ControlNetUnionModel
     if found not in (None, kind.__name__):
         raise ModelError(f"{folder} holds a {found}, where a {kind.__name__} is needed")
+    return kind
 
 
-def check_controlnet_fits(network: ControlNetModel, unet: UNet2DConditionModel, name: str) -> None:
+def check_controlnet_fits(
+    network: ControlNetModel | ControlNetUnionModel, unet: UNet2DConditionModel, name: str
+) -> None:
     """Raises ModelError for a ControlNet of another base."""
     ours, theirs = unet.config, network.config
     widths, wanted = list(theirs.block_out_channels), list(ours.block_out_channels)

@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.errors import TrainingError
-from ipadapter_demo.models.base_model import BaseModel, Structures
+from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import StructureEntry
 from ipadapter_demo.models.structure import ControlNetStructure, T2IAdapterStructure
+from ipadapter_demo.models.structures import Structures
 from ipadapter_demo.request import GenerateRequest, Structure
 from ipadapter_demo.training.card import Provenance, write_card
 from ipadapter_demo.training.config import StructureConfig

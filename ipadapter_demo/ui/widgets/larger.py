@@ -23,12 +23,7 @@ def upscale_inputs() -> Widgets:
             1, MAX_FACTOR, 1.0, 0.25, "Upscale", info="above 1 in two passes"
         )
         widgets["upscale_strength"] = slider(
-            0.05,
-            1,
-            USUAL.strength,
-            0.05,
-            "Denoising strength, second pass",
-            info="more draws more anew",
+            0.05, 1, USUAL.strength, 0.05, "Upscale strength", info="of the second pass"
         )
         widgets["enlarge"] = gr.Dropdown(
             ENLARGE, value=USUAL.enlarge, label="Enlarge", min_width=110

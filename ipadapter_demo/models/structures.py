@@ -1,0 +1,70 @@
+"""The structure networks of one model by kind, each loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.sources import Hub, Locate
+from ipadapter_demo.models.structure import (
+    ControlNetStructure,
+    StructureNet,
+    T2IAdapterStructure,
+)
+from ipadapter_demo.models.union import UnionStructure
+
+if TYPE_CHECKING:
+    from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter
+
+# (class, folder, kind of structure) -> network
+LoadStructure = Callable[[type, Path, str], "ControlNetModel | ControlNetUnionModel | T2IAdapter"]
+
+
+class Structures:
+    """The structure networks of a model, each loaded once: those at hand when the model is, the
+    others when they are first asked for."""
+
+    def __init__(self, entry: CatalogEntry, load: LoadStructure, locate: Locate) -> None:
+        self._entries, self._load, self._locate = entry.structures, load, locate
+        self._loaded: dict[str, StructureNet] = {}
+        self._lock = Lock()
+        for kind, structure in self._entries.items():
+            if not isinstance(structure.folder, Hub):
+                self._loaded[kind] = self._read(kind, entry.folder / structure.folder)
+
+    @classmethod
+    def of(cls, entry: CatalogEntry, locate: Locate, nets: dict[str, StructureNet]) -> Structures:
+        """Networks at hand, such as one in training."""
+        found = cls(replace(entry, structures={}), lambda network, folder, kind: None, locate)
+        found._loaded = nets
+        return found
+
+    def __getitem__(self, kind: str) -> StructureNet:
+        """Raises ModelError where it is not at hand and cannot be fetched."""
+        with self._lock:
+            if kind not in self._loaded:
+                place = self._entries[kind].folder
+                assert isinstance(place, Hub)
+                self._loaded[kind] = self._read(kind, self._locate(place))
+            return self._loaded[kind]
+
+    def loaded(self) -> tuple[StructureNet, ...]:
+        return tuple(self._loaded.values())
+
+    def _read(self, kind: str, folder: Path) -> StructureNet:
+        from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter
+
+        try:
+            if self._entries[kind].network == "controlnet":
+                net = self._load(ControlNetModel, folder, kind)
+                if isinstance(net, ControlNetUnionModel):
+                    return UnionStructure(net, kind)
+                return ControlNetStructure(net)
+            return T2IAdapterStructure(self._load(T2IAdapter, folder, kind))
+        except ModelError as error:
+            raise ModelError(f"structure {kind}: {error}") from error
