@@ -121,9 +121,11 @@ def test_the_page_opens_on_a_finished_example(page: Page, size: tuple[int, int])
     expect(stop).to_be_disabled()
     panel.get_by_role("button", name="Try another").click()
     expect(reference).not_to_have_attribute("src", before)
-    expect(panel.locator(".status").first).to_contain_text("step")
+    status = panel.get_by_role("status").first
+    expect(status).to_have_text(re.compile(r"step \d+ of 20, about \d+ s left"))
+    assert "leaves the line" in (stop.get_attribute("title") or "")
     stop.click()
-    expect(panel.get_by_text("Stopped.")).to_be_visible()
+    expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
 
 
 def test_variation_from_an_example_and_back_from_its_png(page: Page, tmp_path: Path) -> None:
@@ -368,7 +370,7 @@ def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
     panel.get_by_role("button", name="Generate").click()
     expect(panel.locator(".results img").first).not_to_have_attribute("src", shown)
     panel.get_by_role("button", name="Stop").click()
-    expect(panel.get_by_text("Stopped.")).to_be_visible()
+    expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
     expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
     expect(panel.get_by_role("button", name="Stop")).to_be_disabled()
     panel.locator(".results img").first.click()  # a preview, which no command makes again

@@ -49,12 +49,12 @@ BEGIN = """() => {
 }"""
 STOP = """() => {
     (window.stoppedTabs ??= new Set()).add("TAB");
-    return "Stopping after this step.";
+    return "Stopping after this step: the pictures that are shown stay.";
 }"""
 # Of a run that came to no end. Updates may come between a click on Stop and the end of the run, so
 # the status does not tell one from the other; an error's sentence is in it already.
 ENDED = """(status) => {
-    if (window.stoppedTabs?.has("TAB")) return "Stopped.";
+    if (window.stoppedTabs?.has("TAB")) return "Stopped. The pictures that are shown stay.";
     return status?.startsWith('<span class="problem">') ? status
         : '<span class="problem">Not finished: the connection to the server was lost.</span>';
 }"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import Results
 from ipadapter_demo.ui.widgets.opening import NOTHING_YET, Opening
 
@@ -21,12 +22,7 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
     """`comparison` adds a slider between before and after. `opening` is shown until something else
     is drawn."""
     with gr.Row(elem_classes="said"):
-        status = gr.HTML(
-            opening.sentence if opening else NOTHING_YET,
-            label="Status",
-            elem_classes="status",
-            scale=1,
-        )
+        status = status_line(opening.sentence if opening else NOTHING_YET, scale=1)
         another = gr.Button(
             "Try another" if opening else "Try an example", size="sm", scale=0, min_width=130
         )
