@@ -146,6 +146,34 @@ def test_variation_from_an_example_and_back_from_its_png(page: Page, tmp_path: P
     assert generate(panel) == files
 
 
+def test_a_run_goes_on_to_the_next_thing_and_stays_in_the_history(page: Page) -> None:
+    """Through a reload, and nothing is sent before somebody clicks."""
+    panel = open_tab(page, "Variation")
+    set_number(panel, "Steps", 1)
+    generate(panel)
+    runs = page.locator(".history img")
+    expect(runs).to_have_count(1)
+    panel.get_by_role("button", name="As control image").click()
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    expect(panel.get_by_label("Control type").first).to_be_visible()
+    expect(panel.locator(".filled img")).to_be_visible()  # the map of the picture
+
+    sent: list[str] = []
+    page.on("request", lambda r: sent.append(r.url) if "upload" in r.url else None)
+    page.reload()
+    expect(runs).to_have_js_property("complete", True)
+    assert not sent
+    panel = open_tab(page, "Variation")
+    expect(panel.get_by_label("number input for Steps")).to_have_value("20")
+    page.get_by_role("button", name=re.compile("Load the settings of ip-adapter")).click()
+    expect(panel.get_by_label("number input for Steps")).to_have_value("1")
+    page.get_by_role("button", name="Clear history").click()
+    expect(runs).to_have_count(0)
+    page.reload()
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    expect(runs).to_have_count(0)
+
+
 def test_image_and_text_from_an_example(page: Page) -> None:
     panel = open_tab(page, "Image + text")
     click_example(panel, 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
-# Stop has no room to say what it does, so its title does. It is made after this line: the title comes
-# as soon as somebody comes near it.
+# Stop has no room to say what it does, so its title does. The button is made after this line: the
+# title comes as soon as somebody comes near.
 ON_LOAD = """
 element.setAttribute("role", "status");
 const column = element.closest(".outcome");

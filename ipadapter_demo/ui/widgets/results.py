@@ -18,6 +18,16 @@ TRY_ANOTHER = """() => {
 }"""
 
 
+# What to do with the result that was clicked last, else with the first.
+SEND = {
+    "reference": "Use as reference",
+    "inpaint": "Inpaint this",
+    "control": "As control image",
+    "seed": "Keep this seed",
+    "settings": "Load its settings",
+}
+
+
 def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = None) -> Results:
     """`comparison` adds a slider between before and after. `opening` is shown until something else
     is drawn."""
@@ -38,6 +48,9 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         buttons=["download", "download_all", "fullscreen"],
         elem_classes="results",
     )
+    with gr.Row(elem_classes=["after", "send"]):
+        send = {name: gr.Button(label, size="sm", min_width=110) for name, label in SEND.items()}
+    number = gr.State(None)
     attention_maps = gr.Gallery(
         label="Attention maps",
         format="png",
@@ -73,4 +86,4 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         queue=False,
         api_visibility="private",
     )
-    return Results(gallery, status, attention_maps, lines, slider)
+    return Results(gallery, status, attention_maps, lines, slider, send, number)
