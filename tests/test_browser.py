@@ -110,11 +110,12 @@ def test_the_page_opens_on_a_finished_example(page: Page, size: tuple[int, int])
     expect(results).to_have_count(4)
     expect(reference).to_be_visible()
     generate, stop = (panel.get_by_role("button", name=n, exact=True) for n in ("Generate", "Stop"))
-    if size[0] < 640:
-        results.first.scroll_into_view_if_needed()
-        page.mouse.wheel(0, 5000)
-    else:
+    if size[0] > 640:
         assert all(image.evaluate(BOTTOM) <= size[1] for image in results.all())
+    expect(generate).to_be_in_viewport(ratio=1)
+    page.mouse.move(size[0] / 2, size[1] / 2)
+    page.mouse.wheel(0, 5000)
+    page.wait_for_function("scrollY > 0")
     expect(generate).to_be_in_viewport(ratio=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     before = reference.get_attribute("src") or ""
