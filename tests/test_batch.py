@@ -155,7 +155,7 @@ def test_in_a_browser_and_stopped(api: Page, browser: Browser, tmp_path: Path) -
         files.set_input_files([tmp_path / name for name in names])
         panel.get_by_role("button", name="Draw all").click()
         expect(panel.get_by_text(re.compile(r"picture [2-9] of 12"))).to_be_visible()
-        panel.get_by_role("button", name="Stop").last.click()
+        panel.get_by_role("button", name="Stop and zip").click()
         with page.expect_download() as download:
             panel.locator("a[download='pictures.zip']").click()
         expect(panel.get_by_role("button", name="Draw all")).to_be_enabled()

@@ -110,20 +110,23 @@ def test_the_page_opens_on_a_finished_example(page: Page, size: tuple[int, int])
     expect(results).to_have_count(4)
     expect(reference).to_be_visible()
     generate, stop = (panel.get_by_role("button", name=n, exact=True) for n in ("Generate", "Stop"))
-    if size[0] < 640:
-        results.first.scroll_into_view_if_needed()
-        page.mouse.wheel(0, 5000)
-    else:
+    if size[0] > 640:
         assert all(image.evaluate(BOTTOM) <= size[1] for image in results.all())
+    expect(generate).to_be_in_viewport(ratio=1)
+    page.mouse.move(size[0] / 2, size[1] / 2)
+    page.mouse.wheel(0, 5000)
+    page.wait_for_function("scrollY > 0")
     expect(generate).to_be_in_viewport(ratio=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     before = reference.get_attribute("src") or ""
     expect(stop).to_be_disabled()
     panel.get_by_role("button", name="Try another").click()
     expect(reference).not_to_have_attribute("src", before)
-    expect(panel.locator(".status").first).to_contain_text("step")
+    status = panel.get_by_role("status").first
+    expect(status).to_have_text(re.compile(r"step \d+ of 20, about \d+ s left"))
+    assert "leaves the line" in (stop.get_attribute("title") or "")
     stop.click()
-    expect(panel.get_by_text("Stopped.")).to_be_visible()
+    expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
 
 
 def test_variation_from_an_example_and_back_from_its_png(page: Page, tmp_path: Path) -> None:
@@ -142,6 +145,34 @@ def test_variation_from_an_example_and_back_from_its_png(page: Page, tmp_path: P
     panel = open_tab(page, "Variation")
     expect(panel.get_by_label("number input for Steps")).to_have_value("2")
     assert generate(panel) == files
+
+
+def test_a_run_goes_on_to_the_next_thing_and_stays_in_the_history(page: Page) -> None:
+    """Through a reload, and nothing is sent before somebody clicks."""
+    panel = open_tab(page, "Variation")
+    set_number(panel, "Steps", 1)
+    generate(panel)
+    runs = page.locator(".history img")
+    expect(runs).to_have_count(1)
+    panel.get_by_role("button", name="As control image").click()
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    expect(panel.get_by_label("Control type").first).to_be_visible()
+    expect(panel.locator(".filled img")).to_be_visible()  # the map of the picture
+
+    sent: list[str] = []
+    page.on("request", lambda r: sent.append(r.url) if "upload" in r.url else None)
+    page.reload()
+    expect(runs).to_have_js_property("complete", True)
+    assert not sent
+    panel = open_tab(page, "Variation")
+    expect(panel.get_by_label("number input for Steps")).to_have_value("20")
+    page.get_by_role("button", name=re.compile("Load the settings of ip-adapter")).click()
+    expect(panel.get_by_label("number input for Steps")).to_have_value("1")
+    page.get_by_role("button", name="Clear history").click()
+    expect(runs).to_have_count(0)
+    page.reload()
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    expect(runs).to_have_count(0)
 
 
 def test_image_and_text_from_an_example(page: Page) -> None:
@@ -368,7 +399,7 @@ def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
     panel.get_by_role("button", name="Generate").click()
     expect(panel.locator(".results img").first).not_to_have_attribute("src", shown)
     panel.get_by_role("button", name="Stop").click()
-    expect(panel.get_by_text("Stopped.")).to_be_visible()
+    expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
     expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
     expect(panel.get_by_role("button", name="Stop")).to_be_disabled()
     panel.locator(".results img").first.click()  # a preview, which no command makes again

@@ -11,6 +11,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.serving import Visitor
 from ipadapter_demo.serving.line import Line, Turn
 from ipadapter_demo.serving.visitors import Visitors
+from ipadapter_demo.ui.run.updates import so_far
 
 
 @pytest.fixture
@@ -203,3 +204,12 @@ def test_all_together_have_a_limit_and_the_operator_has_none() -> None:
         places(visitors, Visitor("3", "192.0.2.3"))
     with visitors.place(None):
         pass
+
+
+def test_whoever_is_at_work_is_told_how_long_it_still_takes(line: Line) -> None:
+    one, _ = joined(line)
+    assert so_far(one, 0, 20).endswith("starting")
+    one.share, one.seconds = 0.25, 3.0
+    assert so_far(one, 5, 20).endswith("step 5 of 20, about 9 s left")
+    two, _ = joined(line)
+    assert so_far(two, 0, 20) == "Waiting: place 1 in line, about 9 s."

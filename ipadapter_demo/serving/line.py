@@ -95,7 +95,7 @@ class Turn:
         """Seconds until it is drawn; None where nothing is known yet."""
         with self._line.changed:
             before = self._before()
-            lengths = [turn._left() for turn in before]
+            lengths = [turn.left for turn in before]
             known = [length for length in lengths if length is not None]
             if len(known) < len(lengths):
                 return None
@@ -109,15 +109,17 @@ class Turn:
         place = line.turns.index(self)
         return working + [turn for turn in line.turns[:place] if not turn.begun]
 
-    def _left(self) -> float | None:
-        """Seconds of drawing that are still to come."""
+    @property
+    def left(self) -> float | None:
+        """Seconds of drawing that are still to come; None where nothing is known yet."""
         if self.share > 0 and self.seconds > 0:
             return self.seconds * (1 / self.share - 1)
-        pace = self._line.paces or [
-            turn.seconds / (turn.share * turn.cost)
-            for turn in self._line.turns
-            if turn.share > 0 and turn.seconds > 0
-        ]
+        with self._line.changed:
+            pace = self._line.paces or [
+                turn.seconds / (turn.share * turn.cost)
+                for turn in self._line.turns
+                if turn.share > 0 and turn.seconds > 0
+            ]
         return max(0.0, mean(pace) * self.cost - self.seconds) if pace else None
 
     def wait(self, seconds: float | None = None) -> None:

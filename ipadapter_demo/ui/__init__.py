@@ -15,6 +15,7 @@ from ipadapter_demo.ui.run import tools
 from ipadapter_demo.ui.run.api import add_api
 from ipadapter_demo.ui.run.batch import add_batch
 from ipadapter_demo.ui.run.embeds import add_embeds
+from ipadapter_demo.ui.run.history import history_strip, remember_runs
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.models import on_switch
@@ -22,6 +23,7 @@ from ipadapter_demo.ui.run.page import Page
 from ipadapter_demo.ui.run.restore import restore_button
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.run.send import add_send_to
 from ipadapter_demo.ui.run.uploads import refuse_addresses
 from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
@@ -80,6 +82,10 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
                     on_few_step(manager, model, built[name].inputs, tab.recommended)
             with gr.Tab("Compare", id="compare") as tab:
                 comparison = compare.build(manager, model, tab)
+        history_strip()
+        for one in built.values():
+            remember_runs(one)
+        add_send_to(tabs, built)
         png_endpoint()
         on_switch(manager, model, title, header, built.values())
         restore_button(

@@ -25,6 +25,7 @@ from ipadapter_demo.ui.run.errors import with_errors_said
 from ipadapter_demo.ui.run.labels import with_labels
 from ipadapter_demo.ui.run.running import AT_ONCE, request_from_values
 from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import BuiltTab, Buttons, Update
 from ipadapter_demo.ui.run.updates import LOOK_AGAIN, progress
 from ipadapter_demo.ui.run.uploads import path_of_upload, value_from_widget
@@ -49,8 +50,8 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
         )
         with gr.Row():
             start = gr.Button("Draw all", scale=3)
-            stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
-        status = gr.HTML("", elem_classes="status")
+            stop = gr.Button("Stop and zip", interactive=False, scale=1, min_width=120)
+        status = status_line()
         archive = gr.File(label="All results", interactive=False, visible=False)
     folder = gr.State(None)  # of the results of the last batch
 

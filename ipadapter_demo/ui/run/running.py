@@ -49,12 +49,12 @@ BEGIN = """() => {
 }"""
 STOP = """() => {
     (window.stoppedTabs ??= new Set()).add("TAB");
-    return "Stopping after this step.";
+    return "Stopping after this step: the pictures that are shown stay.";
 }"""
 # Of a run that came to no end. Updates may come between a click on Stop and the end of the run, so
 # the status does not tell one from the other; an error's sentence is in it already.
 ENDED = """(status) => {
-    if (window.stoppedTabs?.has("TAB")) return "Stopped.";
+    if (window.stoppedTabs?.has("TAB")) return "Stopped. The pictures that are shown stay.";
     return status?.startsWith('<span class="problem">') ? status
         : '<span class="problem">Not finished: the connection to the server was lost.</span>';
 }"""
@@ -73,7 +73,6 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
     kinds = [(triggers, updates)]
     if buttons.strip is not None:
         kinds.append(([buttons.strip.click], strip_updates))
-    runs = []
     for started, updates_of in kinds:
         clicked = gr.on(started, buttons.busy, outputs=buttons.both, js=begin, **AT_ONCE)
         running = endpoint(
@@ -90,21 +89,24 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
         # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
         running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
         running.failure(None, js=ended, inputs=results.status, outputs=results.status, **AT_ONCE)
-        runs.append(running)
+        built.runs.append(running)
     _show_lines(results.gallery.select, built)
     buttons.stop.click(None, js=stop, outputs=results.status, **AT_ONCE)
-    buttons.stop.click(None, cancels=runs)
+    buttons.stop.click(None, cancels=built.runs)
     return built
 
 
 def _show_lines(event: Callable[..., Dependency], built: BuiltTab) -> None:
-    """Of the result that was clicked, or of the first."""
+    """Of the result that was clicked, or of the first; and which one that is."""
     shown = built.results
 
     def show(gallery: object, event: gr.EventData) -> Update:
-        return dict(zip(shown.lines, lines_of(gallery, event), strict=True))
+        lines = dict(zip(shown.lines, lines_of(gallery, event), strict=True))
+        index = event._data.get("index") if isinstance(event._data, Mapping) else None
+        return lines | {shown.number: index}
 
-    event(show, inputs=shown.gallery, outputs=list(shown.lines), preprocess=False, **AT_ONCE)
+    outputs = [*shown.lines, shown.number]
+    event(show, inputs=shown.gallery, outputs=outputs, preprocess=False, **AT_ONCE)
 
 
 def _handler(

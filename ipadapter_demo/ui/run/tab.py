@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gradio as gr
+from gradio.events import Dependency
 
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import GenerateRequest
@@ -29,6 +30,8 @@ class Results:
     attention_maps: gr.Gallery
     lines: tuple[gr.Code, gr.Code]
     comparison: gr.ImageSlider | None
+    send: dict[str, gr.Button]  # by where the picture goes: see `run.send`
+    number: gr.State  # of the result that was clicked last
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class BuiltTab:
     inputs: Widgets
     results: Results
     buttons: Buttons
+    runs: list[Dependency] = field(default_factory=list)  # Generate, and the sweep of λ
 
     @property
     def outputs(self) -> list[gr.Component]:

@@ -192,7 +192,8 @@ def so_far(turn: Turn, step: int, steps: int, what: str = "step") -> str:
     """The status of a turn that is at work, or lets others by."""
     ahead = turn.ahead
     if ahead == 0:
-        return progress(step, steps, what)
+        left = turn.left if step else None
+        return progress(step, steps, what) + (f", about {lasting(left)} left" if left else "")
     said = waiting(ahead, turn.expected)
     return f"{progress(step, steps, what)}. {said}" if step else said
 

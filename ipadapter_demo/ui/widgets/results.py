@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import Results
 from ipadapter_demo.ui.widgets.opening import NOTHING_YET, Opening
 
@@ -17,16 +18,21 @@ TRY_ANOTHER = """() => {
 }"""
 
 
+# What to do with the result that was clicked last, else with the first.
+SEND = {
+    "reference": "Use as reference",
+    "inpaint": "Inpaint this",
+    "control": "As control image",
+    "seed": "Keep this seed",
+    "settings": "Load its settings",
+}
+
+
 def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = None) -> Results:
     """`comparison` adds a slider between before and after. `opening` is shown until something else
     is drawn."""
     with gr.Row(elem_classes="said"):
-        status = gr.HTML(
-            opening.sentence if opening else NOTHING_YET,
-            label="Status",
-            elem_classes="status",
-            scale=1,
-        )
+        status = status_line(opening.sentence if opening else NOTHING_YET, scale=1)
         another = gr.Button(
             "Try another" if opening else "Try an example", size="sm", scale=0, min_width=130
         )
@@ -42,6 +48,9 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         buttons=["download", "download_all", "fullscreen"],
         elem_classes="results",
     )
+    with gr.Row(elem_classes=["after", "send"]):
+        send = {name: gr.Button(label, size="sm", min_width=110) for name, label in SEND.items()}
+    number = gr.State(None)
     attention_maps = gr.Gallery(
         label="Attention maps",
         format="png",
@@ -77,4 +86,4 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         queue=False,
         api_visibility="private",
     )
-    return Results(gallery, status, attention_maps, lines, slider)
+    return Results(gallery, status, attention_maps, lines, slider, send, number)

@@ -15,6 +15,7 @@ from ipadapter_demo.compare import ComparisonWarning, Done, Job, write_bundle
 from ipadapter_demo.compare.bundle import BUNDLE
 from ipadapter_demo.request import MAX_SEED
 from ipadapter_demo.ui.run.running import AT_ONCE
+from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import Update
 from ipadapter_demo.ui.run.updates import LOOK_AGAIN, lasting, progress, tell
 from ipadapter_demo.ui.tabs.compare import votes
@@ -46,7 +47,7 @@ class Shown:
 def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
     """The grid, and another seed for the first of the two chosen pictures."""
     job = gr.State(None, time_to_live=DAY, delete_callback=forget)
-    status = gr.HTML("", elem_classes="status")
+    status = status_line()
     grid = gr.HTML("", elem_classes="comparison", js_on_load=ON_LOAD)
     with gr.Column(visible=False) as after:
         gr.HTML(

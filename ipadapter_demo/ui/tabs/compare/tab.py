@@ -71,7 +71,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
             cost = gr.HTML("", elem_classes="status")
             with gr.Row():
                 start = gr.Button("Compare", variant="primary", scale=3)
-                stop = gr.Button("Stop", variant="stop", interactive=False, scale=1, min_width=80)
+                stop = gr.Button("Stop", interactive=False, scale=1, min_width=80)
         with gr.Column(scale=3, min_width=320):
             shown, seed, redraw = compare_results()
     inputs |= {"model": model.chosen, "written": written}

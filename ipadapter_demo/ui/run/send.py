@@ -1,0 +1,79 @@
+"""From a result to the next thing: its picture into a field, its seed or all settings again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.record import record_from_png
+from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.restore import shown
+from ipadapter_demo.ui.run.running import AT_ONCE
+from ipadapter_demo.ui.run.tab import BuiltTab, Update
+from ipadapter_demo.ui.run.uploads import editor_value_from_image, path_of_upload
+
+
+def add_send_to(tabs: gr.Tabs, built: Mapping[str, BuiltTab]) -> None:
+    """Make the buttons below the results of every tab work."""
+    painting, control = built["inpaint"].inputs["painting"], built["structure"].inputs["control"]
+
+    def inpaint(path: Path) -> Update:
+        return {painting: editor_value_from_image(str(path)), tabs: gr.Tabs(selected="inpaint")}
+
+    def as_control(path: Path) -> Update:
+        return {control: str(path), tabs: gr.Tabs(selected="structure")}
+
+    for one in built.values():
+        reference, seed, random = (one.inputs[n] for n in ("reference", "seed", "random_seed"))
+        buttons = one.results.send
+        _on_click(one, buttons["reference"], [reference], _referring(reference))
+        _on_click(one, buttons["inpaint"], [painting, tabs], inpaint)
+        _on_click(one, buttons["control"], [control, tabs], as_control)
+        _on_click(one, buttons["settings"], list(one.inputs.values()), _restoring(one))
+        _on_click(one, buttons["seed"], [seed, random], _seeding(seed, random))
+
+
+def _referring(reference: gr.Component) -> Callable[[Path], Update]:
+    return lambda path: {reference: str(path)}
+
+
+def _seeding(seed: gr.Component, random: gr.Component) -> Callable[[Path], Update]:
+    """The seed of the one picture: alone it is drawn again, among several it is the first."""
+    return lambda path: {seed: record_from_png(path).seed, random: False}
+
+
+def _restoring(one: BuiltTab) -> Callable[[Path], Update]:
+    return lambda path: shown(one, record_from_png(path).request)
+
+
+def _on_click(
+    one: BuiltTab,
+    button: gr.Button,
+    outputs: list[Any],
+    update: Callable[[Path], Update],
+) -> None:
+    def send(gallery: object, number: object) -> Update:
+        with shown_errors():
+            return update(chosen(gallery, number))
+
+    button.click(
+        send,
+        inputs=[one.results.gallery, one.results.number],
+        outputs=outputs,
+        preprocess=False,
+        **AT_ONCE,
+    )
+
+
+def chosen(gallery: object, number: object) -> Path:
+    """The file of the result that was clicked last, else of the first. Raises RequestError."""
+    results = gallery if isinstance(gallery, list) else []
+    if not results:
+        raise RequestError("result is missing: draw something first")
+    index = number if isinstance(number, int) and 0 <= number < len(results) else 0
+    image = results[index].get("image") if isinstance(results[index], Mapping) else None
+    return path_of_upload(image, "result")
