@@ -23,6 +23,7 @@ from ipadapter_demo.models.at_hand import check_at_hand
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.compiled import check_compiler, compile_decoder, compile_network
 from ipadapter_demo.models.extras import with_extras
+from ipadapter_demo.models.known_pictures import KnownPictures, known_pictures
 from ipadapter_demo.models.loras import Loras, own_loras
 from ipadapter_demo.models.memory import take_turns
 from ipadapter_demo.models.own_networks import (
@@ -74,6 +75,7 @@ class BaseModel:
     files: tuple[Path, ...]  # the weights, as they were read
     locate: Locate  # finds what is fetched only when it is asked for
     device: torch.device
+    known: KnownPictures | None = None  # where the model has seen a small world only
 
     @property
     def image_encoder(self) -> CLIPVisionModelWithProjection:
@@ -232,6 +234,7 @@ def load_base_model(
         files=tuple(files),
         locate=locate,
         device=torch.device(device),
+        known=known_pictures(_within(entry, entry.image_encoder or "").parent),
     )
 
 

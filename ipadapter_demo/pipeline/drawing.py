@@ -118,7 +118,8 @@ class Drawing:
             warnings |= dict.fromkeys(said)
             attention += attention_maps(conditions.image_prompts, piece.drawn.count)
         drawn, size = self.plan.drawn, self.plan.passes[-1].size
-        said = warnings_for(self.plan.request, drawn, size, conditions.maps, self.model)
+        unknown = self.conditioner.references.unknown(self.plan.request)
+        said = warnings_for(self.plan.request, drawn, size, conditions.maps, self.model, unknown)
         yield Drawn(tuple(images), (*said, *warnings), conditions.maps, tuple(attention), began)
 
     def _passes(

@@ -38,10 +38,12 @@ def warnings_for(
     size: Size,
     maps: Sequence[Image.Image],
     model: BaseModel,
+    unknown: Sequence[int] = (),
 ) -> tuple[str, ...]:
     """`cropped` is the request cropped to its mask, `size` the one the model works at, `maps` those
-    that its structure networks read."""
+    that its structure networks read, `unknown` the numbers of references unlike all it has seen."""
     return (
+        *_on_unknown(unknown, model),
         *_on_guidance(request),
         *_on_prompts(request, model),
         *_on_steps(request, model),
@@ -51,6 +53,14 @@ def warnings_for(
         *_on_regions(request, cropped, size, model),
         *_on_maps(request, maps),
     )
+
+
+def _on_unknown(unknown: Sequence[int], model: BaseModel) -> Iterator[str]:
+    for number in unknown:
+        yield (
+            f"reference: picture {number} is unlike all that {model.entry.name} was trained on: it "
+            "gives colours and patterns at most. Published models such as sd15 know photographs."
+        )
 
 
 def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:

@@ -13,7 +13,7 @@ from ipadapter_demo.adapter import AttentionRecorder, ImagePrompt, KeyValueCache
 from ipadapter_demo.embeds import ImageEmbeds
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.pipeline.cache import ContentCache
+from ipadapter_demo.pipeline.cache import ContentCache, digest
 from ipadapter_demo.pipeline.conditioning.active import ActiveAdapter, active_adapter
 from ipadapter_demo.pipeline.conditioning.encoder_input import EncoderInput, content_of
 from ipadapter_demo.pipeline.conditioning.given_embeds import embeds_from_tensor, tensor_of
@@ -49,6 +49,21 @@ class ReferenceEncoder:
         pixels = self.input.clip_pixels(self.input.square(image, "crop"))
         embed = self._model.image_encoder(pixels).image_embeds.float().cpu()
         return torch.nn.functional.normalize(embed, dim=-1)
+
+    def unknown(self, request: GenerateRequest) -> tuple[int, ...]:
+        """Numbers, from 1, of the references that are unlike all that the model was trained on."""
+        known = self._model.known
+        if known is None or request.image_scale == 0.0:
+            return ()
+
+        def embed(image: Image.Image) -> Tensor:
+            return self.cache.get(("known", digest(image)), lambda: self.image_embed(image))
+
+        return tuple(
+            number
+            for number, r in enumerate(request.references, 1)
+            if r.weight > 0 and r.image is not None and known.is_far(embed(r.image))
+        )
 
     def embeds_of(self, reference: Reference, adapter: str | None) -> ImageEmbeds:
         """To be used in the place of the reference's picture. Raises RequestError."""
