@@ -78,6 +78,12 @@ def test_wrong_types_over_http(client: wire.Client, capfd: Any, caplog: Any) -> 
     assert "Traceback" not in capfd.readouterr().err + caplog.text
 
 
+def test_a_model_of_a_wrong_type_is_refused_in_words(client: wire.Client) -> None:
+    """gradio refuses what is no choice, but for an empty list."""
+    answer = client.call_event(client.event("switch"), [[], client.model])
+    assert "model must be one of tiny, got []" in answer
+
+
 @pytest.mark.parametrize("visit", dict.fromkeys(crowd.MIXED))
 def test_every_visit_of_the_crowd_is_answered(visit: crowd.Visit, client: wire.Client) -> None:
     answer = visit(client)

@@ -104,6 +104,7 @@ def test_previews_are_those_of_the_model_that_is_asked_for(two: ModelManager) ->
     assert first is not None
     assert two.previews("other") is None, "nothing is loaded only to look"
     assert two.info_of("other") is None
+    assert two.info_of([]) is None  # as a program may send it
     expected = two.pipeline.encoder_view(reference), two.pipeline.structure_map(colours)
     two.with_model("other")
     second = two.previews("other")

@@ -72,9 +72,9 @@ class ModelManager:
             assert self._pipeline is not None
             return self._pipeline
 
-    def info_of(self, name: str) -> ModelInfo | None:
-        """Of the current model or one before; None for one that was never loaded."""
-        known = self._known.get(name)
+    def info_of(self, name: object) -> ModelInfo | None:
+        """Of the current model or one before; None for one that was never loaded, or no name."""
+        known = self._known.get(name) if isinstance(name, str) else None
         return known and known[0]
 
     def previews(self, name: str) -> Previews | None:
