@@ -21,7 +21,7 @@ class Upscale:
     """The second pass of a request. `factor` enlarges both sides; `strength` is the share of the
     steps that is taken again: little of it keeps the first picture and sharpens it, 1 forgets it.
     `enlarge` says what becomes larger: the decoded "picture" (bicubic), or its "latents" (bilinear,
-    without decoding), which stay blurred below a strength of about 0.5."""
+    without decoding)."""
 
     factor: float = 2.0
     strength: float = 0.3

@@ -17,6 +17,7 @@ from PIL import Image
 
 from benchmarks.steps import TABS, table
 from ipadapter_demo.claims import page
+from ipadapter_demo.upscale import Upscale
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -368,3 +369,25 @@ def test_what_is_said_of_four_steps() -> None:
         100 * inpainted["solid_of_reference"]["mean"],
         100 * of(REPORT, "inpainting.solid_of_reference.mean"),
     )
+
+
+# Two passes
+
+LARGER = json.loads((DOCS / "larger.json").read_text())
+
+
+def test_the_table_of_larger_pictures_is_the_report() -> None:
+    between = RESULTS.split("<!-- larger -->")[1].split("<!-- /larger -->")[0]
+    assert between == f"\n\n{table(LARGER['cells'], ['variation'])}\n\n"
+
+
+def test_what_is_said_of_two_passes() -> None:
+    found = {(c["size"], c["upscale"]): 100 * c["result"]["mean"] for c in LARGER["cells"]}
+    assert LARGER["scenes"] == 100
+    check(RESULTS, "and # % of the attributes are right. In two passes it is # %", found[256, None],
+          found[None, "2:0.3:picture"])  # fmt: skip
+    usual = Upscale()
+    assert max(found, key=lambda way: found[way] if way[1] else 0) == (
+        None,
+        f"2:{usual.strength:g}:{usual.enlarge}",
+    ), "the default is the best of them"
