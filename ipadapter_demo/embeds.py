@@ -6,6 +6,9 @@ reads the projected embedding and (squares, states, width) of one that reads the
 in float32 or float16; and in the metadata, under `ipadapter_demo`, what made them:
 
     {"schema": 1, "encoder": SHA-256, "adapter": "linear", "fit": "crop", "names": ["cat.png"]}
+
+Embeddings of faces, which FaceID adapters read, are kept in the same way: (faces, 512), for the
+adapter "face", with the SHA-256 of the network that recognises faces as the encoder's.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ MAX_HEADER_BYTES = 100_000
 MAX_NAMES, MAX_NAME = 100, 200
 ENDING = ".safetensors"
 TENSOR, KEY = "image_embeds", "ipadapter_demo"
+FACE, FACE_WIDTH = "face", 512  # the kind of adapter that reads embeddings of faces, and their size
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,11 @@ class ImageEmbeds:
             object.__setattr__(self, name, made[name])
         object.__setattr__(self, "names", tuple(made["names"]))
         object.__setattr__(self, "shape", values.shape)
+        if self.of_faces and self.shape[1:] != (FACE_WIDTH,):
+            raise RequestError(
+                f"embeds of a face must be {FACE_WIDTH} wide, as InsightFace makes them, got "
+                f"{' x '.join(map(str, self.shape[1:]))}"
+            )
 
     @classmethod
     def of(
@@ -86,6 +95,11 @@ class ImageEmbeds:
     @property
     def values(self) -> np.ndarray:
         return _values(self.content)
+
+    @property
+    def of_faces(self) -> bool:
+        """True for embeddings of faces, each a row, with nothing of a picture."""
+        return self.adapter == FACE
 
     @property
     def squares(self) -> int:

@@ -19,6 +19,7 @@ Window = tuple[float, float]
 MAX_WEIGHT = 2.0
 MAX_COUNT = 16
 MAX_ADAPTER = 200  # characters of its name
+MAX_FACE = 100
 MAX_STRETCH = 0.02  # by which the proportions of a mask may differ from the picture's
 
 
@@ -26,6 +27,9 @@ MAX_STRETCH = 0.02  # by which the proportions of a mask may differ from the pic
 class Reference:
     """A picture used as a prompt: `image`, or in its place the `embeds` that were made of one.
 
+    A FaceID adapter reads a face of the picture: the largest, or number `face` of those found, from
+    left to right from 1. Embeds of a face may stand beside a picture of it, for the adapters that
+    read both.
     `fit` says how a picture that is not square reaches the image encoder; "tile" as up to 4
     squares along its longer side, with image tokens of their own. The black part of `clip_mask` is
     hidden from the encoder, which sees its mean colour there; `noise` is the share of noise, from 0
@@ -39,6 +43,7 @@ class Reference:
 
     image: Image.Image | None = None
     embeds: ImageEmbeds | None = None
+    face: int = 0
     weight: float = 1.0
     fit: ReferenceFit = "crop"
     clip_mask: Image.Image | None = None
@@ -55,14 +60,19 @@ class Reference:
             raise RequestError(
                 f"reference.embeds must be ImageEmbeds, got {type(self.embeds).__name__}"
             )
-        if self.embeds is None:
+        if self.embeds is None or self.image is not None:
             _set(self, "image", flatten_image(self.image, "reference.image"))
-        elif self.image is not None:
-            raise RequestError("reference.image and reference.embeds exclude each other")
+        if self.embeds is not None and self.image is not None and not self.embeds.of_faces:
+            raise RequestError(
+                "reference.image and reference.embeds exclude each other, but for those of a face"
+            )
+        _set(self, "face", checks.integer("reference.face", self.face, 0, MAX_FACE))
+        if self.face and self.embeds is not None:
+            raise RequestError("reference.face chooses a face of a picture, and embeds are given")
         _set(self, "weight", checks.number("reference.weight", self.weight, 0.0, MAX_WEIGHT))
         checks.one_of("reference.fit", self.fit, REFERENCE_FITS)
         _set(self, "noise", checks.number("reference.noise", self.noise, 0.0, 1.0))
-        if self.embeds is not None and (self.noise or self.clip_mask is not None):
+        if self.image is None and (self.noise or self.clip_mask is not None):
             field = "noise" if self.noise else "clip_mask"
             raise RequestError(f"reference.{field} needs a picture, and embeds are none")
         if self.clip_mask is not None:

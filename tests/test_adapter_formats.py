@@ -233,6 +233,22 @@ def plus(width: int, inner: int, cross: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def face(cross: int, tokens: int = 4) -> dict[str, tuple[int, ...]]:
+    return {
+        "proj.0.weight": (1024, 512),
+        "proj.0.bias": (1024,),
+        "proj.2.weight": (tokens * cross, 1024),
+        "proj.2.bias": (tokens * cross,),
+        "norm.weight": (cross,),
+        "norm.bias": (cross,),
+    }
+
+
+def face_plus(cross: int) -> dict[str, tuple[int, ...]]:
+    inner = {key: shape for key, shape in plus(cross, cross, cross).items() if key != "latents"}
+    return face(cross) | {f"perceiver_resampler.{key}": shape for key, shape in inner.items()}
+
+
 H, H_STATES = "ViT-H/14 (projected", "ViT-H/14 (penultimate"
 FULL_SIZE = {
     "ip-adapter_sd15": (linear(1024, 768), "linear", 4, H, 22_319_616),
@@ -248,6 +264,11 @@ FULL_SIZE = {
     "ip-adapter-plus_sdxl_vit-h": (plus(1280, 1280, 2048), "plus", 16, H_STATES, 423_748_864),
     "ip-adapter-plus-face_sdxl_vit-h": (plus(1280, 1280, 2048), "plus", 16, H_STATES, 423_748_864),
     "ip_plus_composition_sdxl": (plus(1280, 1280, 2048), "plus", 16, H_STATES, 423_748_864),
+    "ip-adapter-faceid_sd15": (face(768), "face", 4, "InsightFace", 22_844_928),
+    "ip-adapter-faceid-portrait_sd15": (face(768, 16), "face", 16, "InsightFace", 32_291_328),
+    "ip-adapter-faceid_sdxl": (face(2048), "face", 4, "InsightFace", 349_713_408),
+    "ip-adapter-faceid-plus_sd15": (face_plus(768), "face-plus", 4, H_STATES, 52_750_848),
+    "ip-adapter-faceid-plusv2_sdxl": (face_plus(2048), "face-plus", 4, H_STATES, 557_913_088),
 }
 
 
@@ -291,50 +312,10 @@ def resampler(**sizes: int) -> Tensors:
     return {f"image_proj.{key}": t for key, t in state.items()}
 
 
-def face_id(cross: int, tokens: int = 4) -> Tensors:
-    return projection(
-        proj__0__weight=(1024, 512),
-        proj__0__bias=(1024,),
-        proj__2__weight=(tokens * cross, 1024),
-        proj__2__bias=(tokens * cross,),
-        norm__weight=(cross,),
-        norm__bias=(cross,),
-    )
-
-
-def loras(of: int) -> Tensors:
-    return {
-        f"ip_adapter.{n}.to_{kind}_lora.{end}.weight": torch.ones(4, 4)
-        for n in range(of)
-        for kind in ("q", "k", "v", "out")
-        for end in ("down", "up")
-    }
-
-
-FACES = r"it reads face embeddings of InsightFace \(512 wide\)"
 OTHERS: dict[str, tuple[Callable[[], Tensors], str]] = {
-    "FaceID SD 1.5": (
-        lambda: face_id(768) | layer(768) | loras(2),
-        f"a FaceID adapter: {FACES}, which this version does not read$",
-    ),
-    "FaceID portrait": (lambda: face_id(768, 16) | layer(768), f"a FaceID adapter: {FACES}"),
-    "FaceID SDXL": (lambda: face_id(2048) | layer(2048) | loras(2), f"a FaceID adapter: {FACES}"),
-    "FaceID Plus": (
-        lambda: (
-            projection(
-                proj__0__weight=(1024, 512),
-                proj__2__weight=(3072, 1024),
-                norm__weight=(768,),
-                perceiver_resampler__proj_in__weight=(768, 1280),
-            )
-            | layer(768)
-            | loras(2)
-        ),
-        f"a FaceID Plus adapter: {FACES} beside CLIP's",
-    ),
     "InstantID": (
         lambda: resampler(embed_dim=512, cross_dim=2048, width=1280, heads=20) | layer(2048),
-        f"an InstantID adapter or .* portrait adapter for SDXL: {FACES}",
+        "an InstantID adapter or .* portrait adapter for SDXL: it reads face embeddings of Insi",
     ),
     "Kolors": (
         lambda: resampler(embed_dim=1024, cross_dim=2048, width=2048, heads=12) | layer(2048),
@@ -373,10 +354,6 @@ OTHERS: dict[str, tuple[Callable[[], Tensors], str]] = {
             "lora_weights.unet.down_blocks.0.lora.up.weight": torch.ones(2),
         },
         "a PhotoMaker model: it writes into the text's tokens",
-    ),
-    "adapter with a LoRA": (
-        lambda: flat_tensors() | loras(1),
-        "an adapter with a LoRA of the UNet inside",
     ),
     "LoRA, kohya": (
         lambda: {"lora_unet_down_blocks_0.lora_down.weight": torch.ones(2)},
@@ -418,9 +395,10 @@ def test_what_cannot_load_is_named(tmp_path: Path, kind: str, suffix: str) -> No
 
 
 def test_nested_files_are_named_too(tmp_path: Path) -> None:
-    torch.save(nested(face_id(768) | layer(768)), tmp_path / "faceid.bin")
-    with pytest.raises(CheckpointError, match=r"faceid\.bin: this is a FaceID adapter"):
-        load_image_adapter(tmp_path / "faceid.bin")
+    instant = resampler(embed_dim=512, cross_dim=2048, width=1280, heads=20) | layer(2048)
+    torch.save(nested(instant), tmp_path / "instantid.bin")
+    with pytest.raises(CheckpointError, match=r"instantid\.bin: this is an InstantID adapter"):
+        load_image_adapter(tmp_path / "instantid.bin")
     torch.save(
         {"id_encoder": {"a": torch.ones(1)}, "lora_weights": {"b": torch.ones(1)}},
         tmp_path / "photomaker-v1.bin",
@@ -477,7 +455,8 @@ def test_what_lies_beside_an_adapter_does_not_make_it_another_kind(tmp_path: Pat
 @pytest.mark.parametrize(
     ("shapes", "kind"),
     [
-        ({"image_proj.proj.2.weight": (1, 1), "image_proj.norm.weight": (8,)}, "a FaceID adapter"),
+        ({"image_proj.proj.2.weight": (1, 1), "image_proj.norm.weight": (8,)}, None),
+        ({"ip_adapter.0.to_q_lora.down.weight": (2, 8)}, None),
         ({"image_proj.norm.weight": (4096,)}, "an IP-Adapter for Flux (InstantX)"),
         ({"image_proj.norm.weight": (4095,)}, None),
         ({"image_proj.norm.weight": ()}, None),

@@ -205,7 +205,7 @@ def test_a_new_resampler_is_as_wide_as_the_published_ones_or_its_encoder(
         assert (projection.embed_dim, projection.cross_dim) == (hidden, cross_dim)
         assert projection.latents.shape == (1, tokens, width)
         assert {block[0].heads for block in projection.layers} == {heads}
-        assert projection.lost_in_checkpoint() is None
+        assert projection.lost_in_checkpoint("a.bin") is None
 
 
 def test_new_projections_of_the_other_variants_read_their_encoder() -> None:
@@ -339,7 +339,8 @@ def test_an_unknown_projection_is_described() -> None:
     with pytest.raises(CheckpointError) as refusal:
         projections.projection_from_shapes(shapes)
     assert str(refusal.value) == (
-        "a.bin: neither a base, a Plus nor a full adapter; image_proj holds ['a', 'b', 'c']"
+        "a.bin: neither a base, a Plus, a full, a FaceID Plus nor a FaceID adapter; "
+        "image_proj holds ['a', 'b', 'c']"
     )
 
 

@@ -46,6 +46,7 @@ from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Hub, fetched, local_folder, megabytes_of
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
+from tests.faces import face_embeds, write_face_adapter
 from tests.ldm_layout import write_checkpoint, write_sdxl_checkpoint
 from tests.oracle import assert_same, loaded, pixels_of, reference, request, theirs
 from tests.published import tiny_kl, tiny_sd15_unet, write_structure
@@ -269,6 +270,17 @@ class TestOwnAdapters:
         )
         theirs = load("sd15", device="cpu", dtype="float32", models_dir=shelf)
         assert np.array_equal(drawn(mine), drawn(theirs))
+
+    @pytest.mark.parametrize("file", ["ip-adapter-faceid_sd15.bin", "faceid-plusv2.safetensors"])
+    def test_a_face_id_file_brings_its_lora(self, shelf: Path, tmp_path: Path, file: str) -> None:
+        path = write_face_adapter(tmp_path, tiny_sd15_unet(), file)
+        pipeline = load("sd15", device="cpu", dtype="float32", models_dir=shelf, model_adapter=path)
+        assert pipeline.info.face_adapters == (path.stem,)
+        face = Reference(image=picture(1) if "plus" in file else None, embeds=face_embeds(1))
+        plain = drawn(pipeline, replace(REQUEST, references=()))
+        faced = drawn(pipeline, replace(REQUEST, references=(face,)))
+        assert np.abs(faced - plain).max() > 0
+        assert np.array_equal(drawn(pipeline, replace(REQUEST, references=())), plain)
 
     def test_what_is_no_adapter_is_named(self, shelf: Path, tmp_path: Path, lora: Path) -> None:
         with pytest.raises(CheckpointError, match=r"style\.safetensors: this is a LoRA, not an IP"):

@@ -701,7 +701,14 @@ MADE: dict[str, GenerateRequest] = {
         negative_prompt="a cone",
         references=(
             Reference(image=picture(1), mask=box_mask((0, 0, 30, 64)), window=(0.0, 0.5)),
-            Reference(image=picture(2), fit="squash", weight=0.5, window=(0.2, 0.8), only_image=0),
+            Reference(
+                image=picture(2),
+                fit="squash",
+                weight=0.5,
+                window=(0.2, 0.8),
+                only_image=0,
+                face=2,
+            ),
             Reference(image=picture(3), negative=True, clip_mask=box_mask((8, 8, 40, 40))),
             Reference(embeds=EMBEDS, weight=0.5, adapter="plus", layers="ease out"),
             Reference(image=picture(1), negative=True, noise=0.5),

@@ -3,6 +3,7 @@
 attention       the second softmax in a cross-attention layer: all that the method changes
 projections/    from an image encoder's output to image tokens; a variant is a file there
 image_adapter   a projection and one K', V' for each layer: all that is trained
+attention_lora  changes of the UNet's own layers that an adapter brings
 attach          an adapter beside a UNet's layers, and K', V' computed once for all steps
 numbered        image prompts for a UNet that is compiled
 attention_maps  where in the picture each image prompt acts
@@ -23,6 +24,7 @@ from ipadapter_demo.adapter.attention import (
     ImagePrompt,
     KeyValueCache,
 )
+from ipadapter_demo.adapter.attention_lora import lora_by_layer
 from ipadapter_demo.adapter.attention_maps import AttentionRecorder
 from ipadapter_demo.adapter.checkpoint import (
     check_fits,
@@ -35,6 +37,8 @@ from ipadapter_demo.adapter.image_adapter import ImageAdapter
 from ipadapter_demo.adapter.numbered import numbered
 from ipadapter_demo.adapter.projections import (
     PROJECTIONS,
+    FacePlusProjection,
+    FaceProjection,
     LinearProjection,
     MLPProjection,
     Projection,
@@ -45,6 +49,8 @@ __all__ = [
     "PROJECTIONS",
     "AttentionRecorder",
     "DecoupledAttnProcessor",
+    "FacePlusProjection",
+    "FaceProjection",
     "ImageAdapter",
     "ImageKeyValue",
     "ImagePrompt",
@@ -63,6 +69,7 @@ __all__ = [
     "image_encoder_named",
     "is_attached",
     "load_image_adapter",
+    "lora_by_layer",
     "numbered",
     "save_image_adapter",
 ]

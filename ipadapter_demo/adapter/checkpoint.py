@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ipadapter_demo.adapter.attach import layer_mismatch
+from ipadapter_demo.adapter.attention_lora import lora_by_layer, without_lora
 from ipadapter_demo.adapter.formats import SECTIONS, adapter_file, read_tensors
 from ipadapter_demo.adapter.image_adapter import ImageAdapter
 from ipadapter_demo.adapter.projections import projection_from_shapes
@@ -39,10 +40,11 @@ def load_image_adapter(path: str | os.PathLike[str]) -> ImageAdapter:
     it, or what it is instead.
     """
     path = adapter_file(Path(path))
-    tensors = read_tensors(path)
+    tensors, lora = without_lora(read_tensors(path))
     adapter = adapter_like(tensors, path)
     own_keys = {_published_key(key): key for key in adapter.state_dict()}
     adapter.load_state_dict({own_keys[k]: t for k, t in tensors.items()}, assign=True)
+    adapter.lora = lora
     return adapter
 
 
@@ -75,11 +77,11 @@ def save_image_adapter(
     path = Path(path)
     if path.suffix not in (".safetensors", ".bin"):
         raise CheckpointError(f"{path.name}: the name must end in .safetensors or .bin")
-    if lost := adapter.projection.lost_in_checkpoint():
+    if lost := adapter.projection.lost_in_checkpoint(path.name):
         raise CheckpointError(f"{path.name}: {lost}")
     tensors = {
         key: tensor.detach().to("cpu", dtype).contiguous()
-        for key, tensor in _published_state(adapter).items()
+        for key, tensor in (_published_state(adapter) | adapter.lora).items()
     }
     with whole_file(path) as unfinished:
         if path.suffix == ".safetensors":
@@ -108,6 +110,10 @@ def check_fits(
             f"{name} does not fit this base model: {mismatch}; it was made for {base} and needs "
             f"{encoder_needed(adapter)}"
         )
+    try:
+        lora_by_layer(adapter.lora, unet)
+    except ValueError as error:
+        raise CheckpointError(f"{name} does not fit this base model: {error}") from error
     if encoder_width != adapter.encoder_width:
         raise CheckpointError(
             f"{name} does not fit this image encoder: it reads {adapter.encoder_width} channels, "

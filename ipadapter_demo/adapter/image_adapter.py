@@ -30,6 +30,8 @@ class ImageAdapter(nn.Module):
         super().__init__()
         like = next(projection.parameters())
         self.projection = projection
+        # of the UNet's own layers, by published names; merged where the model keeps its LoRAs
+        self.lora: dict[str, Tensor] = {}
         self.layers = nn.ModuleList(
             ImageKeyValue(projection.cross_dim, width, device=like.device, dtype=like.dtype)
             for width in layer_widths
@@ -71,6 +73,11 @@ class ImageAdapter(nn.Module):
         return isinstance(self.projection, PatchProjection)
 
     @property
+    def reads_faces(self) -> bool:
+        """True if it reads the embedding of a face, alone or beside the encoder's states."""
+        return self.projection.reads_faces
+
+    @property
     def cross_dim(self) -> int:
         return self.projection.cross_dim
 
@@ -86,6 +93,10 @@ class ImageAdapter(nn.Module):
     def width_read_from(self, encoder: CLIPVisionModelWithProjection) -> int:
         """The width of what this adapter would read from `encoder`, to compare beforehand."""
         return self.projection.width_of(encoder.config)
+
+    def shape_read_from(self, encoder: CLIPVisionModelWithProjection) -> tuple[int, ...]:
+        """The shape of the embeds that this adapter reads of one picture that `encoder` saw."""
+        return self.projection.shape_of(encoder.config)
 
     def tokens_a_picture(self, encoder: CLIPVisionModelWithProjection) -> int:
         """Number of tokens that this adapter makes of one picture that `encoder` saw."""
@@ -105,7 +116,8 @@ class ImageAdapter(nn.Module):
         return self.projection.empty_embeds(count, encoder)
 
     def tokens_from_embeds(self, image_embeds: Tensor) -> Tensor:
-        """(B, encoder_width), or (B, sequence, encoder_width) of patches -> (B, n, cross_dim)."""
+        """(B, encoder_width), (B, sequence, encoder_width) of patches, or faces as their projection
+        reads them -> (B, n, cross_dim)."""
         weight = next(self.projection.parameters())
         return self.projection(image_embeds.to(weight.dtype))
 

@@ -1,9 +1,9 @@
 """Files that are no adapter this project reads, named by their tensors' names and shapes.
 
 Adapters that look like ours and are not come first: their own names decide. Layouts are those of
-the classes that write them: tencent-ailab/IP-Adapter 62e4af9 (FaceID), InstantX/InstantID,
-Kwai-Kolors/Kolors, TencentARC/PhotoMaker, XLabs-AI/x-flux, InstantX/FLUX.1-dev-IP-Adapter, and
-diffusers 0.42 `loaders/` for SD 3.5.
+the classes that write them: tencent-ailab/IP-Adapter 62e4af9 (Portrait for SDXL),
+InstantX/InstantID, Kwai-Kolors/Kolors, TencentARC/PhotoMaker, XLabs-AI/x-flux,
+InstantX/FLUX.1-dev-IP-Adapter, and diffusers 0.42 `loaders/` for SD 3.5.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 Shapes = Mapping[str, tuple[int, ...]]  # of a file's tensors, under flat published names
-
-_FACE = "which this version does not read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +42,6 @@ def _shaped(key: str, *shape: int | None) -> Callable[[Shapes], bool]:
     return matches
 
 
-def _face_id(shapes: Shapes) -> bool:
-    """Two layers and a norm of its own; in the full variant the norm is the fourth layer."""
-    return {"image_proj.proj.2.weight", "image_proj.norm.weight"} <= shapes.keys()
-
-
 _KINDS = (
     Unsupported(
         _named(r"image_proj\.time_embedding\.|ip_adapter\.\d+\.norm_ip\."),
@@ -68,17 +61,10 @@ _KINDS = (
         "SD 1.5 and SDXL",
     ),
     Unsupported(
-        _named(r"image_proj\.perceiver_resampler\."),
-        "a FaceID Plus adapter",
-        f"it reads face embeddings of InsightFace (512 wide) beside CLIP's, {_FACE}",
-    ),
-    Unsupported(
-        _face_id, "a FaceID adapter", f"it reads face embeddings of InsightFace (512 wide), {_FACE}"
-    ),
-    Unsupported(
         _shaped("proj_in.weight", 1280, 512),
         "an InstantID adapter or a FaceID portrait adapter for SDXL",
-        f"it reads face embeddings of InsightFace (512 wide), {_FACE}",
+        "it reads face embeddings of InsightFace that are not normalised, which this version does "
+        "not read",
     ),
     Unsupported(
         _shaped("layers.0.0.to_out.weight", 2048, None),
@@ -87,18 +73,13 @@ _KINDS = (
         "SD 1.5 and SDXL",
     ),
     Unsupported(
-        _named(r"ip_adapter\.\d+\.to_\w+_lora\."),
-        "an adapter with a LoRA of the UNet inside",
-        "this version reads projections and to_k_ip, to_v_ip only",
-    ),
-    Unsupported(
         _named(r"id_encoder\."),
         "a PhotoMaker model",
         "it writes into the text's tokens and brings a LoRA; it has no image attention, "
         "which is what this version draws with",
     ),
     Unsupported(
-        _named(r".*(lora[_.](up|down|A|B)\b|\.hada_w|\.lokr_w|\.alpha$)"),
+        _named(r"(?!ip_adapter\.).*(lora[_.](up|down|A|B)\b|\.hada_w|\.lokr_w|\.alpha$)"),
         "a LoRA, not an IP-Adapter",
         "give it to --lora",
     ),

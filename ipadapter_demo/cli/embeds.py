@@ -43,6 +43,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="M.png",
         help="as large as the picture, and black where the image encoder is not to see it",
     )
+    add(
+        "--face",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which face of a picture a FaceID adapter reads, 1 is the leftmost [0, the largest]",
+    )
     add_model_options(parser.add_argument_group("model").add_argument)
 
 
@@ -52,7 +59,11 @@ def run(arguments: Arguments, load: Load) -> None:
     if not is_embeds(arguments.out):
         raise RequestError(f"--out must end in {ENDING}, got {arguments.out}")
     references = [
-        Reference(**given(path, "embeds", arguments.reference_clip_mask), fit=arguments.fit)
+        Reference(
+            **given(path, "embeds", arguments.reference_clip_mask),
+            fit=arguments.fit,
+            face=0 if is_embeds(path) else arguments.face,
+        )
         for path in arguments.pictures
     ]
     pipeline = loaded(arguments, load)

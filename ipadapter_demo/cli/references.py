@@ -82,6 +82,22 @@ def add_reference_options(add: Callable[..., object], window: Mapping[str, Any])
         "for each, - for none",
     )
     add(
+        "--reference-face",
+        type=int,
+        action="append",
+        metavar="N",
+        help="which face of a reference a FaceID adapter reads, 1 is the leftmost; once for all, "
+        "or once for each [0, the largest]",
+    )
+    add(
+        "--reference-face-embeds",
+        type=optional_path,
+        action="append",
+        metavar="F.safetensors",
+        help="the embeds of the face in a reference, for FaceID Plus, which reads both; once for "
+        "each, - for none",
+    )
+    add(
         "--reference-adapter",
         action="append",
         metavar="NAME",
@@ -111,6 +127,8 @@ def references_of(arguments: Arguments) -> tuple[Reference, ...] | None:
     masks = one_each("--reference", "mask", paths, arguments.reference_mask, None)
     hidden = one_each("--reference", "clip-mask", paths, arguments.reference_clip_mask, None)
     only = one_each("--reference", "only", paths, arguments.reference_only, None)
+    faces = one_each("--reference", "face", paths, arguments.reference_face, 0)
+    embeds = one_each("--reference", "face-embeds", paths, arguments.reference_face_embeds, None)
     adapters = one_each("--reference", "adapter", paths, arguments.reference_adapter, None)
     layers = one_each("--reference", "layers", paths, arguments.reference_layers, None)
     against = arguments.negative_reference or []
@@ -124,7 +142,7 @@ def references_of(arguments: Arguments) -> tuple[Reference, ...] | None:
     )
     positive = [
         Reference(
-            **given(path, "--reference", clip_mask),
+            **given(path, "--reference", clip_mask) | face_given(face, file),
             weight=weight,
             fit=fit,
             window=tuple(window),
@@ -133,8 +151,19 @@ def references_of(arguments: Arguments) -> tuple[Reference, ...] | None:
             adapter=None if adapter == "-" else adapter,
             layers=where,
         )
-        for path, weight, fit, window, mask, clip_mask, number, adapter, where in zip(
-            paths, weights, fits, windows, masks, hidden, only, adapters, layers, strict=True
+        for path, weight, fit, window, mask, clip_mask, number, face, file, adapter, where in zip(
+            paths,
+            weights,
+            fits,
+            windows,
+            masks,
+            hidden,
+            only,
+            faces,
+            embeds,
+            adapters,
+            layers,
+            strict=True,
         )
     ]
     negative = [
@@ -160,6 +189,14 @@ def given(path: Path, option: str, clip_mask: Path | None = None) -> dict[str, A
     if is_embeds(path):
         return {"embeds": read_embeds(path, f"{option} {path}"), "clip_mask": hidden}
     return {"image": picture(option, path), "clip_mask": hidden}
+
+
+def face_given(number: int, file: Path | None) -> dict[str, Any]:
+    """The face of a picture by its number, or its embeds."""
+    if file is None:
+        return {"face": number}
+    option = "--reference-face-embeds"
+    return {"face": number, "embeds": read_embeds(file, f"{option} {file}")}
 
 
 def _noise(share: float, references: list[Reference]) -> Reference:

@@ -73,6 +73,7 @@ class SharedReference(Part):
     fit: str | None = None
     clip_mask: File | None = None
     noise: Number | None = None
+    face: int | None = None
     adapter: str | None = None
     layers: Layers | None = None
     mask: File | None = None

@@ -201,6 +201,7 @@ def load_base_model(
         path = adapter_file(_within(entry, file))
         adapter = load_image_adapter(path)
         check_fits(adapter, unet, adapter.width_read_from(vision), path)
+        loras.add_adapter(name, adapter)
         adapters[name] = adapter.to(device, dtype).eval().requires_grad_(False)
         files.append(path)
     attach(unet, *adapters.values())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ipadapter_demo.adapter import ImageAdapter, lora_by_layer
 from ipadapter_demo.errors import ModelError, RequestError, some_of
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.lora import Lora, lora_at
@@ -61,6 +62,7 @@ class Loras:
         self._parts, self._files, self.usual = parts, dict(files), tuple(usual)
         self._locate, self._lock = locate, Lock()
         self._merged: tuple[Lora, ...] = ()
+        self._of_adapters: dict[str, dict[str, lycoris.Change]] = {}
         self._own: dict[int, tuple[nn.Parameter, Tensor]] = {}  # weights as they are without any
         self._latest: tuple[tuple[Lora, ...], list[tuple[nn.Parameter, Tensor]]] = (), []
 
@@ -68,6 +70,23 @@ class Loras:
     def weights(self) -> dict[str, float]:
         """Of every one in a request that names none."""
         return dict.fromkeys(self._files, 0.0) | {lora.name: lora.weight for lora in self.usual}
+
+    def add_adapter(self, name: str, adapter: ImageAdapter) -> None:
+        """The LoRA that an adapter brings, if it does: see `of_adapters`."""
+        assert self._parts is not None
+        if layers := lora_by_layer(adapter.lora, self._parts.unet):
+            self._of_adapters[f"adapter/{name}"] = {
+                f"lora_unet_{layer.replace('.', '_')}": {
+                    "lora_down.weight": down,
+                    "lora_up.weight": up,
+                }
+                for layer, (down, up) in layers.items()
+            }
+
+    def of_adapters(self, names: Iterable[str]) -> tuple[Lora, ...]:
+        """The LoRAs that these adapters were trained with, to be merged while they act."""
+        brought = [f"adapter/{name}" for name in names]
+        return tuple(Lora(name=name) for name in brought if name in self._of_adapters)
 
     def check(self, loras: Sequence[Lora]) -> None:
         """Raises RequestError for a name that the model does not have, and ModelError for a file
@@ -97,6 +116,9 @@ class Loras:
         try:
             for lora in wanted:
                 assert self._parts is not None
+                if brought := self._of_adapters.get(lora.name):
+                    lycoris.merge(self._parts, brought, lora.weight, self._keep)
+                    continue
                 path = self._file(lora.name)
                 if path.suffix.lower() != ".safetensors":
                     raise ModelError(

@@ -15,6 +15,7 @@ from ipadapter_demo.errors import ModelError
 from ipadapter_demo.imaging import images_from_pixels, pixels_from_images
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning import Conditioner
+from ipadapter_demo.pipeline.conditioning.faces import loras_brought
 from ipadapter_demo.pipeline.conditioning.images import attention_maps
 from ipadapter_demo.pipeline.conditions import Conditions
 from ipadapter_demo.pipeline.denoiser import UNetDenoiser, reads_mask
@@ -72,7 +73,8 @@ class Drawing:
     ) -> Job:
         """It hands over a Preview a step, then what was Drawn."""
         drawn = self.plan.drawn
-        denoiser = UNetDenoiser(self.model.unet, self.model.loras, drawn.loras or ())
+        chosen = (*(drawn.loras or ()), *loras_brought(drawn, self.model))
+        denoiser = UNetDenoiser(self.model.unet, self.model.loras, chosen)
         entry, native, first = self.model.entry, self.model.native_size, self.pieces[0].drawn
         price = price_of(drawn, self.plan.size, native, entry.structures, self.preview_every)
         return Job(

@@ -53,6 +53,7 @@ class ModelInfo:
     native_size: int
     recommended: Recommended
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
+    face_adapters: tuple[str, ...] = field(default=(), kw_only=True)  # which read faces
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     loras: dict[str, float]  # by name, with their weights in a request that names none
     few_step_loras: dict[str, FewStep] = field(default_factory=dict, kw_only=True)

@@ -67,6 +67,7 @@ class ImagePromptPipeline(Previews):
             native_size=self._model.native_size,
             recommended=entry.recommended,
             adapters=tuple(entry.adapters),
+            face_adapters=tuple(n for n, a in self._model.adapters.items() if a.reads_faces),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             loras=self._model.loras.weights,
             few_step_loras=entry.few_step_loras,
@@ -180,8 +181,7 @@ class ImagePromptPipeline(Previews):
 
     def embeds_of(self, reference: Reference, adapter: str | None = None) -> ImageEmbeds:
         """To be used in the place of the reference's picture. Raises RequestError."""
-        embeds = self._conditioner.references.embeds_of
-        return self._engine.run(partial(embeds, reference, adapter))
+        return self._engine.run(partial(self._conditioner.references.embeds_of, reference, adapter))
 
     def unload(self) -> None:
         """What runs in the background ends with Unloaded; all else is served as before."""

@@ -14,6 +14,7 @@ from PIL import Image
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.annotators import is_empty
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline.conditioning.active import active_adapter
 from ipadapter_demo.pipeline.conditioning.maps import OF_COLOURS
 from ipadapter_demo.pipeline.conditions import ever_active
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
@@ -48,6 +49,7 @@ def warnings_for(
         *_on_prompts(request, model),
         *_on_steps(request, model),
         *_on_shapes(request, cropped, size),
+        *_on_faces(request, model),
         *_on_layers(request),
         *_on_windows(request),
         *_on_regions(request, cropped, size, model),
@@ -112,6 +114,18 @@ def _unknown_words(prompt: str, known: Sequence[str]) -> list[str]:
         return []
     words = re.findall(r"[^\W\d_]+", without_words(prompt).lower())
     return [word for word in dict.fromkeys(words) if word not in known and word not in JOINING]
+
+
+def _on_faces(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
+    for number, reference in enumerate(request.references, 1):
+        adapter = active_adapter(model, request, reference).adapter
+        if reference.face and not adapter.reads_faces:
+            yield f"reference.face has no effect on reference {number}: its adapter reads no faces."
+        if reference.embeds and reference.image and not adapter.reads_patches:
+            yield (
+                f"reference.image has no effect on reference {number}: its adapter reads the "
+                "embeds of the face alone."
+            )
 
 
 def _on_layers(request: GenerateRequest) -> Iterator[str]:

@@ -15,6 +15,7 @@ from ipadapter_demo.ui.run import tools
 from ipadapter_demo.ui.run.api import add_api
 from ipadapter_demo.ui.run.batch import add_batch
 from ipadapter_demo.ui.run.embeds import add_embeds
+from ipadapter_demo.ui.run.faces import add_faces
 from ipadapter_demo.ui.run.history import history_strip, remember_runs
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
@@ -79,6 +80,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
                     add_api(manager, built[name])
                     if "embeds" in built[name].inputs:
                         add_embeds(manager, built[name])
+                        add_faces(manager, model, built[name])
                     on_few_step(manager, model, built[name].inputs, tab.recommended)
             with gr.Tab("Compare", id="compare") as tab:
                 comparison = compare.build(manager, model, tab)

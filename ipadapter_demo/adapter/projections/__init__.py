@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from ipadapter_demo.adapter.projections.base import Projection
+from ipadapter_demo.adapter.projections.face import FacePlusProjection, FaceProjection
 from ipadapter_demo.adapter.projections.linear import LinearProjection
 from ipadapter_demo.adapter.projections.mlp import MLPProjection
 from ipadapter_demo.adapter.projections.resampler import Resampler
 from ipadapter_demo.adapter.shapes import Shapes
 
-PROJECTIONS: tuple[type[Projection], ...] = (LinearProjection, Resampler, MLPProjection)
+__all__ = [
+    "PROJECTIONS",
+    "FacePlusProjection",
+    "FaceProjection",
+    "LinearProjection",
+    "MLPProjection",
+    "Projection",
+    "Resampler",
+    "projection_from_shapes",
+]
+
+PROJECTIONS: tuple[type[Projection], ...] = (
+    LinearProjection,
+    Resampler,
+    MLPProjection,
+    FacePlusProjection,
+    FaceProjection,
+)
 
 
 def projection_from_shapes(shapes: Shapes) -> Projection:

@@ -26,6 +26,7 @@ class Projection(nn.Module, ABC):
     variant: ClassVar[str]
     title: ClassVar[str]  # for people, with its article
     encoders: ClassVar[Mapping[int, str]]  # the published encoders, by the width that is read
+    reads_faces: ClassVar[bool] = False  # embeddings of faces, alone or beside the encoder's states
 
     embed_dim: int  # channels of what it reads
     cross_dim: int  # channels of the tokens it makes
@@ -51,6 +52,10 @@ class Projection(nn.Module, ABC):
     def width_of(config: CLIPVisionConfig) -> int:
         """Channels of what this variant reads of such an encoder."""
 
+    @abstractmethod
+    def shape_of(self, config: CLIPVisionConfig) -> tuple[int, ...]:
+        """The shape of the embeds that it reads of one picture that such an encoder saw."""
+
     @staticmethod
     @abstractmethod
     def embeds_from_clip_pixels(
@@ -69,8 +74,9 @@ class Projection(nn.Module, ABC):
         assert self.num_tokens is not None, "a projection without a number of its own says it here"
         return self.num_tokens
 
-    def lost_in_checkpoint(self) -> str | None:
-        """The reason for which a checkpoint of it could not be read again; None if it could."""
+    def lost_in_checkpoint(self, file: str) -> str | None:
+        """The reason for which a checkpoint of it, called `file`, could not be read again; None if
+        it could."""
         return None
 
 
@@ -88,6 +94,9 @@ class EmbeddingProjection(Projection):
     @staticmethod
     def width_of(config: CLIPVisionConfig) -> int:
         return config.projection_dim
+
+    def shape_of(self, config: CLIPVisionConfig) -> tuple[int, ...]:
+        return (config.projection_dim,)
 
     @staticmethod
     def embeds_from_clip_pixels(
@@ -113,6 +122,10 @@ class PatchProjection(Projection):
     @staticmethod
     def width_of(config: CLIPVisionConfig) -> int:
         return config.hidden_size
+
+    def shape_of(self, config: CLIPVisionConfig) -> tuple[int, ...]:
+        # a class, then the patches
+        return (config.image_size // config.patch_size) ** 2 + 1, config.hidden_size
 
     @staticmethod
     def embeds_from_clip_pixels(

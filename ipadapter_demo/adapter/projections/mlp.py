@@ -54,4 +54,4 @@ class MLPProjection(PatchProjection):
         return cls(config.hidden_size, cross_dim)
 
     def tokens_of(self, config: CLIPVisionConfig) -> int:
-        return (config.image_size // config.patch_size) ** 2 + 1  # the patches and a class
+        return self.shape_of(config)[0]

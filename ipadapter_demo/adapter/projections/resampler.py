@@ -49,12 +49,7 @@ class Resampler(PatchProjection):
         self.proj_in = nn.Linear(embed_dim, width)
         self.proj_out = nn.Linear(width, cross_dim)
         self.norm_out = nn.LayerNorm(cross_dim)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                [_LatentAttention(width, heads, head_dim), _feed_forward(width, ff_mult * width)]
-            )
-            for _ in range(depth)
-        )
+        self.layers = resampler_blocks(width, depth, heads, head_dim, ff_mult)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         patches = self.proj_in(hidden_states)
@@ -99,13 +94,25 @@ class Resampler(PatchProjection):
         heads = max(1, width // HEAD_DIM)
         return cls(config.hidden_size, cross_dim, tokens or 16, width=width, heads=heads)
 
-    def lost_in_checkpoint(self) -> str | None:
+    def lost_in_checkpoint(self, file: str) -> str | None:
         if self.head_dim == HEAD_DIM:
             return None
         return (
             f"the layout does not record the head size and readers take {HEAD_DIM}, "
             f"but this adapter has {self.head_dim}"
         )
+
+
+def resampler_blocks(
+    width: int, depth: int, heads: int, head_dim: int, ff_mult: int
+) -> nn.ModuleList:
+    """(attention of latents to patches, feed-forward), `depth` times."""
+    return nn.ModuleList(
+        nn.ModuleList(
+            [_LatentAttention(width, heads, head_dim), _feed_forward(width, ff_mult * width)]
+        )
+        for _ in range(depth)
+    )
 
 
 class _LatentAttention(nn.Module):

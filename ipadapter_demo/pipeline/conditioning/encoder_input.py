@@ -108,7 +108,9 @@ def noisy(square: Image.Image, share: float, number: int = 0) -> Image.Image:
 
 def content_of(reference: Reference) -> Hashable:
     """Equal for references of which the encoder reads the same."""
-    if reference.embeds is not None:
-        return reference.embeds.sha256
+    given = None if reference.embeds is None else reference.embeds.sha256
+    if reference.image is None:
+        return given
     hidden = None if reference.clip_mask is None else digest(reference.clip_mask)
-    return digest(reference.picture), reference.fit, hidden, reference.noise
+    seen = digest(reference.image), reference.fit, hidden, reference.noise
+    return *seen, reference.face, given

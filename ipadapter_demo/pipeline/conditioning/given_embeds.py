@@ -26,19 +26,14 @@ def embeds_from_tensor(
 
 def tensor_of(embeds: ImageEmbeds, name: str, adapter: ImageAdapter, model: BaseModel) -> Tensor:
     """The embeds for the adapter of this name. Raises RequestError for those of another encoder,
-    or for another kind of adapter."""
-    encoder = model.image_encoder
-    width = adapter.width_read_from(encoder)
-    shape: tuple[int, ...] = (width,)
-    if adapter.reads_patches:
-        config = encoder.config
-        shape = ((config.image_size // config.patch_size) ** 2 + 1, width)
+    or for another kind of adapter. Which network recognised a face cannot be checked."""
+    shape = adapter.shape_read_from(model.image_encoder)
     if embeds.shape[1:] != shape:
         raise RequestError(
             f"reference.embeds must be {_said(shape)} for the {adapter.variant} adapter {name} of "
             f"{model.entry.name}, got {_said(embeds.shape[1:])}, made for {embeds.adapter}"
         )
-    if embeds.encoder != model.encoder_sha256:
+    if not embeds.of_faces and embeds.encoder != model.encoder_sha256:
         raise RequestError(
             f"reference.embeds must be of the image encoder of {model.entry.name}, SHA-256 "
             f"{model.encoder_sha256:.12}..., got those of {embeds.encoder:.12}...: make them "

@@ -10,12 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.adapter import AttentionRecorder, ImagePrompt, KeyValueCache
-from ipadapter_demo.embeds import ImageEmbeds
+from ipadapter_demo.embeds import FACE, ImageEmbeds
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.cache import ContentCache, digest
 from ipadapter_demo.pipeline.conditioning.active import ActiveAdapter, active_adapter
 from ipadapter_demo.pipeline.conditioning.encoder_input import EncoderInput, content_of
+from ipadapter_demo.pipeline.conditioning.faces import FaceReader
 from ipadapter_demo.pipeline.conditioning.given_embeds import embeds_from_tensor, tensor_of
 from ipadapter_demo.pipeline.conditions import TimedPrompt, ever_active
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
@@ -43,6 +45,7 @@ class ReferenceEncoder:
         self.cache = ContentCache(64)
         self._tokens_cache = ContentCache(8)  # with K' and V' of every layer: up to 6 MB each
         self.input = EncoderInput(model)
+        self.faces = FaceReader(model, self.input)
 
     def image_embed(self, image: Image.Image) -> Tensor:
         """The unit embedding (1, K) of the centre of a picture, in float32."""
@@ -68,6 +71,8 @@ class ReferenceEncoder:
     def embeds_of(self, reference: Reference, adapter: str | None) -> ImageEmbeds:
         """To be used in the place of the reference's picture. Raises RequestError."""
         active = active_adapter(self._model, GenerateRequest(adapter=adapter), reference)
+        if active.adapter.variant == FACE:
+            return self.faces.saved(reference)
         values = self._embeds(reference, active)
         return embeds_from_tensor(values, active.adapter, self._model, reference.fit)
 
@@ -88,6 +93,11 @@ class ReferenceEncoder:
         followed, around = split_by_mask(
             request, has_inpaint_adapter=self._model.inpaint_adapter is not None
         )
+        if around and used[0].adapter.reads_faces:
+            raise RequestError(
+                "inpaint.background_weight must be 0 with a FaceID adapter, which reads faces and "
+                f"no backgrounds, got {around[0].weight:g}"
+            )
         negative = [r for r in request.references if r.negative and r.weight > 0]
         first = request.count if guided else 0
         prompts = self._branches(followed, request, first, size, record=record_attention)
@@ -193,10 +203,12 @@ class ReferenceEncoder:
             nothing = self._empty_embeds(active)
             return nothing.expand(reference.squares, *nothing.shape[1:])
         encoder, adapter = self._model.image_encoder, active.adapter
-        if reference.embeds is not None:
+        if reference.embeds is not None and not adapter.reads_faces:
             return tensor_of(reference.embeds, active.name, adapter, self._model)
 
         def encode() -> Tensor:
+            if adapter.reads_faces:
+                return self.faces.embeds(reference, active.name, adapter)
             pixels = self.input.pixels(reference)
             return torch.cat([adapter.embeds_from_clip_pixels(one, encoder) for one in pixels])
 

@@ -50,7 +50,9 @@ DESCRIPTIONS = {
     "window_end": "End, as a share of the steps from 0 to 1.",
     "only": "Use only for the image of this number, from 1; 0 for all images.",
     "negative": "Negative image prompt: results are unlike this reference.",
-    "embeds": "Image embeds in place of the reference: a file that /image_embeds made.",
+    "embeds": "Image embeds in place of the reference: a file that /image_embeds made. Those of a "
+    "face may stand beside a reference.",
+    "face": "The face that a FaceID adapter reads: 0 the largest, or its number from the left.",
     "clip_mask": "A picture as large as the reference, black where the encoder is not to see it.",
     "reference_adapter": "The image adapter that reads the reference; nothing: that of adapter.",
     "reference_layers": "The layers in which the reference acts; nothing: those of image_layers.",

@@ -93,7 +93,7 @@ def _embeds(
         pipeline = manager.at_turn(turn)
 
         def embeds_of(number: int, reference: Reference) -> ImageEmbeds:
-            if reference.embeds is not None:
+            if reference.embeds is not None and reference.image is None:
                 return reference.embeds
             return pipeline.embeds_of(reference, adapter).named(slot("reference", number))
 

@@ -12,6 +12,7 @@ from ipadapter_demo.ui.widgets.prompts import second_prompt_properties
 from ipadapter_demo.ui.widgets.reference_slots import (
     REFERENCES,
     adapter_properties,
+    face_properties,
     own_layers_properties,
 )
 from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
@@ -54,6 +55,7 @@ RECOMMENDED: Recommended = {
     "live": live_properties,
     **{slot("kind", k): _kind for k in STRUCTURES},
     "image_layers": layers_properties,
+    **{slot("face", k): face_properties for k in REFERENCES},
     **{slot("reference_adapter", k): adapter_properties for k in REFERENCES},
     **{slot("reference_layers", k): own_layers_properties for k in REFERENCES},
     "prompt_2": second_prompt_properties,

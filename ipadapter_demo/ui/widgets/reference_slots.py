@@ -31,6 +31,7 @@ REFERENCE: dict[str, Any] = {
     "embeds": None,
     "fit": "crop",
     "clip_mask": None,
+    "face": 0,
     "reference_adapter": "",
     "reference_layers": "",
     "weight": 1.0,
@@ -93,13 +94,18 @@ def _reference_slot(k: int, info: ModelInfo) -> Widgets:
         widgets[slot("reference_layers", k)] = gr.Dropdown(
             label="Apply to layers", info="where this reference acts", **own_layers_properties(info)
         )
+    widgets[slot("face", k)] = gr.Number(
+        label="Face", info="0 = the largest; 1 = the leftmost", minimum=0, **face_properties(info)
+    )
     with gr.Row():
         hint = "black is hidden\nfrom the encoder"
         widgets[slot("clip_mask", k)] = components.picture(
             "CLIP mask", hint, image_mode="L", sources=["upload"], height=150
         )
         widgets[slot("embeds", k)] = gr.File(
-            label=f"Embeds in place of the picture ({ENDING})", file_types=[ENDING], height=150
+            label=f"Embeds in place of the picture, or of its face ({ENDING})",
+            file_types=[ENDING],
+            height=150,
         )
     return widgets
 
@@ -107,6 +113,10 @@ def _reference_slot(k: int, info: ModelInfo) -> Widgets:
 def adapter_properties(info: ModelInfo) -> Properties:
     choices = [("as above", ""), *components.adapter_choices(info)]
     return {"choices": choices, "value": "", "visible": len(info.adapters) > 1}
+
+
+def face_properties(info: ModelInfo) -> Properties:
+    return {"value": 0, "visible": bool(info.face_adapters)}
 
 
 def own_layers_properties(info: ModelInfo) -> Properties:
@@ -127,6 +137,7 @@ def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
             Reference(
                 image=given["reference"],
                 embeds=given["embeds"],
+                face=given["face"] or 0,
                 fit=given["fit"],
                 adapter=given["reference_adapter"] or None,
                 layers=given["reference_layers"] or None,
@@ -158,6 +169,7 @@ def slots_from_references(references: Sequence[Reference]) -> dict[str, object]:
             shown |= {
                 "reference": given.image,
                 "embeds": given.embeds,
+                "face": given.face,
                 "fit": given.fit,
                 "clip_mask": given.clip_mask,
                 "reference_adapter": given.adapter or "",
