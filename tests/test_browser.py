@@ -486,6 +486,17 @@ def test_a_tiff_can_be_painted_on(page: Page) -> None:
     assert given.image.tobytes() == picture(5, 200, 120).tobytes()
 
 
+def test_words_of_a_small_model_are_clicked_and_others_named(page: Page) -> None:
+    panel = open_tab(page, "Image + text")
+    prompt, unknown = panel.locator(".prompt textarea"), panel.locator(".unknown")
+    prompt.fill("a Red cat on the café's floor, red")
+    expect(unknown).to_have_text("tabletop does not know: cat, café, s")
+    prompt.fill("a red sphere")
+    expect(unknown).to_be_empty()
+    panel.locator(".words").get_by_role("button", name="striped").click()
+    expect(prompt).to_have_value("a red sphere striped")
+
+
 def test_a_mask_is_shown_on_the_picture_by_either_convention(page: Page, tmp_path: Path) -> None:
     """White paper with a transparent hole: by its paint, all but the hole; else the hole."""
     picture(5, 200, 200).save(tmp_path / "photo.png")

@@ -23,6 +23,7 @@ from ipadapter_demo.ui.widgets.reference_slots import (
 )
 from ipadapter_demo.ui.widgets.results import results_of
 from ipadapter_demo.ui.widgets.start import start_inputs
+from ipadapter_demo.ui.widgets.words import words_of_prompt
 
 
 def image_text(
@@ -49,6 +50,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
         with gr.Column(elem_classes="inputs"):
             inputs = components.reference_input(manager, model)
             inputs |= components.prompt_input(manager, optional=False)
+            words_of_prompt(manager, model, inputs["prompt"])
             inputs |= components.image_prompt_inputs(
                 manager, manager.info.recommended.text_image_scale
             )

@@ -38,6 +38,7 @@ from ipadapter_demo.ui.widgets.slots import (
     window_inputs,
 )
 from ipadapter_demo.ui.widgets.start import start_inputs
+from ipadapter_demo.ui.widgets.words import words_of_prompt
 
 
 def structure(
@@ -113,6 +114,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
         with gr.Column(elem_classes="inputs"):
             inputs, drawn = _control_inputs(structure_choices(manager.info))
             inputs |= components.prompt_input(manager)
+            words_of_prompt(manager, model, inputs["prompt"])
             inputs |= components.reference_input(manager, model, optional=True)
             inputs |= components.image_prompt_inputs(
                 manager, manager.info.recommended.map_image_scale

@@ -129,6 +129,7 @@ def prompt_input(pipeline: ModelManager, *, optional: bool = True, **layout: Any
         placeholder="what to draw" + " (optional)" * optional,
         lines=2,
         max_lines=4,
+        elem_classes="prompt",
         **layout,
     )
     return {"prompt": prompt}
