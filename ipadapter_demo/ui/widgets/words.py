@@ -47,7 +47,11 @@ LOOK = """() => {
 def words_of_prompt(manager: ModelManager, model: ModelInput, prompt: gr.Component) -> None:
     """To stand below the prompt."""
     shown = gr.HTML(
-        words_html(manager.info), elem_classes="words", js_on_load=ON_LOAD, apply_default_css=False
+        words_html(manager.info),
+        elem_classes="words",
+        js_on_load=ON_LOAD,
+        apply_default_css=False,
+        padding=False,
     )
 
     def words(name: str) -> str:
