@@ -36,7 +36,8 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
     add(
         "--models-dir",
         metavar="DIR",
-        help="folder that mirrors the hub, DIR/owner/repository/file [$IPADAPTER_MODELS_DIR]",
+        help="folder that mirrors the hub, DIR/owner/repository/file, with bases and LoRAs of your "
+        "own in DIR/bases and DIR/loras [$IPADAPTER_MODELS_DIR]",
     )
     add(
         "--image-encoder",

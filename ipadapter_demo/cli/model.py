@@ -50,7 +50,7 @@ def loaded(
 
 def manager_of(arguments: Arguments, load: Load, **recorded: object) -> ModelManager:
     """The same, and every other model of the catalogue as well."""
-    from ipadapter_demo.models.listing import labels
+    from ipadapter_demo.models.listing import offers
     from ipadapter_demo.pipeline import prepare
     from ipadapter_demo.serving import ModelManager
 
@@ -61,7 +61,7 @@ def manager_of(arguments: Arguments, load: Load, **recorded: object) -> ModelMan
         lambda name, report: prepare(
             name, load_options(settings if name == settings.model else others), report
         ),
-        labels(settings.models_dir),
+        offers(settings.models_dir),
     )
 
 

@@ -88,7 +88,7 @@ def check_address(host: str, port: int) -> None:
 
 def _page(settings: Settings, zero_gpu: bool) -> Blocks:
     with _rare_garbage_collection():
-        from ipadapter_demo.models.listing import labels
+        from ipadapter_demo.models.listing import offers
         from ipadapter_demo.models.sources import announced
         from ipadapter_demo.serving import Limits, ModelManager
         from ipadapter_demo.serving.logs import log_requests
@@ -96,7 +96,7 @@ def _page(settings: Settings, zero_gpu: bool) -> Blocks:
 
         if settings.log_json or settings.metrics_port is not None:
             log_requests(settings.log_json)
-        names = labels(settings.models_dir, offered(settings), settings.visitor_downloads)
+        names = offers(settings.models_dir, offered(settings), settings.visitor_downloads)
         manager: ModelManager
         if settings.ray:
             from ipadapter_demo.serving.ray import replica_manager
@@ -130,7 +130,7 @@ def prepared_by(settings: Settings, zero_gpu: bool = False) -> Prepare:
     """Finds models for a page, and fetches what is missing: of the operator's own model in any
     case, of others only where visitors may have that done."""
     from ipadapter_demo.models.at_hand import check_at_hand
-    from ipadapter_demo.models.published import PUBLISHED
+    from ipadapter_demo.models.shelf import needed_by
     from ipadapter_demo.pipeline import prepare
     from ipadapter_demo.pipeline.warm_up import warm_up
 
@@ -139,8 +139,8 @@ def prepared_by(settings: Settings, zero_gpu: bool = False) -> Prepare:
     def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
         own = model == settings.model
         options = replace(load_options(settings if own else others), fetch_later=downloads)
-        if model in PUBLISHED and not (own or downloads):
-            check_at_hand(model, PUBLISHED[model].needed, options.models_dir)
+        if not (own or downloads):
+            check_at_hand(model, needed_by(model, options.models_dir), options.models_dir)
         load = prepare(model, options, report)
         if zero_gpu:
             from ipadapter_demo.serving.zero_gpu import ZeroGPUPipeline

@@ -40,7 +40,7 @@ class ForeignSettings:
         loras = []
         for name, weight in self.loras:
             try:
-                if stem(name) not in info.loras:
+                if stem(name) not in info.lora_names:
                     raise RequestError(f"{info.name} has no LoRA of this name; --lora adds files")
                 loras.append(Lora(name=stem(name), weight=weight))
             except RequestError as error:

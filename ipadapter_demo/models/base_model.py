@@ -35,6 +35,7 @@ from ipadapter_demo.models.own_networks import (
 )
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
 from ipadapter_demo.models.schedule import SchedulerConfig
+from ipadapter_demo.models.shelf import LoraFolder
 from ipadapter_demo.models.sources import Hub, Locate, Report, fetched, file_sha256, no_report
 from ipadapter_demo.models.structure import StructureNet, T2IAdapterStructure
 from ipadapter_demo.models.structures import Structures
@@ -183,7 +184,8 @@ def load_base_model(
         read_parts(entry, dtype, files, options.vae, options.prediction_type, options.unet), options
     )
     tokens = parts.tokenizers[0].model_max_length
-    loras = Loras(parts, *own_loras(entry, options), locate)
+    folder = LoraFolder(options.models_dir, parts.unet.config.cross_attention_dim)
+    loras = Loras(parts, *own_loras(entry, options, folder), locate, folder)
     loras.check(loras.usual)
     loras.merge(loras.usual)
     loading = False

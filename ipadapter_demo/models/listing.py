@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.at_hand import missing_of, size_of
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.published import PUBLISHED
+from ipadapter_demo.models.shelf import models_on_bases, needed_by
 from ipadapter_demo.models.sources import Hub, local_folder, megabytes_of
 
 
@@ -55,17 +57,33 @@ def labels(
     for name in offered:
         if name not in known:
             raise ModelError(f"models must be names of {', '.join(known)}, got {name!r}")
-    found = {}
-    for name in offered or known:
-        needed = PUBLISHED[name].needed if name in PUBLISHED else ()
-        missing = missing_of(needed, None if models_dir is None else Path(models_dir))
-        if name == TABLETOP.name:
-            said = " (built in)"
-        elif not missing:
-            said = ""
-        elif fetches:
-            said = f" (fetches {megabytes_of(missing) / 1000:.1f} GB)"
-        else:
-            said = f" (not downloaded, {size_of(missing)})"
-        found[name] = f"{name}{said}"
-    return found
+    return {name: f"{name}{_missing(name, models_dir, fetches)}" for name in offered or known}
+
+
+def offers(
+    models_dir: str | None, offered: Sequence[str] = (), fetches: bool = True
+) -> Callable[[], dict[str, str]]:
+    """A function for those on offer just now: `labels` as they are at first, and each of these
+    models on the bases in MODELS_DIR/bases. Raises ModelError likewise."""
+    catalogued = labels(models_dir, offered, fetches)
+    missing = cache(lambda name: _missing(name, models_dir, fetches))
+
+    def now() -> dict[str, str]:
+        there = models_on_bases(None if models_dir is None else Path(models_dir))
+        beside = [name for name, (model, _) in there.items() if model.name in catalogued]
+        return catalogued | {name: f"{name}{missing(name)}" for name in beside}
+
+    return now
+
+
+def _missing(name: str, models_dir: str | None, fetches: bool) -> str:
+    """Of a model, in words behind its name."""
+    if name == TABLETOP.name:
+        return " (built in)"
+    folder = None if models_dir is None else Path(models_dir)
+    missing = missing_of(needed_by(name, folder), folder)
+    if not missing:
+        return ""
+    if fetches:
+        return f" (fetches {megabytes_of(missing) / 1000:.1f} GB)"
+    return f" (not downloaded, {size_of(missing)})"

@@ -36,8 +36,13 @@ def base_path(
         path = fetched(of_repository(base, model.base, models_dir), models_dir, report)
     if not path.is_file():
         return path, None
-    light = tuple(f for f in model.base.files if not f.endswith(".safetensors"))
-    return path, fetched(replace(model.base, files=light, megabytes=2), models_dir, report)
+    return path, fetched(configs_of(model.base), models_dir, report)
+
+
+def configs_of(base: Hub) -> Hub:
+    """Its files without the weights: what a checkpoint of weights alone lacks."""
+    light = tuple(f for f in base.files if not f.endswith(".safetensors"))
+    return replace(base, files=light, megabytes=2)
 
 
 def local_entry(model: Published, options: LoadOptions, report: Report = no_report) -> CatalogEntry:

@@ -26,6 +26,7 @@ from ipadapter_demo.models import lycoris
 from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
 from ipadapter_demo.models.diffusers_pipeline import pipeline_of
 from ipadapter_demo.models.parts import Parts
+from ipadapter_demo.models.shelf import LoraFolder, stamp_of
 from ipadapter_demo.models.sources import Hub, Locate, file_at, file_sha256
 from ipadapter_demo.models.weights import naming, tensors_from_file
 
@@ -49,7 +50,8 @@ class Loras:
     """The LoRAs that a model has, by name. Not to be called by two threads at once, nor while
     the model runs: the engine calls it.
 
-    `usual` are those of a request that names none.
+    `usual` are those of a request that names none. Beside `files`, those in `folder` can be asked
+    for, whenever they came there.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class Loras:
         files: Mapping[str, Path | Hub],
         usual: Sequence[Lora] = (),
         locate: Locate | None = None,
+        folder: LoraFolder | None = None,
     ) -> None:
         self._parts, self._files, self.usual = parts, dict(files), tuple(usual)
         self._locate, self._lock = locate, Lock()
+        self.folder, self._seen = folder, dict[str, object]()
         self._merged: tuple[Lora, ...] = ()
         self._of_adapters: dict[str, dict[str, lycoris.Change]] = {}
         self._own: dict[int, tuple[nn.Parameter, Tensor]] = {}  # weights as they are without any
@@ -90,15 +94,10 @@ class Loras:
 
     def check(self, loras: Sequence[Lora]) -> None:
         """Raises RequestError for a name that the model does not have, and ModelError for a file
-        that is not at hand and cannot be fetched: better now than while the model is held."""
+        that is not at hand and cannot be fetched, or changed: better now than while the model is
+        held."""
         for lora in loras:
-            if lora.name in self._files:
-                self._file(lora.name)
-            else:
-                raise RequestError(
-                    f"lora must be one of those of the model ({_listed(self._files)}), "
-                    f"got {lora.name!r:.80}: load its file with the model"
-                )
+            self._file(lora.name)
 
     def merge(self, loras: Sequence[Lora]) -> None:
         """Exactly these are in the weights afterwards. Raises ModelError that names the file; then
@@ -142,6 +141,8 @@ class Loras:
 
     def _file(self, name: str) -> Path:
         """Fetched when it is first asked for."""
+        if name not in self._files:
+            return self._laid(name)
         with self._lock:
             place = self._files[name]
             if isinstance(place, Hub):
@@ -149,6 +150,20 @@ class Loras:
                 folder, (wanted,) = self._locate(place), place.files
                 place = self._files[name] = file_at(folder, wanted) or folder / wanted
             return place
+
+    def _laid(self, name: str) -> Path:
+        """From the folder. As merged weights and texts are known by its name, it stays the file
+        that it was when it was first asked for."""
+        there = self.folder.files() if self.folder else {}
+        if name not in there:
+            raise RequestError(
+                f"lora must be one of those of the model ({_listed([*self._files, *there])}), "
+                f"got {name!r:.80}: load its file with the model"
+            )
+        stamp = stamp_of(there[name])
+        if self._seen.setdefault(name, stamp) != stamp:
+            raise ModelError(f"lora {name}: its file was changed after use: give it a new name")
+        return there[name]
 
     def _keep(self, weight: nn.Parameter) -> None:
         if id(weight) not in self._own:  # on the CPU: it is needed only when the LoRAs change
@@ -166,7 +181,7 @@ def _copy(weights: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
 
 
 def own_loras(
-    entry: CatalogEntry, options: LoadOptions
+    entry: CatalogEntry, options: LoadOptions, folder: LoraFolder
 ) -> tuple[dict[str, Path | Hub], tuple[Lora, ...]]:
     """The files of a model's LoRAs by name, and those that were given with it. Raises ModelError
     for two of one name."""
@@ -182,9 +197,9 @@ def own_loras(
             if name in files:
                 raise ModelError(f"lora: two files would be called {name}: rename one")
             files[name] = path
-        elif name not in files:
+        elif name not in (there := [*files, *folder.files()]):
             raise ModelError(
-                f"lora must be a .safetensors file, or one of the model's ({_listed(files)}), "
+                f"lora must be a .safetensors file, or one of the model's ({_listed(there)}), "
                 f"got {name!r:.80}"
             )
         usual.append(lora)

@@ -7,7 +7,7 @@ here. Configurations are those of a folder of the same family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,16 +49,21 @@ def tensors_of_family(path: Path, xl: bool) -> dict[str, Tensor]:
     """The tensors of a checkpoint of SD 1.5's family, or SDXL's. Raises ModelError that says what
     the file is instead."""
     tensors = tensors_from_file(path)
-    is_xl = _begins(tensors, "conditioner.embedders.1.")
+    if is_xl(tensors) == xl:
+        return tensors
+    raise ModelError(
+        "it holds a model of SD 1.5's family: take one of SD 1.5's models with --model"
+        if xl
+        else "it holds an SDXL model: take one of SDXL's models with --model"
+    )
+
+
+def is_xl(tensors: Mapping[str, object]) -> bool:
+    """Whether a checkpoint with these keys is of SDXL's family, or SD 1.5's. Raises ModelError that
+    says what it is instead."""
     if f"{_UNET}input_blocks.0.0.weight" in tensors and _begins(tensors, *_TEXT):
-        if is_xl == xl:
-            return tensors
-        kind = (
-            "an SDXL model: take one of SDXL's models with --model"
-            if is_xl
-            else "a model of SD 1.5's family: take one of SD 1.5's models with --model"
-        )
-    elif _begins(tensors, _UNET) and not any(_begins(tensors, k) for k in list(_OTHERS)[:4]):
+        return _begins(tensors, "conditioner.embedders.1.")
+    if _begins(tensors, _UNET) and not any(_begins(tensors, k) for k in list(_OTHERS)[:4]):
         kind = "a UNet without a text encoder"
     else:
         kind = next(
@@ -189,5 +194,5 @@ def _converted(
     return {key: tensor for key, tensor in found.items() if tensor is not None}
 
 
-def _begins(tensors: Tensors, *starts: str) -> bool:
+def _begins(tensors: Iterable[str], *starts: str) -> bool:
     return any(key.startswith(starts) for key in tensors)

@@ -65,6 +65,17 @@ def header_of(path: Path) -> dict[str, str]:
         raise ModelError(f"{path.name} cannot be read: {reason(error)}") from error
 
 
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of its tensors, by key, from the header. Raises ModelError."""
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no dictionary
+    except Exception as error:  # a damaged file can fail in any way at all
+        raise ModelError(f"{path.name} cannot be read: {reason(error)}") from error
+
+
 def tensors_from_file(path: Path) -> dict[str, Tensor]:
     """The tensors of such a file; counters beside them are left out. Raises ModelError."""
     return {

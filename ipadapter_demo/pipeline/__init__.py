@@ -16,6 +16,7 @@ from ipadapter_demo.models.local_entry import local_entry
 from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.own_parts import with_own_parts
 from ipadapter_demo.models.published import PUBLISHED
+from ipadapter_demo.models.shelf import models_on_bases
 from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.models.weight_hashes import check_hashes
 from ipadapter_demo.pipeline.effective import effective_request
@@ -80,8 +81,13 @@ def prepare(
 def _entry_named(name: str, options: LoadOptions, report: Report) -> CatalogEntry:
     if name in PUBLISHED:
         return local_entry(PUBLISHED[name], options, report)
+    if name in (there := models_on_bases(options.models_dir)):
+        if options.base is not None:
+            raise ModelError(f"base goes with a published model, and {name} has its own")
+        published, path = there[name]
+        return replace(local_entry(published, replace(options, base=str(path)), report), name=name)
     if name not in CATALOG:
-        known = ", ".join([*CATALOG, *PUBLISHED])
+        known = ", ".join([*CATALOG, *PUBLISHED, *there])
         raise ModelError(f"model must be one of {known}, got {name!r:.80}")
     if options.adapters:
         raise ModelError(f"adapters go with a published model, and {name} has its own")

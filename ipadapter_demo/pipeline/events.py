@@ -13,6 +13,7 @@ from ipadapter_demo.layer_presets import LayerPreset
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.recommended import Recommended
+from ipadapter_demo.models.shelf import LoraFolder
 from ipadapter_demo.request import GenerateRequest
 
 
@@ -56,6 +57,7 @@ class ModelInfo:
     face_adapters: tuple[str, ...] = field(default=(), kw_only=True)  # which read faces
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     loras: dict[str, float]  # by name, with their weights in a request that names none
+    lora_folder: LoraFolder | None = field(default=None, kw_only=True)  # with others
     few_step_loras: dict[str, FewStep] = field(default_factory=dict, kw_only=True)
     # of image_layers, and the factor of λ in each transformer of the UNet: see models/layers.py
     layer_presets: Mapping[LayerPreset, tuple[float, ...]]
@@ -63,6 +65,12 @@ class ModelInfo:
     words: tuple[str, ...]
     note: str
     live: str | None = None  # the LoRA for few steps that is at hand
+
+    @property
+    def lora_names(self) -> list[str]:
+        """Of all that a request may name just now."""
+        there = self.lora_folder.files() if self.lora_folder else {}
+        return list(self.loras | dict.fromkeys(there, 0.0))
 
     @property
     def usual_loras(self) -> tuple[Lora, ...]:

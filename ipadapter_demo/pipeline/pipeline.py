@@ -70,6 +70,7 @@ class ImagePromptPipeline(Previews):
             face_adapters=tuple(n for n, a in self._model.adapters.items() if a.reads_faces),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             loras=self._model.loras.weights,
+            lora_folder=self._model.loras.folder,
             few_step_loras=entry.few_step_loras,
             layer_presets=curves_of(self._model.unet),
             second_prompt=len(self._model.text.tokenizers) > 1,
@@ -203,13 +204,12 @@ class ImagePromptPipeline(Previews):
         }
 
     def _with_loras(self, request: GenerateRequest) -> GenerateRequest:
-        """With the LoRAs that it is drawn with; None where the model has none. Raises
-        RequestError."""
+        """With the LoRAs that it is drawn with, or None. Raises RequestError."""
         loras = self._model.loras
         loras.check(request.loras or ())
         if loras.weights and request.loras is None:
             return replace(request, loras=loras.usual)
-        return request if loras.weights or request.loras is None else replace(request, loras=None)
+        return request if loras.weights or request.loras else replace(request, loras=None)
 
     def provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
         """That of a Result: with the LoRAs that the request is drawn with. Raises RequestError for

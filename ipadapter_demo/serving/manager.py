@@ -24,6 +24,7 @@ from ipadapter_demo.serving.visitors import Visitor, Visitors
 
 # (name, report) -> fetches what is missing, and returns what loads it
 Prepare = Callable[[str, Report], Callable[[], ImagePromptPipeline]]
+Offers = Callable[[], Mapping[str, str]]
 
 
 class ModelManager:
@@ -38,16 +39,17 @@ class ModelManager:
         self,
         pipeline: ImagePromptPipeline,
         prepare: Prepare | None = None,
-        models: Mapping[str, str] | None = None,
+        models: Mapping[str, str] | Offers | None = None,
         most: int = 32,
         limits: Limits | None = None,
     ) -> None:
-        """`models` are the names that `prepare` knows, and what to call them. Without `prepare`
-        there is the one model and no choice. At most `most` visitors stand in line."""
+        """`models` are the names that `prepare` knows, and what to call them, or a function for
+        those of just now. Without `prepare` there is the one model and no choice. At most `most`
+        visitors stand in line."""
         self._pipeline: ImagePromptPipeline | None = pipeline  # None while the model changes
         self._info, self._prepare = pipeline.info, prepare
-        own = {pipeline.info.name: pipeline.info.name}
-        self.models = own | dict(models or {}) if prepare is not None else own
+        self._own = {pipeline.info.name: pipeline.info.name}
+        self._offers = models if callable(models) else lambda: models or {}
         self._known: dict[str, tuple[ModelInfo, Previews]] = {}
         self._remember(pipeline)
         self.line, self.limits = Line(most, pipeline.share_steps), limits or Limits()
@@ -56,6 +58,11 @@ class ModelManager:
         self._changed = self.line.changed  # of the line, the model, and who draws with it
         self._loading = Lock()
         self._comparing = 0  # who draws in the background just now
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The names on offer just now, and what to call them."""
+        return self._own | dict(self._offers() if self._prepare is not None else {})
 
     @property
     def info(self) -> ModelInfo:
@@ -213,8 +220,9 @@ class ModelManager:
         return found
 
     def _check(self, name: str) -> None:
-        if not isinstance(name, str) or name not in self.models:
-            raise RequestError(f"model must be one of {', '.join(self.models)}, got {name!r:.80}")
+        there = self.models
+        if not isinstance(name, str) or name not in there:
+            raise RequestError(f"model must be one of {', '.join(there)}, got {name!r:.80}")
 
     def _load(self, name: str, report: Report, may: Callable[[], bool]) -> None:
         """Unless it is the current one, or somebody came meanwhile so that it `may` not be."""

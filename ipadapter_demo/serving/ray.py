@@ -24,6 +24,7 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.pipeline import SHARE_ON_CUDA
 from ipadapter_demo.serving.limits import Limits
+from ipadapter_demo.serving.manager import Offers
 from ipadapter_demo.serving.remote import RemotePipeline
 from ipadapter_demo.serving.replica import MOST_AT_ONCE, Replica
 from ipadapter_demo.serving.replica_manager import ReplicaManager
@@ -51,7 +52,7 @@ class Scale:
     threads: int | None = None
 
 
-def replica_manager(settings: Settings, models: Mapping[str, str]) -> ReplicaManager:
+def replica_manager(settings: Settings, models: Mapping[str, str] | Offers) -> ReplicaManager:
     """The model of the settings with its replicas, and `models`, which get theirs when they are
     first asked for. Raises ModelError or CheckpointError."""
     joined = started(settings)

@@ -12,7 +12,7 @@ from ipadapter_demo.pipeline.events import Result
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving.limits import Limits
 from ipadapter_demo.serving.line import Line, Turn
-from ipadapter_demo.serving.manager import ModelManager, drawn_in_background
+from ipadapter_demo.serving.manager import ModelManager, Offers, drawn_in_background
 from ipadapter_demo.serving.remote import RemotePipeline
 from ipadapter_demo.serving.visitors import Visitor
 
@@ -25,7 +25,7 @@ class ReplicaManager(ModelManager):
         self,
         pipeline: RemotePipeline,
         prepare: Callable[[str, Report], Callable[[], RemotePipeline]],
-        models: Mapping[str, str],
+        models: Mapping[str, str] | Offers,
         most: int = 32,
         limits: Limits | None = None,
     ) -> None:

@@ -16,6 +16,7 @@ from ipadapter_demo.ui.run.api import add_api
 from ipadapter_demo.ui.run.batch import add_batch
 from ipadapter_demo.ui.run.embeds import add_embeds
 from ipadapter_demo.ui.run.faces import add_faces
+from ipadapter_demo.ui.run.fresh import look_when_asked
 from ipadapter_demo.ui.run.history import history_strip, remember_runs
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
@@ -89,6 +90,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
             remember_runs(one)
         add_send_to(tabs, built)
         png_endpoint()
+        look_when_asked(page, manager, model, built.values())
         on_switch(manager, model, title, header, built.values())
         restore_button(
             manager,

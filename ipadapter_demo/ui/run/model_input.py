@@ -21,18 +21,22 @@ class ModelInput:
 
 
 def model_input(manager: ModelManager) -> ModelInput:
-    choices = [(label, name) for name, label in manager.models.items()]
     chosen = gr.Dropdown(
-        choices,
         value=manager.info.name,
         label="Model",
         container=False,
         show_label=False,
         scale=0,
         min_width=260,
-        visible=len(choices) > 1,
+        **model_properties(manager),
     )
     return ModelInput(chosen, gr.State(manager.info.name))
+
+
+def model_properties(manager: ModelManager) -> dict[str, object]:
+    """The choices of just now."""
+    choices = [(label, name) for name, label in manager.models.items()]
+    return {"choices": choices, "visible": len(choices) > 1}
 
 
 def previews_of(manager: ModelManager, model: str) -> Previews | None:

@@ -21,7 +21,7 @@ from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.embeds import embeds_file
 from ipadapter_demo.ui.run.errors import shown_errors
-from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.model_input import ModelInput, model_properties
 from ipadapter_demo.ui.run.models import info_of, recommended
 from ipadapter_demo.ui.run.running import QUEUE
 from ipadapter_demo.ui.run.say import inform, warn
@@ -86,7 +86,7 @@ def restore_button(
             | {
                 tabs: gr.Tabs(selected=name),
                 title: header(info),
-                model.chosen: made_with,
+                model.chosen: gr.update(value=made_with, **model_properties(manager)),
                 model.shown: made_with,
             }
         )

@@ -29,10 +29,11 @@ def loras_input(info: ModelInfo) -> gr.Dropdown:
 
 def loras_properties(info: ModelInfo) -> Properties:
     """The choices of a model, those chosen that a request has which names none."""
+    names = info.lora_names
     return {
-        "choices": list(info.loras),
+        "choices": names,
         "value": texts_from_loras(info.usual_loras),
-        "visible": bool(info.loras),
+        "visible": bool(names),
     }
 
 
