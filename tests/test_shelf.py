@@ -6,6 +6,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_the_lists_of_the_page(models: Path) -> None:
     }
     asked = [fn for fn in page.fns.values() if any(event == "focus" for _, event in fn.targets)]
     assert all(any(event == "load" for _, event in fn.targets) for fn in asked)
-    shown = {}
+    shown: dict[str, Any] = {}
     for fn in asked:
         found = fn.fn("sd15") if fn.inputs else {fn.outputs[0]: fn.fn()}
         shown |= {one.label: update for one, update in found.items()}
