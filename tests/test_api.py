@@ -43,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings(
 DOCS = Path(__file__).parent.parent / "docs" / "api-clients.md"
 FAST = {"steps": 2, "count": 2, "seed": 7}
 BESIDE = ("structure_map", "image_embeds")  # the endpoints that draw nothing
-WHOLE = {"steps", "count", "repaint_passes", "feather", "only", "clip_skip"}
+WHOLE = {"steps", "count", "repaint_passes", "feather", "only", "clip_skip", "face"}
 WHOLE |= {f"extend_{side}" for side in ("left", "top", "right", "bottom")}
 OPEN = {"seed", "width", "height"}
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from ipadapter_demo import cli
+from ipadapter_demo.imaging import read_image
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.recommended import Recommended
@@ -41,6 +42,7 @@ from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.uploads import Painting
 from ipadapter_demo.ui.tabs import TABS, image_text, inpaint, structure, variation
 from ipadapter_demo.ui.widgets.examples import FOLDER
+from ipadapter_demo.ui.widgets.larger import upscale_from_values
 from tests.tiny import box_mask, picture, tiny_unet
 
 REFERENCE = Reference(image=picture(1))
@@ -818,7 +820,7 @@ class TestOrdinary:
     def test_the_page_s_examples(
         self, tabletop: ImagePromptPipeline, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rows: list[tuple[Any, Any]] = []
+        rows: list[tuple[Any, Any, Any]] = []
         for module in (variation, image_text, structure, inpaint):
             monkeypatch.setattr(module, "examples", lambda *given: rows.append(given))
         manager, requests = ModelManager(tabletop), []
@@ -826,7 +828,7 @@ class TestOrdinary:
             rows.clear()
             with gr.Blocks():
                 tab = build_tab(manager, model_input(manager), kind)
-            [(inputs, examples)] = rows
+            [(_, inputs, examples)] = rows
             for example in examples:
                 requests.append(kind.translate(**self.values(tab.inputs, inputs, example)))
         assert len(requests) >= 12
@@ -850,10 +852,12 @@ class TestOrdinary:
             if widget in inputs and (cell := example[inputs.index(widget)]) is not None:
                 value = cell
                 if picture:
-                    value = Image.open(FOLDER / cell)
+                    value = read_image(FOLDER / cell)
                 if isinstance(widget, gr.ImageEditor):
                     value = Painting(value, Image.new("L", value.size), value.size)
             values[name] = value
+        if "upscale_factor" in values:
+            values["upscale"] = upscale_from_values(values)
         return values
 
     @pytest.mark.parametrize(
