@@ -1,7 +1,7 @@
 # make demo   run the demo at http://127.0.0.1:7860; TORCH_INDEX=https://... takes torch from there
 # make test   lint, type-check and test, the page in a real browser included; WORKERS=4 for more
 # make lint   ruff and mypy only
-# make fuzz   hostile inputs, crowds and kills: hours on two cores; PARTS="files types" for some
+# make fuzz   hostile inputs, crowds and kills: half an hour on two cores; PARTS="files types" for some
 # make wheel  build the package, wheel and sdist, into dist/
 # make docs   the documentation as a site, in site/
 # make lock   the lock files in locks/, anew from the requirements

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from fuzz import crowd, inputs, wire
 from fuzz.kills import TESTS
+from fuzz.page import FIGURES, PAGE, written_into
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.serving import ModelManager
@@ -103,3 +105,28 @@ def test_the_tests_that_kill_are_there() -> None:
     for test in TESTS.values():
         file, _, name = test.partition("::")
         assert f"def {name}(" in (Path(__file__).parent / file).read_text(encoding="utf-8")
+
+
+def test_the_page_is_the_figures() -> None:
+    figures = json.loads(FIGURES.read_text())
+    assert PAGE.read_text(encoding="utf-8") == written_into(PAGE, figures)
+    for part in ("http", "types", "clients", "soak", "storms"):
+        one = figures[part]
+        assert not one["crashed"]
+        assert (one["tracebacks"], one["read_outside"], one["failures"]) == (0, 0, {})
+    for one in figures["files"].values():
+        if isinstance(one, dict):
+            assert (one["failures"], one["read_outside"]) == ({}, 0)
+    assert set(figures["kills"]["drew_again"]) == {"complete"}
+    assert set(figures["kills"]["tests"].values()) == {"whole"}
+
+
+def test_what_the_server_holds_stays_as_it_is() -> None:
+    """From the tenth of a soak on, when all is loaded, and after storms."""
+    figures = json.loads(FIGURES.read_text())
+    first, _, last = figures["soak"]["held"]
+    assert last["megabytes"] < 1.05 * first["megabytes"]
+    assert abs(last["files"] - first["files"]) <= 8
+    assert abs(last["threads"] - first["threads"]) <= 8
+    before, after = figures["storms"]["held"]
+    assert after["files"] - before["files"] <= 8
