@@ -53,7 +53,7 @@ def _answers(url: str) -> bool:
 
 
 def _draw(endpoint: str) -> None:
-    body = json.dumps({"prompt": "a red sphere", "seed": 0, "random_seed": False}).encode()
+    body = json.dumps({"prompt": "a red sphere", "seed": 0}).encode()
     asked = Request(endpoint, body, {"Content-Type": "application/json"})
     with urlopen(asked, timeout=PATIENCE) as answer:
         event = json.load(answer)["event_id"]

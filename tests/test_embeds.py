@@ -240,12 +240,13 @@ class TestSquares:
     def test_a_weight_is_that_of_all_squares(
         self, ours: Any, pipeline: ImagePromptPipeline
     ) -> None:
-        """As of three references of this weight."""
+        """As of three references of this weight, but for the encoder's rounding in a batch."""
         squares = [WIDE.crop(box) for box in square_boxes(WIDE.size)]
         other = Reference(image=picture(2), weight=0.5)
         tiled = Reference(image=WIDE, fit="tile", weight=1.5)
         parts = [Reference(image=square, weight=1.5) for square in squares]
-        assert np.array_equal(*pictures(pipeline, tiled, other), *pictures(pipeline, *parts, other))
+        [one], [each] = pictures(pipeline, tiled, other), pictures(pipeline, *parts, other)
+        assert np.abs(one.astype(int) - each).max() <= 1
 
     def test_attention_maps_are_of_references_not_of_squares(
         self, pipeline: ImagePromptPipeline
