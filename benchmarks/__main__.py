@@ -4,7 +4,7 @@
     python -m benchmarks --quick
 
 All take turns, picture by picture, so that a busy moment meets all of them. `--quick` is a
-miniature without compilers. Prints a Markdown table.
+miniature without compilers and without a browser. Prints tables in Markdown.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import ipadapter_demo as ip
 from benchmarks.clock import seconds as seconds_of
 from benchmarks.contestants import KINDS, Diffusers, Draw, Ours, edges
+from benchmarks.engine import visitors
+from benchmarks.live import live
 from benchmarks.speed_page import markdown, written_into
 from benchmarks.start import page_start
 
 FEW = 4
+VISITORS = (1, 4, 8, 16)  # at once
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -57,11 +60,14 @@ def main() -> None:
     if arguments.side:
         print(json.dumps(_alone(arguments.side, arguments.steps)))
         return
-    if arguments.quick:
+    quick = arguments.quick
+    if quick:
         arguments.rounds, arguments.steps, arguments.no_compile = 1, 2, True
     with tempfile.TemporaryDirectory() as cache, contextlib.redirect_stdout(sys.stderr):
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # of what is compiled: empty at first
         figures = measured(arguments.rounds, arguments.steps, compile=not arguments.no_compile)
+        if not quick:
+            figures["live"] = live(moves=24, gap=500)
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=1) + "\n")
     if arguments.page:
@@ -85,11 +91,11 @@ def measured(rounds: int, steps: int, compile: bool) -> dict[str, Any]:
         "a call of the UNet, 2 rows": _row({n: s.unet() for n, s in sides.items()}, rounds)
     }
     for kind, name in KINDS.items():
-        drawn = {n: side.picture(kind, steps) for n, side in sides.items()}
-        figures["rows"][name] = _row(drawn, rounds)
-    few = {n: side.picture("image", FEW) for n, side in sides.items()}
-    figures["rows"][f"image prompt, {FEW} steps"] = _row(few, rounds)
+        own_steps = FEW if kind == "lora" else steps
+        drawn = {n: side.picture(kind, own_steps) for n, side in sides.items()}
+        figures["rows"][f"{name}, {own_steps} steps"] = _row(drawn, rounds)
     ours = sides["ours"]
+    figures["visitors"] = visitors(ours.pipeline, VISITORS, steps, rounds=1)
     figures["skipped"] = _skipped(ours, rounds, steps)
     figures["bare_ratio"] = _bare_ratio(ours, rounds, steps)
     figures["limit"] = _limit(ours)
@@ -176,10 +182,11 @@ def _skipped(ours: Ours, rounds: int, steps: int) -> dict[str, float]:
 
 
 def _bare_ratio(ours: Ours, rounds: int, steps: int) -> float:
-    """A picture's time over that of its calls of the UNet and of the decoder alone."""
-    unet, decode = ours.unet(), ours.decode()
+    """A picture's time over that of its calls of the image encoder, UNet and decoder alone."""
+    encode, unet, decode = ours.encode(), ours.unet(), ours.decode()
 
     def bare() -> None:
+        encode()
         for _ in range(steps):
             unet()
         decode()

@@ -19,7 +19,13 @@ from ipadapter_demo.models.compiled import unet_output
 from ipadapter_demo.pipeline import ImagePromptPipeline
 
 SIDE, GUIDANCE, SCALE, PROMPT = 128, 6.0, 0.65, "a red sphere on a green floor"
-KINDS = {"image": "image prompt", "text": "text", "edges": "image, text and edges (ControlNet)"}
+[LORA] = TABLETOP.loras
+KINDS = {
+    "image": "image prompt",
+    "text": "text",
+    "edges": "image, text and edges (ControlNet)",
+    "lora": "image prompt, without guidance, few-step LoRA",
+}
 Draw = Callable[[], object]
 _number = count()
 
@@ -42,11 +48,13 @@ def edges() -> Image.Image:
 def request(kind: str, steps: int, **changes: Any) -> ip.GenerateRequest:
     """The picture of a row of the table."""
     fields: dict[str, Any] = {"steps": steps, "guidance": GUIDANCE}
-    if kind != "image":
+    if kind in ("text", "edges"):
         fields["prompt"] = PROMPT
     if kind != "text":
         fields["references"] = (ip.Reference(image=reference()),)
-        fields["image_scale"] = 1.0 if kind == "image" else SCALE
+        fields["image_scale"] = SCALE if kind == "edges" else 1.0
+    if kind == "lora":
+        fields |= {"guidance": 1.0, "sampler": "lcm", "loras": (ip.Lora(name=LORA),)}
     if kind == "edges":
         fields["structures"] = (ip.Structure(kind="canny", image=edges(), annotator="none"),)
     return ip.GenerateRequest(**fields | changes)
@@ -84,6 +92,17 @@ class Ours:
 
         return call
 
+    def encode(self) -> Draw:
+        vision = self.pipeline._model.image_encoder
+        side = vision.config.image_size
+        pixels = torch.zeros(1, 3, side, side)
+
+        def call() -> object:
+            with torch.no_grad():
+                return vision(pixels)
+
+        return call
+
     def decode(self) -> Draw:
         latents = torch.zeros(1, 4, SIDE // 4, SIDE // 4)
         return lambda: self.pipeline._model.vae.pixels_from_latents(latents)
@@ -92,7 +111,7 @@ class Ours:
 @dataclass(frozen=True)
 class Diffusers:
     """A pipeline for each kind, over one set of networks as diffusers attaches to them: an image
-    adapter changes the UNet, so text alone has a UNet without one."""
+    adapter changes the UNet, so text alone has a UNet without one, and a LoRA has its own."""
 
     pipes: dict[str, Any]
 
@@ -101,34 +120,43 @@ class Diffusers:
         from diffusers import (
             ControlNetModel,
             DPMSolverMultistepScheduler,
+            LCMScheduler,
             StableDiffusionControlNetPipeline,
             StableDiffusionPipeline,
         )
 
         folder = TABLETOP.folder
-        text = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-        image = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-        image.load_ip_adapter(
-            str(folder),
-            subfolder="",
-            weight_name=TABLETOP.adapters["base"],
-            image_encoder_folder=None,
+        text, image, few = (
+            StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32) for _ in range(3)
         )
+        few.load_lora_weights(str(folder), weight_name=TABLETOP.loras[LORA].file)
+        few.fuse_lora()
+        few.unload_lora_weights()
+        for pipe in (image, few):
+            pipe.load_ip_adapter(
+                str(folder),
+                subfolder="",
+                weight_name=TABLETOP.adapters["base"],
+                image_encoder_folder=None,
+            )
         net = ControlNetModel.from_pretrained(folder / "controlnet-canny")
         controlled = StableDiffusionControlNetPipeline(**image.components, controlnet=net)
-        for pipe in (text, image, controlled):
-            pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+        for pipe in (text, image, controlled, few):
+            kind = LCMScheduler if pipe is few else DPMSolverMultistepScheduler
+            pipe.scheduler = kind.from_config(pipe.scheduler.config)
             pipe.set_progress_bar_config(disable=True)
         if compile:
-            for network in (text.unet, image.unet, net, text.vae.decoder, image.vae.decoder):
-                network.compile()
-        return cls({"text": text, "image": image, "edges": controlled})
+            net.compile()
+            for pipe in (text, image, few):
+                pipe.unet.compile()
+                pipe.vae.decoder.compile()
+        return cls({"text": text, "image": image, "edges": controlled, "lora": few})
 
     def picture(self, kind: str, steps: int) -> Draw:
         pipe = self.pipes[kind]
         arguments: dict[str, Any] = {
-            "prompt": "" if kind == "image" else PROMPT,
-            "guidance_scale": GUIDANCE,
+            "prompt": PROMPT if kind in ("text", "edges") else "",
+            "guidance_scale": 1.0 if kind == "lora" else GUIDANCE,
             "num_inference_steps": steps,
             "height": SIDE,
             "width": SIDE,
@@ -138,7 +166,7 @@ class Diffusers:
 
         def draw() -> object:
             if kind != "text":
-                pipe.set_ip_adapter_scale(1.0 if kind == "image" else SCALE)
+                pipe.set_ip_adapter_scale(SCALE if kind == "edges" else 1.0)
                 arguments["ip_adapter_image"] = reference()
             return pipe(**arguments)
 

@@ -15,7 +15,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
@@ -45,23 +45,43 @@ def main() -> None:
     add("--dtype", default="auto")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    alone = ip.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
-    shared = ImagePromptPipeline(alone._model, arguments.share_steps)
-    kinds = {"alone": ImagePromptPipeline(alone._model), "shared": shared}
-    clock = CLOCKS[arguments.clock]
-    requests = requests_of(max(arguments.visitors), arguments.steps)
+    pipeline = ip.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    loads = visitors(
+        pipeline,
+        arguments.visitors,
+        arguments.steps,
+        share_steps=arguments.share_steps,
+        rounds=arguments.rounds,
+        clock=CLOCKS[arguments.clock],
+    )
+    print("\n".join(table(loads)))
+    print(json.dumps({**vars(arguments), "threads": torch.get_num_threads(), "loads": loads}))
+
+
+def visitors(
+    alone: ImagePromptPipeline,
+    counts: Sequence[int],
+    steps: int,
+    *,
+    share_steps: int = 8,
+    rounds: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[dict[str, Any]]:
+    """Figures of each load, one after the other (`alone`) and in calls that are shared."""
+    shared = ImagePromptPipeline(alone._model, share_steps)
+    kinds = {"alone": alone, "shared": shared}
+    requests = requests_of(max(counts), steps)
     for pipeline in kinds.values():  # warm up: encoders, and rows of every number
-        list(pipeline.generate_all([short(r) for r in requests], arguments.share_steps))
+        list(pipeline.generate_all([short(r) for r in requests], share_steps))
     loads = []
-    for count in arguments.visitors:
+    for count in counts:
         found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
-        for _ in range(arguments.rounds):
+        for _ in range(rounds):
             for kind, pipeline in kinds.items():
                 found[kind].append(measured(pipeline, requests[:count], clock))
         best = {kind: min(each, key=lambda one: one["seconds"]) for kind, each in found.items()}
         loads.append({"visitors": count, **best})
-    print(table(loads))
-    print(json.dumps({**vars(arguments), "threads": torch.get_num_threads(), "loads": loads}))
+    return loads
 
 
 def requests_of(count: int, steps: int) -> list[GenerateRequest]:
@@ -107,7 +127,8 @@ def measured(
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def table(loads: list[dict[str, Any]]) -> str:
+def table(loads: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines in Markdown."""
     lines = [
         "| Visitors | Alone: pictures/s | mean s | worst s | Shared: pictures/s | mean s | worst s "
         "| Throughput | Mean latency |",
@@ -123,7 +144,7 @@ def table(loads: list[dict[str, Any]]) -> str:
         cells += [f"{shared['pictures_per_second'] / alone['pictures_per_second']:.2f} x"]
         cells += [f"{shared['mean_latency'] / alone['mean_latency']:.2f} x"]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":

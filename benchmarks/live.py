@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from playwright.sync_api import Page, sync_playwright
@@ -29,7 +30,7 @@ from playwright.sync_api import Page, sync_playwright
 # When λ changed, and when each new picture was loaded.
 WATCH = """() => {
     const panel = [...document.querySelectorAll("[role=tabpanel]")].find((p) => p.offsetParent);
-    const seen = new Set();
+    const seen = new Set([...panel.querySelectorAll(".results img")].map((one) => one.src));
     window.moves = [];
     window.shown = [];
     panel.querySelector("input[type=range]").addEventListener("input",
@@ -90,14 +91,8 @@ def dragged(page: Page, url: str, moves: int, gap: int) -> dict[str, list[float]
     return {name: page.evaluate(f"window.{name}") for name in ("moves", "shown")}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--moves", type=int, default=30)
-    parser.add_argument("--gap", type=int, default=400, metavar="MS", help="between two moves")
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args(argv)
+def live(moves: int, gap: int) -> dict[str, Any]:
+    """Milliseconds from a change to its picture: median, and tenths at either end."""
     names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     browser = next((path for name in names if name and (path := shutil.which(name))), None)
     if browser is None:
@@ -105,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with served() as url, sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = chromium.new_page()
-        noted = dragged(page, url, arguments.moves, arguments.gap)
+        noted = dragged(page, url, moves, gap)
         chromium.close()
     waits = [
         min(later) - moved
@@ -113,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (later := [shown for shown in noted["shown"] if shown > moved])
     ]
     quantiles = statistics.quantiles(waits, n=10)
-    found = {
+    return {
         "moves": len(noted["moves"]),
         "pictures": len(noted["shown"]),
         "median_ms": round(statistics.median(waits)),
@@ -122,7 +117,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         "cores": os.cpu_count(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
-    text = json.dumps(found, indent=1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--moves", type=int, default=30)
+    parser.add_argument("--gap", type=int, default=400, metavar="MS", help="between two moves")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args(argv)
+    text = json.dumps(live(arguments.moves, arguments.gap), indent=1)
     print(text)
     if arguments.out:
         arguments.out.write_text(text + "\n")

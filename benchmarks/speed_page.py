@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.engine import table
+
 BEGIN, END = "<!-- python -m benchmarks -->", "<!-- end -->"
 
 SIDES = {
@@ -33,6 +35,7 @@ def markdown(figures: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {', '.join(ratios)} |")
     lines += ["", "| Work that is skipped | Share of the time with it |", "|---|---|"]
     lines += [f"| {name} | {share:.2f} |" for name, share in figures["skipped"].items()]
+    lines += ["", *table(figures["visitors"])]
     lines += ["", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in _rest(figures)]
     return "\n".join(lines)
@@ -41,7 +44,10 @@ def markdown(figures: dict[str, Any]) -> str:
 def _rest(figures: dict[str, Any]) -> list[tuple[str, str]]:
     limit, memory, start = figures["limit"], figures["memory"], figures.get("start")
     rest = [
-        ("A picture against its bare calls of UNet and decoder", f"{figures['bare_ratio']:.2f}"),
+        (
+            "A picture against its bare calls of image encoder, UNet and decoder",
+            f"{figures['bare_ratio']:.2f}",
+        ),
         (
             "Limit of a UNet call",
             f"{limit['gflop']:.2f} GFLOP at {limit['gflop_per_second']:.0f} GFLOP/s of a product "
@@ -57,6 +63,14 @@ def _rest(figures: dict[str, Any]) -> list[tuple[str, str]]:
             (
                 "Load and first picture with `--compile`",
                 f"{compiling['cold']:.0f} s the first time, {compiling['warm']:.0f} s from then on",
+            )
+        )
+    if live := figures.get("live"):
+        rest.append(
+            (
+                "Live, from a change of λ to its picture in a browser",
+                f"{live['median_ms']} ms in the median, {live['p10_ms']} to {live['p90_ms']} ms "
+                "between the tenths",
             )
         )
     if start:
