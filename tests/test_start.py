@@ -73,7 +73,8 @@ def test_a_port_in_use(start: str, taken: int) -> None:
 def test_an_unwritable_temporary_folder(start: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     place = tmp_path / "file" / "folder"
-    said = the_line(started(start, env=os.environ | {"GRADIO_TEMP_DIR": str(place)}))
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(place)}
+    said = the_line(started(start, "--port", str(free_port()), env=environment))
     assert re.search(r"GRADIO_TEMP_DIR=.*/file/folder cannot be written: Not a directory$", said)
 
 
