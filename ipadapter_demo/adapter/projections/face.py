@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter.projections.base import PatchProjection, Projection
-from ipadapter_demo.adapter.projections.resampler import HEAD_DIM, resampler_blocks
+from ipadapter_demo.adapter.projections.resampler import (
+    HEAD_DIM,
+    ResamplerBlocks,
+    sizes_of_blocks,
+)
 from ipadapter_demo.adapter.shapes import Shapes
 from ipadapter_demo.embeds import FACE, FACE_WIDTH
 from ipadapter_demo.errors import ModelError
@@ -135,13 +139,7 @@ class FacePlusProjection(PatchProjection):
             return None
         width, embed_dim = shapes.of(f"{prefix}proj_in.weight", 2)
         cross_dim, _ = shapes.of(f"{prefix}proj_out.weight", 2)
-        attention, _ = shapes.of(f"{prefix}layers.0.0.to_q.weight", 2)
-        ff_inner, _ = shapes.of(f"{prefix}layers.0.1.1.weight", 2)
-        if attention % HEAD_DIM or ff_inner % width:
-            raise shapes.error(
-                f"attention {attention} and feed-forward {ff_inner} wide, which must be "
-                f"multiples of the head size {HEAD_DIM} and of the width {width}"
-            )
+        sizes = sizes_of_blocks(shapes, prefix, width)
         inner, _, tokens = _sizes(shapes, width)
         return cls(
             embed_dim,
@@ -149,10 +147,8 @@ class FacePlusProjection(PatchProjection):
             tokens,
             inner=inner,
             width=width,
-            depth=len(shapes.numbers(r"image_proj\.perceiver_resampler\.layers\.(\d+)\.")),
-            heads=attention // HEAD_DIM,
-            ff_mult=ff_inner // width,
             shortcut=has_shortcut(shapes.file),
+            **sizes,
         )
 
     @classmethod
@@ -190,16 +186,10 @@ class _FaceResampler(nn.Module):
         self.proj_in = nn.Linear(embed_dim, width)
         self.proj_out = nn.Linear(width, cross_dim)
         self.norm_out = nn.LayerNorm(cross_dim)
-        self.layers = resampler_blocks(width, depth, heads, HEAD_DIM, ff_mult)
+        self.layers = ResamplerBlocks(width, depth, heads, HEAD_DIM, ff_mult)
 
     def forward(self, tokens: Tensor, states: Tensor) -> Tensor:
-        states = self.proj_in(states)
-        for block in self.layers:
-            assert isinstance(block, nn.ModuleList)
-            attention, feed_forward = block
-            tokens = tokens + attention(states, tokens)
-            tokens = tokens + feed_forward(tokens)
-        return self.norm_out(self.proj_out(tokens))
+        return self.norm_out(self.proj_out(self.layers(self.proj_in(states), tokens)))
 
 
 def has_shortcut(file: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -49,16 +50,11 @@ class Resampler(PatchProjection):
         self.proj_in = nn.Linear(embed_dim, width)
         self.proj_out = nn.Linear(width, cross_dim)
         self.norm_out = nn.LayerNorm(cross_dim)
-        self.layers = resampler_blocks(width, depth, heads, head_dim, ff_mult)
+        self.layers = ResamplerBlocks(width, depth, heads, head_dim, ff_mult)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         patches = self.proj_in(hidden_states)
-        latents = self.latents.expand(len(patches), -1, -1)
-        for block in self.layers:
-            assert isinstance(block, nn.ModuleList)
-            attention, feed_forward = block
-            latents = latents + attention(patches, latents)
-            latents = latents + feed_forward(latents)
+        latents = self.layers(patches, self.latents.expand(len(patches), -1, -1))
         return self.norm_out(self.proj_out(latents))
 
     @classmethod
@@ -68,22 +64,8 @@ class Resampler(PatchProjection):
         _, tokens, width = shapes.of("image_proj.latents", 3)
         _, embed_dim = shapes.of("image_proj.proj_in.weight", 2)
         cross_dim, _ = shapes.of("image_proj.proj_out.weight", 2)
-        inner, _ = shapes.of("image_proj.layers.0.0.to_q.weight", 2)
-        ff_inner, _ = shapes.of("image_proj.layers.0.1.1.weight", 2)
-        if inner % HEAD_DIM or ff_inner % width:
-            raise shapes.error(
-                f"attention {inner} and feed-forward {ff_inner} wide, which must be "
-                f"multiples of the head size {HEAD_DIM} and of the width {width}"
-            )
-        return cls(
-            embed_dim,
-            cross_dim,
-            tokens,
-            width=width,
-            depth=len(shapes.numbers(r"image_proj\.layers\.(\d+)\.")),
-            heads=inner // HEAD_DIM,
-            ff_mult=ff_inner // width,
-        )
+        sizes = sizes_of_blocks(shapes, "image_proj.", width)
+        return cls(embed_dim, cross_dim, tokens, width=width, **sizes)
 
     @classmethod
     def for_encoder(
@@ -103,16 +85,41 @@ class Resampler(PatchProjection):
         )
 
 
-def resampler_blocks(
-    width: int, depth: int, heads: int, head_dim: int, ff_mult: int
-) -> nn.ModuleList:
+class ResamplerBlocks(nn.ModuleList):
     """(attention of latents to patches, feed-forward), `depth` times."""
-    return nn.ModuleList(
-        nn.ModuleList(
-            [_LatentAttention(width, heads, head_dim), _feed_forward(width, ff_mult * width)]
+
+    def __init__(self, width: int, depth: int, heads: int, head_dim: int, ff_mult: int) -> None:
+        super().__init__(
+            nn.ModuleList(
+                [_LatentAttention(width, heads, head_dim), _feed_forward(width, ff_mult * width)]
+            )
+            for _ in range(depth)
         )
-        for _ in range(depth)
-    )
+
+    def forward(self, patches: Tensor, latents: Tensor) -> Tensor:
+        """Of patches (B, m, width) and latents (B, n, width) -> (B, n, width)."""
+        for block in self:
+            assert isinstance(block, nn.ModuleList)
+            attention, feed_forward = block
+            latents = latents + attention(patches, latents)
+            latents = latents + feed_forward(latents)
+        return latents
+
+
+def sizes_of_blocks(shapes: Shapes, prefix: str, width: int) -> dict[str, int]:
+    """`depth`, `heads` and `ff_mult` of the blocks below a prefix. Raises CheckpointError."""
+    inner, _ = shapes.of(f"{prefix}layers.0.0.to_q.weight", 2)
+    ff_inner, _ = shapes.of(f"{prefix}layers.0.1.1.weight", 2)
+    if inner % HEAD_DIM or ff_inner % width:
+        raise shapes.error(
+            f"attention {inner} and feed-forward {ff_inner} wide, which must be "
+            f"multiples of the head size {HEAD_DIM} and of the width {width}"
+        )
+    return {
+        "depth": len(shapes.numbers(rf"{re.escape(prefix)}layers\.(\d+)\.")),
+        "heads": inner // HEAD_DIM,
+        "ff_mult": ff_inner // width,
+    }
 
 
 class _LatentAttention(nn.Module):
