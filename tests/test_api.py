@@ -26,6 +26,7 @@ from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import request_from_png
 from ipadapter_demo.settings import Settings, settings_from_args
 from ipadapter_demo.ui import build_ui, launch
+from ipadapter_demo.ui.guard.agents import HEADER, IN_SCOPE
 from ipadapter_demo.ui.run.api_fields import DESCRIPTIONS
 from ipadapter_demo.ui.run.tools import complete
 from ipadapter_demo.ui.tabs import TABS
@@ -255,16 +256,22 @@ def test_a_tool_says_what_is_wrong(url: str, files: Path) -> None:
 def test_an_agent_has_his_own_address() -> None:
     """And not that of this machine, from which gradio's server calls the page, nor one that he
     writes himself."""
-    request = SimpleNamespace(client=SimpleNamespace(host="198.51.100.9"))
+    request = SimpleNamespace(client=SimpleNamespace(host="198.51.100.9"), scope={IN_SCOPE: "name"})
+    own = {"x-forwarded-for": "198.51.100.9", HEADER: "name"}
     server = SimpleNamespace(
         postprocess_output_data=len,
         convert_strings_to_filedata=len,
         mcp_server=SimpleNamespace(request_context=SimpleNamespace(request=request)),
-        _prepare_tool_call_args=lambda *_: ("/variation", [], {"x-forwarded-for": "1.2.3.4"}, None),
+        _prepare_tool_call_args=lambda *_: ("/variation", [], dict.fromkeys(own, "1.2.3.4"), None),
     )
     complete(server)
     _, _, headers, _ = server._prepare_tool_call_args("variation", {})
-    assert headers == {"x-forwarded-for": "198.51.100.9"}
+    assert headers == own
+
+
+def test_tools_are_served_only_where_it_shows_that_an_agent_leaves(url: str) -> None:
+    assert httpx.get(f"{url}gradio_api/mcp/sse").status_code == 404
+    assert httpx.post(f"{url}gradio_api/mcp/messages/").status_code == 404
 
 
 def test_what_only_the_page_uses_is_no_tool(url: str) -> None:

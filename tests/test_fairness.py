@@ -3,24 +3,28 @@ counted are calls of the model, never seconds."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
 
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load, prepare
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import Limits, ModelManager
 from ipadapter_demo.settings import Settings
-from ipadapter_demo.ui import build_ui, launch_options
+from ipadapter_demo.ui import build_ui, launch
 from tests.test_sharing import Gate, gated
 from tests.test_ui import FAST, Api, Failed, png
 from tests.tiny import picture
@@ -28,6 +32,12 @@ from tests.tiny import picture
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+    pytest.mark.filterwarnings("ignore:Use `streamable_http_client` instead:DeprecationWarning"),
+    # gradio opens the pictures that a tool returns, and leaves them open.
+    pytest.mark.filterwarnings("ignore:.*unclosed file <_io.Buff:ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <_io:pytest.PytestUnraisableExceptionWarning"
+    ),
 ]
 
 DEAR = {"steps": 200, "count": 16, "guidance": 2.0}  # costs 7,000, and the limit is 8,000
@@ -45,7 +55,11 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             settings = Settings(
-                port=free.getsockname()[1], max_cost=8000, visitor_requests=1, time_limit=900
+                port=free.getsockname()[1],
+                max_cost=8000,
+                visitor_requests=1,
+                time_limit=900,
+                mcp=True,
             )
         pipeline = load(entry)
         self.rows: list[int] = []
@@ -55,9 +69,8 @@ class Server:
         most, limits = settings.queue_size, Limits.of(settings)
         self.manager = ModelManager(pipeline, prepared, {"other": "other"}, most, limits)
         self.page = build_ui(self.manager, settings)
-        _, self.url, _ = self.page.launch(
-            prevent_thread_lock=True, quiet=True, **launch_options(settings)
-        )
+        launch(self.page, settings)
+        self.url = f"http://127.0.0.1:{settings.port}/"
         self.api = Api(self.url)
         self.upload = self.api.upload(png(picture(1)))
 
@@ -96,6 +109,16 @@ def listening(url: str) -> Iterator[None]:
         assert next(lines) == "event: generating"
         yield
         lines.close()  # type: ignore[attr-defined]  # a generator, whose end closes the connection
+
+
+@asynccontextmanager
+async def agent(url: str) -> AsyncIterator[ClientSession]:
+    async with (
+        streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        yield session
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +171,30 @@ def test_who_closes_the_connection_is_dropped_before_the_next_step(server: Serve
     server.rows.clear()
     server.api.call("variation", reference=server.upload, **CHEAP)
     assert 32 not in server.rows
+
+
+def test_an_agent_who_closes_the_connection_is_dropped_too(server: Server) -> None:
+    """And no other with him, nor is what one may ask for shared by all of them."""
+    reference = {"reference": server.upload["path"]}
+
+    async def with_another() -> Any:
+        async with agent(server.url) as leaving, agent(server.url) as staying:
+            dear = asyncio.create_task(leaving.call_tool("variation", FAST | DEAR | reference))
+            await asyncio.to_thread(
+                until, lambda: any(t.share > 0 for t in server.manager.line.turns)
+            )
+            answer = await staying.call_tool("variation", FAST | CHEAP | reference)
+            dear.cancel()
+            assert server.manager.line.turns[0].share < 1
+        return answer
+
+    with ThreadPoolExecutor(1) as thread:  # a browser's loop may run in this one
+        answer = thread.submit(asyncio.run, with_another()).result()
+    server.turns(0)
+    server.rows.clear()
+    server.api.call("variation", reference=server.upload, **CHEAP)
+    assert 32 not in server.rows
+    assert not answer.isError
 
 
 def test_who_leaves_while_others_come_first_is_dropped_too(server: Server) -> None:

@@ -1,7 +1,8 @@
 """Between strangers and gradio: who may ask, for what, and how much of it.
 
 From the outside inwards: headers on every answer, words instead of errors, trusted hosts, the
-routes that the page needs, a bounded body, and a call that has the shape of its endpoint.
+routes that the page needs, a bounded body, a call that has the shape of its endpoint, and agents
+who leave.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from starlette.middleware import Middleware
 
 from ipadapter_demo.settings import Settings, bytes_of
+from ipadapter_demo.ui.guard.agents import Agents
 from ipadapter_demo.ui.guard.answers import Answers
 from ipadapter_demo.ui.guard.bodies import Bodies
 from ipadapter_demo.ui.guard.calls import Calls
@@ -40,6 +42,7 @@ def app_options(settings: Settings, env: Mapping[str, str] = os.environ) -> dict
             Middleware(Routes),
             Middleware(Bodies, quota=quota, behind_proxy=on_space),
             Middleware(Calls),
+            Middleware(Agents),
         ],
         "docs_url": None,  # FastAPI's own pages ask another machine for their scripts
         "redoc_url": None,

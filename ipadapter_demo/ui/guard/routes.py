@@ -12,6 +12,7 @@ from ipadapter_demo.ui.guard.refusal import Refused
 SHUT = re.compile(
     r"/gradio_api/(proxy=|component_server|process_recording|deep_link|stream/|dev/|run-history"
     r"|runs\b|profiling|vibe-|undo-vibe-|file[=/][a-z][a-z0-9+.-]+:)"  # of another machine
+    r"|/gradio_api/mcp/(sse|messages)\b"  # does not say when an agent leaves
     r"|/(monitoring|custom_component|svelte)\b",
     re.IGNORECASE,
 )

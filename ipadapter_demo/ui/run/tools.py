@@ -9,6 +9,7 @@ from typing import Any
 from gradio_client import handle_file
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.ui.guard.agents import HEADER, IN_SCOPE
 from ipadapter_demo.ui.run.uploads import path_of_upload
 
 
@@ -33,14 +34,16 @@ def complete(server: Any) -> None:  # noqa: ANN401 - gradio's, there only with i
 
 def _as_the_visitor(server: Any) -> None:  # noqa: ANN401
     """gradio's server calls the page from this machine, with the headers that it was sent: let the
-    page know the visitor's address, which limits count by, and none that he writes himself."""
+    page know the visitor's address, which limits count by, and the name under which it is known
+    whether he is still there; none that he writes himself."""
     prepare = server._prepare_tool_call_args
 
     @wraps(prepare)
     def prepared(name: str, arguments: dict[str, object]) -> tuple[Any, ...]:
         endpoint, values, headers, called = prepare(name, arguments)
-        client = server.mcp_server.request_context.request.client
-        return endpoint, values, headers | {"x-forwarded-for": client.host}, called
+        request = server.mcp_server.request_context.request
+        own = {"x-forwarded-for": request.client.host, HEADER: request.scope[IN_SCOPE]}
+        return endpoint, values, headers | own, called
 
     server._prepare_tool_call_args = prepared
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from gradio.context import LocalContext
 
 from ipadapter_demo.serving import Visitor
+from ipadapter_demo.ui.guard.agents import agent_of, is_there
 
 T = TypeVar("T")
 UNREAD = 200  # events: as many as a short request has are read later, too
@@ -21,21 +22,28 @@ def this_visitor() -> Visitor | None:
     if request is None or request.request is None:
         return None
     client = request.request.client
-    return Visitor(request.session_hash or "", client.host if client else "")
+    session = agent_of(request.headers) or request.session_hash or ""  # agents have one for all
+    return Visitor(session, client.host if client else "")
 
 
 def while_listened(handler: Callable[..., Iterator[T]]) -> Callable[..., Iterator[T]]:
-    """The same handler, which ends once UNREAD of its events were not read: nobody listens, and
-    gradio, which notices only who stops listening, would keep them all."""
+    """The same handler, which ends once nobody listens: an agent has left, or UNREAD of its events
+    were not read, and gradio, which notices only who stops listening, would keep them all."""
 
     @wraps(handler)
     def run(**values: object) -> Iterator[T]:
         for update in handler(**values):
             yield update
-            if _unread() > UNREAD:
+            if _agent_left() or _unread() > UNREAD:
                 return
 
     return run
+
+
+def _agent_left() -> bool:
+    request = LocalContext.request.get(None)
+    agent = None if request is None else agent_of(request.headers)
+    return agent is not None and not is_there(agent)
 
 
 def _unread() -> int:
