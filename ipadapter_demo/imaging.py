@@ -19,6 +19,7 @@ from ipadapter_demo.colour import rgb_from_picture
 from ipadapter_demo.depth import upright
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.feather import opacity
+from ipadapter_demo.flat import is_flat, remembered
 
 if TYPE_CHECKING:  # a page or a command line that only builds requests never waits for torch
     from jaxtyping import Float
@@ -82,18 +83,21 @@ def read_image(source: Path | str | bytes | BinaryIO, field: str = "image") -> I
 
 
 def flatten_image(image: object, field: str = "image") -> Image.Image:
-    """Any PIL image as an independent, upright RGB copy in sRGB, without metadata.
+    """Any PIL image as an independent, upright RGB copy in sRGB, without metadata; such a copy
+    itself as it is.
 
     An embedded colour profile is applied, transparent parts become white, 16-bit and float pictures
     are scaled to 8 bits.
     """
+    if isinstance(image, Image.Image) and is_flat(image, "RGB"):
+        return image
     image = upright_picture(image, field)
     try:
         flat = rgb_from_picture(image)
     except (ValueError, OSError, ImageCms.PyCMSError) as error:
         raise RequestError(f"{field} has the mode {image.mode}, which has no colours") from error
     flat.info.clear()  # PIL compares pictures with their metadata: equal pixels shall be equal
-    return flat
+    return remembered(flat)
 
 
 def pixels_from_images(images: Sequence[Image.Image]) -> Float[Tensor, "b 3 h w"]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageChops
+from PIL.ImageFile import ImageFile
 
 from ipadapter_demo.colour import alpha_of, brightness_of
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.flat import is_flat, remembered
 from ipadapter_demo.imaging import resize_image, shrink_image, upright_picture
 
 MaskMeans = Literal["white", "transparent"]
@@ -17,6 +20,7 @@ MASK_MEANS: tuple[MaskMeans, ...] = get_args(MaskMeans)
 PAINT, VIEW = (255, 79, 216), 512  # the colour, and the longer side, of a mask that is shown
 HERE = 128  # the first of the 256 levels that means here
 ONE_COLOUR = 16  # levels by which paint of one colour may differ: a lossy file makes it do so
+SMALL = 2**20  # pixels of a mask that may wait as it is
 BLACK = 16  # the last level that counts as black, for the same reason; pure blue has 29
 
 
@@ -34,6 +38,8 @@ def flatten_mask(
     """
     if means not in MASK_MEANS:
         raise RequestError(f"{field} must mean one of {', '.join(MASK_MEANS)}, got {means!r:.80}")
+    if means == "white" and is_flat(image, "L"):
+        return image
     image = upright_picture(image, field)
     alpha = alpha_of(image)
     if means == "transparent":
@@ -43,6 +49,16 @@ def flatten_mask(
     if alpha is None or alpha.getextrema() == (255, 255):
         return _cut_in_two(brightness_of(image))
     return _cut_in_two(_level(image, alpha))
+
+
+def folded(mask: Image.Image) -> Image.Image:
+    """A mask as it is, in less memory until somebody reads it: up to 50 MB may wait in line. One
+    that is large becomes a PNG that Pillow decodes when it is used."""
+    if mask.width * mask.height <= SMALL or isinstance(mask, ImageFile):
+        return mask
+    content = io.BytesIO()
+    mask.save(content, "PNG", compress_level=1)
+    return remembered(Image.open(content, formats=("PNG",)))
 
 
 def painted_mask(layer: Image.Image, field: str = "mask") -> Image.Image:
@@ -84,4 +100,4 @@ def _level(image: Image.Image, alpha: Image.Image) -> Image.Image:
 def _cut_in_two(level: Image.Image) -> Image.Image:
     mask = level.point(lambda value: 255 if value >= HERE else 0)
     mask.info.clear()
-    return mask
+    return remembered(mask)

@@ -12,7 +12,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.fit import REFERENCE_FITS, ReferenceFit, square_boxes
 from ipadapter_demo.imaging import flatten_image
 from ipadapter_demo.layer_presets import LayerPreset, checked_layers
-from ipadapter_demo.masks import flatten_mask
+from ipadapter_demo.masks import flatten_mask, folded
 
 Window = tuple[float, float]
 
@@ -76,7 +76,8 @@ class Reference:
             field = "noise" if self.noise else "clip_mask"
             raise RequestError(f"reference.{field} needs a picture, and embeds are none")
         if self.clip_mask is not None:
-            _set(self, "clip_mask", flatten_mask(self.clip_mask, "reference.clip_mask"))
+            hidden = flatten_mask(self.clip_mask, "reference.clip_mask")
+            _set(self, "clip_mask", folded(hidden))
             _check_proportions(self.clip_mask.size, self.picture.size)
         checks.flag("reference.negative", self.negative)
         _set(self, "window", checks.window("reference.window", self.window))
@@ -88,7 +89,7 @@ class Reference:
         if self.layers is not None:
             _set(self, "layers", checked_layers("reference.layers", self.layers))
         if self.mask is not None:
-            _set(self, "mask", flatten_mask(self.mask, "reference.mask"))
+            _set(self, "mask", folded(flatten_mask(self.mask, "reference.mask")))
 
     @property
     def picture(self) -> Image.Image:

@@ -21,6 +21,7 @@ TIERS = [
         "errors",
         "files",
         "fit",
+        "flat",
         "load_options",
         "model_flags",
         "own_files",

@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,45 @@ def test_cells_share_their_pictures(manager: ModelManager) -> None:
         id(reference.image) for cell in given.grid.cells for reference in cell.request.references
     }
     assert len(given.grid.cells) > 40
-    assert len(pictures) == 4  # a picture in a fit
+    assert len(pictures) == 2
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"init_image": "a.png"},
+        {"inpaint": {"image": "a.png", "mask": "m.png"}},
+        {"structures": [{"image": "a.png", "kind": "canny"}]},
+        {"references": [{"image": "a.png", "mask": "m.png", "clip_mask": "m.png"}]},
+    ],
+    ids=lambda one: next(iter(one)),
+)
+def test_cells_share_whatever_picture_they_are_given(
+    request_: dict[str, Any], manager: ModelManager
+) -> None:
+    [kind] = request_
+    axis = {
+        "init_image": {"strength": [0.5, 0.7]},
+        "inpaint": {"strength": [0.5, 0.7]},
+        "structures": {"structure_weight": [0.5, 0.7]},
+        "references": {"fit": ["crop", "pad"]},
+    }[kind]
+    document = {"request": SMALL["request"] | request_, "rows": axis}
+    cells = plan(document | {"columns": {"image_scale": [0, 1]}}, manager).grid.cells
+    found = {image_id for cell in cells for image_id in map(id, pictures_of(cell.request))}
+    assert len(cells) == 4
+    assert len(found) == str(request_).count(".png")
+
+
+def pictures_of(part: Any) -> Iterator[Image.Image]:
+    if isinstance(part, Image.Image):
+        yield part
+    elif isinstance(part, tuple):
+        for one in part:
+            yield from pictures_of(one)
+    elif is_dataclass(part):
+        for field in fields(part):
+            yield from pictures_of(getattr(part, field.name))
 
 
 class TestSpec:

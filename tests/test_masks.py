@@ -1,19 +1,22 @@
 """Which part a mask file means, whatever program wrote it."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy
 from PIL import Image, ImageDraw
+from PIL.ImageFile import ImageFile
 
 from ipadapter_demo.cli import main
 from ipadapter_demo.compare.spec import spec_from_document
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image, soft_mask
 from ipadapter_demo.masks import MASK_MEANS, flatten_mask, painted_mask, shown_on
-from ipadapter_demo.request import Inpaint, Reference
+from ipadapter_demo.record import request_to_json
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
 
 SHARE = 0.04  # a square of 40x40 in 200x200
 INSIDE = (80, 80, 120, 120)
@@ -329,3 +332,20 @@ def test_the_corners_of_a_thick_part_are_no_arms(shape: str) -> None:
     inside = np.pad(np.asarray(mask) > 0, 1)
     depth = scipy.ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
     assert abs(np.asarray(soft_mask(mask, 40)) - np.minimum(depth / 41, 1) * 255).max() <= 1
+
+
+def test_a_large_mask_waits_folded_and_acts_as_it_is() -> None:
+    mask = Image.new("L", (1500, 1200))
+    ImageDraw.Draw(mask).ellipse((100, 100, 900, 1000), fill=255)
+    small = mask.resize((150, 120), Image.Resampling.NEAREST)
+    kept = Reference(image=small, mask=mask, clip_mask=mask)
+    again = replace(kept, weight=0.5)
+    for waiting in (kept.mask, kept.clip_mask, again.mask):
+        assert isinstance(waiting, ImageFile)
+        assert waiting._im is None, "Pillow has no pixels of it yet"
+    assert again.mask is kept.mask
+    assert kept.mask.tobytes() == mask.tobytes()
+    assert request_to_json(GenerateRequest(references=(kept,))) == request_to_json(
+        GenerateRequest(references=(Reference(image=small, mask=mask, clip_mask=mask),))
+    )
+    assert type(Reference(image=small, mask=small).mask) is Image.Image

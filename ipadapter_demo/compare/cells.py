@@ -18,6 +18,7 @@ from ipadapter_demo.compare.grid import Cell, Given, Grid, Page
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.embeds import is_embeds
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.imaging import flatten_image
 from ipadapter_demo.lora import loras_from_text, loras_from_texts
 from ipadapter_demo.own_files import structure_parts
 from ipadapter_demo.pipeline import ModelInfo, effective_request
@@ -226,8 +227,8 @@ class _Builder:
         return {"image": self._picture(name), "embeds": None}
 
     def _reference(self, before: Reference | None, **changed: Any) -> Reference:
-        """`before` with another picture, by its file, or another fit: each made once, as each has a
-        copy of its picture, and there may be hundreds of cells."""
+        """`before` with another picture, by its file, or another fit: each made once, as there may
+        be hundreds of cells."""
         key = (id(before), *changed.values())
         if key not in self.made:
             values = changed
@@ -248,7 +249,7 @@ class _Builder:
 
     def _picture(self, name: str) -> Image.Image:
         if name not in self.pictures:
-            self.pictures[name] = self.spec.picture(name)
+            self.pictures[name] = flatten_image(self.spec.picture(name))  # a flat one is shared
         return self.pictures[name]
 
 
