@@ -64,9 +64,28 @@ class Job:
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         """Raises RequestError where the cells in `folder` are another comparison's."""
-        self.plan, self.folder = plan, folder
+        self._plan: Plan | None = plan
+        self.folder = folder
         self._sums = Sums(folder / PIXELS)
         self._open()
+
+    @property
+    def plan(self) -> Plan:
+        """Raises RequestError once it was let go."""
+        if self._plan is None:
+            raise RequestError(
+                "this comparison is not kept any more, to make room for those of others: what it "
+                "shows stays for now; Compare draws it again"
+            )
+        return self._plan
+
+    @property
+    def is_kept(self) -> bool:
+        return self._plan is not None
+
+    def let_go(self) -> None:
+        """Give up its files and pictures in memory. It can do nothing more."""
+        self._plan = None
 
     def run(self) -> Iterator[Event]:
         """Draws what is missing. Closing the iterator stops it after the cells at work."""

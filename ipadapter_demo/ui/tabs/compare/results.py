@@ -13,7 +13,9 @@ import gradio as gr
 
 from ipadapter_demo.compare import ComparisonWarning, Done, Job, write_bundle
 from ipadapter_demo.compare.bundle import BUNDLE
+from ipadapter_demo.compare.kept import Kept
 from ipadapter_demo.request import MAX_SEED
+from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import Update
@@ -28,6 +30,7 @@ from ipadapter_demo.ui.tabs.compare.view import (
 )
 
 DAY = 86_400
+KEPT = Kept()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +99,15 @@ def _look_at_two(shown: Shown, slider: gr.ImageSlider, flicker: gr.HTML) -> None
 
     def choose(job: Job | None, one: str, other: str, event: gr.EventData) -> Update:
         cell = event._data.get("cell") if isinstance(event._data, Mapping) else None
-        if job is None or cell not in {cell.name for cell in job.finished()}:
-            return {}
+        with shown_errors():
+            if job is None or cell not in {cell.name for cell in job.finished()}:
+                return {}
         before = one if one != cell else other
         return {shown.one: cell, shown.other: before}  # the two that were clicked last
 
     def look(job: Job | None, one: str, other: str) -> Update:
-        paths = _paths(job, one, other)
+        with shown_errors():
+            paths = _paths(job, one, other)
         chosen = tuple(name for name in (one, other) if name)
         grid = {} if job is None else {shown.grid: grid_html(job, chosen)}
         if len(paths) < 2:
@@ -138,6 +143,11 @@ def _paths(job: Job | None, *names: str) -> list[Path]:
 
 def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[Update]:
     """The grid as it fills; then what can be taken home. `chosen` is the cell to look at first."""
+    with KEPT.at_work(job):
+        yield from _run(shown, job, chosen)
+
+
+def _run(shown: Shown, job: Job, chosen: str) -> Iterator[Update]:
     job.save_given()
     before, began = len(job.finished()), time.monotonic()
     yield {shown.job: job, shown.grid: grid_html(job), shown.status: so_far(job, before, 0.0)}

@@ -115,6 +115,10 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
 
         yield from with_errors_said(drawn(), status)
 
+    def as_far_as_it_is(job: Job | None) -> Update:
+        with shown_errors():
+            return {} if job is None else finished(shown, job)
+
     every = {"job": shown.job} | inputs
     outputs = [getattr(shown, name) for name in Shown.__slots__]
     hidden: dict[str, object] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -128,12 +132,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
     running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
     stopped = stop.click(None, cancels=[running, again])
-    stopped.then(
-        lambda job: {} if job is None else finished(shown, job),
-        inputs=shown.job,
-        outputs=outputs,
-        **private,
-    )
+    stopped.then(as_far_as_it_is, inputs=shown.job, outputs=outputs, **private)
     return CompareTab(inputs["pictures"], written, accordion)
 
 
@@ -159,7 +158,8 @@ def _reader(files: Mapping[str, Path]) -> Callable[[str], bytes]:
 def _job(plan: Plan, before: Job | None) -> Job:
     """The one before, if it is the same comparison: what is finished stays. Else that goes."""
     if before is not None:
-        if plan.spec.changed(redraw={}) == before.plan.spec.changed(redraw={}):
+        spec = plan.spec.changed(redraw={})
+        if before.is_kept and before.plan.spec.changed(redraw={}) == spec:
             return Job(Plan(before.plan.spec, plan.manager), before.folder)
         forget(before)
     return Job(plan, Path(get_upload_folder()) / secrets.token_hex(16))

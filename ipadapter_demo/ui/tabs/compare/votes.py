@@ -83,7 +83,11 @@ def build(job: gr.State) -> None:
             return shown(job, ballot(job, one, other, random.randrange(2**32)))
 
     def answered(answer: Answer) -> Callable[[Job, Ballot], Update]:
-        return lambda job, now: shown(job, now.answered(answer))
+        def count(job: Job, now: Ballot) -> Update:
+            with shown_errors():
+                return shown(job, now.answered(answer))
+
+        return count
 
     begin.click(started, inputs=[job, one, other], outputs=outputs, **AT_ONCE)
     for answer, button in buttons.items():
