@@ -290,6 +290,9 @@ def test_a_login_is_asked_for_and_never_shown(
     launch(page, settings)
     url = f"http://127.0.0.1:{settings.port}/"
     assert httpx.get(f"{url}config").status_code == 401
+    for path in ("call/v2/variation", "call/variation", "run/look", "queue/join", "call/v2/none"):
+        refused = httpx.post(f"{url}gradio_api/{path}", json={"unknown": 1})
+        assert (refused.status_code, "log in" in refused.text) == (401, True), path
     assert httpx.post(f"{url}login", data={"username": "ada", "password": "no"}).is_error
     client = Client(url, auth=("ada", "s3cret:x"), verbose=False)
     [made], *_ = client.predict(

@@ -14,6 +14,7 @@ import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from ipadapter_demo.compare.archive import MAX_ENTRIES, read_from_zip
 from ipadapter_demo.compare.manifest import checksum
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.lora import loras_from_texts
-from ipadapter_demo.record import save_png
+from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
-from ipadapter_demo.ui.run import reuse, uploads
+from ipadapter_demo.ui.run import reuse, room, uploads
 from ipadapter_demo.ui.run.updates import lines_of
 
 MEGABYTE = 2**20
@@ -289,6 +290,35 @@ def test_few_large_pictures_are_decoded_at_once(
         return max(at_once)
 
     assert at_most("large") <= 2 < at_most("small")
+
+
+def test_few_records_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A click on a result, or on a file that looks like one, waits in no queue."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    path = tmp_path / "x.png"
+    whole = dict.fromkeys(reuse.OPTIONS, "x")
+    save_png(path, Image.new("RGB", (8, 8)), GenerateRequest(), 0, 0, whole)
+    at_once: list[int] = []
+    decoding, inside = threading.Lock(), [0]
+
+    def slow(*given: Any) -> Any:
+        with decoding:
+            inside[0] += 1
+            at_once.append(inside[0])
+        time.sleep(0.05)
+        with decoding:
+            inside[0] -= 1
+        return record_from_png(*given)
+
+    monkeypatch.setattr(room, "record_from_png", slow)
+    clicked: Any = type("Event", (), {"_data": {"index": 0}})
+    with ThreadPoolExecutor(8) as threads:
+        clicks = [
+            threads.submit(lines_of, [{"image": {"path": str(path)}}], clicked) for _ in range(8)
+        ]
+    assert all("--from-png x.png" in click.result()[0] for click in clicks)
+    assert len(at_once) == 8
+    assert max(at_once) <= 2
 
 
 def test_layers_of_paint_are_counted_before_they_are_decoded() -> None:

@@ -40,7 +40,7 @@ def app_options(settings: Settings, env: Mapping[str, str] = os.environ) -> dict
             Middleware(Answers),
             Middleware(Hosts, trusted=trusted_hosts(settings, env)),
             Middleware(Routes),
-            Middleware(Bodies, quota=quota, behind_proxy=on_space),
+            Middleware(Bodies, quota=quota),
             Middleware(Calls),
             Middleware(Agents),
         ],

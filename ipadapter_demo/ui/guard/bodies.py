@@ -14,14 +14,14 @@ MAX_BODY = 2 * 2**20  # bytes; a spec of MAX_TEXT letters of four bytes, and its
 
 
 class Bodies:
-    def __init__(self, app: ASGIApp, quota: Quota, behind_proxy: bool) -> None:
-        self.app, self.quota, self.behind_proxy = app, quota, behind_proxy
+    def __init__(self, app: ASGIApp, quota: Quota) -> None:
+        self.app, self.quota = app, quota
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return await self.app(scope, receive, send)
         if scope["path"].endswith("/gradio_api/upload"):
-            visitor = visitor_of(scope, self.behind_proxy)
+            visitor = visitor_of(scope)
             return await self.app(scope, _Upload(scope, receive, self.quota, visitor), send)
         await self.app(scope, replayed(await whole_body(receive), receive), send)
 

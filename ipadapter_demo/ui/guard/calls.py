@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ipadapter_demo.serving.visitors import Visitor
 from ipadapter_demo.ui.guard.bodies import replayed, whole_body
+from ipadapter_demo.ui.guard.quota import visitor_of
 from ipadapter_demo.ui.guard.refusal import Refused
 
 if TYPE_CHECKING:
@@ -31,18 +32,20 @@ class Calls:
         self._fields: dict[str, dict[str, bool]] | None = None  # whether each has a default
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            body = await whole_body(receive) if (call := CALL.search(scope["path"])) else None
-            if call and body is not None:
-                values = parsed(body)
-                page = scope["app"].get_blocks()
-                if call["v2"]:
-                    self._check_fields(page, call["name"], values)
-                else:
-                    check_values(page, call["name"], values)
-                if call["waits"] or call["name"] is None:
-                    check_waiting(page, scope)
-                receive = replayed(body, receive)
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        if is_post and (call := CALL.search(scope["path"])):
+            check_login(scope)
+            body = await whole_body(receive)
+            values = parsed(body)
+            page = scope["app"].get_blocks()
+            if call["v2"]:
+                self._check_fields(page, call["name"], values)
+            else:
+                check_values(page, call["name"], values)
+            if call["waits"] or call["name"] is None:
+                forget_sessions(page)
+                check_waiting(page, scope)
+            receive = replayed(body, receive)
         await self.app(scope, receive, send)
 
     def _check_fields(self, page: Blocks, name: str, values: Mapping[str, object]) -> None:
@@ -62,6 +65,15 @@ class Calls:
             raise Refused(422, f"/{name} has no field {_some(unknown)}; it has {_some(known)}")
         if missing := [n for n in known if not known[n] and n not in values]:
             raise Refused(422, f"/{name} lacks {_some(missing)}")
+
+
+def check_login(scope: Scope) -> None:
+    """Before anything is said of the call itself: gradio would ask for it after that."""
+    app = scope["app"]
+    cookies = Request(scope).cookies
+    names = (f"access-token{kind}-{app.cookie_id}" for kind in ("", "-unsecure"))
+    if app.auth is not None and not any(cookies.get(name) in app.tokens for name in names):
+        raise Refused(401, "log in first: this page is for those who have a login")
 
 
 def parsed(body: bytes) -> dict[str, Any]:
@@ -99,12 +111,12 @@ def check_waiting(page: Blocks, scope: Scope) -> None:
     if queue.max_size is None:
         return
     most = max(LEAST, queue.max_size // 2)
-    network = network_of(scope)
+    visitor = visitor_of(scope)
     waiting = (
         event for one in queue.event_queue_per_concurrency_id.values() for event in one.queue
     )
     at_work = (event for events in queue.active_jobs for event in events or ())
-    count = sum(network_of(e.request.scope) == network for e in itertools.chain(waiting, at_work))
+    count = sum(visitor_of(e.request.scope) == visitor for e in itertools.chain(waiting, at_work))
     if count >= most:
         raise Refused(
             429,
@@ -113,8 +125,14 @@ def check_waiting(page: Blocks, scope: Scope) -> None:
         )
 
 
-def network_of(scope: Scope) -> str:
-    return Visitor("", (scope.get("client") or ("",))[0]).network
+def forget_sessions(page: Blocks) -> None:
+    """gradio notes the calls of each session, and most programs are a session for each call: those
+    whose calls have ended, or whose answers are gone, are forgotten now and then."""
+    queue = page._queue
+    noted, answers = queue.pending_event_ids_session, queue.pending_messages_per_session
+    if len(noted) > 2 * answers.max_size:
+        for session in [s for s, calls in noted.items() if not calls or s not in answers]:
+            del noted[session]
 
 
 def endpoint(page: Blocks, name: str | None, index: object) -> BlockFunction:

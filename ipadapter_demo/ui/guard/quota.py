@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
 from threading import Lock
 
-from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from ipadapter_demo.serving.visitors import Visitor
 from ipadapter_demo.ui.guard.refusal import Refused
 
 MINUTES = 60
@@ -63,19 +62,11 @@ def _too_much(most: str, whose: str) -> Refused:
     return Refused(429, f"uploads: at most {most} within an hour for {whose}; try again later")
 
 
-def visitor_of(scope: Scope, behind_proxy: bool) -> str:
+def visitor_of(scope: Scope) -> str:
     """An address of IPv4, or a network of IPv6, of which one person has 2^64 addresses.
 
-    uvicorn has read X-Forwarded-For where the proxy is this machine. `behind_proxy`: another, such
-    as that of a Space, which names the visitor first. He may write more names before his own, and
-    so get out of his own quota but not out of that of all.
+    Behind a proxy that the server trusts, such as that of a Space, uvicorn has taken it from
+    X-Forwarded-For, counted from the right: what a visitor writes there himself stands to the left
+    of what the proxy adds, and is never read.
     """
-    named = Headers(scope=scope).get("x-forwarded-for", "") if behind_proxy else ""
-    address = named.split(",")[0].strip() or (scope.get("client") or ("unknown",))[0]
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address[:50]
-    if isinstance(parsed, IPv6Address):
-        return str(ip_network((parsed, 64), strict=False))
-    return str(parsed)
+    return Visitor("", (scope.get("client") or ("unknown",))[0]).network

@@ -16,13 +16,13 @@ from ipadapter_demo.foreign import settings_from_png
 from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.lora import Lora, texts_from_loras
 from ipadapter_demo.pipeline import ModelInfo
-from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.embeds import embeds_file
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, model_properties
 from ipadapter_demo.ui.run.models import info_of, recommended
+from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.running import QUEUE
 from ipadapter_demo.ui.run.say import inform, warn
 from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
@@ -61,7 +61,7 @@ def restore_button(
             info = manager.info_of(chosen) or manager.info
             yield taken_over(found, info, built[WORDS]) | {tabs: gr.Tabs(selected=WORDS)}
             return
-        record = record_from_png(path)
+        record = record_at(path)
         name = tab_of_request(record.request, {name: one.tab for name, one in built.items()})
         made_with = record.provenance.get("model")
         if not isinstance(made_with, str) or made_with not in manager.models:

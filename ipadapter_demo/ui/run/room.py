@@ -1,5 +1,5 @@
 """Room for large pictures: while one of 50 million pixels is decoded it takes a gigabyte, so only a
-few are at once, of whomever they are."""
+few are at once, of whomever they are; and so it is with records, whose pictures may be as large."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from threading import BoundedSemaphore
 
 from PIL import Image
+
+from ipadapter_demo.record import Record, record_from_png
 
 SMALL = 4_000_000  # pixels of a picture that needs none
 AT_ONCE = 2
@@ -23,6 +25,12 @@ def room_for(path: Path) -> Iterator[None]:
         return
     with _ROOM:
         yield
+
+
+def record_at(path: Path) -> Record:
+    """The record in a result, decoded when there is room for it. Raises RequestError."""
+    with _ROOM:
+        return record_from_png(path)
 
 
 def _is_small(path: Path) -> bool:

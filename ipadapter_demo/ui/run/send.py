@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.record import record_from_png
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.restore import shown
+from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.uploads import editor_value_from_image, path_of_upload
@@ -43,11 +43,11 @@ def _referring(reference: gr.Component) -> Callable[[Path], Update]:
 
 def _seeding(seed: gr.Component, random: gr.Component) -> Callable[[Path], Update]:
     """The seed of the one picture: alone it is drawn again, among several it is the first."""
-    return lambda path: {seed: record_from_png(path).seed, random: False}
+    return lambda path: {seed: record_at(path).seed, random: False}
 
 
 def _restoring(one: BuiltTab) -> Callable[[Path], Update]:
-    return lambda path: shown(one, record_from_png(path).request)
+    return lambda path: shown(one, record_at(path).request)
 
 
 def _on_click(

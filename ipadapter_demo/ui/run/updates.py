@@ -18,10 +18,11 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import tinted
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
 from ipadapter_demo.pipeline.step_count import steps_taken
-from ipadapter_demo.record import record_from_png, save_png
+from ipadapter_demo.record import save_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import Turn
 from ipadapter_demo.ui.run import reuse
+from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.say import escaped, inform
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.uploads import path_of_upload
@@ -225,7 +226,7 @@ def lines_of(
         return "", ""
     try:
         path = path_of_upload(results[number].get("image"), "result")
-        provenance = record_from_png(path).provenance
+        provenance = record_at(path).provenance
     except RequestError:
         return "", ""
     if not all(isinstance(provenance.get(option), str) for option in reuse.OPTIONS):
