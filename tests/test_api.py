@@ -30,6 +30,7 @@ from ipadapter_demo.ui.guard.agents import HEADER, IN_SCOPE
 from ipadapter_demo.ui.run.api_fields import DESCRIPTIONS
 from ipadapter_demo.ui.run.tools import complete
 from ipadapter_demo.ui.tabs import TABS
+from ipadapter_demo.ui.tabs.compare.api import OWN
 from tests.tiny import picture
 
 pytestmark = pytest.mark.filterwarnings(
@@ -43,8 +44,9 @@ pytestmark = pytest.mark.filterwarnings(
 
 DOCS = Path(__file__).parent.parent / "docs" / "api-clients.md"
 FAST = {"steps": 2, "count": 2, "seed": 7}
-BESIDE = ("structure_map", "image_embeds")  # the endpoints that draw nothing
-WHOLE = {"steps", "count", "repaint_passes", "feather", "only", "clip_skip", "face"}
+SEVERAL = ("sweep", "compare")  # the endpoints that draw pictures of several requests
+BESIDE = ("structure_map", "image_embeds")  # those that draw nothing
+WHOLE = {"steps", "count", "repaint_passes", "feather", "only", "clip_skip", "face", "figure_dpi"}
 WHOLE |= {f"extend_{side}" for side in ("left", "top", "right", "bottom")}
 OPEN = {"seed", "width", "height"}
 
@@ -118,19 +120,24 @@ def test_without_a_seed_one_is_drawn_and_told(client: Client, files: Path) -> No
     assert drawn[0] != drawn[1]
 
 
-def described(name: str) -> str:
+def described(name: str, endpoint: str = "") -> str:
     """Of a parameter, or of that of a slot."""
+    if endpoint == "compare" and name in OWN:
+        return OWN[name][0]
+    if name == "scales":
+        return "The values of λ, from 0 to 2, at most 32."
     return DESCRIPTIONS.get(name) or DESCRIPTIONS[re.sub(r"_\d$", "", name)]
 
 
 def test_every_parameter_has_a_type_and_a_sentence(url: str) -> None:
     endpoints = httpx.get(f"{url}gradio_api/info").json()["named_endpoints"]
-    assert set(endpoints) == {f"/{name}" for name in (*TABS, *BESIDE)}
+    assert set(endpoints) == {f"/{name}" for name in (*TABS, *SEVERAL, *BESIDE)}
     seen = set()
-    for endpoint in endpoints.values():
+    for called, endpoint in endpoints.items():
         for parameter in endpoint["parameters"]:
-            text = described(parameter["parameter_name"])
-            [name] = [known for known, one in DESCRIPTIONS.items() if one == text]
+            name = parameter["parameter_name"]
+            text = described(name, called[1:])
+            name = next((known for known, one in DESCRIPTIONS.items() if one == text), name)
             seen.add(name)
             assert parameter["type"]["description"].startswith(text)
             assert parameter["python_type"]["description"].startswith(text)
@@ -139,10 +146,82 @@ def test_every_parameter_has_a_type_and_a_sentence(url: str) -> None:
             assert parameter["parameter_has_default"], name
         assert [one["label"] for one in endpoint["returns"]] in (
             ["pictures", "seeds", "status", "attention_maps"],
+            ["pictures", "scales", "seed", "status"],
+            ["pictures", "cells", "status", "files"],
             ["map"],
             ["embeds"],
         )
-    assert seen == set(DESCRIPTIONS)
+    assert seen == set(DESCRIPTIONS) | set(OWN) | {"scales"}
+
+
+# Several pictures
+
+
+def test_a_sweep_is_one_picture_at_several_scales(client: Client, files: Path) -> None:
+    reference = handle_file(files / "reference.png")
+    values = {"reference": reference, "steps": 1, "seed": 7, "prompt": "a cone"}
+    scales = [0, 0.5, 2]
+    pictures, drawn, seed, status = client.predict(**values, scales=scales, api_name="/sweep")
+    assert (drawn, seed, status) == (scales, 7, "3 of 3 pictures.")
+    for path, scale in zip(pictures, scales, strict=True):
+        request = request_from_png(path)
+        assert (request.image_scale, request.seed, request.count) == (scale, 7, 1)
+        [alone], *_ = client.predict(**values, count=1, image_scale=scale, api_name="/image_text")
+        assert Path(alone).read_bytes() == Path(path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("scales", "said"),
+    [
+        ([], "scales must be a list of 1 to 32 numbers, got 0"),
+        ([0] * 33, "scales must be a list of 1 to 32 numbers, got 33"),
+        ("0:1", "scales must be a list of 1 to 32 numbers, got '0:1'"),
+        ([3], r"scales must lie in \[0, 2\], got 3"),
+        (["a"], "scales must be a number, got 'a'"),
+    ],
+)
+def test_scales_that_cannot_be_swept_are_named(client: Client, scales: Any, said: str) -> None:
+    with pytest.raises(AppError, match=said):
+        client.predict(prompt="a cone", scales=scales, steps=1, api_name="/sweep")
+
+
+def test_a_comparison_is_its_cells_with_their_names_and_files(client: Client, files: Path) -> None:
+    pictures = [handle_file(files / "reference.png"), handle_file(files / "scene.png")]
+    job = client.submit(
+        pictures=pictures,
+        spec="columns: {image_scale: [0, 1]}\nrows: {reference: [scene.png, reference.png]}\n"
+        "request: {steps: 1, seed: 3}",
+        api_name="/compare",
+    )
+    made, cells, status, published = job.result()
+    assert cells == [
+        {"name": f"p1-r{r}-c{c}", "page": "", "row": row, "column": f"λ = {c - 1}"}
+        for r, row in ((1, "scene"), (2, "reference"))
+        for c in (1, 2)
+    ]
+    assert [request_from_png(path).image_scale for path in made] == [0, 1, 0, 1]
+    assert status == "4 of 4 cells."
+    assert {"bundle.zip", "scores.csv"} <= {Path(path).name for path in published}
+    said = job.outputs()
+    assert "__type__" not in str(said)
+    assert "<" not in "".join(status for _, _, status, _ in said)
+
+
+def test_a_comparison_says_what_is_wrong(client: Client, files: Path) -> None:
+    with pytest.raises(AppError, match="columns: choose what differs"):
+        client.predict(columns_axis="", rows_axis="", api_name="/compare")
+    with pytest.raises(AppError, match=r"none\.png is not among the pictures"):
+        client.predict(spec="columns: {reference: [none.png]}", api_name="/compare")
+    reference = [handle_file(files / "reference.png")]
+    with pytest.raises(AppError, match=r"costs .* calls of the model .* is the limit"):
+        client.predict(
+            pictures=reference,
+            spec="columns: {seed: [1, 2]}\nrequest: {steps: 200, width: 1024, height: 1024, "
+            "references: [{image: reference.png}]}",
+            api_name="/compare",
+        )
+    with pytest.raises(AppError, match=r"costs .* calls of the model .* is the limit"):
+        client.predict(prompt="a cone", width=1024, height=512, steps=200, api_name="/sweep")
 
 
 # The clients of the docs
@@ -153,11 +232,11 @@ CLIENTS = re.findall(r"^```py\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.
 
 def test_there_is_a_client_of_six_lines_for_every_endpoint() -> None:
     named = re.findall(r'api_name="/(\w+)"', "".join(CLIENTS))
-    assert named == [*TABS, *BESIDE, "image_text"]
+    assert named == [*TABS, *SEVERAL, *BESIDE, "image_text"]
     assert all(len(text.splitlines()) <= 6 for text in CLIENTS)
 
 
-@pytest.mark.parametrize("text", CLIENTS, ids=[*TABS, *BESIDE])
+@pytest.mark.parametrize("text", CLIENTS, ids=[*TABS, *SEVERAL, *BESIDE])
 def test_a_client_of_the_docs_runs(
     text: str, url: str, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,11 +279,11 @@ def texts(answer: Any) -> str:
 
 def test_the_tools_are_the_endpoints_with_their_descriptions(url: str) -> None:
     tools = with_tools(url, lambda session: session.list_tools()).tools
-    assert {tool.name for tool in tools} == {*TABS, *BESIDE}
+    assert {tool.name for tool in tools} == {*TABS, *SEVERAL, *BESIDE}
     for tool in tools:
         assert tool.description
         for name, schema in tool.inputSchema["properties"].items():
-            assert schema["description"].startswith(described(name))
+            assert schema["description"].startswith(described(name, tool.name))
 
 
 def test_a_tool_takes_a_picture_and_gives_pictures(url: str, files: Path) -> None:
@@ -214,6 +293,16 @@ def test_a_tool_takes_a_picture_and_gives_pictures(url: str, files: Path) -> Non
     assert [one.mimeType for one in images] == ["image/png"] * 2
     assert Image.open(io.BytesIO(base64.b64decode(images[0].data))).size == (64, 64)
     assert "seeds 7 to 8" in texts(answer)
+
+
+def test_a_tool_takes_several_pictures(url: str, files: Path) -> None:
+    content = (files / "scene.png").read_bytes()
+    [path] = httpx.post(f"{url}gradio_api/upload", files={"files": ("a.png", content)}).json()
+    pictures = [data_url(files / "reference.png"), path]
+    answer = called(url, "compare", pictures=pictures, columns_values="0, 1", steps=1)
+    assert not answer.isError, texts(answer)
+    assert sum(one.type == "image" for one in answer.content) >= 4
+    assert "4 of 4 cells." in texts(answer)
 
 
 def test_a_tool_takes_what_was_uploaded(url: str, files: Path) -> None:

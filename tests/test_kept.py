@@ -114,12 +114,12 @@ def test_a_visitor_whose_comparison_was_let_go_is_told(
     assert results.KEPT._most == MOST
     monkeypatch.setattr(results, "KEPT", Kept(20_000))  # one has 13,000
     for session in ("first", "second"):
-        done = asked(*page, "compare", session, written=written, pictures=pictures)
+        done = asked(*page, "compared", session, written=written, pictures=pictures)
         assert done["success"], done
     again = {"cell": "p1-r1-c1", "seed": 5}
     assert asked(*page, "redrawn", "second", **again)["success"]
     told = asked(*page, "redrawn", "first", **again)
     assert not told["success"]
     assert told["output"]["error"].startswith(f"t{LET_GO}")
-    done = asked(*page, "compare", "first", written=written, pictures=pictures)
+    done = asked(*page, "compared", "first", written=written, pictures=pictures)
     assert done["success"], "and can draw it again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ipadapter_demo.request import GenerateRequest
@@ -9,10 +10,10 @@ from ipadapter_demo.request import GenerateRequest
 SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 
 
-def filmstrip(request: GenerateRequest) -> list[GenerateRequest]:
-    """The first picture of `request` at every one of SCALES, from the same noise."""
+def filmstrip(request: GenerateRequest, scales: Sequence[float] = SCALES) -> list[GenerateRequest]:
+    """The first picture of `request` at every λ of `scales`, from the same noise."""
     first = first_image(request)
-    return [replace(first, image_scale=scale) for scale in SCALES]
+    return [replace(first, image_scale=scale) for scale in scales]
 
 
 def first_image(request: GenerateRequest) -> GenerateRequest:

@@ -26,6 +26,7 @@ from ipadapter_demo.ui.run.restore import restore_button
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.run.send import add_send_to
+from ipadapter_demo.ui.run.sweep import add_sweep
 from ipadapter_demo.ui.run.uploads import refuse_addresses
 from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
@@ -89,6 +90,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
         for one in built.values():
             remember_runs(one)
         add_send_to(tabs, built)
+        add_sweep(manager, built["image_text"])
         png_endpoint()
         look_when_asked(page, manager, model, built.values())
         on_switch(manager, model, title, header, built.values())

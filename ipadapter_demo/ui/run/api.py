@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import mimetypes
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -112,12 +113,13 @@ def _answer(result: Result) -> Answer:
         for amount in amounts
     ]
     status = " ".join([made(result), *result.warnings])
-    return Answer([_file(path) for path in paths], list(result.seeds), status, maps)
+    return Answer([file_of(path) for path in paths], list(result.seeds), status, maps)
 
 
-def _file(path: str) -> File:
-    """A PNG in gradio's folder as an answer."""
-    return gr.FileData(path=path, orig_name=Path(path).name, mime_type="image/png").model_dump()
+def file_of(path: Path | str) -> File:
+    """A file in gradio's folder as an answer."""
+    kind, _ = mimetypes.guess_type(path)
+    return gr.FileData(path=str(path), orig_name=Path(path).name, mime_type=kind).model_dump()
 
 
 def png_file(image: Image.Image) -> File:
@@ -130,4 +132,4 @@ def png_file(image: Image.Image) -> File:
 def _saved_picture(image: Image.Image, folder: Path) -> File:
     path = folder / f"{secrets.token_hex(8)}.png"
     image.save(path)
-    return _file(str(path))
+    return file_of(path)

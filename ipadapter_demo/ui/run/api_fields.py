@@ -130,12 +130,17 @@ def _parameter(name: str, widget: gr.Component) -> Api:
     slot = None if name in DESCRIPTIONS else _SLOT.search(name)
     field = name if slot is None else _SLOT.sub("", name)
     text = DESCRIPTIONS[field] + (f" Of slot {slot[1]}." if slot else "")
-    schema = SCHEMAS.get(field) or _schema(widget)
+    schema = SCHEMAS.get(field) or schema_of(widget)
+    return parameter(name, text, schema, None if schema is OPEN else widget.value)
+
+
+def parameter(name: str, text: str, schema: Schema, default: object) -> Api:
+    """A described input of a JSON schema. What has no default need not be given either."""
     described = {"description": text, "additional_description": text}  # in JSON, and for people
-    return Api(None if schema is OPEN else widget.value, schema | described, name)
+    return Api(default, schema | described, name)
 
 
-def _schema(widget: gr.Component) -> Schema:
+def schema_of(widget: gr.Component) -> Schema:
     if isinstance(widget, gr.Image | gr.ImageEditor | gr.File):
         return picture_schema()
     if isinstance(widget, gr.Number) or (isinstance(widget, gr.Slider) and widget.step == 1):

@@ -14,7 +14,7 @@ from ipadapter_demo.embeds import ENDING, ImageEmbeds, average_embeds, save_embe
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.request import Reference
 from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.ui.run.api import public
+from ipadapter_demo.ui.run.api import file_of, public
 from ipadapter_demo.ui.run.api_fields import answer, parameters, picture_schema
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors, with_errors_said
@@ -70,8 +70,7 @@ def add_embeds(manager: ModelManager, built: BuiltTab) -> None:
         with shown_errors():
             *_, found = _embeds(manager, inputs, values)
             assert isinstance(found, ImageEmbeds)
-            path = embeds_file(found)
-            return gr.FileData(path=path, orig_name=Path(path).name).model_dump()
+            return file_of(embeds_file(found))
 
     public(image_embeds, parameters(inputs), [answer(picture_schema(), "embeds")], **QUEUE)
 

@@ -115,8 +115,10 @@ def _handler(
     def status(text: str) -> Update:
         return {built.results.status: text}
 
+    film = filmstrip if updates_of is strip_updates else None
+
     def run(**values: object) -> Iterator[Update]:
-        updates = drawn(manager, built, values, updates_of, status)
+        updates = drawn(manager, built, values, updates_of, status, film)
         yield from with_errors_said(with_labels(updates, built.inputs), status)
 
     return run
@@ -128,16 +130,18 @@ def drawn(
     values: dict[str, object],
     updates_of: Callable[..., Iterator[T]],
     status: Callable[[str], T],
+    film: Callable[[GenerateRequest], list[GenerateRequest]] | None = None,
 ) -> Iterator[T]:
     """What `updates_of` makes of a run of the tab's raw values, after the `status` of waiting for
-    it. Raises RequestError and ModelError."""
+    it. `film` gives the requests that are drawn in place of the one. Raises RequestError and
+    ModelError."""
     model = value_from_widget(built.inputs["model"], values.pop("model"), "model")
     record_attention = values.pop("attention", False) is True
     if live := values.pop("live", False) is True:
         values["random_seed"] = False  # the frames before had this one
     values.pop("shape", None)  # it has filled width and height
     request = request_from_values(built, values)
-    pictures = filmstrip(request) if updates_of is strip_updates else [request]
+    pictures = film(request) if film else [request]
     previews = preview_every(request, not live) if updates_of is updates else 0
     cost = manager.cost(model, pictures, previews)
     with manager.turn(model, this_visitor(), cost) as turn:

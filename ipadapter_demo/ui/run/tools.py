@@ -24,9 +24,16 @@ def complete(server: Any) -> None:  # noqa: ANN401 - gradio's, there only with i
 
     @wraps(to_files)
     def files(values: dict[str, object], positions: list[list[str | int]]) -> dict[str, object]:
-        given = to_files({n: v for n, v in values.items() if _upload(v) is None}, positions)
-        uploads = {n: found for n, v in values.items() if (found := _upload(v)) is not None}
-        return given | uploads
+        def one(value: object) -> object:
+            found = _upload(value)
+            return to_files({"file": value}, [["file"]])["file"] if found is None else found
+
+        def field(name: str, value: object) -> object:
+            if isinstance(value, list) and [name, "items"] in positions:  # gradio knows no lists
+                return [one(item) for item in value]
+            return one(value) if [name] in positions else value
+
+        return {name: field(name, value) for name, value in values.items()}
 
     server.postprocess_output_data, server.convert_strings_to_filedata = content, files
     _as_the_visitor(server)

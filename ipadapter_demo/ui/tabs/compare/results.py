@@ -198,11 +198,16 @@ def finished(shown: Shown, job: Job, chosen: str = "", warnings: Sequence[str] =
         shown.grid: grid_html(job, tuple(two)),
         shown.after: gr.Column(visible=bool(names)),
         shown.table: score_rows(job, published.scores),
-        shown.files: [
-            str(path)
-            for path in sorted(job.folder.glob("*.*"))
-            if path.name == BUNDLE or path.stem.startswith(("figure", "scores"))
-        ],
+        shown.files: [str(path) for path in files_of(job)],
         shown.one: gr.Dropdown(choices, value=two[0]),
         shown.other: gr.Dropdown(choices, value=two[1]),
     }
+
+
+def files_of(job: Job) -> list[Path]:
+    """What can be taken home: bundle, figures and scores."""
+    return [
+        path
+        for path in sorted(job.folder.glob("*.*"))
+        if path.name == BUNDLE or path.stem.startswith(("figure", "scores"))
+    ]

@@ -28,6 +28,7 @@ from ipadapter_demo.ui.run.tab import Buttons, Update
 from ipadapter_demo.ui.run.updates import progress
 from ipadapter_demo.ui.run.uploads import path_of_upload
 from ipadapter_demo.ui.run.visitor import this_visitor
+from ipadapter_demo.ui.tabs.compare.api import add_compare_api
 from ipadapter_demo.ui.tabs.compare.form import spec_from_form
 from ipadapter_demo.ui.tabs.compare.inputs import compare_inputs
 from ipadapter_demo.ui.tabs.compare.results import Shown, compare_results, finished, forget, run
@@ -96,7 +97,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
             except RequestError as error:  # said when Compare is clicked; this is only a hint
                 return escaped(f"Not ready: {error}")
 
-    def compare(job: Job | None, **values: Any) -> Iterator[Update]:
+    def compared(job: Job | None, **values: Any) -> Iterator[Update]:
         def drawn() -> Iterator[Update]:
             yield {shown.status: progress(0, 1)}  # reading the files, and perhaps a model
             with manager.comparison(this_visitor()):
@@ -125,9 +126,10 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     private = hidden | QUEUE
     changed = partial(gr.on, [tab.select, *(widget.change for widget in inputs.values())])
     endpoint(changed, estimate, inputs, cost, trigger_mode="always_last", **hidden)
+    add_compare_api(manager, inputs, spec_of, QUEUE)
     buttons = Buttons(start, stop)
     began = start.click(buttons.busy, outputs=buttons.both, **AT_ONCE)
-    running = endpoint(began.then, compare, every, outputs, **private)
+    running = endpoint(began.then, compared, every, outputs, **private)
     again = redraw.click(redrawn, inputs=[shown.job, shown.one, seed], outputs=outputs, **private)
     running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
     running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
