@@ -16,8 +16,12 @@ from hypothesis import strategies as st
 from fuzz.inputs import Checks, kinds
 from fuzz.mutations import FEW_ODD
 
-COMPARING = ("compare", "redrawn")  # seconds each, since each ends with figures
+COMPARING = ("compared", "compare", "redrawn")  # seconds each, since each ends with figures
 UNSEEN = "Something went wrong"  # what a visitor is told of an error that nobody foresaw
+SHORT: dict[str, dict[str, Any]] = {
+    "sweep": {"scales": [1]},
+    "compare": {"columns_values": "0:1:1", "rows_axis": ""},
+}
 QUICK = {"steps": 1, "count": 1, "width": 64, "height": 64, "seed": 1}
 
 
@@ -142,13 +146,14 @@ def _quick_ids(client: Client) -> dict[int, Any]:
     for one in client.config["components"]:
         if one["props"].get("label") == "Steps":
             found[one["id"]] = 1
-    comparing = client.event("compare")["inputs"]
+    comparing = client.event("compared")["inputs"]
     values = [i for i in comparing if client.labels[i] == "Values"]
     found |= dict(zip(values, ("0:1:1", "", ""), strict=True))
     found |= {i: "" for i in comparing if client.labels[i] == "Rows"}
-    for name in ("variation", "image_text", "structure", "inpaint"):
+    for name in ("variation", "image_text", "structure", "inpaint", "sweep", "compare"):
         fields = dict(zip(client.fields(name), client.event(name)["inputs"], strict=True))
-        found |= {fields[field]: value for field, value in QUICK.items() if field in fields}
+        short = QUICK | SHORT.get(name, {})
+        found |= {fields[field]: value for field, value in short.items() if field in fields}
     return found
 
 
