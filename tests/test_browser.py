@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 import pillow_heif
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -34,6 +35,7 @@ from tests.browsing import (
     open_section,
     open_tab,
     set_number,
+    settle,
     visit,
 )
 from tests.icc import DISPLAY_P3, rgb_profile
@@ -534,3 +536,122 @@ def test_a_mask_is_shown_on_the_picture_by_either_convention(page: Page, tmp_pat
     given = request_of(generate(panel)).inpaint
     assert given is not None
     assert np.array_equal(np.asarray(given.mask) > 0, mask_only)
+
+
+# Everybody
+
+
+TABS = ("Variation", "Image + text", "Structure", "Inpaint", "Compare")
+# Text that stands in its own box, wider than that; and a page that is wider than the screen.
+CUT = """() => [
+    ...[...document.querySelectorAll("body *")].filter((one) => {
+        const words = [...one.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+        const seen = words && one.checkVisibility() && !one.closest(".sr-only, .cm-editor, .skip");
+        if (!seen || one.clientWidth === 0) return false;
+        const box = one.getBoundingClientRect();
+        const hidden = getComputedStyle(one).overflowX !== "visible";
+        return (hidden && one.scrollWidth > one.clientWidth + 1)
+            || box.right > innerWidth + 1 || box.left < -1;
+    }).map((one) => one.textContent.trim()),
+    ...(document.documentElement.scrollWidth > innerWidth ? ["the page"] : []),
+]"""
+
+
+def unfolded(page: Page, tab: str) -> Locator:
+    """A tab with all its accordions open."""
+    panel = open_tab(page, tab)
+    closed = panel.locator("button.label-wrap:not(.open)").filter(visible=True)
+    while closed.count():
+        closed.first.click()
+        settle(page)
+    return panel
+
+
+def grave(page: Page) -> list[str]:
+    """What axe finds of critical or serious impact: the rule, and where."""
+    page.mouse.move(0, 0)
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']} ({one['impact']}): {node['target']} {node['html'][:200]}"
+        for one in found
+        if one["impact"] in ("critical", "serious")
+        for node in one["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_critical_or_serious(browser: Browser, url: str, theme: str) -> None:
+    """On no tab, with all accordions open, nor with results."""
+    with visit(browser, url, theme) as page:
+        page.add_style_tag(content="* { transition: none !important }")  # colours as they will be
+        for tab in TABS:
+            unfolded(page, tab)
+            assert grave(page) == [], tab
+        panel = page.get_by_role("tabpanel").filter(visible=True)
+        panel.get_by_label("YAML or JSON").fill(
+            "columns: {seed: [1, 2]}\nrequest: {steps: 1, references: [{image: red-sphere.png}]}"
+        )
+        compare = panel.get_by_role("button", name="Compare", exact=True)
+        compare.click()
+        expect(panel.get_by_text("2 of 2 cells.")).to_be_visible()
+        expect(compare).to_be_enabled()
+        assert grave(page) == [], "a comparison"
+        panel = open_tab(page, "Variation")
+        set_number(panel, "Steps", 1)
+        generate(panel)
+        assert grave(page) == [], "results"
+
+
+def test_the_keyboard_leads_to_a_picture_in_few_keys(page: Page) -> None:
+    """From a page that was just loaded; and the focus is where it was."""
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    results = panel.locator(".results img")
+    before = results.first.get_attribute("src")
+    for key in ("Tab", "Enter"):
+        page.keyboard.press(key)
+    button = panel.get_by_role("button", name="Generate", exact=True)
+    expect(button).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(button).to_be_disabled()
+    expect(results.first).not_to_have_attribute("src", before or "")
+    expect(button).to_be_enabled()
+    expect(button).to_be_focused()
+
+
+def test_results_and_examples_have_names(page: Page) -> None:
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    opening = panel.get_by_role("button", name="variation of the reference, λ = 1, seed 2")
+    expect(opening).to_be_visible()
+    expect(panel.get_by_role("button", name="Example 2: blue-cone")).to_be_visible()
+    panel = open_tab(page, "Image + text")
+    expect(panel.get_by_role("gridcell", name="checker-cube")).to_be_visible()
+    panel.locator(".prompt textarea").fill("a red  cone")
+    open_section(panel, "Advanced", "Random seed").uncheck()
+    panel.get_by_label("Seed", exact=True).fill("7")
+    for name, value in (("Steps", 1), ("Number of images", 2)):
+        set_number(panel, name, value)
+    generate(panel)
+    for seed in (7, 8):
+        expect(panel.get_by_role("img", name=f"a red cone, seed {seed}")).to_be_visible()
+    click_example(panel, 0)
+    generate(panel)
+    name = re.compile(r"^on a green striped floor, λ = 0\.65, seed 7$")
+    expect(panel.get_by_role("img", name=name)).to_be_visible()
+    expect(panel.get_by_role("img", name="a red cone")).to_have_count(0)
+
+
+@pytest.mark.parametrize("size", [(640, 400), (390, 844)], ids=["200 percent", "phone"])
+def test_nothing_is_cut_on_a_small_screen(page: Page, size: tuple[int, int]) -> None:
+    """200 % of 1280 x 800 are 640 x 400 pixels of the page."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    for tab in TABS:
+        unfolded(page, tab)
+        assert page.evaluate(CUT) == [], tab
+
+
+def test_a_slider_shows_that_it_has_the_focus(page: Page) -> None:
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    slider = panel.get_by_role("slider").first
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    assert slider.evaluate("slider => getComputedStyle(slider).outlineStyle") == "solid"

@@ -671,7 +671,8 @@ def test_embeds_are_made_and_drawn_with_over_http(api: Api, served: Any) -> None
 
 def test_the_endpoints_are_documented(api: Api) -> None:
     endpoints = api.http.get("info").json()["named_endpoints"]
-    assert set(endpoints) == {f"/{name}" for name in (*TABS, "structure_map", "image_embeds")}
+    beside = ("sweep", "compare", "structure_map", "image_embeds")
+    assert set(endpoints) == {f"/{name}" for name in (*TABS, *beside)}
     for endpoint in endpoints.values():
         assert endpoint["description"]
         names = [parameter["parameter_name"] for parameter in endpoint["parameters"]]

@@ -29,12 +29,21 @@ from ipadapter_demo.ui.run.send import add_send_to
 from ipadapter_demo.ui.run.sweep import add_sweep
 from ipadapter_demo.ui.run.uploads import refuse_addresses
 from ipadapter_demo.ui.tabs import TABS, compare
+from ipadapter_demo.ui.widgets.access import ACCESS
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
 from ipadapter_demo.ui.widgets.loras import on_few_step
 
 __all__ = ["build_ui", "launch", "launch_options"]
 
 STYLE = asset("assets/style.css")
+# Gradio's own colours of these have a contrast below 4.5 to 1.
+READABLE = {
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "link_text_color_dark": "*primary_300",
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+}
 
 # A file that is dropped beside all widgets is restored from, as if the button had been used.
 DROP = """() => {
@@ -152,7 +161,7 @@ def launch_options(settings: Settings) -> dict[str, object]:
             neutral_hue="slate",
             font=("ui-sans-serif", "system-ui", "sans-serif"),
             font_mono=("ui-monospace", "monospace"),
-        ),
+        ).set(**READABLE),
         "css_paths": [STYLE],
-        "js": f"() => {{ ({DROP})(); ({CONVERT})(); }}",
+        "js": f"() => {{ ({DROP})(); ({CONVERT})(); ({ACCESS})(); }}",
     }

@@ -26,6 +26,7 @@ from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.say import escaped, inform
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.uploads import path_of_upload
+from ipadapter_demo.ui.widgets.access import alts
 
 LOOK_AGAIN = 0.5  # seconds: as long as somebody waits, what is said may be this old
 PREVIEWS = 6  # a run shows at most as many; each costs a decoding
@@ -62,9 +63,10 @@ def updates(
                 yield pictures | {shown.status: so_far(turn, event.step, event.steps)}
             else:
                 tell(event.warnings)
+                paths = saved(event)
                 yield {
-                    shown.gallery: saved(event),
-                    shown.status: summary(event),
+                    shown.gallery: paths,
+                    shown.status: summary(event) + alts(paths, event.request, event.seeds),
                     built.inputs["seed"]: event.seeds[0],
                     shown.attention_maps: attention_gallery(event),
                     **({} if shown.comparison is None else {shown.comparison: compared(event)}),

@@ -89,7 +89,7 @@ def _page(job: Job, page: Page, chosen: tuple[str, ...]) -> str:
         for head, panels in zip(page.row_heads, page.panels, strict=True)
     )
     title = f"<caption>{_text(page.label)}</caption>" if page.label else ""
-    return f'<table class="grid">{title}<thead><tr><th></th>{heads}</tr></thead>{rows}</table>'
+    return f'<table class="grid">{title}<thead><tr><td></td>{heads}</tr></thead>{rows}</table>'
 
 
 def _panel(job: Job, panel: object, chosen: tuple[str, ...]) -> str:

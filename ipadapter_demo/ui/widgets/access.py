@@ -1,0 +1,91 @@
+"""What keyboards and screen readers need and gradio's components leave out, put in from outside."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from ipadapter_demo.request import GenerateRequest
+
+# Looked for again after whatever changes on the page: each rule leaves out what it has done.
+ACCESS = """() => {
+    const labelled = (element, label) => element.setAttribute("aria-label", label);
+    const label_of = (element) => element.closest(".block")
+        ?.querySelector("[data-testid='block-label']")?.textContent.trim();
+    const file_of = (element) => decodeURIComponent(
+        element.querySelector("img")?.src.split("/").pop().replace(/\\.\\w+$/, "") ?? "");
+    const place = (element) => [...element.parentNode.children].indexOf(element) + 1;
+    const without = (element, ...names) => names.forEach((name) => element.removeAttribute(name));
+    const rules = {
+        ".image-container > button:not([aria-label])": (button) =>
+            labelled(button, label_of(button) ?? "Picture"),
+        "button.gallery-item:has(img[src]):not([aria-label])": (button) =>
+            labelled(button, "Example " + place(button) + ": " + file_of(button)),
+        "tr.tr-body td:has(img[src][alt=''])": (cell) => {
+            cell.querySelector("img").alt = file_of(cell);
+        },
+        ".toast-header[role]": (header) =>
+            without(header, "role", "tabindex"),  // it holds a button
+        ".empty[aria-label]:not([role])": (empty) => empty.setAttribute("role", "img"),
+        ".cm-scroller[tabindex='-1']": (code) => { code.tabIndex = 0; },
+        // a button in a button: the outer one does what both did
+        ".icon-button > div > .upload-container:not([inert])": (inner) => {
+            inner.inert = true;
+            inner.closest(".icon-button").addEventListener(
+                "click", () => inner.querySelector("input").click());
+        },
+        ".results img": (image) => {
+            const texts = image.closest(".outcome")?.querySelector(".status .alts");
+            if (image.described === image.src + texts?.value) return;
+            image.described = image.src + texts?.value;
+            const known = texts ? JSON.parse(texts.value) : {};
+            const name = Object.keys(known).find((end) => image.src.endsWith("/" + end));
+            const thumbnail = image.closest(".thumbnail-item");
+            image.alt = known[name] ?? thumbnail?.innerText.trim() ?? "";
+            if (thumbnail) labelled(thumbnail, image.alt || "Picture " + place(thumbnail));
+        },
+    };
+    const mend = () => {
+        planned = false;
+        for (const [selector, rule] of Object.entries(rules))
+            document.querySelectorAll(selector).forEach(rule);
+    };
+    let planned = false, last = null;
+    document.addEventListener("focusin", ({ target }) => { last = target; });
+    // A button that is disabled while it works loses the focus: it gets it back.
+    const refocus = ({ target }) => {
+        if (target === last && !target.disabled && document.activeElement === document.body)
+            target.focus({ preventScroll: true });
+    };
+    new MutationObserver((changes) => {
+        changes.filter(({ attributeName }) => attributeName === "disabled").forEach(refocus);
+        if (planned) return;
+        planned = true;
+        requestAnimationFrame(mend);
+    }).observe(document.body, {
+        childList: true, subtree: true, attributes: true, attributeFilter: ["disabled", "src"],
+    });
+    const skip = document.createElement("button");
+    skip.className = "skip";
+    skip.textContent = "Skip to the button that draws";
+    skip.addEventListener("click", () =>
+        [...document.querySelectorAll("button.primary")].find((one) => one.offsetParent)?.focus());
+    document.body.prepend(skip);
+    mend();
+}"""
+
+
+def alts(paths: Iterable[Path | str], request: GenerateRequest, seeds: Iterable[int]) -> str:
+    """Hidden HTML for the status, from which the pictures of these files get their alternative
+    texts: prompt, λ and seed."""
+    prompt = " ".join(request.prompt.split())[:200] or "variation of the reference"
+    if request.references:
+        prompt += f", λ = {request.image_scale:g}"
+    texts = {
+        "/".join(Path(path).parts[-2:]): f"{prompt}, seed {seed}"
+        for path, seed in zip(paths, seeds, strict=True)
+    }
+    value = html.escape(json.dumps(texts, ensure_ascii=False))
+    return f'<data class="alts" hidden value="{value}"></data>'
