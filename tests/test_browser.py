@@ -556,6 +556,16 @@ CUT = """() => [
     ...(document.documentElement.scrollWidth > innerWidth ? ["the page"] : []),
 ]"""
 
+# A label that buttons of its field lie over.
+COVERED = """(field) => {
+    const label = field.querySelector("[data-testid='block-label']").getBoundingClientRect();
+    return [...field.querySelectorAll("button")].some((button) => {
+        const box = button.getBoundingClientRect();
+        return button.checkVisibility() && box.left < label.right && box.right > label.left
+            && box.top < label.bottom && box.bottom > label.top;
+    });
+}"""
+
 
 def unfolded(page: Page, tab: str) -> Locator:
     """A tab with all its accordions open."""
@@ -633,6 +643,7 @@ def test_results_and_examples_have_names(page: Page) -> None:
     generate(panel)
     for seed in (7, 8):
         expect(panel.get_by_role("img", name=f"a red cone, seed {seed}")).to_be_visible()
+        expect(panel.get_by_role("button", name=f"a red cone, seed {seed}")).to_be_visible()
     click_example(panel, 0)
     generate(panel)
     drawn = panel.get_by_role("img", name="on a green striped floor, λ = 0.65, seed 7", exact=True)
@@ -645,8 +656,10 @@ def test_nothing_is_cut_on_a_small_screen(page: Page, size: tuple[int, int]) -> 
     """200 % of 1280 x 800 are 640 x 400 pixels of the page."""
     page.set_viewport_size({"width": size[0], "height": size[1]})
     for tab in TABS:
-        unfolded(page, tab)
+        panel = unfolded(page, tab)
         assert page.evaluate(CUT) == [], tab
+        for editor in panel.locator(".mask-editor").all():
+            assert not editor.evaluate(COVERED)
 
 
 def test_a_slider_shows_that_it_has_the_focus(page: Page) -> None:

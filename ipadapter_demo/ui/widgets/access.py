@@ -38,13 +38,14 @@ ACCESS = """() => {
         },
         ".results img": (image) => {
             const texts = image.closest(".outcome")?.querySelector(".status .alts");
-            if (image.described === image.src + texts?.value) return;
-            image.described = image.src + texts?.value;
+            const thumbnail = image.closest(".thumbnail-item");
+            const now = [image.src, texts?.value, thumbnail?.ariaLabel].join();
+            if (image.described === now) return;
             const known = texts ? JSON.parse(texts.value) : {};
             const name = Object.keys(known).find((end) => image.src.endsWith("/" + end));
-            const thumbnail = image.closest(".thumbnail-item");
             image.alt = known[name] ?? thumbnail?.innerText.trim() ?? "";
-            if (thumbnail) labelled(thumbnail, image.alt || "Picture " + place(thumbnail));
+            if (thumbnail && image.alt) labelled(thumbnail, image.alt);
+            image.described = [image.src, texts?.value, thumbnail?.ariaLabel].join();
         },
     };
     const mend = () => {
@@ -65,7 +66,8 @@ ACCESS = """() => {
         planned = true;
         requestAnimationFrame(mend);
     }).observe(document.body, {
-        childList: true, subtree: true, attributes: true, attributeFilter: ["disabled", "src"],
+        childList: true, subtree: true, attributes: true,
+        attributeFilter: ["disabled", "src", "aria-label"],  // gradio numbers thumbnails anew
     });
     const skip = document.createElement("button");
     skip.className = "skip";
