@@ -49,6 +49,8 @@ class CatalogEntry:
     folder: Path
     configs: Path | None = None
     image_encoder: str | None = "image_encoder"  # None: no image prompts
+    # of adapters that read another one
+    encoders: dict[str, str] = field(default_factory=dict)
     adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
     loras: dict[str, str | LoraEntry] = field(default_factory=dict)  # for requests to choose

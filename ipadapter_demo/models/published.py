@@ -16,6 +16,7 @@ from ipadapter_demo.models.few_step_files import (
     TURBO,
 )
 from ipadapter_demo.models.hub_files import (
+    CLIP_VIT_L,
     SD15,
     SD15_STRUCTURES,
     SDXL,
@@ -24,6 +25,7 @@ from ipadapter_demo.models.hub_files import (
     VIT_H,
     adapter_at,
     composition,
+    style_at,
 )
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub
@@ -52,6 +54,10 @@ class Published:
         return self.base, *unet, self.image_encoder, self.adapter
 
 
+UNPINNED = (
+    "No revision of its files is known here: they are not checked against a hash, and each picture "
+    "names the hashes of those that made it."
+)
 _SD = "CreativeML Open RAIL-M (base), Apache-2.0 (adapter)"
 _XL = "CreativeML Open RAIL++-M (base), Apache-2.0 (adapter)"
 
@@ -68,7 +74,7 @@ def _sd15(
         loras=SD15_LORAS,
         licence=_SD,
         recommended=Recommended(image_scale=image_scale),
-        note=f"Stable Diffusion 1.5 {note}",
+        note=f"Stable Diffusion 1.5 {note}" + ("" if files.is_pinned else f" {UNPINNED}"),
     )
 
 
@@ -193,6 +199,13 @@ PUBLISHED = {
                 "4a02c9f4d2ade7c0e14db7471377ce5d326a2bfda7777231c79dc861c93f2c12",
             ),
             "for the composition of a picture, mostly without its style and content.",
+        ),
+        _sd15(
+            "sd15-style",
+            style_at("t2iadapter_style_sd14v1.pth", 154),
+            "with T2I-Adapter's style adapter, to hold against IP-Adapter: 8 tokens that are read "
+            "as words are.",
+            encoder=CLIP_VIT_L,
         ),
         _sdxl(
             "sdxl",

@@ -45,7 +45,9 @@ class Conditioner:
         return Conditions(
             text_states=torch.cat([text.states.expand(count, -1, -1) for text in texts]),
             added=added_conditions(texts, count, size),
-            image_prompts=self.references.prompts(request, size, guided, record_attention),
+            image_prompts=self.references.prompts(
+                request, size, texts[0] if guided else None, record_attention
+            ),
             image_window=request.image_window,
             structures=(*controls, *self.maps.inpaint_controls(request.inpaint, size)),
             maps=maps,
