@@ -367,6 +367,7 @@ class TestGrid:
                 lambda c: texts_from_loras(c.request.loras),
                 [[], ["a:0.5", "b"]],
             ),
+            "vae": (["none", "soft"], lambda c: c.request.vae, [None, "soft"]),
             "guidance_window": (
                 [[0, 1], [0.2, 0.8]],
                 lambda c: c.request.guidance_window,

@@ -135,13 +135,13 @@ UNPINNED_REPOSITORIES = {"TencentARC/T2I-Adapter", CLIP_VIT_L.repo}
 def test_what_is_not_pinned_is_said() -> None:
     """Nothing of it is checked: who chooses such a model is told."""
     said = {name for name, model in PUBLISHED.items() if UNPINNED in model.note}
-    assert said == {name for name, m in PUBLISHED.items() if not all(p.is_pinned for p in m.needed)}
+    assert said == {name for name, m in PUBLISHED.items() if not all(p.revision for p in m.needed)}
     assert said == {"sd15-style"}
 
 
 def test_every_repository_is_pinned_to_a_commit_and_hashes_are_of_its_files() -> None:
     for place in places():
-        if place.is_pinned or place.repo not in UNPINNED_REPOSITORIES:
+        if place.revision or place.repo not in UNPINNED_REPOSITORIES:
             assert re.fullmatch(r"[0-9a-f]{40}", place.revision or ""), place
         assert set(place.sha256) <= set(place.files), place
         assert all(re.fullmatch(r"[0-9a-f]{64}", known) for known in place.sha256.values()), place

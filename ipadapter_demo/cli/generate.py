@@ -174,12 +174,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.cli.folder import draw
     from ipadapter_demo.cli.start import adapters_beside, recorded, start_of
-    from ipadapter_demo.cli.translate import completed, folder_among, free_path, given_fields
+    from ipadapter_demo.cli.translate import (
+        completed,
+        folder_among,
+        free_path,
+        given_fields,
+        vae_is_named,
+    )
     from ipadapter_demo.record import save_png
 
     record, found = recorded(arguments.from_png)
     # read before the model is: a wrong path shows at once
     given = given_fields(arguments, record.request if record else None)
+    if vae_is_named(arguments.vae):
+        arguments.vae = None  # of the request, and not the model's own
     arguments.out.mkdir(parents=True, exist_ok=True)
     made_with = record.provenance.get("model") if record else None
     pipeline = loaded(arguments, load, made_with, adapters_beside(record))

@@ -103,6 +103,8 @@ def head_of(axis: str, value: Any) -> str:  # noqa: ANN401 - of the axis' own ty
     if axis in ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2"):
         said = value or ("no second prompt" if axis.endswith("_2") else "no prompt")
         return f"not: {said}" if axis.startswith("negative") else said
+    if axis == "vae":
+        return "the model's VAE" if value.strip() == "none" else f"VAE {value}"
     if axis == "loras":
         return "no LoRA" if value.strip() == "none" else str(value)
     if axis == "guidance_window":

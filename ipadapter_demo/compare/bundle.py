@@ -124,12 +124,15 @@ class Bundle:
 
 
 def _provenance_now(pipeline: ImagePromptPipeline, before: dict[str, Json]) -> dict[str, Json]:
-    """With those of the LoRAs of before that the model still has."""
+    """With those of the LoRAs and autoencoders of before that the model still has."""
     now, weights = pipeline.provenance, before.get("weights")
     for name in pipeline.info.lora_names:
         if isinstance(weights, dict) and f"lora/{name}" in weights:
             request = GenerateRequest(loras=(Lora(name=name),))
             now = with_weights_of(now, pipeline.provenance_of(request))
+    for name in pipeline.info.vae_names:
+        if isinstance(weights, dict) and any(key.startswith(f"vae/{name}/") for key in weights):
+            now = with_weights_of(now, pipeline.provenance_of(GenerateRequest(vae=name)))
     return now
 
 

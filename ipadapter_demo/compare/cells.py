@@ -40,6 +40,7 @@ ORDER = (
     "image_layers",
     "adapter",
     "loras",
+    "vae",
     "combine",
     "guidance",
     "guidance_window",
@@ -142,6 +143,8 @@ class _Builder:
                 fields["inpaint"] = replace(inpaint, strength=value)
         elif name == "upscale_strength":
             fields["upscale"] = replace(fields.get("upscale") or Upscale(), strength=value)
+        elif name == "vae":
+            fields["vae"] = None if value.strip() == "none" else value
         elif name == "loras":
             fields["loras"] = loras_from_text(value)
         elif name == "method":

@@ -120,6 +120,7 @@ class SharedRequest(Part):
     combine: str | None = None
     adapter: str | None = None
     loras: Annotated[tuple[str, ...], Field(max_length=MAX_LORAS)] | None = None
+    vae: str | None = None
     guidance: Number | None = None
     guidance_window: Window | None = None
     guidance_rescale: Number | None = None
@@ -170,6 +171,8 @@ class Axes(Part):
     """Of the second pass, which there is then."""
     loras: Texts | None = None
     """Names, with a weight as style:0.7, several of them with commas; none for no LoRA."""
+    vae: Texts | None = None
+    """Names of those in the folder of models; none for the model's own."""
     method: Annotated[tuple[Method, ...], _SOME] | None = None
     """The request as it is; without its words; without its pictures; begun from the reference's
     pixels instead of reading it."""

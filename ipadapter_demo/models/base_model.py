@@ -41,6 +41,7 @@ from ipadapter_demo.models.structure import StructureNet, T2IAdapterStructure
 from ipadapter_demo.models.structures import Structures
 from ipadapter_demo.models.text import PromptEncoder
 from ipadapter_demo.models.vae import VAE
+from ipadapter_demo.models.vaes import Vaes
 from ipadapter_demo.models.weights import Network, tensors_from_file
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class BaseModel:
     unet: UNet2DConditionModel
     adapters: dict[str, ImageAdapter]  # by name, the default first
     vae: VAE
+    vaes: Vaes  # others that a request may choose
     loras: Loras
     scheduler_config: SchedulerConfig
     structures: Structures
@@ -99,6 +101,10 @@ class BaseModel:
         """SHA-256 of the weight files, by their path inside the model's folder."""
         return {_named(path, self.entry.folder): file_sha256(path) for path in self.files}
 
+    def vae_of(self, name: str | None) -> VAE:
+        """The one that a request chooses; None: the model's own. Raises RequestError."""
+        return self.vae if name is None else self.vaes[name]
+
     def encoder_of(self, adapter: str) -> CLIPVisionModelWithProjection:
         """The image encoder that the adapter of this name reads."""
         return self.other_encoders.get(adapter) or self.image_encoder
@@ -121,6 +127,7 @@ class BaseModel:
             adapters={},
             vision=None if self.vision is None else _Outline(self.vision),
             other_encoders={},
+            vaes=self.vaes.without_weights(),
             vae=replace(self.vae, autoencoder=_Outline(self.vae.autoencoder)),
             inpaint_adapter=None,
             loras=Loras(None, {}),
@@ -218,6 +225,7 @@ def load_base_model(
         files.append(path)
     attach(unet, *adapters.values())
     text_encoders, vae = tuple(map(frozen, parts.text_encoders)), frozen(parts.vae)
+    own_vae = VAE(vae, torch.device(device), honours_upcast=len(text_encoders) > 1)
     if options.offload:
         seeing = dict.fromkeys([*([vision] if vision else []), *others.values()])
         take_turns([*text_encoders, *seeing, unet, vae], device)
@@ -238,7 +246,8 @@ def load_base_model(
         unet=unet,
         adapters=adapters,
         loras=loras,
-        vae=VAE(vae, torch.device(device), honours_upcast=len(text_encoders) > 1),
+        vae=own_vae,
+        vaes=Vaes(entry, own_vae, dtype, options),
         scheduler_config=parts.scheduler_config,
         structures=Structures(entry, load, locate),
         inpaint_adapter=None

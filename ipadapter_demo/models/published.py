@@ -74,7 +74,7 @@ def _sd15(
         loras=SD15_LORAS,
         licence=_SD,
         recommended=Recommended(image_scale=image_scale),
-        note=f"Stable Diffusion 1.5 {note}" + ("" if files.is_pinned else f" {UNPINNED}"),
+        note=f"Stable Diffusion 1.5 {note}" + ("" if files.revision else f" {UNPINNED}"),
     )
 
 

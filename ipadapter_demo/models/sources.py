@@ -40,10 +40,6 @@ class Hub:
     sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
-    def is_pinned(self) -> bool:
-        return self.revision is not None
-
-    @property
     def paths(self) -> tuple[str, ...]:
         """Inside the repository."""
         return tuple(f"{self.folder}/{file}" if self.folder else file for file in self.files)

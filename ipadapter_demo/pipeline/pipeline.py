@@ -71,6 +71,7 @@ class ImagePromptPipeline(Previews):
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             loras=self._model.loras.weights,
             lora_folder=self._model.loras.folder,
+            vae_folder=self._model.vaes.folder,
             few_step_loras=entry.few_step_loras,
             layer_presets=curves_of(self._model.unet),
             second_prompt=len(self._model.text.tokenizers) > 1,
@@ -207,18 +208,17 @@ class ImagePromptPipeline(Previews):
         """With the LoRAs that it is drawn with, or None. Raises RequestError."""
         loras = self._model.loras
         loras.check(request.loras or ())
+        self._model.vaes.check(request.vae)
         if loras.weights and request.loras is None:
             return replace(request, loras=loras.usual)
         return request if loras.weights or request.loras else replace(request, loras=None)
 
     def provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
-        """That of a Result: with the LoRAs that the request is drawn with. Raises RequestError for
-        one that the model does not have."""
-        loras = self._with_loras(request).loras
-        if not loras:
-            return self.provenance
-        weights = self._model.hashes | self._model.loras.hashes(loras)
-        return self.provenance | {"weights": dict(weights)}
+        """That of a Result: with the LoRAs and the VAE that the request is drawn with. Raises
+        RequestError for those that are not there."""
+        loras, model = self._with_loras(request).loras or (), self._model
+        others = model.loras.hashes(loras) | model.vaes.hashes(request.vae)
+        return self.provenance | ({"weights": model.hashes | others} if others else {})
 
     def _begun(
         self,

@@ -53,7 +53,7 @@ class Conditioner:
             maps=maps,
             unconditional=count if guided else 0,
             guidance_window=request.guidance_window,
-            mask_conditioning=mask_conditioning(request.inpaint, size, self.latents)
+            mask_conditioning=mask_conditioning(request.inpaint, size, self.latents.of(request.vae))
             if reads_mask(self.model)
             else None,
         )

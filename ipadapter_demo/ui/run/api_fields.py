@@ -36,6 +36,7 @@ SCHEMAS: dict[str, Schema] = {
     "reference_layers": TEXT,
     "kind": TEXT,
     "loras": {"type": "array", "items": TEXT},
+    "vae": TEXT,
     "noise_schedule": {"type": "string", "enum": list(get_args(NoiseSchedule))},
 }
 # Of a slot with a number, such as weight_2, by the name without it.
@@ -101,6 +102,7 @@ DESCRIPTIONS = {
     "upscale_strength": "Denoising strength of this second pass, up to 1.",
     "enlarge": "The picture or its latents, as what is enlarged between the passes.",
     "loras": 'LoRAs of the model by their names, with a weight behind a colon: "style:0.7".',
+    "vae": "The name of an autoencoder in the folder of models; nothing: the model's own.",
     "attention": "Also return attention maps: where each reference acted.",
     "model": "The model by its name; another than the last one is loaded first.",
 }

@@ -31,6 +31,7 @@ from ipadapter_demo.ui.widgets.loras import loras_input
 from ipadapter_demo.ui.widgets.prompts import prompt_settings
 from ipadapter_demo.ui.widgets.samplers import sampler_inputs
 from ipadapter_demo.ui.widgets.sliders import slider, window_sliders
+from ipadapter_demo.ui.widgets.vaes import vae_input
 
 # How an adapter is called where people choose one; any other appears under its own name.
 ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
@@ -164,6 +165,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
         if not painting:
             widgets |= _size_inputs(info) | upscale_inputs()
         widgets["loras"] = loras_input(info)
+        widgets["vae"] = vae_input(info)
         widgets |= prompt_settings(info)
         widgets["attention"] = gr.Checkbox(
             False, label="Show attention maps", info="takes a little longer"

@@ -46,6 +46,7 @@ AXES = {
     "image_layers": "apply to layers: all, style, layout, …",
     "adapter": "adapter: one a line",
     "loras": "LoRAs: style:0.8, or none, one a line",
+    "vae": "VAE: by name, or none, one a line",
     "model": "model: one a line",
     "structure": "control image: canny=picture.png, one a line",
     "structure_weight": "control weight",
