@@ -95,6 +95,8 @@ def head_of(axis: str, value: Any) -> str:  # noqa: ANN401 - of the axis' own ty
     """The head of a row or column, said in the field's own terms."""
     if axis == "reference":
         return "no reference" if value is None else _stem(value)
+    if axis == "face_embeds":
+        return "no face" if value is None else f"face {_stem(value)}"
     if axis == "structure":
         if value is None:
             return "no structure"

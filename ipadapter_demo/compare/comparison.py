@@ -74,6 +74,8 @@ class SharedReference(Part):
     clip_mask: File | None = None
     noise: Number | None = None
     face: int | None = None
+    face_embeds: File | None = None
+    """A .safetensors file of a face's embeds, beside the picture."""
     adapter: str | None = None
     layers: Layers | None = None
     mask: File | None = None
@@ -145,6 +147,8 @@ class Axes(Part):
     model: Texts | None = None
     adapter: Texts | None = None
     reference: Annotated[tuple[File | None, ...], _SOME] | None = None
+    face_embeds: Annotated[tuple[File | None, ...], _SOME] | None = None
+    """Of the first reference, beside its picture; null for none."""
     fit: Texts | None = None
     combine: Texts | None = None
     structure: Annotated[tuple[MapOfFile | None, ...], _SOME] | None = None
