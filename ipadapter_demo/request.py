@@ -62,7 +62,7 @@ class Structure:
     def resampling(self) -> Image.Resampling:
         """The filter that brings `image` to another size: the colours of a segmentation map are
         classes, and one between two of them would be a third."""
-        is_classes = self.kind == "segmentation" and self.annotator == "none"
+        is_classes = self.kind.endswith("segmentation") and self.annotator == "none"
         return Image.Resampling.NEAREST if is_classes else Image.Resampling.BICUBIC
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ from ipadapter_demo.errors import CheckpointError, ModelError, RequestError
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.base_model import load_base_model
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.hub_files import CLIP_VIT_L
+from ipadapter_demo.models.unpinned import CLIP_VIT_L
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager

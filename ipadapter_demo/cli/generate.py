@@ -199,7 +199,7 @@ def run(arguments: Arguments, load: Load) -> None:
     for note in result.warnings:
         print(note, file=sys.stderr)
     weights = result.provenance["weights"]
-    if record and record.provenance.get("weights", weights) != weights:
+    if record and not _same_weights(record.provenance.get("weights"), weights):
         progress(
             f"{arguments.from_png} was made with other weights: it is not drawn the same again"
         )
@@ -207,6 +207,13 @@ def run(arguments: Arguments, load: Load) -> None:
         path = free_path(arguments.out, str(seed))
         save_png(path, image, result.request, seed, index, result.provenance)
         print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3))
+
+
+def _same_weights(before: object, now: object) -> bool:
+    """Older records name fewer files."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return before is None or before == now
+    return all(now.get(file) == sha256 for file, sha256 in before.items())
 
 
 COMMAND = Command("make pictures", TEXT, add_options, run, EXAMPLES)

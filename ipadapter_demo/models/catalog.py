@@ -20,11 +20,13 @@ COLOURS = ("palette", "none")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructureEntry:
     """A structure network: its folder, inside the model's or on the hub, its class, and the
-    detectors that suit it. One on the hub is fetched when it is first asked for."""
+    detectors that suit it. One on the hub is fetched when it is first asked for; there it may be
+    one file without a configuration."""
 
     folder: str | Hub
     network: Literal["controlnet", "t2i-adapter"]
     annotators: tuple[str, ...]
+    note: str = ""  # of a kind that its name does not explain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The files on the hub that make the published models, by repository.
 
-Sizes are in half precision where the hub has it. A revision is pinned, and the SHA-256 of
-weights, where the hub's own page of the file, or another public source, tells it; a picture names
-the hash of every file that made it in any case.
+Sizes are in half precision where the hub has it. Every revision is pinned, and the SHA-256 of
+weights where the hub's own page of the file, or another public source, tells it. Others are in
+`unpinned`.
 """
 
 from __future__ import annotations
@@ -84,13 +84,7 @@ VIT_BIGG = _encoder(
     3690,
     "657723e09f46a7c3957df651601029f66b1748afb12b419816330f16ed45d64d",
 )
-# with its text encoder in one file, which is left out
-CLIP_VIT_L = Hub(
-    repo="openai/clip-vit-large-patch14",
-    files=("config.json", "model.safetensors"),
-    megabytes=1711,
-)
-# The first two in InvokeAI's repositories, which its adapter folders name.
+# The same two in InvokeAI's repositories, which its adapter folders name.
 ENCODERS = {
     "InvokeAI/ip_adapter_sd_image_encoder": VIT_H,
     "InvokeAI/ip_adapter_sdxl_image_encoder": VIT_BIGG,
@@ -123,11 +117,6 @@ def adapter_at(path: str, megabytes: int, sha256: str) -> Hub:
 def composition(name: str, megabytes: int, sha256: str) -> Hub:
     """A file of ostris/ip-composition-adapter."""
     return one_file("ostris/ip-composition-adapter", _OSTRIS, name, megabytes, sha256)
-
-
-def style_at(name: str, megabytes: int) -> Hub:
-    """A file of TencentARC/T2I-Adapter."""
-    return Hub(repo="TencentARC/T2I-Adapter", folder="models", files=(name,), megabytes=megabytes)
 
 
 def _controlnet(

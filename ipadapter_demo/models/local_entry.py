@@ -9,7 +9,7 @@ from ipadapter_demo.adapter import image_encoder_named, load_image_adapter
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.hub_files import CLIP_VIT_L, VIT_BIGG, VIT_H, encoder_of_repository
+from ipadapter_demo.models.hub_files import VIT_BIGG, VIT_H, encoder_of_repository
 from ipadapter_demo.models.published import PUBLISHED, Published
 from ipadapter_demo.models.sources import (
     Hub,
@@ -19,6 +19,7 @@ from ipadapter_demo.models.sources import (
     no_report,
     of_repository,
 )
+from ipadapter_demo.models.unpinned import CLIP_VIT_L
 
 
 def base_path(

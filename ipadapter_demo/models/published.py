@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ipadapter_demo.models import unpinned
 from ipadapter_demo.models.catalog import LoraEntry, StructureEntry
 from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.few_step_files import (
@@ -16,7 +17,6 @@ from ipadapter_demo.models.few_step_files import (
     TURBO,
 )
 from ipadapter_demo.models.hub_files import (
-    CLIP_VIT_L,
     SD15,
     SD15_STRUCTURES,
     SDXL,
@@ -25,10 +25,10 @@ from ipadapter_demo.models.hub_files import (
     VIT_H,
     adapter_at,
     composition,
-    style_at,
 )
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub
+from ipadapter_demo.models.unpinned import UNPINNED, UnpinnedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +54,6 @@ class Published:
         return self.base, *unet, self.image_encoder, self.adapter
 
 
-UNPINNED = (
-    "No revision of its files is known here: they are not checked against a hash, and each picture "
-    "names the hashes of those that made it."
-)
 _SD = "CreativeML Open RAIL-M (base), Apache-2.0 (adapter)"
 _XL = "CreativeML Open RAIL++-M (base), Apache-2.0 (adapter)"
 
@@ -70,11 +66,11 @@ def _sd15(
         base=SD15,
         adapter=files,
         image_encoder=encoder,
-        structures=SD15_STRUCTURES,
+        structures=SD15_STRUCTURES | unpinned.SD15_STRUCTURES,
         loras=SD15_LORAS,
         licence=_SD,
         recommended=Recommended(image_scale=image_scale),
-        note=f"Stable Diffusion 1.5 {note}" + ("" if files.revision else f" {UNPINNED}"),
+        note=f"Stable Diffusion 1.5 {note}",
     )
 
 
@@ -86,12 +82,20 @@ def _sdxl(
         base=SDXL,
         adapter=files,
         image_encoder=encoder,
-        structures=SDXL_STRUCTURES,
+        structures=SDXL_STRUCTURES | unpinned.SDXL_STRUCTURES,
         loras=SDXL_LORAS,
         licence=_XL,
         recommended=Recommended(image_scale=image_scale, guidance=5.0),
         note=f"SDXL {note}",
     )
+
+
+def _unpinned(model: UnpinnedModel) -> Published:
+    make = _sdxl if model.name.startswith("sdxl") else _sd15
+    note = f"{model.note} {UNPINNED}"
+    made = make(model.name, model.files, note, model.encoder, model.image_scale)
+    base, _, _ = made.licence.partition(", ")
+    return replace(made, licence=f"{base}, {model.licence}")
 
 
 def _distilled(name: str, few_step: FewStep, note: str, **parts: Any) -> Published:
@@ -200,17 +204,10 @@ PUBLISHED = {
             ),
             "for the composition of a picture, mostly without its style and content.",
         ),
-        _sd15(
-            "sd15-style",
-            style_at("t2iadapter_style_sd14v1.pth", 154),
-            "with T2I-Adapter's style adapter, to hold against IP-Adapter: 8 tokens that are read "
-            "as words are.",
-            encoder=CLIP_VIT_L,
-        ),
         _sdxl(
             "sdxl",
             _SDXL_ADAPTER,
-            "with 4 image tokens.",
+            "with 4 image tokens: the look and the gist of a picture.",
         ),
         _sdxl(
             "sdxl-bigg",
@@ -269,5 +266,6 @@ PUBLISHED = {
             base=SDXL_TURBO,
             licence="Stability AI Non-Commercial (base), Apache-2.0 (adapter)",
         ),
+        *map(_unpinned, unpinned.MODELS),
     )
 }

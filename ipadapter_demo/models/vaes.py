@@ -13,8 +13,9 @@ from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.parts import vae_at
 from ipadapter_demo.models.shelf import VaeFolder, stamp_of
-from ipadapter_demo.models.sources import file_sha256, served_by, weights_at
+from ipadapter_demo.models.sources import file_sha256
 from ipadapter_demo.models.vae import VAE
+from ipadapter_demo.models.weights import weight_files
 
 if TYPE_CHECKING:
     from ipadapter_demo.load_options import LoadOptions
@@ -57,7 +58,7 @@ class Vaes:
         if name is None:
             return {}
         place = self._place(name)
-        return {f"vae/{name}/{file.name}": file_sha256(file) for file in _weights(place)}
+        return {f"vae/{name}/{file.name}": file_sha256(file) for file in weight_files(place)}
 
     def _place(self, name: str) -> Path:
         """As latents are known by its name, it stays what it was when it was first asked for."""
@@ -78,11 +79,3 @@ class Vaes:
         if self._tiling:
             found.enable_tiling()
         return VAE(found, self._device, self._honours_upcast)
-
-
-def _weights(place: Path) -> list[Path]:
-    """The files that are read of a folder; or the one that it is."""
-    if place.is_file():
-        return [place]
-    names = served_by("diffusion_pytorch_model.safetensors")
-    return next((found for name in names if (found := weights_at(place, name))), [])

@@ -38,7 +38,7 @@ class Conditioner:
         maps = tuple(self.maps.structure_map(s, size) for s in request.structures)
         steps = steps_taken(request)
         controls = (
-            self.maps.control(structure, drawn)
+            self.maps.control(structure, drawn, request.inpaint)
             for structure, drawn in zip(request.structures, maps, strict=True)
             if structure.weight > 0 and ever_active(steps, structure.window)
         )
