@@ -373,6 +373,7 @@ class TestGrid:
                 [None],
             ),
             "vae": (["none", "soft"], lambda c: c.request.vae, [None, "soft"]),
+            "image_window": ([[0, 0.5]], lambda c: c.request.image_window, [(0.0, 0.5)]),
             "guidance_window": (
                 [[0, 1], [0.2, 0.8]],
                 lambda c: c.request.guidance_window,

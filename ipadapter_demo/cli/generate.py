@@ -162,6 +162,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--height", type=int, metavar="H", help="likewise [the model's own, or as I.png]")
     add(
+        "--attention-maps",
+        action="store_true",
+        help="also write where each reference acted in each image: SEED-attention-1.png, ...",
+    )
+    add(
         "--out",
         type=Path,
         default=Path("outputs"),
@@ -181,6 +186,7 @@ def run(arguments: Arguments, load: Load) -> None:
         given_fields,
         vae_is_named,
     )
+    from ipadapter_demo.imaging import tinted
     from ipadapter_demo.record import save_png
 
     record, found = recorded(arguments.from_png)
@@ -195,7 +201,7 @@ def run(arguments: Arguments, load: Load) -> None:
     request = completed(replace(start, **given), pipeline.info, arguments)
     if (at := folder_among(arguments.reference)) is not None:
         return draw(pipeline, request, arguments.reference[at], arguments.out, at)
-    result = pipeline.generate(request)
+    *_, result = pipeline.stream(request, record_attention=arguments.attention_maps)
     for note in result.warnings:
         print(note, file=sys.stderr)
     weights = result.provenance["weights"]
@@ -206,7 +212,14 @@ def run(arguments: Arguments, load: Load) -> None:
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         path = free_path(arguments.out, str(seed))
         save_png(path, image, result.request, seed, index, result.provenance)
-        print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3))
+        shown = result.attention_maps[index] if result.attention_maps else ()
+        maps = [
+            free_path(arguments.out, f"{path.stem}-attention-{n}") for n in range(1, len(shown) + 1)
+        ]
+        for place, one in zip(maps, shown, strict=True):
+            tinted(image, one).save(place)
+        said = {"attention_maps": list(map(str, maps))} if maps else {}
+        print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3), **said)
 
 
 def _same_weights(before: object, now: object) -> bool:

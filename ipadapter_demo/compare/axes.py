@@ -109,8 +109,9 @@ def head_of(axis: str, value: Any) -> str:  # noqa: ANN401 - of the axis' own ty
         return "the model's VAE" if value.strip() == "none" else f"VAE {value}"
     if axis == "loras":
         return "no LoRA" if value.strip() == "none" else str(value)
-    if axis == "guidance_window":
-        return "guided from {:g} to {:g}".format(*value)
+    if axis in ("guidance_window", "image_window"):
+        acts = "guided" if axis == "guidance_window" else "image"
+        return "{} from {:g} to {:g}".format(acts, *value)
     if axis == "image_layers" and not isinstance(value, str):
         return "layers " + " ".join(f"{factor:g}" for factor in value)
     return HEADS.get(axis, "{}").format(value)

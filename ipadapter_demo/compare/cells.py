@@ -38,6 +38,7 @@ ORDER = (
     "prompt_syntax",
     "clip_skip",
     "image_scale",
+    "image_window",
     "image_layers",
     "adapter",
     "loras",

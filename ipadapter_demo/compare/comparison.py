@@ -161,6 +161,7 @@ class Axes(Part):
     prompt_syntax: Texts | None = None
     clip_skip: Numbers | None = None
     image_scale: Numbers | None = None
+    image_window: Annotated[tuple[Window, ...], _SOME] | None = None
     image_layers: Annotated[tuple[Layers, ...], _SOME] | None = None
     guidance: Numbers | None = None
     guidance_window: Annotated[tuple[Window, ...], _SOME] | None = None
