@@ -18,6 +18,7 @@ from ipadapter_demo.request import (
 )
 from ipadapter_demo.sampling import NoiseSchedule
 from ipadapter_demo.ui.run.tab import Widgets
+from ipadapter_demo.ui.run.uploads import MAX_GROW
 
 # What only the page has: a program gives the seed, and width and height, or leaves them open.
 OF_THE_PAGE = {"random_seed", "shape", "live"}
@@ -46,6 +47,8 @@ DESCRIPTIONS = {
     "up to 4 squares (tile).",
     "weight": "Weight of the reference among several, from 0 to 2.",
     "mask": "Region mask: where the reference applies.",
+    "mask_invert": "Draw all but the masked part.",
+    "mask_grow": f"Pixels by which the mask grows, or shrinks below 0: -{MAX_GROW} to {MAX_GROW}.",
     "mask_means": "What the mask selects: what is white in it, or what is transparent.",
     "window_start": "Start, as a share of the steps from 0 to 1.",
     "window_end": "End, as a share of the steps from 0 to 1.",
