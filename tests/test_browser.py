@@ -297,6 +297,7 @@ def test_a_mask_is_edited_by_keys_and_buttons(
     expect(zoom).not_to_have_text(before)
     page.keyboard.press("-")
 
+    expect(panel.locator(".before-after")).to_be_hidden()
     steps = open_section(panel, "Advanced", "number input for Steps")
     steps.fill("1")
     painted = request_of(generate(panel)).inpaint
@@ -305,6 +306,7 @@ def test_a_mask_is_edited_by_keys_and_buttons(
     grow.press("Tab")
     expect(panel.locator(".mask-view img")).to_be_visible()
     panel.get_by_label("Invert mask").check()
+    expect(panel.get_by_test_id("slider")).to_be_visible()  # before and after
     edited = request_of(generate(panel)).inpaint
     assert painted is not None
     assert edited is not None

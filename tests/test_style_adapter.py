@@ -138,6 +138,15 @@ def test_a_negative_reference_stands_behind_the_negative_prompt(
     assert_same(pixels_of(drawer, monkeypatch)(asked), expected)
 
 
+def test_its_tokens_reach_no_controlnet(drawer: ImagePromptPipeline) -> None:
+    """Law 5: what a ControlNet reads is the text alone."""
+    plain = request(adapter=STYLE)
+    asked = replace(plain, references=(reference(1),))
+    read = drawer._conditioner.condition
+    base, with_style = (read(one, (64, 64)).text_states for one in (plain, asked))
+    assert torch.equal(base, with_style)
+
+
 def test_references_of_several_branches_join_one_softmax(
     drawer: ImagePromptPipeline, styled: CatalogEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
