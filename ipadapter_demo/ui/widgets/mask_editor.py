@@ -86,7 +86,7 @@ def mask_editor() -> gr.ImageEditor:
         height=380,
         elem_classes="mask-editor",
     )
-    gr.HTML(HINT, elem_classes="status")
+    gr.HTML(HINT, elem_classes="keys", padding=False)
     return editor
 
 
