@@ -376,12 +376,15 @@ class TestOfTheCatalogue:
         line = json.loads(capsys.readouterr().out.splitlines()[0])
         assert np.array_equal(np.asarray(Image.open(line["path"])), np.asarray(again.images[0]))
 
-    def test_a_file_of_one_s_own_brings_its_encoder(self, shelf: Path, tmp_path: Path) -> None:
+    def test_a_file_of_one_s_own_brings_its_encoder(
+        self, shelf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         file = tmp_path / "mine.pth"
         torch.save(style_state(), file)
         pipeline = load("sd15", models_dir=shelf, model_adapter=file, device="cpu")
         assert pipeline.info.adapters == ("mine",)
         assert str(CLIP_VIT_L.repo) in str(pipeline.entry.image_encoder)
+        assert "UNEXPECTED" not in caplog.text, "its text encoder is no news"
 
     def test_an_encoder_of_another_size_is_refused(self, shelf: Path, tmp_path: Path) -> None:
         large = tiny_vision_encoder()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -204,7 +206,8 @@ def part_of(
     if clip:
         options["ignore_mismatched_sizes"] = True  # else only its log says which they are
     try:
-        loaded = kind.from_pretrained(folder, **options)
+        with _quiet():
+            loaded = kind.from_pretrained(folder, **options)
     except Exception as error:  # a damaged file raises whatever its reader likes
         raise ModelError(f"{name} cannot be loaded: {reason(error)}") from error
     if dtype is None:
@@ -223,6 +226,20 @@ def part_of(
     if files is not None:
         files.extend(weights)
     return network
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of keys: what is missing or does not fit is said by `part_of`,
+    and CLIP's own file has a text encoder beside the image encoder."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _weights(folder: Path, stem: str) -> tuple[str | None, list[Path]]:
