@@ -215,7 +215,7 @@ def soft_mask(mask: Image.Image, feather: int) -> Image.Image:
     A part of the mask that is less deep than that, or a thin arm of it, rises to 255 where it is
     deepest. The border of the picture is no seam: a mask that reaches it is opaque there.
     """
-    return Image.fromarray(np.rint(opacity(_depth(mask), feather + 1) * 255).astype(np.uint8))
+    return Image.fromarray(np.rint(opacity(depth_of(mask), feather + 1) * 255).astype(np.uint8))
 
 
 def inner_mask(mask: Image.Image, rim: int) -> Image.Image:
@@ -223,12 +223,12 @@ def inner_mask(mask: Image.Image, rim: int) -> Image.Image:
 
     The border of the picture is no edge here either.
     """
-    depth = _depth(mask)
+    depth = depth_of(mask)
     inner = depth > rim
     return Image.fromarray((inner if inner.any() else depth > 0) * np.uint8(255))
 
 
-def _depth(mask: Image.Image) -> np.ndarray:
+def depth_of(mask: Image.Image) -> np.ndarray:
     """Depth of each pixel in the white part, in pixels: 1 at its edge, 0 outside."""
     import cv2
 

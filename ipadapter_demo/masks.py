@@ -12,7 +12,7 @@ from PIL.ImageFile import ImageFile
 from ipadapter_demo.colour import alpha_of, brightness_of
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.flat import is_flat, remembered
-from ipadapter_demo.imaging import resize_image, shrink_image, upright_picture
+from ipadapter_demo.imaging import depth_of, resize_image, shrink_image, upright_picture
 
 MaskMeans = Literal["white", "transparent"]
 MASK_MEANS: tuple[MaskMeans, ...] = get_args(MaskMeans)
@@ -69,6 +69,13 @@ def painted_mask(layer: Image.Image, field: str = "mask") -> Image.Image:
     if alpha is None or alpha.getextrema() == (255, 255):
         return flatten_mask(layer, field)
     return _cut_in_two(alpha)
+
+
+def grown(mask: Image.Image, by: int) -> Image.Image:
+    """`mask` with `by` pixels more around its white part; below 0 with so many less."""
+    if by > 0:
+        return ImageChops.invert(grown(ImageChops.invert(mask), -by))
+    return Image.fromarray((depth_of(mask) > -by) * np.uint8(255)) if by else mask
 
 
 def shown_on(image: Image.Image | None, mask: Image.Image) -> Image.Image:

@@ -36,8 +36,8 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
     add(
         "--models-dir",
         metavar="DIR",
-        help="folder that mirrors the hub, DIR/owner/repository/file, with bases and LoRAs of your "
-        "own in DIR/bases and DIR/loras [$IPADAPTER_MODELS_DIR]",
+        help="folder that mirrors the hub, DIR/owner/repository/file, with bases, LoRAs and "
+        "autoencoders of your own in DIR/bases, DIR/loras and DIR/vaes [$IPADAPTER_MODELS_DIR]",
     )
     add(
         "--image-encoder",
@@ -51,7 +51,12 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
         help="another UNet, such as one distilled to few steps: a .safetensors file in diffusers' "
         "layout [$IPADAPTER_UNET]",
     )
-    add("--vae", metavar="PLACE", help="another autoencoder: a folder or a file [$IPADAPTER_VAE]")
+    add(
+        "--vae",
+        metavar="PLACE",
+        help="another autoencoder: a folder or a file; in generate also the name of one in "
+        "DIR/vaes [$IPADAPTER_VAE]",
+    )
     add(
         "--controlnet",
         metavar="NAME=PLACE",

@@ -62,7 +62,7 @@ class Structure:
     def resampling(self) -> Image.Resampling:
         """The filter that brings `image` to another size: the colours of a segmentation map are
         classes, and one between two of them would be a third."""
-        is_classes = self.kind == "segmentation" and self.annotator == "none"
+        is_classes = self.kind.endswith("segmentation") and self.annotator == "none"
         return Image.Resampling.NEAREST if is_classes else Image.Resampling.BICUBIC
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class GenerateRequest:
     cross-attention layer in the UNet's order. `combine` says how several references become one
     prompt: all their tokens beside each other, or the tokens of their mean. `adapter` names one of
     the model's image adapters, None the first of them; `loras` its LoRAs, None those that it was
-    loaded with.
+    loaded with; `vae` an autoencoder in the folder of models, None the model's own.
     `guidance_window` is the part of the steps in which there is guidance: outside of it the
     conditional prediction is taken alone, and the other is not computed (arXiv 2404.07724).
     `guidance_rescale` is the φ of arXiv 2305.08891, section 3.4, for models that guidance
@@ -159,6 +159,7 @@ class GenerateRequest:
     combine: Combine = "concat"
     adapter: str | None = None
     loras: tuple[Lora, ...] | None = None
+    vae: str | None = None
     guidance: float = 7.5
     guidance_window: Window = (0.0, 1.0)
     guidance_rescale: float = 0.0
@@ -189,8 +190,9 @@ class GenerateRequest:
         image_scale = checks.number("image_scale", self.image_scale, 0.0, MAX_IMAGE_SCALE)
         _set(self, "image_scale", image_scale)
         _set(self, "image_window", checks.window("image_window", self.image_window))
-        if self.adapter is not None:
-            checks.text("adapter", self.adapter, MAX_PROMPT)
+        for name in ("adapter", "vae"):
+            if getattr(self, name) is not None:
+                checks.text(name, getattr(self, name), MAX_PROMPT)
         if self.loras is not None:
             _set(self, "loras", checks.all_of("loras", self.loras, Lora, MAX_LORAS))
         _set(self, "image_layers", checked_layers("image_layers", self.image_layers))

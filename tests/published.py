@@ -20,6 +20,8 @@ from benchmarks.full_size import write_tokenizer
 from ipadapter_demo.adapter import save_image_adapter
 from ipadapter_demo.models.published import PUBLISHED, Published
 from ipadapter_demo.models.sources import Hub
+from tests.faces import write_face_adapter
+from tests.style import style_state
 from tests.tiny import (
     seeded,
     tiny_adapter,
@@ -46,7 +48,14 @@ def write_published(models: Path, name: str) -> Published:
     encoder = models / model.image_encoder.repo / model.image_encoder.folder
     tiny_vision_encoder().save_pretrained(encoder)
     path = models / model.adapter.repo / model.adapter.paths[0]
-    save_image_adapter(tiny_adapter(unet, variant_of(model)), path)
+    if "faceid" in name:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_face_adapter(path.parent, unet, path.name)
+    elif "style" in name:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(style_state(unet.config.cross_attention_dim), path)
+    else:
+        save_image_adapter(tiny_adapter(unet, variant_of(model)), path)
     return model
 
 

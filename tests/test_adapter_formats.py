@@ -374,16 +374,6 @@ OTHERS: dict[str, tuple[Callable[[], Tensors], str]] = {
         "a ControlNet, not an IP-Adapt",
     ),
     "T2I-Adapter": (lambda: tiny_t2i_adapter(tiny_unet()).state_dict(), "a T2I-Adapter, not an IP"),
-    "T2I-Adapter, style": (
-        lambda: {
-            "style_embedding": torch.ones(1, 8, 4),
-            "transformer_layes.0.attn.in_proj_weight": torch.ones(12, 4),
-            "ln_pre.weight": torch.ones(4),
-            "ln_post.weight": torch.ones(4),
-            "proj": torch.ones(4, 4),
-        },
-        "T2I-Adapter's style adapter, not an IP-Adapter: it reads CLIP ViT-L/14 and adds tokens",
-    ),
     "UNet": (lambda: tiny_unet().state_dict(), "a UNet, not an IP-Adapter"),
     "VAE": (lambda: tiny_kl().state_dict(), r"an autoencoder \(VAE\), not an IP-Adapter"),
     "tiny VAE": (lambda: tiny_vae().state_dict(), r"an autoencoder \(VAE\), not an IP-Adapter"),

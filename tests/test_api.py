@@ -47,6 +47,7 @@ FAST = {"steps": 2, "count": 2, "seed": 7}
 SEVERAL = ("sweep", "compare")  # the endpoints that draw pictures of several requests
 BESIDE = ("structure_map", "image_embeds")  # those that draw nothing
 WHOLE = {"steps", "count", "repaint_passes", "feather", "only", "clip_skip", "face", "figure_dpi"}
+WHOLE |= {"mask_grow"}
 WHOLE |= {f"extend_{side}" for side in ("left", "top", "right", "bottom")}
 OPEN = {"seed", "width", "height"}
 

@@ -26,7 +26,7 @@ from ipadapter_demo.adapter import (
     is_attached,
 )
 from ipadapter_demo.adapter.attach import layer_mismatch
-from ipadapter_demo.adapter.attention import _query_grid
+from ipadapter_demo.adapter.attention_maps import query_grid
 from ipadapter_demo.errors import ModelError
 from tests.tiny import CROSS_DIM, EMBED_DIM, TEXT_TOKENS, noise, seeded, tiny_adapter, tiny_unet
 
@@ -560,18 +560,18 @@ class TestMask:
         mask = torch.ones(1, height, width)
         for factor in (8, 16, 32):
             rows, columns = height // factor, width // factor
-            assert _query_grid(height, width, rows * columns) == (rows, columns)
+            assert query_grid(height, width, rows * columns) == (rows, columns)
             theirs = IPAdapterMaskProcessor.downsample(mask, 1, rows * columns, 1)
             assert theirs.shape == (1, rows * columns, 1)
 
     def test_grid_of_odd_sides(self) -> None:
         """72 x 64 pixels: latents 9 x 8, then 5 x 4, then 3 x 2, as convolutions of stride 2."""
-        assert [_query_grid(72, 64, n) for n in (72, 20, 6)] == [(9, 8), (5, 4), (3, 2)]
-        assert _query_grid(64, 72, 20) == (4, 5)
+        assert [query_grid(72, 64, n) for n in (72, 20, 6)] == [(9, 8), (5, 4), (3, 2)]
+        assert query_grid(64, 72, 20) == (4, 5)
 
     def test_a_mask_of_other_proportions_is_a_mistake(self) -> None:
         with pytest.raises(AssertionError, match="a 100x60 mask does not fit 64 queries"):
-            _query_grid(60, 100, 64)
+            query_grid(60, 100, 64)
 
 
 class TestAttaching:
@@ -779,7 +779,7 @@ class TestAttaching:
 def test_how_queries_are_laid_out(
     height: int, width: int, queries: int, grid: tuple[int, int]
 ) -> None:
-    assert _query_grid(height, width, queries) == grid
+    assert query_grid(height, width, queries) == grid
 
 
 def test_the_cache_is_filled_where_a_layer_acts(

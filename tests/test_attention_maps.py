@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import ipadapter_demo as ip
 from ipadapter_demo.adapter import AttentionRecorder, ImagePrompt
 from ipadapter_demo.adapter.attention_maps import attention_weights
+from ipadapter_demo.cli import main
 from ipadapter_demo.imaging import tinted
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result
 from ipadapter_demo.pipeline.conditioning.images import attention_maps
@@ -142,3 +146,32 @@ def test_tinted_keeps_what_is_heard_and_darkens_the_rest() -> None:
     assert shown.getpixel((63, 32)) == (200, 40, 40)
     left = shown.getpixel((0, 32))
     assert max(left) - min(left) <= 2  # type: ignore[arg-type, type-var, operator]
+
+
+def test_on_the_command_line(
+    pipeline: ImagePromptPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(1).save("R.png")
+    picture(2).save("S.png")
+    words = "generate --reference R.png --reference S.png --count 2 --steps 2 --seed 3 --out"
+    for out, more in (("with", ["--attention-maps"]), ("without", [])):
+        assert main([*words.split(), out, *more], lambda *_, **__: pipeline) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line.get("attention_maps") for line in lines] == [
+        ["with/3-attention-1.png", "with/3-attention-2.png"],
+        ["with/4-attention-1.png", "with/4-attention-2.png"],
+        None,
+        None,
+    ]
+    request = ip.request_from_png("with/3.png")
+    expected = recorded(pipeline, request)
+    for index, line in enumerate(lines[:2]):
+        for path, amount in zip(
+            line["attention_maps"], expected.attention_maps[index], strict=True
+        ):
+            drawn = tinted(expected.images[index], amount)
+            assert np.array_equal(np.asarray(Image.open(path)), np.asarray(drawn))
+    for seed in (3, 4):
+        one, other = (Path(out, f"{seed}.png").read_bytes() for out in ("with", "without"))
+        assert one == other

@@ -21,9 +21,10 @@ import numpy as np
 import pillow_heif
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from PIL import Image
+from PIL import Image, ImageChops
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from ipadapter_demo.masks import grown
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui.widgets.examples import FOLDER
@@ -243,7 +244,7 @@ def test_inpainting_replaces_what_was_painted_and_nothing_else(page: Page, tmp_p
     paint(panel)
     open_tab(page, "Variation")
     panel = open_tab(page, "Inpaint")  # hidden and shown again, the painting is still there
-    set_number(panel, "Steps", 1)
+    open_section(panel, "Advanced", "number input for Steps").fill("1")
     files = generate(panel)
     expect(panel.get_by_test_id("slider")).to_be_visible()  # before and after
 
@@ -259,12 +260,72 @@ def test_inpainting_replaces_what_was_painted_and_nothing_else(page: Page, tmp_p
     assert 0.01 < inside.mean() < 0.5
 
 
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["laptop", "phone"])
+def test_a_mask_is_edited_by_keys_and_buttons(
+    page: Page, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """Translucent paint, brush size, undo, redo and zoom by keys; inverted and grown by numbers."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    Image.new("RGB", (128, 128), (0, 0, 255)).save(tmp_path / "blue.png")
+    panel = open_tab(page, "Inpaint")
+    editor = panel.locator(".mask-editor")
+    undo, redo = (editor.get_by_label(name, exact=True) for name in ("Undo", "Redo"))
+    upload = panel.get_by_label("Click to upload or drop files").locator("input[type=file]").first
+    expect(panel.get_by_label("Brush", exact=True)).to_be_visible()
+    upload.set_input_files(tmp_path / "blue.png")
+    expect(panel.get_by_label("Upload", exact=True)).to_be_hidden()
+    expect(editor.get_by_label("Brush Size", exact=True)).to_be_visible()
+    page.keyboard.press("]")
+    expect(editor).to_have_attribute("data-brush", re.compile(r"\d+"))
+    wide = int(editor.get_attribute("data-brush") or 0)
+    page.keyboard.press("[")
+    expect(editor).not_to_have_attribute("data-brush", str(wide))
+    assert int(editor.get_attribute("data-brush") or 0) < wide
+    expect(editor.locator("input[type=range]")).to_have_count(0)  # nothing lies on the picture
+    paint(panel)
+    canvas = panel.locator("canvas").first
+    with Image.open(io.BytesIO(canvas.screenshot())) as shown:
+        middle = shown.convert("RGB").getpixel((shown.width // 2, shown.height // 2))
+    assert isinstance(middle, tuple)
+    assert 90 < middle[0] < 220, f"pink through which blue is seen, got {middle}"
+    expect(undo).to_be_enabled()
+    page.keyboard.press("Control+z")
+    expect(redo).to_be_enabled()
+    page.keyboard.press("Control+Shift+Z")
+    expect(redo).to_be_disabled()
+    zoom = editor.locator(".zoom-number")
+    before = zoom.inner_text()
+    page.keyboard.press("+")
+    expect(zoom).not_to_have_text(before)
+    page.keyboard.press("-")
+
+    expect(panel.locator(".before-after")).to_be_hidden()
+    steps = open_section(panel, "Advanced", "number input for Steps")
+    steps.fill("1")
+    painted = request_of(generate(panel)).inpaint
+    grow = panel.get_by_label("Grow mask (px)")
+    grow.fill("6")
+    grow.press("Tab")
+    expect(panel.locator(".mask-view img")).to_be_visible()
+    panel.get_by_label("Invert mask").check()
+    expect(panel.get_by_test_id("slider")).to_be_visible()  # before and after
+    edited = request_of(generate(panel)).inpaint
+    assert painted is not None
+    assert edited is not None
+    plain = np.asarray(painted.mask) > 0
+    assert 0.005 < plain.mean() < 0.5
+    assert np.array_equal(
+        np.asarray(edited.mask), np.asarray(grown(ImageChops.invert(painted.mask), 6))
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
 def test_painting_adds_to_an_examples_mask(page: Page) -> None:
     panel = open_tab(page, "Inpaint")
     click_example(panel, 0)
     expect(panel.locator(".filled img")).to_be_visible()
     expect(panel.get_by_label("Upload", exact=True)).to_be_hidden()
-    set_number(panel, "Steps", 1)
+    open_section(panel, "Advanced", "number input for Steps").fill("1")
     paint(panel, dx=80)
     after = request_of(generate(panel)).inpaint
     assert after is not None
@@ -482,7 +543,7 @@ def test_a_tiff_can_be_painted_on(page: Page) -> None:
         )
     expect(panel.get_by_label("Upload", exact=True)).to_be_hidden()  # it has the picture
     paint(panel)
-    set_number(panel, "Steps", 1)
+    open_section(panel, "Advanced", "number input for Steps").fill("1")
     given = request_of(generate(panel)).inpaint
     assert given is not None
     assert given.image.tobytes() == picture(5, 200, 120).tobytes()
@@ -532,7 +593,7 @@ def test_a_mask_is_shown_on_the_picture_by_either_convention(page: Page, tmp_pat
     panel.get_by_label("Mask: selected part").click()
     page.get_by_role("option", name="Transparent = selected").click()
     expect_marked(mask_only)
-    set_number(panel, "Steps", 1)
+    open_section(panel, "Advanced", "number input for Steps").fill("1")
     given = request_of(generate(panel)).inpaint
     assert given is not None
     assert np.array_equal(np.asarray(given.mask) > 0, mask_only)

@@ -243,7 +243,15 @@ class TestGenerate:
         record = record_from_png(line["path"])
         image = read_image(Path(line["path"]))
         others = record.provenance | {"weights": {"ip-adapter.safetensors": "0" * 64}}
-        for name, provenance in (("same.png", record.provenance), ("other.png", others)):
+        weights = record.provenance["weights"]
+        assert isinstance(weights, dict)
+        one = dict(list(weights.items())[:1])  # an older record, which named fewer files
+        older = record.provenance | {"weights": one}
+        for name, provenance in (
+            ("same.png", record.provenance),
+            ("other.png", others),
+            ("older.png", older),
+        ):
             save_png(name, image, record.request, record.seed, 0, provenance)
             assert main(["generate", "--from-png", name], load) == 0
             said = f"{name} was made with other weights" in capsys.readouterr().err

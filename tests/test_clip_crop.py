@@ -114,7 +114,7 @@ class TestTokens:
             for timed in conditioner.references.prompts(
                 GenerateRequest(references=(Reference(image=image),)),
                 (64, 64),
-                guided=False,
+                unconditional=None,
                 record_attention=False,
             )
         ]

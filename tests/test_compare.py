@@ -367,6 +367,13 @@ class TestGrid:
                 lambda c: texts_from_loras(c.request.loras),
                 [[], ["a:0.5", "b"]],
             ),
+            "face_embeds": (
+                [None],
+                lambda c: c.request.references[0].embeds,
+                [None],
+            ),
+            "vae": (["none", "soft"], lambda c: c.request.vae, [None, "soft"]),
+            "image_window": ([[0, 0.5]], lambda c: c.request.image_window, [(0.0, 0.5)]),
             "guidance_window": (
                 [[0, 1], [0.2, 0.8]],
                 lambda c: c.request.guidance_window,

@@ -383,7 +383,7 @@ class TestFromTheCommandLine:
         assert saved == {
             "path": "R.safetensors",
             "shape": [3, 5, 16],
-            "encoder": pipeline._model.encoder_sha256,
+            "encoder": pipeline._model.encoder_sha256("plus"),
         }
         made = ip.read_embeds("R.safetensors")
         assert (made.names, made.fit, made.adapter) == (("R.png",), "tile", "plus")

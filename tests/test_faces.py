@@ -290,6 +290,44 @@ def test_a_comparison_has_faces_among_its_references(
         )
 
 
+def test_a_face_beside_a_picture_in_a_comparison(
+    drawer: ImagePromptPipeline, tmp_path: Path
+) -> None:
+    """In the spec, where the picture is an axis, and as an axis of its own."""
+    content = {"f.safetensors": face_embeds(1).content, "g.safetensors": face_embeds(2).content}
+    for name, seed in (("a.png", 1), ("b.png", 2)):
+        picture(seed).save(tmp_path / name)
+        content[name] = (tmp_path / name).read_bytes()
+    both = {"image": "a.png", "face_embeds": "f.safetensors"}
+    request = {"steps": 2, "adapter": PLUS_V2, "references": [both]}
+    columns = {"face_embeds": ["f.safetensors", "g.safetensors"]}
+
+    def cells(document: dict[str, Any], out: str) -> list[tuple[Reference, ...]]:
+        spec = spec_from_document(document, content.__getitem__)
+        draw_comparison(spec, tmp_path / out, ModelManager(drawer))
+        found = sorted((tmp_path / out / "cells").glob("*.png"))
+        return [ip.request_from_png(path).references for path in found]
+
+    rows = {"reference": ["a.png", "b.png"]}
+    assert cells({"request": request, "rows": rows, "columns": columns}, "grid") == [
+        (Reference(image=picture(seed), embeds=face_embeds(face)),)
+        for seed in (1, 2)
+        for face in (1, 2)
+    ]
+    kept = cells({"request": request, "columns": rows}, "kept")
+    assert [found.embeds for (found,) in kept] == [face_embeds(1)] * 2
+    for wrong, said in (
+        ({"request": {"steps": 1}, "columns": columns}, "face_embeds needs a reference"),
+        (
+            {"request": request | {"references": [both | {"image": "g.safetensors"}]}}
+            | {"columns": {"seed": [1]}},
+            "references.face_embeds needs a picture as image, got embeds",
+        ),
+    ):
+        with pytest.raises(RequestError, match=said):
+            cells(wrong, "wrong")
+
+
 class TestOnThePage:
     def test_a_face_is_chosen_where_the_model_reads_faces(
         self, drawer: ImagePromptPipeline, pipeline: ImagePromptPipeline

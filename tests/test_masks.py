@@ -14,7 +14,7 @@ from ipadapter_demo.cli import main
 from ipadapter_demo.compare.spec import spec_from_document
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image, soft_mask
-from ipadapter_demo.masks import MASK_MEANS, flatten_mask, painted_mask, shown_on
+from ipadapter_demo.masks import MASK_MEANS, flatten_mask, grown, painted_mask, shown_on
 from ipadapter_demo.record import request_to_json
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
 
@@ -349,3 +349,23 @@ def test_a_large_mask_waits_folded_and_acts_as_it_is() -> None:
         GenerateRequest(references=(Reference(image=small, mask=mask, clip_mask=mask),))
     )
     assert type(Reference(image=small, mask=small).mask) is Image.Image
+
+
+@pytest.mark.parametrize("by", [0, 1, 7, -1, -7, -20])
+def test_a_mask_grows_and_shrinks_by_pixels_whatever_the_direction(by: int) -> None:
+    """By the distance to the nearest pixel of the other kind."""
+    mask = Image.new("L", (60, 50))
+    ImageDraw.Draw(mask).ellipse((15, 10, 44, 39), fill=255)
+    here = np.asarray(mask) > 0
+    outside = scipy.ndimage.distance_transform_edt(~here)
+    inside = scipy.ndimage.distance_transform_edt(here)
+    expected = outside <= by if by > 0 else inside > -by if by else here
+    assert np.array_equal(np.asarray(grown(mask, by)) > 0, expected)
+
+
+def test_a_mask_that_goes_to_the_border_has_no_edge_there() -> None:
+    mask = Image.new("L", (20, 20))
+    mask.paste(255, (0, 0, 10, 20))
+    assert grown(mask, -3).getbbox() == (0, 0, 7, 20)
+    assert grown(mask, 3).getbbox() == (0, 0, 13, 20)
+    assert grown(Image.new("L", (8, 8)), 3).getbbox() is None

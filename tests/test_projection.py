@@ -339,8 +339,8 @@ def test_an_unknown_projection_is_described() -> None:
     with pytest.raises(CheckpointError) as refusal:
         projections.projection_from_shapes(shapes)
     assert str(refusal.value) == (
-        "a.bin: neither a base, a Plus, a full, a FaceID Plus nor a FaceID adapter; "
-        "image_proj holds ['a', 'b', 'c']"
+        "a.bin: neither a base, a Plus, a full, a FaceID Plus, a FaceID nor T2I-Adapter's style "
+        "adapter; image_proj holds ['a', 'b', 'c']"
     )
 
 

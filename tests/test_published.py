@@ -32,28 +32,38 @@ from ipadapter_demo.adapter import (
     Resampler,
     save_image_adapter,
 )
-from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.errors import CheckpointError, ModelError, RequestError
 from ipadapter_demo.layer_presets import LAYER_PRESETS
 from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.models import memory
+from ipadapter_demo.models import memory, unpinned
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.models.few_step_files import SD15_LORAS, SDXL_LORAS
-from ipadapter_demo.models.hub_files import SD15_STRUCTURES, SDXL_STRUCTURES, VIT_BIGG, VIT_H
+from ipadapter_demo.models.hub_files import (
+    SD15_STRUCTURES,
+    SDXL_STRUCTURES,
+    VIT_BIGG,
+    VIT_H,
+)
 from ipadapter_demo.models.layers import layer_factors
 from ipadapter_demo.models.local_entry import local_entry
 from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Hub, fetched, local_folder, megabytes_of
+from ipadapter_demo.models.unpinned import CLIP_VIT_L, UNPINNED
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
-from ipadapter_demo.request import GenerateRequest, Reference, Structure
+from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.ui.widgets.slots import structure_choices
 from tests.faces import face_embeds, write_face_adapter
 from tests.ldm_layout import write_checkpoint, write_sdxl_checkpoint
 from tests.oracle import assert_same, loaded, pixels_of, reference, request, theirs
-from tests.published import tiny_kl, tiny_sd15_unet, write_structure
+from tests.published import tiny_kl, tiny_sd15_unet, write_published, write_structure
 from tests.shelf import models, offline, shelf
+from tests.test_union import tiny_union
 from tests.tiny import (
     CROSS_DIM,
+    box_mask,
     picture,
+    seeded,
     tiny_adapter,
     tiny_image_processor,
     tiny_sdxl_unet,
@@ -76,16 +86,20 @@ def drawn(pipeline: ImagePromptPipeline, request: GenerateRequest = REQUEST) -> 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_entry_loads_from_the_published_layout_and_generates(name: str, shelf: Path) -> None:
     pipeline = load(name, device="cpu", dtype="float32", models_dir=shelf)
-    result = pipeline.generate(REQUEST)
+    asked = REQUEST
+    if "faceid" in name:
+        seen = picture(1) if "plus" in name else None
+        asked = replace(REQUEST, references=(Reference(image=seen, embeds=face_embeds(1)),))
+    result = pipeline.generate(asked)
     size = pipeline.info.native_size
     assert result.images[0].size == (size, size) == (128, 128)
     assert result.provenance["model"] == name
     assert any(PUBLISHED[name].adapter.files[0] in file for file in result.provenance["weights"])
     without = GenerateRequest(prompt="a cube", steps=2, guidance=3.0)
-    assert np.abs(drawn(pipeline) - drawn(pipeline, without)).max() > 0
+    assert np.abs(drawn(pipeline, asked) - drawn(pipeline, without)).max() > 0
 
 
-ADAPTERS = {  # of the first authors, but those that read faces' own embeddings; and of ostris
+ADAPTERS = {  # of the first authors, of ostris, and T2I-Adapter's
     "h94/IP-Adapter/models/ip-adapter_sd15.safetensors": VIT_H,
     "h94/IP-Adapter/models/ip-adapter_sd15_light.safetensors": VIT_H,
     "h94/IP-Adapter/models/ip-adapter_sd15_light_v11.bin": VIT_H,
@@ -97,6 +111,13 @@ ADAPTERS = {  # of the first authors, but those that read faces' own embeddings;
     "h94/IP-Adapter/sdxl_models/ip-adapter_sdxl_vit-h.safetensors": VIT_H,
     "h94/IP-Adapter/sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors": VIT_H,
     "h94/IP-Adapter/sdxl_models/ip-adapter-plus-face_sdxl_vit-h.safetensors": VIT_H,
+    "TencentARC/T2I-Adapter/models/t2iadapter_style_sd14v1.pth": CLIP_VIT_L,
+    "h94/IP-Adapter-FaceID/ip-adapter-faceid_sd15.bin": VIT_H,
+    "h94/IP-Adapter-FaceID/ip-adapter-faceid-plus_sd15.bin": VIT_H,
+    "h94/IP-Adapter-FaceID/ip-adapter-faceid-plusv2_sd15.bin": VIT_H,
+    "h94/IP-Adapter-FaceID/ip-adapter-faceid-portrait_sd15.bin": VIT_H,
+    "h94/IP-Adapter-FaceID/ip-adapter-faceid_sdxl.bin": VIT_H,
+    "h94/IP-Adapter-FaceID/ip-adapter-faceid-plusv2_sdxl.bin": VIT_H,
     "ostris/ip-composition-adapter/ip_plus_composition_sd15.safetensors": VIT_H,
     "ostris/ip-composition-adapter/ip_plus_composition_sdxl.safetensors": VIT_H,
 }
@@ -121,9 +142,76 @@ def places() -> list[Hub]:
     ]
 
 
+# no hash, and mostly no revision, of them is known here
+UNPINNED_REPOSITORIES = {"TencentARC/T2I-Adapter", "h94/IP-Adapter-FaceID", CLIP_VIT_L.repo}
+
+
+def test_what_is_not_checked_against_a_hash_is_said() -> None:
+    """Who chooses such a model is told, and of each what it is for."""
+    said = {name for name, model in PUBLISHED.items() if UNPINNED in model.note}
+    assert said == {name for name, m in PUBLISHED.items() if not all(p.revision for p in m.needed)}
+    assert said == {"sd15-style", *(name for name in PUBLISHED if "faceid" in name)}
+    assert all(len(model.note) > 40 and model.note.endswith(".") for model in PUBLISHED.values())
+    for structures in (unpinned.SD15_STRUCTURES, unpinned.SDXL_STRUCTURES):
+        assert all(s.note and not s.folder.sha256 for s in structures.values())
+    assert all("non-commercial" in PUBLISHED[n].licence for n in said if "faceid" in n)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("sd15", kind) for kind in unpinned.SD15_STRUCTURES),
+        *(("sdxl", kind) for kind in ("openpose", "tile", "scribble", "union-tile", "union-depth")),
+    ],
+)
+def test_the_further_structure_networks(tmp_path: Path, name: str, kind: str) -> None:
+    """From the files as they are published; the picture names their hashes."""
+    hub = PUBLISHED[name].structures[kind].folder
+    assert isinstance(hub, Hub)
+    write_published(tmp_path, name)
+    unet = tiny_sdxl_unet() if name == "sdxl" else tiny_sd15_unet()
+    if len(hub.files) == 1:
+        folder = tmp_path / hub.repo / hub.folder
+        folder.mkdir(parents=True)
+        if "union" in kind:
+            state = {
+                key: t.contiguous() for key, t in tiny_union(8, (8, 8, 12, 16)).state_dict().items()
+            }
+            save_file(state, folder / hub.files[0])
+        else:
+            with seeded(6):
+                net = T2IAdapter(
+                    in_channels=1,
+                    channels=list(unet.config.block_out_channels),
+                    num_res_blocks=1,
+                    downscale_factor=8,
+                    adapter_type="full_adapter",
+                )
+            torch.save(net.state_dict(), folder / hub.files[0])
+    else:
+        write_structure(tmp_path, hub, unet, PUBLISHED[name].structures[kind].network)
+    pipeline = load(name, device="cpu", dtype="float32", models_dir=tmp_path)
+    asked = GenerateRequest(steps=1, structures=(Structure(kind=kind, image=picture(3)),))
+    if kind == "inpaint":
+        with pytest.raises(RequestError, match="structure inpaint reads a mask, so it needs inp"):
+            pipeline.generate(asked)
+        hole = Inpaint(image=picture(3), mask=box_mask((16, 16, 48, 48)))
+        asked = replace(asked, inpaint=hole)
+    result = pipeline.generate(asked)
+    without = pipeline.generate(replace(asked, structures=()))
+    assert np.abs(np.subtract(*(np.asarray(r.images[0], int) for r in (result, without)))).max() > 0
+    assert any(key.startswith(f"structure/{kind}/") for key in result.provenance["weights"])
+    assert not any("structure/" in key for key in without.provenance["weights"])
+    [label] = [
+        label for label, value in structure_choices(pipeline.info) if value == f"{kind}/none"
+    ]
+    assert PUBLISHED[name].structures[kind].note in label
+
+
 def test_every_repository_is_pinned_to_a_commit_and_hashes_are_of_its_files() -> None:
     for place in places():
-        assert re.fullmatch(r"[0-9a-f]{40}", place.revision or ""), place
+        if place.revision or place.repo not in UNPINNED_REPOSITORIES:
+            assert re.fullmatch(r"[0-9a-f]{40}", place.revision or ""), place
         assert set(place.sha256) <= set(place.files), place
         assert all(re.fullmatch(r"[0-9a-f]{64}", known) for known in place.sha256.values()), place
     known = [h for place in set(places()) for h in place.sha256.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from dataclasses import replace
@@ -10,13 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
 from safetensors.torch import save_file
 
 import ipadapter_demo as ip
+from ipadapter_demo.cli import main
 from ipadapter_demo.cli.serve import prepared_by
+from ipadapter_demo.compare import Bundle, draw_comparison, spec_from_document
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.listing import offers
 from ipadapter_demo.models.published import PUBLISHED
+from ipadapter_demo.models.sources import file_sha256
 from ipadapter_demo.pipeline import load
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
@@ -28,7 +35,7 @@ from tests.ldm_layout import write_checkpoint, write_sdxl_checkpoint
 from tests.published import tiny_kl, tiny_sd15_unet
 from tests.shelf import models, offline, shelf
 from tests.test_loras import GOOD, plain_lora
-from tests.tiny import CROSS_DIM, noise, picture, tiny_text_encoder
+from tests.tiny import CROSS_DIM, noise, picture, randomise, seeded, tiny_text_encoder
 
 __all__ = ["models", "offline", "shelf"]  # fixtures
 ON_THE_SHELF = ("sd15",)
@@ -127,6 +134,85 @@ def test_a_lora_can_be_chosen_as_soon_as_it_is_there(models: Path) -> None:
         plain.generate(chosen)
 
 
+def vae(models: Path, name: str, seed: int = 5) -> Path:
+    """A file, of the weights alone."""
+    path = models / "vaes" / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    with seeded(seed):
+        made = tiny_kl()
+        randomise(made)
+    save_file(made.state_dict(), path)
+    return path
+
+
+def test_a_vae_can_be_chosen_as_soon_as_it_is_there(models: Path, tmp_path: Path) -> None:
+    """It is what --vae makes of it; and encodes, too."""
+    where = {"models_dir": models, "device": "cpu", "dtype": "float32"}
+    pipeline = load("sd15", **where)
+    before = pipeline.generate(ASKED).images[0]
+    chosen = replace(ASKED, vae="soft")
+    with pytest.raises(
+        ip.RequestError, match=r"vae must be one .* sd15 \(there are none\), got 's"
+    ):
+        pipeline.generate(chosen)
+    path = vae(models, "soft")
+    given = load("sd15", vae=path, **where)
+    begun = {"init_image": picture(2), "strength": 0.5}
+    twice = {"upscale": ip.Upscale(factor=2.0)}
+    for more in ({}, begun, twice):
+        drawn = pipeline.generate(replace(chosen, **more))
+        expected = given.generate(replace(ASKED, **more))
+        assert np.array_equal(drawn.images[0], expected.images[0])
+    assert not np.array_equal(pipeline.generate(chosen).images[0], before)
+    assert np.array_equal(pipeline.generate(ASKED).images[0], before), "and is in no other request"
+    result = pipeline.generate(replace(chosen, **begun))
+    other = pipeline.generate(replace(ASKED, **begun))
+    assert not np.array_equal(result.images[0], other.images[0])
+    weights = result.provenance["weights"]
+    assert weights["vae/soft/soft.safetensors"] == file_sha256(path)
+    folder = models / "vaes" / "as a folder"
+    AutoencoderKL.from_pretrained(models / PUBLISHED["sd15"].base.repo / "vae", variant="fp16").to(
+        torch.float32
+    ).save_pretrained(folder)
+    own = pipeline.generate(replace(ASKED, vae="as a folder"))
+    assert np.array_equal(own.images[0], before)
+    png = tmp_path / "made.png"
+    ip.save_png(png, result.images[0], result.request, 0, 0, result.provenance)
+    assert ip.request_from_png(png).vae == "soft"
+    vae(models, "soft", seed=9)
+    with pytest.raises(ip.ModelError, match="vae soft: it was changed after use"):
+        pipeline.generate(chosen)
+
+
+def test_a_vae_on_the_command_line_and_in_a_comparison(
+    models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    vae(models, "soft")
+    monkeypatch.chdir(tmp_path)
+    picture(1).save("R.png")
+    where = f"--models-dir {models} --device cpu --dtype float32 --model sd15"
+    words = f"generate --reference R.png --vae soft --steps 1 --out out {where}"
+    assert main(words.split()) == 0
+    path = json.loads(capsys.readouterr().out)["path"]
+    assert ip.request_from_png(path).vae == "soft"
+    assert main(f"generate --from-png {path} --out out {where}".split()) == 0
+    again = json.loads(capsys.readouterr().out)["path"]
+    assert np.array_equal(np.asarray(Image.open(again)), np.asarray(Image.open(path)))
+    document = {
+        "request": {"references": [{"image": "R.png"}], "steps": 1},
+        "columns": {"vae": ["none", "soft"]},
+    }
+    spec = spec_from_document(document, lambda name: Path(name).read_bytes())
+    pipeline = load("sd15", models_dir=models, device="cpu", dtype="float32")
+    bundle = draw_comparison(spec, tmp_path / "compared", ModelManager(pipeline))
+    cells = [
+        np.asarray(Image.open(tmp_path / "compared" / "cells" / f"p1-r1-c{n}.png")) for n in (1, 2)
+    ]
+    assert not np.array_equal(*cells)
+    assert np.array_equal(cells[1], np.asarray(Image.open(path)))
+    assert not list(Bundle(bundle).changes(ModelManager(pipeline)))
+
+
 def test_the_lists_of_the_page(models: Path) -> None:
     manager = served(models)
     own = list(manager.info.loras)
@@ -134,6 +220,7 @@ def test_the_lists_of_the_page(models: Path) -> None:
     assert loras_properties(manager.info)["choices"] == own
     lora(models, "style")
     checkpoint(models, "dreamy")
+    vae(models, "soft")
     assert loras_properties(manager.info)["choices"] == [*own, "style"]
     assert model_properties(manager) == {
         "choices": [("sd15", "sd15"), ("sd15 on dreamy", "sd15 on dreamy")],
@@ -147,7 +234,10 @@ def test_the_lists_of_the_page(models: Path) -> None:
         shown |= {one.label: update for one, update in found.items()}
     assert shown["Model"]["choices"][-1] == ("sd15 on dreamy", "sd15 on dreamy")
     assert shown["LoRAs"]["choices"] == [*own, "style"]
-    assert "value" not in shown["LoRAs"], "what is chosen stays"
+    assert shown["VAE"]["choices"] == [("the model's own", ""), ("soft", "soft")]
+    assert shown["VAE"]["visible"]
+    for name in ("LoRAs", "VAE"):
+        assert "value" not in shown[name], "what is chosen stays"
 
 
 def test_what_is_no_base_or_lora_is_left_out_and_named_once(
@@ -172,11 +262,17 @@ def test_what_is_no_base_or_lora_is_left_out_and_named_once(
     shutil.copy(models / "loras" / "good.safetensors", models / "bases" / "style.safetensors")
     (models / "bases" / "empty").mkdir()
     (models / "bases" / "notes.txt").touch()
+    vae(models, "good")
+    shutil.copy(models / "loras" / "good.safetensors", models / "vaes" / "style.safetensors")
+    (models / "vaes" / "empty").mkdir()
+    large = AutoencoderKL.from_config(tiny_kl().config, scaling_factor=0.13)
+    large.save_pretrained(models / "vaes" / "of SDXL")
     pipeline = load("sd15", models_dir=models, device="cpu", dtype="float32")
     own = list(pipeline.info.loras)
     with caplog.at_level(logging.WARNING, logger="ipadapter_demo"):
         for _ in range(2):
             assert pipeline.info.lora_names == [*own, "good"]
+            assert pipeline.info.vae_names == ["good"]
             assert list(offers(str(models), ("sd15",))()) == ["sd15", "sd15 on whole"]
     said = [record.getMessage() for record in caplog.records]
     for name, why in {
@@ -185,10 +281,12 @@ def test_what_is_no_base_or_lora_is_left_out_and_named_once(
         "bases/cut.safetensors": "cannot be read",
         "bases/style.safetensors": "it holds a LoRA",
         "bases/empty": "it has no model_index.json",
+        "vaes/style.safetensors": "it holds no autoencoder, but keys as ['lora_unet",
+        "vaes/empty": "it has no config.json of an autoencoder",
     }.items():
         [line] = [one for one in said if name in one]
         assert why in line
-    assert len(said) == 5
+    assert len(said) == 7
 
 
 def test_a_path_is_no_name(models: Path) -> None:

@@ -26,14 +26,15 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from ipadapter_demo.adapter import save_image_adapter
-from ipadapter_demo.errors import ModelError
+from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
 from ipadapter_demo.models.structure import T2IAdapterStructure
 from ipadapter_demo.pipeline import load
-from ipadapter_demo.request import Structure
+from ipadapter_demo.request import Inpaint, Structure
 from tests.oracle import assert_same, loaded, pixels_of, reference, request, theirs
 from tests.published import tiny_kl, tiny_sd15_unet
 from tests.tiny import (
+    box_mask,
     picture,
     randomise,
     seeded,
@@ -364,3 +365,22 @@ class TestT2IAdapter:
         net.save_pretrained(tmp_path / "net")
         with pytest.raises(ModelError, match=message):
             load(with_structure(xl, "map", network, tmp_path / "net"))
+
+
+def test_a_network_for_inpainting_reads_the_hole_as_minus_one(entry: CatalogEntry) -> None:
+    """As ControlNet 1.1's authors mark it, and diffusers' example of it does."""
+    own = entry.folder / "controlnet-canny"
+    pipeline = load(entry, device="cpu", controlnets=(("inpaint", own),))
+    shown, mask = picture(3), box_mask((16, 16, 48, 48))
+    structure = Structure(kind="inpaint", image=shown)
+    given = Inpaint(image=shown, mask=mask)
+    expected = np.asarray(shown, np.float32) / 255
+    expected[np.asarray(mask) > 127] = -1.0
+    reader = pipeline._conditioner.maps
+    [seen] = reader.control(structure, shown, given).condition.seen
+    assert torch.allclose(seen[0].permute(1, 2, 0), torch.from_numpy(expected), atol=1e-6)
+    other = replace(given, mask=box_mask((0, 0, 16, 16)))
+    [next_one] = reader.control(structure, shown, other).condition.seen
+    assert not torch.equal(next_one, seen)
+    with pytest.raises(RequestError, match="structure inpaint reads a mask, so it needs inpaint"):
+        reader.control(structure, shown)

@@ -33,6 +33,7 @@ from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.embeds import ImageEmbeds, average_embeds
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.load_options import LoadOptions
+from ipadapter_demo.masks import grown
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import record_from_png, save_png
@@ -325,6 +326,28 @@ def test_a_mask_picture_adds_to_what_is_painted(api: Api) -> None:
     given = record_from_png(file).request.inpaint
     assert given is not None
     assert given.mask == ImageChops.lighter(one, other)
+
+
+def test_a_mask_is_inverted_and_grown(api: Api) -> None:
+    """Painted and uploaded together, in pixels of the uploaded picture; restored as it was used."""
+    image = picture(4, 90, 70)
+    one, other = box_mask((5, 5, 20, 20), 90, 70), box_mask((40, 40, 60, 60), 90, 70)
+    values: dict[str, Any] = {"painting": painted(api, image, layer_from_mask(one))}
+    values |= {"mask": api.upload(png(other)), "mask_invert": True, "mask_grow": -4}
+    [file] = api.pngs("inpaint", **values)
+    given = record_from_png(file).request.inpaint
+    assert given is not None
+    assert given.mask == grown(ImageChops.invert(ImageChops.lighter(one, other)), -4)
+    large = painted(
+        api, picture(4, 4096, 512), layer_from_mask(box_mask((0, 0, 99, 99), 4096, 512))
+    )
+    [file] = api.pngs("inpaint", painting=large, mask_grow=20)
+    given = record_from_png(file).request.inpaint
+    assert given is not None
+    assert abs((given.mask.getbbox() or (0,) * 4)[2] - 60) <= 1
+    for wrong in (201, -201, "x", 1.5):
+        with pytest.raises(Failed, match=r"mask_grow must be|mask_grow must lie in \[-200, 200\]"):
+            api.call("inpaint", **values | {"mask_grow": wrong})
 
 
 def test_a_mask_follows_its_picture_when_that_is_shrunk(api: Api) -> None:
@@ -669,10 +692,12 @@ def test_embeds_are_made_and_drawn_with_over_http(api: Api, served: Any) -> None
         api.call("image_embeds")
 
 
+OTHER_ENDPOINTS = ("compare", "image_embeds", "structure_map", "sweep")
+
+
 def test_the_endpoints_are_documented(api: Api) -> None:
     endpoints = api.http.get("info").json()["named_endpoints"]
-    beside = ("sweep", "compare", "structure_map", "image_embeds")
-    assert set(endpoints) == {f"/{name}" for name in (*TABS, *beside)}
+    assert set(endpoints) == {f"/{name}" for name in (*TABS, *OTHER_ENDPOINTS)}
     for endpoint in endpoints.values():
         assert endpoint["description"]
         names = [parameter["parameter_name"] for parameter in endpoint["parameters"]]

@@ -24,8 +24,8 @@ from tests.tiny import picture, randomise, seeded, tiny_sdxl_unet, write_tiny_sd
 WITH_IMAGE = {"scale": 0.7, "ip_adapter_image": reference().image}
 
 
-def tiny_union(types: int = 6) -> ControlNetUnionModel:
-    """Zero convolutions that are not zero."""
+def tiny_union(types: int = 6, widths: tuple[int, ...] = (8, 12, 16)) -> ControlNetUnionModel:
+    """Zero convolutions that are not zero; it halves the map once less than there are `widths`."""
     unet = tiny_sdxl_unet()
     names = (
         "down_block_types block_out_channels layers_per_block cross_attention_dim "
@@ -36,7 +36,7 @@ def tiny_union(types: int = 6) -> ControlNetUnionModel:
     with seeded(15):
         net = ControlNetUnionModel(
             **{name: unet.config[name] for name in names.split()},
-            conditioning_embedding_out_channels=(8, 12, 16),
+            conditioning_embedding_out_channels=widths,
             num_control_type=types,
             num_trans_channel=width,
             num_proj_channel=width,

@@ -1,10 +1,11 @@
-"""IP-Adapter (arXiv 2308.06721), and nothing else. To be read in this order:
+"""IP-Adapter (arXiv 2308.06721), and what is held against it. To be read in this order:
 
 attention       the second softmax in a cross-attention layer: all that the method changes
 projections/    from an image encoder's output to image tokens; a variant is a file there
 image_adapter   a projection and one K', V' for each layer: all that is trained
 attention_lora  changes of the UNet's own layers that an adapter brings
 attach          an adapter beside a UNet's layers, and K', V' computed once for all steps
+joined_text     tokens behind the text's own, as T2I-Adapter's style adapter has them
 numbered        image prompts for a UNet that is compiled
 attention_maps  where in the picture each image prompt acts
 checkpoint      published files, read strictly and written; formats: other layouts on disk;
@@ -43,6 +44,7 @@ from ipadapter_demo.adapter.projections import (
     MLPProjection,
     Projection,
     Resampler,
+    StyleProjection,
 )
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "MLPProjection",
     "Projection",
     "Resampler",
+    "StyleProjection",
     "adapter_file",
     "attach",
     "attached",

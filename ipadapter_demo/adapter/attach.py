@@ -18,9 +18,16 @@ if TYPE_CHECKING:
 
 
 class SupportsLayers(Protocol):
-    """An adapter as `attach` needs it: with `ImageKeyValue` layers in the UNet's order."""
+    """An adapter as `attach` needs it: with `ImageKeyValue` layers in the UNet's order, or with
+    none, where its tokens join the text's."""
 
     layers: nn.ModuleList
+
+    @property
+    def joins_text(self) -> bool: ...
+
+    @property
+    def cross_dim(self) -> int: ...
 
 
 def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
@@ -39,6 +46,11 @@ def cross_attention_layers(unet: UNet2DConditionModel) -> dict[str, Attention]:
 def layer_mismatch(unet: UNet2DConditionModel, adapter: SupportsLayers) -> str | None:
     """The reason for which K' and V' do not fit beside the UNet's K and V; None if they do."""
     layers = cross_attention_layers(unet)
+    if adapter.joins_text:
+        reads = next(iter(layers.values())).to_k.in_features
+        if adapter.cross_dim == reads:
+            return None
+        return f"the adapter makes tokens {adapter.cross_dim} wide, the UNet reads {reads}"
     if len(layers) != len(adapter.layers):
         return (
             f"the adapter has {len(adapter.layers)} cross-attention layers, the UNet {len(layers)}"
@@ -66,7 +78,7 @@ def attach(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> None:
         if mismatch := layer_mismatch(unet, adapter):
             raise ModelError(f"this image adapter does not fit this UNet: {mismatch}")
     for number, attn in enumerate(cross_attention_layers(unet).values()):
-        own = [cast(ImageKeyValue, adapter.layers[number]) for adapter in adapters]
+        own = [_pair(adapter, number) for adapter in adapters]
         attn.set_processor(DecoupledAttnProcessor(*own, number=number))
 
 
@@ -99,8 +111,14 @@ def is_attached(unet: UNet2DConditionModel, *adapters: SupportsLayers) -> bool:
     processors, and diffusers then drops image prompts without a word.
     """
     processors = [attn.processor for attn in cross_attention_layers(unet).values()]
-    return all(len(adapter.layers) == len(processors) for adapter in adapters) and all(
+    numbers = {len(adapter.layers) for adapter in adapters if not adapter.joins_text}
+    return numbers <= {len(processors)} and all(
         isinstance(processor, DecoupledAttnProcessor)
-        and [*processor.pairs] == [adapter.layers[i] for adapter in adapters]
+        and [*processor.pairs] == [_pair(adapter, i) for adapter in adapters]
         for i, processor in enumerate(processors)
     )
+
+
+def _pair(adapter: SupportsLayers, number: int) -> ImageKeyValue | None:
+    """K' and V' of a layer; None where the text's own serve."""
+    return None if adapter.joins_text else cast(ImageKeyValue, adapter.layers[number])

@@ -3,13 +3,13 @@
     Z_new = Attention(Q, K, V) + λ · Attention(Q, K', V')
 
 One processor per cross-attention layer adds the second term before the layer's own output
-projection. The processor holds K' and V' of the attached adapters and nothing else: image tokens, λ
-and masks arrive with each call, so one UNet serves any number of requests at once.
+projection. The tokens of T2I-Adapter's style adapter join the text's in the first term: see
+`joined_text`. The processor holds K' and V' of the attached adapters and nothing else: image
+tokens, λ and masks arrive with each call, so one UNet serves any number of requests at once.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ipadapter_demo.adapter.attention_maps import AttentionRecorder
+from ipadapter_demo.adapter.attention_maps import AttentionRecorder, query_grid
+from ipadapter_demo.adapter.joined_text import JoiningTokens, by_rows, joined_text
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -33,7 +34,8 @@ class ImagePrompt:
 
         unet(..., cross_attention_kwargs={"ip_hidden_states": (prompt, ...)})
 
-    Several prompts for the same rows add up. `token_weights` weigh tokens, and so the references
+    Several prompts for the same rows add up. Of an adapter that `joins_text`, tokens times λ stand
+    behind the text's, in one softmax with them. `token_weights` weigh tokens, and so the references
     they come from, inside one shared softmax. `mask` confines the branch to a region; it is as
     large as the output, or smaller by powers of two. `layer_scales` multiplies λ in each
     cross-attention layer, in `cross_attention_layers` order. A λ of exactly 0.0 costs nothing.
@@ -50,6 +52,7 @@ class ImagePrompt:
     mask: Tensor | None = None  # (1 or rows, 1, height, width) in [0, 1]
     layer_scales: tuple[float, ...] | None = None
     adapter_index: int = 0
+    joins_text: bool = False
     recorder: AttentionRecorder | None = None  # looks on; without one nothing is computed for it
     kv_cache: KeyValueCache = field(default_factory=dict, init=False)
 
@@ -98,8 +101,9 @@ class DecoupledAttnProcessor:
     the base model's.
     """
 
-    def __init__(self, *pairs: ImageKeyValue, number: int = 0) -> None:
-        self.pairs = pairs  # this layer's K' and V', one pair for each attached adapter
+    def __init__(self, *pairs: ImageKeyValue | None, number: int = 0) -> None:
+        # this layer's K' and V', one pair for each attached adapter; None: those of the text
+        self.pairs = pairs
         self.number = number  # of the layer, among all cross-attention layers
 
     def __call__(
@@ -149,10 +153,14 @@ class DecoupledAttnProcessor:
             F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
         ).to(query.dtype)
         if isinstance(ip_hidden_states, Tensor):  # in a compiled graph
-            torch.ops.ipadapter_demo.add_images(attended, query, ip_hidden_states, self.number)
-        else:
-            for prompt in ip_hidden_states:
-                attended = self._add_image(attended, query, prompt)
+            torch.ops.ipadapter_demo.add_images(
+                attended, query, key, value, ip_hidden_states, self.number
+            )
+        elif acting := [prompt for prompt in ip_hidden_states if prompt.acts_in(self.number)]:
+            if torch.is_grad_enabled():
+                attended = attended.clone()  # autograd may have kept the original
+            pairs = [p.kv_cache.get(self.number) or self._key_value(attn, p) for p in acting]
+            add_images(attended, (query, key, value), acting, self.number, pairs)
 
         hidden_states = attn.to_out[0](attended)
         hidden_states = attn.to_out[1](hidden_states)  # dropout
@@ -167,25 +175,55 @@ class DecoupledAttnProcessor:
     def fill_kv_cache(self, attn: Attention, prompt: ImagePrompt) -> None:
         """Compute this layer's K' and V' of a prompt, unless they are there or its λ here is 0."""
         if prompt.acts_in(self.number) and self.number not in prompt.kv_cache:
-            prompt.kv_cache[self.number] = self._key_value(prompt, attn.heads)
+            prompt.kv_cache[self.number] = self._key_value(attn, prompt)
 
-    def _key_value(self, prompt: ImagePrompt, heads: int) -> tuple[Tensor, Tensor]:
+    def _key_value(self, attn: Attention, prompt: ImagePrompt) -> tuple[Tensor, Tensor]:
         """K' and V', (1 or rows, heads, n, head_dim) each."""
-        pair = self.pairs[prompt.adapter_index]
-        key = _split_heads(pair.to_k_ip(prompt.tokens), heads)
-        value = _split_heads(pair.to_v_ip(prompt.tokens), heads)
+        pair, tokens = self.pairs[prompt.adapter_index], prompt.tokens
+        to_k, to_v = (attn.to_k, attn.to_v) if pair is None else (pair.to_k_ip, pair.to_v_ip)
+        key, value = _split_heads(to_k(tokens), attn.heads), _split_heads(to_v(tokens), attn.heads)
         if prompt.token_weights is not None:
-            value = value * prompt.token_weights.to(value)[:, None]
+            weights = prompt.token_weights.to(value)[:, None]
+            key, value = key * weights if prompt.joins_text else key, value * weights
         return key, value
 
-    def _add_image(self, attended: Tensor, query: Tensor, prompt: ImagePrompt) -> Tensor:
-        if not prompt.acts_in(self.number):
-            return attended
-        pair = prompt.kv_cache.get(self.number) or self._key_value(prompt, query.shape[1])
-        if torch.is_grad_enabled():
-            attended = attended.clone()  # autograd may have kept the original
-        add_image(attended, query, prompt, self.number, pair)
-        return attended
+
+def add_images(
+    attended: Tensor,
+    text: tuple[Tensor, Tensor, Tensor],
+    prompts: Sequence[ImagePrompt],
+    layer: int,
+    pairs: Sequence[tuple[Tensor, Tensor]],
+) -> None:
+    """Add the image branches that act in a layer to attended (B, L, width), whose attention was of
+    `text`: query, key and value, (B, heads, L or tokens, head_dim) each. `pairs` are K' and V'."""
+    query, key, value = text
+    joining = []
+    for prompt, pair in zip(prompts, pairs, strict=True):
+        if prompt.joins_text:
+            one = _joining(prompt, layer, pair, query.shape[2])
+            joining.append(one)
+            if prompt.recorder is not None:
+                grid = prompt.recorder.grid(query.shape[2])
+                prompt.recorder.joined(query[one.rows], key[one.rows], one, grid)
+    for rows, acting in by_rows(joining):
+        attended[rows] = _merge_heads(
+            joined_text(query[rows], key[rows], value[rows], rows, acting)
+        ).to(attended.dtype)
+    for prompt, pair in zip(prompts, pairs, strict=True):
+        if not prompt.joins_text:
+            add_image(attended, query, prompt, layer, pair)
+
+
+def _joining(
+    prompt: ImagePrompt, layer: int, pair: tuple[Tensor, Tensor], queries: int
+) -> JoiningTokens:
+    scale = prompt.scale_in(layer)
+    key, value = (
+        one * (scale.to(one)[..., None] if isinstance(scale, Tensor) else scale) for one in pair
+    )
+    region = None if prompt.mask is None else _mask_per_query(prompt.mask, queries)
+    return JoiningTokens(prompt.rows, key, value, region)
 
 
 def add_image(
@@ -213,8 +251,7 @@ def add_image(
     # λ may come in float32 and from the CPU, whatever the layer works in
     image = (scale.to(image) if isinstance(scale, Tensor) else scale) * image
     if prompt.recorder is not None:
-        width, height = prompt.recorder.size
-        grid = _query_grid(height, width, image.shape[1])
+        grid = prompt.recorder.grid(image.shape[1])
         prompt.recorder(rows, key, attended[prompt.rows], image, grid)
     attended[prompt.rows] += image
 
@@ -233,22 +270,5 @@ def _merge_heads(states: Tensor) -> Tensor:
 
 def _mask_per_query(mask: Tensor, queries: int) -> Tensor:
     """mask (B, 1, H, W) -> (B, queries, 1), bicubic as in diffusers' `IPAdapterMaskProcessor`."""
-    grid = _query_grid(mask.shape[-2], mask.shape[-1], queries)
+    grid = query_grid(mask.shape[-2], mask.shape[-1], queries)
     return F.interpolate(mask, size=grid, mode="bicubic").flatten(1).unsqueeze(-1)
-
-
-def _query_grid(height: int, width: int, queries: int) -> tuple[int, int]:
-    """The (rows, columns) a layer's queries are laid out in, for an output of this size.
-
-    A UNet halves rounding up, so this does too. diffusers knows the proportions only, which gives
-    the same grid except where a side is odd: it lays a 5 x 4 layer out as 4 x 5.
-    """
-    rows, columns = height, width
-    while rows * columns > queries:
-        rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
-    if rows * columns != queries:  # the mask has a size of its own: its proportions must do
-        rows = max(1, int(math.sqrt(queries * height / width)))
-        rows += queries % rows != 0
-        columns = queries // rows
-    assert rows * columns == queries, f"a {width}x{height} mask does not fit {queries} queries"
-    return rows, columns

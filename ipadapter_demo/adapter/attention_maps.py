@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ipadapter_demo.adapter.joined_text import JoiningTokens
+
 CELLS = 64  # of the longer side: finer than any layer, coarser than pixels
 
 
@@ -37,9 +39,31 @@ class AttentionRecorder:
         """query (rows, heads, L, d), key (1 or rows, heads, n, d); text and image (rows, L, width)
         are what both branches add; `grid` the (rows, columns) that the L queries lie in."""
         weights = attention_weights(query.float(), key.float()).mean(1)  # (rows, L, n)
-        shares = torch.stack([part.sum(2) for part in weights.split(self.counts, dim=2)], dim=2)
         image_norm, text_norm = image.float().norm(dim=-1), text.float().norm(dim=-1)
-        amounts = shares * (image_norm / (image_norm + text_norm).clamp(min=1e-9)).unsqueeze(-1)
+        beside = (image_norm / (image_norm + text_norm).clamp(min=1e-9)).unsqueeze(-1)
+        self._add(self._of_each(weights) * beside, grid)
+
+    def joined(
+        self, query: Tensor, text_key: Tensor, tokens: JoiningTokens, grid: tuple[int, int]
+    ) -> None:
+        """Of tokens in one softmax with the text's, whose keys are (rows, heads, m, d): the share
+        that they have of it."""
+        count, n = len(query), tokens.key.shape[2]
+        keys = torch.cat([text_key, tokens.key.expand(count, -1, -1, -1)], dim=2)
+        bias = F.pad(tokens.bias(query.shape[2]).float(), (text_key.shape[2], 0))
+        weights = attention_weights(query.float(), keys.float(), bias).mean(1)
+        self._add(self._of_each(weights[..., -n:]), grid)
+
+    def grid(self, queries: int) -> tuple[int, int]:
+        """The (rows, columns) that a layer's queries lie in."""
+        width, height = self.size
+        return query_grid(height, width, queries)
+
+    def _of_each(self, weights: Tensor) -> Tensor:
+        """(rows, L, n) -> (rows, L, references)"""
+        return torch.stack([part.sum(2) for part in weights.split(self.counts, dim=2)], dim=2)
+
+    def _add(self, amounts: Tensor, grid: tuple[int, int]) -> None:
         maps = amounts.transpose(1, 2).unflatten(2, grid)  # (rows, references, height, width)
         maps = F.interpolate(maps, self._grid, mode="bilinear", align_corners=False).cpu()
         self._sum = maps if self._sum is None else self._sum + maps
@@ -55,8 +79,26 @@ class AttentionRecorder:
         return self._sum is None
 
 
-def attention_weights(query: Tensor, key: Tensor) -> Tensor:
-    """softmax(Q Kᵀ / √d) over the keys: (B, heads, L, d), (1 or B, heads, n, d) ->
+def attention_weights(query: Tensor, key: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    """softmax(Q Kᵀ / √d + bias) over the keys: (B, heads, L, d), (1 or B, heads, n, d) ->
     (B, heads, L, n). The softmax is of the product: taken of the keys alone, as in some published
     code, rows would not even sum to 1."""
-    return torch.softmax(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]), dim=-1)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    return torch.softmax(scores + bias, dim=-1)
+
+
+def query_grid(height: int, width: int, queries: int) -> tuple[int, int]:
+    """The (rows, columns) a layer's queries are laid out in, for an output of this size.
+
+    A UNet halves rounding up, so this does too. diffusers knows the proportions only, which gives
+    the same grid except where a side is odd: it lays a 5 x 4 layer out as 4 x 5.
+    """
+    rows, columns = height, width
+    while rows * columns > queries:
+        rows, columns = math.ceil(rows / 2), math.ceil(columns / 2)
+    if rows * columns != queries:  # the mask has a size of its own: its proportions must do
+        rows = max(1, int(math.sqrt(queries * height / width)))
+        rows += queries % rows != 0
+        columns = queries // rows
+    assert rows * columns == queries, f"a {width}x{height} mask does not fit {queries} queries"
+    return rows, columns

@@ -8,6 +8,7 @@
 | the first trainer's own state, flat, the UNet beside it | `image_proj_model` | `adapter_modules` |
 | a folder `checkpoint-N` of accelerate's with that state | the same | |
 | InvokeAI: a folder, `ip_adapter.bin` with `image_encoder.txt` | the published ones | |
+| T2I-Adapter's style adapter, its keys as they are or below `adapter` | the file | none |
 
 Each of them may lie under `state_dict`, and its keys may begin with `module.`, as parallel training
 leaves them.
@@ -90,6 +91,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     read: Mapping[str, object] = _read_flat(path) if flat else _read_pickle(path)
     content = {_WRAPPERS.sub("", key): value for key, value in read.items()}
     sections = {section: _section(content, section) for section in SECTIONS}
+    style = {key.removeprefix("adapter."): value for key, value in content.items()}
+    is_style = "style_embedding" in style
+    if is_style:
+        sections = {"image_proj": {f"image_proj.{key}": value for key, value in style.items()}}
     found = {key: value for part in sections.values() for key, value in part.items()}
     tensors: dict[str, Tensor] = {}
     for name, value in found.items():

@@ -78,6 +78,11 @@ class ImageAdapter(nn.Module):
         return self.projection.reads_faces
 
     @property
+    def joins_text(self) -> bool:
+        """True if its tokens stand behind the text's, and it has no K' and V' of its own."""
+        return self.projection.joins_text
+
+    @property
     def cross_dim(self) -> int:
         return self.projection.cross_dim
 

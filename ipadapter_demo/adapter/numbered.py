@@ -10,7 +10,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from ipadapter_demo.adapter.attention import ImagePrompt, add_image
+from ipadapter_demo.adapter.attention import ImagePrompt, add_images
 
 _prompts: dict[int, Sequence[ImagePrompt]] = {}  # of the calls that run now
 _numbers = count()
@@ -29,8 +29,11 @@ def numbered(prompts: Sequence[ImagePrompt]) -> Iterator[Tensor]:
 
 
 @torch.library.custom_op("ipadapter_demo::add_images", mutates_args=("attended",))
-def add_images(attended: Tensor, query: Tensor, number: Tensor, layer: int) -> None:
-    """Add the image branches of one layer to attended (B, L, width); query (B, heads, L, d)."""
-    for prompt in _prompts[int(number)]:
-        if prompt.acts_in(layer):
-            add_image(attended, query, prompt, layer, prompt.kv_cache[layer])
+def add_numbered_images(
+    attended: Tensor, query: Tensor, key: Tensor, value: Tensor, number: Tensor, layer: int
+) -> None:
+    """Add the image branches of one layer to attended (B, L, width), which is the attention of
+    query, (B, heads, L, d), to the text's key and value, (B, heads, tokens, d)."""
+    acting = [prompt for prompt in _prompts[int(number)] if prompt.acts_in(layer)]
+    pairs = [prompt.kv_cache[layer] for prompt in acting]
+    add_images(attended, (query, key, value), acting, layer, pairs)

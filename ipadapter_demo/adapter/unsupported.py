@@ -2,7 +2,7 @@
 
 Adapters that look like ours and are not come first: their own names decide. Layouts are those of
 the classes that write them: tencent-ailab/IP-Adapter 62e4af9 (Portrait for SDXL),
-TencentARC/T2I-Adapter 168f87f (style), InstantX/InstantID, Kwai-Kolors/Kolors,
+InstantX/InstantID, Kwai-Kolors/Kolors,
 TencentARC/PhotoMaker, XLabs-AI/x-flux, InstantX/FLUX.1-dev-IP-Adapter, and diffusers 0.42
 `loaders/` for SD 3.5.
 """
@@ -88,12 +88,6 @@ _KINDS = (
         _named(r"(control_model|controlnet_cond_embedding|input_hint_block)\."),
         "a ControlNet, not an IP-Adapter",
         "it reads a map, not a reference",
-    ),
-    Unsupported(
-        _named(r"(adapter\.)?style_embedding$"),
-        "T2I-Adapter's style adapter, not an IP-Adapter",
-        "it reads CLIP ViT-L/14 and adds tokens to the text's; it has no image attention, "
-        "which is what this version draws with",
     ),
     Unsupported(
         _named(r"(adapter\.)?body\.\d+\.(resnets|in_conv|block1)"),

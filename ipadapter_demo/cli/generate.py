@@ -162,6 +162,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--height", type=int, metavar="H", help="likewise [the model's own, or as I.png]")
     add(
+        "--attention-maps",
+        action="store_true",
+        help="also write where each reference acted in each image: SEED-attention-1.png, ...",
+    )
+    add(
         "--out",
         type=Path,
         default=Path("outputs"),
@@ -174,12 +179,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.cli.folder import draw
     from ipadapter_demo.cli.start import adapters_beside, recorded, start_of
-    from ipadapter_demo.cli.translate import completed, folder_among, free_path, given_fields
+    from ipadapter_demo.cli.translate import (
+        completed,
+        folder_among,
+        free_path,
+        given_fields,
+        vae_is_named,
+    )
+    from ipadapter_demo.imaging import tinted
     from ipadapter_demo.record import save_png
 
     record, found = recorded(arguments.from_png)
     # read before the model is: a wrong path shows at once
     given = given_fields(arguments, record.request if record else None)
+    if vae_is_named(arguments.vae):
+        arguments.vae = None  # of the request, and not the model's own
     arguments.out.mkdir(parents=True, exist_ok=True)
     made_with = record.provenance.get("model") if record else None
     pipeline = loaded(arguments, load, made_with, adapters_beside(record))
@@ -187,18 +201,32 @@ def run(arguments: Arguments, load: Load) -> None:
     request = completed(replace(start, **given), pipeline.info, arguments)
     if (at := folder_among(arguments.reference)) is not None:
         return draw(pipeline, request, arguments.reference[at], arguments.out, at)
-    result = pipeline.generate(request)
+    *_, result = pipeline.stream(request, record_attention=arguments.attention_maps)
     for note in result.warnings:
         print(note, file=sys.stderr)
     weights = result.provenance["weights"]
-    if record and record.provenance.get("weights", weights) != weights:
+    if record and not _same_weights(record.provenance.get("weights"), weights):
         progress(
             f"{arguments.from_png} was made with other weights: it is not drawn the same again"
         )
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         path = free_path(arguments.out, str(seed))
         save_png(path, image, result.request, seed, index, result.provenance)
-        print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3))
+        shown = result.attention_maps[index] if result.attention_maps else ()
+        maps = [
+            free_path(arguments.out, f"{path.stem}-attention-{n}") for n in range(1, len(shown) + 1)
+        ]
+        for place, one in zip(maps, shown, strict=True):
+            tinted(image, one).save(place)
+        said = {"attention_maps": list(map(str, maps))} if maps else {}
+        print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3), **said)
+
+
+def _same_weights(before: object, now: object) -> bool:
+    """Older records name fewer files."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return before is None or before == now
+    return all(now.get(file) == sha256 for file, sha256 in before.items())
 
 
 COMMAND = Command("make pictures", TEXT, add_options, run, EXAMPLES)

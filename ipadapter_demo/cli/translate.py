@@ -59,6 +59,8 @@ def given_fields(arguments: Arguments, earlier: GenerateRequest | None = None) -
         "inpaint": _inpaint(arguments, earlier.inpaint if earlier else None),
         "upscale": _upscale(arguments, earlier.upscale if earlier else None),
     }
+    if vae_is_named(arguments.vae):
+        fields["vae"] = arguments.vae
     if arguments.init is not None:
         fields["init_image"] = picture("--init", arguments.init)
     if arguments.init is not None or (earlier is not None and earlier.init_image is not None):
@@ -86,6 +88,13 @@ def completed(request: GenerateRequest, info: ModelInfo, arguments: Arguments) -
         if getattr(arguments, name) is None
     }
     return replace(request, inpaint=replace(request.inpaint, **open_))
+
+
+def vae_is_named(given: str | None) -> bool:
+    """True for the name of one in the folder of models, False for a place."""
+    if given is None or Path(given).exists():
+        return False
+    return Path(given).name == given and not given.lower().endswith(".safetensors")
 
 
 def folder_among(references: Sequence[Path] | None) -> int | None:

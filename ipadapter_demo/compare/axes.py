@@ -95,6 +95,8 @@ def head_of(axis: str, value: Any) -> str:  # noqa: ANN401 - of the axis' own ty
     """The head of a row or column, said in the field's own terms."""
     if axis == "reference":
         return "no reference" if value is None else _stem(value)
+    if axis == "face_embeds":
+        return "no face" if value is None else f"face {_stem(value)}"
     if axis == "structure":
         if value is None:
             return "no structure"
@@ -103,10 +105,13 @@ def head_of(axis: str, value: Any) -> str:  # noqa: ANN401 - of the axis' own ty
     if axis in ("prompt", "negative_prompt", "prompt_2", "negative_prompt_2"):
         said = value or ("no second prompt" if axis.endswith("_2") else "no prompt")
         return f"not: {said}" if axis.startswith("negative") else said
+    if axis == "vae":
+        return "the model's VAE" if value.strip() == "none" else f"VAE {value}"
     if axis == "loras":
         return "no LoRA" if value.strip() == "none" else str(value)
-    if axis == "guidance_window":
-        return "guided from {:g} to {:g}".format(*value)
+    if axis in ("guidance_window", "image_window"):
+        acts = "guided" if axis == "guidance_window" else "image"
+        return "{} from {:g} to {:g}".format(acts, *value)
     if axis == "image_layers" and not isinstance(value, str):
         return "layers " + " ".join(f"{factor:g}" for factor in value)
     return HEADS.get(axis, "{}").format(value)

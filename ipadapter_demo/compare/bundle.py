@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +33,13 @@ from ipadapter_demo.compare.manifest import (
 )
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec
+from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.imaging import read_bytes, read_image
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result, effective_request
 from ipadapter_demo.record import record_from_png
-from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.request import GenerateRequest, Structure
 from ipadapter_demo.serving import ModelManager
 
 MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
@@ -124,13 +126,29 @@ class Bundle:
 
 
 def _provenance_now(pipeline: ImagePromptPipeline, before: dict[str, Json]) -> dict[str, Json]:
-    """With those of the LoRAs of before that the model still has."""
-    now, weights = pipeline.provenance, before.get("weights")
-    for name in pipeline.info.lora_names:
-        if isinstance(weights, dict) and f"lora/{name}" in weights:
-            request = GenerateRequest(loras=(Lora(name=name),))
+    """With those of the LoRAs, structure networks and autoencoders of before that the model has."""
+    weights = before.get("weights")
+    names = list(weights) if isinstance(weights, dict) else []
+    nothing = Image.new("RGB", (8, 8))  # a network's weights are named by its kind alone
+    requests = [
+        *(GenerateRequest(loras=(Lora(name=name),)) for name in _beyond("lora", names)),
+        *(GenerateRequest(vae=name) for name in _beyond("vae", names)),
+        *(
+            GenerateRequest(structures=(Structure(kind=kind, image=nothing),))
+            for kind in _beyond("structure", names)
+        ),
+    ]
+    now = pipeline.provenance
+    for request in requests:
+        with suppress(RequestError, ModelError):
             now = with_weights_of(now, pipeline.provenance_of(request))
     return now
+
+
+def _beyond(start: str, names: list[str]) -> list[str]:
+    """What is named in "start/WHAT" or "start/WHAT/...", each once."""
+    parts = [name.split("/") for name in names]
+    return list(dict.fromkeys(part[1] for part in parts if part[0] == start and part[1:]))
 
 
 def difference(one: Image.Image, other: Image.Image) -> int | None:

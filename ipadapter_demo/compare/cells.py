@@ -29,6 +29,7 @@ from ipadapter_demo.upscale import Upscale
 ORDER = (
     "model",
     "reference",
+    "face_embeds",
     "structure",
     "prompt",
     "negative_prompt",
@@ -37,9 +38,11 @@ ORDER = (
     "prompt_syntax",
     "clip_skip",
     "image_scale",
+    "image_window",
     "image_layers",
     "adapter",
     "loras",
+    "vae",
     "combine",
     "guidance",
     "guidance_window",
@@ -130,6 +133,10 @@ class _Builder:
         elif name == "reference":
             before = references[0] if references else None
             fields["references"] = (self._reference(before, image=value), *references[1:])
+        elif name == "face_embeds":
+            if not references:
+                raise RequestError("face_embeds needs a reference: name its picture")
+            fields["references"] = (self._reference(references[0], face=value), *references[1:])
         elif name == "structure":
             fields["structures"] = () if value is None else (self._structure(value),)
         elif name == "fit":
@@ -142,6 +149,8 @@ class _Builder:
                 fields["inpaint"] = replace(inpaint, strength=value)
         elif name == "upscale_strength":
             fields["upscale"] = replace(fields.get("upscale") or Upscale(), strength=value)
+        elif name == "vae":
+            fields["vae"] = None if value.strip() == "none" else value
         elif name == "loras":
             fields["loras"] = loras_from_text(value)
         elif name == "method":
@@ -196,7 +205,8 @@ class _Builder:
         given = comparison.request
         fields: Fields = {"model": comparison.model} | given.given()
         fields["references"] = tuple(
-            Reference(**self._read(r) | self._seen(r.image)) for r in given.references
+            Reference(**self._read(r) | self._seen(r.image) | self._face(r))
+            for r in given.references
         )
         fields["structures"] = tuple(
             Structure(**self._detected(self._read(s))) for s in given.structures
@@ -218,6 +228,7 @@ class _Builder:
         for name in ("mask", "clip_mask"):
             if name in fields:
                 fields[name] = self.spec.mask(fields[name])
+        fields.pop("face_embeds", None)
         return fields | ({} if is_embeds(part.image) else {"image": self._picture(part.image)})
 
     def _seen(self, name: str) -> Fields:
@@ -226,14 +237,28 @@ class _Builder:
             return {"image": None, "embeds": self.spec.embeds(name)}
         return {"image": self._picture(name), "embeds": None}
 
+    def _face(self, part: SharedReference) -> Fields:
+        """The embeds of a face beside the picture of a reference."""
+        if part.face_embeds is None:
+            return {}
+        if is_embeds(part.image):
+            raise RequestError("references.face_embeds needs a picture as image, got embeds")
+        return {"embeds": self.spec.embeds(part.face_embeds)}
+
     def _reference(self, before: Reference | None, **changed: Any) -> Reference:
         """`before` with another picture, by its file, or another fit: each made once, as there may
         be hundreds of cells."""
-        key = (id(before), *changed.values())
+        key = (id(before), *changed.items())
         if key not in self.made:
             values = changed
             if "image" in changed:
                 values = self._seen(changed["image"])
+                beside = before is not None and before.image is not None and values["image"]
+                if beside:  # a face's stay with the next picture
+                    values.pop("embeds")
+            elif "face" in changed:
+                name = changed["face"]
+                values = {"embeds": None if name is None else self.spec.embeds(name)}
             made = Reference(**values) if before is None else replace(before, **values)
             self.made[key] = before, made  # both, so that the first one's id is not another's
         return self.made[key][1]

@@ -74,6 +74,8 @@ class SharedReference(Part):
     clip_mask: File | None = None
     noise: Number | None = None
     face: int | None = None
+    face_embeds: File | None = None
+    """A .safetensors file of a face's embeds, beside the picture."""
     adapter: str | None = None
     layers: Layers | None = None
     mask: File | None = None
@@ -120,6 +122,7 @@ class SharedRequest(Part):
     combine: str | None = None
     adapter: str | None = None
     loras: Annotated[tuple[str, ...], Field(max_length=MAX_LORAS)] | None = None
+    vae: str | None = None
     guidance: Number | None = None
     guidance_window: Window | None = None
     guidance_rescale: Number | None = None
@@ -144,6 +147,8 @@ class Axes(Part):
     model: Texts | None = None
     adapter: Texts | None = None
     reference: Annotated[tuple[File | None, ...], _SOME] | None = None
+    face_embeds: Annotated[tuple[File | None, ...], _SOME] | None = None
+    """Of the first reference, beside its picture; null for none."""
     fit: Texts | None = None
     combine: Texts | None = None
     structure: Annotated[tuple[MapOfFile | None, ...], _SOME] | None = None
@@ -156,6 +161,7 @@ class Axes(Part):
     prompt_syntax: Texts | None = None
     clip_skip: Numbers | None = None
     image_scale: Numbers | None = None
+    image_window: Annotated[tuple[Window, ...], _SOME] | None = None
     image_layers: Annotated[tuple[Layers, ...], _SOME] | None = None
     guidance: Numbers | None = None
     guidance_window: Annotated[tuple[Window, ...], _SOME] | None = None
@@ -170,6 +176,8 @@ class Axes(Part):
     """Of the second pass, which there is then."""
     loras: Texts | None = None
     """Names, with a weight as style:0.7, several of them with commas; none for no LoRA."""
+    vae: Texts | None = None
+    """Names of those in the folder of models; none for the model's own."""
     method: Annotated[tuple[Method, ...], _SOME] | None = None
     """The request as it is; without its words; without its pictures; begun from the reference's
     pixels instead of reading it."""

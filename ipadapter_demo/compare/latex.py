@@ -52,6 +52,7 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
         "guidance_window": "" if window == (0, 1) else head_of("guidance_window", window),
         "image_scale": f"λ = {first.planned.image_scale:g}" if not comparison.beside else "",
         "loras": " and ".join(f"the LoRA {text}" for text in texts_from_loras(first.planned.loras)),
+        "vae": f"the VAE {first.planned.vae}" if first.planned.vae else "",
         "upscale": f"two passes, the second × {upscale.factor:g}" if upscale else "",
         "upscale_strength": head_of("upscale_strength", upscale.strength) if upscale else "",
         "seed": f"seed {first.planned.seed}",

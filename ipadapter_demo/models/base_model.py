@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +41,7 @@ from ipadapter_demo.models.structure import StructureNet, T2IAdapterStructure
 from ipadapter_demo.models.structures import Structures
 from ipadapter_demo.models.text import PromptEncoder
 from ipadapter_demo.models.vae import VAE
+from ipadapter_demo.models.vaes import Vaes
 from ipadapter_demo.models.weights import Network, tensors_from_file
 
 if TYPE_CHECKING:
@@ -65,10 +66,12 @@ class BaseModel:
     entry: CatalogEntry
     text: PromptEncoder
     vision: CLIPVisionModelWithProjection | None
+    other_encoders: dict[str, CLIPVisionModelWithProjection]  # by the adapter that reads one
     image_processor: CLIPImageProcessor
     unet: UNet2DConditionModel
     adapters: dict[str, ImageAdapter]  # by name, the default first
     vae: VAE
+    vaes: Vaes  # others that a request may choose
     loras: Loras
     scheduler_config: SchedulerConfig
     structures: Structures
@@ -98,11 +101,20 @@ class BaseModel:
         """SHA-256 of the weight files, by their path inside the model's folder."""
         return {_named(path, self.entry.folder): file_sha256(path) for path in self.files}
 
-    @cached_property
-    def encoder_sha256(self) -> str:
-        """Of the image encoder's weights; of several files of the sums of all."""
-        assert self.entry.image_encoder is not None, "a model without one makes no embeds"
-        folder = _within(self.entry, self.entry.image_encoder)
+    def vae_of(self, name: str | None) -> VAE:
+        """The one that a request chooses; None: the model's own. Raises RequestError."""
+        return self.vae if name is None else self.vaes[name]
+
+    def encoder_of(self, adapter: str) -> CLIPVisionModelWithProjection:
+        """The image encoder that the adapter of this name reads."""
+        return self.other_encoders.get(adapter) or self.image_encoder
+
+    def encoder_sha256(self, adapter: str) -> str:
+        """Of the weights of the image encoder that an adapter reads; of several files of the sums
+        of all."""
+        place = self.entry.encoders.get(adapter, self.entry.image_encoder)
+        assert place is not None, "a model without one makes no embeds"
+        folder = _within(self.entry, place)
         sums = [file_sha256(path) for path in self.files if path.is_relative_to(folder)]
         return sums[0] if len(sums) == 1 else sha256("".join(sums).encode()).hexdigest()
 
@@ -114,6 +126,8 @@ class BaseModel:
             unet=_Outline(self.unet),
             adapters={},
             vision=None if self.vision is None else _Outline(self.vision),
+            other_encoders={},
+            vaes=self.vaes.without_weights(),
             vae=replace(self.vae, autoencoder=_Outline(self.vae.autoencoder)),
             inpaint_adapter=None,
             loras=Loras(None, {}),
@@ -190,26 +204,31 @@ def load_base_model(
     loras.merge(loras.usual)
     loading = False
     unet: UNet2DConditionModel = frozen(parts.unet)
-    vision = None
-    if entry.image_encoder is not None:
-        vision = frozen(
-            part_of(
-                CLIPVisionModelWithProjection, _within(entry, entry.image_encoder), dtype, files
-            )
-        )
+
+    @cache
+    def encoder_at(place: str) -> CLIPVisionModelWithProjection:
+        found = part_of(CLIPVisionModelWithProjection, _within(entry, place), dtype, files)
+        return frozen(found)
+
+    vision = None if entry.image_encoder is None else encoder_at(entry.image_encoder)
+    others = {name: encoder_at(place) for name, place in entry.encoders.items()}
+    for name, other in others.items():
+        check_same_view(name, other, vision)
     adapters: dict[str, ImageAdapter] = {}
     for name, file in entry.adapters.items():
         assert vision is not None, "an adapter reads what an image encoder saw"
         path = adapter_file(_within(entry, file))
         adapter = load_image_adapter(path)
-        check_fits(adapter, unet, adapter.width_read_from(vision), path)
+        check_fits(adapter, unet, adapter.width_read_from(others.get(name, vision)), path)
         loras.add_adapter(name, adapter)
         adapters[name] = adapter.to(device, dtype).eval().requires_grad_(False)
         files.append(path)
     attach(unet, *adapters.values())
     text_encoders, vae = tuple(map(frozen, parts.text_encoders)), frozen(parts.vae)
+    own_vae = VAE(vae, torch.device(device), honours_upcast=len(text_encoders) > 1)
     if options.offload:
-        take_turns([*text_encoders, *([vision] if vision else []), unet, vae], device)
+        seeing = dict.fromkeys([*([vision] if vision else []), *others.values()])
+        take_turns([*text_encoders, *seeing, unet, vae], device)
     if options.tiling and hasattr(vae, "enable_tiling"):
         vae.enable_tiling()
     if options.compile:
@@ -222,11 +241,13 @@ def load_base_model(
             parts.tokenizers, text_encoders, parts.zeros_for_nothing, torch.device(device)
         ),
         vision=vision,
+        other_encoders=others,
         image_processor=parts.image_processor,
         unet=unet,
         adapters=adapters,
         loras=loras,
-        vae=VAE(vae, torch.device(device), honours_upcast=len(text_encoders) > 1),
+        vae=own_vae,
+        vaes=Vaes(entry, own_vae, dtype, options),
         scheduler_config=parts.scheduler_config,
         structures=Structures(entry, load, locate),
         inpaint_adapter=None
@@ -246,6 +267,17 @@ class _Outline:
 
     def __init__(self, network: ConfigMixin | PreTrainedModel) -> None:
         self.config = network.config
+
+
+def check_same_view(
+    name: str, other: CLIPVisionModelWithProjection, own: CLIPVisionModelWithProjection | None
+) -> None:
+    """A reference is made ready once. Raises ModelError for an encoder of another size."""
+    sizes = [encoder.config.image_size for encoder in (other, own) if encoder is not None]
+    if len(set(sizes)) > 1:
+        raise ModelError(
+            f"the image encoder of adapter {name} sees {sizes[0]} pixels, the model's {sizes[1]}"
+        )
 
 
 def _within(entry: CatalogEntry, path: str) -> Path:

@@ -20,11 +20,13 @@ COLOURS = ("palette", "none")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StructureEntry:
     """A structure network: its folder, inside the model's or on the hub, its class, and the
-    detectors that suit it. One on the hub is fetched when it is first asked for."""
+    detectors that suit it. One on the hub is fetched when it is first asked for; there it may be
+    one file without a configuration."""
 
     folder: str | Hub
     network: Literal["controlnet", "t2i-adapter"]
     annotators: tuple[str, ...]
+    note: str = ""  # of a kind that its name does not explain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,8 @@ class CatalogEntry:
     folder: Path
     configs: Path | None = None
     image_encoder: str | None = "image_encoder"  # None: no image prompts
+    # of adapters that read another one
+    encoders: dict[str, str] = field(default_factory=dict)
     adapters: dict[str, str] = field(default_factory=lambda: {"base": "ip-adapter.safetensors"})
     structures: dict[str, StructureEntry] = field(default_factory=dict)
     loras: dict[str, str | LoraEntry] = field(default_factory=dict)  # for requests to choose

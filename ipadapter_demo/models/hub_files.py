@@ -1,7 +1,8 @@
 """The files on the hub that make the published models, by repository.
 
 Sizes are in half precision where the hub has it. Every revision is pinned, and the SHA-256 of
-weights where the hub's own page of the file, or another public source, tells it.
+weights where the hub's own page of the file, or another public source, tells it. Others are in
+`unpinned`.
 """
 
 from __future__ import annotations

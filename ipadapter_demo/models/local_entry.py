@@ -19,6 +19,7 @@ from ipadapter_demo.models.sources import (
     no_report,
     of_repository,
 )
+from ipadapter_demo.models.unpinned import CLIP_VIT_L
 
 
 def base_path(
@@ -65,13 +66,19 @@ def local_entry(model: Published, options: LoadOptions, report: Report = no_repo
     if model.unet is not None and options.unet is None:
         unet = str(fetched(model.unet, models_dir, report) / model.unet.files[0])
     adapter = own or _adapter_file(model, models_dir, report)
+    beside = _beside(model, options)
     return CatalogEntry(
         name=model.name,
         folder=path,
         configs=configs,
         image_encoder=options.image_encoder or str(fetched(encoder, models_dir, report)),
         adapters={own.stem if own else "base": str(adapter)}
-        | _beside(model, encoder, options, report),
+        | {other.name: str(_adapter_file(other, models_dir, report)) for other in beside},
+        encoders={
+            other.name: str(fetched(other.image_encoder, models_dir, report))
+            for other in beside
+            if other.image_encoder != encoder
+        },
         structures=model.structures,
         loras=dict(model.loras),
         unet=unet,
@@ -85,23 +92,17 @@ def _adapter_file(model: Published, models_dir: Path | None, report: Report) -> 
     return file_at(folder, wanted) or folder / wanted
 
 
-def _beside(model: Published, encoder: Hub, options: LoadOptions, report: Report) -> dict[str, str]:
-    """The adapters of other models of the catalogue, by their names. Raises ModelError for those of
-    another family, or that read another image encoder."""
-    found = {}
+def _beside(model: Published, options: LoadOptions) -> list[Published]:
+    """The other models of the catalogue whose adapters are asked for. Raises ModelError for those
+    of another family."""
+    family = model.name.partition("-")[0]
+    known = {name: other for name, other in PUBLISHED.items() if name.partition("-")[0] == family}
     for name in options.adapters:
-        other = PUBLISHED.get(name)
-        family = model.name.partition("-")[0]
-        if other is None or other.name.partition("-")[0] != family:
-            known = ", ".join(n for n in PUBLISHED if n.partition("-")[0] == family)
-            raise ModelError(f"adapters beside {model.name} must be of {known}, got {name!r:.80}")
-        if other.image_encoder != encoder:
+        if name not in known:
             raise ModelError(
-                f"adapters: {name} reads the image encoder {other.image_encoder.folder}, "
-                f"{model.name} has {encoder.folder}"
+                f"adapters beside {model.name} must be of {', '.join(known)}, got {name!r:.80}"
             )
-        found[name] = str(_adapter_file(other, options.models_dir, report))
-    return found
+    return [known[name] for name in options.adapters]
 
 
 def _encoder_of(own_adapter: Path, model: Published) -> Hub:
@@ -112,5 +113,7 @@ def _encoder_of(own_adapter: Path, model: Published) -> Hub:
     if named := image_encoder_named(own_adapter):
         return encoder_of_repository(named)
     adapter = load_image_adapter(own_adapter)
+    if adapter.joins_text:
+        return CLIP_VIT_L
     known = {(False, 1024): VIT_H, (False, 1280): VIT_BIGG, (True, 1280): VIT_H}
     return known.get((adapter.reads_patches, adapter.encoder_width), model.image_encoder)

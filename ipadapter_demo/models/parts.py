@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -86,7 +88,7 @@ def _from_folder(
         unet=part_of(UNet2DConditionModel, folder / "unet", dtype, files)
         if unet is None
         else _unet(unet, folder, dtype, files),
-        vae=_vae(vae or folder / "vae", folder, dtype, files),
+        vae=vae_at(vae or folder / "vae", folder, dtype, files),
         scheduler_config=_scheduler_config(folder),
         image_processor=_image_processor(folder),
         zeros_for_nothing=two and _zeros_for_nothing(folder),
@@ -135,7 +137,7 @@ def _from_single_file(
         tokenizers=tuple(tokenizers),
         text_encoders=tuple(encoders),
         unet=single_file.unet_of(*where) if unet is None else _unet(unet, configs, dtype, files),
-        vae=single_file.vae_of(*where) if vae is None else _vae(vae, configs, dtype, files),
+        vae=single_file.vae_of(*where) if vae is None else vae_at(vae, configs, dtype, files),
         scheduler_config=saying(_scheduler_config(configs), said),
         image_processor=_image_processor(configs),
         zeros_for_nothing=xl and _zeros_for_nothing(configs),
@@ -151,8 +153,8 @@ def _unet(path: Path, base: Path, dtype: torch.dtype, files: list[Path]) -> UNet
     return single_file.unet_alone(tensors, base, dtype, f"unet: {path.name}")
 
 
-def _vae(
-    path: Path, base: Path, dtype: torch.dtype, files: list[Path]
+def vae_at(
+    path: Path, base: Path, dtype: torch.dtype, files: list[Path] | None = None
 ) -> AutoencoderKL | AutoencoderTiny:
     """The autoencoder in a folder, or in one file, which is then configured as the one of `base`:
     its family's scale of latents cannot be read from weights."""
@@ -164,7 +166,8 @@ def _vae(
                 f"vae: {path.name} is one file, which needs a base of SD 1.5's or "
                 "SDXL's family: give a folder in diffusers' layout"
             )
-        files.append(path)
+        if files is not None:
+            files.append(path)
         return single_file.vae_of(tensors_from_file(path), base, dtype, path.name)
     tiny = "AutoencoderTiny" in _read(path, "config.json")
     return part_of(AutoencoderTiny if tiny else AutoencoderKL, path, dtype, files)
@@ -203,7 +206,8 @@ def part_of(
     if clip:
         options["ignore_mismatched_sizes"] = True  # else only its log says which they are
     try:
-        loaded = kind.from_pretrained(folder, **options)
+        with _quiet():
+            loaded = kind.from_pretrained(folder, **options)
     except Exception as error:  # a damaged file raises whatever its reader likes
         raise ModelError(f"{name} cannot be loaded: {reason(error)}") from error
     if dtype is None:
@@ -222,6 +226,20 @@ def part_of(
     if files is not None:
         files.extend(weights)
     return network
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of keys: what is missing or does not fit is said by `part_of`,
+    and CLIP's own file has a text encoder beside the image encoder."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _weights(folder: Path, stem: str) -> tuple[str | None, list[Path]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ipadapter_demo.models import unpinned
 from ipadapter_demo.models.catalog import LoraEntry, StructureEntry
 from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.few_step_files import (
@@ -27,6 +28,7 @@ from ipadapter_demo.models.hub_files import (
 )
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub
+from ipadapter_demo.models.unpinned import UNPINNED, UnpinnedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ def _sd15(
         base=SD15,
         adapter=files,
         image_encoder=encoder,
-        structures=SD15_STRUCTURES,
+        structures=SD15_STRUCTURES | unpinned.SD15_STRUCTURES,
         loras=SD15_LORAS,
         licence=_SD,
         recommended=Recommended(image_scale=image_scale),
@@ -80,12 +82,20 @@ def _sdxl(
         base=SDXL,
         adapter=files,
         image_encoder=encoder,
-        structures=SDXL_STRUCTURES,
+        structures=SDXL_STRUCTURES | unpinned.SDXL_STRUCTURES,
         loras=SDXL_LORAS,
         licence=_XL,
         recommended=Recommended(image_scale=image_scale, guidance=5.0),
         note=f"SDXL {note}",
     )
+
+
+def _unpinned(model: UnpinnedModel) -> Published:
+    make = _sdxl if model.name.startswith("sdxl") else _sd15
+    note = f"{model.note} {UNPINNED}"
+    made = make(model.name, model.files, note, model.encoder, model.image_scale)
+    base, _, _ = made.licence.partition(", ")
+    return replace(made, licence=f"{base}, {model.licence}")
 
 
 def _distilled(name: str, few_step: FewStep, note: str, **parts: Any) -> Published:
@@ -197,7 +207,7 @@ PUBLISHED = {
         _sdxl(
             "sdxl",
             _SDXL_ADAPTER,
-            "with 4 image tokens.",
+            "with 4 image tokens: the look and the gist of a picture.",
         ),
         _sdxl(
             "sdxl-bigg",
@@ -256,5 +266,6 @@ PUBLISHED = {
             base=SDXL_TURBO,
             licence="Stability AI Non-Commercial (base), Apache-2.0 (adapter)",
         ),
+        *map(_unpinned, unpinned.MODELS),
     )
 }

@@ -1,7 +1,7 @@
-"""Bases and LoRAs that an operator puts into MODELS_DIR/bases and MODELS_DIR/loras: there as soon
-as somebody looks, without a restart.
+"""Bases, LoRAs and autoencoders that an operator puts into MODELS_DIR/bases, MODELS_DIR/loras and
+MODELS_DIR/vaes: there as soon as somebody looks, without a restart.
 
-Only what lies directly in these two folders counts, and only under a plain name. Each file's header
+Only what lies directly in these folders counts, and only under a plain name. Each file's header
 is read first, once for as long as its size and date stay; one that is damaged or something else is
 left out, and the log says so.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.local_entry import configs_of
@@ -25,8 +26,14 @@ from ipadapter_demo.models.weights import shapes_of
 
 ON = " on "  # sd15-plus on NAME
 _NAME = re.compile(r"\w[\w .()+-]{0,99}")
+# the first layer of an autoencoder's decoder
+_READS_LATENTS = re.compile(r"^(first_stage_model\.|vae\.)?decoder\.conv_in\.weight$")
+_KL = "AutoencoderKL"
 # the half of a LoRA's layer that reads what the text encoder wrote
 _READS_TEXT = re.compile(r"attn2[._].*to_[kv].*(down|lora_A)\b.*weight$")
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +54,33 @@ class LoraFolder:
             and path.is_file()
             and _known(path, stamp_of(path), _text_width) in (0, self.width)
         }
+
+
+@dataclass(frozen=True, slots=True)
+class VaeFolder:
+    """The autoencoders in MODELS_DIR/vaes for a model whose latents have `channels` and this scale.
+    A single file does not tell the scale, and is read with the model's own."""
+
+    models_dir: Path | None
+    channels: int
+    scale: float
+
+    @classmethod
+    def beside(cls, models_dir: Path | None, own: AutoencoderKL | AutoencoderTiny) -> VaeFolder:
+        """A built-in model has a class of autoencoder of its own, and takes no other."""
+        config = own.config
+        takes = type(own).__name__ == _KL
+        return cls(models_dir if takes else None, config.latent_channels, config.scaling_factor)
+
+    def places(self) -> dict[str, Path]:
+        """Files and folders by name, those of other families left out."""
+        found = {}
+        for path in _within(self.models_dir, "vaes"):
+            if path.is_dir() or path.suffix.lower() == ".safetensors":
+                kind = _known(path, stamp_of(path), _vae_kind)
+                if kind in ((self.channels, None), (self.channels, self.scale)):
+                    found[path.stem if path.is_file() else path.name] = path
+        return found
 
 
 def stamp_of(path: Path) -> tuple[tuple[int, int], ...]:
@@ -107,6 +141,25 @@ def _text_width(path: Path) -> int:
     if not any(re.search(r"lora|hada_|lokr_", key) for key in shapes):
         raise ModelError(f"it holds no LoRA, but keys as {sorted(shapes)[:2]}")
     return next((s[1] for key, s in shapes.items() if _READS_TEXT.search(key) and s[1:]), 0)
+
+
+def _vae_kind(path: Path) -> tuple[int, float | None]:
+    """The channels of an autoencoder's latents and their scale, which a file does not tell. Raises
+    ModelError for something else."""
+    config: dict[str, Any] = {}
+    if path.is_dir():
+        try:
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ModelError("it has no config.json of an autoencoder") from None
+        if not isinstance(config, dict) or config.get("_class_name") != _KL:
+            raise ModelError(f"its config.json names no {_KL}")
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    shapes = {key: shape for file in files for key, shape in shapes_of(file).items()}
+    read = next((shape for key, shape in shapes.items() if _READS_LATENTS.search(key)), ())
+    if len(read) != 4:
+        raise ModelError(f"it holds no autoencoder, but keys as {sorted(shapes)[:2]}")
+    return read[1], config.get("scaling_factor")
 
 
 def _family_of_file(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.sources import Hub, Locate
+from ipadapter_demo.models.sources import Hub, Locate, file_at, file_sha256
 from ipadapter_demo.models.structure import (
     ControlNetStructure,
     StructureNet,
     T2IAdapterStructure,
 )
 from ipadapter_demo.models.union import UnionStructure
+from ipadapter_demo.models.weights import weight_files
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, ControlNetUnionModel, T2IAdapter
@@ -48,10 +49,24 @@ class Structures:
         """Raises ModelError where it is not at hand and cannot be fetched."""
         with self._lock:
             if kind not in self._loaded:
-                place = self._entries[kind].folder
-                assert isinstance(place, Hub)
-                self._loaded[kind] = self._read(kind, self._locate(place))
+                self._loaded[kind] = self._read(kind, self._fetched(kind))
             return self._loaded[kind]
+
+    def hashes(self, kinds: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of the weights of those from the hub: the others count among the model's own."""
+        return {
+            f"structure/{kind}/{file.name}": file_sha256(file)
+            for kind in kinds
+            if kind in self._entries and isinstance(self._entries[kind].folder, Hub)
+            for file in weight_files(self._fetched(kind))
+        }
+
+    def _fetched(self, kind: str) -> Path:
+        """The folder of one on the hub, or the file that it is."""
+        place = self._entries[kind].folder
+        assert isinstance(place, Hub)
+        folder, [*_, weights] = self._locate(place), place.files
+        return folder if len(place.files) > 1 else file_at(folder, weights) or folder / weights
 
     def loaded(self) -> tuple[StructureNet, ...]:
         return tuple(self._loaded.values())

@@ -88,9 +88,14 @@ class UnionStructure:
     kind: str
     conditional_only: ClassVar[bool] = False
 
+    @property
+    def type(self) -> str:
+        """Of the maps: a catalogue has it behind `union-`, beside a network of its own."""
+        return self.kind.removeprefix("union-")
+
     def __post_init__(self) -> None:
         known = [name for name, number in TYPES.items() if number < self._types]
-        if self.kind not in known:
+        if self.type not in known:
             raise ModelError(f"a ControlNet Union reads maps of {', '.join(known)}")
 
     @property
@@ -109,7 +114,7 @@ class UnionStructure:
         weight: float,
         added: dict[str, Tensor] | None,
     ) -> ControlResiduals:
-        number = TYPES[self.kind]
+        number = TYPES[self.type]
         types = noisy.new_zeros(len(noisy), self._types)
         types[:, number] = 1
         skips, middle = self.net(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError, some_of
+from ipadapter_demo.models.sources import served_by, weights_at
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -81,6 +82,15 @@ def tensors_from_file(path: Path) -> dict[str, Tensor]:
     return {
         key: value for key, value in weights_from_file(path).items() if isinstance(value, Tensor)
     }
+
+
+def weight_files(place: Path) -> list[Path]:
+    """The files that are read of the folder of one of diffusers' networks; or the one that it
+    is."""
+    if place.is_file():
+        return [place]
+    names = served_by("diffusion_pytorch_model.safetensors")
+    return next((found for name in names if (found := weights_at(place, name))), [])
 
 
 @contextmanager

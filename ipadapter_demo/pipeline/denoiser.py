@@ -34,6 +34,7 @@ class UNetDenoiser:
 
     def prepare(self, conditions: Conditions) -> None:
         """Once, before the first step."""
+        self.loras.merge(self.chosen)  # tokens that join the text's go through the UNet's own K, V
         fill_kv_cache(self.unet, [timed.prompt for timed in conditions.image_prompts])
 
     def predict(self, calls: Sequence[Call[Conditions]]) -> Sequence[Tensor]:

@@ -109,13 +109,14 @@ class Drawing:
                     shown: tuple[Image.Image, ...] = ()
                     if self.preview_every > 0 and done % self.preview_every == 0 and done < each:
                         yield None
-                        pixels = self.model.vae.pixels_from_latents(event.clean)
+                        vae = self.model.vae_of(piece.drawn.vae)
+                        pixels = vae.pixels_from_latents(event.clean)
                         shown = (*images, *images_from_pixels(pixels.nan_to_num()))
                     yield Preview(number * each + done, len(pieces) * each, shown)
                 else:
                     yield event
             yield None
-            made, said = decoded(self.model, latents)
+            made, said = decoded(self.model, latents, piece.drawn.vae)
             images += made
             warnings |= dict.fromkeys(said)
             attention += attention_maps(conditions.image_prompts, piece.drawn.count)
@@ -148,19 +149,21 @@ class Drawing:
     def _enlarged(self, latents: Tensor, size: Size) -> tuple[Tensor, tuple[str, ...]]:
         """The latents that a second pass begins from, and warnings of decoding. Each picture is
         encoded by itself, as it would be if it was given."""
-        upscale, encoder = self.plan.drawn.upscale, self.conditioner.latents
+        upscale, chosen = self.plan.drawn.upscale, self.plan.drawn.vae
+        encoder = self.conditioner.latents.of(chosen)
         assert upscale is not None
         if upscale.enlarge == "latents":
             return interpolate(latents, encoder.shape(size)[1:], mode="bilinear"), ()
-        images, said = decoded(self.model, latents)
+        images, said = decoded(self.model, latents, chosen)
+        vae = self.model.vae_of(chosen)
         pixels = (pixels_from_images([reshaped(image, size, "crop")]) for image in images)
-        return torch.cat([self.model.vae.latents_from_pixels(one) for one in pixels]), said
+        return torch.cat([vae.latents_from_pixels(one) for one in pixels]), said
 
     def _steps(
         self, plan: Plan, conditions: Conditions, before: Tensor | None
     ) -> Generator[Call[Conditions] | Step, None, None]:
         model, drawn = self.model, plan.drawn
-        init = plan.latent_init(self.conditioner.latents, before)
+        init = plan.latent_init(self.conditioner.latents.of(drawn.vae), before)
         scheduler = new_scheduler(drawn.sampler, model.scheduler_config, drawn.noise_schedule)
         return denoise(
             Schedule(scheduler, drawn.steps, init.strength, model.device),
@@ -171,12 +174,15 @@ class Drawing:
         )
 
 
-def decoded(model: BaseModel, latents: Tensor) -> tuple[tuple[Image.Image, ...], tuple[str, ...]]:
-    """The pictures, and a warning where they had to be decoded again."""
+def decoded(
+    model: BaseModel, latents: Tensor, chosen: str | None = None
+) -> tuple[tuple[Image.Image, ...], tuple[str, ...]]:
+    """The pictures by the VAE that is chosen, and a warning where they had to be decoded again."""
     warnings: tuple[str, ...] = ()
-    pixels = model.vae.pixels_from_latents(latents)
+    vae = model.vae_of(chosen)
+    pixels = vae.pixels_from_latents(latents)
     if not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
-        pixels, warnings = model.vae.pixels_in_float32(latents), (DECODED_AGAIN,)
+        pixels, warnings = vae.pixels_in_float32(latents), (DECODED_AGAIN,)
     if not torch.isfinite(pixels).all():
         raise ModelError(
             f"{model.entry.name} in {model.dtype} gave pixels that "

@@ -13,7 +13,7 @@ from ipadapter_demo.layer_presets import LayerPreset
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.recommended import Recommended
-from ipadapter_demo.models.shelf import LoraFolder
+from ipadapter_demo.models.shelf import LoraFolder, VaeFolder
 from ipadapter_demo.request import GenerateRequest
 
 
@@ -56,8 +56,10 @@ class ModelInfo:
     adapters: tuple[str, ...]  # what a request may name; the first where it names none
     face_adapters: tuple[str, ...] = field(default=(), kw_only=True)  # which read faces
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
+    structure_notes: dict[str, str] = field(default_factory=dict, kw_only=True)  # by kind
     loras: dict[str, float]  # by name, with their weights in a request that names none
     lora_folder: LoraFolder | None = field(default=None, kw_only=True)  # with others
+    vae_folder: VaeFolder | None = field(default=None, kw_only=True)
     few_step_loras: dict[str, FewStep] = field(default_factory=dict, kw_only=True)
     # of image_layers, and the factor of λ in each transformer of the UNet: see models/layers.py
     layer_presets: Mapping[LayerPreset, tuple[float, ...]]
@@ -71,6 +73,11 @@ class ModelInfo:
         """Of all that a request may name just now."""
         there = self.lora_folder.files() if self.lora_folder else {}
         return list(self.loras | dict.fromkeys(there, 0.0))
+
+    @property
+    def vae_names(self) -> list[str]:
+        """Of those beside the model's own that a request may name just now."""
+        return list(self.vae_folder.places()) if self.vae_folder else []
 
     @property
     def usual_loras(self) -> tuple[Lora, ...]:

@@ -33,12 +33,18 @@ class LatentInit:
 
 
 class LatentEncoder:
-    """The VAE of one model. Requests of one comparison, or of one person, often have the same
-    picture, so the latest latents are kept."""
+    """A VAE of one model, its own or another one by name. Requests of one comparison, or of one
+    person, often have the same picture, so the latest latents are kept."""
 
-    def __init__(self, model: BaseModel) -> None:
-        self._model = model
-        self._cache = ContentCache(8)
+    def __init__(
+        self, model: BaseModel, vae: str | None = None, cache: ContentCache | None = None
+    ) -> None:
+        self._model, self._vae = model, vae
+        self._cache = ContentCache(8) if cache is None else cache
+
+    def of(self, vae: str | None) -> LatentEncoder:
+        """The same with the VAE of a request."""
+        return LatentEncoder(self._model, vae, self._cache)
 
     def shape(self, size: Size) -> tuple[int, int, int]:
         """(channels, height, width) of the latents of a picture of this size."""
@@ -66,5 +72,6 @@ class LatentEncoder:
     def encode(self, pixels: Tensor) -> Tensor:
         """The latents of pixels (B, 3, H, W) in [-1, 1]."""
 
-        key = pixels.shape, sha256(pixels.numpy().tobytes()).digest()
-        return self._cache.get(key, lambda: self._model.vae.latents_from_pixels(pixels))
+        key = self._vae, pixels.shape, sha256(pixels.numpy().tobytes()).digest()
+        vae = self._model.vae_of(self._vae)
+        return self._cache.get(key, lambda: vae.latents_from_pixels(pixels))

@@ -44,9 +44,9 @@ from ipadapter_demo.request import GenerateRequest, Reference
 class ImagePromptPipeline(Previews):
     """Frozen models and caches; nothing a request says is ever stored on it.
 
-    Any number of threads may call it: the engine's thread alone runs the model, and each caller
-    gets what it would have got alone. Up to `share_steps` requests share a call of the model, where
-    each is within one grey level of that in float32. `autocast` is the precision of such a context.
+    Any number of threads may call it: the engine's thread alone runs the model, and each gets what
+    it would have got alone. Up to `share_steps` requests share a call: each is then within one grey
+    level of that in float32. `autocast` is the precision of such a context.
     """
 
     def __init__(
@@ -69,8 +69,10 @@ class ImagePromptPipeline(Previews):
             adapters=tuple(entry.adapters),
             face_adapters=tuple(n for n, a in self._model.adapters.items() if a.reads_faces),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
+            structure_notes={kind: s.note for kind, s in entry.structures.items() if s.note},
             loras=self._model.loras.weights,
             lora_folder=self._model.loras.folder,
+            vae_folder=self._model.vaes.folder,
             few_step_loras=entry.few_step_loras,
             layer_presets=curves_of(self._model.unet),
             second_prompt=len(self._model.text.tokenizers) > 1,
@@ -163,8 +165,7 @@ class ImagePromptPipeline(Previews):
                     for request in islice(todo, share + 1 - len(at_work))
                 ]
                 at_work += new
-                jobs = [one[1] for one in new if not isinstance(one, Exception)]
-                for job in jobs:
+                for job in (jobs := [one[1] for one in new if not isinstance(one, Exception)]):
                     job.rank = max(job.rank, rank)
                 self._engine.submit(*jobs)
                 if not at_work:
@@ -207,18 +208,17 @@ class ImagePromptPipeline(Previews):
         """With the LoRAs that it is drawn with, or None. Raises RequestError."""
         loras = self._model.loras
         loras.check(request.loras or ())
+        self._model.vaes.check(request.vae)
         if loras.weights and request.loras is None:
             return replace(request, loras=loras.usual)
         return request if loras.weights or request.loras else replace(request, loras=None)
 
     def provenance_of(self, request: GenerateRequest) -> dict[str, Json]:
-        """That of a Result: with the LoRAs that the request is drawn with. Raises RequestError for
-        one that the model does not have."""
-        loras = self._with_loras(request).loras
-        if not loras:
-            return self.provenance
-        weights = self._model.hashes | self._model.loras.hashes(loras)
-        return self.provenance | {"weights": dict(weights)}
+        """That of a Result. Raises RequestError for a LoRA or a VAE that is not there."""
+        loras, model = self._with_loras(request).loras or (), self._model
+        others = model.loras.hashes(loras) | model.vaes.hashes(request.vae)
+        others |= model.structures.hashes(s.kind for s in request.structures)
+        return self.provenance | ({"weights": model.hashes | others} if others else {})
 
     def _begun(
         self,

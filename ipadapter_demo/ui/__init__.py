@@ -32,6 +32,7 @@ from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.access import ACCESS
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
 from ipadapter_demo.ui.widgets.loras import on_few_step
+from ipadapter_demo.ui.widgets.mask_editor import KEYS
 
 __all__ = ["build_ui", "launch", "launch_options"]
 
@@ -163,5 +164,5 @@ def launch_options(settings: Settings) -> dict[str, object]:
             font_mono=("ui-monospace", "monospace"),
         ).set(**READABLE),
         "css_paths": [STYLE],
-        "js": f"() => {{ ({DROP})(); ({CONVERT})(); ({ACCESS})(); }}",
+        "js": f"() => {{ ({DROP})(); ({CONVERT})(); ({KEYS})(); ({ACCESS})(); }}",
     }

@@ -1,4 +1,4 @@
-"""The variants of IP-Adapter: a file each, and its line in the table."""
+"""The variants of image adapters: a file each, and its line in the table."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from ipadapter_demo.adapter.projections.face import FacePlusProjection, FaceProj
 from ipadapter_demo.adapter.projections.linear import LinearProjection
 from ipadapter_demo.adapter.projections.mlp import MLPProjection
 from ipadapter_demo.adapter.projections.resampler import Resampler
+from ipadapter_demo.adapter.projections.style import StyleProjection
 from ipadapter_demo.adapter.shapes import Shapes
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "MLPProjection",
     "Projection",
     "Resampler",
+    "StyleProjection",
     "projection_from_shapes",
 ]
 
@@ -26,6 +28,7 @@ PROJECTIONS: tuple[type[Projection], ...] = (
     MLPProjection,
     FacePlusProjection,
     FaceProjection,
+    StyleProjection,
 )
 
 

@@ -27,6 +27,7 @@ class Projection(nn.Module, ABC):
     title: ClassVar[str]  # for people, with its article
     encoders: ClassVar[Mapping[int, str]]  # the published encoders, by the width that is read
     reads_faces: ClassVar[bool] = False  # embeddings of faces, alone or beside the encoder's states
+    joins_text: ClassVar[bool] = False  # its tokens stand behind the text's; there are no K', V'
 
     embed_dim: int  # channels of what it reads
     cross_dim: int  # channels of the tokens it makes

@@ -38,20 +38,22 @@ class Conditioner:
         maps = tuple(self.maps.structure_map(s, size) for s in request.structures)
         steps = steps_taken(request)
         controls = (
-            self.maps.control(structure, drawn)
+            self.maps.control(structure, drawn, request.inpaint)
             for structure, drawn in zip(request.structures, maps, strict=True)
             if structure.weight > 0 and ever_active(steps, structure.window)
         )
         return Conditions(
             text_states=torch.cat([text.states.expand(count, -1, -1) for text in texts]),
             added=added_conditions(texts, count, size),
-            image_prompts=self.references.prompts(request, size, guided, record_attention),
+            image_prompts=self.references.prompts(
+                request, size, texts[0] if guided else None, record_attention
+            ),
             image_window=request.image_window,
             structures=(*controls, *self.maps.inpaint_controls(request.inpaint, size)),
             maps=maps,
             unconditional=count if guided else 0,
             guidance_window=request.guidance_window,
-            mask_conditioning=mask_conditioning(request.inpaint, size, self.latents)
+            mask_conditioning=mask_conditioning(request.inpaint, size, self.latents.of(request.vae))
             if reads_mask(self.model)
             else None,
         )

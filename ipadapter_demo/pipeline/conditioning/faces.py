@@ -38,13 +38,13 @@ class FaceReader:
         given = reference.embeds
         if not isinstance(plus, FacePlusProjection):
             if given is not None:
-                return tensor_of(given, name, adapter, self._model)
+                return tensor_of(given, name, self._model)
             return self._tensor(self.saved(reference))
         if given is None:
             face = self._face(reference)
-            return plus.joined(self._tensor(_embeds(face)), self._states(adapter, face.portrait))
+            return plus.joined(self._tensor(_embeds(face)), self._states(name, face.portrait))
         if not given.of_faces:
-            return tensor_of(given, name, adapter, self._model)
+            return tensor_of(given, name, self._model)
         if reference.image is None or given.squares > 1:
             raise RequestError(
                 "reference.embeds must be of one face, beside a picture of it, for the FaceID "
@@ -52,7 +52,7 @@ class FaceReader:
                 f"{'no' if reference.image is None else 'a'} picture"
             )
         [pixels] = self._input.pixels(reference)
-        states = adapter.embeds_from_clip_pixels(pixels, self._model.image_encoder)
+        states = adapter.embeds_from_clip_pixels(pixels, self._model.encoder_of(name))
         return plus.joined(self._tensor(given), states)
 
     def saved(self, reference: Reference) -> ImageEmbeds:
@@ -62,9 +62,10 @@ class FaceReader:
     def _face(self, reference: Reference) -> Face:
         return chosen_face(self.analyse(reference.picture), reference.face)
 
-    def _states(self, adapter: ImageAdapter, portrait: Image.Image) -> Tensor:
+    def _states(self, name: str, portrait: Image.Image) -> Tensor:
         pixels = self._input.clip_pixels(self._input.square(portrait, "crop"))
-        return adapter.embeds_from_clip_pixels(pixels, self._model.image_encoder)
+        adapter, encoder = self._model.adapters[name], self._model.encoder_of(name)
+        return adapter.embeds_from_clip_pixels(pixels, encoder)
 
     def _tensor(self, embeds: ImageEmbeds) -> Tensor:
         return torch.from_numpy(embeds.values).to(self._model.device, self._model.dtype)

@@ -14,6 +14,7 @@ from ipadapter_demo.embeds import FACE, ImageEmbeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.models.text import TextStates
 from ipadapter_demo.pipeline.cache import ContentCache, digest
 from ipadapter_demo.pipeline.conditioning.active import ActiveAdapter, active_adapter
 from ipadapter_demo.pipeline.conditioning.encoder_input import EncoderInput, content_of
@@ -74,17 +75,23 @@ class ReferenceEncoder:
         if active.adapter.variant == FACE:
             return self.faces.saved(reference)
         values = self._embeds(reference, active)
-        return embeds_from_tensor(values, active.adapter, self._model, reference.fit)
+        return embeds_from_tensor(values, active.name, self._model, reference.fit)
 
     def prompts(
-        self, request: GenerateRequest, size: Size, guided: bool, record_attention: bool
+        self,
+        request: GenerateRequest,
+        size: Size,
+        unconditional: TextStates | None,
+        record_attention: bool,
     ) -> tuple[TimedPrompt, ...]:
         """References without a mask share one softmax; a masked one has its own region and branch,
         and so have those with a window or an image of their own, and the background of a mask.
 
-        The unconditional half has the same branches with the empty picture in every place, or, of
-        an adapter that reads negative references, with these instead.
+        The unconditional half, where there is guidance and so text for it, has the same branches
+        with the empty picture in every place, or, of an adapter that reads negative references,
+        with these instead.
         """
+        guided = unconditional is not None
         if not (self._model.adapters or request.references):
             return ()  # a base with a structure network in training
         used = [active_adapter(self._model, request, r) for r in (None, *request.references)]
@@ -106,7 +113,8 @@ class ReferenceEncoder:
             for name in dict.fromkeys(active.name for active in used):
                 mine = self._of_adapter(name, negative, request)
                 against = mine or self._of_adapter(name, followed + around, request)
-                prompts += self._branches(against, request, 0, size, empty=not mine)
+                nothing = None if mine else unconditional
+                prompts += self._branches(against, request, 0, size, empty=nothing)
             prompts += self._branches(followed, request, 0, size, opposite=True)
         return tuple(prompts)
 
@@ -122,12 +130,13 @@ class ReferenceEncoder:
         request: GenerateRequest,
         first: int,
         size: Size,
-        empty: bool = False,
+        empty: TextStates | None = None,
         record: bool = False,
         opposite: bool = False,
     ) -> list[TimedPrompt]:
         """The branches of one half of a guided batch, which begins at row `first`. `empty`: with
-        the empty picture in the place of every reference. `record`: with attention maps.
+        the empty picture in the place of every reference, or the last tokens of this text where
+        tokens join the text's, as T2I-Adapter's authors do. `record`: with attention maps.
         `opposite`: of those alone that some layers put into this half."""
         shared: dict[tuple[object, ...], list[Reference]] = {}
         for number, reference in enumerate(references):
@@ -137,6 +146,7 @@ class ReferenceEncoder:
             key = (reference.window, reference.only_image, alone, name, layers)
             shared.setdefault(key, []).append(reference)
         prompts, steps = [], steps_taken(request)
+        text, taken = torch.empty(0) if empty is None else empty.states, 0
         for group in shared.values():
             if not ever_active(steps, request.image_window, group[0].window):
                 continue
@@ -149,22 +159,31 @@ class ReferenceEncoder:
             if one.mask is not None:
                 scale, weighted = scale * one.weight, [1.0]
                 mask = mask_from_image(resize_image(one.mask, size)).to(self._model.device)
-            read = self._tokens(group, weighted, request.combine, active, empty)
-            prompts.append(
-                TimedPrompt(
-                    one.window,
-                    ImagePrompt(
-                        rows=_rows(one, first, request.count),
-                        tokens=read.tokens,
-                        scale=scale,
-                        token_weights=read.weights,
-                        mask=mask,
-                        layer_scales=layer_scales,
-                        adapter_index=active.adapter_index,
-                        recorder=AttentionRecorder(read.counts, size) if record else None,
-                    ).sharing(read.kv_cache),
-                )
+            joins = active.adapter.joins_text
+            read = self._tokens(
+                group, weighted, request.combine, active, empty is not None and not joins
             )
+            if empty is not None and joins:
+                text, count = text[:, : text.shape[1] - taken], read.tokens.shape[1]
+                if not text.shape[1]:
+                    continue
+                read, taken = ReadTokens(text[:, -count:], read.counts, None), count
+                scale = 1.0
+                layer_scales = layer_scales and tuple(float(s > 0) for s in layer_scales)
+            prompt = ImagePrompt(
+                rows=_rows(one, first, request.count),
+                tokens=read.tokens,
+                scale=scale,
+                token_weights=read.weights,
+                mask=mask,
+                layer_scales=layer_scales,
+                adapter_index=active.adapter_index,
+                joins_text=joins,
+                recorder=AttentionRecorder(read.counts, size) if record else None,
+            )
+            if not joins:  # a LoRA of another request changes what the UNet's own K makes of tokens
+                prompt = prompt.sharing(read.kv_cache)
+            prompts.append(TimedPrompt(one.window, prompt))
         return prompts
 
     def _tokens(
@@ -202,9 +221,9 @@ class ReferenceEncoder:
         if empty:
             nothing = self._empty_embeds(active)
             return nothing.expand(reference.squares, *nothing.shape[1:])
-        encoder, adapter = self._model.image_encoder, active.adapter
+        encoder, adapter = self._model.encoder_of(active.name), active.adapter
         if reference.embeds is not None and not adapter.reads_faces:
-            return tensor_of(reference.embeds, active.name, adapter, self._model)
+            return tensor_of(reference.embeds, active.name, self._model)
 
         def encode() -> Tensor:
             if adapter.reads_faces:
@@ -212,11 +231,11 @@ class ReferenceEncoder:
             pixels = self.input.pixels(reference)
             return torch.cat([adapter.embeds_from_clip_pixels(one, encoder) for one in pixels])
 
-        return self.cache.get((adapter.variant, content_of(reference)), encode)
+        return self.cache.get((adapter.variant, id(encoder), content_of(reference)), encode)
 
     def _empty_embeds(self, active: ActiveAdapter) -> Tensor:
         def encode() -> Tensor:
-            return active.adapter.empty_embeds(1, self._model.image_encoder)
+            return active.adapter.empty_embeds(1, self._model.encoder_of(active.name))
 
         return self.cache.get((active.name, "empty"), encode)
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import PAD_COLOUR, pixels_from_images, resize_image
+from ipadapter_demo.imaging import (
+    PAD_COLOUR,
+    mask_from_image,
+    pixels_from_images,
+    resize_image,
+)
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.structure import ControlCondition
@@ -15,7 +20,9 @@ from ipadapter_demo.pipeline.inpainting.mask import pixels_around_hole
 from ipadapter_demo.pipeline.sizes import Size, inner_size, padded, reshaped, same_shape
 from ipadapter_demo.request import Inpaint, Structure
 
-OF_COLOURS = ("palette", "shuffle")  # kinds of structure to which black is a colour like another
+# kinds of structure to which black is a colour like another
+OF_COLOURS = ("palette", "shuffle", "tile", "union-tile", "inpaint", "union-repaint")
+OF_A_MASK = "inpaint"  # the kind that reads the mask of an inpainting, too
 
 
 class MapReader:
@@ -25,14 +32,26 @@ class MapReader:
         self._model = model
         self._maps, self._features = ContentCache(16), ContentCache(8)
 
-    def control(self, structure: Structure, drawn: Image.Image) -> ActiveControl:
-        """The map of a structure, as its network reads it."""
+    def control(
+        self, structure: Structure, drawn: Image.Image, inpaint: Inpaint | None = None
+    ) -> ActiveControl:
+        """The map of a structure, as its network reads it. Raises RequestError for one that reads
+        the mask of an inpainting, where there is none."""
+        hole = None
+        if structure.kind == OF_A_MASK:
+            if inpaint is None:
+                raise RequestError(f"structure {OF_A_MASK} reads a mask, so it needs inpaint")
+            hole = resize_image(inpaint.mask, drawn.size)
 
         def read() -> ControlCondition:
-            net = self._model.structures[structure.kind]
-            return net.read((pixels_from_images([drawn]) + 1) / 2)
+            net, pixels = self._model.structures[structure.kind], pixels_from_images([drawn])
+            pixels = (pixels + 1) / 2
+            if hole is not None:  # as its authors mark it
+                pixels = pixels.masked_fill(mask_from_image(hole) >= 0.5, -1.0)
+            return net.read(pixels)
 
-        condition = self._features.get((structure.kind, digest(drawn)), read)
+        key = structure.kind, digest(drawn), None if hole is None else digest(hole)
+        condition = self._features.get(key, read)
         return ActiveControl(condition, structure.weight, structure.window)
 
     def inpaint_controls(self, given: Inpaint | None, size: Size) -> tuple[ActiveControl, ...]:

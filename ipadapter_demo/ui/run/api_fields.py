@@ -18,6 +18,7 @@ from ipadapter_demo.request import (
 )
 from ipadapter_demo.sampling import NoiseSchedule
 from ipadapter_demo.ui.run.tab import Widgets
+from ipadapter_demo.ui.run.uploads import MAX_GROW
 
 # What only the page has: a program gives the seed, and width and height, or leaves them open.
 OF_THE_PAGE = {"random_seed", "shape", "live"}
@@ -36,6 +37,7 @@ SCHEMAS: dict[str, Schema] = {
     "reference_layers": TEXT,
     "kind": TEXT,
     "loras": {"type": "array", "items": TEXT},
+    "vae": TEXT,
     "noise_schedule": {"type": "string", "enum": list(get_args(NoiseSchedule))},
 }
 # Of a slot with a number, such as weight_2, by the name without it.
@@ -45,6 +47,8 @@ DESCRIPTIONS = {
     "up to 4 squares (tile).",
     "weight": "Weight of the reference among several, from 0 to 2.",
     "mask": "Region mask: where the reference applies.",
+    "mask_invert": "Draw all but the masked part.",
+    "mask_grow": f"Pixels by which the mask grows, or shrinks below 0: -{MAX_GROW} to {MAX_GROW}.",
     "mask_means": "What the mask selects: what is white in it, or what is transparent.",
     "window_start": "Start, as a share of the steps from 0 to 1.",
     "window_end": "End, as a share of the steps from 0 to 1.",
@@ -101,6 +105,7 @@ DESCRIPTIONS = {
     "upscale_strength": "Denoising strength of this second pass, up to 1.",
     "enlarge": "The picture or its latents, as what is enlarged between the passes.",
     "loras": 'LoRAs of the model by their names, with a weight behind a colon: "style:0.7".',
+    "vae": "The name of an autoencoder in the folder of models; nothing: the model's own.",
     "attention": "Also return attention maps: where each reference acted.",
     "model": "The model by its name; another than the last one is loaded first.",
 }

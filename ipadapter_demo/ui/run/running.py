@@ -166,6 +166,8 @@ def request_from_values(built: BuiltTab, values: Mapping[str, object]) -> Genera
         read["upscale"] = upscale_from_values(read)
     if "loras" in read:
         read["loras"] = loras_from_texts(read["loras"])
+    if "vae" in read:
+        read["vae"] = read["vae"] or None
     if read.pop("random_seed"):
         read["seed"] = random.randint(0, MAX_SEED - MAX_COUNT)
     return built.tab.translate(**read)

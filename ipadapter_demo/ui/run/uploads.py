@@ -15,6 +15,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from PIL import Image, ImageChops
 
+from ipadapter_demo import checks
 from ipadapter_demo.embeds import read_embeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
@@ -24,12 +25,13 @@ from ipadapter_demo.imaging import (
     shrink_image,
     shrink_to_area,
 )
-from ipadapter_demo.masks import MaskMeans, flatten_mask, painted_mask
+from ipadapter_demo.masks import MaskMeans, flatten_mask, grown, painted_mask
 from ipadapter_demo.size_limits import MAX_AREA
 from ipadapter_demo.ui.run.room import room_for
 from ipadapter_demo.ui.run.say import failure
 
 MAX_LAYERS = 20  # of paint
+MAX_GROW = 200  # pixels
 MAX_INPAINT_SIDE = 2048  # the result has the size of the picture, so more of it is kept
 
 
@@ -41,14 +43,23 @@ class Painting:
     mask: Image.Image
     size: tuple[int, int]
 
-    def mask_with(self, more: Image.Image | None, means: MaskMeans = "white") -> Image.Image:
+    def mask_with(
+        self,
+        more: Image.Image | None,
+        means: MaskMeans = "white",
+        invert: bool = False,
+        grow: int = 0,
+    ) -> Image.Image:
         """The painted mask together with `more`, a mask of the size that the picture was uploaded
-        in, in which what `means` here is here."""
-        if more is None:
-            return self.mask
-        more = flatten_mask(more, "mask", means)
-        _check_size("mask", more, self.size)
-        return ImageChops.lighter(self.mask, resize_image(more, self.image.size))
+        in, in which what `means` here is here; then inverted, and grown by pixels of that size."""
+        mask, grow = self.mask, checks.integer("mask_grow", grow, -MAX_GROW, MAX_GROW)
+        if more is not None:
+            more = flatten_mask(more, "mask", means)
+            _check_size("mask", more, self.size)
+            mask = ImageChops.lighter(mask, resize_image(more, self.image.size))
+        if invert:
+            mask = ImageChops.invert(mask)
+        return grown(mask, round(grow * self.image.width / self.size[0]))
 
 
 def value_from_widget(component: gr.Component, value: object, field: str) -> Any:  # noqa: ANN401 - the widget's own type

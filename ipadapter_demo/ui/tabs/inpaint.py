@@ -21,6 +21,8 @@ from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE, Painting
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.buttons import run_buttons
 from ipadapter_demo.ui.widgets.examples import examples
+from ipadapter_demo.ui.widgets.inpainting import context_input, seam_inputs
+from ipadapter_demo.ui.widgets.mask_editor import mask_editor, mask_edits
 from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 from ipadapter_demo.ui.widgets.results import results_of
@@ -33,6 +35,8 @@ def inpaint(
     painting: Painting | None = None,
     mask: Image.Image | None = None,
     mask_means: MaskMeans = "white",
+    mask_invert: bool = False,
+    mask_grow: int | None = None,
     reference: Image.Image | None = None,
     fit: ReferenceFit,
     prompt: str,
@@ -58,7 +62,7 @@ def inpaint(
     make: Callable[..., Inpaint] = partial(outpaint, **by) if any(by.values()) else Inpaint
     given = make(
         image=painting.image,
-        mask=painting.mask_with(mask, mask_means),
+        mask=painting.mask_with(mask, mask_means, mask_invert is True, mask_grow or 0),
         strength=strength,
         feather=feather,
         repaint_passes=repaint_passes,
@@ -88,6 +92,8 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
         "painting": Painting(given.image, Image.new("L", given.image.size), given.image.size),
         "mask": given.mask,
         "mask_means": "white",
+        "mask_invert": False,
+        "mask_grow": 0,
         "reference": reference and reference.image,
         "fit": reference.fit if reference else "crop",
         "prompt": request.prompt,
@@ -103,7 +109,8 @@ def widgets_from_request(request: GenerateRequest) -> dict[str, object]:
 def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, Buttons]:
     with gr.Row(elem_classes="tab"):
         with gr.Column(elem_classes="inputs"):
-            inputs: Widgets = {"painting": _editor()}
+            inputs: Widgets = {"painting": mask_editor()} | mask_edits()
+            edits = {name: inputs[name] for name in ("mask_invert", "mask_grow")}
             with gr.Row(equal_height=True):
                 inputs |= mask_input(
                     "mask",
@@ -111,6 +118,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                     "Mask",
                     "or drop one",
                     inputs["painting"],
+                    edits,
                     height=130,
                     scale=2,
                     elem_classes="mask",
@@ -130,36 +138,21 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             buttons = run_buttons("inpaint")
             results = results_of("inpaint", comparison=True)
         with gr.Column(elem_classes="settings"):
-            inputs |= components.inpainting_inputs(manager)
             with gr.Row():
                 inputs["strength"] = components.slider(
                     0.05, 1, 1.0, 0.05, "Denoising strength", info="1 = ignore original"
                 )
+                inputs["context"] = context_input(manager)
+            with gr.Accordion("Edge and background of the mask", open=False):
                 inputs["feather"] = components.slider(
                     0, MAX_FEATHER, 2, 1, "Mask feather (px)", info="inwards from its edge"
                 )
+                inputs |= seam_inputs(manager)
             with gr.Accordion("Outpainting: extend the picture, in pixels", open=False), gr.Row():
                 for name, side in zip(EXTEND, SIDES, strict=True):
                     inputs[name] = gr.Number(0, label=side.title(), precision=0, min_width=80)
             inputs |= components.sampling_inputs(manager, count=1, painting=True)
     return inputs, results, buttons
-
-
-def _editor() -> gr.ImageEditor:
-    return gr.ImageEditor(
-        label="Paint the area to replace (include its shadow)",
-        type="filepath",
-        format="png",
-        sources=["upload", "clipboard"],
-        # Any paint is mask; the second colour is for pictures on which white does not show.
-        brush=gr.Brush(colors=["#ffffff", "#ff4fd8"], color_mode="fixed"),
-        layers=False,
-        transforms=(),
-        fixed_canvas=False,  # the canvas takes the picture's size, and so does the mask
-        buttons=["fullscreen"],
-        height=380,
-        elem_classes="mask-editor",
-    )
 
 
 def makes(request: GenerateRequest) -> bool:

@@ -25,6 +25,7 @@ from ipadapter_demo.ui.run.uploads import image_from_upload
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.buttons import run_buttons
 from ipadapter_demo.ui.widgets.examples import examples
+from ipadapter_demo.ui.widgets.inpainting import context_input, seam_inputs
 from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
 from ipadapter_demo.ui.widgets.results import results_of
@@ -150,7 +151,8 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                         inputs["changed"],
                         height=150,
                     )
-                inputs |= components.inpainting_inputs(manager)
+                inputs["context"] = context_input(manager)
+                inputs |= seam_inputs(manager)
     return inputs, results, buttons
 
 

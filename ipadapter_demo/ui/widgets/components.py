@@ -14,9 +14,7 @@ from ipadapter_demo.imaging import read_image
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.pipeline.sizes import usual_sizes
 from ipadapter_demo.request import (
-    MAX_REPAINT_PASSES,
     MAX_SEED,
-    MAX_WEIGHT,
     Reference,
 )
 from ipadapter_demo.serving import ModelManager
@@ -31,6 +29,7 @@ from ipadapter_demo.ui.widgets.loras import loras_input
 from ipadapter_demo.ui.widgets.prompts import prompt_settings
 from ipadapter_demo.ui.widgets.samplers import sampler_inputs
 from ipadapter_demo.ui.widgets.sliders import slider, window_sliders
+from ipadapter_demo.ui.widgets.vaes import vae_input
 
 # How an adapter is called where people choose one; any other appears under its own name.
 ADAPTERS = {"base": "base, 4 tokens", "plus": "Plus, 16 tokens"}
@@ -141,10 +140,17 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
     guidance = info.recommended.guidance_for(painting)
     sampler = info.recommended.sampler_for(painting)
     widgets: Widgets = {}
-    with gr.Row():
-        widgets["steps"] = slider(1, 50, info.recommended.steps, 1, "Steps")
-        widgets["guidance"] = slider(1, 15, guidance, 0.5, "Guidance")
+
+    def steps_and_guidance() -> None:
+        with gr.Row():
+            widgets["steps"] = slider(1, 50, info.recommended.steps, 1, "Steps")
+            widgets["guidance"] = slider(1, 15, guidance, 0.5, "Guidance")
+
+    if not painting:  # a mask has settings of its own
+        steps_and_guidance()
     with gr.Accordion("Advanced", open=False):
+        if painting:
+            steps_and_guidance()
         widgets["count"] = slider(1, 8, count, 1, "Number of images")
         with gr.Row():
             widgets |= sampler_inputs(sampler, info.recommended.noise_schedule)
@@ -164,6 +170,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
         if not painting:
             widgets |= _size_inputs(info) | upscale_inputs()
         widgets["loras"] = loras_input(info)
+        widgets["vae"] = vae_input(info)
         widgets |= prompt_settings(info)
         widgets["attention"] = gr.Checkbox(
             False, label="Show attention maps", info="takes a little longer"
@@ -207,38 +214,6 @@ def sides_of_shape(shape: str) -> tuple[int, int]:
         return 0, 0
     width, height = map(int, shape.split("x"))
     return width, height
-
-
-def inpainting_inputs(pipeline: ModelManager) -> Widgets:
-    """Repetitions of a step for the seam, the share of the picture that is seen, and its weight as
-    the image prompt around the mask."""
-    widgets: Widgets = {}
-    with gr.Row():
-        widgets["repaint_passes"] = slider(
-            1,
-            MAX_REPAINT_PASSES,
-            pipeline.info.recommended.repaint_passes,
-            1,
-            "Repaint passes",
-            info="a cleaner seam, and as many times slower",
-        )
-        widgets["context"] = slider(
-            0,
-            1,
-            pipeline.info.recommended.context,
-            0.05,
-            "Context",
-            info="1 = the whole picture, 0 = the masked part only",
-        )
-    widgets["background_weight"] = slider(
-        0,
-        MAX_WEIGHT,
-        pipeline.info.recommended.background_weight,
-        0.05,
-        "Background image prompt",
-        info="weight of the picture itself as image prompt around the mask",
-    )
-    return widgets
 
 
 def _encoder_view(manager: ModelManager, path: Path) -> Image.Image | None:

@@ -13,6 +13,7 @@ from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.uploads import (
+    Painting,
     image_from_upload,
     mask_from_upload,
     painting_from_editor,
@@ -28,10 +29,11 @@ def mask_input(
     label: str,
     hint: str,
     picture: gr.Component | None = None,
+    edits: Widgets | None = None,
     **layout: Any,
 ) -> Widgets:
     """Two widgets of these names; below them the mask as it is understood, on `picture` or on plain
-    grey."""
+    grey, with what is painted there and the `edits` of all of it."""
     with gr.Column(scale=layout.pop("scale", 1), min_width=layout.pop("min_width", 140)):
         mask = components.picture(label, hint, image_mode="L", sources=["upload"], **layout)
         means = gr.Dropdown(
@@ -51,15 +53,24 @@ def mask_input(
             elem_classes="mask-view",
         )
 
-    def mask_view(mask: object, means: MaskMeans, picture: object = None) -> gr.Image:
+    def mask_view(
+        mask: object, means: MaskMeans, picture: object = None, **edited: Any
+    ) -> gr.Image:
         with shown_errors():
             given = mask_from_upload(mask, label, means)
+            ground = _ground(picture)
+            if given is None and not any(edited.values()):
+                return gr.Image(None, visible=False)
+            if isinstance(ground, Painting):
+                invert, grow = edited.get("mask_invert"), edited.get("mask_grow") or 0
+                given = ground.mask_with(given, invert=bool(invert), grow=grow)
+                ground = ground.image
             if given is None:
                 return gr.Image(None, visible=False)
-            return gr.Image(shown_on(_ground(picture), given), visible=True)
+            return gr.Image(shown_on(ground, given), visible=True)
 
-    inputs: Widgets = {"mask": mask, "means": means}
-    triggers = [mask.change, means.change]
+    inputs: Widgets = {"mask": mask, "means": means} | (edits or {})
+    triggers = [one.change for one in inputs.values()]  # type: ignore[attr-defined]
     if picture is not None:
         inputs["picture"] = picture
         triggers.append(picture.upload)
@@ -76,9 +87,8 @@ def mask_input(
     return {name: mask, means_name: means}
 
 
-def _ground(upload: object) -> Image.Image | None:
-    """The picture of an upload or of an editor."""
+def _ground(upload: object) -> Image.Image | Painting | None:
+    """The picture of an upload, or that of an editor with its paint."""
     if isinstance(upload, dict) and "layers" in upload:
-        painting = painting_from_editor(upload, "picture")
-        return None if painting is None else painting.image
+        return painting_from_editor(upload, "picture")
     return image_from_upload(upload, "picture")

@@ -17,6 +17,7 @@ from ipadapter_demo.ui.widgets.reference_slots import (
 )
 from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
 from ipadapter_demo.ui.widgets.slots import STRUCTURES, slot, structure_choices
+from ipadapter_demo.ui.widgets.vaes import vae_properties
 
 
 def _adapter(info: ModelInfo) -> Properties:
@@ -52,6 +53,7 @@ RECOMMENDED: Recommended = {
     "prompt": lambda info: {"info": components.words_known(info)},
     "adapter": _adapter,
     "loras": loras_properties,
+    "vae": lambda info: vae_properties(info) | {"value": ""},
     "live": live_properties,
     **{slot("kind", k): _kind for k in STRUCTURES},
     "image_layers": layers_properties,

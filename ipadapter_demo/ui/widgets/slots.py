@@ -129,7 +129,7 @@ def structure_of(control: Image.Image, choice: object, **how: Any) -> Structure:
 def structure_choices(info: ModelInfo) -> list[tuple[str, str]]:
     """(what to call it, kind/detector); empty for a model without structure networks."""
     return [
-        (_label(kind, annotator), f"{kind}/{annotator}")
+        (_label(kind, annotator, info.structure_notes.get(kind)), f"{kind}/{annotator}")
         for kind, annotators in info.structures.items()
         for annotator in annotators
     ]
@@ -150,7 +150,7 @@ def _kind_of(structure: Structure) -> str:
     return f"{structure.kind}/{structure.annotator}"
 
 
-def _label(kind: str, annotator: str) -> str:
+def _label(kind: str, annotator: str, note: str | None = None) -> str:
     """A detector that is a network says what it fetches when it is first used."""
     if annotator == "none":
         plain = f"{kind} (image is already the map)"
@@ -158,4 +158,5 @@ def _label(kind: str, annotator: str) -> str:
         plain = kind if kind == annotator else f"{kind} ({annotator} detector)"
     network = DETECTORS[annotator].weights if annotator in DETECTORS else None
     fetches = f" (fetches {network.megabytes} MB, once)" if network else ""
-    return LABELS.get(f"{kind}/{annotator}", plain) + fetches
+    said = f": {note}" if note else ""
+    return LABELS.get(f"{kind}/{annotator}", plain) + said + fetches

@@ -34,6 +34,7 @@ AXES = {
     "prompt_syntax": "prompt syntax: plain, weighted",
     "clip_skip": "clip skip",
     "image_scale": "image strength λ",
+    "image_window": "image window: 0 0.5, one a line",
     "guidance": "guidance",
     "guidance_window": "guidance window: 0.2 0.8, one a line",
     "guidance_rescale": "guidance rescale",
@@ -46,6 +47,7 @@ AXES = {
     "image_layers": "apply to layers: all, style, layout, …",
     "adapter": "adapter: one a line",
     "loras": "LoRAs: style:0.8, or none, one a line",
+    "vae": "VAE: by name, or none, one a line",
     "model": "model: one a line",
     "structure": "control image: canny=picture.png, one a line",
     "structure_weight": "control weight",
@@ -138,7 +140,7 @@ def values(
         raise RequestError(f"{side}: say which values of {axis} to compare")
     if axis in NUMBERS:
         return written if ":" in written else _numbers(side, written)
-    if axis == "guidance_window":
+    if axis in ("guidance_window", "image_window"):
         return [_numbers(side, line) for line in written.split("\n") if line.strip()]
     if axis in ("fit", "combine", "method", "image_layers", "noise_schedule", "prompt_syntax"):
         return [part.strip() for part in re.split(r"[,\n]", written) if part.strip()]
