@@ -13,7 +13,15 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    FloatRect,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 WAIT_MS = 120_000  # on a busy machine; on a free one nothing here takes more than a few seconds
 expect.set_options(timeout=WAIT_MS)
@@ -86,6 +94,13 @@ def open_section(panel: Locator, name: str, field: str) -> Locator:
     expect(found).to_be_visible()
     settle(panel.page)
     return found
+
+
+def box_of(locator: Locator) -> FloatRect:
+    """Where it is seen."""
+    box = locator.bounding_box()
+    assert box is not None
+    return box
 
 
 def settle(page: Page) -> None:

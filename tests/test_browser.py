@@ -28,6 +28,7 @@ from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui.widgets.examples import FOLDER
 from tests.browsing import (
     WAIT_MS,
+    box_of,
     browser,
     click_example,
     generate,
@@ -90,8 +91,7 @@ def request_of(files: list[bytes]) -> GenerateRequest:
 def paint(panel: Locator, dx: int = 0) -> None:
     """A stroke to the right through the middle of the editor, `dx` pixels off."""
     panel.get_by_label("Brush", exact=True).click()
-    box = panel.locator("canvas").first.bounding_box()
-    assert box is not None
+    box = box_of(panel.locator("canvas").first)
     x, y = box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2
     mouse = panel.page.mouse
     mouse.move(x - 30, y)
@@ -272,15 +272,40 @@ def test_painting_adds_to_an_examples_mask(page: Page) -> None:
     assert (second & ~first).any()
 
 
-def test_a_filmstrip_shows_what_the_strength_does(page: Page) -> None:
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["laptop", "phone"])
+def test_a_sweep_is_moved_along_without_a_word_to_the_server(
+    page: Page, size: tuple[int, int]
+) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
     panel = open_tab(page, "Variation")
     click_example(panel, 0)
     set_number(panel, "Steps", 1)
     panel.get_by_role("button", name="Advanced").click()
     panel.get_by_label("Show attention maps").check()
     panel.get_by_role("button", name="Sweep λ").click()
-    expect(panel.get_by_text(re.compile("λ from 0 to 1.2"))).to_be_visible()
-    expect(panel.locator(".results img")).to_have_count(7)
+    expect(panel.get_by_text("λ from 0 to 1.5")).to_be_visible()
+    strip, shown = panel.locator(".results img"), panel.locator(".scrub img.shown")
+    expect(strip).to_have_count(7)
+    assert len({round(box_of(image)["y"]) for image in strip.all()}) == 1, "one row"
+    expect(shown).to_have_attribute("alt", "Result at λ = 1")  # the tab's own
+    slider = panel.get_by_label("λ to look at")
+    slider.scroll_into_view_if_needed()
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url) if "/gradio_api/file" in r.url else None)
+    box = box_of(slider)
+    seen = []
+    for step in range(13):
+        page.mouse.move(box["x"] + 8 + (box["width"] - 16) * step / 12, box["y"] + 10)
+        seen.append(float((shown.get_attribute("data-scale") or "").removeprefix("λ = ")))
+    assert list(dict.fromkeys(seen)) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    assert all(one.evaluate("one => one.complete && one.naturalWidth") for one in strip.all())
+    assert not asked
+    slider.press("ArrowLeft")
+    expect(slider).to_have_attribute("aria-valuetext", "λ = 1.25")
+    panel.get_by_role("button", name="Load its settings").click()
+    expect(panel.get_by_label("number input for Image strength λ")).to_have_value("1.25")
+    strip.nth(1).click()
+    expect(shown).to_have_attribute("alt", "Result at λ = 0.25")
     expect(panel.get_by_text("Attention maps", exact=True)).to_be_visible()
     panel.get_by_role("button", name="Reproduce (CLI / Python)").click()
     expect(panel.get_by_text("--from-png")).to_be_visible()
@@ -288,7 +313,9 @@ def test_a_filmstrip_shows_what_the_strength_does(page: Page) -> None:
         record_from_png(httpx.get(image.get_attribute("src") or "").content).request.image_scale
         for image in panel.locator(".results img").all()
     ]
-    assert scales == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
+    assert scales == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    generate(panel)
+    expect(panel.locator(".scrub img")).to_have_count(0)
 
 
 def test_a_comparison_from_the_page_and_from_the_command_line(page: Page, tmp_path: Path) -> None:

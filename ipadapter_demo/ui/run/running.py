@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 
 import gradio as gr
@@ -90,7 +91,7 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
         running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
         running.failure(None, js=ended, inputs=results.status, outputs=results.status, **AT_ONCE)
         built.runs.append(running)
-    _show_lines(results.gallery.select, built)
+    _show_lines(partial(gr.on, [results.gallery.select, results.scrubber.select]), built)
     buttons.stop.click(None, js=stop, outputs=results.status, **AT_ONCE)
     buttons.stop.click(None, cancels=built.runs)
     return built

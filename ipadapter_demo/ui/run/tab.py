@@ -26,6 +26,7 @@ class Results:
     Python."""
 
     gallery: gr.Gallery
+    scrubber: gr.HTML  # over the gallery after a sweep of λ
     status: gr.HTML
     attention_maps: gr.Gallery
     lines: tuple[gr.Code, gr.Code]
@@ -82,7 +83,14 @@ class BuiltTab:
         """Of a run, in the order in which the endpoint returns them."""
         shown = self.results
         comparison = [] if shown.comparison is None else [shown.comparison]
-        return [shown.gallery, shown.status, self.inputs["seed"], shown.attention_maps, *comparison]
+        return [
+            shown.gallery,
+            shown.status,
+            self.inputs["seed"],
+            shown.attention_maps,
+            shown.scrubber,
+            *comparison,
+        ]
 
     def recommended(self, info: ModelInfo) -> dict[gr.Component, Properties]:
         """Whatever depends on the model, as it is for this one."""

@@ -26,6 +26,7 @@ from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.say import escaped, inform
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.uploads import path_of_upload
+from ipadapter_demo.ui.widgets.scrubber import scrubber_html
 
 LOOK_AGAIN = 0.5  # seconds: as long as somebody waits, what is said may be this old
 PREVIEWS = 6  # a run shows at most as many; each costs a decoding
@@ -44,7 +45,8 @@ def updates(
     learns how far it is."""
     shown = built.results
     yield {
-        shown.gallery: gr.Gallery(columns=2),
+        shown.gallery: gr.Gallery(allow_preview=True),
+        shown.scrubber: "",
         shown.status: progress(0, steps_taken(request)),
         built.inputs["seed"]: request.seed,
     }
@@ -86,6 +88,7 @@ def strip_updates(
     maps: list[tuple[Image.Image, str]] = []
     requests = filmstrip(request)
     number, seconds, all_of = 0, 0.0, len(requests)
+    scales = [one.image_scale for one in requests]
     yield {built.inputs["seed"]: requests[0].seed, shown.status: so_far(turn, 0, all_of, "picture")}
     with closing(
         pipeline.outcomes(
@@ -105,7 +108,7 @@ def strip_updates(
                 continue
             if number == 0:
                 tell(event.warnings)
-            label = f"λ = {requests[number].image_scale:g}"
+            label = f"λ {scales[number]:g}"
             pictures += [(path, label) for path in saved(event)]
             maps += [
                 (tinted(event.images[0], amount), label)
@@ -113,14 +116,17 @@ def strip_updates(
             ]
             number, seconds = number + 1, turn.seconds
             yield {
-                shown.gallery: gr.Gallery(list(pictures), columns=all_of // 2 + 1),
+                shown.gallery: gr.Gallery(list(pictures), allow_preview=False),
+                shown.scrubber: scrubber_html([p for p, _ in pictures], scales, number - 1),
                 shown.status: so_far(turn, number, all_of, "picture"),
             }
-    first, last = requests[0].image_scale, requests[-1].image_scale
     turn.share = 1.0
+    nearest = min(range(all_of), key=lambda n: abs(scales[n] - request.image_scale))
     yield {
         shown.gallery: pictures,
-        shown.status: f"λ from {first:g} to {last:g}, seed {request.seed}.",
+        shown.scrubber: scrubber_html([p for p, _ in pictures], scales, nearest),
+        shown.status: f"λ from {scales[0]:g} to {scales[-1]:g}, seed {request.seed}: "
+        "move along the slider.",
         shown.attention_maps: gr.Gallery(maps, visible=bool(maps)),
     }
 

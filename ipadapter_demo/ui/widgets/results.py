@@ -7,6 +7,7 @@ import gradio as gr
 from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import Results
 from ipadapter_demo.ui.widgets.opening import NOTHING_YET, Opening
+from ipadapter_demo.ui.widgets.scrubber import scrubber
 
 # Clicks the next example, which draws it. The first one is shown when the page opens with it.
 TRY_ANOTHER = """() => {
@@ -36,6 +37,7 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         another = gr.Button(
             "Try another" if opening else "Try an example", size="sm", scale=0, min_width=130
         )
+    scrub = scrubber()
     gallery = gr.Gallery(
         opening and [str(path) for path in opening.pictures],
         label="Results",
@@ -86,4 +88,4 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         queue=False,
         api_visibility="private",
     )
-    return Results(gallery, status, attention_maps, lines, slider, send, number)
+    return Results(gallery, scrub, status, attention_maps, lines, slider, send, number)

@@ -10,6 +10,7 @@ from ipadapter_demo.compare import Job
 from ipadapter_demo.compare.grid import Cell, Page
 from ipadapter_demo.compare.scores import MEASURES, Score, by_row
 from ipadapter_demo.compare.text import csv_cell, printable
+from ipadapter_demo.ui.run.addresses import file_url
 
 # Zooms into all pictures at once, at one point; tells which picture was clicked.
 ON_LOAD = """
@@ -47,8 +48,8 @@ def grid_html(job: Job, chosen: tuple[str, ...] = ()) -> str:
 def flicker_html(one: Path, other: Path) -> str:
     """Two pictures that take turns in one place."""
     return (
-        f'<div class="flicker"><img src="{_url(one)}" alt="first">'
-        f'<img src="{_url(other)}" alt="second"></div>'
+        f'<div class="flicker"><img src="{file_url(one)}" alt="first">'
+        f'<img src="{file_url(other)}" alt="second"></div>'
     )
 
 
@@ -97,20 +98,14 @@ def _panel(job: Job, panel: object, chosen: tuple[str, ...]) -> str:
         return "<td></td>"
     path = job.path(panel)  # type: ignore[arg-type]
     if not isinstance(panel, Cell):
-        return f'<td><div class="cell"><img src="{_url(path)}" alt=""></div></td>'
+        return f'<td><div class="cell"><img src="{file_url(path)}" alt=""></div></td>'
     marked = f" chosen-{chosen.index(panel.name)}" if panel.name in chosen else ""
     if path.exists():
         seed = f"seed {panel.request.seed}"
-        inside = f'<img src="{_url(path)}" alt="{panel.name}" title="{panel.name}, {seed}">'
+        inside = f'<img src="{file_url(path)}" alt="{panel.name}" title="{panel.name}, {seed}">'
     else:
         inside = f"<span>{_text(job.message(panel))}</span>"
     return f'<td><div class="cell{marked}" data-cell="{panel.name}">{inside}</div></td>'
-
-
-def _url(path: Path) -> str:
-    # a picture that is drawn again keeps its name: the time tells the browser
-    when = path.stat().st_mtime_ns if path.exists() else 0
-    return html.escape(f"gradio_api/file={path.as_posix()}?{when}")
 
 
 def _text(text: str) -> str:
