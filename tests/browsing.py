@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,11 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
+
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui import build_ui, launch_options
 
 WAIT_MS = 120_000  # on a busy machine; on a free one nothing here takes more than a few seconds
 expect.set_options(timeout=WAIT_MS)
@@ -46,6 +52,18 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def served(pipeline: ImagePromptPipeline) -> Iterator[str]:
+    """The address of a page over a pipeline, in this process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        settings = Settings(port=free.getsockname()[1])
+    page = build_ui(ModelManager(pipeline), settings)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
+    yield url
+    page.close()
 
 
 @contextmanager

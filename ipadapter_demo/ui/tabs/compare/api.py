@@ -28,7 +28,7 @@ from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.updates import LOOK_AGAIN
 from ipadapter_demo.ui.run.visitor import this_visitor
 from ipadapter_demo.ui.tabs.compare.form import SIDES
-from ipadapter_demo.ui.tabs.compare.results import files_of
+from ipadapter_demo.ui.tabs.compare.downloads import files_of
 
 # The endpoint's names for what the form calls otherwise: elsewhere these are a picture's.
 NAMES = {"written": "spec", "width": "figure_width", "dpi": "figure_dpi", "zoom": "figure_zoom"}
