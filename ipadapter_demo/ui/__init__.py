@@ -14,6 +14,7 @@ from ipadapter_demo.ui.guard import app_options
 from ipadapter_demo.ui.run import tools
 from ipadapter_demo.ui.run.api import add_api
 from ipadapter_demo.ui.run.batch import add_batch
+from ipadapter_demo.ui.run.drag import DRAG
 from ipadapter_demo.ui.run.embeds import add_embeds
 from ipadapter_demo.ui.run.faces import add_faces
 from ipadapter_demo.ui.run.fresh import look_when_asked
@@ -89,7 +90,7 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
         history_strip()
         for one in built.values():
             remember_runs(one)
-        add_send_to(tabs, built)
+        add_send_to(tabs, built, comparison.pictures)
         add_sweep(manager, built["image_text"])
         png_endpoint()
         look_when_asked(page, manager, model, built.values())
@@ -154,5 +155,5 @@ def launch_options(settings: Settings) -> dict[str, object]:
             font_mono=("ui-monospace", "monospace"),
         ),
         "css_paths": [STYLE],
-        "js": f"() => {{ ({DROP})(); ({CONVERT})(); }}",
+        "js": f"() => {{ ({DROP})(); ({DRAG})(); ({CONVERT})(); }}",
     }

@@ -41,16 +41,31 @@ class Buttons:
     stop: gr.Button
     strip: gr.Button | None = None  # the same request at several λ
     frame: gr.Button | None = None  # hidden: what Live clicks to see the request in few steps
+    queue: gr.Button | None = None  # in the place of `strip` while something is drawn
+    next: gr.Button | None = None  # hidden: what begins a run that waited
 
     @property
-    def both(self) -> list[gr.Button]:
-        return [self.generate, self.stop]
+    def all(self) -> list[gr.Button]:
+        """Those that change with a run."""
+        found = (self.generate, self.stop, self.strip, self.queue)
+        return [button for button in found if button is not None]
 
     def busy(self) -> Update:
-        return {self.generate: gr.Button(interactive=False), self.stop: gr.Button(interactive=True)}
+        return self._while(True)
 
     def idle(self) -> Update:
-        return {self.generate: gr.Button(interactive=True), self.stop: gr.Button(interactive=False)}
+        return self._while(False)
+
+    def _while(self, drawing: bool) -> Update:
+        update: Update = {
+            self.generate: gr.Button(interactive=not drawing),
+            self.stop: gr.Button(interactive=drawing),
+        }
+        if self.strip is not None:
+            update[self.strip] = gr.Button(visible=not drawing)
+        if self.queue is not None:
+            update[self.queue] = gr.Button(visible=drawing or "hidden")
+        return update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

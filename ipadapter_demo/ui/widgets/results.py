@@ -24,6 +24,7 @@ SEND = {
     "reference": "Use as reference",
     "inpaint": "Inpaint this",
     "control": "As control image",
+    "compare": "Into Compare",
     "seed": "Keep this seed",
     "settings": "Load its settings",
 }
