@@ -306,7 +306,19 @@ def test_a_sweep_is_moved_along_without_a_word_to_the_server(
     expect(panel.get_by_label("number input for Image strength λ")).to_have_value("1.25")
     strip.nth(1).click()
     expect(shown).to_have_attribute("alt", "Result at λ = 0.25")
-    expect(panel.get_by_text("Attention maps", exact=True)).to_be_visible()
+    maps = panel.locator(".attention canvas")
+    expect(maps).to_have_count(6)  # λ = 0 has none
+    expect(panel.get_by_text("where it is high, the picture follows")).to_be_visible()
+    pixels = (
+        "one => [...one.getContext('2d').getImageData(0, 0, one.width, one.height).data].join()"
+    )
+    before = maps.last.evaluate(pixels)
+    panel.get_by_label("Layer of the maps").select_option("3")
+    assert maps.last.evaluate(pixels) != before
+    panel.get_by_label("Opacity").fill("0.2")
+    assert maps.last.evaluate("one => one.style.opacity") == "0.2"
+    assert maps.last.evaluate("one => one.closest('figure').innerText") == "λ 1.5"
+    expect(panel.locator(".attention .most")).to_have_text(re.compile(r"^\d+ %$"))
     panel.get_by_role("button", name="Reproduce (CLI / Python)").click()
     expect(panel.get_by_text("--from-png")).to_be_visible()
     scales = [

@@ -215,7 +215,7 @@ def add_image(
     if prompt.recorder is not None:
         width, height = prompt.recorder.size
         grid = _query_grid(height, width, image.shape[1])
-        prompt.recorder(rows, key, attended[prompt.rows], image, grid)
+        prompt.recorder(rows, key, attended[prompt.rows], image, grid, layer)
     attended[prompt.rows] += image
 
 

@@ -283,16 +283,16 @@ class ImagePromptPipeline(Previews):
                     yield last
 
     def _result(self, plan: Plan, drawn: Drawn) -> Result:
-        request = plan.request
         return Result(
             plan.restored(drawn.images),
-            request.seeds,
-            request,
+            plan.request.seeds,
+            plan.request,
             drawn.maps,
             time.monotonic() - drawn.began,
-            self.provenance_of(request),
-            changed_warnings(plan.asked, request) + drawn.warnings,
+            self.provenance_of(plan.request),
+            changed_warnings(plan.asked, plan.request) + drawn.warnings,
             drawn.attention_maps,
+            drawn.attention_tiles,
         )
 
 

@@ -28,7 +28,7 @@ class Results:
     gallery: gr.Gallery
     scrubber: gr.HTML  # over the gallery after a sweep of λ
     status: gr.HTML
-    attention_maps: gr.Gallery
+    attention_maps: gr.HTML
     lines: tuple[gr.Code, gr.Code]
     comparison: gr.ImageSlider | None
     send: dict[str, gr.Button]  # by where the picture goes: see `run.send`

@@ -6,6 +6,7 @@ import gradio as gr
 
 from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import Results
+from ipadapter_demo.ui.widgets.attention import attention_view
 from ipadapter_demo.ui.widgets.opening import NOTHING_YET, Opening
 from ipadapter_demo.ui.widgets.scrubber import scrubber
 
@@ -54,16 +55,7 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
     with gr.Row(elem_classes=["after", "send"]):
         send = {name: gr.Button(label, size="sm", min_width=110) for name, label in SEND.items()}
     number = gr.State(None)
-    attention_maps = gr.Gallery(
-        label="Attention maps",
-        format="png",
-        columns=4,
-        height=190,
-        object_fit="contain",
-        interactive=False,
-        visible=False,
-        buttons=["download", "fullscreen"],
-    )
+    attention_maps = attention_view()
     slider = None
     if comparison:
         slider = gr.ImageSlider(
