@@ -27,8 +27,8 @@ from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.updates import LOOK_AGAIN
 from ipadapter_demo.ui.run.visitor import this_visitor
-from ipadapter_demo.ui.tabs.compare.form import SIDES
 from ipadapter_demo.ui.tabs.compare.downloads import files_of
+from ipadapter_demo.ui.tabs.compare.form import SIDES
 
 # The endpoint's names for what the form calls otherwise: elsewhere these are a picture's.
 NAMES = {"written": "spec", "width": "figure_width", "dpi": "figure_dpi", "zoom": "figure_zoom"}
