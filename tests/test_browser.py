@@ -525,6 +525,34 @@ def test_a_tiff_can_be_painted_on(page: Page) -> None:
     assert given.image.tobytes() == picture(5, 200, 120).tobytes()
 
 
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["laptop", "phone"])
+def test_a_scene_surprises_and_a_strange_picture_offers_another_model(
+    page: Page, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """For as long as the notice stands; this server has none of it and says how to get it."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    panel = open_tab(page, "Variation")
+    set_number(panel, "Steps", 1)
+    reference, status = panel.locator(".inputs img").first, panel.get_by_role("status").first
+    before = reference.get_attribute("src") or ""
+    switch = panel.get_by_role("button", name=re.compile(r"Switch to sd15 \(.*\d GB\)"))
+    panel.get_by_role("button", name="Surprise me").click()
+    expect(reference).not_to_have_attribute("src", before)
+    expect(status).to_contain_text("4 pictures in")
+    expect(status).not_to_contain_text("is unlike all that")
+    expect(switch).to_have_count(0)
+    noise = np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((300, 300), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+    panel.locator("input[type=file]").first.set_input_files(tmp_path / "a.png")
+    expect(reference).to_have_attribute("src", re.compile("a.png"))
+    generate(panel)
+    expect(status).to_contain_text("is unlike all that tabletop was trained on")
+    switch.click()
+    expect(page.get_by_test_id("toast-body").get_by_text("--visitor-downloads")).to_be_visible()
+    panel.get_by_role("button", name="Surprise me").click()
+    expect(switch).to_have_count(0)
+
+
 def test_words_of_a_small_model_are_clicked_and_others_named(page: Page) -> None:
     panel = open_tab(page, "Image + text")
     prompt, unknown = panel.locator(".prompt textarea"), panel.locator(".unknown")

@@ -74,6 +74,7 @@ class ModelInfo:
     layer_presets: Mapping[LayerPreset, tuple[float, ...]]
     second_prompt: bool = field(default=False, kw_only=True)  # for a second text encoder
     words: tuple[str, ...]
+    synonyms: tuple[str, ...] = field(default=(), kw_only=True)  # of them, read as well
     note: str
     live: str | None = None  # the LoRA for few steps that is at hand
 

@@ -75,6 +75,7 @@ class ImagePromptPipeline(Previews):
             layer_presets=curves_of(self._model.unet),
             second_prompt=len(self._model.text.tokenizers) > 1,
             words=entry.words,
+            synonyms=entry.synonyms,
             note=" ".join(filter(None, (entry.note, self.schedule_note))),
             live=entry.live_lora(self._model.loras.usual),
         )
@@ -126,8 +127,7 @@ class ImagePromptPipeline(Previews):
         share: int | None = None,
         record_attention: bool = False,
     ) -> Generator[Result, None, None]:
-        """The Result of each request, in order; `share` of them may share calls of the model, by
-        default as many as the pipeline allows. Raises the first error."""
+        """Results in order. `share` may share calls of the model. Raises the first error."""
         with closing(self.outcomes(requests, share, record_attention=record_attention)) as found:
             for outcome in found:
                 if isinstance(outcome, Exception):

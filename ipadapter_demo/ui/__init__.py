@@ -22,6 +22,7 @@ from ipadapter_demo.ui.run.history import history_strip, remember_runs
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.models import on_switch
+from ipadapter_demo.ui.run.offers import Scene, add_surprise, add_switch
 from ipadapter_demo.ui.run.page import Page
 from ipadapter_demo.ui.run.restore import restore_button
 from ipadapter_demo.ui.run.running import build_tab
@@ -53,9 +54,11 @@ DROP = """() => {
 }"""
 
 
-def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -> gr.Blocks:
+def build_ui(
+    pipeline: ImagePromptPipeline | ModelManager, settings: Settings, scene: Scene | None = None
+) -> gr.Blocks:
     """The page over one pipeline, or over a manager that changes models, its queue set up:
-    `launch(page, settings)`."""
+    `launch(page, settings)`. `scene` draws the world of a small model, by a seed."""
     manager = (
         pipeline
         if isinstance(pipeline, ModelManager)
@@ -91,6 +94,10 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
         for one in built.values():
             remember_runs(one)
         add_send_to(tabs, built, comparison.pictures)
+        add_switch(manager, model, built.values())
+        if scene is not None:
+            for name in ("variation", "image_text"):
+                add_surprise(manager, model, built[name], scene)
         add_sweep(manager, built["image_text"])
         png_endpoint()
         look_when_asked(page, manager, model, built.values())

@@ -32,6 +32,8 @@ class Results:
     lines: tuple[gr.Code, gr.Code]
     comparison: gr.ImageSlider | None
     send: dict[str, gr.Button]  # by where the picture goes: see `run.send`
+    surprise: gr.Button  # see `run.offers`, as the next one
+    switch: gr.Button
     number: gr.State  # of the result that was clicked last
 
 

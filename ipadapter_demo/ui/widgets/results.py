@@ -39,6 +39,8 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         another = gr.Button(
             "Try another" if opening else "Try an example", size="sm", scale=0, min_width=130
         )
+        surprise = gr.Button("Surprise me", size="sm", scale=0, min_width=120, visible=False)
+    switch = gr.Button("Switch the model", size="sm", visible=False)
     scrub = scrubber()
     gallery = gr.Gallery(
         opening and [str(path) for path in opening.pictures],
@@ -81,4 +83,6 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         queue=False,
         api_visibility="private",
     )
-    return Results(gallery, scrub, status, attention_maps, lines, slider, send, number)
+    return Results(
+        gallery, scrub, status, attention_maps, lines, slider, send, surprise, switch, number
+    )
