@@ -2,8 +2,8 @@
 
 python -m scripts.screenshots docs/screenshots
 
-Light and dark, on a desktop and on a phone; WebP, less than 1 MB together. A Chromium is needed: the one
-that CHROMIUM names, or the first on the path.
+Light and dark, on a desktop and on a phone; WebP, less than 1 MB together. A Chromium is needed:
+the one that CHROMIUM names, or the first on the path.
 """
 
 from __future__ import annotations

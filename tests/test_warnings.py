@@ -275,7 +275,7 @@ class TestEdges:
         (tmp_path / "synonyms.json").write_text('{"cube": ["box", "Polka-dot block"]}')
         entry = replace(model.entry, words=("red", "cube"), folder=tmp_path)
         assert entry.synonyms == ("box", "polka", "dot", "block")
-        assert said(replace(model, entry=entry), prompt="a box, a polka dot block, a jar") == (
+        assert said(replace(model, entry=entry), prompt="a polka box jar") == (
             "prompt: tiny does not know jar. It knows: red, cube.",
         )
         assert replace(entry, words=()).synonyms == ()
