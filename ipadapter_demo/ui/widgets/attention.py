@@ -83,7 +83,12 @@ MEANING = (
 def attention_view() -> gr.HTML:
     """Empty until maps are drawn."""
     return gr.HTML(
-        "", elem_classes="attention", js_on_load=ON_LOAD, apply_default_css=False, padding=False
+        "",
+        label="Attention maps",
+        elem_classes="attention",
+        js_on_load=ON_LOAD,
+        apply_default_css=False,
+        padding=False,
     )
 
 
