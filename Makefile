@@ -3,6 +3,7 @@
 # make lint   ruff and mypy only
 # make fuzz   hostile inputs, crowds and kills: half an hour on two cores; PARTS="files types" for some
 # make wheel  build the package, wheel and sdist, into dist/
+# make screenshots  pictures of all tabs for the docs, in docs/screenshots
 # make docs   the documentation as a site, in site/
 # make lock   the lock files in locks/, anew from the requirements
 # make audit  known holes in the locked packages; it asks a service on the internet
@@ -15,7 +16,7 @@ BIN := .venv/bin
 DEMO := .venv/.demo-requirements
 DEV := .venv/.dev-requirements
 
-.PHONY: demo test lint fuzz wheel docs lock audit space chromium clean distclean
+.PHONY: demo test lint fuzz wheel screenshots docs lock audit space chromium clean distclean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)
@@ -35,6 +36,9 @@ fuzz: $(DEV)
 
 wheel: $(DEV)
 	$(BIN)/python -m hatchling build
+
+screenshots: $(DEV) chromium
+	$(BIN)/python -m scripts.screenshots docs/screenshots
 
 # The variable hides a notice about another program.
 docs: $(DEV)

@@ -8,12 +8,26 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    FloatRect,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
+
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui import build_ui, launch_options
 
 WAIT_MS = 120_000  # on a busy machine; on a free one nothing here takes more than a few seconds
 expect.set_options(timeout=WAIT_MS)
@@ -38,6 +52,18 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def served(pipeline: ImagePromptPipeline) -> Iterator[str]:
+    """The address of a page over a pipeline, in this process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        settings = Settings(port=free.getsockname()[1])
+    page = build_ui(ModelManager(pipeline), settings)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
+    yield url
+    page.close()
 
 
 @contextmanager
@@ -86,6 +112,13 @@ def open_section(panel: Locator, name: str, field: str) -> Locator:
     expect(found).to_be_visible()
     settle(panel.page)
     return found
+
+
+def box_of(locator: Locator) -> FloatRect:
+    """Where it is seen."""
+    box = locator.bounding_box()
+    assert box is not None
+    return box
 
 
 def settle(page: Page) -> None:

@@ -60,6 +60,20 @@ def test_a_map_is_the_share_of_tokens_times_the_share_of_the_branch() -> None:
     assert torch.allclose(faint.maps(), recorder.maps(), atol=1e-6)
 
 
+def test_tiles_are_the_maps_of_each_layer_and_step() -> None:
+    recorder = AttentionRecorder((4,), (64, 32))
+    key, image = noise(2, 1, 3, 4, 8), noise(4, 1, 32, 24)
+    for step in range(2):  # layer 1 never acts; text grows, so the share falls
+        for layer in (0, 2):
+            text = (1 + step) * (1 + layer) * image
+            recorder(noise(1, 1, 3, 32, 8), key, text, image, (4, 8), layer)
+    tiles, layers, steps = recorder.tiles()
+    assert (layers, steps, tuple(tiles.shape)) == (3, 2, (1, 1, 3 * 8, 2 * 16))
+    means = tiles.float().unflatten(2, (3, 8)).unflatten(4, (2, 16)).mean((3, 5))[0, 0] / 255
+    expected = torch.tensor([[1 / 2, 1 / 3], [0, 0], [1 / 4, 1 / 7]])
+    assert torch.allclose(means, expected, atol=1 / 255)
+
+
 def test_a_map_has_the_shape_of_the_output_and_where_nothing_acts_it_is_zero() -> None:
     recorder = AttentionRecorder((4,), (640, 4))
     assert bool(recorder.is_empty) is True
@@ -102,6 +116,8 @@ def test_looking_changes_no_pixel(
     assert unseen.attention_maps == ()
     assert [len(maps) for maps in result.attention_maps] == [len(references)] * 2
     assert {m.size for maps in result.attention_maps for m in maps} == {(64, 64)}
+    assert [len(tiles) for tiles in result.attention_tiles] == [len(references)] * 2
+    assert {t.steps for tiles in result.attention_tiles for t in tiles} == {request.steps}
 
 
 def test_a_reference_of_one_image_is_heard_there_and_a_silent_one_nowhere(

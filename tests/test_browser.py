@@ -30,6 +30,7 @@ from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui.widgets.examples import FOLDER
 from tests.browsing import (
     WAIT_MS,
+    box_of,
     browser,
     click_example,
     generate,
@@ -93,8 +94,7 @@ def request_of(files: list[bytes]) -> GenerateRequest:
 def paint(panel: Locator, dx: int = 0) -> None:
     """A stroke to the right through the middle of the editor, `dx` pixels off."""
     panel.get_by_label("Brush", exact=True).click()
-    box = panel.locator("canvas").first.bounding_box()
-    assert box is not None
+    box = box_of(panel.locator("canvas").first)
     x, y = box["x"] + box["width"] / 2 + dx, box["y"] + box["height"] / 2
     mouse = panel.page.mouse
     mouse.move(x - 30, y)
@@ -335,23 +335,62 @@ def test_painting_adds_to_an_examples_mask(page: Page) -> None:
     assert (second & ~first).any()
 
 
-def test_a_filmstrip_shows_what_the_strength_does(page: Page) -> None:
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["laptop", "phone"])
+def test_a_sweep_is_moved_along_without_a_word_to_the_server(
+    page: Page, size: tuple[int, int]
+) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
     panel = open_tab(page, "Variation")
     click_example(panel, 0)
     set_number(panel, "Steps", 1)
     panel.get_by_role("button", name="Advanced").click()
     panel.get_by_label("Show attention maps").check()
     panel.get_by_role("button", name="Sweep λ").click()
-    expect(panel.get_by_text(re.compile("λ from 0 to 1.2"))).to_be_visible()
-    expect(panel.locator(".results img")).to_have_count(7)
-    expect(panel.get_by_text("Attention maps", exact=True)).to_be_visible()
+    expect(panel.get_by_text("λ from 0 to 1.5")).to_be_visible()
+    strip, shown = panel.locator(".results img"), panel.locator(".scrub img.shown")
+    expect(strip).to_have_count(7)
+    assert len({round(box_of(image)["y"]) for image in strip.all()}) == 1, "one row"
+    expect(shown).to_have_attribute("alt", "Result at λ = 1")  # the tab's own
+    slider = panel.get_by_label("λ to look at")
+    slider.scroll_into_view_if_needed()
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url) if "/gradio_api/file" in r.url else None)
+    box = box_of(slider)
+    seen = []
+    for step in range(13):
+        page.mouse.move(box["x"] + 8 + (box["width"] - 16) * step / 12, box["y"] + 10)
+        seen.append(float((shown.get_attribute("data-scale") or "").removeprefix("λ = ")))
+    assert list(dict.fromkeys(seen)) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    assert all(one.evaluate("one => one.complete && one.naturalWidth") for one in strip.all())
+    assert not asked
+    slider.press("ArrowLeft")
+    expect(slider).to_have_attribute("aria-valuetext", "λ = 1.25")
+    panel.get_by_role("button", name="Load its settings").click()
+    expect(panel.get_by_label("number input for Image strength λ")).to_have_value("1.25")
+    strip.nth(1).click()
+    expect(shown).to_have_attribute("alt", "Result at λ = 0.25")
+    maps = panel.locator(".attention canvas")
+    expect(maps).to_have_count(6)  # λ = 0 has none
+    expect(panel.get_by_text("where it is high, the picture follows")).to_be_visible()
+    pixels = (
+        "one => [...one.getContext('2d').getImageData(0, 0, one.width, one.height).data].join()"
+    )
+    before = maps.last.evaluate(pixels)
+    panel.get_by_label("Layer of the maps").select_option("3")
+    assert maps.last.evaluate(pixels) != before
+    panel.get_by_label("Opacity").fill("0.2")
+    assert maps.last.evaluate("one => one.style.opacity") == "0.2"
+    assert maps.last.evaluate("one => one.closest('figure').innerText") == "λ 1.5"
+    expect(panel.locator(".attention .most")).to_have_text(re.compile(r"^\d+ %$"))
     panel.get_by_role("button", name="Reproduce (CLI / Python)").click()
     expect(panel.get_by_text("--from-png")).to_be_visible()
     scales = [
         record_from_png(httpx.get(image.get_attribute("src") or "").content).request.image_scale
         for image in panel.locator(".results img").all()
     ]
-    assert scales == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
+    assert scales == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+    generate(panel)
+    expect(panel.locator(".scrub img")).to_have_count(0)
 
 
 def test_a_comparison_from_the_page_and_from_the_command_line(page: Page, tmp_path: Path) -> None:
@@ -547,6 +586,34 @@ def test_a_tiff_can_be_painted_on(page: Page) -> None:
     given = request_of(generate(panel)).inpaint
     assert given is not None
     assert given.image.tobytes() == picture(5, 200, 120).tobytes()
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["laptop", "phone"])
+def test_a_scene_surprises_and_a_strange_picture_offers_another_model(
+    page: Page, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """For as long as the notice stands; this server has none of it and says how to get it."""
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    panel = open_tab(page, "Variation")
+    set_number(panel, "Steps", 1)
+    reference, status = panel.locator(".inputs img").first, panel.get_by_role("status").first
+    before = reference.get_attribute("src") or ""
+    switch = panel.get_by_role("button", name=re.compile(r"Switch to sd15 \(.*\d GB\)"))
+    panel.get_by_role("button", name="Surprise me").click()
+    expect(reference).not_to_have_attribute("src", before)
+    expect(status).to_contain_text("4 pictures in")
+    expect(status).not_to_contain_text("is unlike all that")
+    expect(switch).to_have_count(0)
+    noise = np.random.default_rng(0).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((300, 300), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+    panel.locator("input[type=file]").first.set_input_files(tmp_path / "a.png")
+    expect(reference).to_have_attribute("src", re.compile("a.png"))
+    generate(panel)
+    expect(status).to_contain_text("is unlike all that tabletop was trained on")
+    switch.click()
+    expect(page.get_by_test_id("toast-body").get_by_text("--visitor-downloads")).to_be_visible()
+    panel.get_by_role("button", name="Surprise me").click()
+    expect(switch).to_have_count(0)
 
 
 def test_words_of_a_small_model_are_clicked_and_others_named(page: Page) -> None:

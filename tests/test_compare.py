@@ -57,7 +57,7 @@ from ipadapter_demo.compare.schema import Part, json_schema
 from ipadapter_demo.compare.scores import by_row, scores_csv
 from ipadapter_demo.compare.strip import SCALES, filmstrip
 from ipadapter_demo.compare.text import csv_cell, latex, listed, printable, text_width, wrapped
-from ipadapter_demo.compare.votes import ballot, tally, votes_csv
+from ipadapter_demo.compare.votes import Share, ballot, shares, votes_csv
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.lora import texts_from_loras
 from ipadapter_demo.models.catalog import CatalogEntry
@@ -1062,10 +1062,20 @@ class TestVotes:
         found = found.answered("neither")
         assert found.next is None
         assert found.answered("left") == found
-        assert tally(job, found) == {"1. λ = 0.5": 0, "2. λ = 1": 7, "neither": 1}
+        assert shares(job, found) == [Share("λ = 0.5", 0, 7), Share("λ = 1", 7, 7)]
         rows = list(csv.DictReader(io.StringIO(votes_csv(job, found))))
         assert len(rows) == 8
-        assert {rows[0]["left"], rows[0]["right"]} == {"1. λ = 0.5", "2. λ = 1"}
+        assert {rows[0]["left"], rows[0]["right"]} == {"λ = 0.5", "λ = 1"}
+
+    @pytest.mark.parametrize(
+        ("votes", "decided", "interval"),
+        [(0, 0, (0, 1)), (7, 10, (0.3968, 0.8922)), (10, 10, (0.7225, 1)), (0, 4, (0, 0.4899))],
+    )
+    def test_a_share_has_an_interval(
+        self, votes: int, decided: int, interval: tuple[float, float]
+    ) -> None:
+        """(p + z²/2n ± z √(p (1 - p) / n + z²/4n²)) / (1 + z²/n), z = 1.96"""
+        assert Share("λ = 1", votes, decided).interval == pytest.approx(interval, abs=1e-4)
 
     def test_a_column_is_not_compared_with_itself(self, job: Job) -> None:
         with pytest.raises(RequestError, match="must differ, got 1 twice"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +23,7 @@ from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Reference
-from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.settings import Settings
-from ipadapter_demo.ui import build_ui, launch_options
-from tests.browsing import browser, click_example, open_tab, settle, visit
+from tests.browsing import browser, click_example, open_tab, served, settle, visit
 from tests.test_request_loras import kohya
 from tests.test_ui import built
 from tests.tiny import picture, write_tiny_model
@@ -153,13 +149,8 @@ def test_nothing_is_computed_again_that_did_not_change(
 
 @pytest.fixture(scope="module")
 def url(pipeline: ImagePromptPipeline) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
-    page = build_ui(ModelManager(pipeline), settings)
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
-    yield url
-    page.close()
+    with served(pipeline) as url:
+        yield url
 
 
 NOTE_PICTURES = """panel => {

@@ -22,7 +22,14 @@ from ipadapter_demo.ui.tabs import TABS
 from ipadapter_demo.ui.widgets.results import SEND
 from tests.tiny import picture
 
-ORDER = ("reference", "inpaint", "control", "settings", "seed")  # in which they are made to work
+ORDER = (
+    "compare",
+    "reference",
+    "inpaint",
+    "control",
+    "settings",
+    "seed",
+)  # as they are made to work
 
 
 @pytest.fixture
@@ -44,8 +51,11 @@ def page(model: BaseModel) -> tuple[dict[str, BuiltTab], gr.Tabs, dict[Any, Any]
     with gr.Blocks() as blocks:
         tabs = gr.Tabs()
         built = {name: build_tab(manager, model_input(manager), TABS[name]) for name in TABS}
-        add_send_to(tabs, built)
-    handlers = [f.fn for f in blocks.fns.values() if getattr(f.fn, "__name__", "") == "send"]
+        compared = gr.Gallery(label="Pictures")
+        add_send_to(tabs, built, compared)
+    handlers = [
+        f.fn for f in blocks.fns.values() if getattr(f.fn, "__name__", "") in ("send", "into")
+    ]
     names = [(tab, button) for tab in built for button in ORDER]
     return built, tabs, dict(zip(names, handlers, strict=True))
 
@@ -67,6 +77,9 @@ def test_a_result_goes_on_and_comes_back(
     assert updates[built["structure"].inputs["control"]] == second
     assert updates[tabs].selected == "structure"
     assert send[tab, "seed"](gallery, 1) == {own["seed"]: 8, own["random_seed"]: False}
+    beside, selected = send[tab, "compare"](gallery, 1, gallery[:1]).values()
+    assert beside == [gallery[0]["image"]["path"], second]
+    assert selected.selected == "compare"
     if tab == "variation":
         updates = send[tab, "settings"](gallery, 1)
         fields = {name: updates[own[name]] for name in ("steps", "seed", "count", "image_scale")}

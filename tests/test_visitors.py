@@ -335,7 +335,7 @@ def test_previews_and_cost_are_those_of_the_model_that_the_page_shows(
         server.manager.with_model("other")
         panel = open_tab(one, "Compare")
         set_number(panel, "Steps", 2)
-        expect(panel.get_by_text(re.compile("21 cells, 42 steps"))).to_be_visible()
+        expect(panel.get_by_text(re.compile("18 cells, 36 steps"))).to_be_visible()
         assert server.manager.info.name == "other", "nothing is loaded only to look"
 
 

@@ -271,6 +271,15 @@ class TestEdges:
         [_, note] = said(small, prompt=" ".join(words))
         assert note == f"prompt: tiny does not know {', '.join(words):.200}. It knows: red, cube."
 
+    def test_the_synonyms_in_a_models_folder(self, model: BaseModel, tmp_path: Path) -> None:
+        (tmp_path / "synonyms.json").write_text('{"cube": ["box", "Polka-dot block"]}')
+        entry = replace(model.entry, words=("red", "cube"), folder=tmp_path)
+        assert entry.synonyms == ("box", "polka", "dot", "block")
+        assert said(replace(model, entry=entry), prompt="a polka box jar") == (
+            "prompt: tiny does not know jar. It knows: red, cube.",
+        )
+        assert replace(entry, words=()).synonyms == ()
+
 
 class TestPrompts:
     def test_one_that_is_too_long(self, pipeline: ImagePromptPipeline) -> None:

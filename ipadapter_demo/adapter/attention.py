@@ -205,7 +205,7 @@ def add_images(
             joining.append(one)
             if prompt.recorder is not None:
                 grid = prompt.recorder.grid(query.shape[2])
-                prompt.recorder.joined(query[one.rows], key[one.rows], one, grid)
+                prompt.recorder.joined(query[one.rows], key[one.rows], one, grid, layer)
     for rows, acting in by_rows(joining):
         attended[rows] = _merge_heads(
             joined_text(query[rows], key[rows], value[rows], rows, acting)
@@ -252,7 +252,7 @@ def add_image(
     image = (scale.to(image) if isinstance(scale, Tensor) else scale) * image
     if prompt.recorder is not None:
         grid = prompt.recorder.grid(image.shape[1])
-        prompt.recorder(rows, key, attended[prompt.rows], image, grid)
+        prompt.recorder(rows, key, attended[prompt.rows], image, grid, layer)
     attended[prompt.rows] += image
 
 

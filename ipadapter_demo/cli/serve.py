@@ -25,6 +25,7 @@ from ipadapter_demo.temporary import swept, temporary_folder
 
 if TYPE_CHECKING:
     from gradio.blocks import Blocks
+    from PIL import Image
 
     from ipadapter_demo.models.sources import Report
     from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -111,7 +112,17 @@ def _page(settings: Settings, zero_gpu: bool) -> Blocks:
             from ipadapter_demo.serving.metrics import serve_metrics
 
             serve_metrics(manager, settings.host, settings.metrics_port)
-        return build_ui(manager, settings)
+        return build_ui(manager, settings, scene_of_seed)
+
+
+def scene_of_seed(seed: int) -> Image.Image:
+    """A picture of the world that the built-in model was trained on."""
+    from ipadapter_demo.imaging import images_from_pixels
+    from ipadapter_demo.tabletop.render import render
+    from ipadapter_demo.tabletop.scene import sample_scenes
+
+    [picture] = images_from_pixels(2 * render(sample_scenes(1, seed)).pixels - 1)
+    return picture
 
 
 def _on_zero_gpu(settings: Settings) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ class Job:
         """Raises RequestError where the cells in `folder` are another comparison's."""
         self._plan: Plan | None = plan
         self.folder = folder
+        self.idle = threading.Event()  # nothing is added to the folder
+        self.idle.set()
         self._sums = Sums(folder / PIXELS)
         self._open()
 
@@ -95,6 +98,13 @@ class Job:
     def running(self, look_again: float | None = None) -> Generator[Event | None, None, None]:
         """The same, with None after every step, and every `look_again` seconds: closed there, it
         stops before the next step."""
+        self.idle.clear()
+        try:
+            yield from self._running(look_again)
+        finally:
+            self.idle.set()
+
+    def _running(self, look_again: float | None) -> Iterator[Event | None]:
         for model, cells in self.plan.cells.items():
             made_by = self._provenance(model, cells)
             yield from self._damaged_put_aside(cells)

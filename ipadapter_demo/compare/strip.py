@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ipadapter_demo.request import GenerateRequest
 
-SCALES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
 
 def filmstrip(request: GenerateRequest, scales: Sequence[float] = SCALES) -> list[GenerateRequest]:

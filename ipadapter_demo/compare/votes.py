@@ -58,14 +58,39 @@ def ballot(job: Job, one: int, other: int, seed: int) -> Ballot:
     return Ballot(tuple(pairs))
 
 
-def tally(job: Job, found: Ballot) -> dict[str, int]:
-    """Votes by the head of a column, and for neither."""
-    first = sorted((found.pairs[0].left, found.pairs[0].right), key=lambda cell: cell.column)
-    counts = {_column(job, cell): 0 for cell in first} | {"neither": 0}
-    for pair, answer in zip(found.pairs, found.answers, strict=False):
-        cell = {"left": pair.left, "right": pair.right}.get(answer)
-        counts["neither" if cell is None else _column(job, cell)] += 1
-    return counts
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A column's share of the votes that were decided."""
+
+    head: str
+    votes: int
+    decided: int
+
+    @property
+    def value(self) -> float:
+        return self.votes / self.decided if self.decided else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """With 95 % confidence, by Wilson's score: few votes, or all of them alike, do not make it
+        narrow."""
+        from scipy.stats import binomtest  # takes a second to import
+
+        if not self.decided:
+            return 0.0, 1.0
+        found = binomtest(self.votes, self.decided).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+
+
+def shares(job: Job, found: Ballot) -> list[Share]:
+    """Of both columns, in the order of the grid. "neither" counts for none."""
+    chosen = [
+        {"left": pair.left, "right": pair.right}[answer].column
+        for pair, answer in zip(found.pairs, found.answers, strict=False)
+        if answer != "neither"
+    ]
+    both = sorted((found.pairs[0].left, found.pairs[0].right), key=lambda cell: cell.column)
+    return [Share(_head(job, one), chosen.count(one.column), len(chosen)) for one in both]
 
 
 def votes_csv(job: Job, found: Ballot) -> str:
@@ -75,12 +100,12 @@ def votes_csv(job: Job, found: Ballot) -> str:
     table.writerow(["page", "row", "left", "right", "left cell", "right cell", "answer"])
     for pair, answer in zip(found.pairs, found.answers, strict=False):
         page, row, _ = job.plan.grid.heads(pair.left)
-        left, right = _column(job, pair.left), _column(job, pair.right)
+        left, right = _head(job, pair.left), _head(job, pair.right)
         table.writerow(
             [*map(csv_cell, (page, row, left, right)), pair.left.name, pair.right.name, answer]
         )
     return text.getvalue()
 
 
-def _column(job: Job, cell: Cell) -> str:
-    return f"{cell.column}. {job.plan.grid.heads(cell)[2]}"
+def _head(job: Job, cell: Cell) -> str:
+    return job.plan.grid.heads(cell)[2]

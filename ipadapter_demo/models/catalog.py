@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +64,16 @@ class CatalogEntry:
     small: bool = False  # so that half precision gains nothing
     words: tuple[str, ...] = ()  # all that a small model knows, in the order in which it reads them
     note: str = ""
+
+    @property
+    def synonyms(self) -> tuple[str, ...]:
+        """Other words for those of a small model that it reads as well: `synonyms.json` in its
+        folder, {"sphere": ["ball", "orb"]}, where there is one."""
+        file = self.folder / "synonyms.json"
+        if not self.words or not file.is_file():
+            return ()
+        texts = " ".join(one for every in json.loads(file.read_bytes()).values() for one in every)
+        return tuple(dict.fromkeys(re.findall(r"[^\W\d_]+", texts.lower())))
 
     @property
     def few_step_loras(self) -> dict[str, FewStep]:

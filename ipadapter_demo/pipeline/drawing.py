@@ -16,10 +16,10 @@ from ipadapter_demo.imaging import images_from_pixels, pixels_from_images
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning import Conditioner
 from ipadapter_demo.pipeline.conditioning.faces import loras_brought
-from ipadapter_demo.pipeline.conditioning.images import attention_maps
+from ipadapter_demo.pipeline.conditioning.images import attention_maps, attention_tiles
 from ipadapter_demo.pipeline.conditions import Conditions
 from ipadapter_demo.pipeline.denoiser import UNetDenoiser, reads_mask
-from ipadapter_demo.pipeline.events import Preview
+from ipadapter_demo.pipeline.events import AttentionTiles, Preview
 from ipadapter_demo.pipeline.jobs import Fits, Job
 from ipadapter_demo.pipeline.plan import Plan
 from ipadapter_demo.pipeline.price import pieces_of, price_of, rank_of
@@ -44,6 +44,7 @@ class Drawn:
     warnings: tuple[str, ...]
     maps: tuple[Image.Image, ...]
     attention_maps: tuple[tuple[Image.Image, ...], ...]
+    attention_tiles: tuple[tuple[AttentionTiles, ...], ...]
     began: float  # by time.monotonic
 
 
@@ -98,6 +99,7 @@ class Drawing:
         images: list[Image.Image] = []
         warnings: dict[str, None] = {}
         attention: list[tuple[Image.Image, ...]] = []
+        tiles: list[tuple[AttentionTiles, ...]] = []
         each = steps_taken(self.plan.drawn)
         for number, piece in enumerate(pieces):
             done = 0
@@ -120,10 +122,18 @@ class Drawing:
             images += made
             warnings |= dict.fromkeys(said)
             attention += attention_maps(conditions.image_prompts, piece.drawn.count)
+            tiles += attention_tiles(conditions.image_prompts, piece.drawn.count)
         drawn, size = self.plan.drawn, self.plan.passes[-1].size
         unknown = self.conditioner.references.unknown(self.plan.request)
         said = warnings_for(self.plan.request, drawn, size, conditions.maps, self.model, unknown)
-        yield Drawn(tuple(images), (*said, *warnings), conditions.maps, tuple(attention), began)
+        yield Drawn(
+            tuple(images),
+            (*said, *warnings),
+            conditions.maps,
+            tuple(attention),
+            tuple(tiles),
+            began,
+        )
 
     def _passes(
         self, piece: Plan, denoiser: UNetDenoiser, warnings: dict[str, None]

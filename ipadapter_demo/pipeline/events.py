@@ -29,6 +29,16 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionTiles:
+    """What a reference does in one image: maps side by side in an "L" picture, a row for each layer
+    and a column for each step in which it acts."""
+
+    image: Image.Image
+    layers: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """The pictures of a request. Image i came from seeds[i]; maps[j] belongs to structures[j].
 
@@ -44,6 +54,7 @@ class Result:
     warnings: tuple[str, ...] = ()  # what the person should know, e.g. that the prompt was cut
     # If recorded: for image i, how much each reference acted where, as "L" pictures
     attention_maps: tuple[tuple[Image.Image, ...], ...] = ()
+    attention_tiles: tuple[tuple[AttentionTiles, ...], ...] = ()  # the same by layer and step
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,7 @@ class ModelInfo:
     layer_presets: Mapping[LayerPreset, tuple[float, ...]]
     second_prompt: bool = field(default=False, kw_only=True)  # for a second text encoder
     words: tuple[str, ...]
+    synonyms: tuple[str, ...] = field(default=(), kw_only=True)  # of them, read as well
     note: str
     live: str | None = None  # the LoRA for few steps that is at hand
 

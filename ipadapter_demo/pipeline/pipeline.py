@@ -77,6 +77,7 @@ class ImagePromptPipeline(Previews):
             layer_presets=curves_of(self._model.unet),
             second_prompt=len(self._model.text.tokenizers) > 1,
             words=entry.words,
+            synonyms=entry.synonyms,
             note=" ".join(filter(None, (entry.note, self.schedule_note))),
             live=entry.live_lora(self._model.loras.usual),
         )
@@ -128,8 +129,7 @@ class ImagePromptPipeline(Previews):
         share: int | None = None,
         record_attention: bool = False,
     ) -> Generator[Result, None, None]:
-        """The Result of each request, in order; `share` of them may share calls of the model, by
-        default as many as the pipeline allows. Raises the first error."""
+        """Results in order. `share` may share calls of the model. Raises the first error."""
         with closing(self.outcomes(requests, share, record_attention=record_attention)) as found:
             for outcome in found:
                 if isinstance(outcome, Exception):
@@ -283,16 +283,16 @@ class ImagePromptPipeline(Previews):
                     yield last
 
     def _result(self, plan: Plan, drawn: Drawn) -> Result:
-        request = plan.request
         return Result(
             plan.restored(drawn.images),
-            request.seeds,
-            request,
+            plan.request.seeds,
+            plan.request,
             drawn.maps,
             time.monotonic() - drawn.began,
-            self.provenance_of(request),
-            changed_warnings(plan.asked, request) + drawn.warnings,
+            self.provenance_of(plan.request),
+            changed_warnings(plan.asked, plan.request) + drawn.warnings,
             drawn.attention_maps,
+            drawn.attention_tiles,
         )
 
 

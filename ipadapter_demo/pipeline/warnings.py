@@ -84,7 +84,7 @@ def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
         for what, found in unread_markup(prompt, request.prompt_syntax).items():
             why = ", as prompt_syntax is plain" if plain and what in READ_IF_WEIGHTED else ""
             yield f"{field}: {what} is read as plain text{why}: {found:.40}"
-        if unknown := _unknown_words(prompt, model.entry.words):
+        if unknown := _unknown_words(prompt, model):
             yield (
                 f"{field}: {model.entry.name} does not know {', '.join(unknown):.200}. "
                 f"It knows: {', '.join(model.entry.words)}."
@@ -108,12 +108,11 @@ def _on_guidance(request: GenerateRequest) -> Iterator[str]:
         yield "guidance_window has no effect at guidance 1."
 
 
-def _unknown_words(prompt: str, known: Sequence[str]) -> list[str]:
+def _unknown_words(prompt: str, model: BaseModel) -> list[str]:
     """Of a model with a small world; another knows all words."""
-    if not known:
-        return []
-    words = re.findall(r"[^\W\d_]+", without_words(prompt).lower())
-    return [word for word in dict.fromkeys(words) if word not in known and word not in JOINING]
+    known = {*model.entry.words, *model.entry.synonyms, *JOINING}
+    words = re.findall(r"[^\W\d_]+", without_words(prompt).lower()) if model.entry.words else []
+    return [word for word in dict.fromkeys(words) if word not in known]
 
 
 def _on_faces(request: GenerateRequest, model: BaseModel) -> Iterator[str]:

@@ -14,6 +14,7 @@ from ipadapter_demo.ui.guard import app_options
 from ipadapter_demo.ui.run import tools
 from ipadapter_demo.ui.run.api import add_api
 from ipadapter_demo.ui.run.batch import add_batch
+from ipadapter_demo.ui.run.drag import DRAG
 from ipadapter_demo.ui.run.embeds import add_embeds
 from ipadapter_demo.ui.run.faces import add_faces
 from ipadapter_demo.ui.run.fresh import look_when_asked
@@ -21,6 +22,7 @@ from ipadapter_demo.ui.run.history import history_strip, remember_runs
 from ipadapter_demo.ui.run.live import add_live
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.models import on_switch
+from ipadapter_demo.ui.run.offers import Scene, add_surprise, add_switch
 from ipadapter_demo.ui.run.page import Page
 from ipadapter_demo.ui.run.restore import restore_button
 from ipadapter_demo.ui.run.running import build_tab
@@ -62,9 +64,11 @@ DROP = """() => {
 }"""
 
 
-def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -> gr.Blocks:
+def build_ui(
+    pipeline: ImagePromptPipeline | ModelManager, settings: Settings, scene: Scene | None = None
+) -> gr.Blocks:
     """The page over one pipeline, or over a manager that changes models, its queue set up:
-    `launch(page, settings)`."""
+    `launch(page, settings)`. `scene` draws the world of a small model, by a seed."""
     manager = (
         pipeline
         if isinstance(pipeline, ModelManager)
@@ -99,7 +103,11 @@ def build_ui(pipeline: ImagePromptPipeline | ModelManager, settings: Settings) -
         history_strip()
         for one in built.values():
             remember_runs(one)
-        add_send_to(tabs, built)
+        add_send_to(tabs, built, comparison.pictures)
+        add_switch(manager, model, built.values())
+        if scene is not None:
+            for name in ("variation", "image_text"):
+                add_surprise(manager, model, built[name], scene)
         add_sweep(manager, built["image_text"])
         png_endpoint()
         look_when_asked(page, manager, model, built.values())
@@ -164,5 +172,5 @@ def launch_options(settings: Settings) -> dict[str, object]:
             font_mono=("ui-monospace", "monospace"),
         ).set(**READABLE),
         "css_paths": [STYLE],
-        "js": f"() => {{ ({DROP})(); ({CONVERT})(); ({KEYS})(); ({ACCESS})(); }}",
+        "js": f"() => {{ ({DROP})(); ({DRAG})(); ({CONVERT})(); ({KEYS})(); ({ACCESS})(); }}",
     }

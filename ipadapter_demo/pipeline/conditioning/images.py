@@ -21,6 +21,7 @@ from ipadapter_demo.pipeline.conditioning.encoder_input import EncoderInput, con
 from ipadapter_demo.pipeline.conditioning.faces import FaceReader
 from ipadapter_demo.pipeline.conditioning.given_embeds import embeds_from_tensor, tensor_of
 from ipadapter_demo.pipeline.conditions import TimedPrompt, ever_active
+from ipadapter_demo.pipeline.events import AttentionTiles
 from ipadapter_demo.pipeline.inpainting.background import split_by_mask
 from ipadapter_demo.pipeline.sizes import Size
 from ipadapter_demo.pipeline.step_count import steps_taken
@@ -258,4 +259,20 @@ def attention_maps(
         if recorder is not None and not recorder.is_empty:
             for row, maps in enumerate(recorder.maps(), rows.start % count):
                 found[row] += [Image.fromarray((m * 255).round().byte().numpy()) for m in maps]
+    return tuple(map(tuple, found)) if any(found) else ()
+
+
+def attention_tiles(
+    prompts: Sequence[TimedPrompt], count: int
+) -> tuple[tuple[AttentionTiles, ...], ...]:
+    """The same of every layer and step."""
+    found: list[list[AttentionTiles]] = [[] for _ in range(count)]
+    for timed in prompts:
+        recorder, rows = timed.prompt.recorder, timed.prompt.rows
+        if recorder is not None and not recorder.is_empty:
+            tiles, layers, steps = recorder.tiles()
+            for row, one in enumerate(tiles, rows.start % count):
+                found[row] += [
+                    AttentionTiles(Image.fromarray(t.numpy()), layers, steps) for t in one
+                ]
     return tuple(map(tuple, found)) if any(found) else ()

@@ -112,7 +112,7 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
         return {archive: gr.File(str(path), visible=True)}
 
     buttons = Buttons(start, stop)
-    began = start.click(buttons.busy, outputs=buttons.both, **AT_ONCE)
+    began = start.click(buttons.busy, outputs=buttons.all, **AT_ONCE)
     running = endpoint(
         began.then,
         batch,
@@ -123,8 +123,8 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
         api_visibility="private",  # a program calls the tab's own endpoint for each picture
         **QUEUE,
     )
-    running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
-    running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
+    running.then(buttons.idle, outputs=buttons.all, **AT_ONCE)
+    running.failure(buttons.idle, outputs=buttons.all, **AT_ONCE)
     stopped = stop.click(None, cancels=[running])
     stopped.then(
         zipped, inputs=folder, outputs=archive, show_progress="hidden", api_visibility="private"

@@ -102,6 +102,8 @@ def history_strip() -> gr.HTML:
 
 def remember_runs(built: BuiltTab) -> None:
     """Keep each run of a tab that came to its end; of a sweep of λ the picture in the middle."""
-    for run, middle in zip(built.runs, ("false", "true"), strict=False):
+    sweep = None if built.buttons.strip is None else built.runs[1]
+    for run in built.runs:
+        middle = "true" if run is sweep else "false"
         js = REMEMBER.replace("TAB", built.tab.label).replace("MIDDLE", middle)
         run.success(None, js=js, inputs=built.results.gallery, **AT_ONCE)

@@ -73,7 +73,7 @@ def add_live(manager: ModelManager, built: BuiltTab) -> None:
         frame.click,
         _handler(manager, built),
         built.inputs,
-        [shown.gallery, shown.status],
+        [shown.gallery, shown.status, shown.scrubber],
         show_progress="hidden",
         trigger_mode="always_last",
         api_visibility="private",
@@ -113,7 +113,8 @@ def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Iterator[U
                         yield {}
                     else:
                         yield {
-                            shown.gallery: list(event.images),
+                            shown.gallery: gr.Gallery(list(event.images), allow_preview=True),
+                            shown.scrubber: "",
                             shown.status: f"Live: {event.request.steps} steps in "
                             f"{event.seconds:.2f} s, seed {event.seeds[0]}.",
                         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import TypeVar
 
 import gradio as gr
@@ -15,6 +16,7 @@ from ipadapter_demo.request import MAX_COUNT, MAX_SEED, GenerateRequest
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import with_errors_said
+from ipadapter_demo.ui.run.further import NEXT, add_further_runs
 from ipadapter_demo.ui.run.labels import with_labels
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
@@ -68,29 +70,34 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
     if "prompt" in inputs:
         triggers.append(inputs["prompt"].submit)
     name = tab.translate.__name__
-    begin, stop, ended = (js.replace("TAB", name) for js in (BEGIN, STOP, ENDED))
+    begin, stop, ended, following = (js.replace("TAB", name) for js in (BEGIN, STOP, ENDED, NEXT))
     kinds: list[tuple[list[Callable[..., Dependency]], Callable[..., Iterator[Update]]]]
     kinds = [(triggers, updates)]
     if buttons.strip is not None:
         kinds.append(([buttons.strip.click], strip_updates))
     for started, updates_of in kinds:
-        clicked = gr.on(started, buttons.busy, outputs=buttons.both, js=begin, **AT_ONCE)
+        run = _handler(manager, built, updates_of)
+        clicked = gr.on(started, buttons.busy, outputs=buttons.all, js=begin, **AT_ONCE)
         running = endpoint(
             clicked.then,
-            _handler(manager, built, updates_of),
+            run,
             built.inputs,
             built.outputs,
             show_progress="hidden",
             api_visibility="private",
             **QUEUE,
         )
-        running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
+        built.runs.append(running)
+    built.runs.append(add_further_runs(built, _handler(manager, built, updates), AT_ONCE, QUEUE))
+    for running in built.runs:
+        running.then(buttons.idle, outputs=buttons.all, **AT_ONCE)
         _show_lines(running.success, built)
         # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
-        running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
+        running.failure(buttons.idle, outputs=buttons.all, **AT_ONCE)
         running.failure(None, js=ended, inputs=results.status, outputs=results.status, **AT_ONCE)
-        built.runs.append(running)
-    _show_lines(results.gallery.select, built)
+        for event in (running.success, running.failure):
+            event(None, js=following, **AT_ONCE)
+    _show_lines(partial(gr.on, [results.gallery.select, results.scrubber.select]), built)
     buttons.stop.click(None, js=stop, outputs=results.status, **AT_ONCE)
     buttons.stop.click(None, cancels=built.runs)
     return built

@@ -17,8 +17,9 @@ from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.uploads import editor_value_from_image, path_of_upload
 
 
-def add_send_to(tabs: gr.Tabs, built: Mapping[str, BuiltTab]) -> None:
-    """Make the buttons below the results of every tab work."""
+def add_send_to(tabs: gr.Tabs, built: Mapping[str, BuiltTab], compared: gr.Gallery) -> None:
+    """Make the buttons below the results of every tab work; `compared` are the pictures that are
+    compared."""
     painting, control = built["inpaint"].inputs["painting"], built["structure"].inputs["control"]
 
     def inpaint(path: Path) -> Update:
@@ -30,6 +31,7 @@ def add_send_to(tabs: gr.Tabs, built: Mapping[str, BuiltTab]) -> None:
     for one in built.values():
         reference, seed, random = (one.inputs[n] for n in ("reference", "seed", "random_seed"))
         buttons = one.results.send
+        _into_compare(one, buttons["compare"], compared, tabs)
         _on_click(one, buttons["reference"], [reference], _referring(reference))
         _on_click(one, buttons["inpaint"], [painting, tabs], inpaint)
         _on_click(one, buttons["control"], [control, tabs], as_control)
@@ -50,6 +52,26 @@ def _restoring(one: BuiltTab) -> Callable[[Path], Update]:
     return lambda path: shown(one, record_at(path).request)
 
 
+def _into_compare(one: BuiltTab, button: gr.Button, compared: gr.Gallery, tabs: gr.Tabs) -> None:
+    """Beside the pictures that somebody chose; those that the page shows at first make room."""
+    at_first = paths_of(compared.value)
+
+    def into(gallery: object, number: object, pictures: object) -> Update:
+        with shown_errors():
+            path, there = chosen(gallery, number), paths_of(pictures)
+            kept = [] if there == at_first else there
+            shown = list(map(str, [*kept, path]))
+            return {compared: shown, tabs: gr.Tabs(selected="compare")}
+
+    button.click(
+        into,
+        inputs=[one.results.gallery, one.results.number, compared],
+        outputs=[compared, tabs],
+        preprocess=False,
+        **AT_ONCE,
+    )
+
+
 def _on_click(
     one: BuiltTab,
     button: gr.Button,
@@ -67,6 +89,13 @@ def _on_click(
         preprocess=False,
         **AT_ONCE,
     )
+
+
+def paths_of(gallery: object) -> list[Path]:
+    """The files of a gallery of uploads. Raises RequestError."""
+    items = gallery if isinstance(gallery, list) else []
+    uploads = [item.get("image") if isinstance(item, Mapping) else item for item in items]
+    return [path_of_upload(upload, "pictures") for upload in uploads]
 
 
 def chosen(gallery: object, number: object) -> Path:

@@ -26,11 +26,14 @@ class Results:
     Python."""
 
     gallery: gr.Gallery
+    scrubber: gr.HTML  # over the gallery after a sweep of λ
     status: gr.HTML
-    attention_maps: gr.Gallery
+    attention_maps: gr.HTML
     lines: tuple[gr.Code, gr.Code]
     comparison: gr.ImageSlider | None
     send: dict[str, gr.Button]  # by where the picture goes: see `run.send`
+    surprise: gr.Button  # see `run.offers`, as the next one
+    switch: gr.Button
     number: gr.State  # of the result that was clicked last
 
 
@@ -40,16 +43,31 @@ class Buttons:
     stop: gr.Button
     strip: gr.Button | None = None  # the same request at several λ
     frame: gr.Button | None = None  # hidden: what Live clicks to see the request in few steps
+    queue: gr.Button | None = None  # in the place of `strip` while something is drawn
+    next: gr.Button | None = None  # hidden: what begins a run that waited
 
     @property
-    def both(self) -> list[gr.Button]:
-        return [self.generate, self.stop]
+    def all(self) -> list[gr.Button]:
+        """Those that change with a run."""
+        found = (self.generate, self.stop, self.strip, self.queue)
+        return [button for button in found if button is not None]
 
     def busy(self) -> Update:
-        return {self.generate: gr.Button(interactive=False), self.stop: gr.Button(interactive=True)}
+        return self._while(True)
 
     def idle(self) -> Update:
-        return {self.generate: gr.Button(interactive=True), self.stop: gr.Button(interactive=False)}
+        return self._while(False)
+
+    def _while(self, drawing: bool) -> Update:
+        update: Update = {
+            self.generate: gr.Button(interactive=not drawing),
+            self.stop: gr.Button(interactive=drawing),
+        }
+        if self.strip is not None:
+            update[self.strip] = gr.Button(visible=not drawing)
+        if self.queue is not None:
+            update[self.queue] = gr.Button(visible=drawing or "hidden")
+        return update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +100,14 @@ class BuiltTab:
         """Of a run, in the order in which the endpoint returns them."""
         shown = self.results
         comparison = [] if shown.comparison is None else [shown.comparison]
-        return [shown.gallery, shown.status, self.inputs["seed"], shown.attention_maps, *comparison]
+        return [
+            shown.gallery,
+            shown.status,
+            self.inputs["seed"],
+            shown.attention_maps,
+            shown.scrubber,
+            *comparison,
+        ]
 
     def recommended(self, info: ModelInfo) -> dict[gr.Component, Properties]:
         """Whatever depends on the model, as it is for this one."""

@@ -15,7 +15,6 @@ from PIL import Image
 
 from ipadapter_demo.compare.strip import filmstrip
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.imaging import tinted
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
 from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.record import save_png
@@ -27,6 +26,8 @@ from ipadapter_demo.ui.run.say import escaped, inform
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.uploads import path_of_upload
 from ipadapter_demo.ui.widgets.access import alts
+from ipadapter_demo.ui.widgets.attention import Shown, attention_html
+from ipadapter_demo.ui.widgets.scrubber import scrubber_html
 
 LOOK_AGAIN = 0.5  # seconds: as long as somebody waits, what is said may be this old
 PREVIEWS = 6  # a run shows at most as many; each costs a decoding
@@ -45,7 +46,9 @@ def updates(
     learns how far it is."""
     shown = built.results
     yield {
-        shown.gallery: gr.Gallery(columns=2),
+        shown.gallery: gr.Gallery(allow_preview=True),
+        shown.scrubber: "",
+        shown.attention_maps: "",
         shown.status: progress(0, steps_taken(request)),
         built.inputs["seed"]: request.seed,
     }
@@ -68,7 +71,7 @@ def updates(
                     shown.gallery: paths,
                     shown.status: summary(event) + alts(paths, event.request, event.seeds),
                     built.inputs["seed"]: event.seeds[0],
-                    shown.attention_maps: attention_gallery(event),
+                    shown.attention_maps: attention_of(event),
                     **({} if shown.comparison is None else {shown.comparison: compared(event)}),
                 }
 
@@ -85,9 +88,10 @@ def strip_updates(
     """The same request at several λ, each result as it comes."""
     shown = built.results
     pictures: list[tuple[str, str]] = []
-    maps: list[tuple[Image.Image, str]] = []
+    maps: list[Shown] = []
     requests = filmstrip(request)
     number, seconds, all_of = 0, 0.0, len(requests)
+    scales = [one.image_scale for one in requests]
     yield {built.inputs["seed"]: requests[0].seed, shown.status: so_far(turn, 0, all_of, "picture")}
     with closing(
         pipeline.outcomes(
@@ -107,23 +111,23 @@ def strip_updates(
                 continue
             if number == 0:
                 tell(event.warnings)
-            label = f"λ = {requests[number].image_scale:g}"
+            label = f"λ {scales[number]:g}"
             pictures += [(path, label) for path in saved(event)]
-            maps += [
-                (tinted(event.images[0], amount), label)
-                for amount in (event.attention_maps[0] if event.attention_maps else ())
-            ]
+            maps += [(event.images[0], label, tiles) for tiles in event.attention_tiles]
             number, seconds = number + 1, turn.seconds
             yield {
-                shown.gallery: gr.Gallery(list(pictures), columns=all_of // 2 + 1),
+                shown.gallery: gr.Gallery(list(pictures), allow_preview=False),
+                shown.scrubber: scrubber_html([p for p, _ in pictures], scales, number - 1),
                 shown.status: so_far(turn, number, all_of, "picture"),
             }
-    first, last = requests[0].image_scale, requests[-1].image_scale
     turn.share = 1.0
+    nearest = min(range(all_of), key=lambda n: abs(scales[n] - request.image_scale))
     yield {
         shown.gallery: pictures,
-        shown.status: f"λ from {first:g} to {last:g}, seed {request.seed}.",
-        shown.attention_maps: gr.Gallery(maps, visible=bool(maps)),
+        shown.scrubber: scrubber_html([p for p, _ in pictures], scales, nearest),
+        shown.status: f"λ from {scales[0]:g} to {scales[-1]:g}, seed {request.seed}: "
+        "move along the slider.",
+        shown.attention_maps: attention_html(maps),
     }
 
 
@@ -137,16 +141,15 @@ def tell(warnings: Sequence[str]) -> None:
         inform(note)
 
 
-def attention_gallery(result: Result) -> gr.Gallery:
-    """Every picture once for each reference, bright where that acted."""
-    shown = [
-        (tinted(image, amount), f"picture {number}, seed {seed}")
-        for image, seed, amounts in zip(
-            result.images, result.seeds, result.attention_maps, strict=False
-        )
-        for number, amount in enumerate(amounts, 1)
-    ]
-    return gr.Gallery(shown, visible=bool(shown))
+def attention_of(result: Result) -> str:
+    return attention_html(
+        [
+            (image, f"picture {number}, seed {seed}", tiles)
+            for number, (image, seed, tiles) in enumerate(
+                zip(result.images, result.seeds, result.attention_tiles, strict=False), 1
+            )
+        ]
+    )
 
 
 def saved(result: Result) -> list[str]:

@@ -9,13 +9,16 @@ from ipadapter_demo.ui.run.tab import Buttons, Properties, Widgets
 
 
 def run_buttons(tab: str, *, live: bool = False) -> Buttons:
-    """Generate and Stop, for `live` the sweep of λ as well and what Live clicks: see `run.live`."""
+    """Generate and Stop, and while something is drawn Queue; for `live` the sweep of λ as well, and
+    what Live clicks: see `run.live`."""
     with gr.Row(elem_id=f"run-{tab}", elem_classes="run"):
         generate = gr.Button("Generate", variant="primary", scale=3, elem_classes="generate")
         sweep = gr.Button("Sweep λ", scale=1, min_width=100) if live else None
+        queue = gr.Button("Queue", visible="hidden", scale=1, min_width=100, elem_classes="queue")
         stop = gr.Button("Stop", interactive=False, scale=1, min_width=80, elem_classes="halt")
         frame = gr.Button("Live frame", visible="hidden", elem_classes="frame") if live else None
-    return Buttons(generate, stop, sweep, frame)
+        following = gr.Button("Next run", visible="hidden", elem_classes="next")
+    return Buttons(generate, stop, sweep, frame, queue, following)
 
 
 def live_switch(info: ModelInfo) -> Widgets:

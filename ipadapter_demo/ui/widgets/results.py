@@ -6,7 +6,9 @@ import gradio as gr
 
 from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import Results
+from ipadapter_demo.ui.widgets.attention import attention_view
 from ipadapter_demo.ui.widgets.opening import NOTHING_YET, Opening
+from ipadapter_demo.ui.widgets.scrubber import scrubber
 
 # Clicks the next example, which draws it. The first one is shown when the page opens with it.
 TRY_ANOTHER = """() => {
@@ -23,6 +25,7 @@ SEND = {
     "reference": "Use as reference",
     "inpaint": "Inpaint this",
     "control": "As control image",
+    "compare": "Into Compare",
     "seed": "Keep this seed",
     "settings": "Load its settings",
 }
@@ -36,6 +39,9 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         another = gr.Button(
             "Try another" if opening else "Try an example", size="sm", scale=0, min_width=130
         )
+        surprise = gr.Button("Surprise me", size="sm", scale=0, min_width=120, visible=False)
+    switch = gr.Button("Switch the model", size="sm", visible=False)
+    scrub = scrubber()
     gallery = gr.Gallery(
         opening and [str(path) for path in opening.pictures],
         label="Results",
@@ -51,16 +57,7 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
     with gr.Row(elem_classes=["after", "send"]):
         send = {name: gr.Button(label, size="sm", min_width=110) for name, label in SEND.items()}
     number = gr.State(None)
-    attention_maps = gr.Gallery(
-        label="Attention maps",
-        format="png",
-        columns=4,
-        height=190,
-        object_fit="contain",
-        interactive=False,
-        visible=False,
-        buttons=["download", "fullscreen"],
-    )
+    attention_maps = attention_view()
     slider = None
     if comparison:
         slider = gr.ImageSlider(
@@ -86,4 +83,6 @@ def results_of(tab: str, *, comparison: bool = False, opening: Opening | None = 
         queue=False,
         api_visibility="private",
     )
-    return Results(gallery, status, attention_maps, lines, slider, send, number)
+    return Results(
+        gallery, scrub, status, attention_maps, lines, slider, send, surprise, switch, number
+    )

@@ -21,7 +21,8 @@ const prompt = () => element.closest(".tab").querySelector(".prompt textarea");
 const look = () => {
     const line = element.querySelector(".unknown");
     if (!line) return;
-    const known = new Set([...element.querySelectorAll("button")].map((one) => one.textContent));
+    const chips = [...element.querySelectorAll("button")].map((one) => one.textContent);
+    const known = new Set([...chips, ...line.dataset.synonyms.split(" ")]);
     const typed = prompt().value.toLowerCase().match(/[\\p{L}\\p{M}]+/gu) ?? [];
     const unknown = [...new Set(typed)].filter((word) => !known.has(word) && !joining.has(word));
     line.textContent = unknown.length
@@ -66,4 +67,8 @@ def words_html(info: ModelInfo) -> str:
     if not info.words:
         return ""
     chips = "".join(f'<button type="button">{escape(word)}</button>' for word in info.words)
-    return f'<p class="unknown" role="status" data-model="{escape(info.name)}"></p>{chips}'
+    synonyms = escape(" ".join(info.synonyms))
+    return (
+        f'<p class="unknown" role="status" data-model="{escape(info.name)}" '
+        f'data-synonyms="{synonyms}"></p>{chips}'
+    )

@@ -27,8 +27,8 @@ from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.updates import LOOK_AGAIN
 from ipadapter_demo.ui.run.visitor import this_visitor
+from ipadapter_demo.ui.tabs.compare.downloads import files_of
 from ipadapter_demo.ui.tabs.compare.form import SIDES
-from ipadapter_demo.ui.tabs.compare.results import files_of
 
 # The endpoint's names for what the form calls otherwise: elsewhere these are a picture's.
 NAMES = {"written": "spec", "width": "figure_width", "dpi": "figure_dpi", "zoom": "figure_zoom"}
@@ -106,12 +106,12 @@ def _compared(job: Job) -> Iterator[Compared]:
     """How far it is; then the finished cells, and what is published of them."""
     total = len(job.plan.grid.cells)
     job.save_given()
-    told: list[str] = []
+    messages: list[str] = []
     for event in job.running(LOOK_AGAIN):
         if isinstance(event, ComparisonWarning):
-            told.append(event.message)
+            messages.append(event.message)
         elif isinstance(event, Failed):
-            told.append(f"{event.cell.name}: {event.message}")
+            messages.append(f"{event.cell.name}: {event.message}")
         yield Compared([], [], f"{len(job.finished())} of {total} cells.", [])
     published = write_bundle(job)
     cells = job.finished()
@@ -121,6 +121,6 @@ def _compared(job: Job) -> Iterator[Compared]:
     yield Compared(
         [file_of(job.path(cell)) for cell in cells],
         [{"name": cell.name} | head for cell, head in zip(cells, heads, strict=True)],
-        " ".join([f"{len(cells)} of {total} cells.", *told, *published.warnings]),
+        " ".join([f"{len(cells)} of {total} cells.", *messages, *published.warnings]),
         [file_of(path) for path in files_of(job)],
     )

@@ -1,4 +1,4 @@
-"""The left column of the Compare tab: what to compare."""
+"""The left column of the Compare tab: what to compare, and with which settings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gradio as gr
 
 from ipadapter_demo.request import MAX_SEED, MAX_WEIGHT, SAMPLERS
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.tabs.compare.form import AXES
 from ipadapter_demo.ui.widgets import components
@@ -21,9 +22,10 @@ BESIDE = [
 EXAMPLE = ("red-sphere.png", "blue-cone.png", "checker-cube.png")
 
 
-def compare_inputs(manager: ModelManager) -> tuple[Widgets, gr.Textbox, gr.Accordion]:
-    """The form's widgets by name; the spec that is written instead, and where it unfolds."""
-    info, inputs = manager.info, {}
+def compare_inputs(manager: ModelManager) -> Widgets:
+    """Pictures, and what columns, rows and pages differ in."""
+    info = manager.info
+    inputs: Widgets = {}
     inputs["pictures"] = gr.Gallery(
         [str(FOLDER / name) for name in EXAMPLE if (FOLDER / name).is_file()],
         label="Pictures",
@@ -37,13 +39,13 @@ def compare_inputs(manager: ModelManager) -> tuple[Widgets, gr.Textbox, gr.Accor
         buttons=[],
     )
     for side, axis, text in (
-        ("columns", "image_scale", "0:1.2:0.2"),
+        ("columns", "image_scale", "0:1.25:0.25"),
         ("rows", "reference", ""),
         ("pages", "", ""),
     ):
         with gr.Row():
             inputs[f"{side}_axis"] = gr.Dropdown(
-                [(label, name) for name, label in AXES.items()],
+                [(label, name) for name, (label, _) in AXES.items()],
                 value=axis,
                 label=side.title(),
                 scale=2,
@@ -52,16 +54,29 @@ def compare_inputs(manager: ModelManager) -> tuple[Widgets, gr.Textbox, gr.Accor
             inputs[f"{side}_values"] = gr.Textbox(
                 text,
                 label="Values",
-                placeholder="0:1.2:0.2, or with commas, or one a line",
+                placeholder=AXES[axis][1],
                 lines=1,
                 max_lines=8,
                 scale=3,
                 min_width=160,
             )
+        inputs[f"{side}_axis"].change(
+            lambda axis: gr.Textbox(placeholder=AXES[axis][1]),
+            inputs=inputs[f"{side}_axis"],
+            outputs=inputs[f"{side}_values"],
+            **AT_ONCE,
+        )
     inputs["beside"] = gr.CheckboxGroup(BESIDE, value=["reference"], label="Extra columns")
     inputs["prompt"] = gr.Textbox(
         "", label="Prompt", info=components.words_known(info), lines=1, max_lines=4
     )
+    return inputs
+
+
+def compare_settings(manager: ModelManager) -> tuple[Widgets, gr.Textbox, gr.Accordion]:
+    """The settings that all cells share; the spec that is written instead, and where it unfolds."""
+    info = manager.info
+    inputs: Widgets = {}
     with gr.Row():
         inputs["steps"] = components.slider(1, 50, info.recommended.steps, 1, "Steps")
         inputs["guidance"] = components.slider(1, 15, info.recommended.guidance, 0.5, "Guidance")

@@ -1,36 +1,34 @@
-"""The right column of the Compare tab: the grid as it fills, and two of its cells side by side."""
+"""The right column of the Compare tab: the grid as it fills, and what can be done with it."""
 
 from __future__ import annotations
 
 import html
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import gradio as gr
 
 from ipadapter_demo.compare import ComparisonWarning, Done, Job, write_bundle
-from ipadapter_demo.compare.bundle import BUNDLE
 from ipadapter_demo.compare.kept import Kept
-from ipadapter_demo.request import MAX_SEED
-from ipadapter_demo.ui.run.errors import shown_errors
-from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import Update
 from ipadapter_demo.ui.run.updates import LOOK_AGAIN, lasting, progress, tell
 from ipadapter_demo.ui.tabs.compare import votes
-from ipadapter_demo.ui.tabs.compare.view import (
-    ON_LOAD,
-    cell_choices,
-    flicker_html,
-    grid_html,
-    score_rows,
-)
+from ipadapter_demo.ui.tabs.compare.downloads import downloads_html
+from ipadapter_demo.ui.tabs.compare.grid_script import ON_LOAD
+from ipadapter_demo.ui.tabs.compare.pair import first_pair, pair_inputs
+from ipadapter_demo.ui.tabs.compare.view import Expected, cell_choices, grid_html, score_rows
 
 DAY = 86_400
 KEPT = Kept()
+QUIET = 0.1  # seconds: a browser has better to do than to read what a quick model says
+END = 60  # seconds after which a run that was stopped is no longer waited for
+HINT = (
+    "Click two pictures to hold them against each other. Ctrl or ⌘ with the wheel, two fingers, or "
+    "the keys + and − zoom into all of them."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,90 +40,31 @@ class Shown:
     grid: gr.HTML
     after: gr.Column
     table: gr.Dataframe
-    files: gr.File
+    files: gr.HTML
     one: gr.Dropdown
     other: gr.Dropdown
+    voted: gr.Dropdown
+    against: gr.Dropdown
 
 
 def compare_results() -> tuple[Shown, gr.Number, gr.Button]:
     """The grid, and another seed for the first of the two chosen pictures."""
     job = gr.State(None, time_to_live=DAY, delete_callback=forget)
     status = status_line()
-    grid = gr.HTML("", elem_classes="comparison", js_on_load=ON_LOAD)
+    grid = gr.HTML("", elem_classes="comparison", js_on_load=ON_LOAD, apply_default_css=False)
     with gr.Column(visible=False) as after:
-        gr.HTML(
-            "Scroll over a picture to look closer at that place in all of them, double-click "
-            "to go back. Click two to hold them against each other.",
-            elem_classes="status",
-        )
-        with gr.Row():
-            one = gr.Dropdown([], label="First picture", allow_custom_value=True, min_width=160)
-            other = gr.Dropdown([], label="Second picture", allow_custom_value=True, min_width=160)
-        with gr.Row():
-            slider = gr.ImageSlider(
-                label="Slider",
-                format="png",
-                interactive=False,
-                height=300,
-                buttons=["fullscreen"],
-                min_width=200,
-                elem_classes="filled",
-            )
-            flicker = gr.HTML("", min_width=200)
-        with gr.Row(equal_height=True):
-            seed = gr.Number(
-                1,
-                label="New seed for the first picture",
-                precision=0,
-                minimum=0,
-                maximum=MAX_SEED,
-            )
-            redraw = gr.Button("Redraw cell", size="md")
-        files = gr.File(label="Bundle, figures, scores", file_count="multiple", interactive=False)
+        gr.HTML(HINT, elem_classes="status")
+        one, other, seed, redraw = pair_inputs(job, grid)
+        files = gr.HTML("", elem_classes="downloads", apply_default_css=False)
         with gr.Accordion("Scores", open=False):
             table = gr.Dataframe(
                 headers=["page", "row", "CLIP-I", "CLIP-T", "attributes kept"],
                 interactive=False,
                 label="Means of the rows, ± their standard deviations",
             )
-        votes.build(job)
-    shown = Shown(job, status, grid, after, table, files, one, other)
-    _look_at_two(shown, slider, flicker)
+        voted, against = votes.build(job)
+    shown = Shown(job, status, grid, after, table, files, one, other, voted, against)
     return shown, seed, redraw
-
-
-def _look_at_two(shown: Shown, slider: gr.ImageSlider, flicker: gr.HTML) -> None:
-    """Slider and flicker between the two chosen cells."""
-
-    def choose(job: Job | None, one: str, other: str, event: gr.EventData) -> Update:
-        cell = event._data.get("cell") if isinstance(event._data, Mapping) else None
-        with shown_errors():
-            if job is None or cell not in {cell.name for cell in job.finished()}:
-                return {}
-        before = one if one != cell else other
-        return {shown.one: cell, shown.other: before}  # the two that were clicked last
-
-    def look(job: Job | None, one: str, other: str) -> Update:
-        with shown_errors():
-            paths = _paths(job, one, other)
-        chosen = tuple(name for name in (one, other) if name)
-        grid = {} if job is None else {shown.grid: grid_html(job, chosen)}
-        if len(paths) < 2:
-            return grid | {slider: None, flicker: ""}
-        first, second = paths
-        return grid | {slider: (str(first), str(second)), flicker: flicker_html(first, second)}
-
-    both = [shown.one, shown.other]
-    shown.grid.click(choose, inputs=[shown.job, *both], outputs=both, **AT_ONCE)
-    gr.on(
-        [shown.one.change, shown.other.change],
-        look,
-        inputs=[shown.job, *both],
-        outputs=[slider, flicker, shown.grid],
-        show_progress="hidden",
-        api_visibility="private",
-        queue=False,
-    )
 
 
 def forget(job: Job | None) -> None:
@@ -134,80 +73,84 @@ def forget(job: Job | None) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def _paths(job: Job | None, *names: str) -> list[Path]:
-    if job is None:
-        return []
-    cells = {cell.name: cell for cell in job.finished()}
-    return [job.path(cells[name]) for name in names if name in cells]
-
-
-def run(shown: Shown, job: Job, chosen: str = "") -> Iterator[Update]:
-    """The grid as it fills; then what can be taken home. `chosen` is the cell to look at first."""
+def run(shown: Shown, job: Job, chosen: str = "", each: float | None = None) -> Iterator[Update]:
+    """The grid as it fills; then what can be taken home. `chosen` is the cell to look at first;
+    `each` takes about as many seconds."""
     with KEPT.at_work(job):
-        yield from _run(shown, job, chosen)
+        yield from _run(shown, job, chosen, each)
 
 
-def _run(shown: Shown, job: Job, chosen: str) -> Iterator[Update]:
+def _run(shown: Shown, job: Job, chosen: str, each: float | None) -> Iterator[Update]:
     job.save_given()
-    before, began = len(job.finished()), time.monotonic()
-    yield {shown.job: job, shown.grid: grid_html(job), shown.status: so_far(job, before, 0.0)}
-    warnings: list[str] = []
+    before, began, warnings = len(job.finished()), time.monotonic(), list[str]()
     noted: set[str] = set()
+    at_once = job.plan.share
+    yield {
+        shown.job: job,
+        shown.grid: grid_html(job, expected=Expected(at_once, each and each * at_once)),
+        shown.status: so_far(job, each),
+    }
+    said = time.monotonic()
     for event in job.running(LOOK_AGAIN):
-        if event is None:  # who has left is missed here
-            yield {}
+        if event is None:
+            if time.monotonic() - said > QUIET:
+                said = time.monotonic()
+                yield {}  # who has left, or has pressed Stop, is missed here
             continue
         warnings += [event.message] if isinstance(event, ComparisonWarning) else []
         new = set(event.warnings) - noted if isinstance(event, Done) else set()
         tell(sorted(new))
         noted |= new
+        done = len(job.finished()) - before
+        each = (time.monotonic() - began) / done if done > 0 else each
         yield {
-            shown.grid: grid_html(job),
-            shown.status: so_far(job, before, time.monotonic() - began),
+            shown.grid: grid_html(job, expected=Expected(at_once, each and each * at_once)),
+            shown.status: so_far(job, each),
         }
     yield finished(shown, job, chosen, warnings)
 
 
-def so_far(job: Job, before: int, seconds: float) -> str:
-    """Status of a comparison: its cells, of which `before` were there `seconds` ago, and the time
-    that the rest may take."""
+def so_far(job: Job, each: float | None) -> str:
+    """Status of a comparison: its cells, and the time that the rest may take."""
     done, total = len(job.finished()), len(job.plan.grid.cells)
     said, others = progress(done, total, "cell"), len(job.plan.manager.line.turns)
-    if done > before:
-        said += f", about {lasting(seconds / (done - before) * (total - done))} to go"
+    if each is not None and done < total:
+        said += f", about {lasting(each * (total - done))} left"
     if others:
         said += f". {others} in line for a single picture come first."
     return said
 
 
+def stopped(shown: Shown, job: Job | None) -> Iterator[Update]:
+    """After Stop: how many cells there are, once none is added any more, then what can be taken
+    home."""
+    if job is None:
+        yield {shown.status: "Stopped before the first cell."}
+        return
+    job.idle.wait(END)
+    yield {shown.status: counted(job), shown.grid: grid_html(job, first_pair(job))}
+    yield finished(shown, job)
+
+
+def counted(job: Job) -> str:
+    done, total = len(job.finished()), len(job.plan.grid.cells)
+    return f"{done} of {total} cells." + ("" if done == total else " Compare goes on from here.")
+
+
 def finished(shown: Shown, job: Job, chosen: str = "", warnings: Sequence[str] = ()) -> Update:
     """The finished cells, to look at and to download, with their warnings."""
     published = write_bundle(job)
+    two, columns = first_pair(job, chosen), votes.column_choices(job)
     choices = cell_choices(job)
-    names = [name for _, name in choices]
-    two = [chosen if chosen in names else (names or [""])[0], (names or [""])[-1]]
-    total = len(job.plan.grid.cells)
-    missing = "" if len(names) == total else " Compare goes on from here."
+    texts = (counted(job), *warnings, *published.warnings)
     return {
-        shown.status: "<br>".join(
-            map(
-                html.escape,
-                (f"{len(names)} of {total} cells.{missing}", *warnings, *published.warnings),
-            )
-        ),
-        shown.grid: grid_html(job, tuple(two)),
-        shown.after: gr.Column(visible=bool(names)),
+        shown.status: "<br>".join(map(html.escape, texts)),
+        shown.grid: grid_html(job, two),
+        shown.after: gr.Column(visible=bool(choices)),
         shown.table: score_rows(job, published.scores),
-        shown.files: [str(path) for path in files_of(job)],
+        shown.files: downloads_html(job),
         shown.one: gr.Dropdown(choices, value=two[0]),
         shown.other: gr.Dropdown(choices, value=two[1]),
+        shown.voted: gr.Dropdown(columns, value=columns[0][1] if columns else None),
+        shown.against: gr.Dropdown(columns, value=columns[-1][1] if columns else None),
     }
-
-
-def files_of(job: Job) -> list[Path]:
-    """What can be taken home: bundle, figures and scores."""
-    return [
-        path
-        for path in sorted(job.folder.glob("*.*"))
-        if path.name == BUNDLE or path.stem.startswith(("figure", "scores"))
-    ]

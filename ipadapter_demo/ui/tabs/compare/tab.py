@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
-from ipadapter_demo.compare import Job, Pace, Plan, Spec
+from ipadapter_demo.compare import Cost, Job, Pace, Plan, Spec
 from ipadapter_demo.compare.job import spec_text
 from ipadapter_demo.compare.spec import numbered
 from ipadapter_demo.errors import RequestError
@@ -30,13 +30,22 @@ from ipadapter_demo.ui.run.uploads import path_of_upload
 from ipadapter_demo.ui.run.visitor import this_visitor
 from ipadapter_demo.ui.tabs.compare.api import add_compare_api
 from ipadapter_demo.ui.tabs.compare.form import spec_from_form
-from ipadapter_demo.ui.tabs.compare.inputs import compare_inputs
-from ipadapter_demo.ui.tabs.compare.results import Shown, compare_results, finished, forget, run
+from ipadapter_demo.ui.tabs.compare.inputs import compare_inputs, compare_settings
+from ipadapter_demo.ui.tabs.compare.presets import fill_by_presets, preset_buttons
+from ipadapter_demo.ui.tabs.compare.results import Shown, compare_results, forget, run, stopped
 
 # A queue of its own: a long comparison holds up no single picture, see serving/manager.py.
 # Comparisons with one model are drawn in the order of their cells' beginning. How many there are is
 # the manager's business.
 QUEUE: dict[str, object] = {"concurrency_id": "compare", "concurrency_limit": None}
+
+# On a phone the grid is far below the button.
+BEGIN = """() => {
+    const grid = document.querySelector(".comparison");
+    grid.scrollIntoView({ behavior: "smooth", block: "nearest" });
+    return [];
+}"""
+STOPPING = "() => 'Stopping after this step: finished cells stay.'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +75,22 @@ class CompareTab:
 
 def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     pace = Pace()
-    with gr.Row():
-        with gr.Column(scale=2, min_width=320):
-            inputs, written, accordion = compare_inputs(manager)
+    with gr.Row(elem_classes=["tab", "wide"]):
+        with gr.Column(elem_classes="inputs"):
+            presets = preset_buttons(manager, model)
+            inputs = compare_inputs(manager)
+        with gr.Column(elem_classes="outcome"):
+            with gr.Row(elem_classes="run"):
+                start = gr.Button("Compare", variant="primary", scale=3, elem_classes="generate")
+                stop = gr.Button(
+                    "Stop", interactive=False, scale=1, min_width=80, elem_classes="halt"
+                )
             cost = gr.HTML("", elem_classes="status")
-            with gr.Row():
-                start = gr.Button("Compare", variant="primary", scale=3)
-                stop = gr.Button("Stop", interactive=False, scale=1, min_width=80)
-        with gr.Column(scale=3, min_width=320):
             shown, seed, redraw = compare_results()
-    inputs |= {"model": model.chosen, "written": written}
+        with gr.Column(elem_classes="settings"):
+            settings, written, accordion = compare_settings(manager)
+    inputs |= settings | {"model": model.chosen, "written": written}
+    fill_by_presets(manager, model, presets, inputs)
 
     def spec_of(values: Mapping[str, Any]) -> Spec:
         form = dict(values)
@@ -101,7 +116,8 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
         def drawn() -> Iterator[Update]:
             yield {shown.status: progress(0, 1)}  # reading the files, and perhaps a model
             with manager.comparison(this_visitor()):
-                yield from run(shown, _job(Plan(spec_of(values), manager), job))
+                plan = Plan(spec_of(values), manager)
+                yield from run(shown, _job(plan, job), each=_each(pace.cost(plan)))
 
         yield from with_errors_said(drawn(), status)
 
@@ -116,9 +132,9 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
 
         yield from with_errors_said(drawn(), status)
 
-    def as_far_as_it_is(job: Job | None) -> Update:
+    def as_far_as_it_is(job: Job | None) -> Iterator[Update]:
         with shown_errors():
-            return {} if job is None else finished(shown, job)
+            yield from stopped(shown, job)
 
     every = {"job": shown.job} | inputs
     outputs = [getattr(shown, name) for name in Shown.__slots__]
@@ -128,14 +144,22 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     endpoint(changed, estimate, inputs, cost, trigger_mode="always_last", **hidden)
     add_compare_api(manager, inputs, spec_of, QUEUE)
     buttons = Buttons(start, stop)
-    began = start.click(buttons.busy, outputs=buttons.both, **AT_ONCE)
+    began = start.click(buttons.busy, outputs=buttons.all, js=BEGIN, **AT_ONCE)
     running = endpoint(began.then, compared, every, outputs, **private)
-    again = redraw.click(redrawn, inputs=[shown.job, shown.one, seed], outputs=outputs, **private)
-    running.then(buttons.idle, outputs=buttons.both, **AT_ONCE)
-    running.failure(buttons.idle, outputs=buttons.both, **AT_ONCE)
-    stopped = stop.click(None, cancels=[running, again])
-    stopped.then(as_far_as_it_is, inputs=shown.job, outputs=outputs, **private)
+    begun = redraw.click(buttons.busy, outputs=buttons.all, **AT_ONCE)
+    again = begun.then(redrawn, inputs=[shown.job, shown.one, seed], outputs=outputs, **private)
+    for drawn in (running, again):
+        drawn.then(buttons.idle, outputs=buttons.all, **AT_ONCE)
+        drawn.failure(buttons.idle, outputs=buttons.all, **AT_ONCE)
+    stop.click(None, js=STOPPING, outputs=shown.status, **AT_ONCE)
+    halted = stop.click(None, cancels=[running, again])
+    halted.then(as_far_as_it_is, inputs=shown.job, outputs=outputs, **private)
     return CompareTab(inputs["pictures"], written, accordion)
+
+
+def _each(cost: Cost) -> float | None:
+    """Seconds of a cell, where all are known."""
+    return None if cost.unknown else cost.seconds / cost.cells
 
 
 def _files(gallery: Any) -> dict[str, Path]:  # noqa: ANN401 - the raw value of a gallery

@@ -1,67 +1,64 @@
-"""A comparison on the page: the grid as it fills, and two of its cells against each other."""
+"""A comparison on the page: its grid as it fills, and its scores."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ipadapter_demo.compare import Job
 from ipadapter_demo.compare.grid import Cell, Page
 from ipadapter_demo.compare.scores import MEASURES, Score, by_row
 from ipadapter_demo.compare.text import csv_cell, printable
+from ipadapter_demo.ui.run.addresses import file_url
 
-# Zooms into all pictures at once, at one point; tells which picture was clicked.
-ON_LOAD = """
-const view = element, set = (name, value) => view.style.setProperty(name, value);
-let zoom = 1;
-const aim = (event) => {
-    const shape = event.target.getBoundingClientRect(), [x, y] = [event.clientX, event.clientY];
-    const frame = event.target.closest('.cell').getBoundingClientRect();
-    if (zoom === 1) {
-        set('--x', `${100 * (x - frame.left) / frame.width}%`);
-        set('--y', `${100 * (y - frame.top) / frame.height}%`);
-    }
-};
-view.addEventListener('wheel', (event) => {
-    if (!event.target.closest('.cell')) return;
-    event.preventDefault();
-    aim(event);
-    zoom = Math.min(8, Math.max(1, zoom * (event.deltaY < 0 ? 1.25 : 0.8)));
-    if (zoom < 1.05) zoom = 1;
-    set('--zoom', zoom);
-}, { passive: false });
-view.addEventListener('dblclick', () => { zoom = 1; set('--zoom', 1); });
-view.addEventListener('click', (event) => {
-    const cell = event.target.closest('[data-cell]');
-    if (cell) trigger('click', { cell: cell.dataset.cell });
-});
-"""
+ZOOM = (
+    '<div class="zoom" role="group" aria-label="Zoom into all pictures">'
+    '<button type="button" data-zoom="out" aria-label="Zoom out">−</button>'
+    '<button type="button" data-zoom="whole" aria-label="Whole pictures">1:1</button>'
+    '<button type="button" data-zoom="in" aria-label="Zoom in">+</button></div>'
+)
 
 
-def grid_html(job: Job, chosen: tuple[str, ...] = ()) -> str:
-    """Every page as a table of pictures under their heads."""
-    return "".join(_page(job, page, chosen) for page in job.plan.grid.pages)
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Of the cells that are missing: those at work, and the seconds after which the next ones are
+    there; None where it is not known yet."""
+
+    at_once: int
+    seconds: float | None
 
 
-def flicker_html(one: Path, other: Path) -> str:
-    """Two pictures that take turns in one place."""
-    return (
-        f'<div class="flicker"><img src="{_url(one)}" alt="first">'
-        f'<img src="{_url(other)}" alt="second"></div>'
-    )
+def grid_html(job: Job, chosen: tuple[str, ...] = (), expected: Expected | None = None) -> str:
+    """Every page as a table of pictures under their heads. `expected` are cells at work."""
+    cells = job.plan.grid.cells
+    missing = [cell for cell in cells if not job.path(cell).exists() and not job.message(cell)]
+    waiting = {} if expected is None else _waiting(missing, expected)
+    pages = "".join(_page(job, page, chosen, waiting) for page in job.plan.grid.pages)
+    return pages if len(missing) == len(cells) else ZOOM + pages
+
+
+def _waiting(missing: Sequence[Cell], expected: Expected) -> dict[str, str]:
+    """What stands in a cell until it is drawn, by its name."""
+    found = {}
+    for number, cell in enumerate(missing):
+        turn = number // expected.at_once
+        spinner = "" if turn else '<span class="spinner"></span>'
+        seconds = expected.seconds
+        left = "" if seconds is None else f'<span data-left="{seconds * (turn + 1):.0f}"></span>'
+        found[cell.name] = spinner + left
+    return found
 
 
 def cell_choices(job: Job) -> list[tuple[str, str]]:
     """(what to call it, name) of every cell that is drawn."""
-    return [
-        (
-            " · ".join(printable(head)[:40] for head in job.plan.grid.heads(cell) if head)
-            or cell.name,
-            cell.name,
-        )
-        for cell in job.finished()
-    ]
+    return [(cell_label(job, cell), cell.name) for cell in job.finished()]
+
+
+def cell_label(job: Job, cell: Cell) -> str:
+    """Its heads."""
+    heads = [printable(head)[:40] for head in job.plan.grid.heads(cell) if head]
+    return " · ".join(heads) or cell.name
 
 
 def score_rows(job: Job, found: Sequence[Score]) -> list[list[str]]:
@@ -82,35 +79,35 @@ def score_rows(job: Job, found: Sequence[Score]) -> list[list[str]]:
     return rows
 
 
-def _page(job: Job, page: Page, chosen: tuple[str, ...]) -> str:
-    heads = "".join(f"<th>{_text(head)}</th>" for head in page.column_heads)
+def _page(job: Job, page: Page, chosen: tuple[str, ...], waiting: Mapping[str, str]) -> str:
+    heads = "".join(f'<th scope="col">{_text(head)}</th>' for head in page.column_heads)
     rows = "".join(
-        f"<tr><th>{_text(head)}</th>{''.join(_panel(job, panel, chosen) for panel in panels)}</tr>"
+        f'<tr><th scope="row">{_text(head)}</th>'
+        f"{''.join(_panel(job, panel, chosen, waiting) for panel in panels)}</tr>"
         for head, panels in zip(page.row_heads, page.panels, strict=True)
     )
     title = f"<caption>{_text(page.label)}</caption>" if page.label else ""
     return f'<table class="grid">{title}<thead><tr><td></td>{heads}</tr></thead>{rows}</table>'
 
 
-def _panel(job: Job, panel: object, chosen: tuple[str, ...]) -> str:
+def _panel(job: Job, panel: object, chosen: tuple[str, ...], waiting: Mapping[str, str]) -> str:
     if panel is None:
         return "<td></td>"
     path = job.path(panel)  # type: ignore[arg-type]
     if not isinstance(panel, Cell):
-        return f'<td><div class="cell"><img src="{_url(path)}" alt=""></div></td>'
-    marked = f" chosen-{chosen.index(panel.name)}" if panel.name in chosen else ""
-    if path.exists():
-        seed = f"seed {panel.request.seed}"
-        inside = f'<img src="{_url(path)}" alt="{panel.name}" title="{panel.name}, {seed}">'
-    else:
-        inside = f"<span>{_text(job.message(panel))}</span>"
-    return f'<td><div class="cell{marked}" data-cell="{panel.name}">{inside}</div></td>'
-
-
-def _url(path: Path) -> str:
-    # a picture that is drawn again keeps its name: the time tells the browser
-    when = path.stat().st_mtime_ns if path.exists() else 0
-    return html.escape(f"gradio_api/file={path.as_posix()}?{when}")
+        kind = html.escape(getattr(panel, "kind", ""))
+        return f'<td><div class="cell"><img src="{file_url(path)}" alt="{kind}"></div></td>'
+    if not path.exists():
+        inside = waiting.get(panel.name) or f"<span>{_text(job.message(panel))}</span>"
+        return f'<td><div class="cell missing" data-missing="{panel.name}">{inside}</div></td>'
+    label = html.escape(f"{cell_label(job, panel)}, seed {panel.request.seed}")
+    place = chosen.index(panel.name) if panel.name in chosen else None
+    marked = "" if place is None else f" chosen-{place}"
+    return (
+        f'<td><button type="button" class="cell{marked}" data-cell="{panel.name}" '
+        f'aria-pressed="{str(place is not None).lower()}" aria-label="{label}" title="{label}">'
+        f'<img src="{file_url(path)}" alt=""></button></td>'
+    )
 
 
 def _text(text: str) -> str:

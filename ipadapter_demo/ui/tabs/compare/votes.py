@@ -12,9 +12,10 @@ from gradio.utils import get_upload_folder
 
 from ipadapter_demo.compare import Job
 from ipadapter_demo.compare.text import printable
-from ipadapter_demo.compare.votes import Answer, Ballot, ballot, tally, votes_csv
+from ipadapter_demo.compare.votes import Answer, Ballot, ballot, shares, votes_csv
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
+from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.say import escaped
@@ -27,58 +28,52 @@ ANSWERS: dict[Answer, str] = {
 }
 
 
-def build(job: gr.State) -> None:
-    """Below a grid: which of two columns is better, picture by picture, with the sides hidden."""
+def build(job: gr.State) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """Below a grid: which of two columns is better, picture by picture, with the sides hidden.
+    Returns the choices of the columns: see `column_choices`."""
     found = gr.State(None)
     with gr.Accordion("Blind vote", open=False):
         gr.Markdown("Two columns, row by row, in a shuffled order and on shuffled sides.")
+        with gr.Row(equal_height=True):
+            one = gr.Dropdown([], label="Column", min_width=120)
+            other = gr.Dropdown([], label="against column", min_width=120)
+            begin = gr.Button("Begin", size="sm", min_width=80)
+        said = gr.HTML("", elem_classes="status")
         with gr.Row():
-            one = gr.Number(1, label="Column", precision=0, minimum=1)
-            other = gr.Number(2, label="against column", precision=0, minimum=1)
-            begin = gr.Button("Begin", size="sm")
-        with gr.Row():
-            pictures = [
-                gr.Image(
-                    label=side,
-                    format="png",
-                    interactive=False,
-                    buttons=[],
-                    elem_classes="filled",
-                    height=240,
-                )
-                for side in ("Left", "Right")
-            ]
+            pictures = [_picture(side) for side in ("Reference", "Left", "Right")]
         with gr.Row():
             buttons = {
-                answer: gr.Button(label, interactive=False) for answer, label in ANSWERS.items()
+                answer: gr.Button(label, interactive=False, min_width=100)
+                for answer, label in ANSWERS.items()
             }
-        said = gr.HTML("", elem_classes="status")
-        votes = gr.File(label="Votes", interactive=False)
+        votes = gr.File(label="Votes", interactive=False, visible=False)
     outputs = [found, *pictures, *buttons.values(), said, votes]
 
     def shown(job: Job, now: Ballot) -> Update:
         pair, done = now.next, len(now.answers)
         enabled = {button: gr.Button(interactive=pair is not None) for button in buttons.values()}
         if pair is None:
-            counts = ", ".join(f"{printable(h)[:60]}: {n}" for h, n in tally(job, now).items())
             return enabled | {
                 found: now,
                 **dict.fromkeys(pictures),
-                said: f"Done. {escaped(counts)}.",
-                votes: _saved(votes_csv(job, now)),
+                said: results_html(job, now),
+                votes: gr.File(_saved(votes_csv(job, now)), visible=True),
             }
         cells = (pair.left, pair.right)
         images = [read_image(job.path(cell)).convert("RGB") for cell in cells]
+        references = pair.left.request.references
         return enabled | {
             found: now,
-            **dict(zip(pictures, images, strict=True)),
-            said: f"Which one is better? {done + 1} of {len(now.pairs)}.",
-            votes: None,
+            **dict(
+                zip(pictures, [references[0].image if references else None, *images], strict=True)
+            ),
+            said: f"{question(pair.left.request)} {done + 1} of {len(now.pairs)}.",
+            votes: gr.File(visible=False),
         }
 
-    def started(job: Job | None, one: int, other: int) -> Update:
+    def started(job: Job | None, one: int | None, other: int | None) -> Update:
         with shown_errors():
-            if job is None:
+            if job is None or one is None or other is None:
                 raise RequestError("there is no comparison to vote on yet")
             return shown(job, ballot(job, one, other, random.randrange(2**32)))
 
@@ -92,6 +87,45 @@ def build(job: gr.State) -> None:
     begin.click(started, inputs=[job, one, other], outputs=outputs, **AT_ONCE)
     for answer, button in buttons.items():
         button.click(answered(answer), inputs=[job, found], outputs=outputs, **AT_ONCE)
+    return one, other
+
+
+def column_choices(job: Job) -> list[tuple[str, int]]:
+    """(head, number) of the columns of which something is drawn."""
+    heads = {cell.column: job.plan.grid.heads(cell)[2] for cell in job.finished()}
+    return [(printable(head)[:60], number) for number, head in sorted(heads.items())]
+
+
+def question(request: GenerateRequest) -> str:
+    """To ask of two pictures of a row."""
+    wanted = ["the reference"] if request.references else []
+    wanted += [f"“{escaped(request.prompt[:200])}”"] if request.prompt else []
+    return f"Which one follows {' and '.join(wanted)} better?" if wanted else "Which is better?"
+
+
+def results_html(job: Job, found: Ballot) -> str:
+    """The shares of a vote that has ended."""
+    lines = []
+    for one in shares(job, found):
+        head, (low, high) = escaped(printable(one.head)[:60]), one.interval
+        lines.append(
+            f"{head}: {one.votes} of {one.decided}, {one.value:.0%} (95 % interval {low:.0%} to "
+            f"{high:.0%})"
+        )
+    undecided = found.answers.count("neither")
+    return "<br>".join(["Done.", *lines, *([f"Cannot say: {undecided}"] if undecided else [])])
+
+
+def _picture(label: str) -> gr.Image:
+    return gr.Image(
+        label=label,
+        format="png",
+        interactive=False,
+        buttons=[],
+        elem_classes="filled",
+        height=220,
+        min_width=80,
+    )
 
 
 def _saved(votes: str) -> str:

@@ -1,0 +1,78 @@
+"""Comparisons that people often want, a button each: it fills the form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gradio as gr
+
+from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.running import AT_ONCE
+from ipadapter_demo.ui.run.tab import Update, Widgets
+
+SAMPLERS = ("dpm++", "euler", "ddim", "unipc")
+WORDS = {True: "on a green striped floor", False: "in a snowy forest"}  # with a small world, or not
+
+# Of a model: what columns differ in, and the values. Rows are the pictures.
+PRESETS: dict[str, Callable[[ModelInfo], tuple[str, str]]] = {
+    "λ sweep": lambda info: ("image_scale", "0:1.25:0.25"),
+    "Seeds": lambda info: ("seed", "1:5"),
+    "Adapters": lambda info: ("adapter", "\n".join(info.adapters)),
+    "Samplers": lambda info: ("sampler", "\n".join(SAMPLERS)),
+    "The paper's row": lambda info: ("method", "text only, image to image, image only, as it is"),
+}
+
+
+def preset_buttons(manager: ModelManager, model: ModelInput) -> dict[str, gr.Button]:
+    """By their names."""
+    with gr.Row(elem_classes="presets"):
+        buttons = {name: gr.Button(name, size="sm", min_width=80) for name in PRESETS}
+    several = buttons["Adapters"]
+    several.visible = len(manager.info.adapters) > 1
+
+    def offered(name: str) -> gr.Button:
+        return gr.Button(visible=len(_info(manager, name).adapters) > 1)
+
+    model.shown.change(offered, inputs=model.shown, outputs=several, **AT_ONCE)
+    return buttons
+
+
+def fill_by_presets(
+    manager: ModelManager, model: ModelInput, buttons: dict[str, gr.Button], inputs: Widgets
+) -> None:
+    """Make the buttons work on the widgets of the form."""
+    sides = [inputs[f"{s}_{part}"] for s in ("columns", "rows", "pages") for part in PARTS]
+    columns_axis, columns, rows_axis, rows, pages_axis, pages = sides
+
+    def filling(name: str) -> Callable[[str, str], Update]:
+        def fill(prompt: str, model_name: str) -> Update:
+            info = _info(manager, model_name)
+            axis, values = PRESETS[name](info)
+            with_words = axis == "method" and not prompt.strip()
+            return {
+                columns_axis: axis,
+                columns: values,
+                rows_axis: "reference",
+                rows: "",
+                pages_axis: "",
+                pages: "",
+                inputs["beside"]: ["reference"],
+                inputs["prompt"]: WORDS[bool(info.words)] if with_words else prompt,
+                inputs["written"]: "",
+            }
+
+        return fill
+
+    outputs = [*sides, inputs["beside"], inputs["prompt"], inputs["written"]]
+    for name, button in buttons.items():
+        given = [inputs["prompt"], model.shown]
+        button.click(filling(name), inputs=given, outputs=outputs, **AT_ONCE)
+
+
+PARTS = ("axis", "values")
+
+
+def _info(manager: ModelManager, name: str) -> ModelInfo:
+    return manager.info_of(name) or manager.info

@@ -1,0 +1,129 @@
+"""Pictures of all tabs for the docs: `make screenshots`, with the page served by this process.
+
+python -m scripts.screenshots docs/screenshots
+
+Light and dark, on a desktop and on a phone; WebP, less than 1 MB together. A Chromium is needed:
+the one that CHROMIUM names, or the first on the path.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+import ipadapter_demo as ip
+from ipadapter_demo.cli.serve import scene_of_seed
+from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui import build_ui, launch_options
+
+WINDOWS = {  # name: width, height, scheme
+    "desktop-light": (1280, 800, "light"),
+    "desktop-dark": (1280, 800, "dark"),
+    "phone-light": (390, 844, "light"),
+    "phone-dark": (390, 844, "dark"),
+}
+WAIT_MS = 300_000
+SEED = "7"
+QUALITY = 60
+MOST = 1_000_000  # bytes, all together
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        settings = Settings(port=free.getsockname()[1])
+    page = build_ui(ModelManager(ip.load("tabletop")), settings, scene_of_seed)
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
+    yield url
+    page.close()
+
+
+def opened(page: Page, tab: str) -> Locator:
+    page.get_by_role("tab", name=tab, exact=True).click()
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    panel.get_by_role("button", name="Compare" if tab == "Compare" else "Generate").wait_for()
+    page.wait_for_timeout(1000)  # the widgets of a tab come a little later
+    return panel
+
+
+def example(panel: Locator) -> None:
+    """Drawn with a seed of its own, so that two runs show the same."""
+    panel.get_by_role("button", name="Advanced").first.click()
+    panel.get_by_label("Random seed").uncheck()
+    panel.get_by_label("Seed", exact=True).fill(SEED)
+    panel.get_by_role("button", name="Advanced").first.click()
+    panel.locator(".inputs :is(.gallery-item, tr.tr-body)").first.click()
+    panel.locator(".results img[src*=ip-adapter-]").first.wait_for()
+
+
+def sweep(panel: Locator) -> None:
+    panel.get_by_role("button", name="Sweep λ").click()
+    panel.get_by_text("move along the slider").wait_for()
+
+
+def comparison(panel: Locator) -> None:
+    panel.get_by_role("button", name="The paper's row").click()
+    panel.page.wait_for_timeout(1000)
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    panel.get_by_text("Download all").wait_for()
+
+
+SHOTS = {
+    "variation": ("Variation", None),
+    "sweep": ("Variation", sweep),
+    "image-text": ("Image + text", example),
+    "structure": ("Structure", example),
+    "inpaint": ("Inpaint", example),
+    "compare": ("Compare", comparison),
+}
+
+
+def shoot(browser: Browser, url: str, window: str, folder: Path) -> None:
+    width, height, scheme = WINDOWS[window]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(WAIT_MS)
+    page.goto(f"{url}?__theme={scheme}")
+    page.get_by_role("tab", name="Variation").wait_for()
+    for name, (tab, draw) in SHOTS.items():
+        panel = opened(page, tab)
+        if draw is not None:
+            draw(panel)
+            page.wait_for_timeout(1500)  # pictures are decoded, notices stay
+        if window.startswith("desktop"):
+            page.evaluate("scrollTo(0, 0)")
+        picture = Image.open(io.BytesIO(page.screenshot()))
+        picture.convert("RGB").save(folder / f"{name}-{window}.webp", quality=QUALITY, method=6)
+    page.close()
+
+
+def main(folder: Path) -> None:
+    names = (os.environ.get("CHROMIUM", ""), *BROWSERS)
+    path = next((found for name in names if name and (found := shutil.which(name))), None)
+    if path is None:
+        sys.exit("A Chromium is needed: install one, or set CHROMIUM to its path")
+    folder.mkdir(parents=True, exist_ok=True)
+    with served() as url, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        for window in WINDOWS:
+            shoot(browser, url, window, folder)
+        browser.close()
+    size = sum(file.stat().st_size for file in folder.glob("*.webp"))
+    print(f"{len(SHOTS) * len(WINDOWS)} pictures, {size:,} bytes, in {folder}")
+    if size > MOST:
+        sys.exit(f"more than {MOST:,} bytes: lower QUALITY")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

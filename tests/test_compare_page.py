@@ -1,0 +1,166 @@
+"""The Compare tab in a browser, on a tiny model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from tests.browsing import box_of, browser, open_tab, served, set_number, visit
+
+__all__ = ["browser"]  # a fixture
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
+
+DESKTOP, PHONE = (1280, 800, "light"), (390, 844, "dark")
+
+
+@pytest.fixture(scope="module")
+def url(model: BaseModel) -> Iterator[str]:
+    with served(ImagePromptPipeline(model)) as url:
+        yield url
+
+
+@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+def page(request: pytest.FixtureRequest, url: str, browser: Browser) -> Iterator[Page]:
+    width, height, theme = request.param
+    with visit(browser, url, theme) as page:
+        page.set_viewport_size({"width": width, "height": height})
+        yield page
+
+
+def compare(page: Page, columns: str, steps: int = 1) -> Locator:
+    """Begin a comparison of the example pictures over λ."""
+    panel = open_tab(page, "Compare")
+    set_number(panel, "Steps", steps)
+    panel.get_by_label("Values").first.fill(columns)
+    expect(panel.get_by_text(re.compile(r"\d cells, [\d,]+ steps"))).to_be_visible()
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    return panel
+
+
+def test_a_preset_fills_the_form_and_compare_is_in_reach(page: Page) -> None:
+    panel = open_tab(page, "Compare")
+    start = panel.get_by_role("button", name="Compare", exact=True)
+    expect(start).to_be_in_viewport(ratio=1)
+    for name, axis, values in (
+        ("Seeds", "seed", "1:5"),
+        ("λ sweep", "strength λ", "0:1.25:0.25"),
+        ("The paper's row", "method", "text only, image to image, image only, as it is"),
+    ):
+        panel.get_by_role("button", name=name, exact=True).click()
+        expect(panel.get_by_label("Columns")).to_have_value(axis)
+        expect(panel.get_by_label("Values").first).to_have_value(values)
+    expect(panel.get_by_text("12 cells")).to_be_visible()
+    expect(start).to_be_in_viewport(ratio=1)
+    assert (
+        page.evaluate("document.documentElement.scrollWidth")
+        <= box_of(page.locator("body"))["width"]
+    )
+
+
+def test_cells_wait_with_seconds_and_stop_counts_right(page: Page) -> None:
+    panel = compare(page, "0:1.5:0.1", steps=50)
+    expect(panel.locator("[data-missing]").nth(30)).to_be_attached()
+    expect(panel.locator(".spinner").first).to_be_in_viewport()
+    expect(panel.locator("[data-left]").last).to_have_text(re.compile(r"^\d+ s$|^soon$"))
+    expect(panel.locator("[data-cell]").first).to_be_visible()
+    panel.get_by_role("button", name="Stop").dispatch_event("click")
+    status = panel.get_by_role("status").first
+    expect(status).to_have_text(re.compile(r"^\d+ of 48 cells. Compare goes on from here"))
+    expect(panel.locator(".spinner")).to_have_count(0)
+    count = int(status.inner_text().split()[0])
+    expect(panel.locator("[data-cell]")).to_have_count(count)
+    expect(panel.locator(".downloads").get_by_text("Download all")).to_be_visible()
+    assert status.inner_text().startswith(f"{count} of 48")
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_cells_are_buttons_of_which_two_are_held_against_each_other(page: Page) -> None:
+    panel = compare(page, "0, 0.5, 1")
+    expect(panel.get_by_text("9 of 9 cells.")).to_be_visible()
+    for label, value in (
+        ("First picture", "red-sphere · λ = 0"),
+        ("Second picture", "red-sphere · λ = 0.5"),
+    ):
+        expect(panel.get_by_label(label, exact=True)).to_have_value(value)
+    cell = panel.get_by_role("button", name="blue-cone · λ = 1, seed 0")
+    cell.press("Enter")
+    expect(cell).to_have_attribute("aria-pressed", "true")
+    expect(cell).to_be_focused()
+    expect(panel.get_by_label("First picture", exact=True)).to_have_value("blue-cone · λ = 1")
+    for name in ("bundle.zip", "figure-p1.pdf", "scores.csv", "p1-r1-c2.png"):
+        expect(panel.locator(f"a[download='{name}']")).to_have_count(1)
+
+
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
+def test_the_wheel_scrolls_the_page_and_zooms_with_ctrl_keys_and_buttons(page: Page) -> None:
+    panel = compare(page, "0, 1")
+    expect(panel.get_by_text("6 of 6 cells.")).to_be_visible()
+    grid, cell = panel.locator(".comparison").last, panel.locator("[data-cell]").first
+
+    def expect_zoom(by: float) -> None:
+        expect(grid).to_have_attribute("style", re.compile(rf"--zoom: {by:g};"))
+
+    cell.scroll_into_view_if_needed()
+    cell.hover()
+    before = page.evaluate("scrollY")
+    page.mouse.wheel(0, 300)
+    page.wait_for_function(f"scrollY > {before}")
+    assert "--zoom" not in (grid.get_attribute("style") or "")
+    cell.scroll_into_view_if_needed()
+    cell.hover()
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -100)
+    page.keyboard.up("Control")
+    expect_zoom(1.25)
+    panel.get_by_role("button", name="Whole pictures").click()
+    expect_zoom(1)
+    panel.get_by_role("button", name="Zoom in").click()
+    expect_zoom(1.5)
+    panel.locator("[data-cell]").nth(1).press("-")
+    expect_zoom(1)
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_flicker_is_paused_and_obeys_reduced_motion(page: Page) -> None:
+    moves = "one => getComputedStyle(one).animationName"
+    panel = compare(page, "0, 1")
+    flicker, second = panel.locator(".flicker"), panel.locator(".flicker img").last
+    expect(second).to_have_attribute("alt", "red-sphere · λ = 1")
+    assert second.evaluate(moves) == "flicker"
+    flicker.get_by_role("button", name="Pause").click()
+    assert second.evaluate(moves) == "none"
+    flicker.get_by_role("button", name="Play").click()
+    assert second.evaluate(moves) == "flicker"
+    page.emulate_media(reduced_motion="reduce")
+    expect(flicker.get_by_role("button", name="Play")).to_be_visible()
+    assert second.evaluate(moves) == "none"
+
+
+def test_a_blind_vote_asks_of_heads_and_gives_shares(page: Page) -> None:
+    panel = open_tab(page, "Compare")
+    panel.get_by_label("Prompt").first.fill("a red cube")
+    panel = compare(page, "0, 1")
+    expect(panel.get_by_text("6 of 6 cells.")).to_be_visible()
+    panel.get_by_role("button", name="Blind vote").click()
+    expect(panel.get_by_label("Column", exact=True)).to_have_value("λ = 0")
+    expect(panel.get_by_label("against column")).to_have_value("λ = 1")
+    panel.get_by_role("button", name="Begin").click()
+    for number in (1, 2, 3):
+        asked = f"Which one follows the reference and “a red cube” better? {number} of 3."
+        expect(panel.get_by_text(asked)).to_be_visible()
+        for label in ("Reference", "Left", "Right"):
+            shown = panel.locator(".filled").filter(has_text=label).locator("img")
+            expect(shown).to_be_visible()
+        panel.get_by_role("button", name="The left one").click()
+    done = re.compile(r"λ = 1: \d of 3, \d+% \(95 % interval \d+% to \d+%\)")
+    expect(panel.get_by_text(done)).to_be_visible()

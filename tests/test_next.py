@@ -1,0 +1,106 @@
+"""From a result to the next thing in a browser, on a tiny model: drawn after another, dragged, and
+compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from ipadapter_demo.models.base_model import BaseModel
+from ipadapter_demo.pipeline import ImagePromptPipeline
+from tests.browsing import browser, click_example, generate, open_tab, served, set_number, visit
+
+__all__ = ["browser"]  # a fixture
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
+
+DESKTOP, PHONE = (1280, 800, "light"), (390, 844, "dark")
+
+
+@pytest.fixture(scope="module")
+def url(model: BaseModel) -> Iterator[str]:
+    with served(ImagePromptPipeline(model)) as url:
+        yield url
+
+
+@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+def page(request: pytest.FixtureRequest, url: str, browser: Browser) -> Iterator[Page]:
+    width, height, theme = request.param
+    with visit(browser, url, theme) as page:
+        page.set_viewport_size({"width": width, "height": height})
+        yield page
+
+
+def test_runs_wait_with_the_values_of_their_moment(page: Page) -> None:
+    panel = open_tab(page, "Variation")
+    click_example(panel, 0)
+    set_number(panel, "Steps", 50)
+    panel.get_by_role("button", name="Generate").click()
+    queue = panel.get_by_role("button", name=re.compile("^Queue"))
+    expect(queue).to_be_in_viewport(ratio=1)
+    for steps in (3, 4):
+        set_number(panel, "Steps", steps)
+        queue.click()
+        expect(queue).to_have_text(re.compile(r"Queue \(\d\)"))
+    runs = page.locator(".history img")
+    expect(runs).to_have_count(3)
+    expect(queue).to_be_hidden()
+    for number, steps in ((2, 50), (1, 3), (0, 4)):
+        runs.nth(number).click()
+        expect(panel.get_by_label("number input for Steps")).to_have_value(str(steps))
+
+
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
+def test_stop_drops_the_runs_that_wait(page: Page) -> None:
+    panel = open_tab(page, "Image + text")
+    click_example(panel, 0)
+    set_number(panel, "Steps", 1)
+    generate(panel)
+    set_number(panel, "Steps", 50)
+    panel.get_by_role("button", name="Generate").click()
+    queue = panel.get_by_role("button", name=re.compile("^Queue"))
+    for _ in range(3):
+        queue.click()
+    panel.get_by_role("button", name="Stop").dispatch_event("click")
+    expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
+    expect(queue).to_be_hidden()
+    expect(panel.locator(".queue")).to_have_text("Queue")
+    set_number(panel, "Steps", 1)
+    generate(panel)
+    expect(page.locator(".history img")).not_to_have_count(5)
+
+
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
+def test_a_result_is_dragged_into_a_field(page: Page) -> None:
+    """Also where there is a picture already."""
+    panel = open_tab(page, "Structure")
+    click_example(panel, 0)
+    set_number(panel, "Steps", 1)
+    generate(panel)
+    field = panel.locator(".inputs .block:has(input[type=file])").first
+    before = field.locator("img").get_attribute("src") or ""
+    panel.locator(".results img").first.drag_to(field)
+    expect(field.locator("img")).to_have_attribute("src", re.compile("ip-adapter-"))
+    assert "ip-adapter-" not in before
+
+
+def test_results_go_into_a_comparison(page: Page) -> None:
+    """Beside each other, and not beside the examples."""
+    panel = open_tab(page, "Variation")
+    click_example(panel, 0)
+    set_number(panel, "Steps", 1)
+    for number in (1, 2):
+        generate(panel)
+        panel.get_by_role("button", name="Into Compare").click()
+        panel = page.get_by_role("tabpanel").filter(visible=True)
+        expect(panel.get_by_role("button", name="Compare", exact=True)).to_be_visible()
+        expect(panel.locator(".inputs .gallery-container img")).to_have_count(number)
+        expect(panel.get_by_text(f"{6 * number} cells")).to_be_visible()
+        panel = open_tab(page, "Variation")
