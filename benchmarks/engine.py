@@ -41,11 +41,17 @@ def main() -> None:
     add("--rounds", type=int, default=2)
     add("--clock", choices=CLOCKS, default="wall")
     add("--model", default="tabletop")
+    add("--models-dir", type=Path, help="where its files are")
     add("--device", default="cpu")
     add("--dtype", default="auto")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    pipeline = ip.load(arguments.model, device=arguments.device, dtype=arguments.dtype)
+    pipeline = ip.load(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        models_dir=arguments.models_dir,
+    )
     loads = visitors(
         pipeline,
         arguments.visitors,
@@ -55,7 +61,16 @@ def main() -> None:
         clock=CLOCKS[arguments.clock],
     )
     print("\n".join(table(loads)))
-    print(json.dumps({**vars(arguments), "threads": torch.get_num_threads(), "loads": loads}))
+    print(
+        json.dumps(
+            {
+                **vars(arguments),
+                "models_dir": None,
+                "threads": torch.get_num_threads(),
+                "loads": loads,
+            }
+        )
+    )
 
 
 def visitors(
