@@ -24,6 +24,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
@@ -40,6 +41,8 @@ FLAGS = [
     "--disable-sync",
     "--disable-component-update",
 ]
+
+DESKTOP, PHONE = (1280, 800, "light"), (390, 844, "dark")  # of a page
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +159,17 @@ def generate(panel: Locator) -> list[bytes]:
         expect(image).to_have_js_property("complete", True)
         assert image.evaluate("image => image.naturalWidth") > 0
     return [httpx.get(image.get_attribute("src") or "").content for image in pictures.all()]
+
+
+@pytest.fixture(scope="module")
+def url(model: BaseModel) -> Iterator[str]:
+    with served(ImagePromptPipeline(model)) as url:
+        yield url
+
+
+@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+def page(request: pytest.FixtureRequest, url: str, browser: Browser) -> Iterator[Page]:
+    width, height, theme = request.param
+    with visit(browser, url, theme) as page:
+        page.set_viewport_size({"width": width, "height": height})
+        yield page

@@ -4,38 +4,28 @@ compared."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from ipadapter_demo.models.base_model import BaseModel
-from ipadapter_demo.pipeline import ImagePromptPipeline
-from tests.browsing import browser, click_example, generate, open_tab, served, set_number, visit
+from tests.browsing import (
+    DESKTOP,
+    browser,
+    click_example,
+    generate,
+    open_tab,
+    page,
+    set_number,
+    url,
+)
 
-__all__ = ["browser"]  # a fixture
+__all__ = ["browser", "page", "url"]  # fixtures
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
 ]
-
-DESKTOP, PHONE = (1280, 800, "light"), (390, 844, "dark")
-
-
-@pytest.fixture(scope="module")
-def url(model: BaseModel) -> Iterator[str]:
-    with served(ImagePromptPipeline(model)) as url:
-        yield url
-
-
-@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
-def page(request: pytest.FixtureRequest, url: str, browser: Browser) -> Iterator[Page]:
-    width, height, theme = request.param
-    with visit(browser, url, theme) as page:
-        page.set_viewport_size({"width": width, "height": height})
-        yield page
 
 
 def test_runs_wait_with_the_values_of_their_moment(page: Page) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
@@ -26,6 +25,7 @@ from ipadapter_demo.models import lycoris
 from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
 from ipadapter_demo.models.diffusers_pipeline import pipeline_of
 from ipadapter_demo.models.parts import Parts
+from ipadapter_demo.models.quiet import errors_only
 from ipadapter_demo.models.shelf import LoraFolder, stamp_of
 from ipadapter_demo.models.sources import Hub, Locate, file_at, file_sha256
 from ipadapter_demo.models.weights import naming, tensors_from_file
@@ -229,7 +229,10 @@ def _merge(
     if bare:
         rest = {f"unet.{key.removeprefix('unet.')}": tensor for key, tensor in rest.items()}
     _check_layers(pipe, rest)
-    with _quiet():
+    from diffusers.utils import logging
+
+    # diffusers warns of each part of the model that a LoRA leaves as it is
+    with errors_only(logging):
         if bare or changes:
             pipe.load_lora_weights(rest)
         elif path.suffix == ".safetensors":
@@ -247,20 +250,6 @@ def _merge(
         keep(weight_of)
     pipe.fuse_lora(lora_scale=weight)
     pipe.unload_lora_weights()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without diffusers' warnings: it gives one for each part of the model that a LoRA leaves as it
-    is."""
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _layers(parts: Parts) -> Iterator[BaseTunerLayer]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +12,7 @@ import torch
 from ipadapter_demo.errors import ModelError, some_of
 from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.quiet import errors_only
 from ipadapter_demo.models.schedule import SchedulerConfig, marked, saying
 from ipadapter_demo.models.sources import served_by, weights_at
 from ipadapter_demo.models.weights import header_of, reason, tensors_from_file
@@ -205,8 +204,12 @@ def part_of(
         options |= {"torch_dtype": dtype, "output_loading_info": True, "variant": variant}
     if clip:
         options["ignore_mismatched_sizes"] = True  # else only its log says which they are
+    from transformers.utils import logging
+
     try:
-        with _quiet():
+        # transformers' table of keys: what is missing or does not fit is said below, and CLIP's own
+        # file has a text encoder beside the image encoder
+        with errors_only(logging):
             loaded = kind.from_pretrained(folder, **options)
     except Exception as error:  # a damaged file raises whatever its reader likes
         raise ModelError(f"{name} cannot be loaded: {reason(error)}") from error
@@ -226,20 +229,6 @@ def part_of(
     if files is not None:
         files.extend(weights)
     return network
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' table of keys: what is missing or does not fit is said by `part_of`,
-    and CLIP's own file has a text encoder beside the image encoder."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _weights(folder: Path, stem: str) -> tuple[str | None, list[Path]]:

@@ -111,14 +111,8 @@ class EmbeddingProjection(Projection):
         return next(self.parameters()).new_zeros(count, self.embed_dim)
 
 
-class PatchProjection(Projection):
-    """Reads the encoder's penultimate states (B, sequence, embed_dim): a class, then the patches.
-
-    "No image" is what the encoder makes of zeroed normalised pixels (CLIP's mean colour), as in
-    training. Zero states are something else, and zero embeddings must not stand here.
-    """
-
-    encoders: ClassVar = {1280: "OpenCLIP ViT-H/14 (penultimate hidden states, 1280 wide)"}
+class SequenceProjection(Projection):
+    """Reads states of the encoder (B, sequence, embed_dim): a class, then the patches."""
 
     @staticmethod
     def width_of(config: CLIPVisionConfig) -> int:
@@ -127,6 +121,16 @@ class PatchProjection(Projection):
     def shape_of(self, config: CLIPVisionConfig) -> tuple[int, ...]:
         # a class, then the patches
         return (config.image_size // config.patch_size) ** 2 + 1, config.hidden_size
+
+
+class PatchProjection(SequenceProjection):
+    """Reads the encoder's penultimate states.
+
+    "No image" is what the encoder makes of zeroed normalised pixels (CLIP's mean colour), as in
+    training. Zero states are something else, and zero embeddings must not stand here.
+    """
+
+    encoders: ClassVar = {1280: "OpenCLIP ViT-H/14 (penultimate hidden states, 1280 wide)"}
 
     @staticmethod
     def embeds_from_clip_pixels(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ipadapter_demo.adapter.projections.base import Projection
+from ipadapter_demo.adapter.projections.base import SequenceProjection
 from ipadapter_demo.adapter.shapes import Shapes
 from ipadapter_demo.errors import ModelError
 
@@ -19,7 +19,7 @@ HEADS = 8  # of the published file; the tensors do not tell it
 _BLOCKS = "transformer_layes"  # as it is spelt in the published file
 
 
-class StyleProjection(Projection):
+class StyleProjection(SequenceProjection):
     """Learnt tokens go through a small transformer behind the encoder's last states.
 
     (B, sequence, embed_dim) -> (B, tokens, cross_dim). They have no K' and V': they stand behind
@@ -69,14 +69,6 @@ class StyleProjection(Projection):
         cls, config: CLIPVisionConfig, cross_dim: int, tokens: int | None = None
     ) -> Self:
         raise ModelError("T2I-Adapter's style adapter is not trained here")
-
-    @staticmethod
-    def width_of(config: CLIPVisionConfig) -> int:
-        return config.hidden_size
-
-    def shape_of(self, config: CLIPVisionConfig) -> tuple[int, ...]:
-        # a class, then the patches
-        return (config.image_size // config.patch_size) ** 2 + 1, config.hidden_size
 
     @staticmethod
     def embeds_from_clip_pixels(
