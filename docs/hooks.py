@@ -14,6 +14,7 @@ from mkdocs.structure.pages import Page
 
 PAGES = {
     "README.md": "index.md",
+    "README.zh.md": "index.zh.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",

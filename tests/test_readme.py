@@ -49,8 +49,37 @@ def test_the_readme_shows_commands_and_python() -> None:
     assert blocks("python")
 
 
-def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_readme_is_short(name: str) -> None:
+    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def links(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)]+)\)|<(http[^>]+)>", text)
+
+
+def figures(text: str) -> list[list[str]]:
+    """The numbers of each row of a table; of the rest in one list, sorted."""
+    prose = re.sub(r"^```.*?^```|\]\([^)]*\)", "", text, flags=re.MULTILINE | re.DOTALL)
+    rows = [line for line in prose.splitlines() if line.startswith("|")]
+    rest = " ".join(line for line in prose.splitlines() if not line.startswith("|"))
+    number = re.compile(r"\d+(?:[.,]\d+)*")
+    return [*(number.findall(row) for row in rows), sorted(number.findall(rest))]
+
+
+def test_the_readme_in_chinese_says_the_same() -> None:
+    """Commands, code, links, tables, and all numbers."""
+    chinese = (ROOT / "README.zh.md").read_text(encoding="utf-8")
+    assert "](README.zh.md)" in "".join(TEXT.splitlines()[:5])
+    assert "](README.md)" in "".join(chinese.splitlines()[:5])
+    for language in ("bash", "sh", "python"):
+        assert blocks(language, chinese) == blocks(language)
+    here, there = links(TEXT)[1:], links(chinese)[1:]  # the first is the other one
+    assert sorted(here) == sorted(there)
+    assert figures(chinese) == figures(TEXT)
+    spans = [re.findall(r"(?<!`)`[^`\n]+`(?!`)", text) for text in (TEXT, chinese)]
+    assert sorted(spans[0]) == sorted(spans[1])
+    assert chinese.count("\n## ") == TEXT.count("\n## ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

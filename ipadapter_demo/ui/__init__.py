@@ -11,6 +11,7 @@ from ipadapter_demo.serving import Limits, ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.temporary import AGE, EVERY
 from ipadapter_demo.ui.guard import app_options
+from ipadapter_demo.ui.language import SWITCH, translations
 from ipadapter_demo.ui.run import tools
 from ipadapter_demo.ui.run.api import add_api
 from ipadapter_demo.ui.run.batch import add_batch
@@ -129,8 +130,9 @@ def build_ui(
 
 def header(info: ModelInfo) -> str:
     return (
-        "<h1>IP-Adapter demo</h1><p>Generate images from a reference picture (IP-Adapter). "
-        f"Model: <b>{escaped(info.name)}</b>. {escaped(info.note)}</p>"
+        f"{SWITCH}<h1>IP-Adapter demo</h1>"
+        "<p>Generate images from a reference picture (IP-Adapter). "
+        f"Model: <b>{escaped(info.name)}</b>. <span>{escaped(info.note)}</span></p>"
     )
 
 
@@ -171,6 +173,7 @@ def launch_options(settings: Settings) -> dict[str, object]:
             font=("ui-sans-serif", "system-ui", "sans-serif"),
             font_mono=("ui-monospace", "monospace"),
         ).set(**READABLE),
+        "i18n": translations(),
         "css_paths": [STYLE],
         "js": f"() => {{ ({DROP})(); ({DRAG})(); ({CONVERT})(); ({KEYS})(); ({ACCESS})(); }}",
     }

@@ -12,6 +12,8 @@ import secrets
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ipadapter_demo.ui.language import SCRIPT
+
 POLICY = (
     "default-src 'self'; script-src 'self' 'nonce-{nonce}' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
@@ -19,6 +21,7 @@ POLICY = (
     "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors {frames}"
 )
 FILE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # an upload is no page
+FIRST = f"<head><script>{SCRIPT}</script>".encode()  # before gradio asks for the language
 OWN_FRAMES = "'self'"
 SPACE_FRAMES = "'self' https://huggingface.co https://*.huggingface.co"
 
@@ -45,8 +48,9 @@ class Headers:
                 page.append(message.get("body", b""))
                 if message.get("more_body"):
                     return
+                body = b"".join(page).replace(b"<head>", FIRST, 1)
                 # without quotation marks, since a text of gradio's configuration may say <script
-                body = b"".join(page).replace(b"<script", b"<script nonce=%b" % nonce.encode())
+                body = body.replace(b"<script", b"<script nonce=%b" % nonce.encode())
                 if "content-length" in (headers := MutableHeaders(scope=start)):
                     headers["content-length"] = str(len(body))
                 await send(start)

@@ -43,7 +43,8 @@ ACCESS = """() => {
             if (image.described === now) return;
             const known = texts ? JSON.parse(texts.value) : {};
             const name = Object.keys(known).find((end) => image.src.endsWith("/" + end));
-            image.alt = known[name] ?? thumbnail?.innerText.trim() ?? "";
+            const text = known[name] ?? thumbnail?.innerText.trim() ?? "";
+            image.alt = window.translated(text);  // here, or the label below would change again
             if (thumbnail && image.alt) labelled(thumbnail, image.alt);
             image.described = [image.src, texts?.value, thumbnail?.ariaLabel].join();
         },

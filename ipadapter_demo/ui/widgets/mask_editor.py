@@ -24,7 +24,8 @@ KEYS = r"""() => {
     const typing = (target) =>
         target.closest?.(`textarea, select, [contenteditable=true], ${texts}`);
     const press = (editor, label) => {
-        const button = editor.querySelector(`button[aria-label="${label}"]:not([disabled])`);
+        const labels = [label, window.translated(label)].map((one) => `[aria-label="${one}"]`);
+        const button = editor.querySelector(`button:is(${labels}):not([disabled])`);
         button?.click();
         return Boolean(button);
     };

@@ -66,7 +66,9 @@ def words_html(info: ModelInfo) -> str:
     """Nothing for a model that knows all words."""
     if not info.words:
         return ""
-    chips = "".join(f'<button type="button">{escape(word)}</button>' for word in info.words)
+    chips = "".join(
+        f'<button type="button" lang="en">{escape(word)}</button>' for word in info.words
+    )
     synonyms = escape(" ".join(info.synonyms))
     return (
         f'<p class="unknown" role="status" data-model="{escape(info.name)}" '

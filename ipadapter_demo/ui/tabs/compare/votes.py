@@ -98,9 +98,13 @@ def column_choices(job: Job) -> list[tuple[str, int]]:
 
 def question(request: GenerateRequest) -> str:
     """To ask of two pictures of a row."""
-    wanted = ["the reference"] if request.references else []
-    wanted += [f"“{escaped(request.prompt[:200])}”"] if request.prompt else []
-    return f"Which one follows {' and '.join(wanted)} better?" if wanted else "Which is better?"
+    prompt = f"“{escaped(request.prompt[:200])}”" if request.prompt else ""
+    wanted = prompt or "the reference"
+    if not request.references and not prompt:
+        return "Which is better?"
+    if request.references and prompt:
+        wanted = f"the reference and {prompt}"
+    return f"Which one follows {wanted} better?"
 
 
 def results_html(job: Job, found: Ballot) -> str:
