@@ -31,6 +31,7 @@ from ipadapter_demo import own_files
 from ipadapter_demo.evaluation import experiments
 from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.evaluation.drawing import Draw, drawn_by
+from ipadapter_demo.evaluation.inpainting import inpainting
 from ipadapter_demo.files import write_file
 from ipadapter_demo.load_options import DTYPES
 from ipadapter_demo.lora import Lora, lora_at, texts_from_loras
@@ -48,7 +49,7 @@ TABS: dict[str, tuple[Callable[[Benchmark], Mapping[str, Any]], dict[str, str]]]
     ),
     "edges": (experiments.edges, {"Edge F1": "edge_f1", "Colours": "colours_of_reference"}),
     "inpainting": (
-        experiments.inpainting,
+        inpainting,
         {"Inpainted solid": "solid_of_reference", "Seam error": "seam_error"},
     ),
 }

@@ -126,7 +126,7 @@ def test_the_page_opens_on_a_finished_example(page: Page, size: tuple[int, int])
     panel.get_by_role("button", name="Try another").click()
     expect(reference).not_to_have_attribute("src", before)
     status = panel.get_by_role("status").first
-    expect(status).to_have_text(re.compile(r"step \d+ of 20, about \d+ s left"))
+    expect(status).to_have_text(re.compile(r"step \d+ of 10, about \d+ s left"))
     assert "leaves the line" in (stop.get_attribute("title") or "")
     stop.click()
     expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
@@ -168,7 +168,7 @@ def test_a_run_goes_on_to_the_next_thing_and_stays_in_the_history(page: Page) ->
     expect(runs).to_have_js_property("complete", True)
     assert not sent
     panel = open_tab(page, "Variation")
-    expect(panel.get_by_label("number input for Steps")).to_have_value("20")
+    expect(panel.get_by_label("number input for Steps")).to_have_value("10")
     page.get_by_role("button", name=re.compile("Load the settings of ip-adapter")).click()
     expect(panel.get_by_label("number input for Steps")).to_have_value("1")
     page.get_by_role("button", name="Clear history").click()

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from ipadapter_demo.evaluation import experiments
 from ipadapter_demo.evaluation.attribute_classifier import (
     ATTRIBUTES,
     HUES,
+    PATTERN_COLOURS,
     PLACES,
     AttributeClassifier,
     degrees,
@@ -27,6 +28,7 @@ from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers, kept_in
 from ipadapter_demo.evaluation.experiments import edge_f1
 from ipadapter_demo.evaluation.report import evaluate
+from ipadapter_demo.evaluation.sharpness import detail_ratio
 from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
@@ -34,7 +36,7 @@ from ipadapter_demo.pipeline import load
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.tabletop.render import render
-from ipadapter_demo.tabletop.scene import sample_scenes
+from ipadapter_demo.tabletop.scene import sample_scenes, with_first_solid_of
 
 HELD_OUT = 920_001  # neither the recipes' seed nor the report's
 
@@ -99,6 +101,55 @@ def test_edges_that_agree_score_one_and_edges_elsewhere_none() -> None:
     assert edge_f1(Image.new("RGB", (64, 64), "white"), drawn) == 0.0
 
 
+def stripes() -> Image.Image:
+    shown = np.arange(128) % 16 < 8
+    row = np.where(shown, 220, 40).astype(np.uint8)
+    return Image.fromarray(np.tile(row, (128, 1))).convert("RGB")
+
+
+def half_mask() -> Image.Image:
+    mask = Image.new("L", (128, 128))
+    ImageDraw.Draw(mask).rectangle((0, 0, 63, 127), fill=255)
+    return mask
+
+
+def test_detail_is_counted_inside_masks_only_and_less_where_it_is_soft() -> None:
+    sharp, mask = stripes(), half_mask()
+    soft = sharp.filter(ImageFilter.GaussianBlur(1))
+    assert detail_ratio([sharp], [sharp], [mask]) == 1.0
+    inside = Image.composite(soft, sharp, mask)
+    assert detail_ratio([inside], [sharp], [mask]) < 0.7
+    assert detail_ratio([Image.composite(sharp, soft, mask)], [sharp], [mask]) > 0.95
+    two = detail_ratio([inside, sharp], [sharp, sharp], [mask, mask])
+    assert two == pytest.approx((1 + detail_ratio([inside], [sharp], [mask])) / 2, abs=1e-3)
+
+
+def test_the_first_solid_of_another_scene_takes_the_place_of_the_own_one() -> None:
+    scenes = sample_scenes(8, HELD_OUT)
+    others = torch.arange(8).roll(1)
+    changed = with_first_solid_of(scenes, others)
+    for name in ("shape", "hue", "texture", "second", "yaw"):
+        assert torch.equal(getattr(changed, name)[:, 0], getattr(scenes, name)[others, 0])
+        assert torch.equal(getattr(changed, name)[:, 1], getattr(scenes, name)[:, 1])
+    for name in ("present", "radius", "x", "z", "floor_hue", "light_x", "camera_y"):
+        assert torch.equal(getattr(changed, name), getattr(scenes, name))
+    ours, theirs = (s.period[:, 0] / s.radius[:, 0] for s in (changed, scenes))
+    torch.testing.assert_close(ours, theirs[others])
+
+
+def test_truth_marks_where_the_colour_of_a_pattern_exists() -> None:
+    scenes = sample_scenes(200, 1)
+    truth, exists = truth_of_scenes(scenes)
+    assert set(truth) == set(exists)
+    for index in range(len(scenes)):
+        solids = scenes.truth(index)["solids"]
+        for slot, name in enumerate(PATTERN_COLOURS):
+            there = slot < len(solids) and solids[slot]["texture"] != "plain"
+            assert bool(exists[name][index]) == there
+            if there:
+                assert ATTRIBUTES[name][truth[name][index]] == solids[slot]["second"]
+
+
 def test_truth_marks_where_a_second_solid_exists() -> None:
     scenes = sample_scenes(20, 1)
     truth, exists = truth_of_scenes(scenes)
@@ -114,11 +165,16 @@ def test_the_report_covers_every_claim_on_the_built_in_model() -> None:
         TABLETOP, recommended=dataclasses.replace(TABLETOP.recommended, steps=4)
     )
     report = evaluate(load(few_steps, device="cpu"), scenes=2)
-    for name in ("text_alone", "free_words", "variation", "no_image"):
+    for name in ("text_alone", "free_words", "variation", "variation_plus", "no_image"):
         assert 0 <= report[name]["mean"] <= 1
         assert 0 <= report[name]["chance_mean"] <= 1
     for name in ("text_alone", "free_words"):  # no words name it
         assert "light_side" not in report[name]["by_attribute"]
+    for name in ("variation", "variation_plus"):
+        assert set(report[name]["pattern_colours"]["by_attribute"]) <= set(PATTERN_COLOURS)
+        assert not set(report[name]["by_attribute"]) & set(PATTERN_COLOURS)
+    assert 0.5 < report["inpainting"]["detail_inside_of_the_vae"] < 1.1
+    assert report["inpainting"]["detail_inside"] > 0
     assert report["inpainting"]["largest_change_outside"] == 0
     assert report["inpainting"]["mean_change_inside"] > 0
     assert report["structure"]["edge_f1_of_rendered_source"] == 1.0

@@ -63,11 +63,16 @@ def of(report: Any, place: str) -> Any:
     return report
 
 
+EMPTY: dict[str, Any] = {"by_attribute": {}}
 # The table of experiments: what its row begins with -> place in the report
 EXPERIMENTS = {
     "Text alone": "text_alone",
+    "The same in other words": "free_words",
     "Variation (empty prompt, λ = 1)": "variation",
-    "The same at λ = 0": "no_image",
+    "Variation: white or black": "variation.pattern_colours",
+    "Variation by Plus": "variation_plus",
+    "Variation by Plus: white or black": "variation_plus.pattern_colours",
+    "Variation at λ = 0": "no_image",
     "Image + text (λ = 0.65): the floor": "image_and_text.floor_named_by_text",
     "Image + text: the reference's first solid": "image_and_text.solid_of_reference",
     "Structure (λ = 0.75)": "structure.colours_of_reference",
@@ -89,13 +94,18 @@ def test_the_table_of_experiments_is_the_report() -> None:
 
 
 def test_the_table_of_attributes_is_the_report() -> None:
-    rows = cells(RESULTS, "| Attribute | Text alone | Variation | λ = 0 | Chance |")
-    columns = [REPORT[name]["by_attribute"] for name in ("text_alone", "variation", "no_image")]
-    assert [row[0].replace(" ", "_") for row in rows] == list(columns[1])
+    rows = cells(
+        RESULTS, "| Attribute | Text alone | Other words | Variation | by Plus | λ = 0 | Chance |"
+    )
+    columns = [
+        REPORT[name]["by_attribute"] | REPORT[name].get("pattern_colours", EMPTY)["by_attribute"]
+        for name in ("text_alone", "free_words", "variation", "variation_plus", "no_image")
+    ]
+    assert [row[0].replace(" ", "_") for row in rows] == list(columns[2])
     for head, *shown in rows:
         name = head.replace(" ", "_")
         values = [column[name]["right"] if name in column else None for column in columns]
-        for text, value in zip(shown, [*values, columns[1][name]["chance"]], strict=True):
+        for text, value in zip(shown, [*values, columns[2][name]["chance"]], strict=True):
             assert text == "–" if value is None else agrees(text[:-2], 100 * value), (head, text)
 
 
@@ -129,6 +139,13 @@ def test_the_sentences_about_results_are_the_report() -> None:
         RESULTS,
         "a cell's channel is off by # grey levels, without the map by #",
         *(REPORT["palette"][name] for name in ("cell_error", "cell_error_without_map")),
+    )
+    check(
+        RESULTS,
+        "Inside it there is # of the detail that a rendered solid has there; the VAE alone "
+        "leaves #",
+        mask["detail_inside"],
+        mask["detail_inside_of_the_vae"],
     )
     check(RESULTS, "largest change outside the mask is #", mask["largest_change_outside"])
     check(RESULTS, "a channel is off by # grey levels from the scene", mask["seam_error"])
@@ -353,7 +370,7 @@ def test_what_is_said_of_four_steps() -> None:
     both, inpainted = found["image+text"], found["inpainting"]
     check(
         CLAIMS,
-        "In four steps a text is right in # % (twenty: # %), a variation in # % (# %), with both "
+        "In four steps a text is right in # % (ten: # %), a variation in # % (# %), with both "
         "the floor of the text in # % (# %) and the solid of the picture in # % (# %); the F1 of "
         "edges is # (#), and an inpainted solid is right in # % (# %).",
         100 * found["text"]["mean"],

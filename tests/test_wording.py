@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 
@@ -9,9 +10,10 @@ import pytest
 from transformers import CLIPTokenizer
 
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline.warnings import JOINING
 from ipadapter_demo.tabletop.caption import FULL, RICH, CaptionStyle, Phrase, Said, said_of, written
 from ipadapter_demo.tabletop.scene import COLOURS, SHAPES, TEXTURES, sample_scenes
-from ipadapter_demo.tabletop.wording import PATTERNS, SYNONYMS, reworded
+from ipadapter_demo.tabletop.wording import PATTERNS, SYNONYMS, other_words, reworded
 from tests.free_prompts import PROMPTS, named_attributes
 
 SCENES = sample_scenes(400, seed=21)
@@ -99,3 +101,21 @@ def test_the_hand_written_prompts_are_read_to_their_end() -> None:
     for text, *said in PROMPTS:
         assert len(tokenizer(text).input_ids) <= tokenizer.model_max_length, text
         assert named_attributes(*said), text
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def test_the_page_knows_every_word_that_the_texts_are_written_in() -> None:
+    known = {*TABLETOP.words, *JOINING, *TABLETOP.synonyms}
+    rng = random.Random(0)
+    for index in range(len(SCENES)):
+        text = reworded(said_of(SCENES, index, RICH, rng), rng, always)
+        assert set(words_of(text)) <= known, text
+    for text, *_ in PROMPTS:
+        assert set(words_of(text)) <= known, text
+
+
+def test_the_words_in_the_folder_are_those_of_the_texts() -> None:
+    assert json.loads((TABLETOP.folder / "synonyms.json").read_text()) == other_words()

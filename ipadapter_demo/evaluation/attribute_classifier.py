@@ -16,11 +16,19 @@ from torch import Tensor, nn
 
 from ipadapter_demo.imaging import pixels_from_images, resize_image
 from ipadapter_demo.tabletop.render import places_of_solids
-from ipadapter_demo.tabletop.scene import COLOURS, LIGHT_SIDES, SHAPES, TEXTURES, Scenes
+from ipadapter_demo.tabletop.scene import (
+    COLOURS,
+    LIGHT_SIDES,
+    SECOND_COLOURS,
+    SHAPES,
+    TEXTURES,
+    Scenes,
+)
 
 CLASSIFIER_SIZE = 128
 
-# name -> its classes. A slot's attributes count only where the slot is filled.
+# name -> its classes. A slot's attributes count only where the slot is filled, and the colour of a
+# pattern only where there is one.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "count": ("one", "two"),
     "solid_shape": SHAPES,
@@ -33,9 +41,12 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "floor_texture": TEXTURES,
     "wall_colour": COLOURS,
     "light_side": LIGHT_SIDES,
+    "solid_pattern_colour": SECOND_COLOURS,
+    "second_pattern_colour": SECOND_COLOURS,
 }
 
 
+PATTERN_COLOURS = ("solid_pattern_colour", "second_pattern_colour")
 HUES = ("solid_hue", "second_hue", "floor_hue", "wall_hue")
 PLACES = ("solid_place", "second_place")
 MEASURES = (*HUES, *PLACES)  # two numbers each: a point on the colour circle, or on the picture
@@ -102,6 +113,7 @@ def truth_of_scenes(scenes: Scenes) -> tuple[dict[str, Tensor], dict[str, Tensor
     """The class of each attribute (N,) and where it exists (N,) bool."""
     two = scenes.present[:, 1]
     everywhere = torch.ones_like(two)
+    patterned = scenes.texture != TEXTURES.index("plain")
     truth = {
         "count": two.long(),
         "solid_shape": scenes.shape[:, 0],
@@ -114,8 +126,13 @@ def truth_of_scenes(scenes: Scenes) -> tuple[dict[str, Tensor], dict[str, Tensor
         "floor_texture": scenes.floor_texture,
         "wall_colour": scenes.wall_colour,
         "light_side": scenes.light_side,
+        "solid_pattern_colour": scenes.second[:, 0],
+        "second_pattern_colour": scenes.second[:, 1],
     }
-    return truth, {name: two if name.startswith("second") else everywhere for name in truth}
+    exists = {name: two if name.startswith("second") else everywhere for name in truth}
+    exists["solid_pattern_colour"] = patterned[:, 0]
+    exists["second_pattern_colour"] = two & patterned[:, 1]
+    return truth, exists
 
 
 def measures_of_scenes(scenes: Scenes) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -8,28 +8,30 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny
-from PIL import Image, ImageChops
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from ipadapter_demo.evaluation.attribute_classifier import HUES, PLACES, hue_error
+from ipadapter_demo.evaluation.attribute_classifier import (
+    HUES,
+    PATTERN_COLOURS,
+    PLACES,
+    hue_error,
+)
 from ipadapter_demo.evaluation.benchmark import Benchmark
-from ipadapter_demo.imaging import images_from_pixels, inner_mask, pixels_from_images
+from ipadapter_demo.imaging import pixels_from_images
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.vae import VAE
-from ipadapter_demo.request import Inpaint, Structure
+from ipadapter_demo.request import Reference, Structure
 from ipadapter_demo.tabletop.caption import FULL, RICH, caption, floor_caption, said_of
-from ipadapter_demo.tabletop.erase import masks_over_first, without
-from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.wording import reworded
 
 EDGE_TOLERANCE = 2  # pixels
 LAYOUT_SEEDS = 8  # pictures of one reference, for one reference in LAYOUT_SEEDS
 COPY = 0.04  # widths of the picture: solids all as close to the reference's are called a copy
 SOLID_NAMES = ("solid_shape", "solid_colour", "solid_texture")
-RING = 3  # pixels inside a mask's edge: there nothing but the seam is looked at
 FLOOR_NAMES = ("floor_colour", "floor_texture")
 COLOUR_NAMES = ("solid_colour", "floor_colour", "wall_colour")
 
@@ -38,12 +40,12 @@ def vae(benchmark: Benchmark) -> Mapping[str, object]:
     """Peak signal-to-noise ratio of encoding and decoding, mean over pictures."""
     ratios = [
         10 * torch.log10(4 / (decoded - pixels).square().mean(dim=(1, 2, 3)))
-        for pixels, decoded in _through_vae(benchmark.images)
+        for pixels, decoded in through_vae(benchmark.images)
     ]
     return {"psnr_db": round(torch.cat(ratios).mean().item(), 2)}
 
 
-def _through_vae(images: Sequence[Image.Image]) -> Iterator[tuple[Tensor, Tensor]]:
+def through_vae(images: Sequence[Image.Image]) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches (B, 3, H, W) of pictures in [-1, 1], and of the same encoded and decoded."""
     vae = AutoencoderTiny.from_pretrained(TABLETOP.folder / "vae", local_files_only=True)
     vae = VAE(vae.float().eval())
@@ -56,7 +58,8 @@ def text_alone(benchmark: Benchmark) -> Mapping[str, object]:
     """A full caption, no reference: everything it names. Captions are silent about light."""
     rng = random.Random(0)
     images = benchmark.each(lambda i: {"prompt": caption(benchmark.scenes, i, FULL, rng)})
-    return benchmark.score(images, [name for name in benchmark.truth if name != "light_side"])
+    names = [name for name in benchmark.truth if name not in ("light_side", *PATTERN_COLOURS)]
+    return benchmark.score(images, names)
 
 
 def free_words(benchmark: Benchmark) -> Mapping[str, object]:
@@ -75,7 +78,8 @@ def free_words(benchmark: Benchmark) -> Mapping[str, object]:
 
 
 def variation(benchmark: Benchmark) -> Mapping[str, object]:
-    """Empty prompt: what the reference carries over; exact hues too, which no caption names."""
+    """Empty prompt: what the reference carries over; exact hues and the colours of patterns too,
+    which no caption names."""
     read = benchmark.classifier.classify(benchmark.variations)
     errors = {
         name: hue_error(read[name], benchmark.measures[name])[benchmark.exists[name]]
@@ -88,8 +92,21 @@ def variation(benchmark: Benchmark) -> Mapping[str, object]:
     return {
         "image_scale": benchmark.info.recommended.image_scale,
         **benchmark.score(benchmark.variations),
+        "pattern_colours": benchmark.score(benchmark.variations, PATTERN_COLOURS),
         "median_hue_error_degrees": round(whole, 2),
         "median_hue_error_by_surface": medians,
+    }
+
+
+def variation_plus(benchmark: Benchmark) -> Mapping[str, object]:
+    """The same by the Plus adapter."""
+    images = benchmark.each(
+        lambda i: {"references": (Reference(image=benchmark.images[i], adapter="plus"),)}
+    )
+    return {
+        "image_scale": benchmark.info.recommended.image_scale,
+        **benchmark.score(images),
+        "pattern_colours": benchmark.score(images, PATTERN_COLOURS),
     }
 
 
@@ -209,48 +226,6 @@ def palette(benchmark: Benchmark) -> Mapping[str, object]:
     }
 
 
-def inpainting(benchmark: Benchmark) -> Mapping[str, object]:
-    """Paint over the first solid and its shadow, and put that of a reference with one solid there:
-    it stands in the mask, nothing outside changes, and along the mask's edge there is what would
-    be there without any solid."""
-    size = benchmark.images[0].width
-    masks = masks_over_first(benchmark.scenes, size)
-    partners = _partners_with_one_solid(benchmark)
-    images = benchmark.each(
-        lambda i: {
-            "references": benchmark.reference(int(partners[i])),
-            "inpaint": Inpaint(
-                image=benchmark.images[i], mask=masks[i], **benchmark.info.recommended.inpainting
-            ),
-        }
-    )
-    bare = list(pictures_of(without(benchmark.scenes, 0), size))
-    decoded = [image for _, batch in _through_vae(bare) for image in images_from_pixels(batch)]
-    outside, inside = 0, []
-    for image, source, mask in zip(images, benchmark.images, masks, strict=True):
-        change = np.abs(np.asarray(image, dtype=int) - np.asarray(source, dtype=int)).max(axis=2)
-        painted = np.asarray(mask) > 0
-        outside = max(outside, int(change[~painted].max()))
-        inside.append(float(change[painted].mean()))
-    return {
-        "image_scale": benchmark.info.recommended.image_scale,
-        "largest_change_outside": outside,
-        "mean_change_inside": round(float(np.mean(inside)), 2),
-        "seam_error": mean_seam_error(images, bare, masks),
-        "seam_error_of_the_vae": mean_seam_error(decoded, bare, masks),
-        "solid_of_reference": benchmark.score(images, SOLID_NAMES, of=partners),
-    }
-
-
-def _partners_with_one_solid(benchmark: Benchmark) -> Tensor:
-    """For every scene the next one, going round, that has a single solid."""
-    singles = torch.nonzero(~benchmark.scenes.present[:, 1])[:, 0]
-    if not len(singles):
-        return benchmark.ahead(1)
-    after = torch.searchsorted(singles, torch.arange(len(benchmark.scenes)), right=True)
-    return singles[after % len(singles)]
-
-
 def edge_f1(image: Image.Image, drawn: Image.Image, tolerance: int = EDGE_TOLERANCE) -> float:
     """F1 of the canny edges of `image` against a map, matches within `tolerance` pixels."""
     ours = np.asarray(annotate("canny", image).convert("L")) > 127
@@ -275,17 +250,4 @@ def mean_cell_error(images: Sequence[Image.Image], palettes: Sequence[Image.Imag
         ).mean()
         for ours, drawn in zip(images, palettes, strict=True)
     ]
-    return round(float(np.mean(off)), 2)
-
-
-def mean_seam_error(
-    images: Sequence[Image.Image], bare: Sequence[Image.Image], masks: Sequence[Image.Image]
-) -> float:
-    """Grey levels by which a channel is off on the outermost pixels of a mask, mean over pictures.
-    What the new solid casts there counts as well."""
-    off = []
-    for ours, other, mask in zip(images, bare, masks, strict=True):
-        ring = np.asarray(ImageChops.subtract(mask, inner_mask(mask, RING))) > 0
-        change = np.abs(np.asarray(ours, dtype=int) - np.asarray(other, dtype=int))
-        off.append(change[ring].mean())
     return round(float(np.mean(off)), 2)

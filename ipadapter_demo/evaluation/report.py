@@ -11,6 +11,7 @@ from collections.abc import Callable
 from ipadapter_demo.evaluation import experiments
 from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.evaluation.drawing import Draw, drawn_by
+from ipadapter_demo.evaluation.inpainting import inpainting
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED, sample_scenes
 
@@ -20,12 +21,13 @@ EXPERIMENTS = (
     experiments.text_alone,
     experiments.free_words,
     experiments.variation,
+    experiments.variation_plus,
     experiments.layout,
     experiments.no_image,
     experiments.image_and_text,
     experiments.structure,
     experiments.palette,
-    experiments.inpainting,
+    inpainting,
 )
 
 
@@ -36,7 +38,7 @@ def evaluate(
     progress: Progress = lambda _: None,
     draw: Draw | None = None,
 ) -> dict[str, object]:
-    """All experiments at the model's default settings: about eight pictures a scene, so minutes to
+    """All experiments at the model's default settings: about nine pictures a scene, so minutes to
     hours. `draw` makes the pictures; this process, by default."""
     benchmark = Benchmark(pipeline.info, draw or drawn_by(pipeline), sample_scenes(scenes, seed))
     report: dict[str, object] = {

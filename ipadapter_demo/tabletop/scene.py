@@ -168,6 +168,18 @@ def seen_otherwise(scenes: Scenes, seed: int) -> Scenes:
     )
 
 
+def with_first_solid_of(scenes: Scenes, others: Tensor) -> Scenes:
+    """The scenes with the first solid of the scene others[i] (B,) in place of their own, as large
+    as that was, its texture in proportion."""
+    changed = {}
+    for name in ("shape", "colour", "hue", "texture", "second", "period", "angle", "yaw"):
+        values = getattr(scenes, name).clone()
+        values[:, 0] = values[others, 0]
+        changed[name] = values
+    changed["period"][:, 0] *= scenes.radius[:, 0] / scenes.radius[others, 0]
+    return replace(scenes, **changed)
+
+
 def _places(two: Tensor, g: torch.Generator) -> Tensor:
     """x (B, 2): a lone solid may stand anywhere near the middle, two keep to their own half."""
     pair = (len(two), MAX_SOLIDS)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ipadapter_demo.tabletop.caption import Phrase, Said, article, written
+from ipadapter_demo.tabletop.scene import SHAPES
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "sphere": ("ball", "ball", "orb", "globe"),
@@ -36,6 +37,13 @@ PATTERNS: dict[str, tuple[str, ...]] = {  # behind "with"
     "checkered": ("checks", "squares", "a checkerboard pattern"),
     "dotted": ("dots", "spots", "polka dots"),
 }
+# Words between the things, by what a caption says in their place.
+BETWEEN: dict[str, tuple[str, ...]] = {
+    "and": ("next to", "beside", "to the left of", "to the right of"),
+    "on": ("standing on", "on top of"),
+    "with": ("in front of", "before", "against"),
+    "a": ("two", "2", "a pair of", "that is", "which are", "alone"),
+}
 TRIES = 20
 OPENINGS = ("a picture of", "a photo of", "an image of", "a rendering of", "there is", "draw")
 
@@ -48,6 +56,19 @@ class _Part:
     text: str
     led: bool = False
     open: bool = False
+
+
+def other_words() -> dict[str, list[str]]:
+    """By a caption's word what is read for it as well, for the page to know."""
+    found = {word: list(dict.fromkeys(others)) for word, others in SYNONYMS.items()}
+    for word, patterns in PATTERNS.items():
+        found[word] += patterns
+    for word in (*SHAPES, "solid"):
+        names = (word, *SYNONYMS.get(word, ()))
+        found[word] = [*names[1:], *(_plural(name) for name in names)]
+    found |= {word: list(others) for word, others in BETWEEN.items()}
+    found["a"] += OPENINGS
+    return {word: list(dict.fromkeys(others)) for word, others in found.items()}
 
 
 def reworded(said: Said, rng: random.Random, fits: Callable[[str], bool]) -> str:
@@ -152,7 +173,7 @@ class _Writer:
         """With its article, or with `number` and in the plural."""
         noun = self.word(phrase.noun)
         if number:
-            noun += "es" if noun.endswith("x") else "s"
+            noun = _plural(noun)
         before, behind, is_open = self.adjectives(phrase), "", False
         form = self.rng.random() if before else 1.0
         if form < 0.1:
@@ -187,3 +208,7 @@ class _Writer:
 
     def chance(self, share: float) -> bool:
         return self.rng.random() < share
+
+
+def _plural(noun: str) -> str:
+    return noun + ("es" if noun.endswith("x") else "s")

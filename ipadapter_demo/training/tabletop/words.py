@@ -10,6 +10,7 @@ beside it stay as they are.
 
 from __future__ import annotations
 
+import json
 import random
 from copy import deepcopy
 from dataclasses import asdict, replace
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ipadapter_demo.tabletop.caption import FULL, RICH, CaptionStyle, Said, said_of, written
-from ipadapter_demo.tabletop.wording import reworded
+from ipadapter_demo.tabletop.wording import other_words, reworded
 from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.encoders import MAX_TOKENS, tokens_of
@@ -35,7 +36,8 @@ RECORDED, HELD_OUT = 4096, 256  # pictures whose queries are recorded
 
 
 def train_words(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
-    """Go on with `out/text_encoder` and write it. Its projection stays."""
+    """Go on with `out/text_encoder` and write it, and the words that it reads besides. Its
+    projection stays."""
     torch.manual_seed(run.seed)
     teacher = Frozen.load(out, run.device, with_image_encoder=False)
     student = replace(teacher, text_encoder=deepcopy(teacher.text_encoder).requires_grad_(True))
@@ -90,6 +92,7 @@ def train_words(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
     outcome = fit(run, student.text_encoder, loss_of, preview)
     provenance = asdict(outcome) | figures()
     student.text_encoder.half().save_pretrained(out / "text_encoder")
+    (out / "synonyms.json").write_text(json.dumps(other_words(), indent=2) + "\n")
     return provenance
 
 
