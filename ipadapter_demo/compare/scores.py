@@ -20,8 +20,7 @@ from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.job import Job
 from ipadapter_demo.compare.text import csv_cell
 from ipadapter_demo.evaluation.attribute_classifier import (
-    ATTRIBUTES,
-    PATTERN_COLOURS,
+    COUNTED,
     load_attribute_classifier,
 )
 from ipadapter_demo.evaluation.similarity import Clip, NamedClip, Similarity
@@ -135,8 +134,8 @@ def _clip_t(eye: Clip, cells: Sequence[Cell], seen: Tensor) -> list[float | None
 
 
 def _attributes_kept(cells: Sequence[Cell], images: Sequence[Image.Image]) -> list[float | None]:
-    """Of each cell the share of its reference's attributes; a second solid's count where there is
-    one, and the colours of patterns nowhere, as in the figures of the docs."""
+    """Of each cell the share of its reference's attributes, of those COUNTED; a second solid's
+    where there is one."""
     classifier = load_attribute_classifier(TABLETOP.folder / "attribute_classifier.safetensors")
     shown = [_reference(cell) for cell in cells]
     found = classifier.classify(images)
@@ -146,8 +145,7 @@ def _attributes_kept(cells: Sequence[Cell], images: Sequence[Image.Image]) -> li
     kept: list[float | None] = []
     for i, given in enumerate(shown):
         two = bool(wanted["count"][i] == 1)
-        names = [name for name in ATTRIBUTES if name not in PATTERN_COLOURS]
-        names = [name for name in names if two or not name.startswith("second")]
+        names = [name for name in COUNTED if two or not name.startswith("second")]
         right = [bool(found[name][i] == wanted[name][i]) for name in names]
         kept.append(None if given is None else mean(right))
     return kept

@@ -47,6 +47,9 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 
 PATTERN_COLOURS = ("solid_pattern_colour", "second_pattern_colour")
+# Those of a mean. Few pictures have colours of patterns, and with them the mean would no longer be
+# the one of the figures in docs/claims.md.
+COUNTED = tuple(name for name in ATTRIBUTES if name not in PATTERN_COLOURS)
 HUES = ("solid_hue", "second_hue", "floor_hue", "wall_hue")
 PLACES = ("solid_place", "second_place")
 MEASURES = (*HUES, *PLACES)  # two numbers each: a point on the colour circle, or on the picture

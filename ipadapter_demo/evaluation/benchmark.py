@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ipadapter_demo.evaluation.attribute_classifier import (
     CLASSIFIER_SIZE,
-    PATTERN_COLOURS,
+    COUNTED,
     AttributeClassifier,
     load_attribute_classifier,
     measures_of_scenes,
@@ -66,14 +66,13 @@ class Scorer:
         """Share read right per attribute, chance beside it, and the mean over attributes.
 
         Picture i is held against scene of[i], by default scene i, in the attributes named[i],
-        by default all but the colours of patterns: few pictures have them, and the mean would no
-        longer be the one of the figures in docs/claims.md.
+        by default those COUNTED.
         """
         of = self.ahead(0) if of is None else of
         read = self.classifier.classify(images)
         counts = {
             name: torch.tensor([named is None or name in named[i] for i in range(len(images))])
-            for name in names or [n for n in self.truth if n not in PATTERN_COLOURS]
+            for name in names or COUNTED
         }
         names = [name for name in counts if (self.exists[name][of] & counts[name]).any()]
         right = {name: self._share(read, name, of, counts[name]) for name in names}

@@ -60,7 +60,7 @@ class _Part:
 
 def other_words() -> dict[str, list[str]]:
     """By a caption's word what is read for it as well, for the page to know."""
-    found = {word: list(dict.fromkeys(others)) for word, others in SYNONYMS.items()}
+    found = {word: list(others) for word, others in SYNONYMS.items()}
     for word, patterns in PATTERNS.items():
         found[word] += patterns
     for word in (*SHAPES, "solid"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# gradio takes its own words from `navigator.language`, so that is what the choice is told by. It
+# gradio takes its own words from `navigator.language`, so the choice is put there. It
 # sets `lang` by its own choice of a language, in its settings: one of ours becomes the page's, with
 # any other the page stays as it is. What a visitor wrote is in fields, examples and code, and not
 # looked at; what is always English says lang=en.
