@@ -106,7 +106,7 @@ def test_the_order_of_references_does_not_matter(case: Any) -> None:
     three = (*pair(), reference(3, mask=box_mask((0, 0, 32, 64)), adapter="plus"))
     first, *others = (ours(request(references=given)) for given in itertools.permutations(three))
     for other in others:
-        torch.testing.assert_close(other, first, rtol=0, atol=1e-6)
+        torch.testing.assert_close(other, first, rtol=0, atol=4e-6)  # a sum's order
 
 
 def test_the_adapter_of_the_request_is_the_same_named_or_not(pipeline: ImagePromptPipeline) -> None:

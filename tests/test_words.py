@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ipadapter_demo.adapter import cross_attention_layers
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.tabletop.wording import other_words
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.latents import Frozen, frozen_unet
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
@@ -56,9 +59,25 @@ def test_queries_are_recorded_in_every_layer_and_the_unet_is_left_as_it_was(
         assert not layer.to_q._forward_hooks
 
 
+def forget_other_words(folder: Path) -> None:
+    """The tokens of synonyms get the embedding of a word that is no synonym."""
+    file = folder / "model.safetensors"
+    weights, tokenizer = (
+        load_file(file),
+        CLIPTokenizer.from_pretrained(TABLETOP.folder / "tokenizer"),
+    )
+    words = other_words()
+    known = tokenizer(" ".join(words)).input_ids
+    others = tokenizer([other for each in words.values() for other in each]).input_ids
+    forgotten = {token for text in others for token in text} - set(known)
+    table = next(name for name in weights if name.endswith("token_embedding.weight"))
+    weights[table][sorted(forgotten)] = weights[table][tokenizer("a").input_ids[1]].clone()
+    save_file(weights, file, {"format": "pt"})
+
+
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """Before and after 40 steps, on the built-in model."""
+    """Before and after 40 steps, on the built-in model without its other words."""
     folder = tmp_path_factory.mktemp("words")
     out = folder / "out"
     out.mkdir()
@@ -68,6 +87,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     (out / "text_encoder").mkdir()
     for file in (TABLETOP.folder / "text_encoder").iterdir():
         (out / "text_encoder" / file.name).write_bytes(file.read_bytes())
+    forget_other_words(out / "text_encoder")
     pictures = rendered_pictures(folder, 48)
     run = Run(
         folder=folder / "one",
@@ -85,7 +105,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 def test_other_words_come_to_be_read_as_their_captions(figures: list[dict]) -> None:
     before, after = figures
-    assert before["free"] > 0.5
+    assert before["free"] > 0.3
     assert after["free"] < 0.8 * before["free"]
     assert after["free_embeds"] < 0.9 * before["free_embeds"]
 
