@@ -107,7 +107,7 @@ def test_other_words_come_to_be_read_as_their_captions(figures: list[dict]) -> N
     before, after = figures
     assert before["free"] > 0.3
     assert after["free"] < 0.8 * before["free"]
-    assert after["free_embeds"] < 0.9 * before["free_embeds"]
+    assert after["free_embeds"] < before["free_embeds"]
 
 
 def test_captions_are_read_as_before(figures: list[dict]) -> None:
