@@ -162,6 +162,7 @@ def test_a_run_goes_on_to_the_next_thing_and_stays_in_the_history(page: Page) ->
     expect(panel.get_by_label("Control type").first).to_be_visible()
     expect(panel.locator(".filled img")).to_be_visible()  # the map of the picture
 
+    expect(runs).to_have_attribute("alt", re.compile("variation of the reference, λ = 1, seed"))
     sent: list[str] = []
     page.on("request", lambda r: sent.append(r.url) if "upload" in r.url else None)
     page.reload()
@@ -169,13 +170,31 @@ def test_a_run_goes_on_to_the_next_thing_and_stays_in_the_history(page: Page) ->
     assert not sent
     panel = open_tab(page, "Variation")
     expect(panel.get_by_label("number input for Steps")).to_have_value("10")
-    page.get_by_role("button", name=re.compile("Load the settings of ip-adapter")).click()
+    page.get_by_role("button", name=re.compile("Load the settings of variation")).click()
     expect(panel.get_by_label("number input for Steps")).to_have_value("1")
     page.get_by_role("button", name="Clear history").click()
     expect(runs).to_have_count(0)
     page.reload()
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
     expect(runs).to_have_count(0)
+
+
+def test_dragging_from_the_history_brings_a_field_into_sight(page: Page) -> None:
+    page.set_viewport_size({"width": 1280, "height": 720})
+    panel = page.get_by_role("tabpanel").filter(visible=True)
+    set_number(panel, "Steps", 1)
+    generate(panel)
+    run, field = page.locator(".history img"), panel.locator(".block:has(input[type=file])").first
+    expect(run).to_be_visible()
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    expect(field).not_to_be_in_viewport()
+    box = box_of(run)
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y - 30, steps=3)
+    expect(field).to_be_in_viewport(ratio=1)
+    page.mouse.up()
 
 
 def test_image_and_text_from_an_example(page: Page) -> None:
@@ -350,7 +369,9 @@ def test_a_sweep_is_moved_along_without_a_word_to_the_server(
     strip, shown = panel.locator(".results img"), panel.locator(".scrub img.shown")
     expect(strip).to_have_count(7)
     assert len({round(box_of(image)["y"]) for image in strip.all()}) == 1, "one row"
-    expect(shown).to_have_attribute("alt", "Result at λ = 1")  # the tab's own
+    expect(shown).to_have_attribute(
+        "alt", re.compile("^variation of the reference, λ = 1, seed")
+    )  # the tab's own
     slider = panel.get_by_label("λ to look at")
     slider.scroll_into_view_if_needed()
     asked: list[str] = []
@@ -368,7 +389,7 @@ def test_a_sweep_is_moved_along_without_a_word_to_the_server(
     panel.get_by_role("button", name="Load its settings").click()
     expect(panel.get_by_label("number input for Image strength λ")).to_have_value("1.25")
     strip.nth(1).click()
-    expect(shown).to_have_attribute("alt", "Result at λ = 0.25")
+    expect(shown).to_have_attribute("alt", re.compile("λ = 0.25, seed"))
     maps = panel.locator(".attention canvas")
     expect(maps).to_have_count(6)  # λ = 0 has none
     expect(panel.get_by_text("where it is high, the picture follows")).to_be_visible()

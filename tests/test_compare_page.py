@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -17,6 +18,7 @@ from tests.browsing import (
     set_number,
     url,
 )
+from tests.tiny import picture
 
 __all__ = ["browser", "page", "url"]  # fixtures
 
@@ -55,6 +57,48 @@ def test_a_preset_fills_the_form_and_compare_is_in_reach(page: Page) -> None:
         page.evaluate("document.documentElement.scrollWidth")
         <= box_of(page.locator("body"))["width"]
     )
+
+
+def test_own_pictures_take_the_place_of_the_examples(page: Page, tmp_path: Path) -> None:
+    """Later ones stand beside them."""
+    panel = open_tab(page, "Compare")
+    names = [tmp_path / f"{name}.png" for name in ("mine", "red-sphere", "third")]
+    for number, path in enumerate(names):
+        picture(number).save(path)
+    panel.get_by_label("Values").first.fill("0, 1")
+    expect(panel.get_by_text("6 cells,")).to_be_visible()
+    upload = panel.locator("input[type=file]").first
+    upload.set_input_files([str(path) for path in names[:2]])
+    expect(panel.get_by_text("4 cells,")).to_be_visible()
+    upload.set_input_files(str(names[2]))
+    expect(panel.get_by_text("6 cells,")).to_be_visible()
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_two_fingers_zoom_where_their_middle_is(page: Page) -> None:
+    panel = compare(page, "0, 1")
+    expect(panel.get_by_text("6 of 6 cells.")).to_be_visible()
+    cell, grid = panel.locator("[data-cell]").first, panel.locator(".comparison").last
+    cell.scroll_into_view_if_needed()
+    box, touch = box_of(cell), page.context.new_cdp_session(page)
+
+    def fingers(kind: str, *at: tuple[float, float]) -> None:
+        points = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "id": n}
+            for n, (x, y) in enumerate(at)
+        ]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    fingers("touchStart", (0.4, 0.5), (0.6, 0.5))
+    fingers("touchMove", (0.39, 0.5), (0.61, 0.5))
+    fingers("touchMove", (0.3, 0.5), (0.7, 0.5))
+    aimed = "one => ['--x', '--y', '--zoom'].map((n) => parseFloat(one.style.getPropertyValue(n)))"
+    x, y, zoom = grid.evaluate(aimed)
+    assert (x, y) == pytest.approx((50, 50), abs=2)
+    assert 1.5 < zoom < 2.2
+    fingers("touchMove", (0.2, 0.5), (0.6, 0.5))  # both to the left: what is on the right comes
+    assert grid.evaluate(aimed)[0] > x + 5
+    fingers("touchEnd")
 
 
 def test_cells_wait_with_seconds_and_stop_counts_right(page: Page) -> None:
@@ -125,7 +169,7 @@ def test_flicker_is_paused_and_obeys_reduced_motion(page: Page) -> None:
     moves = "one => getComputedStyle(one).animationName"
     panel = compare(page, "0, 1")
     flicker, second = panel.locator(".flicker"), panel.locator(".flicker img").last
-    expect(second).to_have_attribute("alt", "red-sphere · λ = 1")
+    expect(second).to_have_attribute("alt", "red-sphere · λ = 1, seed 0")
     assert second.evaluate(moves) == "flicker"
     flicker.get_by_role("button", name="Pause").click()
     assert second.evaluate(moves) == "none"

@@ -7,6 +7,16 @@ from __future__ import annotations
 DRAG = """() => {
     let dragged = null;
     const field = (event) => dragged && event.target.closest?.(".block:has(input[type=file])");
+    const inSight = (one) => {
+        const { top, bottom } = one.getBoundingClientRect();
+        return top >= 0 && bottom <= innerHeight;
+    };
+    // From the history at the foot of the page no field may be in sight.
+    const reveal = () => {
+        const all = document.querySelectorAll("[role=tabpanel] .block:has(input[type=file])");
+        const fields = [...all].filter((one) => one.checkVisibility());
+        if (!fields.some(inSight)) fields[0]?.scrollIntoView({ block: "center" });
+    };
     const mark = (block) => {
         document.querySelectorAll(".drop-here").forEach((one) => one.classList.remove("drop-here"));
         block?.classList.add("drop-here");
@@ -14,6 +24,7 @@ DRAG = """() => {
     document.addEventListener("dragstart", ({ target }) => {
         const picture = target.closest?.("img") ?? target.querySelector?.("img");
         dragged = /gradio_api\\/file=|^blob:/.test(picture?.src ?? "") ? picture.src : null;
+        if (dragged) setTimeout(reveal);  // a change at once would end the drag
     }, true);
     document.addEventListener("dragend", () => { dragged = null; mark(null); }, true);
     document.addEventListener("dragover", (event) => {

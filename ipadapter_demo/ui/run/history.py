@@ -67,7 +67,7 @@ const show = async () => {
     for (const run of runs) {
         const one = button("", () => restore(run)), image = document.createElement("img");
         image.src = URL.createObjectURL(run.file);
-        image.alt = `Load the settings of ${run.file.name}, ${run.tab}`;
+        image.alt = `Load the settings of ${run.text || run.file.name}, ${run.tab}`;
         one.append(image);
         strip.append(one);
     }
@@ -80,8 +80,12 @@ window.rememberRun = async (gallery, tab, middle) => {
     const blob = await (await fetch(image.url)).blob();
     if (blob.size > MAX_BYTES) return;
     const name = decodeURIComponent(image.url.split("/").pop());
+    const texts = [...document.querySelectorAll(".status .alts")]
+        .flatMap(({ value }) => Object.entries(JSON.parse(value)));
+    const text = texts.find(([end]) => image.url.endsWith(`/${end}`))?.[1];
     const file = new File([blob], name, { type: "image/png" });
-    await answered((await store("readwrite")).add({ session, tab, file, at: Date.now() }));
+    await answered((await store("readwrite")).add(
+        { session, tab, file, text, at: Date.now() }));
     const mine = (await all()).filter((run) => run.session === session);
     const surplus = mine.slice(0, Math.max(0, mine.length - MOST)).map(({ key }) => key);
     await forget(({ key }) => surplus.includes(key));

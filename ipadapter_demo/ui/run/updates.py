@@ -25,7 +25,7 @@ from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.say import escaped, inform
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.uploads import path_of_upload
-from ipadapter_demo.ui.widgets.access import alts
+from ipadapter_demo.ui.widgets.access import alts, picture_text
 from ipadapter_demo.ui.widgets.attention import Shown, attention_html
 from ipadapter_demo.ui.widgets.scrubber import scrubber_html
 
@@ -69,7 +69,8 @@ def updates(
                 paths = saved(event)
                 yield {
                     shown.gallery: paths,
-                    shown.status: summary(event) + alts(paths, event.request, event.seeds),
+                    shown.status: summary(event)
+                    + alts(paths, (picture_text(event.request, seed) for seed in event.seeds)),
                     built.inputs["seed"]: event.seeds[0],
                     shown.attention_maps: attention_of(event),
                     **({} if shown.comparison is None else {shown.comparison: compared(event)}),
@@ -117,16 +118,17 @@ def strip_updates(
             number, seconds = number + 1, turn.seconds
             yield {
                 shown.gallery: gr.Gallery(list(pictures), allow_preview=False),
-                shown.scrubber: scrubber_html([p for p, _ in pictures], scales, number - 1),
+                shown.scrubber: scrubber_html([p for p, _ in pictures], requests, number - 1),
                 shown.status: so_far(turn, number, all_of, "picture"),
             }
     turn.share = 1.0
     nearest = min(range(all_of), key=lambda n: abs(scales[n] - request.image_scale))
     yield {
         shown.gallery: pictures,
-        shown.scrubber: scrubber_html([p for p, _ in pictures], scales, nearest),
+        shown.scrubber: scrubber_html([p for p, _ in pictures], requests, nearest),
         shown.status: f"λ from {scales[0]:g} to {scales[-1]:g}, seed {request.seed}: "
-        "move along the slider.",
+        "move along the slider."
+        + alts((path for path, _ in pictures), (picture_text(r, r.seed) for r in requests)),
         shown.attention_maps: attention_html(maps),
     }
 

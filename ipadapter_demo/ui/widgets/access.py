@@ -80,15 +80,17 @@ ACCESS = """() => {
 }"""
 
 
-def alts(paths: Iterable[Path | str], request: GenerateRequest, seeds: Iterable[int]) -> str:
+def alts(paths: Iterable[Path | str], texts: Iterable[str]) -> str:
     """Hidden HTML for the status, from which the pictures of these files get their alternative
-    texts: prompt, λ and seed."""
+    texts."""
+    known = {"/".join(Path(path).parts[-2:]): text for path, text in zip(paths, texts, strict=True)}
+    value = html.escape(json.dumps(known, ensure_ascii=False))
+    return f'<data class="alts" hidden value="{value}"></data>'
+
+
+def picture_text(request: GenerateRequest, seed: int) -> str:
+    """The alternative text of a result: prompt, λ and seed."""
     prompt = " ".join(request.prompt.split())[:200] or "variation of the reference"
     if request.references:
         prompt += f", λ = {request.image_scale:g}"
-    texts = {
-        "/".join(Path(path).parts[-2:]): f"{prompt}, seed {seed}"
-        for path, seed in zip(paths, seeds, strict=True)
-    }
-    value = html.escape(json.dumps(texts, ensure_ascii=False))
-    return f'<data class="alts" hidden value="{value}"></data>'
+    return f"{prompt}, seed {seed}"

@@ -19,7 +19,7 @@ from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.run.tab import Results, Update
-from ipadapter_demo.ui.widgets.access import alts
+from ipadapter_demo.ui.widgets.access import alts, picture_text
 from ipadapter_demo.ui.widgets.examples import FOLDER as EXAMPLES
 
 FOLDER = asset("assets/opening")
@@ -41,7 +41,10 @@ class Opening:
             f"One reference picture, {len(self.pictures)} variations: drawn by "
             f"{escaped(self.model)}, {self.request.steps} steps, λ = "
             f"{self.request.image_scale:g}, seeds {first} to {last}."
-        ) + alts((path.name for path in self.pictures), self.request, range(first, last + 1))
+        ) + alts(
+            (path.name for path in self.pictures),
+            (picture_text(self.request, seed) for seed in range(first, last + 1)),
+        )
 
 
 def opening(manager: ModelManager) -> Opening | None:

@@ -3,11 +3,14 @@ server."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 import gradio as gr
 
+from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui.run.addresses import file_url
+from ipadapter_demo.ui.widgets.access import picture_text
 
 # A picture that somebody went to stays while others are added. `element` and the functions are
 # gradio's. The thumbnails below are those of the gallery.
@@ -57,12 +60,14 @@ def scrubber() -> gr.HTML:
     )
 
 
-def scrubber_html(paths: Sequence[str], scales: Sequence[float], at: int) -> str:
-    """One picture for each of the first `scales`, that of number `at` shown first."""
-    labels = [f"λ = {scale:g}" for scale in scales[: len(paths)]]
+def scrubber_html(paths: Sequence[str], requests: Sequence[GenerateRequest], at: int) -> str:
+    """One picture for each of the first `requests`, that of number `at` shown first."""
+    drawn = requests[: len(paths)]
+    labels = [f"λ = {one.image_scale:g}" for one in drawn]
     pictures = "".join(
-        f'<img src="{file_url(path)}" alt="Result at {label}" data-scale="{label}">'
-        for path, label in zip(paths, labels, strict=True)
+        f'<img src="{file_url(path)}" alt="{html.escape(picture_text(one, one.seed))}" '
+        f'data-scale="{label}">'
+        for path, one, label in zip(paths, drawn, labels, strict=True)
     )
     return (
         f'<div class="stage">{pictures}</div>'

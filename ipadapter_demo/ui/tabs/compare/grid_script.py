@@ -5,7 +5,8 @@ down. The wheel alone scrolls the page."""
 # grid is written anew.
 ON_LOAD = """
 const MOST = 8, FACTOR = 1.5;
-let zoom = 1, at = [50, 50], focused = null, came = performance.now(), apart = 0;
+let zoom = 1, at = [50, 50], focused = null, came = performance.now();
+let apart = 0, between = null;  // two fingers
 const aim = (x, y) => {
     at = [x, y].map((v) => Math.min(100, Math.max(0, v)));
     element.style.setProperty("--x", `${at[0]}%`);
@@ -37,9 +38,15 @@ element.addEventListener("touchmove", (event) => {
     if (!frame || !other) return;
     event.preventDefault();
     const now = Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-    if (!apart) aimAt(one, frame);
+    const [x, y] = ["clientX", "clientY"].map((axis) => (one[axis] + other[axis]) / 2);
+    if (!apart) aimAt({ clientX: x, clientY: y }, frame);
     if (apart) magnify(now / apart);
-    apart = now;
+    if (apart && zoom > 1) {  // the picture goes along with the fingers
+        const { width, height } = frame.getBoundingClientRect();
+        aim(at[0] - 100 * (x - between[0]) / width / (zoom - 1),
+            at[1] - 100 * (y - between[1]) / height / (zoom - 1));
+    }
+    [apart, between] = [now, [x, y]];
 }, { passive: false });
 element.addEventListener("touchend", () => { apart = 0; });
 element.addEventListener("dblclick", () => magnify(0));

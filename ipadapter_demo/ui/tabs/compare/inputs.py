@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import gradio as gr
 
 from ipadapter_demo.request import MAX_SEED, MAX_WEIGHT, SAMPLERS
@@ -20,6 +22,13 @@ BESIDE = [
     ("text only", "text_only"),
 ]
 EXAMPLE = ("red-sphere.png", "blue-cone.png", "checker-cube.png")
+# Pictures of one's own take the place of the examples.
+OWN_ONLY = """(pictures) => {
+    const names = EXAMPLE, all = pictures ?? [];
+    const name = (one) => decodeURIComponent((one?.image?.path ?? "").split(/[\\/]/).pop());
+    const own = all.length > names.length && names.every((given, n) => name(all[n]) === given);
+    return [own ? all.slice(names.length) : all];
+}""".replace("EXAMPLE", json.dumps(EXAMPLE))
 
 
 def compare_inputs(manager: ModelManager) -> Widgets:
@@ -37,6 +46,9 @@ def compare_inputs(manager: ModelManager) -> Widgets:
         file_types=["image"],
         format="png",
         buttons=[],
+    )
+    inputs["pictures"].upload(
+        None, js=OWN_ONLY, inputs=inputs["pictures"], outputs=inputs["pictures"], **AT_ONCE
     )
     for side, axis, text in (
         ("columns", "image_scale", "0:1.25:0.25"),

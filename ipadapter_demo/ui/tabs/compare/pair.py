@@ -16,7 +16,7 @@ from ipadapter_demo.ui.run.addresses import file_url
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.tab import Update
-from ipadapter_demo.ui.tabs.compare.view import cell_label, grid_html
+from ipadapter_demo.ui.tabs.compare.view import cell_text, grid_html
 
 # Whoever asked for less motion gets none before a click. `element` is gradio's.
 FLICKER = """
@@ -113,7 +113,7 @@ def first_pair(job: Job, chosen: str = "") -> tuple[str, str]:
 
 def flicker_html(job: Job, one: Cell, other: Cell) -> str:
     """Two pictures that take turns in one place, and a button to stop them."""
-    pictures = "".join(_picture(job.path(cell), cell_label(job, cell)) for cell in (one, other))
+    pictures = "".join(_picture(job.path(cell), cell_text(job, cell)) for cell in (one, other))
     return f'<div class="turns">{pictures}</div><button type="button">Pause</button>'
 
 

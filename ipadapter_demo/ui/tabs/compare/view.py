@@ -61,6 +61,16 @@ def cell_label(job: Job, cell: Cell) -> str:
     return " · ".join(heads) or cell.name
 
 
+def cell_text(job: Job, cell: Cell) -> str:
+    """The alternative text of its picture: heads, and prompt, λ and seed."""
+    parts, request = [cell_label(job, cell)], cell.request
+    if request.prompt and printable(request.prompt)[:40] not in parts[0]:
+        parts.append(printable(request.prompt)[:200])
+    if request.references and "λ" not in parts[0]:
+        parts.append(f"λ = {request.image_scale:g}")
+    return ", ".join((*parts, f"seed {request.seed}"))
+
+
 def score_rows(job: Job, found: Sequence[Score]) -> list[list[str]]:
     """For a table: page, row, and every measure's mean and standard deviation."""
     rows = []
@@ -100,7 +110,7 @@ def _panel(job: Job, panel: object, chosen: tuple[str, ...], waiting: Mapping[st
     if not path.exists():
         inside = waiting.get(panel.name) or f"<span>{_text(job.message(panel))}</span>"
         return f'<td><div class="cell missing" data-missing="{panel.name}">{inside}</div></td>'
-    label = html.escape(f"{cell_label(job, panel)}, seed {panel.request.seed}")
+    label = html.escape(cell_text(job, panel))
     place = chosen.index(panel.name) if panel.name in chosen else None
     marked = "" if place is None else f" chosen-{place}"
     return (
