@@ -67,7 +67,7 @@ const show = async () => {
     for (const run of runs) {
         const one = button("", () => restore(run)), image = document.createElement("img");
         image.src = URL.createObjectURL(run.file);
-        image.alt = `Load the settings of ${run.text || run.file.name}, ${run.tab}`;
+        image.alt = `Load the settings of ${run.text || run.file.name} (${run.tab})`;
         one.append(image);
         strip.append(one);
     }
