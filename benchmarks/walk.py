@@ -67,15 +67,20 @@ class Visitor:
     def press(self, button: str) -> None:
         self.click(self.panel.get_by_role("button", name=button, exact=True))
 
+    def generate(self) -> None:
+        """Until the run has ended."""
+        self.press("Generate")
+        stop = self.panel.get_by_role("button", name="Stop", exact=True)
+        expect(stop).to_be_enabled()
+        expect(stop).to_be_disabled()
+        expect(self.panel.locator(".results img").first).to_be_visible()
+
 
 def vary(visitor: Visitor, picture: Path) -> None:
     """Four variations of a picture of one's own."""
     visitor.choose_file(visitor.panel.locator("input[type=file]").first, picture)
     expect(visitor.panel.locator(f"img[src*='{picture.stem}']").first).to_be_visible()
-    visitor.press("Generate")
-    expect(visitor.panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
-    expect(visitor.panel.get_by_role("button", name="Stop", exact=True)).to_be_disabled()
-    expect(visitor.panel.locator(".results img").first).to_be_visible()
+    visitor.generate()
 
 
 def edit(visitor: Visitor, picture: Path) -> None:
@@ -83,10 +88,7 @@ def edit(visitor: Visitor, picture: Path) -> None:
     visitor.open_tab("Image + text")
     visitor.choose_file(visitor.panel.locator("input[type=file]").first, picture)
     visitor.type(visitor.panel.locator(".prompt textarea"), WORDS)
-    visitor.press("Generate")
-    expect(visitor.panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
-    expect(visitor.panel.get_by_role("button", name="Stop", exact=True)).to_be_disabled()
-    expect(visitor.panel.locator(".results img").first).to_be_visible()
+    visitor.generate()
 
 
 def compare(visitor: Visitor, picture: Path) -> None:
