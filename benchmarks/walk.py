@@ -108,11 +108,15 @@ WAYS: dict[str, Callable[[Visitor, Path], None]] = {
 }
 
 
-def main() -> None:
+def parsed(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.walk")
     parser.add_argument("picture", type=Path, help="a PNG of one's own")
     parser.add_argument("--url", default="http://127.0.0.1:7860", help="of the page")
-    arguments = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parsed()
     expect.set_options(timeout=PATIENCE)
     print("| Way | Clicks | Keys | Seconds |\n|---|---|---|---|")
     with sync_playwright() as playwright:

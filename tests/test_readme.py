@@ -13,6 +13,7 @@ from accelerate.commands.launch import launch_command_parser
 
 import benchmarks.__main__
 import benchmarks.steps
+import benchmarks.walk
 import fuzz.__main__
 import ipadapter_demo
 from ipadapter_demo.models.weight_hashes import recorded_hashes
@@ -98,6 +99,8 @@ def test_commands_are_understood(command: str) -> None:
         benchmarks.__main__.command_parser().parse_args(words[3:])
     elif words[:3] == [".venv/bin/python", "-m", "benchmarks.steps"]:
         benchmarks.steps.parsed(words[3:])
+    elif words[:3] == [".venv/bin/python", "-m", "benchmarks.walk"]:
+        assert benchmarks.walk.parsed(words[3:]).picture.is_file()
     elif words[:3] == [".venv/bin/python", "-m", "fuzz"]:
         fuzz.__main__.command_parser().parse_args(words[3:])
     elif words[0] == ".venv/bin/pip":
