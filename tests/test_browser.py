@@ -702,6 +702,12 @@ CUT = """() => [
         return (hidden && one.scrollWidth > one.clientWidth + 1)
             || box.right > innerWidth + 1 || box.left < -1;
     }).map((one) => one.textContent.trim()),
+    ...[...document.querySelectorAll("input[role=listbox]")].filter((field) => {
+        if (!field.checkVisibility()) return false;
+        const drawn = document.createElement("canvas").getContext("2d");
+        drawn.font = getComputedStyle(field).font;
+        return drawn.measureText(field.value).width > field.clientWidth + 1;
+    }).map((field) => field.value),
     ...(document.documentElement.scrollWidth > innerWidth ? ["the page"] : []),
 ]"""
 
@@ -808,6 +814,17 @@ def test_nothing_is_cut_on_a_small_screen(page: Page, size: tuple[int, int]) -> 
         assert page.evaluate(CUT) == [], tab
         for editor in panel.locator(".mask-editor").all():
             assert not editor.evaluate(COVERED)
+
+
+@pytest.mark.parametrize("touch", [True, False], ids=["touch", "keys"])
+def test_keys_are_explained_where_there_are_some(browser: Browser, url: str, touch: bool) -> None:
+    context = browser.new_context(has_touch=touch, is_mobile=touch)
+    page = context.new_page()
+    page.goto(url)
+    panel = open_tab(page, "Inpaint")
+    expect(panel.locator(".mask-editor")).to_be_visible()
+    expect(panel.get_by_text("brush size", exact=False)).to_be_visible(visible=not touch)
+    context.close()
 
 
 def test_a_slider_shows_that_it_has_the_focus(page: Page) -> None:

@@ -95,12 +95,20 @@ def test_a_chinese_browser_gets_the_whole_page_in_chinese(browser: Browser, url:
             left[tab] = english(page) + page.evaluate(GRAVE)
 
         panel = page.get_by_role("tabpanel").filter(visible=True)
+        expect(panel.get_by_text(re.compile("^18 个单元格，")).first).to_be_visible()
         panel.get_by_label("YAML 或 JSON").fill(
             "columns: {seed: [1, 2]}\nrequest: {steps: 1, references: [{image: red-sphere.png}]}"
         )
         panel.get_by_role("button", name="对比", exact=True).click()
         expect(panel.get_by_text("2/2 个单元格。")).to_be_visible()
         left["a comparison"] = english(page)
+
+        panel.get_by_role("button", name="盲投", exact=True).click()
+        panel.get_by_role("button", name="开始", exact=True).click()
+        left["a vote"] = english(page)
+        panel.get_by_role("button", name="左边的", exact=True).click()
+        expect(panel.get_by_text(re.compile("95 % 区间"))).to_be_visible()
+        left["votes"] = english(page)
 
         panel = opened(page, "图像变体")
         generate = panel.get_by_role("button", name="生成", exact=True)
@@ -114,6 +122,11 @@ def test_a_chinese_browser_gets_the_whole_page_in_chinese(browser: Browser, url:
         expect(panel.get_by_role("status").first).to_contain_text("张图片，用时")
         expect(generate).to_be_enabled()
         left["results"] = english(page)
+
+        panel.get_by_role("button", name="扫描 λ", exact=True).click()
+        expect(panel.locator(".scrub img").first).to_be_visible()
+        expect(generate).to_be_enabled()
+        left["a sweep"] = english(page)
     found = [f"{where}: {text}" for where, texts in left.items() for text in texts]
     assert not found, "\n".join(found)
 

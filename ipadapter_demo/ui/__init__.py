@@ -11,7 +11,7 @@ from ipadapter_demo.serving import Limits, ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.temporary import AGE, EVERY
 from ipadapter_demo.ui.guard import app_options
-from ipadapter_demo.ui.language import SWITCH, translations
+from ipadapter_demo.ui.language import SWITCH, keep_values, translations
 from ipadapter_demo.ui.run import tools
 from ipadapter_demo.ui.run.api import add_api
 from ipadapter_demo.ui.run.batch import add_batch
@@ -124,6 +124,7 @@ def build_ui(
             comparison.shown,
             comparison.widgets,
         )
+        keep_values(page)
     refuse_addresses(page)
     return page.queue(max_size=settings.queue_size, api_open=False)
 

@@ -3,9 +3,10 @@
 in the browser.
 
 Two read the table there. gradio does, as a `gr.I18n` whose keys are the English texts: it looks up
-labels, infos, placeholders and names of choices, also those that an event changes, and what is sent
-back is never translated. It does not look into HTML, toasts, alternative texts or what scripts
-write, and knows no texts with values in them: `script.py` does that.
+labels, infos, placeholders and names of choices, also those that an event changes. It also looks up
+what a field holds at first, and would send it back in Chinese: `keep_values` puts that right. It
+does not look into HTML, toasts, alternative texts or what scripts write, and knows no texts with
+values in them: `script.py` does that.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import gradio as gr
 
 from ipadapter_demo.ui.language.script import SCRIPT
 
-__all__ = ["SCRIPT", "SWITCH", "entries", "translations"]
+__all__ = ["SCRIPT", "SWITCH", "entries", "keep_values", "translations"]
 
 TABLE = Path(__file__).with_name("zh.json")
 # Only the language that is not shown is seen: see assets/style.css.
@@ -39,6 +40,20 @@ def entries() -> dict[str, dict[str, str]]:
 
 def translations() -> gr.I18n:
     return gr.I18n(**{"zh-CN": dict(_all())})
+
+
+def keep_values(page: gr.Blocks) -> None:
+    """Fields that begin with a word of the table hold it as it is, in any browser."""
+    texts = dict(_all())
+    fields = [
+        one
+        for one in page.blocks.values()
+        if isinstance(one, gr.Dropdown | gr.Radio | gr.Textbox)
+        and isinstance(one.value, str)
+        and one.value in texts
+    ]
+    values = json.dumps([one.value for one in fields])
+    page.load(None, js=f"() => {values}", outputs=fields, api_visibility="private")
 
 
 def _all() -> Iterator[tuple[str, str]]:

@@ -104,7 +104,7 @@ def image_prompt_inputs(
             label="Adapter",
             info="closer to the picture, or freer",
             scale=2,
-            min_width=140,
+            min_width=180,
             visible=len(adapters) > 1,
         )
     return widgets
@@ -181,7 +181,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
 def _size_inputs(info: ModelInfo) -> Widgets:
     """Width and height, and sizes of the model to fill them with."""
     with gr.Row():
-        shape = gr.Dropdown(shape_choices(info), value="", label="Shape", min_width=140)
+        shape = gr.Dropdown(shape_choices(info), value="", label="Shape", min_width=190)
         sides = {
             side: gr.Number(
                 0, label=side.title(), step=SIZE_STEP, min_width=90, info="0 = automatic"

@@ -26,7 +26,7 @@ def upscale_inputs() -> Widgets:
             0.05, 1, USUAL.strength, 0.05, "Upscale strength", info="of the second pass"
         )
         widgets["enlarge"] = gr.Dropdown(
-            ENLARGE, value=USUAL.enlarge, label="Enlarge", min_width=110
+            ENLARGE, value=USUAL.enlarge, label="Enlarge", min_width=150
         )
     return widgets
 

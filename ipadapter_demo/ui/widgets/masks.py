@@ -34,7 +34,7 @@ def mask_input(
 ) -> Widgets:
     """Two widgets of these names; below them the mask as it is understood, on `picture` or on plain
     grey, with what is painted there and the `edits` of all of it."""
-    with gr.Column(scale=layout.pop("scale", 1), min_width=layout.pop("min_width", 140)):
+    with gr.Column(scale=layout.pop("scale", 1), min_width=layout.pop("min_width", 170)):
         mask = components.picture(label, hint, image_mode="L", sources=["upload"], **layout)
         means = gr.Dropdown(
             CHOICES,

@@ -13,6 +13,8 @@ from ipadapter_demo.ui.run.tab import Widgets
 def slider(
     low: float, high: float, value: float, step: float, label: str, **layout: Any
 ) -> gr.Slider:
+    """On a phone one below the other: half a screen is too narrow for a label and its number."""
+    layout.setdefault("min_width", 200)
     return gr.Slider(low, high, value=value, step=step, label=label, buttons=[], **layout)
 
 

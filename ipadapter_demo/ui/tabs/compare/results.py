@@ -26,8 +26,8 @@ KEPT = Kept()
 QUIET = 0.1  # seconds: a browser has better to do than to read what a quick model says
 END = 60  # seconds after which a run that was stopped is no longer waited for
 HINT = (
-    "Click two pictures to hold them against each other. Ctrl or ⌘ with the wheel, two fingers, or "
-    "the keys + and − zoom into all of them."
+    "Click two pictures to hold them against each other. Two fingers zoom into all of them. "
+    "<span class='keys'>Ctrl or ⌘ with the wheel zooms, too, and so do the keys + and −.</span>"
 )
 
 
