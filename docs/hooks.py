@@ -25,7 +25,7 @@ ELSEWHERE = re.compile(r"\[([^\]]+)\]\((?:examples|LICENSE|CITATION\.cff)\)")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
-    figures = sorted(root.glob("assets/figures/*.png"))
+    figures = sorted(root.glob("assets/figures/*.webp"))
     names = PAGES | {path.relative_to(root).as_posix(): "" for path in figures}
     for name, uri in names.items():
         files.append(File.generated(config, uri or name, abs_src_path=str(root / name)))

@@ -471,9 +471,9 @@ def test_sheets_are_drawn_where_asked(
     stub(
         monkeypatch,
         "ipadapter_demo.evaluation.sheets",
-        draw_sheets=lambda given, out: [out / "overview.png"] * (given is pipeline),
+        draw_sheets=lambda given, out: [out / "overview.webp"] * (given is pipeline),
     )
-    assert run("sheets", "--out", "there") == [{"path": "there/overview.png"}]
+    assert run("sheets", "--out", "there") == [{"path": "there/overview.webp"}]
 
 
 def test_train_passes_everything_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("assets/figures"),
         metavar="DIR",
-        help="folder for the PNGs [assets/figures]",
+        help="folder for the WebPs [assets/figures]",
     )
     add_model_options(parser.add_argument_group("model").add_argument)
 
