@@ -171,21 +171,21 @@ def test_the_classifier_s_accuracy_and_the_hours_are_the_provenance() -> None:
 
 def test_every_study_has_its_record_and_its_figure() -> None:
     names = {path.name for path in (DOCS / "claims").iterdir()}
-    assert names == {f"{study}.{kind}" for study in STUDIES for kind in ("json", "png")}
+    assert names == {f"{study}.{kind}" for study in STUDIES for kind in ("json", "webp")}
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_s_table_is_its_record(study: str) -> None:
     between = CLAIMS.split(f"<!-- {study} -->\n")[1].split(f"<!-- /{study} -->")[0]
-    assert between == f"\n{page.TABLES[study](RECORDS[study])}\n![{study}](claims/{study}.png)\n\n"
+    assert between == f"\n{page.TABLES[study](RECORDS[study])}\n![{study}](claims/{study}.webp)\n\n"
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_s_figure_is_its_record(study: str, tmp_path: Path) -> None:
-    page.FIGURES[study](RECORDS[study], tmp_path / "figure.png")
+    page.FIGURES[study](RECORDS[study], tmp_path / "figure.webp")
     drawn, kept = (
         np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
-        for path in (tmp_path / "figure.png", DOCS / "claims" / f"{study}.png")
+        for path in (tmp_path / "figure.webp", DOCS / "claims" / f"{study}.webp")
     )
     assert drawn.shape == kept.shape
     assert np.abs(drawn - kept).mean() < 0.05, "grey levels: antialiasing at most"

@@ -30,8 +30,7 @@ def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # without the software's version: the same record gives the same bytes
-    figure.savefig(path, dpi=160, metadata={"Software": None})
+    figure.savefig(path, dpi=160, pil_kwargs={"lossless": True, "method": 6})
 
 
 def methods(record: Record, path: Path) -> None:

@@ -11,13 +11,13 @@ from ipadapter_demo.errors import DemoError
 
 
 def publish(study: str, record: Record, docs: Path) -> list[Path]:
-    """Write docs/claims/<study>.json and .png; table and figure stand in docs/claims.md."""
+    """Write docs/claims/<study>.json and .webp; table and figure stand in docs/claims.md."""
     folder = docs / "claims"
     folder.mkdir(parents=True, exist_ok=True)
-    data, figure, page = folder / f"{study}.json", folder / f"{study}.png", docs / "claims.md"
+    data, figure, page = folder / f"{study}.json", folder / f"{study}.webp", docs / "claims.md"
     data.write_text(json.dumps(record, indent=1) + "\n")
     FIGURES[study](record, figure)
-    shown = f"\n{TABLES[study](record)}\n![{study}](claims/{study}.png)\n\n"
+    shown = f"\n{TABLES[study](record)}\n![{study}](claims/{study}.webp)\n\n"
     page.write_text(with_table(page.read_text(), study, shown))
     return [data, figure, page]
 

@@ -34,7 +34,7 @@ MODEL_OPTIONS = (
 
 TEXT = """\
 Measure what the paper claims, in miniature: its figures go into docs/claims.md, docs/claims/*.json
-and *.png. The first five train methods on pictures of half the size, for hours, and resume.
+and *.webp. The first five train methods on pictures of half the size, for hours, and resume.
   data       fidelity against steps, for 1 %, 10 % and all of the pictures
   methods    the image adapter beside other ways to give a picture to a model
   tuning     the same methods with other learning rates
