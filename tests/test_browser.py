@@ -339,6 +339,38 @@ def test_a_mask_is_edited_by_keys_and_buttons(
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
+def test_no_run_sends_the_painting_again(page: Page) -> None:
+    """gradio asks the editor for its value with each status of any run."""
+    sent: list[str] = []
+    page.on("request", lambda asked: sent.append(asked.url) if "/upload" in asked.url else None)
+    panel = open_tab(page, "Inpaint")
+    click_example(panel, 0)
+    paint(panel)
+    generate(panel)
+    once = len(sent)
+    assert once <= 6, "of the example and of what was painted on it: background, layer and both"
+    panel = open_tab(page, "Variation")
+    click_example(panel, 0)
+    generate(panel)
+    generate(panel)
+    assert len(sent) - once <= 1, "the example's picture at most"
+
+
+def test_stop_is_in_reach_on_the_narrowest_screen(page: Page) -> None:
+    page.set_viewport_size({"width": 320, "height": 640})
+    panel = open_tab(page, "Variation")
+    set_number(panel, "Steps", 50)
+    panel.get_by_role("button", name="Generate").click()
+    for name in ("Queue", "Stop"):
+        button = panel.get_by_role("button", name=name)
+        expect(button).to_be_enabled()
+        box = box_of(button)
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 320
+    panel.get_by_role("button", name="Stop").click()
+    expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
+
+
 def test_painting_adds_to_an_examples_mask(page: Page) -> None:
     panel = open_tab(page, "Inpaint")
     click_example(panel, 0)

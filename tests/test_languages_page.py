@@ -143,6 +143,22 @@ def test_the_switch_changes_the_language_and_is_remembered(browser: Browser, url
         assert page.evaluate("document.documentElement.lang") == "zh-CN"
 
 
+def test_nothing_is_lost_by_a_change_of_the_language_unasked(browser: Browser, url: str) -> None:
+    asked: list[str] = []
+    with in_language(browser, url, "zh-CN") as page:
+        page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+        page.get_by_role("tab", name="图像 + 文字", exact=True).click()
+        settle(page)
+        prompt = page.get_by_role("tabpanel").filter(visible=True).locator(".prompt textarea")
+        prompt.fill("a red cube")
+        prompt.press("End")
+        page.keyboard.type("!")
+        page.get_by_role("button", name="English", exact=True).click()
+        expect(prompt).to_have_value("a red cube!")
+        assert len(asked) == 1
+        assert "历史记录会保留" in asked[0]
+
+
 @pytest.mark.parametrize("locale", ["en-US", "fr-FR"])
 def test_any_other_browser_gets_english(browser: Browser, url: str, locale: str) -> None:
     with in_language(browser, url, locale) as page:

@@ -35,7 +35,7 @@ from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.access import ACCESS
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
 from ipadapter_demo.ui.widgets.loras import on_few_step
-from ipadapter_demo.ui.widgets.mask_editor import KEYS
+from ipadapter_demo.ui.widgets.mask_editor import KEYS, ONCE
 
 __all__ = ["build_ui", "launch", "launch_options"]
 
@@ -63,6 +63,9 @@ DROP = """() => {
         input.dispatchEvent(new Event("change", { bubbles: true }));
     });
 }"""
+
+
+SCRIPTS = (DROP, DRAG, CONVERT, KEYS, ONCE, ACCESS)
 
 
 def build_ui(
@@ -133,7 +136,7 @@ def header(info: ModelInfo) -> str:
     return (
         f"{SWITCH}<h1>IP-Adapter demo</h1>"
         "<p>Generate images from a reference picture (IP-Adapter). "
-        f"Model: <b>{escaped(info.name)}</b>. <span>{escaped(info.note)}</span></p>"
+        f"Model: <b>{escaped(info.name)}</b> · <span>{escaped(info.note)}</span></p>"
     )
 
 
@@ -176,5 +179,5 @@ def launch_options(settings: Settings) -> dict[str, object]:
         ).set(**READABLE),
         "i18n": translations(),
         "css_paths": [STYLE],
-        "js": f"() => {{ ({DROP})(); ({DRAG})(); ({CONVERT})(); ({KEYS})(); ({ACCESS})(); }}",
+        "js": "() => {" + "".join(f"({one})();" for one in SCRIPTS) + "}",
     }

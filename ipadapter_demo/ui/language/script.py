@@ -6,6 +6,10 @@ from __future__ import annotations
 # sets `lang` by its own choice of a language, in its settings: one of ours becomes the page's, with
 # any other the page stays as it is. What a visitor wrote is in fields, examples and code, and not
 # looked at; what is always English says lang=en.
+LOST = (
+    "Another language opens the page anew. The history stays; what is in the fields, and runs that "
+    "are not finished, do not."
+)
 SCRIPT = r"""(() => {
     const LANGUAGES = ["en", "zh-CN"], root = document.documentElement;
     const kept = () => { try { return localStorage.getItem("language"); } catch { return null; } };
@@ -13,7 +17,14 @@ SCRIPT = r"""(() => {
     const language = LANGUAGES.includes(kept()) ? kept() : nearest(navigator.language);
     Object.defineProperty(navigator, "language", { get: () => language });
     Object.defineProperty(navigator, "languages", { get: () => [language] });
+    let touched = false;  // by the visitor
+    for (const kind of ["input", "change", "drop", "click"])
+        document.addEventListener(kind, ({ target, isTrusted }) => {
+            const aside = "[data-language], .skip, [role=tab], footer";
+            touched ||= isTrusted && !target.closest?.(aside);
+        }, true);
     const choose = (name) => {
+        if (touched && !confirm(window.translated("LOST"))) return;
         try { localStorage.setItem("language", name); } catch { return; }
         location.reload();
     };
@@ -116,4 +127,4 @@ SCRIPT = r"""(() => {
         childList: true, subtree: true, characterData: true, attributes: true,
         attributeFilter: ATTRIBUTES,
     });
-})();"""
+})();""".replace("LOST", LOST)
