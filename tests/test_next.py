@@ -57,11 +57,15 @@ def test_stop_drops_the_runs_that_wait(page: Page) -> None:
     panel.get_by_role("button", name="Generate").click()
     queue = panel.get_by_role("button", name=re.compile("^Queue"))
     for _ in range(3):
-        queue.click()
+        queue.dispatch_event("click")
+    expect(panel.locator(".queue")).to_have_text(re.compile(r"\d"))
     panel.get_by_role("button", name="Stop").dispatch_event("click")
     expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
     expect(queue).to_be_hidden()
     expect(panel.locator(".queue")).to_have_text("Queue")
+    expect(
+        panel.get_by_text(re.compile(r"stay\. Runs that waited are dropped: \d\."))
+    ).to_be_visible()
     set_number(panel, "Steps", 1)
     generate(panel)
     expect(page.locator(".history img")).not_to_have_count(5)

@@ -49,14 +49,19 @@ BEGIN = """() => {
     window.stoppedTabs?.delete("TAB");
     return [];
 }"""
-STOP = """() => {
-    (window.stoppedTabs ??= new Set()).add("TAB");
+STOP = r"""() => {
+    const waiting = document.querySelector("#run-TAB .queue")?.textContent.match(/\d+/)?.[0];
+    (window.stoppedTabs ??= new Map()).set("TAB", waiting);
     return "Stopping after this step: the pictures that are shown stay.";
 }"""
 # Of a run that came to no end. Updates may come between a click on Stop and the end of the run, so
 # the status does not tell one from the other; an error's sentence is in it already.
 ENDED = """(status) => {
-    if (window.stoppedTabs?.has("TAB")) return "Stopped. The pictures that are shown stay.";
+    if (window.stoppedTabs?.has("TAB")) {
+        const waited = window.stoppedTabs.get("TAB");
+        const dropped = waited ? ` Runs that waited are dropped: ${waited}.` : "";
+        return "Stopped. The pictures that are shown stay." + dropped;
+    }
     return status?.startsWith('<span class="problem">') ? status
         : '<span class="problem">Not finished: the connection to the server was lost.</span>';
 }"""
@@ -88,6 +93,8 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
             **QUEUE,
         )
         built.runs.append(running)
+    # first of what Stop does, while the runs that wait are still counted
+    buttons.stop.click(None, js=stop, outputs=results.status, **AT_ONCE)
     built.runs.append(add_further_runs(built, _handler(manager, built, updates), AT_ONCE, QUEUE))
     for running in built.runs:
         running.then(buttons.idle, outputs=buttons.all, **AT_ONCE)
@@ -98,7 +105,6 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
         for event in (running.success, running.failure):
             event(None, js=following, **AT_ONCE)
     _show_lines(partial(gr.on, [results.gallery.select, results.scrubber.select]), built)
-    buttons.stop.click(None, js=stop, outputs=results.status, **AT_ONCE)
     buttons.stop.click(None, cancels=built.runs)
     return built
 
