@@ -740,6 +740,8 @@ CUT = """() => [
         drawn.font = getComputedStyle(field).font;
         return drawn.measureText(field.value).width > field.clientWidth + 1;
     }).map((field) => field.value),
+    ...[...document.querySelectorAll(".inputs .table-wrap")].filter((one) =>
+        one.checkVisibility() && one.scrollWidth > one.clientWidth + 1).map(() => "examples"),
     ...(document.documentElement.scrollWidth > innerWidth ? ["the page"] : []),
 ]"""
 
@@ -837,8 +839,10 @@ def test_results_and_examples_have_names(page: Page) -> None:
     expect(panel.get_by_role("img", name="a red cone")).to_have_count(0)
 
 
-@pytest.mark.parametrize("size", [(640, 400), (390, 844)], ids=["200 percent", "phone"])
-def test_nothing_is_cut_on_a_small_screen(page: Page, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    "size", [(640, 400), (390, 844), (1280, 800)], ids=["200 percent", "phone", "desktop"]
+)
+def test_nothing_is_cut_on_a_screen(page: Page, size: tuple[int, int]) -> None:
     """200 % of 1280 x 800 are 640 x 400 pixels of the page."""
     page.set_viewport_size({"width": size[0], "height": size[1]})
     for tab in TABS:

@@ -46,6 +46,7 @@ def compare_inputs(manager: ModelManager) -> Widgets:
         file_types=["image"],
         format="png",
         buttons=[],
+        elem_classes="pictures",
     )
     inputs["pictures"].upload(
         None, js=OWN_ONLY, inputs=inputs["pictures"], outputs=inputs["pictures"], **AT_ONCE
