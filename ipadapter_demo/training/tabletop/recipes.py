@@ -21,6 +21,7 @@ from ipadapter_demo.training.tabletop.clip import (
     train_text_encoder,
 )
 from ipadapter_demo.training.tabletop.inpaint import train_inpaint
+from ipadapter_demo.training.tabletop.light import train_light
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
 from ipadapter_demo.training.tabletop.vae import train_vae
 from ipadapter_demo.training.tabletop.words import train_words
@@ -79,6 +80,7 @@ RECIPES = {
     "image-adapter-plus": Recipe(
         image_adapter, 2000, 32, 1e-3, seed=11, options={"variant": "plus", "own_pictures": True}
     ),
+    "light": Recipe(train_light, 300, 16, 1e-3, seed=58),
     "controlnet": Recipe(
         structure, 1600, 16, 1e-3, seed=4, options=CONTROLNET, start_from="controlnet-canny"
     ),
