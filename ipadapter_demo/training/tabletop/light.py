@@ -30,6 +30,7 @@ from ipadapter_demo.training.config import ImageAdapterConfig
 from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.noise import Diffusion
 from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.encoders import clip_pixels
 from ipadapter_demo.training.tabletop.pictures import SIZE, Pictures
 
 WEIGHT = 1000.0  # of the difference: 3 % of the loss is its size
@@ -58,12 +59,8 @@ def train_light(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
     diffusion = Diffusion(student.scheduler_config, run.device)
     text = student.text.encode_all([""], [False]).states.float()
 
-    def seen(model: BaseModel, adapter: ImageAdapter, pixels: Tensor) -> Tensor:
-        mean, std = (
-            torch.tensor(values, device=pixels.device).view(1, 3, 1, 1)
-            for values in (model.image_processor.image_mean, model.image_processor.image_std)
-        )
-        return adapter.embeds_from_clip_pixels((pixels - mean) / std, model.image_encoder).float()
+    def seen(adapter: ImageAdapter, pixels: Tensor) -> Tensor:
+        return adapter.embeds_from_clip_pixels(pixels, teacher.image_encoder).float()
 
     def predicted(
         model: BaseModel, adapter: ImageAdapter, noisy: Tensor, timesteps: Tensor, embeds: Tensor
@@ -86,7 +83,7 @@ def train_light(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
             seed = int(torch.randint(2**31, (1,), generator=generator))
             reference = seen_otherwise(scenes, seed)
             views = [
-                render(each, SIZE).pixels.to(run.device)
+                clip_pixels(2 * render(each, SIZE).pixels.to(run.device) - 1)
                 for each in (reference, in_other_light(reference))
             ]
             latents = teacher.vae.latents_from_pixels(shown.pixels(rows).to(run.device)).float()
@@ -95,10 +92,10 @@ def train_light(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
             timesteps = diffusion.timesteps(time, "uniform")
             noisy = diffusion.noisy(latents, noise, timesteps)
             twice = torch.cat([noisy, noisy]), torch.cat([timesteps, timesteps])
-            embeds = torch.cat([seen(teacher, base, view) for view in views])
+            embeds = torch.cat([seen(base, view) for view in views])
             ours, others = predicted(teacher, base, *twice, embeds).chunk(2)
             wanted = ours - others
-            embeds = torch.cat([seen(student, plus, view) for view in views])
+            embeds = torch.cat([seen(plus, view) for view in views])
             alpha = diffusion.alphas[timesteps].view(-1, 1, 1, 1)
             weight = ((1 - alpha) / alpha).clamp(1, MOST_WEIGHT)
         ours, others = predicted(student, plus, *twice, embeds).chunk(2)

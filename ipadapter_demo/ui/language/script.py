@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-# gradio takes its own words from `navigator.language`, so the choice is put there. It
-# sets `lang` by its own choice of a language, in its settings: one of ours becomes the page's, with
-# any other the page stays as it is. What a visitor wrote is in fields, examples and code, and not
-# looked at; what is always English says lang=en.
 LOST = (
     "Another language opens the page anew. The history stays; what is in the fields, and runs that "
     "are not finished, do not."
 )
+
+# gradio takes its own words from `navigator.language`, so the choice is put there. It
+# sets `lang` by its own choice of a language, in its settings: one of ours becomes the page's, with
+# any other the page stays as it is. What a visitor wrote is in fields, examples and code, and not
+# looked at; what is always English says lang=en.
 SCRIPT = r"""(() => {
     const LANGUAGES = ["en", "zh-CN"], root = document.documentElement;
     const kept = () => { try { return localStorage.getItem("language"); } catch { return null; } };
