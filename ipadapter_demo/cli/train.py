@@ -27,6 +27,7 @@ PARTS = (
     "words",
     "image-adapter",
     "image-adapter-plus",
+    "light",
     "controlnet",
     "t2i-palette",
     "t2i-canny",
