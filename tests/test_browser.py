@@ -374,7 +374,7 @@ def test_stop_is_in_reach_on_the_narrowest_screen(page: Page) -> None:
 def test_painting_adds_to_an_examples_mask(page: Page) -> None:
     panel = open_tab(page, "Inpaint")
     click_example(panel, 0)
-    expect(panel.locator(".filled img")).to_be_visible()
+    expect(panel.locator(".beside img")).to_be_visible()
     expect(panel.get_by_label("Upload", exact=True)).to_be_hidden()
     open_section(panel, "Advanced", "number input for Steps").fill("1")
     paint(panel, dx=80)
@@ -623,6 +623,21 @@ def test_a_heic_photo_is_shown_and_read(page: Page, by: str) -> None:
     assert abs(np.array(reference.image.getpixel((48, 32))) - (217, 42, 52)).max() <= 4
 
 
+def test_a_file_that_is_no_picture_says_so_where_it_would_stand(page: Page) -> None:
+    """And what CLIP saw of the picture before it is gone."""
+    panel = open_tab(page, "Variation")
+    click_example(panel, 1)
+    seen = panel.locator(".beside img")
+    expect(seen).to_be_visible()
+    chooser = panel.locator("input[type=file]").first
+    chooser.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
+    expect(panel.get_by_alt_text("This file is not a picture that can be shown.")).to_be_visible()
+    expect(seen).to_be_hidden()
+    chooser.set_input_files(FOLDER / "blue-cone.png")
+    expect(seen).to_be_visible()
+    expect(panel.get_by_alt_text("This file is not a picture that can be shown.")).to_have_count(0)
+
+
 def test_a_tiff_can_be_painted_on(page: Page) -> None:
     panel = open_tab(page, "Inpaint")
     file = io.BytesIO()
@@ -665,6 +680,9 @@ def test_a_scene_surprises_and_a_strange_picture_offers_another_model(
     expect(status).to_contain_text("is unlike all that tabletop was trained on")
     switch.click()
     expect(page.get_by_test_id("toast-body").get_by_text("--visitor-downloads")).to_be_visible()
+    panel.get_by_role("button", name="Sweep λ").click()
+    expect(status).to_contain_text("λ from 0 to 1.5")
+    expect(status).to_contain_text("is unlike all that tabletop was trained on")
     panel.get_by_role("button", name="Surprise me").click()
     expect(switch).to_have_count(0)
 

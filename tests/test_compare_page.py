@@ -13,6 +13,7 @@ from tests.browsing import (
     PHONE,
     box_of,
     browser,
+    open_section,
     open_tab,
     page,
     set_number,
@@ -115,6 +116,21 @@ def test_cells_wait_with_seconds_and_stop_counts_right(page: Page) -> None:
     expect(panel.locator("[data-cell]")).to_have_count(count)
     expect(panel.locator(".downloads").get_by_text("Download all")).to_be_visible()
     assert status.inner_text().startswith(f"{count} of 48")
+
+
+def test_what_is_to_be_known_of_a_cell_stays_beside_the_grid(page: Page) -> None:
+    panel = open_tab(page, "Compare")
+    open_section(panel, "Spec", "YAML or JSON").fill(
+        "columns: {seed: [1, 2]}\n"
+        "request: {steps: 1, guidance: 1, negative_prompt: fog, "
+        "references: [{image: red-sphere.png}]}"
+    )
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    status = panel.get_by_role("status").first
+    expect(status).to_contain_text("2 of 2 cells.")
+    expect(status).to_contain_text("“Negative prompt” has no effect at guidance 1.")
+    assert status.inner_text().count("has no effect") == 1
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)
 
 
 @pytest.mark.parametrize("page", [PHONE], indirect=True)

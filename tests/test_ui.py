@@ -902,7 +902,7 @@ def test_what_was_not_done_is_said_beside_the_result(api: Api, served: Any) -> N
     *_, status, _ = api.call("image_text", reference=None, prompt="(<b>:1.2)")
     plain = "prompt: a weight in brackets is read as plain text, as prompt_syntax is plain: "
     assert f"{plain}(<b>:1.2)" in status
-    on_the_page = summary(served.generate(GenerateRequest(prompt="(<b>:1.2)", steps=1)))
+    on_the_page = summary(served.generate(GenerateRequest(prompt="(<b>:1.2)", steps=1)), {})
     assert "as prompt_syntax is plain: (&lt;b&gt;:1.2)" in on_the_page
 
 
@@ -1075,14 +1075,14 @@ def test_what_a_comparison_lacks_is_said_under_it(
     )
     with gr.Blocks():
         shown, *_ = compare_results.compare_results()
-    *_, last = compare_results.run(shown, job)
+    *_, last = compare_results.run(shown, {}, job)
     assert last[shown.status] == (
         "1 of 1 cells.<br>page 1 of the figure could not be made: no room for &lt;b&gt;"
     )
     files = re.findall('download="([^"]+)"', last[shown.files])
     assert files == ["bundle.zip", "figure.tex", "scores.csv", "p1-r1-c1.png"]
     (tmp_path / "cells" / "p1-r1-c1.png").write_bytes(b"")
-    *_, last = compare_results.run(shown, job)
+    *_, last = compare_results.run(shown, {}, job)
     assert "cells/p1-r1-c1.png is drawn again: file is an empty" in last[shown.status]
 
 

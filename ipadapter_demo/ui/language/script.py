@@ -9,8 +9,8 @@ LOST = (
 
 # gradio takes its own words from `navigator.language`, so the choice is put there. It
 # sets `lang` by its own choice of a language, in its settings: one of ours becomes the page's, with
-# any other the page stays as it is. What a visitor wrote is in fields, examples and code, and not
-# looked at; what is always English says lang=en.
+# any other the page stays as it is. What a visitor wrote is in fields and code, and not looked at;
+# what is always English says lang=en; prompts of examples are no texts of the table.
 SCRIPT = r"""(() => {
     const LANGUAGES = ["en", "zh-CN"], root = document.documentElement;
     const kept = () => { try { return localStorage.getItem("language"); } catch { return null; } };
@@ -43,7 +43,7 @@ SCRIPT = r"""(() => {
     if (language === "en") return;
 
     const ATTRIBUTES = ["aria-label", "aria-valuetext", "title", "alt", "placeholder"];
-    const OWN = "[lang=en], tr.tr-body, pre, code, .cm-editor";  // not the page's words
+    const OWN = "[lang=en], pre, code, .cm-editor";  // not the page's words
     const MOST = 5000, LONGEST = 2000;  // texts that are remembered, and their characters
     const VALUE = { "{}": "([^]+?)", "{n}": "([-−+\\d.,]+)" };
     const pattern = (text) => new RegExp("^" + text.split(/(\{n?\})/).map((part) =>

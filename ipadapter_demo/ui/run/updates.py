@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from ipadapter_demo.record import save_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import Turn
 from ipadapter_demo.ui.run import reuse
+from ipadapter_demo.ui.run.labels import labelled
 from ipadapter_demo.ui.run.room import record_at
-from ipadapter_demo.ui.run.say import escaped, inform
-from ipadapter_demo.ui.run.tab import BuiltTab, Update
+from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.run.tab import BuiltTab, Update, Widgets
 from ipadapter_demo.ui.run.uploads import path_of_upload
 from ipadapter_demo.ui.widgets.access import alts, picture_text
 from ipadapter_demo.ui.widgets.attention import Shown, attention_html
@@ -65,11 +66,10 @@ def updates(
                 pictures = {shown.gallery: list(event.images)} if event.images else {}
                 yield pictures | {shown.status: so_far(turn, event.step, event.steps)}
             else:
-                tell(event.warnings)
                 paths = saved(event)
                 yield {
                     shown.gallery: paths,
-                    shown.status: summary(event)
+                    shown.status: summary(event, built.inputs)
                     + alts(paths, (picture_text(event.request, seed) for seed in event.seeds)),
                     built.inputs["seed"]: event.seeds[0],
                     shown.attention_maps: attention_of(event),
@@ -90,6 +90,8 @@ def strip_updates(
     shown = built.results
     pictures: list[tuple[str, str]] = []
     maps: list[Shown] = []
+    warnings: dict[str, None] = {}  # of all, each once
+    notes = ""
     requests = filmstrip(request)
     number, seconds, all_of = 0, 0.0, len(requests)
     scales = [one.image_scale for one in requests]
@@ -108,10 +110,10 @@ def strip_updates(
             if isinstance(event, Preview):
                 turn.share = (number + event.step / event.steps) / all_of
                 turn.seconds = seconds + event.seconds
-                yield {shown.status: so_far(turn, number, all_of, "picture")}
+                yield {shown.status: so_far(turn, number, all_of, "picture") + notes}
                 continue
-            if number == 0:
-                tell(event.warnings)
+            warnings |= dict.fromkeys(event.warnings)
+            notes = notes_of(warnings, built.inputs)
             label = f"λ {scales[number]:g}"
             pictures += [(path, label) for path in saved(event)]
             maps += [(event.images[0], label, tiles) for tiles in event.attention_tiles]
@@ -119,7 +121,7 @@ def strip_updates(
             yield {
                 shown.gallery: gr.Gallery(list(pictures), allow_preview=False),
                 shown.scrubber: scrubber_html([p for p, _ in pictures], requests, number - 1),
-                shown.status: so_far(turn, number, all_of, "picture"),
+                shown.status: so_far(turn, number, all_of, "picture") + notes,
             }
     turn.share = 1.0
     nearest = min(range(all_of), key=lambda n: abs(scales[n] - request.image_scale))
@@ -127,7 +129,7 @@ def strip_updates(
         shown.gallery: pictures,
         shown.scrubber: scrubber_html([p for p, _ in pictures], requests, nearest),
         shown.status: f"λ from {scales[0]:g} to {scales[-1]:g}, seed {request.seed}: "
-        "move along the slider."
+        f"move along the slider.{notes}"
         + alts((path for path, _ in pictures), (picture_text(r, r.seed) for r in requests)),
         shown.attention_maps: attention_html(maps),
     }
@@ -138,9 +140,10 @@ def preview_every(request: GenerateRequest, preview: bool = True) -> int:
     return math.ceil(steps_taken(request) / PREVIEWS) if preview else 0
 
 
-def tell(warnings: Sequence[str]) -> None:
-    for note in warnings:
-        inform(note)
+def notes_of(warnings: Iterable[str], inputs: Widgets) -> str:
+    """What a status says of a request after all else, for as long as it stands; fields by the
+    labels of `inputs`."""
+    return "".join(f"<br>{escaped(labelled(note, inputs))}" for note in warnings)
 
 
 def attention_of(result: Result) -> str:
@@ -171,9 +174,8 @@ def compared(result: Result) -> tuple[Image.Image, Image.Image] | None:
     return (given.image, result.images[0]) if given else None
 
 
-def summary(result: Result) -> str:
-    warnings = "".join(f"<br>{escaped(note)}" for note in result.warnings)
-    return f"{made(result)} Settings are saved inside each PNG.{warnings}"
+def summary(result: Result, inputs: Widgets) -> str:
+    return f"{made(result)} Settings are saved inside each PNG.{notes_of(result.warnings, inputs)}"
 
 
 def made(result: Result) -> str:

@@ -17,7 +17,7 @@ from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.api import File, png_file, public
 from ipadapter_demo.ui.run.api_fields import answer, parameters, picture_schema
-from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.endpoint import cleared_on_failure, endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
@@ -211,7 +211,7 @@ def _draw_map(manager: ModelManager, model: ModelInput, inputs: Widgets, drawn: 
     shown = {name: inputs[name] for name in ("control", "kind", "control_fit", "width", "height")}
     # Detectors are not the model, and nobody waits for it here.
     queue: dict[str, object] = {"concurrency_id": "maps", "concurrency_limit": 2}
-    endpoint(
+    viewed = endpoint(
         partial(gr.on, [*(widget.change for widget in shown.values()), model.shown.change]),
         shown_map,
         shown | {"model": model.chosen},
@@ -221,6 +221,7 @@ def _draw_map(manager: ModelManager, model: ModelInput, inputs: Widgets, drawn: 
         api_visibility="private",
         **queue,
     )
+    cleared_on_failure(viewed, drawn)
     outputs = [answer(picture_schema(), "map")]
     public(asked_map, parameters(shown | {"model": model.chosen}), outputs, **queue)
 

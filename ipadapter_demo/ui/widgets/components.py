@@ -19,7 +19,7 @@ from ipadapter_demo.request import (
 )
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.size_limits import SIZE_STEP
-from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.endpoint import cleared_on_failure, endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.run.tab import Widgets
@@ -233,7 +233,7 @@ def _keep_encoder_view(
                 return None
             return previews.encoder_view(Reference(image=image, fit=fit))
 
-    endpoint(
+    viewed = endpoint(
         partial(gr.on, [reference.change, fit.change, model.shown.change]),
         encoder_view,
         {"reference": reference, "fit": fit, "model": model.chosen},
@@ -243,3 +243,4 @@ def _keep_encoder_view(
         concurrency_limit=4,  # it does not run the model
         api_visibility="private",
     )
+    cleared_on_failure(viewed, view)

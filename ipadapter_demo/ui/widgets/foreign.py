@@ -14,6 +14,7 @@ from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.room import room_for
 from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE, path_of_upload
 
+UNREADABLE = "This file is not a picture that can be shown. Remove it, or choose another."
 # Widgets of gradio take "image/*", and for most systems a .heic file has no type at all. A file
 # dialogue gets the endings; a chosen or dropped file is replaced before gradio looks at it.
 CONVERT = r"""() => {
@@ -63,7 +64,11 @@ CONVERT = r"""() => {
         takenOver(event, zone?.querySelector("input[type=file]"), event.dataTransfer.files);
         zone?.dispatchEvent(new DragEvent("dragleave"));
     }, true);
-}"""
+    for (const kind of ["error", "load"]) document.addEventListener(kind, ({ target }) => {
+        if (target.matches?.(".image-container img"))
+            target.alt = kind === "error" ? window.translated("UNREADABLE") : "";
+    }, true);
+}""".replace("UNREADABLE", UNREADABLE)
 
 
 def png_endpoint() -> None:

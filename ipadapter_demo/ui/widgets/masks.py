@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.masks import MaskMeans, shown_on
-from ipadapter_demo.ui.run.endpoint import endpoint
+from ipadapter_demo.ui.run.endpoint import cleared_on_failure, endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.uploads import (
@@ -49,32 +49,31 @@ def mask_input(
             interactive=False,
             buttons=[],
             height=130,
-            visible=False,
-            elem_classes="mask-view",
+            elem_classes=["mask-view", "filled"],
         )
 
     def mask_view(
         mask: object, means: MaskMeans, picture: object = None, **edited: Any
-    ) -> gr.Image:
+    ) -> Image.Image | None:
         with shown_errors():
             given = mask_from_upload(mask, label, means)
             ground = _ground(picture)
             if given is None and not any(edited.values()):
-                return gr.Image(None, visible=False)
+                return None
             if isinstance(ground, Painting):
                 invert, grow = edited.get("mask_invert"), edited.get("mask_grow") or 0
                 given = ground.mask_with(given, invert=bool(invert), grow=grow)
                 ground = ground.image
             if given is None:
-                return gr.Image(None, visible=False)
-            return gr.Image(shown_on(ground, given), visible=True)
+                return None
+            return shown_on(ground, given)
 
     inputs: Widgets = {"mask": mask, "means": means} | (edits or {})
     triggers = [one.change for one in inputs.values()]  # type: ignore[attr-defined]
     if picture is not None:
         inputs["picture"] = picture
         triggers.append(picture.upload)
-    endpoint(
+    viewed = endpoint(
         partial(gr.on, triggers),
         mask_view,
         inputs,
@@ -84,6 +83,7 @@ def mask_input(
         api_visibility="private",
         concurrency_limit=4,
     )  # it does not run the model
+    cleared_on_failure(viewed, view)
     return {name: mask, means_name: means}
 
 

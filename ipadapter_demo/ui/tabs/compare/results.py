@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import gradio as gr
@@ -13,8 +12,8 @@ import gradio as gr
 from ipadapter_demo.compare import ComparisonWarning, Done, Job, write_bundle
 from ipadapter_demo.compare.kept import Kept
 from ipadapter_demo.ui.run.status import status_line
-from ipadapter_demo.ui.run.tab import Update
-from ipadapter_demo.ui.run.updates import LOOK_AGAIN, lasting, progress, tell
+from ipadapter_demo.ui.run.tab import Update, Widgets
+from ipadapter_demo.ui.run.updates import LOOK_AGAIN, lasting, notes_of, progress
 from ipadapter_demo.ui.tabs.compare import votes
 from ipadapter_demo.ui.tabs.compare.downloads import downloads_html
 from ipadapter_demo.ui.tabs.compare.grid_script import ON_LOAD
@@ -73,17 +72,21 @@ def forget(job: Job | None) -> None:
         shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def run(shown: Shown, job: Job, chosen: str = "", each: float | None = None) -> Iterator[Update]:
-    """The grid as it fills; then what can be taken home. `chosen` is the cell to look at first;
-    `each` takes about as many seconds."""
+def run(
+    shown: Shown, inputs: Widgets, job: Job, chosen: str = "", each: float | None = None
+) -> Iterator[Update]:
+    """The grid as it fills; then what can be taken home. Fields are called by the labels of
+    `inputs`; `chosen` is the cell to look at first; `each` takes about as many seconds."""
     with KEPT.at_work(job):
-        yield from _run(shown, job, chosen, each)
+        yield from _run(shown, inputs, job, chosen, each)
 
 
-def _run(shown: Shown, job: Job, chosen: str, each: float | None) -> Iterator[Update]:
+def _run(
+    shown: Shown, inputs: Widgets, job: Job, chosen: str, each: float | None
+) -> Iterator[Update]:
     job.save_given()
-    before, began, warnings = len(job.finished()), time.monotonic(), list[str]()
-    noted: set[str] = set()
+    before, began = len(job.finished()), time.monotonic()
+    warnings: dict[str, None] = {}  # each once, in order
     at_once = job.plan.share
     yield {
         shown.job: job,
@@ -97,17 +100,17 @@ def _run(shown: Shown, job: Job, chosen: str, each: float | None) -> Iterator[Up
                 said = time.monotonic()
                 yield {}  # who has left, or has pressed Stop, is missed here
             continue
-        warnings += [event.message] if isinstance(event, ComparisonWarning) else []
-        new = set(event.warnings) - noted if isinstance(event, Done) else set()
-        tell(sorted(new))
-        noted |= new
+        if isinstance(event, ComparisonWarning):
+            warnings[event.message] = None
+        elif isinstance(event, Done):
+            warnings |= dict.fromkeys(event.warnings)
         done = len(job.finished()) - before
         each = (time.monotonic() - began) / done if done > 0 else each
         yield {
             shown.grid: grid_html(job, expected=Expected(at_once, each and each * at_once)),
-            shown.status: so_far(job, each),
+            shown.status: so_far(job, each) + notes_of(warnings, inputs),
         }
-    yield finished(shown, job, chosen, warnings)
+    yield finished(shown, inputs, job, chosen, warnings)
 
 
 def so_far(job: Job, each: float | None) -> str:
@@ -121,7 +124,7 @@ def so_far(job: Job, each: float | None) -> str:
     return said
 
 
-def stopped(shown: Shown, job: Job | None) -> Iterator[Update]:
+def stopped(shown: Shown, inputs: Widgets, job: Job | None) -> Iterator[Update]:
     """After Stop: how many cells there are, once none is added any more, then what can be taken
     home."""
     if job is None:
@@ -129,7 +132,7 @@ def stopped(shown: Shown, job: Job | None) -> Iterator[Update]:
         return
     job.idle.wait(END)
     yield {shown.status: counted(job), shown.grid: grid_html(job, first_pair(job))}
-    yield finished(shown, job)
+    yield finished(shown, inputs, job)
 
 
 def counted(job: Job) -> str:
@@ -137,14 +140,15 @@ def counted(job: Job) -> str:
     return f"{done} of {total} cells." + ("" if done == total else " Compare goes on from here.")
 
 
-def finished(shown: Shown, job: Job, chosen: str = "", warnings: Sequence[str] = ()) -> Update:
+def finished(
+    shown: Shown, inputs: Widgets, job: Job, chosen: str = "", warnings: Iterable[str] = ()
+) -> Update:
     """The finished cells, to look at and to download, with their warnings."""
     published = write_bundle(job)
     two, columns = first_pair(job, chosen), votes.column_choices(job)
     choices = cell_choices(job)
-    texts = (counted(job), *warnings, *published.warnings)
     return {
-        shown.status: "<br>".join(map(html.escape, texts)),
+        shown.status: counted(job) + notes_of((*warnings, *published.warnings), inputs),
         shown.grid: grid_html(job, two),
         shown.after: gr.Column(visible=bool(choices)),
         shown.table: score_rows(job, published.scores),

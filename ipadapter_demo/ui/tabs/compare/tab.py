@@ -21,6 +21,7 @@ from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors, with_errors_said
+from ipadapter_demo.ui.run.labels import labelled, with_labels
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.say import escaped
@@ -110,16 +111,16 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
                     return escaped(f"{wanted} is loaded when Compare is clicked.")
                 return escaped(pace.cost(Plan(spec, manager)))
             except RequestError as error:  # said when Compare is clicked; this is only a hint
-                return escaped(f"Not ready: {error}")
+                return escaped(f"Not ready: {labelled(str(error), inputs)}")
 
     def compared(job: Job | None, **values: Any) -> Iterator[Update]:
         def drawn() -> Iterator[Update]:
             yield {shown.status: progress(0, 1)}  # reading the files, and perhaps a model
             with manager.comparison(this_visitor()):
                 plan = Plan(spec_of(values), manager)
-                yield from run(shown, _job(plan, job), each=_each(pace.cost(plan)))
+                yield from run(shown, inputs, _job(plan, job), each=_each(pace.cost(plan)))
 
-        yield from with_errors_said(drawn(), status)
+        yield from with_errors_said(with_labels(drawn(), inputs), status)
 
     def redrawn(job: Job | None, cell: str, seed: float) -> Iterator[Update]:
         def drawn() -> Iterator[Update]:
@@ -128,13 +129,13 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
             spec = job.plan.spec
             spec = spec.changed(redraw=spec.comparison.redraw | {cell: int(seed)})
             with manager.comparison(this_visitor()):
-                yield from run(shown, Job(Plan(spec, manager), job.folder), cell)
+                yield from run(shown, inputs, Job(Plan(spec, manager), job.folder), cell)
 
-        yield from with_errors_said(drawn(), status)
+        yield from with_errors_said(with_labels(drawn(), inputs), status)
 
     def as_far_as_it_is(job: Job | None) -> Iterator[Update]:
         with shown_errors():
-            yield from stopped(shown, job)
+            yield from stopped(shown, inputs, job)
 
     every = {"job": shown.job} | inputs
     outputs = [getattr(shown, name) for name in Shown.__slots__]
