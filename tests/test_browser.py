@@ -633,6 +633,7 @@ def test_a_file_that_is_no_picture_says_so_where_it_would_stand(page: Page) -> N
     chooser.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
     expect(panel.get_by_alt_text("This file is not a picture that can be shown.")).to_be_visible()
     expect(seen).to_be_hidden()
+    expect(page.get_by_test_id("toast-body")).to_have_count(0)  # Generate says it
     chooser.set_input_files(FOLDER / "blue-cone.png")
     expect(seen).to_be_visible()
     expect(panel.get_by_alt_text("This file is not a picture that can be shown.")).to_have_count(0)

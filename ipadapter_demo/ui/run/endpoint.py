@@ -42,15 +42,3 @@ def endpoint(
         [parameter(name) for name in inputs]
     )
     return listen(handler, inputs_kwargs=inputs, outputs=outputs, preprocess=False, **options)
-
-
-def cleared_on_failure(event: Dependency, view: gr.Component) -> None:
-    """`view` shows what is made of a field: nothing, where that cannot be read."""
-    event.failure(
-        None,
-        js="() => [null]",
-        outputs=view,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )

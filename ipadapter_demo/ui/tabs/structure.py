@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial, wraps
 from typing import Any
 
@@ -17,7 +18,7 @@ from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.api import File, png_file, public
 from ipadapter_demo.ui.run.api_fields import answer, parameters, picture_schema
-from ipadapter_demo.ui.run.endpoint import cleared_on_failure, endpoint
+from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
@@ -186,32 +187,32 @@ def _draw_map(manager: ModelManager, model: ModelInput, inputs: Widgets, drawn: 
         model: str = "",
     ) -> Image.Image | None:
         """The map that a detector makes of a picture, as /structure would see it."""
-        with shown_errors():
-            image = image_from_upload(control, "control")
-            if image is None or (previews := previews_of(manager, model)) is None:
-                return None
-            kept = structure_of(image, kind, fit=control_fit)
-            request = GenerateRequest(
-                structures=(kept,), width=width or None, height=height or None
-            )
-            return previews.structure_maps(request)[0]
+        image = image_from_upload(control, "control")
+        if image is None or (previews := previews_of(manager, model)) is None:
+            return None
+        kept = structure_of(image, kind, fit=control_fit)
+        request = GenerateRequest(structures=(kept,), width=width or None, height=height or None)
+        return previews.structure_maps(request)[0]
 
     def shown_map(**values: Any) -> Image.Image | None:
         try:
             GenerateRequest(width=values["width"] or None, height=values["height"] or None)
         except RequestError:  # a size that is being typed
             return gr.skip()
-        return structure_map(**values)
+        with shown_errors(), suppress(RequestError):  # Generate says it
+            return structure_map(**values)
+        return None
 
     @wraps(structure_map)
     def asked_map(**values: Any) -> File | None:
-        found = structure_map(**values)
-        return None if found is None else png_file(found)
+        with shown_errors():
+            found = structure_map(**values)
+            return None if found is None else png_file(found)
 
     shown = {name: inputs[name] for name in ("control", "kind", "control_fit", "width", "height")}
     # Detectors are not the model, and nobody waits for it here.
     queue: dict[str, object] = {"concurrency_id": "maps", "concurrency_limit": 2}
-    viewed = endpoint(
+    endpoint(
         partial(gr.on, [*(widget.change for widget in shown.values()), model.shown.change]),
         shown_map,
         shown | {"model": model.chosen},
@@ -221,7 +222,6 @@ def _draw_map(manager: ModelManager, model: ModelInput, inputs: Widgets, drawn: 
         api_visibility="private",
         **queue,
     )
-    cleared_on_failure(viewed, drawn)
     outputs = [answer(picture_schema(), "map")]
     public(asked_map, parameters(shown | {"model": model.chosen}), outputs, **queue)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.fit import ReferenceFit
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.pipeline import ModelInfo
@@ -19,7 +21,7 @@ from ipadapter_demo.request import (
 )
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.size_limits import SIZE_STEP
-from ipadapter_demo.ui.run.endpoint import cleared_on_failure, endpoint
+from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
 from ipadapter_demo.ui.run.tab import Widgets
@@ -227,13 +229,13 @@ def _keep_encoder_view(
     """Keep `view` at what the image encoder sees of `reference`."""
 
     def encoder_view(reference: object, fit: ReferenceFit, model: str) -> Image.Image | None:
-        with shown_errors():
+        with shown_errors(), suppress(RequestError):  # Generate says it
             image = image_from_upload(reference, "reference")
-            if image is None or (previews := previews_of(pipeline, model)) is None:
-                return None
-            return previews.encoder_view(Reference(image=image, fit=fit))
+            if image is not None and (previews := previews_of(pipeline, model)) is not None:
+                return previews.encoder_view(Reference(image=image, fit=fit))
+        return None
 
-    viewed = endpoint(
+    endpoint(
         partial(gr.on, [reference.change, fit.change, model.shown.change]),
         encoder_view,
         {"reference": reference, "fit": fit, "model": model.chosen},
@@ -243,4 +245,3 @@ def _keep_encoder_view(
         concurrency_limit=4,  # it does not run the model
         api_visibility="private",
     )
-    cleared_on_failure(viewed, view)

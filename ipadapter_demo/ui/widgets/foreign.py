@@ -65,8 +65,9 @@ CONVERT = r"""() => {
         zone?.dispatchEvent(new DragEvent("dragleave"));
     }, true);
     for (const kind of ["error", "load"]) document.addEventListener(kind, ({ target }) => {
-        if (target.matches?.(".image-container img"))
-            target.alt = kind === "error" ? window.translated("UNREADABLE") : "";
+        if (!target.matches?.(".image-container img")) return;
+        target.alt = kind === "error" ? window.translated("UNREADABLE") : "";
+        target.toggleAttribute("data-unreadable", kind === "error");
     }, true);
 }""".replace("UNREADABLE", UNREADABLE)
 

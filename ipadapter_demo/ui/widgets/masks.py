@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.masks import MaskMeans, shown_on
-from ipadapter_demo.ui.run.endpoint import cleared_on_failure, endpoint
+from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.uploads import (
@@ -55,7 +57,7 @@ def mask_input(
     def mask_view(
         mask: object, means: MaskMeans, picture: object = None, **edited: Any
     ) -> Image.Image | None:
-        with shown_errors():
+        with shown_errors(), suppress(RequestError):  # Generate says it
             given = mask_from_upload(mask, label, means)
             ground = _ground(picture)
             if given is None and not any(edited.values()):
@@ -64,16 +66,15 @@ def mask_input(
                 invert, grow = edited.get("mask_invert"), edited.get("mask_grow") or 0
                 given = ground.mask_with(given, invert=bool(invert), grow=grow)
                 ground = ground.image
-            if given is None:
-                return None
-            return shown_on(ground, given)
+            return None if given is None else shown_on(ground, given)
+        return None
 
     inputs: Widgets = {"mask": mask, "means": means} | (edits or {})
     triggers = [one.change for one in inputs.values()]  # type: ignore[attr-defined]
     if picture is not None:
         inputs["picture"] = picture
         triggers.append(picture.upload)
-    viewed = endpoint(
+    endpoint(
         partial(gr.on, triggers),
         mask_view,
         inputs,
@@ -83,7 +84,6 @@ def mask_input(
         api_visibility="private",
         concurrency_limit=4,
     )  # it does not run the model
-    cleared_on_failure(viewed, view)
     return {name: mask, means_name: means}
 
 
