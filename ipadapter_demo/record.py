@@ -146,7 +146,7 @@ def record_from_png(source: Path | str | bytes | BinaryIO) -> Record:
     pieces = texts(read_bytes(source, "PNG"), _NAMES, MAX_RECORD_BYTES)
     if KEYWORD not in pieces:
         raise RequestError(
-            "PNG holds no request: it was not made by this program, or was saved again by another"
+            "PNG holds no settings: it was not made by this program, or was saved again by another"
         )
     record = _parsed(b"".join(pieces[name] for name in _NAMES if name in pieces))
     if record.get("schema") == 1 and "facts" in record:

@@ -312,7 +312,7 @@ BAD_INPUT = [
     ("--context 0.5", "--context needs --inpaint"),
     ("--background-weight 1", "--background-weight needs --inpaint"),
     ("--fit pad", "--fit needs a --reference"),
-    ("--from-png R.png", "--from-png R.png: PNG holds no request"),
+    ("--from-png R.png", "--from-png R.png: PNG holds no settings"),
     ("--from-png nowhere.png", "--from-png nowhere.png: PNG cannot be read: No such file"),
     ("--device gpu", "device must be cpu, mps, cuda"),
     ("--out text.txt", "text.txt: File exists"),

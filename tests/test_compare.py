@@ -716,7 +716,7 @@ class TestJob:
             (lambda content: content[:100], "file is damaged or cut short"),
             (lambda content: content[:-20], "cut short"),
             (lambda content: content.replace(b"IDAT", b"IDAX", 1), "damaged"),
-            (lambda content: _saved_again(content), "holds no request"),
+            (lambda content: _saved_again(content), "holds no settings"),
             (lambda content: _edited(content), "file has other pixels than those that were drawn"),
             (lambda content: b"not a picture", "file is not a picture"),
         ],

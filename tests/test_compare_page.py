@@ -53,6 +53,14 @@ def test_a_preset_fills_the_form_and_compare_is_in_reach(page: Page) -> None:
         expect(panel.get_by_label("Columns")).to_have_value(axis)
         expect(panel.get_by_label("Values").first).to_have_value(values)
     expect(panel.get_by_text("12 cells")).to_be_visible()
+    prompt = panel.get_by_role("textbox", name="Prompt", exact=False).first
+    expect(prompt).to_have_value("in a snowy forest")
+    panel.get_by_role("button", name="Seeds", exact=True).click()
+    expect(prompt).to_have_value("")  # which no visitor wrote
+    prompt.fill("at night")
+    panel.get_by_role("button", name="The paper's row", exact=True).click()
+    expect(panel.get_by_label("Columns")).to_have_value("method")
+    expect(prompt).to_have_value("at night")
     expect(start).to_be_in_viewport(ratio=1)
     assert (
         page.evaluate("document.documentElement.scrollWidth")

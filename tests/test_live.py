@@ -23,7 +23,7 @@ from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Reference
-from tests.browsing import browser, click_example, open_tab, served, settle, visit
+from tests.browsing import browser, click_example, open_tab, served, set_number, settle, visit
 from tests.test_request_loras import kohya
 from tests.test_ui import built
 from tests.tiny import picture, write_tiny_model
@@ -251,6 +251,28 @@ def test_two_who_drag_at_once_see_only_their_own(
     for shown, example in zip(theirs, EXAMPLES, strict=True):
         assert len(set(shown)) >= 3
         assert set(shown) <= possible(pipeline, example).keys()
+
+
+def test_who_goes_on_is_not_told_of_a_stop(browser: Browser, url: str) -> None:
+    """The run that was begun when somebody rested ends when they go on."""
+    with visit(browser, url) as page:
+        panel = ready(page, 0)
+        set_number(panel, "Steps", 50)
+        panel.evaluate(
+            """panel => {
+                const status = panel.querySelector(".status"), said = window.said = [];
+                new MutationObserver(() => said.push(status.textContent)).observe(
+                    status, { subtree: true, childList: true, characterData: true });
+            }"""
+        )
+        drag(panel, [0.2])
+        stop = panel.get_by_role("button", name="Stop")
+        expect(stop).to_be_enabled()  # the whole picture is begun
+        drag(panel, [0.6])
+        frames(panel)
+        said = page.evaluate("window.said")
+    assert any("step" in one for one in said)
+    assert not [one for one in said if "top" in one.lower().replace("step", "") or "lost" in one]
 
 
 def test_without_live_nothing_is_drawn(browser: Browser, url: str) -> None:

@@ -10,9 +10,12 @@ from playwright.sync_api import Page, expect
 
 from tests.browsing import (
     DESKTOP,
+    PHONE,
+    box_of,
     browser,
     click_example,
     generate,
+    open_section,
     open_tab,
     page,
     set_number,
@@ -45,6 +48,55 @@ def test_runs_wait_with_the_values_of_their_moment(page: Page) -> None:
     for number, steps in ((2, 50), (1, 3), (0, 4)):
         runs.nth(number).click()
         expect(panel.get_by_label("number input for Steps")).to_have_value(str(steps))
+
+
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
+def test_what_a_button_below_a_result_did_is_said(page: Page) -> None:
+    panel = open_tab(page, "Variation")
+    click_example(panel, 0)
+    set_number(panel, "Steps", 1)
+    generate(panel)
+    status = panel.get_by_role("status").first
+    for button, said in (
+        ("Use as reference", "The picture is the reference now."),
+        ("Keep this seed", "The next runs have this seed, too: it stands in Advanced."),
+        ("Load its settings", "Its settings are in the fields: Generate draws it again."),
+    ):
+        panel.get_by_role("button", name=button).click()
+        expect(status).to_have_text(re.compile(rf"^\d pictures in .*PNG\..*{re.escape(said)}$"))
+    page.mouse.wheel(0, 400)
+    panel.get_by_role("button", name="Inpaint this").click()
+    expect(page.get_by_role("tab", name="Inpaint")).to_have_attribute("aria-selected", "true")
+    page.wait_for_function("scrollY === 0")
+
+
+@pytest.mark.parametrize("page", [DESKTOP, PHONE], indirect=True)
+def test_a_number_beyond_its_slider_is_said(page: Page) -> None:
+    panel = open_tab(page, "Variation")
+    steps, said = panel.get_by_label("number input for Steps"), panel.locator(".beyond")
+    for typed, taken in (("999", "50"), ("-4", "1")):
+        steps.fill(typed)
+        steps.press("Tab")
+        expect(steps).to_have_value(taken)
+        expect(said).to_have_text(f"“Steps” must lie in [1, 50], got {typed}: {taken} is taken.")
+    steps.fill("7")
+    steps.press("Tab")
+    expect(said).to_have_count(0)
+
+
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
+def test_an_error_is_seen_where_the_settings_are(page: Page) -> None:
+    panel = open_tab(page, "Variation")
+    click_example(panel, 0)
+    width = open_section(panel, "Advanced", "Width")
+    width.fill("7")
+    width.scroll_into_view_if_needed()
+    panel.get_by_role("button", name="Generate").click()
+    error = panel.get_by_role("status").first
+    expect(error).to_contain_text("“Width” must lie in")
+    expect(error).to_be_in_viewport(ratio=1)
+    toast = box_of(page.locator(".toast-body"))
+    assert toast["y"] > box_of(error)["y"] + box_of(error)["height"]
 
 
 @pytest.mark.parametrize("page", [DESKTOP], indirect=True)

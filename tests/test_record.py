@@ -370,7 +370,7 @@ def test_provenance_without_meaning_in_json_is_a_mistake() -> None:
     [
         (
             b"x\0\0\0\0\0text",
-            "PNG holds no request: it was not made by this program, or was saved again by another",
+            "PNG holds no settings: it was not made by this program, or was saved again by another",
         ),
         *(
             (
@@ -422,7 +422,7 @@ def compressed(text: bytes) -> bytes:
 BAD_FILES = [
     (b"", r"PNG is an empty file \(0 bytes\)"),
     (b"hello", "PNG expected"),
-    (with_text(b"Comment\0\0\0\0\0hello"), "PNG holds no request"),
+    (with_text(b"Comment\0\0\0\0\0hello"), "PNG holds no settings"),
     (with_text(b"ipadapter_demo"), "a text chunk is malformed"),
     (with_text(b"ipadapter_demo\0"), "a text chunk is malformed"),
     (with_text(b"ipadapter_demo\0\1\0\0\0not zlib"), "a text chunk is malformed"),
@@ -581,7 +581,7 @@ def test_text_of_other_programs_is_never_inflated(much: bytes) -> None:
     content = with_text(*others, record_text(index=0, seed=0, provenance={}), *others)
     assert peak(lambda: request_from_png(content)) < 5
     assert request_from_png(content) == GenerateRequest()
-    assert peak(refused(with_text(*others), "PNG holds no request")) < 5
+    assert peak(refused(with_text(*others), "PNG holds no settings")) < 5
 
 
 def test_all_pieces_share_one_budget(much: bytes) -> None:

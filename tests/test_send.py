@@ -100,5 +100,5 @@ def test_what_is_no_result_is_said(
         chosen(None, 0)
     with pytest.raises(RequestError, match="result must be an uploaded file"):
         chosen([{"image": {"path": __file__}}], 0)
-    with pytest.raises(gr.Error, match="PNG holds no request"):
+    with pytest.raises(gr.Error, match="PNG holds no settings"):
         page[2]["variation", "seed"](gallery, 2)

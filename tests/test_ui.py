@@ -837,7 +837,7 @@ def test_a_result_of_nothing_has_no_tab() -> None:
 
 
 def test_only_our_own_pngs_are_restored(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="holds no request"):
+    with pytest.raises(RequestError, match="holds no settings"):
         record_from_png(png(picture(1)))
     save_png(tmp_path / "ours.png", picture(1), MADE["variation"], 3, 0, {})
     assert record_from_png(tmp_path / "ours.png").request == MADE["variation"]
@@ -900,10 +900,10 @@ def test_what_was_not_done_is_said_beside_the_result(api: Api, served: Any) -> N
     assert "192x64, is squeezed" in status
     assert "negative_prompt has no effect at guidance 1." in status
     *_, status, _ = api.call("image_text", reference=None, prompt="(<b>:1.2)")
-    plain = "prompt: a weight in brackets is read as plain text, as prompt_syntax is plain: "
+    plain = "prompt: a weight in brackets is read as plain text, as the prompt syntax is plain: "
     assert f"{plain}(<b>:1.2)" in status
     on_the_page = summary(served.generate(GenerateRequest(prompt="(<b>:1.2)", steps=1)), {})
-    assert "as prompt_syntax is plain: (&lt;b&gt;:1.2)" in on_the_page
+    assert "as the prompt syntax is plain: (&lt;b&gt;:1.2)" in on_the_page
 
 
 def test_the_map_is_shown_in_the_shape_of_the_result(api: Api) -> None:

@@ -61,7 +61,7 @@ def said(model: BaseModel, **fields: Any) -> tuple[str, ...]:
     return warnings_for(request, cropped, working_size(cropped, model.native_size), maps, model)
 
 
-PLAIN = ", as prompt_syntax is plain"
+PLAIN = ", as the prompt syntax is plain"
 NO_GUIDANCE = "negative_prompt has no effect at guidance 1."
 
 

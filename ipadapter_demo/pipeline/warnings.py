@@ -82,7 +82,7 @@ def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
                 "prompt_syntax is plain."
             )
         for what, found in unread_markup(prompt, request.prompt_syntax).items():
-            why = ", as prompt_syntax is plain" if plain and what in READ_IF_WEIGHTED else ""
+            why = ", as the prompt syntax is plain" if plain and what in READ_IF_WEIGHTED else ""
             yield f"{field}: {what} is read as plain text{why}: {found:.40}"
         if unknown := _unknown_words(prompt, model):
             yield (

@@ -34,8 +34,8 @@ CHANGED = """(live) => {
     const row = document.getElementById("run-TAB"), [generate, stop, frame] =
         ["generate", "halt", "frame"].map((name) => row.querySelector("." + name));
     clearTimeout(row.resting);
+    row.moved = performance.now();  // Stop says nothing then
     if (!stop.disabled) stop.click();
-    row.moved = performance.now();
     frame.click();
     return [];
 }"""

@@ -30,6 +30,7 @@ from ipadapter_demo.ui.run.taken_over import taken_over
 from ipadapter_demo.ui.run.uploads import Painting, editor_value_from_image, path_of_upload
 from ipadapter_demo.ui.widgets.larger import values_from_upscale
 
+RESTORED = "Its settings are in the fields: Generate draws it again."
 WORDS = "image_text"  # the tab for the pictures of other programs, which have a prompt
 
 
@@ -70,6 +71,7 @@ def restore_button(
         info = yield from info_of(
             manager, made_with, lambda text, share: progress(share, desc=text)
         )
+        inform(RESTORED)
         values = shown(built[name], record.request)
         given = values_from_request(built[name], record.request)
         inputs = built[name].inputs

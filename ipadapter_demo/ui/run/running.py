@@ -49,14 +49,17 @@ BEGIN = """() => {
     window.stoppedTabs?.delete("TAB");
     return [];
 }"""
-STOP = r"""() => {
-    const waiting = document.querySelector("#run-TAB .queue")?.textContent.match(/\d+/)?.[0];
+STOP = r"""(status) => {
+    const row = document.getElementById("run-TAB");
+    if (row.moved) return status;  // Live goes on
+    const waiting = row.querySelector(".queue")?.textContent.match(/\d+/)?.[0];
     (window.stoppedTabs ??= new Map()).set("TAB", waiting);
     return "Stopping after this step: the pictures that are shown stay.";
 }"""
 # Of a run that came to no end. Updates may come between a click on Stop and the end of the run, so
 # the status does not tell one from the other; an error's sentence is in it already.
 ENDED = """(status) => {
+    if (document.getElementById("run-TAB").moved) return status;
     if (window.stoppedTabs?.has("TAB")) {
         const waited = window.stoppedTabs.get("TAB");
         const dropped = waited ? ` Runs that waited are dropped: ${waited}.` : "";
@@ -94,7 +97,7 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
         )
         built.runs.append(running)
     # first of what Stop does, while the runs that wait are still counted
-    buttons.stop.click(None, js=stop, outputs=results.status, **AT_ONCE)
+    buttons.stop.click(None, js=stop, inputs=results.status, outputs=results.status, **AT_ONCE)
     built.runs.append(add_further_runs(built, _handler(manager, built, updates), AT_ONCE, QUEUE))
     for running in built.runs:
         running.then(buttons.idle, outputs=buttons.all, **AT_ONCE)

@@ -10,11 +10,17 @@ import gradio as gr
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.ui.run.errors import shown_errors
-from ipadapter_demo.ui.run.restore import shown
+from ipadapter_demo.ui.run.restore import RESTORED, shown
 from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.uploads import editor_value_from_image, path_of_upload
+
+# Another tab is shown from its top.
+TO_THE_TOP = "() => { scrollTo({ top: 0 }); return []; }"
+# Where the page stays as it is, the status adds what was done.
+DONE = """(status) => [status.replace(/ <span class="done">[^]*$/, "")
+    + ' <span class="done">TEXT</span>']"""
 
 
 def add_send_to(tabs: gr.Tabs, built: Mapping[str, BuiltTab], compared: gr.Gallery) -> None:
@@ -32,11 +38,13 @@ def add_send_to(tabs: gr.Tabs, built: Mapping[str, BuiltTab], compared: gr.Galle
         reference, seed, random = (one.inputs[n] for n in ("reference", "seed", "random_seed"))
         buttons = one.results.send
         _into_compare(one, buttons["compare"], compared, tabs)
-        _on_click(one, buttons["reference"], [reference], _referring(reference))
+        done = "The picture is the reference now."
+        _on_click(one, buttons["reference"], [reference], _referring(reference), done)
         _on_click(one, buttons["inpaint"], [painting, tabs], inpaint)
         _on_click(one, buttons["control"], [control, tabs], as_control)
-        _on_click(one, buttons["settings"], list(one.inputs.values()), _restoring(one))
-        _on_click(one, buttons["seed"], [seed, random], _seeding(seed, random))
+        _on_click(one, buttons["settings"], list(one.inputs.values()), _restoring(one), RESTORED)
+        done = "The next runs have this seed, too: it stands in Advanced."
+        _on_click(one, buttons["seed"], [seed, random], _seeding(seed, random), done)
 
 
 def _referring(reference: gr.Component) -> Callable[[Path], Update]:
@@ -69,7 +77,7 @@ def _into_compare(one: BuiltTab, button: gr.Button, compared: gr.Gallery, tabs: 
         outputs=[compared, tabs],
         preprocess=False,
         **AT_ONCE,
-    )
+    ).success(None, js=TO_THE_TOP, **AT_ONCE)
 
 
 def _on_click(
@@ -77,18 +85,27 @@ def _on_click(
     button: gr.Button,
     outputs: list[Any],
     update: Callable[[Path], Update],
+    done: str = "",
 ) -> None:
+    """`done` is said beside the results; without, another tab is opened."""
+
     def send(gallery: object, number: object) -> Update:
         with shown_errors():
             return update(chosen(gallery, number))
 
-    button.click(
+    sent = button.click(
         send,
         inputs=[one.results.gallery, one.results.number],
         outputs=outputs,
         preprocess=False,
         **AT_ONCE,
     )
+    if done:
+        status = one.results.status
+        js = DONE.replace("TEXT", done)
+        sent.success(None, js=js, inputs=status, outputs=status, **AT_ONCE)
+    else:
+        sent.success(None, js=TO_THE_TOP, **AT_ONCE)
 
 
 def paths_of(gallery: object) -> list[Path]:

@@ -26,6 +26,15 @@ ACCESS = """() => {
         "tr.tr-body td:has(img[src][alt=''])": (cell) => {
             cell.querySelector("img").alt = file_of(cell);
         },
+        ".before-after img[alt='']": (image) => {
+            const block = image.closest(".before-after");
+            const first = block.querySelector("img") === image;
+            image.alt = window.translated(first ? "Before" : "After");
+        },
+        // beside the buttons that draw, not over them; on a phone those are below
+        ".toast-wrap:not([style*='bottom'])": ({ style }) => {
+            if (innerWidth >= 640) Object.assign(style, { top: "auto", bottom: "12px" });
+        },
         ".toast-header[role]": (header) =>
             without(header, "role", "tabindex"),  // it holds a button
         ".empty[aria-label]:not([role])": (empty) => empty.setAttribute("role", "img"),

@@ -75,8 +75,8 @@ const load = async () => {
 watch("value", load);
 """.replace("LIST", str(list(COLOURS)))
 MEANING = (
-    "The share that a reference has in what attention adds at each place, against the text: where "
-    "it is high, the picture follows the reference."
+    "How much each place of the picture comes from the reference, and not from the text: where it "
+    "is high, the picture follows the reference."
 )
 
 

@@ -161,13 +161,18 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
                 0, label="Seed", info="of the first image", minimum=0, maximum=MAX_SEED
             )
             widgets["random_seed"] = gr.Checkbox(
-                True, label="Random seed", info="then shown beside"
+                True, label="Random seed", info="each run draws a new one and shows it beside"
             )
         with gr.Row():
             window = info.recommended.guidance_window
             widgets |= window_sliders("guidance_start", "guidance_end", window, "guidance ")
         widgets["guidance_rescale"] = slider(
-            0, 1, 0.0, 0.05, "Guidance rescale", info="against overexposure; 0.7 suits v-prediction"
+            0,
+            1,
+            0.0,
+            0.05,
+            "Guidance rescale",
+            info="against overexposed pictures; 0.7 suits v-prediction models",
         )
         if not painting:
             widgets |= _size_inputs(info) | upscale_inputs()

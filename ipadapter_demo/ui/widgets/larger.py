@@ -20,7 +20,12 @@ def upscale_inputs() -> Widgets:
     widgets: Widgets = {}
     with gr.Row():
         widgets["upscale_factor"] = slider(
-            1, MAX_FACTOR, 1.0, 0.25, "Upscale", info="above 1 in two passes"
+            1,
+            MAX_FACTOR,
+            1.0,
+            0.25,
+            "Upscale",
+            info="above 1 the picture is drawn twice: small, then enlarged",
         )
         widgets["upscale_strength"] = slider(
             0.05, 1, USUAL.strength, 0.05, "Upscale strength", info="of the second pass"

@@ -19,8 +19,8 @@ def loras_input(info: ModelInfo) -> gr.Dropdown:
     """Hidden where the model has none."""
     return gr.Dropdown(
         label="LoRAs",
-        info="a weight goes behind a colon, as style:0.7; else it is 1. One for few steps sets "
-        "steps, guidance and sampler",
+        info="name, or name:weight, as style:0.7; without a weight it is 1. A LoRA for few steps "
+        "also sets steps, guidance and sampler",
         multiselect=True,
         allow_custom_value=True,
         **loras_properties(info),

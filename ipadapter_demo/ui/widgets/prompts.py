@@ -28,7 +28,13 @@ def prompt_settings(info: ModelInfo) -> Widgets:
             min_width=200,
         )
         widgets["clip_skip"] = slider(
-            0, MAX_CLIP_SKIP, 0, 1, "Clip skip", info="one less than in A1111", scale=2
+            0,
+            MAX_CLIP_SKIP,
+            0,
+            1,
+            "Clip skip",
+            info="leaves out the text encoder's last layers; A1111 counts one more",
+            scale=2,
         )
     for name, label in (("prompt_2", "Prompt"), ("negative_prompt_2", "Negative prompt")):
         widgets[name] = gr.Textbox(

@@ -9,6 +9,29 @@ import gradio as gr
 from ipadapter_demo.request import Window
 from ipadapter_demo.ui.run.tab import Widgets
 
+# gradio puts a number beyond a slider's ends at the nearer end, without a word.
+LIMITS = """() => {
+    const SAID = "beyond";
+    document.addEventListener("blur", ({ target }) => {
+        if (!target.matches?.(".block:has(input[type=range]) input[type=number]")) return;
+        const { value, min, max } = target, block = target.closest(".block");
+        block.querySelector(`.${SAID}`)?.remove();
+        const taken = Math.min(Math.max(Number(value), Number(min)), Number(max));
+        if (value !== "" && taken === Number(value)) return;
+        const label = block.querySelector("[data-testid='block-info']")?.textContent.trim();
+        const said = document.createElement("p");
+        said.className = SAID;
+        said.setAttribute("role", "status");
+        const got = value || "nothing";
+        said.textContent =
+            `“${label}” must lie in [${min}, ${max}], got ${got}: ${taken} is taken.`;
+        block.append(said);
+    }, true);
+    document.addEventListener("input", ({ target }) => {
+        target.closest?.(".block")?.querySelector(`.${SAID}`)?.remove();
+    }, true);
+}"""
+
 
 def slider(
     low: float, high: float, value: float, step: float, label: str, **layout: Any

@@ -50,7 +50,8 @@ def fill_by_presets(
         def fill(prompt: str, model_name: str) -> Update:
             info = _info(manager, model_name)
             axis, values = PRESETS[name](info)
-            with_words = axis == "method" and not prompt.strip()
+            own = "" if prompt.strip() in WORDS.values() else prompt
+            with_words = axis == "method" and not own.strip()
             return {
                 columns_axis: axis,
                 columns: values,
@@ -59,7 +60,7 @@ def fill_by_presets(
                 pages_axis: "",
                 pages: "",
                 inputs["beside"]: ["reference"],
-                inputs["prompt"]: WORDS[bool(info.words)] if with_words else prompt,
+                inputs["prompt"]: WORDS[bool(info.words)] if with_words else own,
                 inputs["written"]: "",
             }
 

@@ -176,7 +176,10 @@ def _files(gallery: Any) -> dict[str, Path]:  # noqa: ANN401 - the raw value of 
 def _reader(files: Mapping[str, Path]) -> Callable[[str], bytes]:
     def read(name: str) -> bytes:
         if Path(name).name not in files:
-            raise RequestError(f"{name:.80} is not among the pictures: upload it first")
+            known = ", ".join(files) or "none"
+            raise RequestError(
+                f"{name:.80} is not among the pictures ({known:.200}): upload it first"
+            )
         return read_bytes(files[Path(name).name], name)
 
     return read
