@@ -79,7 +79,7 @@ def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
         if used > limit:
             yield (
                 f"{field}: it has {used} tokens; the model reads the first {limit}, as "
-                "prompt_syntax is plain."
+                "the prompt syntax is plain."
             )
         for what, found in unread_markup(prompt, request.prompt_syntax).items():
             why = ", as the prompt syntax is plain" if plain and what in READ_IF_WEIGHTED else ""
