@@ -25,7 +25,7 @@ from ipadapter_demo.ui.run.models import info_of, recommended
 from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.running import QUEUE
 from ipadapter_demo.ui.run.say import inform, warn
-from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
+from ipadapter_demo.ui.run.tab import BuiltTab, Results, Tab, Update
 from ipadapter_demo.ui.run.taken_over import taken_over
 from ipadapter_demo.ui.run.uploads import Painting, editor_value_from_image, path_of_upload
 from ipadapter_demo.ui.widgets.larger import values_from_upscale
@@ -71,7 +71,6 @@ def restore_button(
         info = yield from info_of(
             manager, made_with, lambda text, share: progress(share, desc=text)
         )
-        inform(RESTORED)
         values = shown(built[name], record.request)
         given = values_from_request(built[name], record.request)
         inputs = built[name].inputs
@@ -85,6 +84,7 @@ def restore_button(
         yield (
             values
             | updates
+            | _alone(built[name].results, path)
             | {
                 tabs: gr.Tabs(selected=name),
                 title: header(info),
@@ -108,7 +108,8 @@ def restore_button(
     widgets: set[gr.Component] = {
         widget for tab in built.values() for widget in tab.inputs.values()
     }
-    widgets |= {model.chosen, model.shown, title, built[WORDS].results.status, *spec_widgets}
+    widgets |= {widget for tab in built.values() for widget in _alone(tab.results, Path())}
+    widgets |= {model.chosen, model.shown, title, *spec_widgets}
     button.upload(
         restore,
         inputs=[button, model.chosen],
@@ -118,6 +119,14 @@ def restore_button(
         api_visibility="private",
         **QUEUE,
     )
+
+
+def _alone(results: Results, picture: Path) -> Update:
+    """The picture whose settings are shown, as the tab's only result."""
+    texts = (results.scrubber, results.attention_maps, *results.lines)
+    alone: Update = dict.fromkeys(texts, "")
+    alone |= {results.gallery: [str(picture)], results.status: RESTORED, results.number: None}
+    return alone if results.comparison is None else alone | {results.comparison: None}
 
 
 def tab_of_request(request: GenerateRequest, tabs: Mapping[str, Tab]) -> str:
