@@ -213,6 +213,7 @@ def test_a_blind_vote_asks_of_heads_and_gives_shares(page: Page) -> None:
     expect(panel.get_by_label("Column", exact=True)).to_have_value("λ = 0")
     expect(panel.get_by_label("against column")).to_have_value("λ = 1")
     panel.get_by_role("button", name="Begin").click()
+    expect(panel.get_by_role("button", name="The left one")).to_be_in_viewport(ratio=1)
     for number in (1, 2, 3):
         asked = f"Which one follows the reference and “a red cube” better? {number} of 3."
         expect(panel.get_by_text(asked)).to_be_visible()

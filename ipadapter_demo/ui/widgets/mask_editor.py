@@ -11,8 +11,8 @@ from ipadapter_demo.ui.run.uploads import MAX_GROW
 OPACITY = 0.6
 HINT = (
     "Keys: <kbd>[</kbd> <kbd>]</kbd> brush size, <kbd>Ctrl</kbd> <kbd>Z</kbd> undo, "
-    "<kbd>Ctrl</kbd> <kbd>Shift</kbd> <kbd>Z</kbd> redo, <kbd>+</kbd> <kbd>-</kbd> zoom. All are "
-    "buttons of the editor, too."
+    "<kbd>Ctrl</kbd> <kbd>Shift</kbd> <kbd>Z</kbd> redo, <kbd>+</kbd> <kbd>-</kbd> zoom. The "
+    "editor has buttons for all of them."
 )
 
 # Keys of the editor of the tab that is shown, wherever nobody types. The brush size has its slider

@@ -27,6 +27,13 @@ ANSWERS: dict[Answer, str] = {
     "neither": "Cannot say",
 }
 
+# As soon as the pictures above have their height.
+IN_SIGHT = """() => {
+    const buttons = document.querySelector(".vote");
+    setTimeout(() => buttons.scrollIntoView({ behavior: "smooth", block: "center" }), 300);
+    return [];
+}"""
+
 
 def build(job: gr.State) -> tuple[gr.Dropdown, gr.Dropdown]:
     """Below a grid: which of two columns is better, picture by picture, with the sides hidden.
@@ -41,7 +48,7 @@ def build(job: gr.State) -> tuple[gr.Dropdown, gr.Dropdown]:
         said = gr.HTML("", elem_classes="status")
         with gr.Row():
             pictures = [_picture(side) for side in ("Reference", "Left", "Right")]
-        with gr.Row():
+        with gr.Row(elem_classes="vote"):
             buttons = {
                 answer: gr.Button(label, interactive=False, min_width=100)
                 for answer, label in ANSWERS.items()
@@ -84,7 +91,8 @@ def build(job: gr.State) -> tuple[gr.Dropdown, gr.Dropdown]:
 
         return count
 
-    begin.click(started, inputs=[job, one, other], outputs=outputs, **AT_ONCE)
+    begun = begin.click(started, inputs=[job, one, other], outputs=outputs, **AT_ONCE)
+    begun.success(None, js=IN_SIGHT, **AT_ONCE)
     for answer, button in buttons.items():
         button.click(answered(answer), inputs=[job, found], outputs=outputs, **AT_ONCE)
     return one, other
