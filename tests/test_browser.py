@@ -173,9 +173,9 @@ def test_a_run_goes_on_to_the_next_thing_and_stays_in_the_history(page: Page) ->
     page.get_by_role("button", name=re.compile("Load the settings of variation")).click()
     expect(panel.get_by_label("number input for Steps")).to_have_value("1")
     expect(panel.locator(".results img")).to_have_count(1)  # and the picture itself
-    expect(panel.get_by_role("status").first).to_have_text(
-        "Its settings are in the fields: Generate draws it again."
-    )
+    expect(panel.locator(".results img")).to_be_in_viewport(ratio=0.9)
+    said = r"Seed \d+, λ = 1\. Its settings are in the fields: Generate draws it again\."
+    expect(panel.get_by_role("status").first).to_have_text(re.compile(said))
     panel.get_by_role("button", name="Keep this seed").click()
     expect(panel.get_by_role("status").first).to_contain_text("The next runs have this seed")
     page.get_by_role("button", name="Clear history").click()

@@ -374,6 +374,27 @@ def test_who_is_drawn_too_long_gets_an_error(adder: Adder) -> None:
     engine.stop()
 
 
+def test_the_time_of_an_event_holds_the_step_it_comes_of(adder: Adder) -> None:
+    """Else the first step would seem to have taken none, and so would all that are left."""
+    now, seen = [0.0], list[float]()
+    engine = Engine(clock=lambda: now[0])
+
+    def slow(calls: Sequence[Call[Any]]) -> list[Tensor]:
+        now[0] += 2.0
+        return adder.predict(calls)
+
+    def work() -> Generator[object, None, None]:
+        for _ in range(3):
+            yield Call(torch.zeros(1), LEVEL, "a")
+            seen.append(engine.seconds_of(job))
+
+    job = Job(work(), slow, "size", rows=1, share=1)
+    assert finished(engine, job) == [[]]
+    assert seen == [2.0, 4.0, 6.0]
+    assert engine.seconds_of(job) == 6.0
+    engine.stop()
+
+
 def test_it_is_said_again_where_nothing_comes(engine: Engine, adder: Adder) -> None:
     """So that whoever left is missed while others come first."""
     adder.gated = True

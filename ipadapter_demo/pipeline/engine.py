@@ -119,6 +119,11 @@ class Engine:
                     job.events.put(End(Unloaded("the model is unloaded")))
             self._changed.notify_all()
 
+    def seconds_of(self, job: Job) -> float:
+        """What was done for it so far, and what is being done, of which its events are a part."""
+        since = job.since
+        return job.seconds + (0.0 if since is None else self._clock() - since)
+
     def stop(self) -> None:
         """Cancel everything, and wait until the thread has ended."""
         with self._changed:
@@ -182,9 +187,12 @@ class Engine:
     def _timed(self, jobs: Sequence[Job], work: Callable[[], object]) -> None:
         """What is done for jobs counts for each of them."""
         began = self._clock()
+        for job in jobs:
+            job.since = began
         work()
         seconds = self._clock() - began
         for job in jobs:
+            job.since = None
             job.seconds += seconds
             if job.most_seconds is not None and job.seconds > job.most_seconds and not job.left:
                 self._end(

@@ -56,6 +56,7 @@ class Job:
     most_seconds: float | None = None
     events: SimpleQueue[object] = field(default_factory=SimpleQueue, init=False)
     seconds: float = field(default=0.0, init=False)  # that it was worked at
+    since: float | None = field(default=None, init=False)  # when the present work on it began
     call: Call[Any] | None = field(default=None, init=False)  # that it waits for
     advanced: float | None = field(default=None, init=False)  # when it last was
     left: bool = field(default=False, init=False)  # it is done, or nobody waits for it any more

@@ -276,10 +276,10 @@ class ImagePromptPipeline(Previews):
                 if isinstance(event, Drawn):
                     yield self._result(plan, event)
                 elif event is None:
-                    yield replace(last, images=(), seconds=job.seconds)
+                    yield replace(last, images=(), seconds=self._engine.seconds_of(job))
                 else:
                     images = plan.restored_preview(event.images) if event.images else ()
-                    last = replace(event, images=images, seconds=job.seconds)
+                    last = replace(event, images=images, seconds=self._engine.seconds_of(job))
                     yield last
 
     def _result(self, plan: Plan, drawn: Drawn) -> Result:

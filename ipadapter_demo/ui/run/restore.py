@@ -16,6 +16,7 @@ from ipadapter_demo.foreign import settings_from_png
 from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.lora import Lora, texts_from_loras
 from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.record import Record
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.embeds import embeds_file
@@ -23,7 +24,7 @@ from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, model_properties
 from ipadapter_demo.ui.run.models import info_of, recommended
 from ipadapter_demo.ui.run.room import record_at
-from ipadapter_demo.ui.run.running import QUEUE
+from ipadapter_demo.ui.run.running import AT_ONCE, QUEUE
 from ipadapter_demo.ui.run.say import inform, warn
 from ipadapter_demo.ui.run.tab import BuiltTab, Results, Tab, Update
 from ipadapter_demo.ui.run.taken_over import taken_over
@@ -32,6 +33,13 @@ from ipadapter_demo.ui.widgets.larger import values_from_upscale
 
 RESTORED = "Its settings are in the fields: Generate draws it again."
 WORDS = "image_text"  # the tab for the pictures of other programs, which have a prompt
+
+# The picture, and on a wide screen its settings beside it: the history is at the foot of the page.
+IN_SIGHT = """() => {
+    const shown = [...document.querySelectorAll(".results")].find((one) => one.offsetParent);
+    shown?.scrollIntoView({ block: "center" });
+    return [];
+}"""
 
 
 def restore_button(
@@ -85,6 +93,7 @@ def restore_button(
             values
             | updates
             | _alone(built[name].results, path)
+            | {built[name].results.status: restored(record)}
             | {
                 tabs: gr.Tabs(selected=name),
                 title: header(info),
@@ -118,15 +127,20 @@ def restore_button(
         show_progress_on=title,
         api_visibility="private",
         **QUEUE,
-    )
+    ).success(None, js=IN_SIGHT, **AT_ONCE)
 
 
 def _alone(results: Results, picture: Path) -> Update:
     """The picture whose settings are shown, as the tab's only result."""
     texts = (results.scrubber, results.attention_maps, *results.lines)
     alone: Update = dict.fromkeys(texts, "")
-    alone |= {results.gallery: [str(picture)], results.status: RESTORED, results.number: None}
+    alone |= {results.gallery: [str(picture)], results.status: "", results.number: None}
     return alone if results.comparison is None else alone | {results.comparison: None}
+
+
+def restored(record: Record) -> str:
+    """What the status says of it."""
+    return f"Seed {record.seed}, λ = {record.request.image_scale:g}. {RESTORED}"
 
 
 def tab_of_request(request: GenerateRequest, tabs: Mapping[str, Tab]) -> str:

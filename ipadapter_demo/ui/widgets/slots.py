@@ -73,7 +73,11 @@ def structure_inputs(choices: list[tuple[str, str]], k: int) -> Widgets:
     """The kind of structure to keep of a picture, its fit, and its weight."""
     return {
         slot("kind", k): gr.Dropdown(
-            choices, value=choices[0][1] if choices else None, label="Control type"
+            choices,
+            value=choices[0][1] if choices else None,
+            label="Control type",
+            scale=2,
+            min_width=320,
         ),
         slot("control_fit", k): gr.Dropdown(
             MAP_FITS, value="crop", label="Fit to the result", min_width=120

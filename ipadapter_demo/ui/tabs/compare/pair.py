@@ -44,8 +44,8 @@ def pair_inputs(
     """Which two of the job's cells, chosen in the grid as well; another seed for the first, and
     the button that draws it."""
     with gr.Row():
-        one = gr.Dropdown([], label="First picture", allow_custom_value=True, min_width=160)
-        other = gr.Dropdown([], label="Second picture", allow_custom_value=True, min_width=160)
+        one = gr.Dropdown([], label="First picture", allow_custom_value=True, min_width=220)
+        other = gr.Dropdown([], label="Second picture", allow_custom_value=True, min_width=220)
     with gr.Row(elem_classes="pair"):
         slider = gr.ImageSlider(
             label="Slider",
