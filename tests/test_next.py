@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browsing import (
     DESKTOP,
@@ -31,6 +31,15 @@ pytestmark = [
 ]
 
 
+def drawn(page: Page, tab: str) -> Locator:
+    """The tab after a run of its first example, in one step."""
+    panel = open_tab(page, tab)
+    click_example(panel, 0)
+    set_number(panel, "Steps", 1)
+    generate(panel)
+    return panel
+
+
 def test_runs_wait_with_the_values_of_their_moment(page: Page) -> None:
     panel = open_tab(page, "Variation")
     click_example(panel, 0)
@@ -52,10 +61,7 @@ def test_runs_wait_with_the_values_of_their_moment(page: Page) -> None:
 
 @pytest.mark.parametrize("page", [DESKTOP], indirect=True)
 def test_what_a_button_below_a_result_did_is_said(page: Page) -> None:
-    panel = open_tab(page, "Variation")
-    click_example(panel, 0)
-    set_number(panel, "Steps", 1)
-    generate(panel)
+    panel = drawn(page, "Variation")
     status = panel.get_by_role("status").first
     for button, said in (
         ("Use as reference", "The picture is the reference now."),
@@ -101,10 +107,7 @@ def test_an_error_is_seen_where_the_settings_are(page: Page) -> None:
 
 @pytest.mark.parametrize("page", [DESKTOP], indirect=True)
 def test_stop_drops_the_runs_that_wait(page: Page) -> None:
-    panel = open_tab(page, "Image + text")
-    click_example(panel, 0)
-    set_number(panel, "Steps", 1)
-    generate(panel)
+    panel = drawn(page, "Image + text")
     set_number(panel, "Steps", 50)
     panel.get_by_role("button", name="Generate").click()
     queue = panel.get_by_role("button", name=re.compile("^Queue"))
@@ -126,10 +129,7 @@ def test_stop_drops_the_runs_that_wait(page: Page) -> None:
 @pytest.mark.parametrize("page", [DESKTOP], indirect=True)
 def test_a_result_is_dragged_into_a_field(page: Page) -> None:
     """Also where there is a picture already."""
-    panel = open_tab(page, "Structure")
-    click_example(panel, 0)
-    set_number(panel, "Steps", 1)
-    generate(panel)
+    panel = drawn(page, "Structure")
     field = panel.locator(".inputs .block:has(input[type=file])").first
     before = field.locator("img").get_attribute("src") or ""
     panel.locator(".results img").first.drag_to(field)

@@ -29,8 +29,9 @@ def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=160, pil_kwargs={"lossless": True, "method": 6})
+def _save(figure: Figure, path: Path, **saved: Any) -> None:
+    """Lines without loss, unless `saved` says otherwise."""
+    figure.savefig(path, dpi=160, pil_kwargs={"method": 6} | (saved or {"lossless": True}))
 
 
 def methods(record: Record, path: Path) -> None:
@@ -122,7 +123,7 @@ def transfer(record: Record, path: Path) -> None:
         panel.set_title(row["what"], loc="left", fontsize=9)
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
-    figure.savefig(path, dpi=160, pil_kwargs={"quality": 80, "method": 6})  # pictures, no lines
+    _save(figure, path, quality=80)  # pictures
 
 
 def strip(pixels: Tensor) -> str:

@@ -121,8 +121,8 @@ class Engine:
 
     def seconds_of(self, job: Job) -> float:
         """What was done for it so far, and what is being done, of which its events are a part."""
-        since = job.since
-        return job.seconds + (0.0 if since is None else self._clock() - since)
+        seconds, since = job.worked
+        return seconds + (0.0 if since is None else self._clock() - since)
 
     def stop(self) -> None:
         """Cancel everything, and wait until the thread has ended."""
@@ -188,17 +188,17 @@ class Engine:
         """What is done for jobs counts for each of them."""
         began = self._clock()
         for job in jobs:
-            job.since = began
+            job.worked = (job.worked[0], began)
         work()
-        seconds = self._clock() - began
+        ended = self._clock()
         for job in jobs:
-            job.since = None
-            job.seconds += seconds
-            if job.most_seconds is not None and job.seconds > job.most_seconds and not job.left:
+            seconds = job.worked[0] + ended - began
+            job.worked = (seconds, None)
+            if job.most_seconds is not None and seconds > job.most_seconds and not job.left:
                 self._end(
                     job,
                     RequestError(
-                        f"the request was drawn for {job.seconds:.0f} seconds, and "
+                        f"the request was drawn for {seconds:.0f} seconds, and "
                         f"{job.most_seconds:g} is the limit: fewer pictures, steps or pixels "
                         "take less"
                     ),

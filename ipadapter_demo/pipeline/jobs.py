@@ -55,8 +55,8 @@ class Job:
     owner: object = None
     most_seconds: float | None = None
     events: SimpleQueue[object] = field(default_factory=SimpleQueue, init=False)
-    seconds: float = field(default=0.0, init=False)  # that it was worked at
-    since: float | None = field(default=None, init=False)  # when the present work on it began
+    # seconds that it was worked at, and when the present work on it began; other threads read both
+    worked: tuple[float, float | None] = field(default=(0.0, None), init=False)
     call: Call[Any] | None = field(default=None, init=False)  # that it waits for
     advanced: float | None = field(default=None, init=False)  # when it last was
     left: bool = field(default=False, init=False)  # it is done, or nobody waits for it any more

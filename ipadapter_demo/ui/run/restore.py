@@ -92,8 +92,7 @@ def restore_button(
         yield (
             values
             | updates
-            | _alone(built[name].results, path)
-            | {built[name].results.status: restored(record)}
+            | _alone(built[name].results, str(path), restored(record))
             | {
                 tabs: gr.Tabs(selected=name),
                 title: header(info),
@@ -117,7 +116,7 @@ def restore_button(
     widgets: set[gr.Component] = {
         widget for tab in built.values() for widget in tab.inputs.values()
     }
-    widgets |= {widget for tab in built.values() for widget in _alone(tab.results, Path())}
+    widgets |= {widget for tab in built.values() for widget in _alone(tab.results)}
     widgets |= {model.chosen, model.shown, title, *spec_widgets}
     button.upload(
         restore,
@@ -130,11 +129,11 @@ def restore_button(
     ).success(None, js=IN_SIGHT, **AT_ONCE)
 
 
-def _alone(results: Results, picture: Path) -> Update:
-    """The picture whose settings are shown, as the tab's only result."""
+def _alone(results: Results, picture: str = "", said: str = "") -> Update:
+    """The picture whose settings are shown, as the tab's only result; what is said of it."""
     texts = (results.scrubber, results.attention_maps, *results.lines)
     alone: Update = dict.fromkeys(texts, "")
-    alone |= {results.gallery: [str(picture)], results.status: "", results.number: None}
+    alone |= {results.gallery: [picture], results.status: said, results.number: None}
     return alone if results.comparison is None else alone | {results.comparison: None}
 
 

@@ -51,7 +51,7 @@ def fill_by_presets(
             info = _info(manager, model_name)
             axis, values = PRESETS[name](info)
             own = "" if prompt.strip() in WORDS.values() else prompt
-            with_words = axis == "method" and not own.strip()
+            words = WORDS[bool(info.words)] if axis == "method" else ""
             return {
                 columns_axis: axis,
                 columns: values,
@@ -60,7 +60,7 @@ def fill_by_presets(
                 pages_axis: "",
                 pages: "",
                 inputs["beside"]: ["reference"],
-                inputs["prompt"]: WORDS[bool(info.words)] if with_words else own,
+                inputs["prompt"]: own if own.strip() else words,
                 inputs["written"]: "",
             }
 
