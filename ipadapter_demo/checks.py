@@ -15,7 +15,7 @@ def number(field: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RequestError(f"{field} must be a number, got {_SHOWN.repr(value)}")
     if not low <= value <= high:  # also rejects NaN
-        raise RequestError(f"{field} must lie in [{low:g}, {high:g}], got {_SHOWN.repr(value)}")
+        raise RequestError(f"{field} must be from {low:g} to {high:g}, got {_SHOWN.repr(value)}")
     return float(value)
 
 
@@ -23,7 +23,7 @@ def strength(field: str, value: object) -> float:
     share = number(field, value, 0.0, 1.0)
     if share == 0.0:
         raise RequestError(
-            f"{field} must lie in (0, 1], got {value!r:.80}: at 0 nothing would change"
+            f"{field} must be above 0 and at most 1, got {value!r:.80}: at 0 nothing would change"
         )
     return share
 
@@ -34,7 +34,7 @@ def integer(field: str, value: object, low: int, high: int) -> int:
         raise RequestError(f"{field} must be a whole number, got {_SHOWN.repr(value)}")
     assert isinstance(value, (int, float))
     if not low <= value <= high:
-        raise RequestError(f"{field} must lie in [{low}, {high}], got {_SHOWN.repr(value)}")
+        raise RequestError(f"{field} must be from {low} to {high}, got {_SHOWN.repr(value)}")
     return int(value)
 
 

@@ -31,7 +31,8 @@ class Upscale:
         factor = checks.number("upscale.factor", self.factor, 1.0, MAX_FACTOR)
         if factor == 1.0:
             raise RequestError(
-                f"upscale.factor must lie in (1, {MAX_FACTOR:g}], got {self.factor!r:.80}"
+                f"upscale.factor must be above 1 and at most {MAX_FACTOR:g}, "
+                f"got {self.factor!r:.80}"
             )
         object.__setattr__(self, "factor", factor)
         strength = checks.strength("upscale.strength", self.strength)

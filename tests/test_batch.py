@@ -125,7 +125,7 @@ def test_a_picture_comes_with_no_more_pixels_than_a_result_has(
         (0, {}, "pictures must be 1 to 50 uploaded files, got 0"),
         (51, {}, "pictures must be 1 to 50 uploaded files, got 51"),
         (26, {"count": 4}, "pictures x count must be at most 100, got 26 x 4"),
-        (1, {"steps": 0}, r"“Steps” must lie in \[1, 200\], got 0"),
+        (1, {"steps": 0}, r"“Steps” must be from 1 to 200, got 0"),
     ],
 )
 def test_what_is_too_much_or_wrong_is_refused(

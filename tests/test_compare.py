@@ -250,9 +250,9 @@ class TestSpec:
             ({"request": {"prompt": 7}}, r"spec.request.prompt: 7 is not of type 'string'"),
             (
                 {"request": {"image_scale": 3.0}, "columns": {"seed": [1]}},
-                r"cell p1-r1: image_scale must lie in \[0, 2\], got 3.0",
+                r"cell p1-r1: image_scale must be from 0 to 2, got 3.0",
             ),
-            ({"columns": {"steps": [0]}}, r"cell p1-r1: steps must lie in \[1, 200\], got 0"),
+            ({"columns": {"steps": [0]}}, r"cell p1-r1: steps must be from 1 to 200, got 0"),
             ({"labels": {"columns": ["one"]}}, "labels.columns must be 2, one for each, got 1"),
             ({"redraw": {"p9-r9-c9": 1}}, "redraw: there is no cell p9-r9-c9"),
             ({"columns": {"structure": ["a.png"]}}, "structure must be KIND=FILE"),

@@ -167,7 +167,7 @@ class TestInPlaceOfThePicture:
             ({"embeds": embeds(1, 4), "noise": 0.5}, "reference.noise needs a picture"),
             ({"embeds": embeds(1, 4), "clip_mask": box_mask((0, 0, 8, 8))}, "clip_mask needs a"),
             ({"embeds": b"bytes"}, "reference.embeds must be ImageEmbeds, got bytes"),
-            ({"image": WIDE, "noise": 1.5}, r"reference.noise must lie in \[0, 1\], got 1.5"),
+            ({"image": WIDE, "noise": 1.5}, r"reference.noise must be from 0 to 1, got 1.5"),
             ({"image": WIDE, "fit": "stretch"}, "one of crop, pad, squash, tile, got 'stretch'"),
             (
                 {"image": WIDE, "clip_mask": box_mask((0, 0, 8, 8))},

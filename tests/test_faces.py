@@ -150,7 +150,7 @@ class TestFacesOfAPicture:
             chosen_face(FOUND, 4)
         with pytest.raises(RequestError, match="shows no face"):
             chosen_face([], 0)
-        with pytest.raises(RequestError, match=r"reference\.face must lie in \[0, 100\], got 101"):
+        with pytest.raises(RequestError, match=r"reference\.face must be from 0 to 100, got 101"):
             Reference(image=picture(1), face=101)
         with pytest.raises(RequestError, match=r"reference\.face chooses a face of a picture"):
             Reference(embeds=face_embeds(1), face=1)
@@ -232,7 +232,10 @@ class TestFromTheCommandLine:
         [
             (f"generate --reference R.png --adapter {PLAIN}", "pip install insightface"),
             (f"embeds R.png --adapter {PLAIN} --face 2 --out x.safetensors", "pip install insig"),
-            ("generate --reference R.png --reference-face -1", "reference.face must lie in [0, 1"),
+            (
+                "generate --reference R.png --reference-face -1",
+                "reference.face must be from 0 to 1",
+            ),
             (
                 "generate --reference R.png --reference-face-embeds R.png",
                 "--reference-face-embeds R.png: embeds must be a safetensors file",
@@ -284,7 +287,7 @@ def test_a_comparison_has_faces_among_its_references(
         Reference(embeds=face_embeds(2), weight=0.5),
     )
     assert np.array_equal(np.asarray(drawer.generate(record).images[0]), drawn)
-    with pytest.raises(RequestError, match=r"reference\.face must lie in \[0, 100\], got 101"):
+    with pytest.raises(RequestError, match=r"reference\.face must be from 0 to 100, got 101"):
         draw_comparison(
             spec({"image": "a.png", "face": 101}), tmp_path / "no", ModelManager(drawer)
         )

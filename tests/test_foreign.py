@@ -316,7 +316,7 @@ def test_what_a_request_cannot_have_is_said() -> None:
         "Seed: 18446744073709551615",
         "size: 511, 512",
     ]
-    assert "steps must lie in [1, 200], got 500" in found.left[0]
+    assert "steps must be from 1 to 200, got 500" in found.left[0]
 
 
 def test_the_adapter_is_looked_for_in_the_model(pipeline: ImagePromptPipeline) -> None:

@@ -50,13 +50,13 @@ def test_the_hint_of_a_prompt_is_a_sentence_to_copy(pipeline: ImagePromptPipelin
     ("name", "values", "said"),
     [
         ("variation", {"reference": None}, "“Reference” is missing: upload a picture first"),
-        ("variation", {"count": 99}, "“Number of images” must lie in [1, 16], got 99"),
-        ("image_text", {"weight": 3}, "“Weight” must lie in [0, 2], got 3"),
-        ("image_text", {"only": 5}, "“Use only for image #” must lie in [0, 4], got 5"),
+        ("variation", {"count": 99}, "“Number of images” must be from 1 to 16, got 99"),
+        ("image_text", {"weight": 3}, "“Weight” must be from 0 to 2, got 3"),
+        ("image_text", {"only": 5}, "“Use only for image #” must be from 0 to 4, got 5"),
         ("image_text", {"guidance_start": 1}, "“Guidance start / end” must start before it ends"),
-        ("structure", {"structure_weight": 3}, "“Control weight” must lie in [0, 2], got 3"),
+        ("structure", {"structure_weight": 3}, "“Control weight” must be from 0 to 2, got 3"),
         ("structure", {"control": None}, "“Control image” is missing: upload the picture"),
-        ("inpaint", {"feather": 99}, "“Mask feather” must lie in [0, 64], got 99"),
+        ("inpaint", {"feather": 99}, "“Mask feather” must be from 0 to 64, got 99"),
         ("inpaint", {"painting": None}, "“Paint the area to replace” is missing: upload a"),
     ],
 )

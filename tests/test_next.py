@@ -84,7 +84,7 @@ def test_a_number_beyond_its_slider_is_said(page: Page) -> None:
         steps.fill(typed)
         steps.press("Tab")
         expect(steps).to_have_value(taken)
-        expect(said).to_have_text(f"“Steps” must lie in [1, 50], got {typed}: {taken} is taken.")
+        expect(said).to_have_text(f"“Steps” must be from 1 to 50, got {typed}: {taken} is taken.")
     steps.fill("7")
     steps.press("Tab")
     expect(said).to_have_count(0)
@@ -99,7 +99,7 @@ def test_an_error_is_seen_where_the_settings_are(page: Page) -> None:
     width.scroll_into_view_if_needed()
     panel.get_by_role("button", name="Generate").click()
     error = panel.get_by_role("status").first
-    expect(error).to_contain_text("“Width” must lie in")
+    expect(error).to_contain_text("“Width” must be from")
     expect(error).to_be_in_viewport(ratio=1)
     toast = box_of(page.locator(".toast-body"))
     assert toast["y"] > box_of(error)["y"] + box_of(error)["height"]

@@ -57,14 +57,14 @@ def test_law_7_of_the_picture_no_pixel_changes(
     ("how", "said"),
     [
         ({}, "extend must be above 0 on one side, got 0 on all four"),
-        ({"left": -1}, r"extend\.left must lie in \[0, 1024\], got -1"),
-        ({"bottom": 1025}, r"extend\.bottom must lie in \[0, 1024\], got 1025"),
+        ({"left": -1}, r"extend\.left must be from 0 to 1024, got -1"),
+        ({"bottom": 1025}, r"extend\.bottom must be from 0 to 1024, got 1025"),
         ({"top": 1.5}, r"extend\.top must be a whole number, got 1\.5"),
         (
             {"top": 1, "mask": box_mask((0, 0, 8, 8), 32, 32)},
             r"inpaint\.mask must have the size of inpaint\.image, 64x64, got 32x32",
         ),
-        ({"top": 1, "strength": 0}, r"inpaint\.strength must lie in \(0, 1\]"),
+        ({"top": 1, "strength": 0}, r"inpaint\.strength must be above 0 and at most 1"),
     ],
 )
 def test_what_cannot_be_is_said(how: dict[str, Any], said: str) -> None:

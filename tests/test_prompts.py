@@ -349,7 +349,7 @@ class TestClipSkip:
         with pytest.raises(RequestError) as refusal:
             pipeline.generate(GenerateRequest(clip_skip=2, steps=1))
         assert str(refusal.value) == (
-            "clip_skip must lie in [0, 1] for this model, whose text encoder has 2 layers, got 2"
+            "clip_skip must be from 0 to 1 for this model, whose text encoder has 2 layers, got 2"
         )
 
 
@@ -451,7 +451,7 @@ class TestRecords:
             GenerateRequest(**{field: prompt}, prompt_syntax="weighted")
             return
         GenerateRequest(**{field: prompt})
-        with pytest.raises(RequestError, match=rf"^{field}: a weight must lie in .* got {weight}"):
+        with pytest.raises(RequestError, match=rf"^{field}: a weight must be from .* got {weight}"):
             GenerateRequest(**{field: prompt}, prompt_syntax="weighted")
 
     def test_the_syntax_is_one_of_two(self) -> None:

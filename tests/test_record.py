@@ -182,7 +182,7 @@ BAD_RECORDS = [
     ({"schema": 1, "request": {}, "images": []}, "record.images must map"),
     ({"schema": 1, "request": {}, "images": {"a": 1}}, "record.images must map"),
     (changed(magic=1, air=2), "request has unknown fields: air, magic"),
-    (changed(steps=10_000), "steps must lie in"),
+    (changed(steps=10_000), "steps must be from"),
     (changed(image_scale=None), "image_scale must be a number"),
     (changed(references=None), "references must be a tuple"),
     (changed(references={"image": None}), "reference.image must be a picture"),

@@ -128,8 +128,8 @@ def test_a_bad_value_is_refused_by_name(field: str, value: object) -> None:
 
 BAD_PARTS = [
     (Reference, {"image": None}, "reference.image must be a picture"),
-    (Reference, {"weight": -1}, r"reference.weight must lie in \[0, 2\], got -1"),
-    (Reference, {"weight": math.nan}, r"reference.weight must lie in \[0, 2\], got nan"),
+    (Reference, {"weight": -1}, r"reference.weight must be from 0 to 2, got -1"),
+    (Reference, {"weight": math.nan}, r"reference.weight must be from 0 to 2, got nan"),
     (
         Reference,
         {"fit": "stretch"},
@@ -138,19 +138,19 @@ BAD_PARTS = [
     (Reference, {"mask": "everywhere"}, "reference.mask must be a picture"),
     (Reference, {"negative": "false"}, "reference.negative must be true or false, got 'false'"),
     (Reference, {"window": (0.5, 0.5)}, "reference.window must start before it ends"),
-    (Reference, {"only_image": -1}, r"reference.only_image must lie in \[0, 15\], got -1"),
+    (Reference, {"only_image": -1}, r"reference.only_image must be from 0 to 15, got -1"),
     (Structure, {"kind": 3}, "structure.kind must be text, got 3"),
     (Structure, {"annotator": None}, "structure.annotator must be text, got None"),
     (Structure, {"image": 0}, "structure.image must be a picture"),
-    (Structure, {"weight": 2.5}, r"structure.weight must lie in \[0, 2\], got 2.5"),
+    (Structure, {"weight": 2.5}, r"structure.weight must be from 0 to 2, got 2.5"),
     (Structure, {"window": (1, 0)}, r"structure.window must start before it ends, got \(1, 0\)"),
     (Inpaint, {"mask": Image.new("L", (8, 8))}, r"inpaint.mask must have .* 16x16, got 8x8"),
     (Inpaint, {"mask": Image.new("L", (16, 16))}, "inpaint.mask is empty"),
     (Inpaint, {"mask": Image.new("RGBA", (16, 16))}, "inpaint.mask is empty"),
-    (Inpaint, {"strength": 0}, r"inpaint.strength must lie in \(0, 1\], got 0"),
-    (Inpaint, {"feather": -1}, r"inpaint.feather must lie in \[0, 64\], got -1"),
-    (Inpaint, {"context": 1.5}, r"inpaint.context must lie in \[0, 1\], got 1.5"),
-    (Inpaint, {"background_weight": 3}, r"inpaint.background_weight must lie in \[0, 2\], got 3"),
+    (Inpaint, {"strength": 0}, r"inpaint.strength must be above 0 and at most 1, got 0"),
+    (Inpaint, {"feather": -1}, r"inpaint.feather must be from 0 to 64, got -1"),
+    (Inpaint, {"context": 1.5}, r"inpaint.context must be from 0 to 1, got 1.5"),
+    (Inpaint, {"background_weight": 3}, r"inpaint.background_weight must be from 0 to 2, got 3"),
     (Inpaint, {"feather": 1.5}, r"inpaint.feather must be a whole number, got 1.5"),
 ]
 
@@ -184,7 +184,7 @@ def test_a_reference_cannot_be_for_an_image_that_is_not_asked_for() -> None:
 
 def test_seeds_of_all_images_must_exist() -> None:
     assert GenerateRequest(seed=MAX_SEED - 3, count=4).seeds[-1] == MAX_SEED
-    with pytest.raises(RequestError, match=f"seed must lie in .0, {MAX_SEED - 3}., got"):
+    with pytest.raises(RequestError, match=f"seed must be from 0 to {MAX_SEED - 3}, got"):
         GenerateRequest(seed=MAX_SEED - 2, count=4)
 
 
@@ -277,7 +277,7 @@ def test_a_range_is_held_to_its_ends(part: type, field: str, low: float, high: f
             part(**PART[part] | {field: value})
         assert (
             str(refusal.value)
-            == f"{prefix}{field} must lie in [{low:.10g}, {high:.10g}], got {value}"
+            == f"{prefix}{field} must be from {low:.10g} to {high:.10g}, got {value}"
         )
     other: Any = float(low) if isinstance(low, int) else int(low)  # JSON's 20.0, and a slider's 1
     assert type(getattr(part(**PART[part] | {field: other}), field)) is type(low)
@@ -294,9 +294,10 @@ def test_a_strength_of_zero_would_change_nothing(part: type, field: str, prefix:
         with pytest.raises(RequestError) as refusal:
             part(**PART[part] | {field: value})
         assert str(refusal.value) == (
-            f"{prefix}strength must lie in (0, 1], got {value}: at 0 nothing would change"
+            f"{prefix}strength must be above 0 and at most 1, got {value}: "
+            "at 0 nothing would change"
         )
-    with pytest.raises(RequestError, match=rf"^{prefix}strength must lie in \[0, 1\], got 1.001$"):
+    with pytest.raises(RequestError, match=rf"^{prefix}strength must be from 0 to 1, got 1.001$"):
         part(**PART[part] | {field: 1.001})
 
 
@@ -340,7 +341,7 @@ EXACT: list[tuple[type, dict[str, Any], str]] = [
         {"window": (0.5, 0.25)},
         "reference.window must start before it ends, got (0.5, 0.25)",
     ),
-    (Reference, {"window": (0.5, 2)}, "reference.window must lie in [0, 1], got 2"),
+    (Reference, {"window": (0.5, 2)}, "reference.window must be from 0 to 1, got 2"),
     (Reference, {"negative": 1}, "reference.negative must be true or false, got 1"),
     (Structure, {"image": 3}, "structure.image must be a picture (PIL image), got int"),
     (
@@ -377,7 +378,7 @@ EXACT: list[tuple[type, dict[str, Any], str]] = [
         f"image_layers must be one of {', '.join(LAYER_PRESETS)}, or a number for each "
         "cross-attention layer, got 3",
     ),
-    (GenerateRequest, {"image_layers": (1.0, 2.5)}, "image_layers must lie in [0, 2], got 2.5"),
+    (GenerateRequest, {"image_layers": (1.0, 2.5)}, "image_layers must be from 0 to 2, got 2.5"),
     (GenerateRequest, {"inpaint": PICTURE}, "inpaint must be an Inpaint, got Image"),
     (GenerateRequest, {"init_image": 3}, "init_image must be a picture (PIL image), got int"),
     (

@@ -253,9 +253,9 @@ def test_it_is_recorded_and_restored(pipeline: ImagePromptPipeline) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Upscale(factor=1.0), r"upscale\.factor must lie in \(1, 4\], got 1\.0"),
-        (lambda: Upscale(factor=5), r"upscale\.factor must lie in \[1, 4\], got 5"),
-        (lambda: Upscale(strength=0), r"upscale\.strength must lie in \(0, 1\], got 0"),
+        (lambda: Upscale(factor=1.0), r"upscale\.factor must be above 1 and at most 4, got 1\.0"),
+        (lambda: Upscale(factor=5), r"upscale\.factor must be from 1 to 4, got 5"),
+        (lambda: Upscale(strength=0), r"upscale\.strength must be above 0 and at most 1, got 0"),
         (lambda: Upscale(enlarge="pixels"), r"upscale\.enlarge must be one of picture, latents"),  # type: ignore[arg-type]
         (lambda: replace(PLAIN, upscale=2.0), "upscale must be an Upscale, got float"),
         (

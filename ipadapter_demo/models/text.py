@@ -125,7 +125,7 @@ class PromptEncoder:
         most = least - (2 if two else 1)  # at least one layer reads
         if clip_skip > most:
             raise RequestError(
-                f"clip_skip must lie in [0, {most}] for this model, whose text encoder has "
+                f"clip_skip must be from 0 to {most} for this model, whose text encoder has "
                 f"{least} layers, got {clip_skip}"
             )
         states, pooled = [], None

@@ -40,7 +40,7 @@ def with_labels(updates: Iterator[T], inputs: Widgets) -> Iterator[T]:
 
 
 def labelled(message: str, inputs: Widgets) -> str:
-    """A message that begins with a field, as “Control weight” must lie in ..., with its label."""
+    """A message that begins with a field, as “Control weight” must be from ..., with its label."""
     found = _FIELD.match(message)
     label = found and (WINDOWS.get(found[0]) or _label(found[0], inputs))
     return f"“{label}”{message[found.end() :]}" if found and label else message

@@ -24,7 +24,7 @@ LIMITS = """() => {
         said.setAttribute("role", "status");
         const got = value || "nothing";
         said.textContent =
-            `“${label}” must lie in [${min}, ${max}], got ${got}: ${taken} is taken.`;
+            `“${label}” must be from ${min} to ${max}, got ${got}: ${taken} is taken.`;
         block.append(said);
     }, true);
     document.addEventListener("input", ({ target }) => {
