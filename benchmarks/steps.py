@@ -5,6 +5,7 @@
         --lora none --lora lcm.safetensors:0.8
     python -m benchmarks.steps --out large.json --tabs variation --size 256
     python -m benchmarks.steps --out large.json --tabs variation --upscale 2:0.5:picture
+    python -m benchmarks.steps --out large.json --tabs inpainting --size 256 --context 0,1
 
 Every combination of the values given is a row of a table in Markdown, and every tab a column or
 two: shares of attributes that are right, by the experiments of `evaluate`. A value that is not
@@ -29,6 +30,7 @@ from PIL import Image
 import ipadapter_demo as ip
 from ipadapter_demo import own_files
 from ipadapter_demo.evaluation import experiments
+from ipadapter_demo.evaluation.attribute_classifier import CLASSIFIER_SIZE
 from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.evaluation.drawing import Draw, drawn_by
 from ipadapter_demo.evaluation.inpainting import inpainting
@@ -50,9 +52,15 @@ TABS: dict[str, tuple[Callable[[Benchmark], Mapping[str, Any]], dict[str, str]]]
     "edges": (experiments.edges, {"Edge F1": "edge_f1", "Colours": "colours_of_reference"}),
     "inpainting": (
         inpainting,
-        {"Inpainted solid": "solid_of_reference", "Seam error": "seam_error"},
+        {
+            "Inpainted solid": "solid_of_reference",
+            "Seam error": "seam_error",
+            "Detail inside": "detail_inside",
+            "Sharpness inside": "sharpness_inside",
+        },
     ),
 }
+FIGURES = ("Edge F1", "Seam error", "Detail inside", "Sharpness inside")  # no shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,8 @@ class Setting:
     guidance_window: Window | None
     loras: tuple[Lora, ...] | None
     passes: int | None  # of inpainting
-    size: int | None = None  # both sides, in pixels
+    size: int | None = None  # both sides, in pixels; of inpainting those of the picture
+    context: float | None = None  # of inpainting
     upscale: ip.Upscale | None = None
 
     def of(self, request: GenerateRequest) -> GenerateRequest:
@@ -73,12 +82,14 @@ class Setting:
         changes: dict[str, Any] = {
             name: value
             for name, value in vars(self).items()
-            if value is not None and name not in ("passes", "size")
+            if value is not None and name not in ("passes", "size", "context")
         }
-        if self.size is not None:
+        if request.inpaint is not None:
+            own = {"repaint_passes": self.passes, "context": self.context}
+            given = {name: value for name, value in own.items() if value is not None}
+            changes["inpaint"] = replace(request.inpaint, **given)
+        elif self.size is not None:
             changes |= {"width": self.size, "height": self.size}
-        if self.passes is not None and request.inpaint is not None:
-            changes["inpaint"] = replace(request.inpaint, repaint_passes=self.passes)
         return replace(request, **changes)
 
     def plain(self) -> dict[str, Any]:
@@ -114,6 +125,7 @@ def settings(arguments: argparse.Namespace) -> list[Setting]:
         "guidance_window",
         "passes",
         "size",
+        "context",
         "upscale",
         "steps",
     )
@@ -145,7 +157,9 @@ def measured(
             found = [cell for cell in cells if {name: cell.get(name) for name in what} == what]
             if not found:
                 draw = Timed(drawn_by(pipeline), setting)
-                result = TABS[tab][0](Benchmark(pipeline.info, draw, scenes))
+                size = setting.size if tab == "inpainting" else None
+                benchmark = Benchmark(pipeline.info, draw, scenes, size or CLASSIFIER_SIZE)
+                result = TABS[tab][0](benchmark)
                 found = [
                     what
                     | {
@@ -184,7 +198,7 @@ def table(cells: Sequence[Mapping[str, Any]], tabs: Sequence[str]) -> str:
         first = row[tabs[0]]
         seconds = sum(cell["cpu_seconds_a_picture"] for cell in row.values()) / len(row)
         values = [_text(first[name], name) for name in names]
-        values += [_number(row[tab]["result"][key], title) for tab, title, key in measures]
+        values += [_number(row[tab]["result"].get(key), title) for tab, title, key in measures]
         lines.append("| " + " | ".join([*values, f"{seconds:.2f}"]) + " |")
     return "\n".join(lines)
 
@@ -198,10 +212,12 @@ def _text(value: Any, name: str) -> str:
 
 
 def _number(value: Any, title: str) -> str:
-    """A share in percent, or a figure as it is."""
+    """A share in percent, or a figure as it is; a dash where it was not measured then."""
+    if value is None:
+        return "–"
     if isinstance(value, Mapping):
         value = value["mean"]
-    return f"{value:.2f}" if title in ("Edge F1", "Seam error") else f"{100 * value:.1f} %"
+    return f"{value:.2f}" if title in FIGURES else f"{100 * value:.1f} %"
 
 
 def _values(of: Callable[[str], Any]) -> Callable[[str], list[Any]]:
@@ -249,6 +265,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--passes", type=_values(int), metavar="N,N", help="repaint_passes of inpainting")
     add("--size", type=_values(int), metavar="N,N", help="both sides of a picture, in pixels")
+    add("--context", type=_values(float), metavar="C,C", help="of inpainting")
     add(
         "--upscale",
         type=_values(_upscale),

@@ -28,7 +28,7 @@ from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.evaluation.drawing import drawn_by, drawn_by_workers, kept_in
 from ipadapter_demo.evaluation.experiments import edge_f1
 from ipadapter_demo.evaluation.report import evaluate
-from ipadapter_demo.evaluation.sharpness import detail_ratio
+from ipadapter_demo.evaluation.sharpness import detail_ratio, sharpness_ratio
 from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
@@ -124,6 +124,18 @@ def test_detail_is_counted_inside_masks_only_and_less_where_it_is_soft() -> None
     assert two == pytest.approx((1 + detail_ratio([inside], [sharp], [mask])) / 2, abs=1e-3)
 
 
+def test_less_of_a_pattern_is_less_detail_but_as_sharp() -> None:
+    sharp, mask = stripes(), half_mask()
+    soft = sharp.filter(ImageFilter.GaussianBlur(1))
+    assert sharpness_ratio([soft], [sharp], [mask]) < 0.85
+    less = sharp.copy()
+    less.paste((220, 220, 220), (0, 0, 128, 64))  # of the upper half nothing is left
+    pale = Image.blend(sharp, Image.new("RGB", sharp.size, (130, 130, 130)), 0.3)
+    for other in (less, pale):
+        assert detail_ratio([other], [sharp], [mask]) < 0.6
+        assert sharpness_ratio([other], [sharp], [mask]) == pytest.approx(1, abs=0.03)
+
+
 def test_the_first_solid_of_another_scene_takes_the_place_of_the_own_one() -> None:
     scenes = sample_scenes(8, HELD_OUT)
     others = torch.arange(8).roll(1)
@@ -175,6 +187,7 @@ def test_the_report_covers_every_claim_on_the_built_in_model() -> None:
         assert not set(report[name]["by_attribute"]) & set(PATTERN_COLOURS)
     assert 0.5 < report["inpainting"]["detail_inside_of_the_vae"] < 1.1
     assert report["inpainting"]["detail_inside"] > 0
+    assert 0.3 < report["inpainting"]["sharpness_inside"] < 1.5
     assert report["inpainting"]["largest_change_outside"] == 0
     assert report["inpainting"]["mean_change_inside"] > 0
     assert report["structure"]["edge_f1_of_rendered_source"] == 1.0

@@ -142,15 +142,23 @@ def test_the_sentences_about_results_are_the_report() -> None:
     )
     check(
         RESULTS,
-        "Inside it there is # of the detail that a rendered solid has there; the VAE alone "
-        "leaves #",
+        "Inside it there is # of the detail that a rendered solid has there; the VAE alone gives #",
         mask["detail_inside"],
         mask["detail_inside_of_the_vae"],
     )
+    check(RESULTS, "what is drawn is # times as sharp as rendering", mask["sharpness_inside"])
     check(RESULTS, "largest change outside the mask is #", mask["largest_change_outside"])
     check(RESULTS, "a channel is off by # grey levels from the scene", mask["seam_error"])
     check(RESULTS, "through the VAE alone is off by #", mask["seam_error_of_the_vae"])
     check(RESULTS, "The VAE reaches # dB", REPORT["vae"]["psnr_db"])
+
+
+def test_the_readmes_name_the_scenes_of_the_report() -> None:
+    for name, said in (
+        ("README.md", "measured on # held-out"),
+        ("README.zh.md", "在 # 个留出场景"),
+    ):
+        check((ROOT / name).read_text(encoding="utf-8"), said, REPORT["scenes"])
 
 
 def test_the_classifier_s_accuracy_and_the_hours_are_the_provenance() -> None:
@@ -396,6 +404,26 @@ LARGER = json.loads((DOCS / "larger.json").read_text())
 def test_the_table_of_larger_pictures_is_the_report() -> None:
     between = RESULTS.split("<!-- larger -->")[1].split("<!-- /larger -->")[0]
     assert between == f"\n\n{table(LARGER['cells'], ['variation'])}\n\n"
+
+
+def test_the_table_of_masks_in_larger_pictures_is_the_report() -> None:
+    cells = json.loads((DOCS / "larger-masks.json").read_text())["cells"]
+    between = RESULTS.split("<!-- larger-masks -->")[1].split("<!-- /larger-masks -->")[0]
+    assert between == f"\n\n{table(cells, ['inpainting'])}\n\n"
+    part, whole = (found["result"] for found in (cells[0], cells[-1]))
+    check(
+        RESULTS,
+        "With a `context` of # it has # of the detail of a rendered solid and # of its sharpness, "
+        "with # it has # and #; but the seam is off by # grey levels, not by #",
+        cells[0]["context"],
+        part["detail_inside"],
+        part["sharpness_inside"],
+        cells[-1]["context"],
+        whole["detail_inside"],
+        whole["sharpness_inside"],
+        part["seam_error"],
+        whole["seam_error"],
+    )
 
 
 def test_what_is_said_of_two_passes() -> None:

@@ -90,12 +90,16 @@ def test_every_tab_is_drawn_under_the_values_given() -> None:
             "3",
             "--guidance-window",
             "0:0.5,0.2:0.8",
+            "--size",
+            "96",
+            "--context",
+            "0.25",
         ]
     )
     assert arguments.tabs == list(TABS)
     asked: list[GenerateRequest] = []
     draw = Timed(
-        lambda requests: asked.extend(requests) or [r.inpaint.image for r in requests],
+        lambda requests: asked.extend(requests) or [picture(1) for _ in requests],
         settings(arguments)[3],
     )
     request = GenerateRequest(
@@ -103,10 +107,14 @@ def test_every_tab_is_drawn_under_the_values_given() -> None:
         sampler="ddim",
         inpaint=Inpaint(image=picture(1), mask=box_mask((8, 8, 40, 40))),
     )
-    draw([request])
+    words = GenerateRequest(prompt="a cube")
+    draw([request, words])
+    assert (asked[1].width, asked[1].height) == (96, 96)
+    assert asked[0].width is None, "of inpainting it is the picture that has this size"
+    assert asked[0].inpaint.context == 0.25
     assert (asked[0].steps, asked[0].guidance, asked[0].sampler) == (4, 2.0, "ddim")
     assert (asked[0].inpaint.repaint_passes, asked[0].guidance_window) == (3, (0.2, 0.8))
-    assert draw.pictures == 1
+    assert draw.pictures == 2
 
 
 def test_an_unknown_tab_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

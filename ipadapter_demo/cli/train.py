@@ -32,6 +32,7 @@ PARTS = (
     "t2i-palette",
     "t2i-canny",
     "t2i-inpaint",
+    "vae-decoder",
     "few-step",
     "few-step-own",
     "attribute-classifier",

@@ -39,15 +39,15 @@ class Score(TypedDict):
 
 
 class Scorer:
-    """Scenes, their pictures and truth, and the classifier that holds other pictures against
-    them."""
+    """Scenes, their pictures (of `size` pixels a side) and truth, and the classifier that holds
+    other pictures against them."""
 
-    def __init__(self, scenes: Scenes) -> None:
+    def __init__(self, scenes: Scenes, size: int = CLASSIFIER_SIZE) -> None:
         self.scenes = scenes
         self.classifier: AttributeClassifier = load_attribute_classifier(
             TABLETOP.folder / "attribute_classifier.safetensors"
         )
-        self.images = list(pictures_of(scenes, CLASSIFIER_SIZE))
+        self.images = list(pictures_of(scenes, size))
         self.truth, self.exists = truth_of_scenes(scenes)
         self.measures, there = measures_of_scenes(scenes)
         self.exists |= there
@@ -101,8 +101,10 @@ class Scorer:
 class Benchmark(Scorer):
     """A scorer that draws: a picture for each of its scenes."""
 
-    def __init__(self, info: ModelInfo, draw: Draw, scenes: Scenes) -> None:
-        super().__init__(scenes)
+    def __init__(
+        self, info: ModelInfo, draw: Draw, scenes: Scenes, size: int = CLASSIFIER_SIZE
+    ) -> None:
+        super().__init__(scenes, size)
         self.info, self.draw = info, draw
 
     def reference(self, index: int) -> tuple[Reference, ...]:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from PIL import Image, ImageChops
-from torch import Tensor
 
 from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.evaluation.experiments import SOLID_NAMES, through_vae
-from ipadapter_demo.evaluation.sharpness import detail_ratio
+from ipadapter_demo.evaluation.sharpness import detail_ratio, sharpness_ratio
 from ipadapter_demo.imaging import images_from_pixels, inner_mask
 from ipadapter_demo.request import Inpaint
 from ipadapter_demo.tabletop.erase import masks_over_first, without
 from ipadapter_demo.tabletop.files import pictures_of
-from ipadapter_demo.tabletop.scene import with_first_solid_of
+from ipadapter_demo.tabletop.scene import partners_with_one_solid, with_first_solid_of
 
 RING = 3  # pixels inside a mask's edge: there nothing but the seam is looked at
 
@@ -24,10 +22,11 @@ RING = 3  # pixels inside a mask's edge: there nothing but the seam is looked at
 def inpainting(benchmark: Benchmark) -> Mapping[str, object]:
     """Paint over the first solid and its shadow, and put that of a reference with one solid there:
     it stands in the mask, nothing outside changes, along the mask's edge there is what would be
-    there without any solid, and inside it as much detail as a rendered solid has there."""
+    there without any solid, and inside it as much detail as a rendered solid has there, and as
+    sharp."""
     size = benchmark.images[0].width
     masks = masks_over_first(benchmark.scenes, size)
-    partners = _partners_with_one_solid(benchmark)
+    partners = partners_with_one_solid(benchmark.scenes)
     images = benchmark.each(
         lambda i: {
             "references": benchmark.reference(int(partners[i])),
@@ -52,17 +51,9 @@ def inpainting(benchmark: Benchmark) -> Mapping[str, object]:
         "seam_error_of_the_vae": mean_seam_error(_decoded(bare), bare, masks),
         "detail_inside": detail_ratio(images, wanted, masks),
         "detail_inside_of_the_vae": detail_ratio(_decoded(wanted), wanted, masks),
+        "sharpness_inside": sharpness_ratio(images, wanted, masks),
         "solid_of_reference": benchmark.score(images, SOLID_NAMES, of=partners),
     }
-
-
-def _partners_with_one_solid(benchmark: Benchmark) -> Tensor:
-    """For every scene the next one, going round, that has a single solid."""
-    singles = torch.nonzero(~benchmark.scenes.present[:, 1])[:, 0]
-    if not len(singles):
-        return benchmark.ahead(1)
-    after = torch.searchsorted(singles, torch.arange(len(benchmark.scenes)), right=True)
-    return singles[after % len(singles)]
 
 
 def _decoded(images: Sequence[Image.Image]) -> list[Image.Image]:

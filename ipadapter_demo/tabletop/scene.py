@@ -168,6 +168,16 @@ def seen_otherwise(scenes: Scenes, seed: int) -> Scenes:
     )
 
 
+def partners_with_one_solid(scenes: Scenes) -> Tensor:
+    """(B,) for every scene the next one, going round, that has a single solid; where none has, the
+    next one."""
+    singles = torch.nonzero(~scenes.present[:, 1])[:, 0]
+    if not len(singles):
+        return (torch.arange(len(scenes)) + 1) % len(scenes)
+    after = torch.searchsorted(singles, torch.arange(len(scenes)), right=True)
+    return singles[after % len(singles)]
+
+
 def with_first_solid_of(scenes: Scenes, others: Tensor) -> Scenes:
     """The scenes with the first solid of the scene others[i] (B,) in place of their own, as large
     as that was, its texture in proportion."""

@@ -52,12 +52,7 @@ def train_vae(
         latents = vae.encode(pixels).latents
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         decoded = vae.decode(latents + LATENT_NOISE * noise).sample.float()
-        return (
-            (decoded - pixels).abs().mean()
-            + SQUARED_WEIGHT * (decoded - pixels).square().mean()
-            + (_gradients(decoded) - _gradients(pixels)).abs().mean()
-            + LATENT_PENALTY * latents.float().square().mean()
-        )
+        return reconstruction(decoded, pixels) + LATENT_PENALTY * latents.float().square().mean()
 
     def preview(path: Path) -> None:
         pixels = held_out.pixels(torch.arange(8)).to(run.device)
@@ -73,13 +68,24 @@ def train_vae(
     outcome = fit(run, vae, loss_of, preview)
     vae.requires_grad_(False)
     vae.register_to_config(scaling_factor=round(1 / _latent_std(vae, pictures), 4))
-    vae.half().save_pretrained(out / "vae")
-    _tidy_config(out / "vae" / "config.json")
+    save_vae(vae, out)
     return asdict(outcome) | {"psnr_db": round(psnr(vae.float(), held_out), 2)}
 
 
-def _tidy_config(path: Path) -> None:
-    """The class writes a key into its config that it warns of when it reads it again."""
+def reconstruction(decoded: Tensor, pixels: Tensor) -> Tensor:
+    """The loss of pictures (B, 3, H, W) that have to come back."""
+    return (
+        (decoded - pixels).abs().mean()
+        + SQUARED_WEIGHT * (decoded - pixels).square().mean()
+        + (_gradients(decoded) - _gradients(pixels)).abs().mean()
+    )
+
+
+def save_vae(vae: AutoencoderTiny, out: Path) -> None:
+    """In half precision, as `out/vae`. The class writes a key into its config that it warns of when
+    it reads it again."""
+    vae.half().save_pretrained(out / "vae")
+    path = out / "vae" / "config.json"
     config = json.loads(path.read_text())
     config.pop("block_out_channels", None)
     path.write_text(json.dumps(config, indent=2) + "\n")

@@ -128,7 +128,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                     ["two-solids.png", "red-sphere.png", "", "canny/canny"],
                     ["checker-cube.png", None, "a purple cube on a blue floor", "canny/lineart"],
                     ["edges.png", "purple-cylinder.png", "", "canny/none"],
-                    ["blue-cone.png", None, "a sphere", "palette/palette"],
+                    ["blue-cone.png", None, "a blue cylinder", "palette/palette"],
                 ],
             )
         with gr.Column(elem_classes="outcome"):
