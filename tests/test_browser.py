@@ -552,6 +552,22 @@ def test_a_mistake_in_a_comparison_is_shown_as_text(page: Page) -> None:
     expect(panel.get_by_role("button", name="Compare", exact=True)).to_be_enabled()
 
 
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+def test_the_first_result_of_an_example_comes_into_sight(page: Page, size: tuple[int, int]) -> None:
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    panel = open_tab(page, "Structure")
+    panel.locator(".inputs tr.tr-body").last.click()
+    expect(panel.get_by_text("Settings are saved inside each PNG.")).to_be_visible()
+    expect(panel.locator(".results img").first).to_be_in_viewport(ratio=0.9)
+    shown, *over = (
+        box_of(panel.locator(f".outcome {part}").first)
+        for part in (".results img", "> .run", "> .said")
+    )
+    for box in over:
+        above, below = box["y"] + box["height"], shown["y"] + shown["height"]
+        assert above <= shown["y"] + 1 or below <= box["y"] + 1, "nothing covers it"
+
+
 def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
     panel = open_tab(page, "Variation")
     click_example(panel, 1)

@@ -42,10 +42,16 @@ AT_ONCE: dict[str, object] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
-# On a phone the results are far below the button.
+# The results may be far from what was clicked: on a phone, or at examples below long inputs. Before
+# the first picture they have no place.
 BEGIN = """() => {
-    const shown = [...document.querySelectorAll(".results")].find((one) => one.offsetParent);
-    shown?.scrollIntoView({ behavior: "smooth", block: "nearest" });
+    const results = document.getElementById("run-TAB").closest(".tab").querySelector(".results");
+    const watch = new ResizeObserver(() => {
+        if (!results.offsetParent) return;
+        watch.disconnect();
+        results.scrollIntoView({ behavior: "smooth", block: "nearest" });
+    });
+    watch.observe(results);
     window.stoppedTabs?.delete("TAB");
     return [];
 }"""
