@@ -198,7 +198,7 @@ def table(cells: Sequence[Mapping[str, Any]], tabs: Sequence[str]) -> str:
         first = row[tabs[0]]
         seconds = sum(cell["cpu_seconds_a_picture"] for cell in row.values()) / len(row)
         values = [_text(first[name], name) for name in names]
-        values += [_number(row[tab]["result"].get(key), title) for tab, title, key in measures]
+        values += [_number(row[tab]["result"][key], title) for tab, title, key in measures]
         lines.append("| " + " | ".join([*values, f"{seconds:.2f}"]) + " |")
     return "\n".join(lines)
 
@@ -212,9 +212,7 @@ def _text(value: Any, name: str) -> str:
 
 
 def _number(value: Any, title: str) -> str:
-    """A share in percent, or a figure as it is; a dash where it was not measured then."""
-    if value is None:
-        return "–"
+    """A share in percent, or a figure as it is."""
     if isinstance(value, Mapping):
         value = value["mean"]
     return f"{value:.2f}" if title in FIGURES else f"{100 * value:.1f} %"

@@ -16,6 +16,7 @@ from ipadapter_demo.tabletop.scene import sample_scenes
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.light import in_other_light, train_light
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
+from tests.shipped import shipped_but
 
 PLUS = TABLETOP.adapters["plus"]
 
@@ -32,11 +33,7 @@ def test_the_other_light_comes_from_the_other_side_and_is_all_that_differs() -> 
 
 def missing(folder: Path, changed: Callable[[str, Tensor], Tensor], lr: float) -> float:
     """After a step from the shipped Plus with `changed` weights."""
-    out = folder / "out"
-    out.mkdir(parents=True)
-    for part in TABLETOP.folder.iterdir():
-        if part.name != PLUS:
-            (out / part.name).symlink_to(part)
+    out = shipped_but(PLUS, folder)
     before = {name: changed(name, w) for name, w in load_file(TABLETOP.folder / PLUS).items()}
     save_file(before, out / PLUS)
     pictures = rendered_pictures(folder, 32)

@@ -24,6 +24,7 @@ from ipadapter_demo.training.tabletop.holes import holes, same_solid
 from ipadapter_demo.training.tabletop.inpaint import new_network, train_inpaint
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
 from ipadapter_demo.training.tabletop.recipes import RECIPES, train
+from tests.shipped import shipped_but
 
 
 def linear_run(folder: Path, steps: int) -> nn.Linear:
@@ -123,11 +124,7 @@ def test_later_recipes_leave_the_base_as_it_is(trained: Path) -> None:
 def test_the_network_around_a_hole_has_the_losses_it_had_by_a_loop_of_its_own(
     tmp_path: Path,
 ) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    for part in TABLETOP.folder.iterdir():
-        if part.name != "t2i-inpaint":
-            (out / part.name).symlink_to(part)
+    out = shipped_but("t2i-inpaint", tmp_path)
     pictures = rendered_pictures(tmp_path, 16)
     run = Run(
         folder=tmp_path / "inpaint",

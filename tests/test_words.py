@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from ipadapter_demo.training.tabletop.latents import Frozen, frozen_unet
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
 from ipadapter_demo.training.tabletop.queries import QUERIES, Queries, recorded_queries
 from ipadapter_demo.training.tabletop.words import train_words
+from tests.shipped import shipped_but
 
 
 def test_a_difference_is_that_of_the_layers_outputs() -> None:
@@ -79,14 +81,8 @@ def forget_other_words(folder: Path) -> None:
 def figures(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """Before and after 40 steps, on the built-in model without its other words."""
     folder = tmp_path_factory.mktemp("words")
-    out = folder / "out"
-    out.mkdir()
-    for part in TABLETOP.folder.iterdir():
-        (out / part.name).symlink_to(part)
-    (out / "text_encoder").unlink()
-    (out / "text_encoder").mkdir()
-    for file in (TABLETOP.folder / "text_encoder").iterdir():
-        (out / "text_encoder" / file.name).write_bytes(file.read_bytes())
+    out = shipped_but("text_encoder", folder)
+    shutil.copytree(TABLETOP.folder / "text_encoder", out / "text_encoder")
     forget_other_words(out / "text_encoder")
     pictures = rendered_pictures(folder, 48)
     run = Run(
