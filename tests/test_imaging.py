@@ -1,7 +1,6 @@
 """Untrusted files in, exact pixels out."""
 
 import io
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,12 +95,11 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("side", "value"), [(20_000, "400,000,000"), (8_000, "8000x8000")])
 def test_a_picture_that_is_too_large_is_refused_by_its_header(side: int, value: str) -> None:
-    """Pillow itself refuses the first and only warns of the second."""
-    bomb = encoded(Image.new("1", (side, side)))
-    started = time.perf_counter()
+    """Pillow itself refuses the first and only warns of the second. Nothing comes after the
+    header, so whoever decodes reports another fault."""
+    header = encoded(Image.new("1", (side, side)))[:100]
     with pytest.raises(RequestError, match=f"photo must have at most 50,000,000 .* got {value}"):
-        read_image(bomb, "photo")
-    assert time.perf_counter() - started < 0.05  # decoding alone takes longer
+        read_image(header, "photo")
 
 
 def test_a_warning_of_pillow_made_an_error_is_a_refusal_too() -> None:
