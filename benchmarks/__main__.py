@@ -37,6 +37,7 @@ from benchmarks.engine import visitors
 from benchmarks.live import live
 from benchmarks.speed_page import markdown, written_into
 from benchmarks.start import page_start
+from ipadapter_demo.models.catalog import TABLETOP
 
 FEW = 4
 VISITORS = (1, 4, 8, 16)  # at once
@@ -91,7 +92,7 @@ def measured(rounds: int, steps: int, compile: bool) -> dict[str, Any]:
         "a call of the UNet, 2 rows": _row({n: s.unet() for n, s in sides.items()}, rounds)
     }
     for kind, name in KINDS.items():
-        own_steps = FEW if kind == "lora" else steps
+        own_steps = {"lora": FEW, "window": TABLETOP.recommended.steps}.get(kind, steps)
         drawn = {n: side.picture(kind, own_steps) for n, side in sides.items()}
         figures["rows"][f"{name}, {own_steps} steps"] = _row(drawn, rounds)
     ours = sides["ours"]
@@ -165,6 +166,10 @@ def _skipped(ours: Ours, rounds: int, steps: int) -> dict[str, float]:
     pairs = {
         "λ = 0": (ours.picture("image", steps, image_scale=0.0), ours.picture("image", steps)),
         "guidance 1": (ours.picture("image", steps, guidance=1.0), ours.picture("image", steps)),
+        "guidance outside the first half of the steps": (
+            ours.picture("image", steps, guidance_window=(0.0, 0.5)),
+            ours.picture("image", steps),
+        ),
         "an image prompt outside its window": (
             ours.picture("image", steps, image_window=never),
             ours.picture("image", steps),

@@ -20,8 +20,10 @@ from ipadapter_demo.pipeline import ImagePromptPipeline
 
 SIDE, GUIDANCE, SCALE, PROMPT = 128, 6.0, 0.65, "a red sphere on a green floor"
 [LORA] = TABLETOP.loras
+WINDOW = TABLETOP.recommended.guidance_window
 KINDS = {
     "image": "image prompt",
+    "window": f"image prompt, guidance in the first {WINDOW[1]:g} of the steps here",
     "text": "text",
     "edges": "image, text and edges (ControlNet)",
     "lora": "image prompt, without guidance, few-step LoRA",
@@ -53,6 +55,8 @@ def request(kind: str, steps: int, **changes: Any) -> ip.GenerateRequest:
     if kind != "text":
         fields["references"] = (ip.Reference(image=reference()),)
         fields["image_scale"] = SCALE if kind == "edges" else 1.0
+    if kind == "window":
+        fields["guidance_window"] = WINDOW
     if kind == "lora":
         fields |= {"guidance": 1.0, "sampler": "lcm", "loras": (ip.Lora(name=LORA),)}
     if kind == "edges":
@@ -150,7 +154,9 @@ class Diffusers:
             for pipe in (text, image, few):
                 pipe.unet.compile()
                 pipe.vae.decoder.compile()
-        return cls({"text": text, "image": image, "edges": controlled, "lora": few})
+        return cls(
+            {"text": text, "image": image, "window": image, "edges": controlled, "lora": few}
+        )
 
     def picture(self, kind: str, steps: int) -> Draw:
         pipe = self.pipes[kind]

@@ -877,7 +877,7 @@ def test_results_and_examples_have_names(page: Page) -> None:
         expect(panel.get_by_role("button", name=f"a red cone, seed {seed}")).to_be_visible()
     click_example(panel, 0)
     generate(panel)
-    drawn = panel.get_by_role("img", name="on a green striped floor, λ = 0.65, seed 7", exact=True)
+    drawn = panel.get_by_role("img", name="on a green striped floor, λ = 0.7, seed 7", exact=True)
     expect(drawn).to_be_visible()
     expect(panel.get_by_role("img", name="a red cone")).to_have_count(0)
 

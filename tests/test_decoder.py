@@ -70,7 +70,11 @@ def test_the_decoder_alone_goes_on_and_its_latents_are_those_of_inpainting(tmp_p
         same = torch.equal(after[name].float(), old.half().float())
         assert same != name.startswith("decoder"), name
 
-    latents, masks = inpainted_latents(pictures, TABLETOP.folder, run.folder, "cpu")
+    latents, masks = inpainted_latents(
+        pictures, pictures.scenes, TABLETOP.folder, run.folder / "whole", "cpu"
+    )
+    drawn = run.folder.glob("*/inpainted-4.pt")
+    assert {path.parent.name for path in drawn} == {"whole", "parts"}
     shown = pictures.pixels(torch.arange(4))
     with torch.no_grad():
         decoded = before.decode(latents).sample

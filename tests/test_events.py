@@ -63,6 +63,8 @@ def test_image_scale_for_a_picture_alone_is_the_default() -> None:
 def test_a_window_of_guidance_is_said_where_there_is_one() -> None:
     windowed = replace(INFO.recommended, guidance_window=(0.2, 0.8))
     assert windowed.fields_beside({})["guidance_window"] == (0.2, 0.8)
+    assert "guidance_window" not in windowed.fields_beside({"inpaint": "given"})
+    assert windowed.guidance_window_for(True) == (0.0, 1.0)
 
 
 def test_inpainting_has_a_guidance_of_its_own() -> None:

@@ -43,6 +43,7 @@ def test_it_was_drawn_with_the_weights_and_the_settings_that_are_shipped() -> No
         [reference] = request.references
         assert reference.image == read_image(REFERENCE).convert("RGB")
         assert (request.steps, request.guidance) == (usual.steps, usual.guidance)
+        assert request.guidance_window == usual.guidance_window
         assert (request.image_scale, request.sampler) == (usual.image_scale, usual.sampler)
         assert (record.index, request.count, TABS["variation"].makes(request)) == (index, 4, True)
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from benchmarks.steps import TABS, table
 from ipadapter_demo.claims import page
+from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.upscale import Upscale
 
 ROOT = Path(__file__).parent.parent
@@ -73,7 +74,7 @@ EXPERIMENTS = {
     "Variation by Plus": "variation_plus",
     "Variation by Plus: white or black": "variation_plus.pattern_colours",
     "Variation at λ = 0": "no_image",
-    "Image + text (λ = 0.65): the floor": "image_and_text.floor_named_by_text",
+    "Image + text (λ = 0.7): the floor": "image_and_text.floor_named_by_text",
     "Image + text: the reference's first solid": "image_and_text.solid_of_reference",
     "Structure (λ = 0.75)": "structure.colours_of_reference",
     "Inpainting (λ = 1)": "inpainting.solid_of_reference",
@@ -275,7 +276,7 @@ def test_what_is_said_of_scale() -> None:
     told = REPORT["image_and_text"]
     check(
         text,
-        "the shipped adapter, shown other views, keeps # and # % at λ = 0.65",
+        "the shipped adapter, shown other views, keeps # and # % at λ = 0.7",
         100 * told["solid_of_reference"]["mean"],
         100 * told["floor_named_by_text"]["mean"],
     )
@@ -394,6 +395,33 @@ def test_what_is_said_of_four_steps() -> None:
         100 * inpainted["solid_of_reference"]["mean"],
         100 * of(REPORT, "inpainting.solid_of_reference.mean"),
     )
+
+
+# Windows of guidance
+
+
+def test_the_table_of_guidance_windows_is_the_report() -> None:
+    page = (DOCS / "samplers.md").read_text(encoding="utf-8")
+    cells = json.loads((DOCS / "guidance-windows.json").read_text())["cells"]
+    between = page.split("<!-- guidance-windows -->")[1].split("<!-- /guidance-windows -->")[0]
+    assert between == f"\n\n{table(cells, ['text', 'variation', 'image+text', 'edges'])}\n\n"
+    means = {(c["tab"], c["guidance_window"]): 100 * c["result"].get("mean", 0) for c in cells}
+    part, half = (means["variation", "0:1"] - means["variation", w] for w in ("0:0.7", "0:0.5"))
+    floors = {
+        c["guidance_window"]: 100 * c["result"]["floor_named_by_text"]["mean"]
+        for c in cells
+        if c["tab"] == "image+text"
+    }
+    check(
+        page,
+        "With guidance to 0.7 a variation loses # points here, and the floor that a text names "
+        "gains #; to 0.5 a variation loses #",
+        part,
+        floors["0:0.7"] - floors["0:1"],
+        half,
+    )
+    start, end = TABLETOP.recommended.guidance_window
+    assert f"recommends {start:g} to {end:g}: of its ten steps seven have guidance" in page
 
 
 # Two passes

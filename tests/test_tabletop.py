@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline.inpainting.crop import mask_box
 from ipadapter_demo.tabletop.caption import (
     FULL,
     POOR,
@@ -22,7 +23,13 @@ from ipadapter_demo.tabletop.caption import (
     vocabulary,
     with_one_word_wrong,
 )
-from ipadapter_demo.tabletop.erase import ROOM, masks_over_first, painted_over, without
+from ipadapter_demo.tabletop.erase import (
+    ROOM,
+    masks_over_first,
+    painted_over,
+    parts_around_first,
+    without,
+)
 from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.reference import reference_scenes
 from ipadapter_demo.tabletop.render import (
@@ -68,6 +75,16 @@ def test_a_solid_is_seen_exactly_where_it_is_present(drawn: Render) -> None:
     for slot in range(2):
         seen = (drawn.ids == FIRST_SOLID + slot).flatten(1).any(dim=1)
         assert torch.equal(seen, SCENES.present[:, slot])
+
+
+def test_a_part_that_is_seen_is_cut_from_the_whole_picture() -> None:
+    part = replace(SCENES[:4], view=torch.tensor([[0.25, -0.25, 0.5]]).repeat(4, 1))
+    seen, whole = render(part, size=64), render(SCENES[:4], size=128)
+    torch.testing.assert_close(seen.pixels, whole.pixels[..., 16:80, 48:112], atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        places_of_solids(part), (places_of_solids(SCENES[:4]) - torch.tensor([0.25, -0.25])) * 2
+    )
+    torch.testing.assert_close(reach_of_solids(part), reach_of_solids(SCENES[:4]) * 2)
 
 
 def test_the_first_of_two_solids_is_left_of_the_second(drawn: Render) -> None:
@@ -140,6 +157,26 @@ def test_a_mask_covers_a_solid_and_its_shadow_and_little_else() -> None:
         assert distance_transform_edt(painted)[change].min() >= room - 2
         areas.append(painted.mean() - change.mean())
     assert np.mean(areas) < 0.2
+
+
+def test_a_part_around_the_first_solid_is_what_a_context_shows_of_a_mask() -> None:
+    scenes = parts_around_first(SCENES, seed=1)
+    middle, half = scenes.view[:, :2], scenes.view[:, 2]
+    assert (middle.abs() + half[:, None] <= 1 + 1e-6).all(), "inside the picture"
+    side, masks = 128, masks_over_first(SCENES, 128)
+    for mask, around, (x, y, reach) in zip(
+        masks, masks_over_first(scenes, side), scenes.view.tolist(), strict=True
+    ):
+        assert around.getbbox() is not None
+        left, upper, right, lower = mask_box(mask, 0.0)
+        least = max(right - left, lower - upper) / side
+        assert least - 0.05 < reach <= 1
+        box = [(place / side * 2 - 1) for place in (left, upper, right, lower)]
+        seen = (x - reach, y - reach, x + reach, y + reach)
+        assert all(one >= other - 0.1 for one, other in zip(box[:2], seen[:2], strict=True))
+        assert all(one <= other + 0.1 for one, other in zip(box[2:], seen[2:], strict=True))
+    assert half.min() < 0.5
+    assert half.max() > 0.95
 
 
 def test_a_stroke_is_round_and_without_dents() -> None:

@@ -104,6 +104,12 @@ def test_every_recipe_writes_its_part_and_its_facts(trained: Path) -> None:
     }
 
 
+def test_no_config_names_the_folder_that_a_part_went_on_from(trained: Path) -> None:
+    configs = list(trained.glob("*/config.json"))
+    assert len(configs) >= 7
+    assert [path for path in configs if str(trained) in path.read_text()] == []
+
+
 def test_the_parts_make_an_ordinary_diffusers_folder(trained: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(trained)
     pipe.load_ip_adapter(

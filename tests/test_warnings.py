@@ -16,9 +16,9 @@ from PIL import Image
 from ipadapter_demo import cli
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.models.base_model import BaseModel, load_base_model
-from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
 from ipadapter_demo.models.recommended import Recommended
-from ipadapter_demo.pipeline import ImagePromptPipeline, effective_request
+from ipadapter_demo.pipeline import ImagePromptPipeline, effective_request, load
 from ipadapter_demo.pipeline.inpainting.crop import crop_to_mask
 from ipadapter_demo.pipeline.markup import (
     CHOICE,
@@ -468,6 +468,17 @@ class TestGuidance:
         )
         assert warnings(pipeline, **fields) == ()
 
+    def test_the_recommended_window_is_nobodys_choice(
+        self, entry: CatalogEntry, pipeline: ImagePromptPipeline
+    ) -> None:
+        own = replace(entry, recommended=replace(entry.recommended, guidance_window=(0.0, 0.5)))
+        recommending = load(own, device="cpu")
+        fields = {"references": (REFERENCE,), "guidance": 1.0}
+        assert warnings(recommending, guidance_window=(0.0, 0.5), **fields) == ()
+        assert warnings(recommending, guidance_window=(0.0, 0.4), **fields) == (
+            "guidance_window has no effect at guidance 1.",
+        )
+
     def test_it_is_true(self, pipeline: ImagePromptPipeline) -> None:
         """None of the four changes a pixel there."""
         plain = GenerateRequest(references=(REFERENCE,), guidance=1.0, steps=3)
@@ -851,9 +862,6 @@ class TestOrdinary:
         for name, widget in widgets.items():
             if name in ("model", "attention", "shape", "random_seed", "live"):
                 continue
-            if name in ("guidance_start", "guidance_end"):
-                assert widget.value == float(name == "guidance_end"), "a request's own window"
-                continue
             picture = isinstance(widget, (gr.Image, gr.ImageEditor))
             value = None if picture else widget.value
             if name in ("width", "height"):
@@ -865,6 +873,7 @@ class TestOrdinary:
                 if isinstance(widget, gr.ImageEditor):
                     value = Painting(value, Image.new("L", value.size), value.size)
             values[name] = value
+        values["guidance_window"] = (values.pop("guidance_start"), values.pop("guidance_end"))
         if "upscale_factor" in values:
             values["upscale"] = upscale_from_values(values)
         return values

@@ -63,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="λ",
         help="strength of the references, 0 to 2 [the model's: tabletop 1, beside a "
-        "prompt 0.65, beside a structure 0.75]",
+        "prompt 0.7, beside a structure 0.75]",
     )
     add(
         "--scale-window",

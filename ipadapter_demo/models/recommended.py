@@ -25,7 +25,7 @@ class Recommended:
     text_image_scale: float = 0.6  # λ beside a prompt
     map_image_scale: float = 1.0  # λ beside maps
     guidance: float = 7.5
-    guidance_window: Window = (0.0, 1.0)
+    guidance_window: Window = (0.0, 1.0)  # but of inpainting
     # DPM-Solver++ needs 15 to 20 with guidance (arXiv 2211.01095, abstract); its documentation in
     # diffusers says 20 (https://huggingface.co/docs/diffusers/api/schedulers/multistep_dpm_solver)
     steps: int = 20
@@ -46,6 +46,9 @@ class Recommended:
         other = self.paint_guidance
         return other if inpainting and other is not None else self.guidance
 
+    def guidance_window_for(self, inpainting: bool) -> Window:
+        return (0.0, 1.0) if inpainting else self.guidance_window
+
     def sampler_for(self, inpainting: bool) -> Sampler:
         """For inpainting the one that takes steps again, where `repaint_passes` asks for that."""
         return "ddim" if inpainting and self.repaint_passes > 1 else self.sampler
@@ -65,7 +68,10 @@ class Recommended:
             "image_scale": self.scale_for(bool(given.get("prompt")), bool(given.get("structures"))),
         }
         usual = Recommended()  # a request's own: not said, so that comparisons of before are equal
-        for name in ("guidance_window", "sampler", "noise_schedule"):
-            if getattr(self, name) != getattr(usual, name):
-                found[name] = getattr(self, name)
+        others: dict[str, Any] = {
+            "guidance_window": self.guidance_window_for(inpainting),
+            "sampler": self.sampler,
+            "noise_schedule": self.noise_schedule,
+        }
+        found |= {n: value for n, value in others.items() if value != getattr(usual, n)}
         return found | {"sampler": self.sampler_for(True)} if inpainting else found

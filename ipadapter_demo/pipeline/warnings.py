@@ -45,7 +45,7 @@ def warnings_for(
     that its structure networks read, `unknown` the numbers of references unlike all it has seen."""
     return (
         *_on_unknown(unknown, model),
-        *_on_guidance(request),
+        *_on_guidance(request, model),
         *_on_prompts(request, model),
         *_on_steps(request, model),
         *_on_shapes(request, cropped, size),
@@ -91,7 +91,7 @@ def _on_prompts(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
             )
 
 
-def _on_guidance(request: GenerateRequest) -> Iterator[str]:
+def _on_guidance(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
     if request.guidance > 1:
         steps, window = _steps_of_passes(request), request.guidance_window
         if not any(ever_active(number, window) for number in steps):
@@ -104,7 +104,7 @@ def _on_guidance(request: GenerateRequest) -> Iterator[str]:
         yield "reference.negative: a negative reference has no effect at guidance 1."
     if request.guidance_rescale > 0:
         yield "guidance_rescale has no effect at guidance 1."
-    if request.guidance_window != (0.0, 1.0):
+    if request.guidance_window not in ((0.0, 1.0), model.entry.recommended.guidance_window):
         yield "guidance_window has no effect at guidance 1."
 
 

@@ -51,7 +51,6 @@ def render(scenes: Scenes, size: int = 128, supersample: int = 2) -> Render:
 
 def trace(scenes: Scenes, grid: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cast grid² rays a scene: colour (B,3,G,G), depth (B,G,G), ids (B,G,G), normal (B,3,G,G)."""
-    device = scenes.x.device
     batch = len(scenes)
     origin = torch.stack(
         [
@@ -60,7 +59,7 @@ def trace(scenes: Scenes, grid: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             torch.full_like(scenes.camera_y, _CAMERA_Z),
         ]
     )  # (3, B)
-    direction = _camera_rays(scenes.camera_y, grid, device)  # 3 x (B, G²)
+    direction = _camera_rays(scenes, grid)  # 3 x (B, G²)
     start = tuple(origin[axis][:, None] for axis in range(3))
 
     t_floor = torch.where(direction[1] < 0, -start[1] / direction[1].clamp(max=-1e-6), _FAR)
@@ -108,12 +107,13 @@ def _fused() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
 def places_of_solids(scenes: Scenes) -> Tensor:
     """(B, 2, 2): x and y on the picture, from -1 (left, top) to 1, of the middle of every solid."""
     down, per_unit = _down_and_scale(scenes)
-    return torch.stack([scenes.x, down], dim=-1) * per_unit[..., None]
+    places = torch.stack([scenes.x, down], dim=-1) * per_unit[..., None]
+    return (places - scenes.view[:, None, :2]) / scenes.view[:, None, 2:]
 
 
 def reach_of_solids(scenes: Scenes) -> Tensor:
     """(B, 2): a solid's radius on the picture, of which a side is 2."""
-    return scenes.radius * _down_and_scale(scenes)[1]
+    return scenes.radius * _down_and_scale(scenes)[1] / scenes.view[:, 2:]
 
 
 def _down_and_scale(scenes: Scenes) -> tuple[Tensor, Tensor]:
@@ -127,16 +127,18 @@ def _down_and_scale(scenes: Scenes) -> tuple[Tensor, Tensor]:
     return z * sin - y * cos, 1 / (depth * math.tan(_FOV / 2))
 
 
-def _camera_rays(camera_y: Tensor, grid: int, device: torch.device) -> tuple[Tensor, ...]:
-    """Unit ray directions 3 x (B, G²) of a camera pitched down to look at (0, _TARGET_Y, 0)."""
-    steps = (torch.arange(grid, device=device) + 0.5) / grid * 2 - 1
-    v, u = torch.meshgrid(-steps, steps, indexing="ij")
+def _camera_rays(scenes: Scenes, grid: int) -> tuple[Tensor, ...]:
+    """Unit ray directions 3 x (B, G²), through the part that is seen, of a camera pitched down to
+    look at (0, _TARGET_Y, 0)."""
+    steps = (torch.arange(grid, device=scenes.x.device) + 0.5) / grid * 2 - 1
+    v, u = torch.meshgrid(steps, steps, indexing="ij")
     half = math.tan(_FOV / 2)
-    u, v = (half * u.flatten())[None], (half * v.flatten())[None]
-    drop = (camera_y - _TARGET_Y)[:, None]
+    x, y, side = (part[:, None] for part in scenes.view.unbind(1))
+    u, v = half * (x + side * u.flatten()), -half * (y + side * v.flatten())
+    drop = (scenes.camera_y - _TARGET_Y)[:, None]
     length = torch.sqrt(drop**2 + _CAMERA_Z**2)
     sin, cos = drop / length, _CAMERA_Z / length
-    x, y, z = u.expand(len(camera_y), -1), v * cos - sin, -(v * sin) - cos
+    x, y, z = u, v * cos - sin, -(v * sin) - cos
     norm = torch.rsqrt(x * x + y * y + z * z)
     return x * norm, y * norm, z * norm
 

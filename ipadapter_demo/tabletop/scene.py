@@ -63,6 +63,8 @@ class Scenes:
     light_x: Tensor  # (B,) signed: negative from the left
     light_z: Tensor  # (B,)
     camera_y: Tensor  # (B,)
+    # (B, 3): the middle and half the side of the part that is seen of a picture from -1 to 1
+    view: Tensor
 
     def __len__(self) -> int:
         return self.present.shape[0]
@@ -152,6 +154,7 @@ def sample_scenes(count: int, seed: int) -> Scenes:
         light_x=(2.0 * light_side - 1.0) * uniform(0.5, 1.0, count),
         light_z=uniform(0.3, 0.8, count),
         camera_y=uniform(1.3, 2.3, count),
+        view=torch.tensor([0.0, 0.0, 1.0]).repeat(count, 1),
     )
 
 

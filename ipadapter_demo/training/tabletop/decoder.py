@@ -3,8 +3,9 @@
 Denoised latents are softer than encoded ones, and the loss of `vae` makes the mean of all that a
 latent may stand for. Here the decoder goes on alone, with both kinds of latents of the same scenes.
 What is encoded has to come back; what was denoised keeps its colours and places, which are the
-model's own; and pixels deviate from their neighbours as much as rendered ones. The encoder stays,
-and so do the latents that all other parts were trained on.
+model's own; and pixels deviate from their neighbours as much as rendered ones. Half of the
+pictures are parts of scenes, enlarged, as a mask in a larger picture shows them. The encoder
+stays, and so do the latents that all other parts were trained on.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
-from ipadapter_demo.tabletop.erase import masks_over_first
+from ipadapter_demo.tabletop.erase import masks_over_first, parts_around_first
+from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.render import render
-from ipadapter_demo.tabletop.scene import partners_with_one_solid, with_first_solid_of
+from ipadapter_demo.tabletop.scene import Scenes, partners_with_one_solid, with_first_solid_of
 from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.pictures import SIZE, Pictures
 from ipadapter_demo.training.tabletop.vae import LATENT_NOISE, psnr, reconstruction, save_vae
 
-DRAWN = 640  # pictures that the model inpaints, once
+DRAWN = 640  # pictures that the model inpaints, once, and as many parts of them
 SHARE = 8  # of them in one call
-APART = 64  # of them, to measure by
+APART = 64  # of both, to measure by
 DEVIATION_WEIGHT = 4.0
 KEPT_WEIGHT = 2.0
 WINDOW, AROUND = 3, 9  # pixels: side of the squares that deviate, and of those it is a mean of
@@ -47,15 +49,21 @@ def train_decoder(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -
     inpaints is kept in the run's folder."""
     torch.manual_seed(run.seed)
     drawn = pictures[:DRAWN]
-    latents, masks = inpainted_latents(drawn, out, run.folder, run.device)
-    scenes = with_first_solid_of(drawn.scenes, partners_with_one_solid(drawn.scenes))
-    wanted = torch.cat([render(part, SIZE).pixels for part in scenes.chunks()]) * 2 - 1
+    whole, parts = drawn.scenes, parts_around_first(drawn.scenes, run.seed)
+    kinds = [
+        (*inpainted_latents(drawn, scenes, out, run.folder / name, run.device), wanted_of(scenes))
+        for name, scenes in (("whole", whole), ("parts", parts))
+    ]
+    # in turn, so that of the last ones half are of each kind
+    latents, masks, wanted = (
+        torch.stack(each, dim=1).flatten(0, 1) for each in zip(*kinds, strict=True)
+    )
     vae, before = (
         AutoencoderTiny.from_pretrained(out / "vae").float().requires_grad_(False).to(run.device)
         for _ in range(2)
     )
     vae.decoder.requires_grad_(True)
-    learnt = max(1, len(drawn) - APART)
+    learnt = max(2, len(wanted) - APART)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
         rows = torch.randint(learnt, (batch,), generator=generator)
@@ -76,7 +84,7 @@ def train_decoder(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -
     @torch.no_grad()
     def detail(path: Path | None = None) -> dict[str, float]:
         """Of what was inpainted in pictures apart, as a part of what rendering has there."""
-        rows = slice(len(drawn) - APART, None)
+        rows = slice(-APART, None)
         pixels, mask = wanted[rows].to(run.device), masks[rows].to(run.device)
         new = vae.decode(latents[rows].to(run.device)).sample.float().clamp(-1, 1)
         if path is not None:
@@ -93,12 +101,12 @@ def train_decoder(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -
 
 @torch.no_grad()
 def inpainted_latents(
-    pictures: Pictures, folder: Path, cache: Path, device: str
+    pictures: Pictures, scenes: Scenes, folder: Path, cache: Path, device: str
 ) -> tuple[Tensor, Tensor]:
     """What the model in `folder` hands its decoder (B, 4, S / 4, S / 4) when it paints over the
-    first solid of each picture, given the solid of another as reference; and the masks
-    (B, 1, S, S), 1 inside. Drawn once, into `cache`."""
-    masks = masks_over_first(pictures.scenes, SIZE)
+    first solid of each picture or of its part that is seen in `scenes`, given the solid of another
+    picture as reference; and the masks (B, 1, S, S), 1 inside. Drawn once, into `cache`."""
+    masks = masks_over_first(scenes, SIZE)
     inside = torch.stack([torch.from_numpy(np.asarray(mask) > 0) for mask in masks]).float()
     path = cache / f"inpainted-{len(pictures)}.pt"
     if not path.exists():
@@ -108,14 +116,15 @@ def inpainted_latents(
         seen: list[Tensor] = []
         decoder = base.vae.autoencoder.decoder
         decoder.register_forward_pre_hook(lambda _, given: seen.append(given[0].cpu()))
-        images = images_from_pixels(pictures.pixels(torch.arange(len(pictures))))
-        partners = partners_with_one_solid(pictures.scenes).tolist()
+        references = images_from_pixels(pictures.pixels(torch.arange(len(pictures))))
+        images = list(pictures_of(scenes, SIZE))
+        partners = partners_with_one_solid(scenes).tolist()
         recommended = pipeline.info.recommended
         around = recommended.background_weight
         requests = []
         for seed, (image, mask, partner) in enumerate(zip(images, masks, partners, strict=True)):
             given = {
-                "references": (Reference(image=images[partner]),),
+                "references": (Reference(image=references[partner]),),
                 "inpaint": Inpaint(image=image, mask=mask, background_weight=around),
             }
             # a step that is taken once: to repeat it changes nothing of the detail
@@ -126,6 +135,12 @@ def inpainted_latents(
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(torch.cat(seen).float(), path)
     return torch.load(path, weights_only=True), inside[:, None]
+
+
+def wanted_of(scenes: Scenes) -> Tensor:
+    """(B, 3, S, S) in [-1, 1]: the scenes with what is painted into them."""
+    scenes = with_first_solid_of(scenes, partners_with_one_solid(scenes))
+    return torch.cat([render(some, SIZE).pixels for some in scenes.chunks()]) * 2 - 1
 
 
 def variances(pixels: Tensor) -> Tensor:

@@ -131,6 +131,7 @@ def train(
     if recipe.start_from is not None:
         options["start"] = out / recipe.start_from
     provenance = recipe.train(run, training, held_out, out, **options, **fields)
+    _forget_origins(out)
     (out / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
     command = f"python -m ipadapter_demo train {part} --steps {run.steps}"
     record(
@@ -147,6 +148,14 @@ def train(
         | provenance,
     )
     return provenance
+
+
+def _forget_origins(out: Path) -> None:
+    """diffusers writes into a config which folder of this machine the network came from."""
+    for path in out.glob("*/config.json"):
+        config = json.loads(path.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def record(out: Path, part: str, provenance: dict) -> None:

@@ -167,6 +167,8 @@ TAB = Tab(
     recommended=RECOMMENDED
     | {
         "guidance": lambda info: {"value": info.recommended.guidance_for(True)},
+        "guidance_start": lambda info: {"value": info.recommended.guidance_window_for(True)[0]},
+        "guidance_end": lambda info: {"value": info.recommended.guidance_window_for(True)[1]},
         "sampler": lambda info: {"value": info.recommended.sampler_for(True)},
     },
     layout=layout,

@@ -164,7 +164,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
                 True, label="Random seed", info="each run draws a new one and shows it beside"
             )
         with gr.Row():
-            window = info.recommended.guidance_window
+            window = info.recommended.guidance_window_for(painting)
             widgets |= window_sliders("guidance_start", "guidance_end", window, "guidance ")
         widgets["guidance_rescale"] = slider(
             0,
