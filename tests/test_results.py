@@ -17,7 +17,18 @@ from PIL import Image
 
 from benchmarks.steps import TABS, table
 from ipadapter_demo.claims import page
+from ipadapter_demo.evaluation.sharpness import detail_ratio, sharpness_ratio
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline.inpainting.crop import mask_box, uncrop
+from ipadapter_demo.request import Inpaint
+from ipadapter_demo.tabletop.erase import masks_over_first
+from ipadapter_demo.tabletop.files import pictures_of
+from ipadapter_demo.tabletop.scene import (
+    HELD_OUT_SEED,
+    partners_with_one_solid,
+    sample_scenes,
+    with_first_solid_of,
+)
 from ipadapter_demo.upscale import Upscale
 
 ROOT = Path(__file__).parent.parent
@@ -438,19 +449,44 @@ def test_the_table_of_masks_in_larger_pictures_is_the_report() -> None:
     cells = json.loads((DOCS / "larger-masks.json").read_text())["cells"]
     between = RESULTS.split("<!-- larger-masks -->")[1].split("<!-- /larger-masks -->")[0]
     assert between == f"\n\n{table(cells, ['inpainting'])}\n\n"
-    part, whole = (found["result"] for found in (cells[0], cells[-1]))
+    part, whole = cells[-2:]
     check(
         RESULTS,
-        "With a `context` of # it has # of the detail of a rendered solid and # of its sharpness, "
-        "with # it has # and #; but the seam is off by # grey levels, not by #",
-        cells[0]["context"],
-        part["detail_inside"],
-        part["sharpness_inside"],
-        cells[-1]["context"],
-        whole["detail_inside"],
-        whole["sharpness_inside"],
-        part["seam_error"],
-        whole["seam_error"],
+        "At # with a `context` of # it has # of the detail of a rendered solid and # of its "
+        "sharpness, with # it has # and #; but the seam is off by # grey levels, not by #",
+        part["size"],
+        part["context"],
+        part["result"]["detail_inside"],
+        part["result"]["sharpness_inside"],
+        whole["context"],
+        whole["result"]["detail_inside"],
+        whole["result"]["sharpness_inside"],
+        part["result"]["seam_error"],
+        whole["result"]["seam_error"],
+    )
+
+
+def test_what_a_rendered_part_keeps_of_its_detail() -> None:
+    """Where it is shrunk to the model's size and put back as what is inpainted there."""
+    scenes = sample_scenes(48, HELD_OUT_SEED)
+    masks = masks_over_first(scenes, 256)
+    wanted = list(pictures_of(with_first_solid_of(scenes, partners_with_one_solid(scenes)), 256))
+    put, widths = [], []
+    for image, mask in zip(wanted, masks, strict=True):
+        box = mask_box(mask, 0.0)
+        part = image.crop(box).resize((128, 128), Image.Resampling.LANCZOS)
+        put.append(uncrop(Inpaint(image=image, mask=mask, context=0.0), part))
+        widths.append(box[2] - box[0])
+    check(
+        RESULTS,
+        "The squares are # pixels wide in the mean, more than the # that are drawn: rendering "
+        "itself, shrunk to # pixels and put back the same way, keeps # of its detail and # of its "
+        "sharpness",
+        sum(widths) / len(widths),
+        128,
+        128,
+        detail_ratio(put, wanted, masks),
+        sharpness_ratio(put, wanted, masks),
     )
 
 
