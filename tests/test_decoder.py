@@ -11,12 +11,15 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file
 
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline.inpainting.crop import mask_box
+from ipadapter_demo.tabletop.erase import masks_over_first
 from ipadapter_demo.tabletop.scene import partners_with_one_solid, sample_scenes
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.decoder import (
     detail_inside,
     deviations,
     inpainted_latents,
+    parts_around_first,
     train_decoder,
     variances,
 )
@@ -45,6 +48,27 @@ def test_variances_are_those_of_squares_of_three_pixels() -> None:
     mask[:, :, 4:8, 4:8] = 1
     inside = squares.var(dim=-1, unbiased=False)[:, :, 3:7, 3:7].mean(dim=(1, 2, 3))
     assert torch.allclose(detail_inside(pixels, mask), (inside + 1e-4).sqrt(), atol=1e-6)
+
+
+def test_a_part_around_the_first_solid_is_what_a_context_shows_of_a_mask() -> None:
+    whole = sample_scenes(64, seed=5)
+    scenes = parts_around_first(whole, seed=1)
+    middle, half = scenes.view[:, :2], scenes.view[:, 2]
+    assert (middle.abs() + half[:, None] <= 1 + 1e-6).all(), "inside the picture"
+    side, masks = 128, masks_over_first(whole, 128)
+    for mask, around, (x, y, reach) in zip(
+        masks, masks_over_first(scenes, side), scenes.view.tolist(), strict=True
+    ):
+        assert around.getbbox() is not None
+        left, upper, right, lower = mask_box(mask, 0.0)
+        least = max(right - left, lower - upper) / side
+        assert least - 0.05 < reach <= 1
+        box = [(place / side * 2 - 1) for place in (left, upper, right, lower)]
+        seen = (x - reach, y - reach, x + reach, y + reach)
+        assert all(one >= other - 0.1 for one, other in zip(box[:2], seen[:2], strict=True))
+        assert all(one <= other + 0.1 for one, other in zip(box[2:], seen[2:], strict=True))
+    assert half.min() < 0.5
+    assert half.max() > 0.95
 
 
 def test_the_decoder_alone_goes_on_and_its_latents_are_those_of_inpainting(tmp_path: Path) -> None:

@@ -412,9 +412,9 @@ def test_what_is_said_of_four_steps() -> None:
 
 
 def test_the_table_of_guidance_windows_is_the_report() -> None:
-    page = (DOCS / "samplers.md").read_text(encoding="utf-8")
+    samplers = (DOCS / "samplers.md").read_text(encoding="utf-8")
     cells = json.loads((DOCS / "guidance-windows.json").read_text())["cells"]
-    between = page.split("<!-- guidance-windows -->")[1].split("<!-- /guidance-windows -->")[0]
+    between = samplers.split("<!-- guidance-windows -->")[1].split("<!-- /guidance-windows -->")[0]
     assert between == f"\n\n{table(cells, ['text', 'variation', 'image+text', 'edges'])}\n\n"
     means = {(c["tab"], c["guidance_window"]): 100 * c["result"].get("mean", 0) for c in cells}
     part, half = (means["variation", "0:1"] - means["variation", w] for w in ("0:0.7", "0:0.5"))
@@ -424,7 +424,7 @@ def test_the_table_of_guidance_windows_is_the_report() -> None:
         if c["tab"] == "image+text"
     }
     check(
-        page,
+        samplers,
         "With guidance to 0.7 a variation loses # points here, and the floor that a text names "
         "gains #; to 0.5 a variation loses #",
         part,
@@ -432,7 +432,7 @@ def test_the_table_of_guidance_windows_is_the_report() -> None:
         half,
     )
     start, end = TABLETOP.recommended.guidance_window
-    assert f"recommends {start:g} to {end:g}: of its ten steps seven have guidance" in page
+    assert f"recommends {start:g} to {end:g}: of its ten steps seven have guidance" in samplers
 
 
 # Two passes

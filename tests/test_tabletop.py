@@ -13,7 +13,6 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from ipadapter_demo.models.catalog import TABLETOP
-from ipadapter_demo.pipeline.inpainting.crop import mask_box
 from ipadapter_demo.tabletop.caption import (
     FULL,
     POOR,
@@ -27,7 +26,6 @@ from ipadapter_demo.tabletop.erase import (
     ROOM,
     masks_over_first,
     painted_over,
-    parts_around_first,
     without,
 )
 from ipadapter_demo.tabletop.files import pictures_of
@@ -157,26 +155,6 @@ def test_a_mask_covers_a_solid_and_its_shadow_and_little_else() -> None:
         assert distance_transform_edt(painted)[change].min() >= room - 2
         areas.append(painted.mean() - change.mean())
     assert np.mean(areas) < 0.2
-
-
-def test_a_part_around_the_first_solid_is_what_a_context_shows_of_a_mask() -> None:
-    scenes = parts_around_first(SCENES, seed=1)
-    middle, half = scenes.view[:, :2], scenes.view[:, 2]
-    assert (middle.abs() + half[:, None] <= 1 + 1e-6).all(), "inside the picture"
-    side, masks = 128, masks_over_first(SCENES, 128)
-    for mask, around, (x, y, reach) in zip(
-        masks, masks_over_first(scenes, side), scenes.view.tolist(), strict=True
-    ):
-        assert around.getbbox() is not None
-        left, upper, right, lower = mask_box(mask, 0.0)
-        least = max(right - left, lower - upper) / side
-        assert least - 0.05 < reach <= 1
-        box = [(place / side * 2 - 1) for place in (left, upper, right, lower)]
-        seen = (x - reach, y - reach, x + reach, y + reach)
-        assert all(one >= other - 0.1 for one, other in zip(box[:2], seen[:2], strict=True))
-        assert all(one <= other + 0.1 for one, other in zip(box[2:], seen[2:], strict=True))
-    assert half.min() < 0.5
-    assert half.max() > 0.95
 
 
 def test_a_stroke_is_round_and_without_dents() -> None:

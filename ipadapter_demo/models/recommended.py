@@ -25,7 +25,7 @@ class Recommended:
     text_image_scale: float = 0.6  # λ beside a prompt
     map_image_scale: float = 1.0  # λ beside maps
     guidance: float = 7.5
-    guidance_window: Window = (0.0, 1.0)  # but of inpainting
+    guidance_window: Window = (0.0, 1.0)  # inpainting has guidance in all steps
     # DPM-Solver++ needs 15 to 20 with guidance (arXiv 2211.01095, abstract); its documentation in
     # diffusers says 20 (https://huggingface.co/docs/diffusers/api/schedulers/multistep_dpm_solver)
     steps: int = 20

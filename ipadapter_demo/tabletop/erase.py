@@ -13,7 +13,6 @@ from torch import Tensor
 from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import Scenes
 
-_GRID = 64  # pixels: finer than the bounds of a part need
 ROOM = 1 / 21  # of the picture's side: by so much a mask is larger than what it covers
 
 
@@ -24,29 +23,6 @@ def masks_over_first(scenes: Scenes, size: int) -> list[Image.Image]:
         strokes = painted_over(traces(0, size, part), [round(ROOM * size)] * len(part))
         masks += [Image.fromarray(stroke * 255) for stroke in strokes]
     return masks
-
-
-def parts_around_first(scenes: Scenes, seed: int) -> Scenes:
-    """The scenes, of which a square around the first solid and its shadow is seen: from one that
-    such a mask fills to the whole picture, as an `Inpaint.context` from 0 to 1 crops it."""
-    g = torch.Generator().manual_seed(seed)
-    views = []
-    for some in scenes.chunks():
-        seen = traces(0, _GRID, some)
-        (left, right), (upper, lower) = _ends(seen.any(dim=1)), _ends(seen.any(dim=2))
-        filled = torch.maximum(right - left, lower - upper) / 2 + 2 * ROOM
-        half = filled.clamp(max=1.0) ** (1 - torch.rand(len(some), generator=g))
-        middle = torch.stack([left + right, upper + lower], dim=1) / 2
-        reach = (1 - half)[:, None]
-        views.append(torch.cat([middle.clamp(-reach, reach), half[:, None]], dim=1))
-    return replace(scenes, view=torch.cat(views))
-
-
-def _ends(seen: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) each, from -1 to 1: where the first True of seen (B, G) begins and the last one ends."""
-    grid = seen.shape[1]
-    first, after = seen.int().argmax(dim=1), grid - seen.flip(1).int().argmax(dim=1)
-    return first / grid * 2 - 1, after / grid * 2 - 1
 
 
 def without(scenes: Scenes, slot: Tensor | int) -> Scenes:

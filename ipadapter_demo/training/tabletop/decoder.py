@@ -25,8 +25,9 @@ from ipadapter_demo.models.base_model import load_base_model
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.inpainting.crop import mask_box
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
-from ipadapter_demo.tabletop.erase import masks_over_first, parts_around_first
+from ipadapter_demo.tabletop.erase import masks_over_first
 from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import Scenes, partners_with_one_solid, with_first_solid_of
@@ -135,6 +136,17 @@ def inpainted_latents(
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(torch.cat(seen).float(), path)
     return torch.load(path, weights_only=True), inside[:, None]
+
+
+def parts_around_first(scenes: Scenes, seed: int) -> Scenes:
+    """The scenes, of which the square is seen that an `Inpaint.context` from 0 to 1 crops around a
+    mask over the first solid."""
+    contexts = torch.rand(len(scenes), generator=torch.Generator().manual_seed(seed)).tolist()
+    views = []
+    for mask, context in zip(masks_over_first(scenes, SIZE), contexts, strict=True):
+        left, upper, right, lower = mask_box(mask, context)
+        views.append([left + right - SIZE, upper + lower - SIZE, right - left])
+    return replace(scenes, view=torch.tensor(views) / SIZE)
 
 
 def wanted_of(scenes: Scenes) -> Tensor:
