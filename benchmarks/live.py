@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
@@ -25,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
+
+from benchmarks.browser import chromium
 
 # When λ changed, and when each new picture was loaded.
 WATCH = """() => {
@@ -93,15 +94,8 @@ def dragged(page: Page, url: str, moves: int, gap: int) -> dict[str, list[float]
 
 def live(moves: int, gap: int) -> dict[str, Any]:
     """Milliseconds from a change to its picture: median, and tenths at either end."""
-    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    browser = next((path for name in names if name and (path := shutil.which(name))), None)
-    if browser is None:
-        raise SystemExit("no Chromium: install one, or set CHROMIUM to its path")
-    with served() as url, sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_page()
-        noted = dragged(page, url, moves, gap)
-        chromium.close()
+    with chromium() as browser, served() as url:
+        noted = dragged(browser.new_page(), url, moves, gap)
     waits = [
         min(later) - moved
         for moved in noted["moves"]

@@ -5,20 +5,20 @@
 A browser goes the ways of a beginner: a variation of a picture of one's own, an edit by words, a
 comparison. Choosing a file counts as two clicks: the field, and the file. Seconds run from the
 page's address, or the tab's click, to the finished pictures; a person's own thinking and typing
-come on top. `CHROMIUM` names the browser. Prints a Markdown table.
+come on top. Prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
+
+from benchmarks.browser import chromium
 
 WORDS = "a red cone"
 SIZE = {"width": 1280, "height": 720}
@@ -119,11 +119,7 @@ def main() -> None:
     arguments = parsed()
     expect.set_options(timeout=PATIENCE)
     print("| Way | Clicks | Keys | Seconds |\n|---|---|---|---|")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"),
-            args=["--no-sandbox"],
-        )
+    with chromium() as browser:
         page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(PATIENCE)
         start = time.perf_counter()
@@ -135,7 +131,6 @@ def main() -> None:
             count = visitor.count
             print(f"| {name} | {count.clicks} | {count.keys} | {seconds:.1f} |", flush=True)
             start = time.perf_counter()
-        browser.close()
 
 
 if __name__ == "__main__":

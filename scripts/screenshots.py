@@ -2,29 +2,21 @@
 
 python -m scripts.screenshots docs/screenshots
 
-Light and dark, on a desktop and on a phone; WebP, less than 1 MB together. A Chromium is needed:
-the one that CHROMIUM names, or the first on the path.
+Light and dark, on a desktop and on a phone; WebP, less than 1 MB together.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 import ipadapter_demo as ip
+from benchmarks.browser import chromium, served
 from ipadapter_demo.cli.serve import scene_of_seed
-from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.settings import Settings
-from ipadapter_demo.ui import build_ui, launch_options
 
 WINDOWS = {  # name: width, height, scheme
     "desktop-light": (1280, 800, "light"),
@@ -36,18 +28,6 @@ WAIT_MS = 300_000
 SEED = "7"
 QUALITY = 60
 MOST = 1_000_000  # bytes, all together
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@contextmanager
-def served() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
-    page = build_ui(ModelManager(ip.load("tabletop")), settings, scene_of_seed)
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
-    yield url
-    page.close()
 
 
 def opened(page: Page, tab: str) -> Locator:
@@ -109,16 +89,10 @@ def shoot(browser: Browser, url: str, window: str, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    names = (os.environ.get("CHROMIUM", ""), *BROWSERS)
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    if path is None:
-        sys.exit("A Chromium is needed: install one, or set CHROMIUM to its path")
     folder.mkdir(parents=True, exist_ok=True)
-    with served() as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as browser, served(ip.load("tabletop"), scene_of_seed) as url:
         for window in WINDOWS:
             shoot(browser, url, window, folder)
-        browser.close()
     size = sum(file.stat().st_size for file in folder.glob("*.webp"))
     print(f"{len(SHOTS) * len(WINDOWS)} pictures, {size:,} bytes, in {folder}")
     if size > MOST:

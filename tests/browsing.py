@@ -1,14 +1,11 @@
 """A browser for tests, and what a visitor does in it.
 
-`CHROMIUM` names the browser; else it is looked for on PATH. Without one these tests fail.
+Without a Chromium these tests fail.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,52 +18,22 @@ from playwright.sync_api import (
     Locator,
     Page,
     expect,
-    sync_playwright,
 )
 
+from benchmarks.browser import chromium, served
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
-from ipadapter_demo.serving import ModelManager
-from ipadapter_demo.settings import Settings
-from ipadapter_demo.ui import build_ui, launch_options
 
 WAIT_MS = 120_000  # on a busy machine; on a free one nothing here takes more than a few seconds
 expect.set_options(timeout=WAIT_MS)
-
-FLAGS = [
-    "--no-sandbox",  # containers, and root, have no sandbox to offer
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-component-update",
-]
 
 DESKTOP, PHONE = (1280, 800, "light"), (390, 844, "dark")  # of a page
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
-    path = next((found for name in names if name and (found := shutil.which(name))), None)
-    if path is None:
-        pytest.fail("no Chromium: install one, or set CHROMIUM to its path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@contextmanager
-def served(pipeline: ImagePromptPipeline) -> Iterator[str]:
-    """The address of a page over a pipeline, in this process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
-    page = build_ui(ModelManager(pipeline), settings)
-    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
-    yield url
-    page.close()
+    with chromium() as found:
+        yield found
 
 
 @contextmanager

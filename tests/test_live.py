@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from safetensors.torch import save_file
 
 import ipadapter_demo as ip
+from benchmarks.browser import served
 from ipadapter_demo.assets import asset
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
@@ -23,7 +24,7 @@ from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Reference
-from tests.browsing import browser, click_example, open_tab, served, set_number, settle, visit
+from tests.browsing import browser, click_example, open_tab, set_number, settle, visit
 from tests.test_request_loras import kohya
 from tests.test_ui import built
 from tests.tiny import picture, write_tiny_model
