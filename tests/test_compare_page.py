@@ -17,6 +17,7 @@ from tests.browsing import (
     open_tab,
     page,
     set_number,
+    settle,
     url,
 )
 from tests.tiny import picture
@@ -108,6 +109,27 @@ def test_two_fingers_zoom_where_their_middle_is(page: Page) -> None:
     fingers("touchMove", (0.2, 0.5), (0.6, 0.5))  # both to the left: what is on the right comes
     assert grid.evaluate(aimed)[0] > x + 5
     fingers("touchEnd")
+
+
+@pytest.mark.parametrize("page", [PHONE], indirect=True)
+def test_a_grid_that_is_wider_than_a_phone_fades_where_it_goes_on(page: Page) -> None:
+    def faded(panel: Locator) -> bool:
+        grid = panel.locator(".comparison").last
+        size = grid.evaluate("(grid) => getComputedStyle(grid).maskSize")
+        return {"100% 100%": True, "calc(100% + 40px) 100%": False}[size]
+
+    panel = compare(page, "0:1.25:0.25")
+    expect(panel.get_by_text("18 of 18 cells.")).to_be_visible()
+    grid = panel.locator(".comparison").last
+    assert grid.evaluate("(grid) => grid.scrollWidth - grid.clientWidth") > 40
+    assert faded(panel)
+    grid.evaluate("(grid) => { grid.scrollLeft = grid.scrollWidth; }")
+    settle(page)
+    assert not faded(panel)
+    panel.get_by_label("Values").first.fill("1")
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    expect(panel.get_by_text("3 of 3 cells.")).to_be_visible()
+    assert not faded(panel)
 
 
 def test_cells_wait_with_seconds_and_stop_counts_right(page: Page) -> None:

@@ -12,6 +12,7 @@ import yaml
 from accelerate.commands.launch import launch_command_parser
 
 import benchmarks.__main__
+import benchmarks.curve
 import benchmarks.steps
 import benchmarks.walk
 import fuzz.__main__
@@ -99,6 +100,9 @@ def test_commands_are_understood(command: str) -> None:
         benchmarks.__main__.command_parser().parse_args(words[3:])
     elif words[:3] == [".venv/bin/python", "-m", "benchmarks.steps"]:
         benchmarks.steps.parsed(words[3:])
+    elif words[:3] == [".venv/bin/python", "-m", "benchmarks.curve"]:
+        named = benchmarks.curve.parsed(words[3:]).files
+        assert all((ROOT / each.split("=", 1)[1]).is_file() for each in named)
     elif words[:3] == [".venv/bin/python", "-m", "benchmarks.walk"]:
         assert benchmarks.walk.parsed(words[3:]).picture.is_file()
     elif words[:3] == [".venv/bin/python", "-m", "fuzz"]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks.curve import draw, points
 from benchmarks.steps import TABS, Timed, main, parsed, settings
 from ipadapter_demo.request import GenerateRequest, Inpaint
 from tests.test_request_loras import kohya
@@ -121,3 +123,26 @@ def test_an_unknown_tab_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parsed(["--out", "x", "--tabs", "text,style"])
     assert "inpainting" in capsys.readouterr().err
+
+
+def test_a_curve_has_a_point_for_each_number_of_steps(tmp_path: Path) -> None:
+    def cell(tab: str, steps: int, result: object) -> dict[str, Any]:
+        return {
+            "tab": tab,
+            "steps": steps,
+            "cpu_seconds_a_picture": steps / 10,
+            "result": result,
+        }
+
+    results: dict[str, object] = {
+        "text": {"mean": 0.9},
+        "variation": {"mean": 0.8},
+        "image+text": {"solid_of_reference": {"mean": 0.7}},
+        "edges": {"edge_f1": 0.6},
+    }
+    found = [cell(tab, steps, result) for steps in (8, 1) for tab, result in results.items()]
+    assert points(found, "image+text", "solid_of_reference") == [(0.1, 0.7, 1), (0.8, 0.7, 8)]
+    assert points(found, "edges", "edge_f1") == [(0.1, 0.6, 1), (0.8, 0.6, 8)]
+    draw({"a": found, "b": found[:4]}, tmp_path / "curve.webp")
+    with Image.open(tmp_path / "curve.webp") as figure:
+        assert figure.size == (1344, 1024)

@@ -24,18 +24,19 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 matplotlib.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
-def _figure(columns: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(4.2 * columns, 3.2), layout="constrained")
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
+def new_figure(columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """With its panels, row by row."""
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def _save(figure: Figure, path: Path, **saved: Any) -> None:
+def save(figure: Figure, path: Path, **saved: Any) -> None:
     """Lines without loss, unless `saved` says otherwise."""
     figure.savefig(path, dpi=160, pil_kwargs={"method": 6} | (saved or {"lossless": True}))
 
 
 def methods(record: Record, path: Path) -> None:
-    figure, panels = _figure(2)
+    figure, panels = new_figure(2)
     for panel, mark, label in zip(
         panels, ("attributes", "clip_i"), ("attributes kept", "CLIP-I"), strict=True
     ):
@@ -52,11 +53,11 @@ def methods(record: Record, path: Path) -> None:
             )
         panel.set(xscale="log", xlabel="trained parameters", ylabel=label)
     panels[0].legend(frameon=False, fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def tuning(record: Record, path: Path) -> None:
-    figure, [panel] = _figure()
+    figure, [panel] = new_figure()
     names = dict.fromkeys(row["method"] for row in record["rows"])
     for place, (colour, name) in enumerate(zip(COLOURS, names, strict=False)):
         beside = 1.12 ** (place - 2.5)  # so that no point hides another
@@ -72,11 +73,11 @@ def tuning(record: Record, path: Path) -> None:
     panel.set_xticks(rates, [f"{lr:g}" for lr in rates])
     panel.minorticks_off()
     panel.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    _save(figure, path)
+    save(figure, path)
 
 
 def scale(record: Record, path: Path) -> None:
-    figure, [panel] = _figure()
+    figure, [panel] = new_figure()
     for colour, curve in zip(COLOURS, record["curves"], strict=False):
         points = curve["points"]
         panel.errorbar(
@@ -93,11 +94,11 @@ def scale(record: Record, path: Path) -> None:
         )
     panel.set(xlabel="floor that the text names", ylabel="solid that the picture shows")
     panel.legend(frameon=False, fontsize=7)
-    _save(figure, path)
+    save(figure, path)
 
 
 def data(record: Record, path: Path) -> None:
-    figure, [panel] = _figure()
+    figure, [panel] = new_figure()
     for colour, curve in zip(COLOURS, record["curves"], strict=False):
         metrics = [mark["attributes"] for mark in curve["metrics"]]
         panel.errorbar(
@@ -112,7 +113,7 @@ def data(record: Record, path: Path) -> None:
         )
     panel.set(xlabel="training steps", ylabel="attributes kept")
     panel.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def transfer(record: Record, path: Path) -> None:
@@ -123,7 +124,7 @@ def transfer(record: Record, path: Path) -> None:
         panel.set_title(row["what"], loc="left", fontsize=9)
         panel.set(xticks=[], yticks=[])
         panel.spines[:].set_visible(False)
-    _save(figure, path, quality=80)  # pictures
+    save(figure, path, quality=80)  # pictures
 
 
 def strip(pixels: Tensor) -> str:
@@ -136,7 +137,7 @@ def strip(pixels: Tensor) -> str:
 
 
 def structure(record: Record, path: Path) -> None:
-    figure, panels = _figure(2)
+    figure, panels = new_figure(2)
     both = (("edge_f1", "edge F1", True), ("cell_error", "error of a palette cell", False))
     for panel, (mark, label, referenced) in zip(panels, both, strict=True):
         found = [row for row in record["rows"] if row["reference"] == referenced]
@@ -150,11 +151,11 @@ def structure(record: Record, path: Path) -> None:
         panel.invert_yaxis()
         panel.set(xlabel=f"{label}, {'with' if referenced else 'without'} a reference")
     panels[1].set_yticks([])
-    _save(figure, path)
+    save(figure, path)
 
 
 def plus(record: Record, path: Path) -> None:
-    figure, [panel] = _figure()
+    figure, [panel] = new_figure()
     for colour, curve in zip(COLOURS, record["curves"], strict=False):
         points = curve["points"]
         panel.errorbar(
@@ -184,7 +185,7 @@ def plus(record: Record, path: Path) -> None:
         xlabel="spread of places over seeds (widths of the picture)", ylabel="attributes kept"
     )
     panel.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 FIGURES: dict[str, Callable[[Record, Path], None]] = {

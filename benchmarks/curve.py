@@ -1,0 +1,76 @@
+"""Quality against time, drawn from files of `benchmarks.steps`.
+
+    python -m benchmarks.curve docs/claims/few-steps.webp \\
+        "with the LoRA, without guidance=docs/steps-lora.json" "DPM-Solver++=docs/steps-dpm.json"
+
+A curve for each file, its points marked with their steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ipadapter_demo.claims.figures import COLOURS, new_figure, save
+
+# By panel: the tab, and what of its result is drawn.
+PANELS = {
+    "text, attributes right": ("text", "mean"),
+    "variation, attributes right": ("variation", "mean"),
+    "image + text, solid of the picture right": ("image+text", "solid_of_reference"),
+    "F1 of edges": ("edges", "edge_f1"),
+}
+
+
+def points(
+    cells: Sequence[Mapping[str, Any]], tab: str, key: str
+) -> list[tuple[float, float, int]]:
+    """CPU seconds a picture, figure and steps of each cell of a tab, fewest steps first."""
+    found = []
+    for cell in cells:
+        if cell["tab"] == tab:
+            value = cell["result"][key]
+            share = value["mean"] if isinstance(value, Mapping) else value
+            found.append((cell["cpu_seconds_a_picture"], share, cell["steps"]))
+    return sorted(found, key=lambda point: point[2])
+
+
+def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    figure, panels = new_figure(columns=2, rows=2)
+    for panel, (title, (tab, key)) in zip(panels, PANELS.items(), strict=True):
+        for colour, (label, cells) in zip(COLOURS, curves.items(), strict=False):
+            found = points(cells, tab, key)
+            seconds, shares, steps = zip(*found, strict=True)
+            panel.plot(seconds, shares, "o-", ms=3, lw=1, color=colour, label=label)
+            for place, share, count in zip(seconds, shares, steps, strict=True):
+                panel.annotate(
+                    str(count), (place, share), (3, -9), textcoords="offset points", fontsize=7
+                )
+        panel.set(title=title, xlabel="CPU seconds a picture", xlim=(0, None))
+    panels[0].legend(frameon=False, fontsize=7, loc="lower right")
+    save(figure, path)
+
+
+def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="the figure to write")
+    parser.add_argument(
+        "files", nargs="+", metavar="LABEL=FILE", help="written by benchmarks.steps"
+    )
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    arguments = parsed()
+    named = [each.split("=", 1) for each in arguments.files]
+    curves = {label: json.loads(Path(file).read_text())["cells"] for label, file in named}
+    draw(curves, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
