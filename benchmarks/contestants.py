@@ -18,7 +18,8 @@ from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.compiled import unet_output
 from ipadapter_demo.pipeline import ImagePromptPipeline
 
-SIDE, GUIDANCE, SCALE, PROMPT = 128, 6.0, 0.65, "a red sphere on a green floor"
+SIDE, GUIDANCE, PROMPT = 128, 6.0, "a red sphere on a green floor"
+SCALE = TABLETOP.recommended.map_image_scale
 [LORA] = TABLETOP.loras
 WINDOW = TABLETOP.recommended.guidance_window
 KINDS = {

@@ -1,7 +1,7 @@
 """Quality against time, drawn from files of `benchmarks.steps`.
 
-    python -m benchmarks.curve docs/claims/few-steps.webp \\
-        "with the LoRA, without guidance=docs/steps-lora.json" "DPM-Solver++=docs/steps-dpm.json"
+    python -m benchmarks.curve docs/few-steps.webp \\
+        "LoRA, no guidance=docs/steps-lora.json" "DPM-Solver++=docs/steps-dpm.json"
 
 A curve for each file, its points marked with their steps.
 """
@@ -41,8 +41,10 @@ def points(
 def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     figure, panels = new_figure(columns=2, rows=2)
     for panel, (title, (tab, key)) in zip(panels, PANELS.items(), strict=True):
-        for colour, (label, cells) in zip(COLOURS, curves.items(), strict=False):
+        for colour, (label, cells) in zip(COLOURS[: len(curves)], curves.items(), strict=True):
             found = points(cells, tab, key)
+            if not found:
+                continue
             seconds, shares, steps = zip(*found, strict=True)
             panel.plot(seconds, shares, "o-", ms=3, lw=1, color=colour, label=label)
             for place, share, count in zip(seconds, shares, steps, strict=True):
@@ -67,7 +69,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     arguments = parsed()
-    named = [each.split("=", 1) for each in arguments.files]
+    named = [each.rsplit("=", 1) for each in arguments.files]
     curves = {label: json.loads(Path(file).read_text())["cells"] for label, file in named}
     draw(curves, arguments.out)
 

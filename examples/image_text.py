@@ -17,6 +17,7 @@ request = ip.GenerateRequest(
     prompt="on a green checkered floor",
     references=(ip.Reference(image=Image.open(PICTURES / "blue-cone.png")),),
     guidance=6.0,
+    guidance_window=(0.0, 0.7),  # of the steps
     steps=10,
     seed=3,
 )
@@ -24,7 +25,7 @@ request = ip.GenerateRequest(
 # λ balances the two. The same seed gives the same noise, so only λ differs.
 outputs = Path("outputs")
 outputs.mkdir(exist_ok=True)
-for image_scale in (0.0, 0.65, 1.2):
+for image_scale in (0.0, 0.7, 1.2):
     result = pipeline.generate(replace(request, image_scale=image_scale))
     path = outputs / f"image-text-{image_scale}.png"
     ip.save_png(path, result.images[0], result.request, request.seed, 0, result.provenance)

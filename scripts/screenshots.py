@@ -15,7 +15,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page
 
 import ipadapter_demo as ip
-from benchmarks.browser import chromium, served
+from benchmarks.browser import chromium
+from benchmarks.page import served
 from ipadapter_demo.cli.serve import scene_of_seed
 
 WINDOWS = {  # name: width, height, scheme

@@ -20,7 +20,8 @@ from playwright.sync_api import (
     expect,
 )
 
-from benchmarks.browser import chromium, served
+from benchmarks.browser import chromium
+from benchmarks.page import served
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
 

@@ -52,7 +52,8 @@ from ipadapter_demo.compare.axes import count_cells, expanded, head_of
 from ipadapter_demo.compare.comparison import ComparisonSpec
 from ipadapter_demo.compare.complete import completed
 from ipadapter_demo.compare.grid import Cell, Given
-from ipadapter_demo.compare.manifest import Manifest
+from ipadapter_demo.compare.latex import caption
+from ipadapter_demo.compare.manifest import Manifest, manifest_text
 from ipadapter_demo.compare.schema import Part, json_schema
 from ipadapter_demo.compare.scores import by_row, scores_csv
 from ipadapter_demo.compare.strip import SCALES, filmstrip
@@ -61,6 +62,7 @@ from ipadapter_demo.compare.votes import Share, ballot, shares, votes_csv
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.lora import texts_from_loras
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.pipeline import (
     ImagePromptPipeline,
     Result,
@@ -319,6 +321,41 @@ class TestSpec:
         said = completed(spec(mapped), manager.info).document["request"]
         assert said["guidance"] == manager.info.recommended.paint_guidance == 2.0
         assert set(once.files) == {n for n in once.files if re.fullmatch(r"inputs/\w{16}\.png", n)}
+
+    def test_what_is_recommended_later_changes_no_comparison_of_before(
+        self, manager: ModelManager, tmp_path: Path
+    ) -> None:
+        """Documents did once not say these where they were a request's own."""
+        names = ("guidance_window", "sampler", "noise_schedule")
+        job = drawn(plan(SMALL, manager), tmp_path)
+        text = json.loads((tmp_path / "spec.json").read_text())
+        own = {name: text["request"].pop(name) for name in names}
+        (tmp_path / "spec.json").write_text(json.dumps(text))
+        assert own == dict(zip(names, ([0.0, 1.0], "dpm++", "default"), strict=True))
+        assert list(Job(plan(SMALL, manager), tmp_path).run()) == []
+
+        manifest = json.loads(manifest_text(job, {}))
+        for name in names:
+            del manifest["spec"]["request"][name]
+        found = spec_from_manifest(json.dumps(manifest))
+        windowed = replace(manager.info.recommended, guidance_window=(0.0, 0.7))
+        later = replace(manager.info, recommended=windowed)
+        assert completed(found, later).document == job.plan.spec.document
+        assert completed(spec(SMALL), later).document["request"]["guidance_window"] == [0.0, 0.7]
+
+    def test_a_lora_for_few_steps_brings_its_settings(self, manager: ModelManager) -> None:
+        few = FewStep(steps=4, sampler="lcm")
+        info = replace(manager.info, few_step_loras={"fast": few}, loras={"fast": 0.0})
+
+        def said(**document: object) -> dict[str, Any]:
+            both = {"columns": {"seed": [1, 2]}, **document}
+            return completed(spec(both), info).document["request"]
+
+        assert said()["steps"] == info.recommended.steps
+        chosen = said(request={"loras": ["fast"], "guidance": 2.0})
+        assert (chosen["steps"], chosen["sampler"], chosen["guidance"]) == (4, "lcm", 2.0)
+        compared = said(columns={"loras": ["none", "fast"]})
+        assert compared["steps"] == info.recommended.steps, "no settings are for both"
 
     def test_the_order_of_fields_does_not_matter(self, manager: ModelManager) -> None:
         turned = dict(reversed(SMALL.items()))
@@ -1038,6 +1075,20 @@ class TestText:
         scales = [f"λ = {i / 5:g}" for i in range(7)]
         assert listed(scales) == "λ = 0, 0.2, …, 1.2"
         assert listed(["a", "b"]) == "a, b"
+
+    def test_a_caption_names_no_window_of_guidance_that_is_not_there(
+        self, manager: ModelManager
+    ) -> None:
+        def written(**request: object) -> str:
+            asked = {
+                "columns": {"seed": [1, 2]},
+                "request": {"guidance_window": [0, 0.5]} | request,
+            }
+            made = plan(asked, manager)
+            return caption(made.spec, made.grid, 1)
+
+        assert "guidance 3, guided from 0 to 0.5" in written(guidance=3.0)
+        assert "guided" not in written(guidance=1.0)
 
 
 class TestVotes:

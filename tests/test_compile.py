@@ -59,6 +59,10 @@ REQUESTS = {
     "another weight of it": request(
         structures=(Structure(kind="canny", image=MAP, annotator="none", weight=0.7),), count=2
     ),
+    "an edge map, guidance in a part": request(
+        structures=(Structure(kind="canny", image=MAP, annotator="none"),),
+        guidance_window=(0.0, 0.5),
+    ),
     "colours": request(structures=(Structure(kind="palette", image=MAP, annotator="none"),)),
 }
 OTHER_SIZE = request(width=96, height=64)

@@ -49,8 +49,11 @@ def test_the_image_scale_follows_what_stands_beside_the_reference(
 ) -> None:
     assert INFO.recommended.fields_beside(given) == {
         "guidance": 6.0,
+        "guidance_window": (0.0, 1.0),
         "steps": 9,
         "image_scale": scale,
+        "sampler": "dpm++",
+        "noise_schedule": "default",
     }
 
 
@@ -60,19 +63,22 @@ def test_image_scale_for_a_picture_alone_is_the_default() -> None:
     assert INFO.recommended.scale_for(maps=True) == 0.8
 
 
-def test_a_window_of_guidance_is_said_where_there_is_one() -> None:
+def test_inpainting_has_a_window_of_guidance_of_its_own() -> None:
     windowed = replace(INFO.recommended, guidance_window=(0.2, 0.8))
     assert windowed.fields_beside({})["guidance_window"] == (0.2, 0.8)
-    assert "guidance_window" not in windowed.fields_beside({"inpaint": "given"})
-    assert windowed.guidance_window_for(True) == (0.0, 1.0)
+    assert windowed.fields_beside({"inpaint": "given"})["guidance_window"] == (0.0, 1.0)
+    own = replace(windowed, paint_guidance_window=(0.0, 0.9))
+    assert own.guidance_window_for(inpainting=True) == (0.0, 0.9)
 
 
 def test_inpainting_has_a_guidance_of_its_own() -> None:
     assert INFO.recommended.fields_beside({"inpaint": "given"}) == {
         "guidance": 3.0,
+        "guidance_window": (0.0, 1.0),
         "steps": 9,
         "image_scale": 1.0,
         "sampler": "ddim",
+        "noise_schedule": "default",
     }
     assert replace(INFO.recommended, repaint_passes=1).sampler_for(True) == "dpm++"
     assert INFO.recommended.fields_beside({"inpaint": None})["guidance"] == 6.0

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from safetensors.torch import save_file
 
 import ipadapter_demo as ip
-from benchmarks.browser import served
+from benchmarks.page import served
 from ipadapter_demo.assets import asset
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry

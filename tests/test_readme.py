@@ -102,7 +102,7 @@ def test_commands_are_understood(command: str) -> None:
         benchmarks.steps.parsed(words[3:])
     elif words[:3] == [".venv/bin/python", "-m", "benchmarks.curve"]:
         named = benchmarks.curve.parsed(words[3:]).files
-        assert all((ROOT / each.split("=", 1)[1]).is_file() for each in named)
+        assert all((ROOT / each.rsplit("=", 1)[1]).is_file() for each in named)
     elif words[:3] == [".venv/bin/python", "-m", "benchmarks.walk"]:
         assert benchmarks.walk.parsed(words[3:]).picture.is_file()
     elif words[:3] == [".venv/bin/python", "-m", "fuzz"]:

@@ -19,6 +19,7 @@ from benchmarks.steps import TABS, table
 from ipadapter_demo.claims import page
 from ipadapter_demo.evaluation.sharpness import detail_ratio, sharpness_ratio
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline.conditions import is_active
 from ipadapter_demo.pipeline.inpainting.crop import mask_box, uncrop
 from ipadapter_demo.request import Inpaint
 from ipadapter_demo.tabletop.erase import masks_over_first
@@ -125,6 +126,15 @@ def test_the_sentences_about_results_are_the_report() -> None:
     layout, edges, mask = REPORT["layout"], REPORT["structure"], REPORT["inpainting"]
     assert f"On {REPORT['scenes']:,} held-out scenes" in RESULTS
     assert f"({REPORT['steps']} steps; guidance {REPORT['guidance']:g}" in RESULTS
+    check(
+        RESULTS,
+        "in the first # of them, inpainting # in all)",
+        sum(
+            is_active(tuple(REPORT["guidance_window"]), step, REPORT["steps"])
+            for step in range(REPORT["steps"])
+        ),
+        TABLETOP.recommended.guidance_for(inpainting=True),
+    )
     check(
         RESULTS,
         "hues are off by # degrees in the median",

@@ -43,6 +43,7 @@ from ipadapter_demo.ui.run.uploads import Painting
 from ipadapter_demo.ui.tabs import TABS, image_text, inpaint, structure, variation
 from ipadapter_demo.ui.widgets.examples import FOLDER
 from ipadapter_demo.ui.widgets.larger import upscale_from_values
+from ipadapter_demo.upscale import Upscale
 from tests.tiny import box_mask, picture, tiny_unet
 
 REFERENCE = Reference(image=picture(1))
@@ -496,6 +497,17 @@ class TestGuidance:
         fields = {"guidance_window": (0.4, 0.6), "negative_prompt": "a" * 15}
         assert warnings(pipeline, **fields) == (
             "guidance_window: no step of 3 lies wholly in 0.4 to 0.6, so guidance has no effect.",
+        )
+
+    def test_a_window_that_no_step_of_the_second_pass_lies_in(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        fields = {"guidance_window": (0.0, 0.7), "steps": 10, "upscale": Upscale(strength=0.3)}
+        assert warnings(pipeline, **fields) == ()
+        fields["upscale"] = Upscale(strength=0.1)
+        assert warnings(pipeline, **fields) == (
+            "guidance_window: no step of 1 lies wholly in 0 to 0.7, so guidance has no effect in "
+            "that pass.",
         )
 
     def test_a_negative_reference_outside_of_it(self, pipeline: ImagePromptPipeline) -> None:

@@ -136,7 +136,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--guidance-window",
         **window,
         help="start and end of guidance, as shares of the steps; those without cost half "
-        "[the model's: 0 1]",
+        "[the model's: tabletop 0 0.7, inpainting 0 1]",
     )
     add(
         "--guidance-rescale",

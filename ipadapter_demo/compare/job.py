@@ -20,6 +20,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ipadapter_demo.compare.complete import with_everything_said
 from ipadapter_demo.compare.grid import Cell, Given
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec
@@ -220,7 +221,7 @@ class Job:
                 "only it knows whose cells are there: delete it to go on with "
                 "this comparison, or name a new folder"
             )
-        return found
+        return with_everything_said(found)
 
 
 def spec_text(spec: Spec) -> str:

@@ -43,13 +43,14 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
     first = next(cell for cell in grid.cells if cell.page == number)
     differs, schedule = all_axes(comparison), first.planned.noise_schedule
     window, upscale = first.planned.guidance_window, first.planned.upscale
+    windowed = window != (0, 1) and (first.planned.guidance > 1 or "guidance" in differs)
     shared = {
         "model": first.model,
         "steps": "1 step" if first.planned.steps == 1 else f"{first.planned.steps} steps",
         "sampler": first.planned.sampler,
         "noise_schedule": {"default": ""}.get(schedule, f"{schedule} noise levels"),
         "guidance": f"guidance {first.planned.guidance:g}",
-        "guidance_window": "" if window == (0, 1) else head_of("guidance_window", window),
+        "guidance_window": head_of("guidance_window", window) if windowed else "",
         "image_scale": f"λ = {first.planned.image_scale:g}" if not comparison.beside else "",
         "loras": " and ".join(f"the LoRA {text}" for text in texts_from_loras(first.planned.loras)),
         "vae": f"the VAE {first.planned.vae}" if first.planned.vae else "",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from ipadapter_demo.compare.comparison import MAX_CELLS
+from ipadapter_demo.compare.complete import with_everything_said
 from ipadapter_demo.compare.job import Job
 from ipadapter_demo.compare.schema import CellName, Part, checked
 from ipadapter_demo.compare.spec import Spec, spec_from_document
@@ -141,7 +142,7 @@ def spec_of_manifest(manifest: Manifest) -> Spec:
             raise RequestError(f"manifest.inputs: {name:.80} is missing")
         return files[name]
 
-    return spec_from_document(manifest.spec, read)
+    return spec_from_document(with_everything_said(manifest.spec), read)
 
 
 def checksum(content: bytes) -> str:

@@ -45,6 +45,7 @@ def evaluate(
         "scenes": scenes,
         "seed": seed,
         "guidance": pipeline.info.recommended.guidance,
+        "guidance_window": pipeline.info.recommended.guidance_window,
         "steps": pipeline.info.recommended.steps,
         "provenance": pipeline.provenance,
     }

@@ -25,11 +25,12 @@ class Recommended:
     text_image_scale: float = 0.6  # λ beside a prompt
     map_image_scale: float = 1.0  # λ beside maps
     guidance: float = 7.5
-    guidance_window: Window = (0.0, 1.0)  # inpainting has guidance in all steps
+    guidance_window: Window = (0.0, 1.0)
     # DPM-Solver++ needs 15 to 20 with guidance (arXiv 2211.01095, abstract); its documentation in
     # diffusers says 20 (https://huggingface.co/docs/diffusers/api/schedulers/multistep_dpm_solver)
     steps: int = 20
     paint_guidance: float | None = None  # of inpainting; None: the same
+    paint_guidance_window: Window = (0.0, 1.0)  # of inpainting
     sampler: Sampler = SAMPLERS[0]
     noise_schedule: NoiseSchedule = "default"
     repaint_passes: int = 1  # of inpainting: how often a step is taken
@@ -47,7 +48,7 @@ class Recommended:
         return other if inpainting and other is not None else self.guidance
 
     def guidance_window_for(self, inpainting: bool) -> Window:
-        return (0.0, 1.0) if inpainting else self.guidance_window
+        return self.paint_guidance_window if inpainting else self.guidance_window
 
     def sampler_for(self, inpainting: bool) -> Sampler:
         """For inpainting the one that takes steps again, where `repaint_passes` asks for that."""
@@ -62,16 +63,11 @@ class Recommended:
     def fields_beside(self, given: Mapping[str, object]) -> dict[str, Any]:
         """The fields of a request that belong to those `given`."""
         inpainting = bool(given.get("inpaint"))
-        found: dict[str, Any] = {
+        return {
             "guidance": self.guidance_for(inpainting),
+            "guidance_window": self.guidance_window_for(inpainting),
             "steps": self.steps,
             "image_scale": self.scale_for(bool(given.get("prompt")), bool(given.get("structures"))),
-        }
-        usual = Recommended()  # a request's own: not said, so that comparisons of before are equal
-        others: dict[str, Any] = {
-            "guidance_window": self.guidance_window_for(inpainting),
-            "sampler": self.sampler,
+            "sampler": self.sampler_for(inpainting),
             "noise_schedule": self.noise_schedule,
         }
-        found |= {n: value for n, value in others.items() if value != getattr(usual, n)}
-        return found | {"sampler": self.sampler_for(True)} if inpainting else found

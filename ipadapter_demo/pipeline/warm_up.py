@@ -31,4 +31,5 @@ def _requests(entry: CatalogEntry) -> Iterator[GenerateRequest]:
     for kind, structure in entry.structures.items():
         if "none" in structure.annotators and not isinstance(structure.folder, Hub):
             given = Structure(kind=kind, image=Image.new("RGB", (64, 64)), annotator="none")
-            yield GenerateRequest(steps=1, guidance=2.0, structures=(given,))
+            for guidance in (2.0, 1.0):  # the steps outside a window are without it
+                yield GenerateRequest(steps=1, guidance=guidance, structures=(given,))
