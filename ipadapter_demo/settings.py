@@ -143,7 +143,7 @@ class Settings:
         if logins(self.auth) and self.mcp:
             raise ValueError("mcp and auth exclude each other: tools are served without a login")
         if self.mcp and find_spec("mcp") is None:
-            raise ValueError('mcp needs a package: pip install "ipadapter-demo[mcp]"')
+            raise ValueError('mcp needs a package: pip install "mcp>=1.30,<2"')
 
 
 def replica_range(text: str) -> tuple[int, int]:

@@ -433,13 +433,32 @@ def test_the_table_of_guidance_windows_is_the_report() -> None:
         for c in cells
         if c["tab"] == "image+text"
     }
+    hues = {
+        c["guidance_window"]: c["result"]["median_hue_error_degrees"]
+        for c in cells
+        if c["tab"] == "variation"
+    }
     check(
         samplers,
-        "With guidance to 0.7 a variation loses # points here, and the floor that a text names "
-        "gains #; to 0.5 a variation loses #",
+        "With guidance to 0.7 a variation loses # points here, its hues are off by # degrees "
+        "instead of #, and the floor that a text names gains #; to 0.5 a variation loses #",
         part,
+        hues["0:0.7"],
+        hues["0:1"],
         floors["0:0.7"] - floors["0:1"],
         half,
+    )
+    painted = json.loads((DOCS / "guidance-windows-inpainting.json").read_text())
+    solids = {
+        c["guidance_window"]: 100 * c["result"]["solid_of_reference"]["mean"]
+        for c in painted["cells"]
+    }
+    check(
+        samplers,
+        "on # scenes its solid was right in # % to 0.7, and in # % with guidance in all steps",
+        painted["scenes"],
+        solids["0:0.7"],
+        solids["0:1"],
     )
     start, end = TABLETOP.recommended.guidance_window
     assert f"recommends {start:g} to {end:g}: of its ten steps seven have guidance" in samplers

@@ -128,7 +128,7 @@ def _known(
     """What `read` finds; None where that is an error, which is logged once."""
     try:
         if not _NAME.fullmatch(path.stem):
-            raise ModelError("its name must be letters, digits, spaces and . ( ) + -")
+            raise ModelError("its name must be letters, digits, spaces and _ . ( ) + -")
         return read(path)
     except ModelError as error:
         log.warning("%r is not offered: %s", str(path), error)
