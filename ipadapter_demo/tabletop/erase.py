@@ -20,7 +20,8 @@ def masks_over_first(scenes: Scenes, size: int) -> list[Image.Image]:
     """White over the first solid of each scene and its shadow, and a little around them."""
     masks = []
     for part in scenes.chunks():
-        strokes = painted_over(traces(0, size, part), [round(ROOM * size)] * len(part))
+        room = [round(ROOM * size / half) for half in part.view[:, 2].tolist()]
+        strokes = painted_over(traces(0, size, part), room)
         masks += [Image.fromarray(stroke * 255) for stroke in strokes]
     return masks
 
