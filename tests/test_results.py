@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.curve import draw
 from benchmarks.steps import TABS, table
 from ipadapter_demo.claims import page
 from ipadapter_demo.evaluation.sharpness import detail_ratio, sharpness_ratio
@@ -213,10 +215,11 @@ def test_a_study_s_table_is_its_record(study: str) -> None:
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_s_figure_is_its_record(study: str, tmp_path: Path) -> None:
     page.FIGURES[study](RECORDS[study], tmp_path / "figure.webp")
-    drawn, kept = (
-        np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
-        for path in (tmp_path / "figure.webp", DOCS / "claims" / f"{study}.webp")
-    )
+    assert_alike(tmp_path / "figure.webp", DOCS / "claims" / f"{study}.webp")
+
+
+def assert_alike(*figures: Path) -> None:
+    drawn, kept = (np.asarray(Image.open(path).convert("RGB"), dtype=np.int16) for path in figures)
     assert drawn.shape == kept.shape
     assert np.abs(drawn - kept).mean() < 0.05, "grey levels: antialiasing at most"
 
@@ -380,13 +383,43 @@ def test_what_is_said_of_data_and_of_tuning() -> None:
 # Few steps
 
 STEPS = json.loads((DOCS / "steps-lora.json").read_text())
+PLAIN = json.loads((DOCS / "steps-dpm.json").read_text())
+WITHOUT_PAINT = [tab for tab in TABS if tab != "inpainting"]
 
 
-def test_the_table_of_few_steps_is_the_report() -> None:
-    assert STEPS["scenes"] == REPORT["scenes"]
-    assert STEPS["seed"] == REPORT["seed"]
-    between = CLAIMS.split("<!-- steps-lora -->")[1].split("<!-- /steps-lora -->")[0]
-    assert between == f"\n\n{table(STEPS['cells'], list(TABS))}\n\n"
+@pytest.mark.parametrize(
+    ("name", "report", "tabs", "whose"),
+    [
+        ("steps-lora", STEPS, list(TABS), "the LoRA"),
+        ("steps-dpm", PLAIN, WITHOUT_PAINT, "DPM-Solver++"),
+    ],
+)
+def test_the_tables_of_few_steps_are_the_reports(
+    name: str, report: dict[str, Any], tabs: list[str], whose: str
+) -> None:
+    assert f"{report['scenes']:,} held-out scenes with {whose}" in CLAIMS
+    assert report["seed"] == REPORT["seed"]
+    assert report["provenance"]["weights"] == REPORT["provenance"]["weights"]
+    between = CLAIMS.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+    assert between == f"\n\n{table(report['cells'], tabs)}\n\n"
+
+
+def test_the_figure_of_few_steps_is_of_the_reports(tmp_path: Path) -> None:
+    [names] = re.findall(r'benchmarks\.curve docs/few-steps\.webp "(.*)=.*" "(.*)=.*"', CLAIMS)
+    draw(dict(zip(names, (STEPS["cells"], PLAIN["cells"]), strict=True)), tmp_path / "figure.webp")
+    assert_alike(tmp_path / "figure.webp", DOCS / "few-steps.webp")
+
+
+def test_the_rows_of_few_steps_and_of_the_model_s_own() -> None:
+    steps, window = TABLETOP.recommended.steps, TABLETOP.recommended.guidance_window
+    guided = sum(is_active(window, step, steps) for step in range(steps))
+    check(
+        CLAIMS,
+        "4 steps are 4 rows of the UNet, # steps of DPM-Solver++ #, as # of them have guidance",
+        steps,
+        steps + guided,
+        guided,
+    )
 
 
 def test_the_lora_for_few_steps_is_the_one_that_was_measured() -> None:
@@ -416,6 +449,41 @@ def test_what_is_said_of_four_steps() -> None:
         100 * inpainted["solid_of_reference"]["mean"],
         100 * of(REPORT, "inpainting.solid_of_reference.mean"),
     )
+
+
+def test_what_is_said_of_other_numbers_of_steps() -> None:
+    few, plain = (
+        {(cell["tab"], cell["steps"]): cell["result"] for cell in report["cells"]}
+        for report in (STEPS, PLAIN)
+    )
+    both = few["image+text", 8]
+    check(
+        CLAIMS,
+        "In four steps of its own the model has # % of a text and # % of a variation right; in "
+        "six, which take half as long again as four with the LoRA, it is where that is, # and # %. "
+        "With the LoRA two steps keep # % of a variation, one # %, and more than four gain little: "
+        "in eight a picture prevails over the words, with # % of its solids and # % of their "
+        "floors.",
+        100 * plain["text", 4]["mean"],
+        100 * plain["variation", 4]["mean"],
+        100 * plain["text", 6]["mean"],
+        100 * plain["variation", 6]["mean"],
+        100 * few["variation", 2]["mean"],
+        100 * few["variation", 1]["mean"],
+        100 * both["solid_of_reference"]["mean"],
+        100 * both["floor_named_by_text"]["mean"],
+    )
+    for tab in ("text", "variation"):
+        assert abs(plain[tab, 6]["mean"] - few[tab, 4]["mean"]) < 0.005
+    seconds = [
+        statistics.mean(
+            cell["cpu_seconds_a_picture"]
+            for cell in report["cells"]
+            if cell["steps"] == steps and cell["tab"] in WITHOUT_PAINT
+        )
+        for report, steps in ((PLAIN, 6), (STEPS, 4))
+    ]
+    assert 1.4 < seconds[0] / seconds[1] < 1.8
 
 
 # Windows of guidance
