@@ -420,7 +420,7 @@ def test_a_bad_line_of_logins_is_named_by_its_number(tmp_path: Path) -> None:
 
 def test_tools_without_their_package_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ipadapter_demo.settings.find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=r'^mcp needs a package: pip install "ipadapter-demo\[mcp'):
+    with pytest.raises(ValueError, match=r'^mcp needs a package: pip install "mcp>=1.30,<2"$'):
         Settings(mcp=True)
     assert Settings().mcp is False
 
