@@ -116,12 +116,14 @@ def test_a_grid_that_is_wider_than_a_phone_fades_where_it_goes_on(page: Page) ->
     def faded(panel: Locator) -> bool:
         grid = panel.locator(".comparison").last
         size = grid.evaluate("(grid) => getComputedStyle(grid).maskSize")
-        return {"100% 100%": True, "calc(100% + 40px) 100%": False}[size]
+        return {"100% 36px, 100% 100%": True, "100% 36px, calc(100% + 40px) 100%": False}[size]
 
     panel = compare(page, "0:1.25:0.25")
     expect(panel.get_by_text("18 of 18 cells.")).to_be_visible()
     grid = panel.locator(".comparison").last
     assert grid.evaluate("(grid) => grid.scrollWidth - grid.clientWidth") > 40
+    buttons = grid.get_by_text("1:1", exact=True)
+    assert box_of(buttons)["y"] + box_of(buttons)["height"] - box_of(grid)["y"] <= 36
     assert faded(panel)
     grid.evaluate("(grid) => { grid.scrollLeft = grid.scrollWidth; }")
     settle(page)
