@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.steps import figure_of
 from ipadapter_demo.claims.figures import COLOURS, new_figure, save
 
 # By panel: the tab, and what of its result is drawn.
@@ -29,12 +30,11 @@ def points(
     cells: Sequence[Mapping[str, Any]], tab: str, key: str
 ) -> list[tuple[float, float, int]]:
     """CPU seconds a picture, figure and steps of each cell of a tab, fewest steps first."""
-    found = []
-    for cell in cells:
-        if cell["tab"] == tab:
-            value = cell["result"][key]
-            share = value["mean"] if isinstance(value, Mapping) else value
-            found.append((cell["cpu_seconds_a_picture"], share, cell["steps"]))
+    found = [
+        (cell["cpu_seconds_a_picture"], figure_of(cell, key), cell["steps"])
+        for cell in cells
+        if cell["tab"] == tab
+    ]
     return sorted(found, key=lambda point: point[2])
 
 

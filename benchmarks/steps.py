@@ -198,7 +198,7 @@ def table(cells: Sequence[Mapping[str, Any]], tabs: Sequence[str]) -> str:
         first = row[tabs[0]]
         seconds = sum(cell["cpu_seconds_a_picture"] for cell in row.values()) / len(row)
         values = [_text(first[name], name) for name in names]
-        values += [_number(row[tab]["result"][key], title) for tab, title, key in measures]
+        values += [_number(figure_of(row[tab], key), title) for tab, title, key in measures]
         lines.append("| " + " | ".join([*values, f"{seconds:.2f}"]) + " |")
     return "\n".join(lines)
 
@@ -211,10 +211,14 @@ def _text(value: Any, name: str) -> str:
     return "the model's" if value is None else str(value)
 
 
-def _number(value: Any, title: str) -> str:
+def figure_of(cell: Mapping[str, Any], key: str) -> float:
+    """Of its result; the mean, where there are several."""
+    found = cell["result"][key]
+    return float(found["mean"] if isinstance(found, Mapping) else found)
+
+
+def _number(value: float, title: str) -> str:
     """A share in percent, or a figure as it is."""
-    if isinstance(value, Mapping):
-        value = value["mean"]
     return f"{value:.2f}" if title in FIGURES else f"{100 * value:.1f} %"
 
 

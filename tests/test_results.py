@@ -23,7 +23,7 @@ from ipadapter_demo.evaluation.sharpness import detail_ratio, sharpness_ratio
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline.conditions import is_active
 from ipadapter_demo.pipeline.inpainting.crop import mask_box, uncrop
-from ipadapter_demo.request import Inpaint
+from ipadapter_demo.request import Inpaint, Window
 from ipadapter_demo.tabletop.erase import masks_over_first
 from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.scene import (
@@ -48,6 +48,10 @@ def agrees(shown: str, value: float) -> bool:
     """Whether a printed number is `value`, rounded to the digits that it has."""
     digits = len(shown.partition(".")[2])
     return abs(float(shown) - value) <= 0.5 * 10**-digits + 1e-9
+
+
+def guided_steps(window: Window, steps: int) -> int:
+    return sum(is_active(window, step, steps) for step in range(steps))
 
 
 def check(text: str, pattern: str, *values: float) -> None:
@@ -131,10 +135,7 @@ def test_the_sentences_about_results_are_the_report() -> None:
     check(
         RESULTS,
         "in the first # of them, inpainting # in all)",
-        sum(
-            is_active(tuple(REPORT["guidance_window"]), step, REPORT["steps"])
-            for step in range(REPORT["steps"])
-        ),
+        guided_steps(tuple(REPORT["guidance_window"]), REPORT["steps"]),
         TABLETOP.recommended.guidance_for(inpainting=True),
     )
     check(
@@ -412,7 +413,7 @@ def test_the_figure_of_few_steps_is_of_the_reports(tmp_path: Path) -> None:
 
 def test_the_rows_of_few_steps_and_of_the_model_s_own() -> None:
     steps, window = TABLETOP.recommended.steps, TABLETOP.recommended.guidance_window
-    guided = sum(is_active(window, step, steps) for step in range(steps))
+    guided = guided_steps(window, steps)
     check(
         CLAIMS,
         "4 steps are 4 rows of the UNet, # steps of DPM-Solver++ #, as # of them have guidance",

@@ -95,10 +95,10 @@ def _on_guidance(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
     if request.guidance > 1:
         steps, window = _steps_of_passes(request), request.guidance_window
         without = [number for number in steps if not ever_active(number, window)]
-        none = _no_step(window, without)
         if len(without) == len(steps):
-            yield f"guidance_window: {none}, so guidance has no effect."
+            yield f"guidance_window: {_no_step(window, steps)}, so guidance has no effect."
         elif without:
+            none = _no_step(window, without)
             yield f"guidance_window: {none}, so guidance has no effect in that pass."
         return
     for field in ("negative_prompt", "negative_prompt_2"):
