@@ -13,10 +13,12 @@ from typing import Any
 import gradio
 import pytest
 
+from ipadapter_demo.models.at_hand import cost_of
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.hub_files import VIT_H
 from ipadapter_demo.models.listing import labels
-from ipadapter_demo.models.published import PUBLISHED
-from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.models.published import PUBLISHED, Published
+from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import build_ui
@@ -24,7 +26,7 @@ from ipadapter_demo.ui.language import entries
 from ipadapter_demo.ui.language.script import SCRIPT
 from ipadapter_demo.ui.tabs.compare.form import AXES
 from ipadapter_demo.ui.widgets.layers import PRESETS
-from ipadapter_demo.ui.widgets.slots import LABELS, _label
+from ipadapter_demo.ui.widgets.slots import LABELS, structure_choices
 from tests.messages import PACKAGE, messages, warnings
 
 TABLE = {english: chinese for section in entries().values() for english, chinese in section.items()}
@@ -132,14 +134,32 @@ def test_what_models_of_the_hub_add_to_it_is_translated() -> None:
     texts += [name for name, _ in AXES.values()]
     texts += [hint for _, hint in AXES.values() if not WRITTEN.fullmatch(hint)]
     texts += [
-        _label(kind, annotator, entry.note)
+        label
         for published in PUBLISHED.values()
-        for kind, entry in published.structures.items()
-        for annotator in entry.annotators
+        for fetches in (True, False)
+        for label, _ in structure_choices(_info(published, cost_of([VIT_H], fetches)))
     ]
     texts += [part for preset in PRESETS.values() for part in (preset[0], f"λ × {preset[1]}")]
     texts += LABELS.values()
     assert [text for text in texts if not is_translated(text)] == []
+
+
+def _info(model: Published, cost: str) -> ModelInfo:
+    """With this behind each kind of map."""
+    kinds = {kind: entry.annotators for kind, entry in model.structures.items()}
+    return ModelInfo(
+        name=model.name,
+        native_size=512,
+        recommended=model.recommended,
+        adapters=(),
+        structures=kinds,
+        structure_notes={kind: e.note for kind, e in model.structures.items() if e.note},
+        structure_costs={f"{kind}/{d}": cost for kind, found in kinds.items() for d in found},
+        loras={},
+        layer_presets={},
+        words=(),
+        note=model.note,
+    )
 
 
 def test_every_message_is_translated() -> None:

@@ -10,13 +10,16 @@ import pytest
 
 from ipadapter_demo.cli.serve import prepared_by
 from ipadapter_demo.errors import ModelError, RequestError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.listing import labels
-from ipadapter_demo.models.sources import no_report
+from ipadapter_demo.models.published import PUBLISHED
+from ipadapter_demo.models.sources import Hub, no_report
 from ipadapter_demo.pipeline import load
 from ipadapter_demo.request import GenerateRequest, Structure
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
+from ipadapter_demo.ui.widgets.slots import structure_choices
 from tests.shelf import models, offline, shelf
 from tests.tiny import picture
 
@@ -32,7 +35,7 @@ def test_those_on_offer_are_shown_with_what_is_missing(shelf: Path) -> None:
         "sd15-plus": "sd15-plus (not downloaded, 98 MB)",  # its base and encoder are there
         "sdxl": "sdxl (not downloaded, 8 GB)",
     }
-    assert labels(str(shelf), ("sdxl",))["sdxl"] == "sdxl (fetches 7.6 GB)"
+    assert labels(str(shelf), ("sdxl",))["sdxl"] == "sdxl (fetches 8 GB, once)"
     assert len(labels(None)) > len(offered), "all, where none is named"
 
 
@@ -81,6 +84,25 @@ def test_what_a_request_asks_for_is_not_fetched_either(shelf: Path) -> None:
     [lora, *_] = pipeline.info.loras
     with pytest.raises(ModelError, match="is not downloaded here"):
         pipeline.generate(GenerateRequest(steps=1, loras=(Lora(name=lora),)))
+
+
+@pytest.mark.parametrize(
+    ("downloads", "said"), [(True, "fetches {}, once"), (False, "not downloaded, {}")]
+)
+def test_a_kind_of_map_says_what_its_network_and_detector_still_need(
+    models: Path, downloads: bool, said: str
+) -> None:
+    """A network that is at hand, and a detector without weights, cost nothing."""
+    canny = PUBLISHED["sd15"].structures["canny"].folder
+    assert isinstance(canny, Hub)
+    for file in canny.paths:
+        (models / canny.repo / file).parent.mkdir(parents=True, exist_ok=True)
+        (models / canny.repo / file).touch()
+    options = LoadOptions(device="cpu", models_dir=models, fetch_later=downloads)
+    labels = {choice: label for label, choice in structure_choices(load("sd15", options).info)}
+    assert labels["canny/canny"] == "Canny"
+    assert labels["depth/none"].endswith(f" ({said.format('723 MB')})")
+    assert labels["depth/depth"].endswith(f" ({said.format('1 GB')})"), "both"
 
 
 def test_a_restored_picture_or_a_call_names_only_what_is_offered(shelf: Path) -> None:

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ipadapter_demo.errors import ModelError
-from ipadapter_demo.models.sources import Hub, local_folder, megabytes_of
+from ipadapter_demo.models.sources import Hub, Report, fetched, local_folder, megabytes_of
+
+
+@dataclass
+class Finder:
+    """Finds the published files of a loaded model: a `Locate`. What is missing it fetches, or
+    raises ModelError where that may not be done."""
+
+    models_dir: Path | None
+    report: Report
+    fetches: bool = True
+
+    def __call__(self, hub: Hub) -> Path:
+        if not self.fetches:
+            check_at_hand(hub.repo, [hub], self.models_dir)
+        return fetched(hub, self.models_dir, self.report)
+
+    def cost(self, places: Iterable[Hub]) -> str:
+        """What the first use of these would take: see `cost_of`."""
+        return cost_of(missing_of(places, self.models_dir), self.fetches)
 
 
 def missing_of(places: Iterable[Hub], models_dir: Path | None) -> list[Hub]:
     """Those that are not at hand."""
     return [hub for hub in places if local_folder(hub, models_dir) is None]
+
+
+def cost_of(missing: list[Hub], fetches: bool) -> str:
+    """In words behind a name; nothing where nothing is missing."""
+    if not missing:
+        return ""
+    size = size_of(missing)
+    return f" (fetches {size}, once)" if fetches else f" (not downloaded, {size})"
 
 
 def check_at_hand(name: str, places: Iterable[Hub], models_dir: Path | None) -> None:

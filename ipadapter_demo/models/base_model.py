@@ -19,7 +19,7 @@ from ipadapter_demo.adapter import (
 )
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.models.at_hand import check_at_hand
+from ipadapter_demo.models.at_hand import Finder
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.compiled import check_compiler, compile_decoder, compile_network
 from ipadapter_demo.models.extras import with_extras
@@ -36,7 +36,7 @@ from ipadapter_demo.models.own_networks import (
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
 from ipadapter_demo.models.schedule import SchedulerConfig
 from ipadapter_demo.models.shelf import LoraFolder
-from ipadapter_demo.models.sources import Hub, Locate, Report, fetched, file_sha256, no_report
+from ipadapter_demo.models.sources import Report, file_sha256, no_report
 from ipadapter_demo.models.structure import StructureNet, T2IAdapterStructure
 from ipadapter_demo.models.structures import Structures
 from ipadapter_demo.models.text import PromptEncoder
@@ -77,7 +77,7 @@ class BaseModel:
     structures: Structures
     inpaint_adapter: StructureNet | None  # reads what is left around a mask: `around_hole`
     files: tuple[Path, ...]  # the weights, as they were read
-    locate: Locate  # finds what is fetched only when it is asked for
+    locate: Finder  # of what is fetched only when it is asked for
     device: torch.device
     known: KnownPictures | None = None  # where the model has seen a small world only
 
@@ -187,13 +187,7 @@ def load_base_model(
             compile_network(found, unet.config.sample_size, tokens=tokens)
         return found
 
-    loading = True  # what the operator asked for is fetched in any case
-
-    def locate(hub: Hub) -> Path:
-        if not (loading or options.fetch_later):
-            check_at_hand(hub.repo, [hub], options.models_dir)
-        return fetched(hub, options.models_dir, report)
-
+    locate = Finder(options.models_dir, report)  # what the operator asked for in any case
     parts: Parts = with_extras(
         read_parts(entry, dtype, files, options.vae, options.prediction_type, options.unet), options
     )
@@ -202,7 +196,7 @@ def load_base_model(
     loras = Loras(parts, *own_loras(entry, options, folder), locate, folder)
     loras.check(loras.usual)
     loras.merge(loras.usual)
-    loading = False
+    locate.fetches = options.fetch_later
     unet: UNet2DConditionModel = frozen(parts.unet)
 
     @cache

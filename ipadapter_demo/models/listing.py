@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from ipadapter_demo.errors import ModelError
-from ipadapter_demo.models.at_hand import missing_of, size_of
+from ipadapter_demo.models.at_hand import cost_of, missing_of
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.shelf import models_on_bases, needed_by
@@ -81,9 +81,4 @@ def _missing(name: str, models_dir: str | None, fetches: bool) -> str:
     if name == TABLETOP.name:
         return " (built in)"
     folder = None if models_dir is None else Path(models_dir)
-    missing = missing_of(needed_by(name, folder), folder)
-    if not missing:
-        return ""
-    if fetches:
-        return f" (fetches {megabytes_of(missing) / 1000:.1f} GB)"
-    return f" (not downloaded, {size_of(missing)})"
+    return cost_of(missing_of(needed_by(name, folder), folder), fetches)

@@ -9,8 +9,10 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.annotators import DETECTORS
+from ipadapter_demo.models.at_hand import Finder
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.sources import Hub, Locate, file_at, file_sha256
+from ipadapter_demo.models.sources import Hub, file_at, file_sha256
 from ipadapter_demo.models.structure import (
     ControlNetStructure,
     StructureNet,
@@ -30,7 +32,7 @@ class Structures:
     """The structure networks of a model, each loaded once: those at hand when the model is, the
     others when they are first asked for."""
 
-    def __init__(self, entry: CatalogEntry, load: LoadStructure, locate: Locate) -> None:
+    def __init__(self, entry: CatalogEntry, load: LoadStructure, locate: Finder) -> None:
         self._entries, self._load, self._locate = entry.structures, load, locate
         self._loaded: dict[str, StructureNet] = {}
         self._lock = Lock()
@@ -39,7 +41,7 @@ class Structures:
                 self._loaded[kind] = self._read(kind, entry.folder / structure.folder)
 
     @classmethod
-    def of(cls, entry: CatalogEntry, locate: Locate, nets: dict[str, StructureNet]) -> Structures:
+    def of(cls, entry: CatalogEntry, locate: Finder, nets: dict[str, StructureNet]) -> Structures:
         """Networks at hand, such as one in training."""
         found = cls(replace(entry, structures={}), lambda network, folder, kind: None, locate)
         found._loaded = nets
@@ -51,6 +53,13 @@ class Structures:
             if kind not in self._loaded:
                 self._loaded[kind] = self._read(kind, self._fetched(kind))
             return self._loaded[kind]
+
+    def cost(self, kind: str, annotator: str) -> str:
+        """What is missing for the first map of this kind and detector, in words behind a name."""
+        detector = DETECTORS.get(annotator)
+        network = self._entries.get(kind)
+        places = (network and network.folder, detector and detector.weights)
+        return self._locate.cost(place for place in places if isinstance(place, Hub))
 
     def hashes(self, kinds: Iterable[str]) -> dict[str, str]:
         """SHA-256 of the weights of those from the hub: the others count among the model's own."""

@@ -68,6 +68,8 @@ class ModelInfo:
     face_adapters: tuple[str, ...] = field(default=(), kw_only=True)  # which read faces
     structures: dict[str, tuple[str, ...]]  # kind -> detectors
     structure_notes: dict[str, str] = field(default_factory=dict, kw_only=True)  # by kind
+    # by kind/detector: what their first use fetches, or why it cannot, in words behind a name
+    structure_costs: dict[str, str] = field(default_factory=dict, kw_only=True)
     loras: dict[str, float]  # by name, with their weights in a request that names none
     lora_folder: LoraFolder | None = field(default=None, kw_only=True)  # with others
     vae_folder: VaeFolder | None = field(default=None, kw_only=True)

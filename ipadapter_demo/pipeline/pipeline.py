@@ -70,6 +70,11 @@ class ImagePromptPipeline(Previews):
             face_adapters=tuple(n for n, a in self._model.adapters.items() if a.reads_faces),
             structures={kind: s.annotators for kind, s in entry.structures.items()},
             structure_notes={kind: s.note for kind, s in entry.structures.items() if s.note},
+            structure_costs={
+                f"{kind}/{annotator}": self._model.structures.cost(kind, annotator)
+                for kind, s in entry.structures.items()
+                for annotator in s.annotators
+            },
             loras=self._model.loras.weights,
             lora_folder=self._model.loras.folder,
             vae_folder=self._model.vaes.folder,

@@ -13,7 +13,6 @@ import gradio as gr
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import MAX_WEIGHT, Structure
 from ipadapter_demo.ui.run.tab import Widgets
@@ -133,7 +132,7 @@ def structure_of(control: Image.Image, choice: object, **how: Any) -> Structure:
 def structure_choices(info: ModelInfo) -> list[tuple[str, str]]:
     """(what to call it, kind/detector); empty for a model without structure networks."""
     return [
-        (_label(kind, annotator, info.structure_notes.get(kind)), f"{kind}/{annotator}")
+        (_label(info, kind, annotator), f"{kind}/{annotator}")
         for kind, annotators in info.structures.items()
         for annotator in annotators
     ]
@@ -154,13 +153,12 @@ def _kind_of(structure: Structure) -> str:
     return f"{structure.kind}/{structure.annotator}"
 
 
-def _label(kind: str, annotator: str, note: str | None = None) -> str:
-    """A detector that is a network says what it fetches when it is first used."""
+def _label(info: ModelInfo, kind: str, annotator: str) -> str:
+    """With what the first use of the network and its detector fetches, if that is missing."""
     if annotator == "none":
         plain = f"{kind} (image is already the map)"
     else:
         plain = kind if kind == annotator else f"{kind} ({annotator} detector)"
-    network = DETECTORS[annotator].weights if annotator in DETECTORS else None
-    fetches = f" (fetches {network.megabytes} MB, once)" if network else ""
+    choice, note = f"{kind}/{annotator}", info.structure_notes.get(kind)
     said = f": {note}" if note else ""
-    return LABELS.get(f"{kind}/{annotator}", plain) + said + fetches
+    return LABELS.get(choice, plain) + said + info.structure_costs.get(choice, "")
