@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import torch
 from playwright.sync_api import Page
 
 from benchmarks.browser import chromium
+from benchmarks.ports import free_port
 
 # When λ changed, and when each new picture was loaded.
 WATCH = """() => {
@@ -49,9 +49,7 @@ WATCH = """() => {
 @contextmanager
 def served() -> Iterator[str]:
     """The page on the built-in model, in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/"
     server = subprocess.Popen(
         [sys.executable, "-m", "ipadapter_demo", "serve", "--port", str(port)],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from benchmarks.ports import free_port
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.settings import Settings
@@ -16,9 +16,7 @@ from ipadapter_demo.ui.run.offers import Scene
 @contextmanager
 def served(pipeline: ImagePromptPipeline, scene: Scene | None = None) -> Iterator[str]:
     """Its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
+    settings = Settings(port=free_port())
     page = build_ui(ModelManager(pipeline), settings, scene)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     try:

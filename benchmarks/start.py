@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,15 +12,15 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from benchmarks.ports import free_port
+
 APP = Path(__file__).parents[1] / "app.py"
 PATIENCE = 600.0
 
 
 def page_start() -> dict[str, float]:
     """`page` and `picture`; the picture is one of words, as the page draws it by itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url, began = f"http://127.0.0.1:{port}", time.perf_counter()
     words = [sys.executable, str(APP), "--port", str(port)]
     env = os.environ | {"IPADAPTER_MODEL": "tabletop"}

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ports import free_port
 from fuzz.crowd import drawn, png
-from fuzz.server import ROOT, free_port, start, until_ready
+from fuzz.server import ROOT, start, until_ready
 from fuzz.wire import QUICK, Client
 
 # The comparison and the training are killed by tests that compare what comes of them to the byte.

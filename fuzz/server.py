@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from benchmarks.ports import free_port
 from fuzz.inputs import Opened
 
 ROOT = Path(__file__).parent.parent
@@ -113,12 +113,6 @@ def until_ready(server: Server) -> float:
         except httpx.HTTPError:
             time.sleep(0.2)
     raise RuntimeError("the server did not start")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def main(argv: list[str]) -> int:

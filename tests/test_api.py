@@ -7,7 +7,6 @@ import asyncio
 import base64
 import io
 import re
-import socket
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 
+from benchmarks.ports import free_port
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import request_from_png
 from ipadapter_demo.settings import Settings, settings_from_args
@@ -54,12 +54,6 @@ OPEN = {"seed", "width", "height"}
 
 def png(path: str) -> Image.Image:
     return Image.open(io.BytesIO(Path(path).read_bytes()))
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import secrets
-import socket
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Browser, expect
 
+from benchmarks.ports import free_port
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.settings import Settings
@@ -65,9 +65,7 @@ class Page(Api):
 
 @pytest.fixture(scope="module")
 def api(model: Any) -> Iterator[Page]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
+    settings = Settings(port=free_port())
     page = build_ui(ImagePromptPipeline(model), settings)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     api = Page(page, url)

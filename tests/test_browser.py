@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image, ImageChops
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from benchmarks.ports import free_port
 from ipadapter_demo.masks import grown
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
@@ -54,9 +54,7 @@ START_SECONDS = 180  # importing and loading on a busy machine
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """`python app.py`, as anybody starts it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-u", "app.py", "--port", str(port), "--device", "cpu"]
     output = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT) as server:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 import ipadapter_demo as ip
+from benchmarks.ports import free_port
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import build_ui, launch_options
@@ -93,9 +93,7 @@ def test_the_readme_s_http_example_draws_a_picture(
 ) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     [script] = re.findall(r"^```sh\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
+    settings = Settings(port=free_port())
     page = build_ui(pipeline, settings)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
+from benchmarks.ports import free_port
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result, load, prepare
 from ipadapter_demo.request import GenerateRequest
@@ -52,15 +52,13 @@ class Server:
         def prepared(name: str, _: Any) -> Callable[[], ImagePromptPipeline]:
             return prepare(replace(entry, name=name))
 
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            settings = Settings(
-                port=free.getsockname()[1],
-                max_cost=8000,
-                visitor_requests=1,
-                time_limit=900,
-                mcp=True,
-            )
+        settings = Settings(
+            port=free_port(),
+            max_cost=8000,
+            visitor_requests=1,
+            time_limit=900,
+            mcp=True,
+        )
         pipeline = load(entry)
         self.rows: list[int] = []
         self.model = pipeline._model

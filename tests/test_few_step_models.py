@@ -6,7 +6,6 @@ that their pages name.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import ipadapter_demo as ip
+from benchmarks.ports import free_port
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
@@ -376,9 +376,7 @@ def test_inpainting_takes_no_step_twice_then(entry: CatalogEntry) -> None:
 @pytest.mark.parametrize("entry", ["sd15"], indirect=True)
 def test_a_visitor_chooses_it(entry: CatalogEntry, browser: Browser) -> None:
     pipeline = few_step_pipeline(entry)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
+    settings = Settings(port=free_port())
     page = build_ui(ModelManager(pipeline), settings)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     try:

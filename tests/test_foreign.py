@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import ipadapter_demo as ip
+from benchmarks.ports import free_port
 from ipadapter_demo.cli import main
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.foreign import MAX_TEXT, ForeignSettings, settings_from_png
@@ -573,9 +573,7 @@ def test_on_the_page(pipeline: ImagePromptPipeline) -> None:
 
 
 def test_dropped_on_the_page(model: Any) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
+    settings = Settings(port=free_port())
     page = build_ui(ImagePromptPipeline(model), settings)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     api = Page(page, url)

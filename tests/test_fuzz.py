@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.ports import free_port
 from fuzz import crowd, inputs, wire
 from fuzz.kills import TESTS
 from fuzz.page import FIGURES, PAGE, written_into
@@ -34,9 +34,7 @@ def manager(model: BaseModel) -> ModelManager:
 
 @pytest.fixture(scope="module")
 def client(manager: ModelManager) -> Iterator[wire.Client]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
+    settings = Settings(port=free_port())
     page = build_ui(manager, settings)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     client = wire.Client(url)

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import resource
-import socket
 import time
 import tracemalloc
 from asyncio import Queue as AsyncQueue
@@ -27,6 +26,7 @@ from playwright.sync_api import Browser, expect
 from starlette.datastructures import MutableHeaders
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from benchmarks.ports import free_port
 from ipadapter_demo.cli.serve import PRIVATE
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -53,9 +53,7 @@ QUOTA = {"upload_quota": "300kb", "upload_quota_total": "400kb"}
 @pytest.fixture(scope="module")
 def served(model: BaseModel) -> Iterator[tuple[str, App]]:
     """The address of a page, and what serves it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1], trusted_hosts="demo.example,.lan", **QUOTA)
+    settings = Settings(port=free_port(), trusted_hosts="demo.example,.lan", **QUOTA)
     page = build_ui(ImagePromptPipeline(model), settings)
     app, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     yield url, app

@@ -6,7 +6,6 @@ import gc
 import inspect
 import json
 import re
-import socket
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
+from benchmarks.ports import free_port
 from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.compare.kept import MOST, Kept, pictures_size, size_of
 from ipadapter_demo.errors import RequestError
@@ -84,9 +84,7 @@ def test_none_is_kept_alive(pipeline: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def page(pipeline: Any) -> Iterator[tuple[gr.Blocks, Api]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
+    settings = Settings(port=free_port())
     page = build_ui(pipeline, settings)
     launch(page, settings)
     api = Api(f"http://127.0.0.1:{settings.port}/")

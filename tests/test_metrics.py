@@ -18,6 +18,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from benchmarks.ports import free_port
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.request import GenerateRequest, Reference
@@ -36,12 +37,6 @@ pytestmark = [
 
 WORDS = "cerulean walrus"
 REQUEST = GenerateRequest(prompt=WORDS, references=(Reference(image=picture(1)),), steps=3)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
+from benchmarks.ports import free_port
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui import build_ui, launch
 from tests.browsing import browser, generate, open_tab, visit
 from tests.reverse_proxy import PATH
-from tests.test_api import free_port, texts, with_tools
+from tests.test_api import texts, with_tools
 from tests.tiny import picture
 
 __all__ = ["browser"]  # a fixture

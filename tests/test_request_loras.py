@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import socket
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import ipadapter_demo as ip
+from benchmarks.ports import free_port
 from ipadapter_demo import cli
 from ipadapter_demo.compare import Bundle
 from ipadapter_demo.lora import Lora, loras_from_text, loras_from_texts, texts_from_loras
@@ -264,9 +264,7 @@ def test_on_the_page_they_are_names_with_weights(
 @pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")
 @pytest.mark.filterwarnings("ignore:The copy keyword is deprecated")
 def test_over_http(pipeline: ImagePromptPipeline) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1])
+    settings = Settings(port=free_port())
     page = build_ui(ModelManager(pipeline), settings)
     _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(settings))
     try:

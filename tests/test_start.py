@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.ports import free_port
 from ipadapter_demo.cli.serve import check_address
 from ipadapter_demo.errors import ServerError
 from ipadapter_demo.models.base_model import BaseModel
@@ -35,12 +36,6 @@ def started(start: str, *flags: str, **options: Any) -> subprocess.CompletedProc
         check=False,
         **options,
     )
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import shlex
-import socket
 import struct
 import threading
 import zlib
@@ -28,6 +27,7 @@ from gradio_client import Client, handle_file
 from PIL import Image, ImageChops
 
 import app
+from benchmarks.ports import free_port
 from ipadapter_demo import cli, ui
 from ipadapter_demo.compare import Job, Plan, spec_from_document
 from ipadapter_demo.embeds import ImageEmbeds, average_embeds
@@ -144,9 +144,7 @@ def served(model: BaseModel) -> WatchedPipeline:
 
 @pytest.fixture(scope="module")
 def api(served: WatchedPipeline, model: BaseModel) -> Iterator[Api]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        settings = Settings(port=free.getsockname()[1], max_file_size="2mb")
+    settings = Settings(port=free_port(), max_file_size="2mb")
 
     def prepared(name: str, _: Any) -> Callable[[], ImagePromptPipeline]:
         if name == "absent":

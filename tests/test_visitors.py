@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import socket
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from benchmarks.ports import free_port
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, load, prepare
@@ -89,9 +89,7 @@ class Server:
             prepared,
             {"other": "other", "absent": "absent (fetches 9 MB)"},
         )
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            settings = Settings(port=free.getsockname()[1])
+        settings = Settings(port=free_port())
         self.page = build_ui(self.manager, settings)
         _, self.url, _ = self.page.launch(
             prevent_thread_lock=True, quiet=True, **launch_options(settings)

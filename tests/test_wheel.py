@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import ipadapter_demo
+from benchmarks.ports import free_port
 from ipadapter_demo.record import record_from_png
 
 ROOT = Path(__file__).parent.parent
@@ -142,9 +142,7 @@ def test_the_schema_of_a_comparison(run: Run) -> None:
 
 
 def test_serve_in_another_folder(scripts: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(scripts / "ipadapter-demo"), "serve", "--port", str(port), "--device", "cpu"]
     with (tmp_path / "log").open("w") as log, subprocess.Popen(
         command, cwd=tmp_path, env=ENVIRONMENT, stdout=log, stderr=log

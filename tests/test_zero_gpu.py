@@ -16,6 +16,7 @@ import torch
 from gradio_client import Client, handle_file
 from PIL import Image, ImageChops
 
+from benchmarks.ports import free_port
 from ipadapter_demo.cli.serve import serve
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
@@ -23,7 +24,6 @@ from ipadapter_demo.request import GenerateRequest, Reference, Structure
 from ipadapter_demo.serving.zero_gpu import START, ZeroGPUPipeline
 from ipadapter_demo.settings import Settings
 from tests.stand_in import spaces
-from tests.test_api import free_port
 from tests.tiny import picture
 
 ROOT = Path(__file__).parent.parent
