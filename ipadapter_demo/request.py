@@ -205,7 +205,12 @@ class GenerateRequest:
         checks.one_of("sampler", self.sampler, SAMPLERS)
         check_sampling(self.sampler, self.noise_schedule, self.steps)
         _set(self, "count", checks.integer("count", self.count, 1, MAX_COUNT))
-        _set(self, "seed", checks.integer("seed", self.seed, 0, MAX_SEED - self.count + 1))
+        _set(self, "seed", checks.integer("seed", self.seed, 0, MAX_SEED))
+        if self.seed + self.count - 1 > MAX_SEED:
+            raise RequestError(
+                f"seed must be at most {MAX_SEED - self.count + 1} for {self.count} images, "
+                f"got {self.seed}"
+            )
         for reference in self.references:
             if reference.only_image is not None and reference.only_image >= self.count:
                 raise RequestError(

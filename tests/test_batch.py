@@ -120,9 +120,13 @@ def test_a_picture_comes_with_no_more_pixels_than_a_result_has(
 @pytest.mark.parametrize(
     ("files", "values", "message"),
     [
-        (0, {}, "pictures must be 1 to 50 uploaded files, got 0"),
-        (51, {}, "pictures must be 1 to 50 uploaded files, got 51"),
-        (26, {"count": 4}, "pictures x count must be at most 100, got 26 x 4"),
+        (0, {}, "“References” must be 1 to 50 uploaded files, got 0"),
+        (51, {}, "“References” must be 1 to 50 uploaded files, got 51"),
+        (
+            26,
+            {"count": 4},
+            "“References” must give at most 100 results, got 26 pictures x 4 images",
+        ),
         (1, {"steps": 0}, r"“Steps” must be from 1 to 200, got 0"),
     ],
 )

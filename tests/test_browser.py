@@ -176,6 +176,10 @@ def test_a_run_goes_on_to_the_next_thing_and_stays_in_the_history(page: Page) ->
     expect(panel.get_by_role("status").first).to_have_text(re.compile(said))
     panel.get_by_role("button", name="Keep this seed").click()
     expect(panel.get_by_role("status").first).to_contain_text("The next runs have this seed")
+    page.once("dialog", lambda asked: asked.dismiss())
+    page.get_by_role("button", name="Clear history").click()
+    expect(runs).to_have_count(1)
+    page.once("dialog", lambda asked: asked.accept())
     page.get_by_role("button", name="Clear history").click()
     expect(runs).to_have_count(0)
     page.reload()
@@ -706,6 +710,12 @@ def test_a_scene_surprises_and_a_strange_picture_offers_another_model(
     panel.get_by_role("button", name="Sweep λ").click()
     expect(status).to_contain_text("λ from 0 to 1.5")
     expect(status).to_contain_text("is unlike all that tabletop was trained on")
+    width = open_section(panel, "Advanced", "Width")
+    width.fill("7")
+    panel.get_by_role("button", name="Generate", exact=True).click()
+    expect(status).to_contain_text("“Width”")
+    expect(switch).to_have_count(0)  # it would not help
+    width.fill("0")
     panel.get_by_role("button", name="Surprise me").click()
     expect(switch).to_have_count(0)
 

@@ -69,6 +69,16 @@ def test_a_preset_fills_the_form_and_compare_is_in_reach(page: Page) -> None:
     )
 
 
+def test_an_error_goes_with_what_was_wrong(page: Page) -> None:
+    panel = open_tab(page, "Compare")
+    values, error = panel.get_by_label("Values").first, panel.locator(".status .problem")
+    values.fill("1e9")
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    expect(error).to_have_text(re.compile("cell .*: “Image strength λ” must be from 0 to 2"))
+    values.fill("0, 1")
+    expect(error).to_have_count(0)
+
+
 def test_own_pictures_take_the_place_of_the_examples(page: Page, tmp_path: Path) -> None:
     """Later ones stand beside them."""
     panel = open_tab(page, "Compare")

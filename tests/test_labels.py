@@ -19,6 +19,8 @@ from ipadapter_demo.ui.run.labels import labelled, with_labels
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.running import build_tab, drawn
 from ipadapter_demo.ui.tabs import TABS
+from ipadapter_demo.ui.tabs.compare.inputs import compare_inputs, compare_settings
+from ipadapter_demo.ui.tabs.inpaint import EXTEND
 from ipadapter_demo.ui.widgets.components import words_known
 from tests.tiny import box_mask, picture
 
@@ -58,6 +60,14 @@ def test_the_hint_of_a_prompt_is_a_sentence_to_copy(pipeline: ImagePromptPipelin
         ("structure", {"control": None}, "“Control image” is missing: upload the picture"),
         ("inpaint", {"feather": 99}, "“Mask feather” must be from 0 to 64, got 99"),
         ("inpaint", {"painting": None}, "“Paint the area to replace” is missing: upload a"),
+        ("inpaint", {"extend_left": -8}, "“Left” must be from 0 to 1024, got -8"),
+        ("inpaint", dict.fromkeys(EXTEND, 1024), "“Outpainting” must lead to at most 2048 pixels"),
+        ("variation", {"random_seed": False, "seed": None}, "“Seed” is missing"),
+        (
+            "variation",
+            {"random_seed": False, "seed": 2**32 - 1, "count": 4},
+            "“Seed” must be at most 4294967292 for 4 images, got 4294967295",
+        ),
     ],
 )
 def test_an_error_calls_a_field_as_the_page_does(
@@ -85,3 +95,20 @@ def test_an_error_calls_a_field_as_the_page_does(
         list(with_labels(updates, tab.inputs))
     assert str(error.value).startswith(said)
     assert not labelled("nothing of the page", tab.inputs).startswith("“")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("cell p1-r2: image_scale must be from 0 to 2", "cell p1-r2: “Image strength λ” must be"),
+        ("columns: say which values of strength λ", "“Columns”: say which values of strength λ"),
+        ("cell p1-r2: “Steps” is odd", "cell p1-r2: “Steps” is odd"),
+    ],
+)
+def test_compare_calls_fields_as_it_does(
+    pipeline: ImagePromptPipeline, said: str, shown: str
+) -> None:
+    manager = ModelManager(pipeline)
+    with gr.Blocks():
+        inputs = compare_inputs(manager) | compare_settings(manager)[0]
+    assert labelled(said, inputs).startswith(shown)

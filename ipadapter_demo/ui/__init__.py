@@ -48,6 +48,8 @@ READABLE = {
     "link_text_color_dark": "*primary_300",
     "button_primary_background_fill": "*primary_600",
     "button_primary_background_fill_hover": "*primary_700",
+    "checkbox_border_color": "*neutral_500",
+    "checkbox_border_color_dark": "*neutral_400",
 }
 
 # A file that is dropped beside all widgets is restored from, as if the button had been used.

@@ -58,6 +58,8 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
     def said(text: str) -> Update:
         return {status: text}
 
+    fields = {"pictures": pictures} | built.inputs
+
     def drawn(pictures: object, values: dict[str, object]) -> Iterator[Update]:
         files = _files(pictures)
         model = value_from_widget(built.inputs["model"], values.pop("model"), "model")
@@ -66,8 +68,8 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
         request = request_from_values(built, values | {"reference": blank})
         if len(files) * request.count > MOST_RESULTS:
             raise RequestError(
-                f"pictures x count must be at most {MOST_RESULTS}, "
-                f"got {len(files)} x {request.count}"
+                f"pictures must give at most {MOST_RESULTS} results, "
+                f"got {len(files)} pictures x {request.count} images"
             )
         manager.cost(model, [request] * len(files))  # or an error
         out = Path(get_upload_folder()) / secrets.token_hex(16)
@@ -103,7 +105,7 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
     def batch(pictures: object, **values: object) -> Iterator[Update]:
         """Results of many pictures, each in the place of the reference, with the tab's other
         values; then a zip of them."""
-        updates = with_labels(drawn(pictures, values), built.inputs)
+        updates = with_labels(drawn(pictures, values), fields)
         yield from with_errors_said(updates, said)
 
     def zipped(out: str | None) -> Update:
@@ -116,7 +118,7 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
     running = endpoint(
         began.then,
         batch,
-        {"pictures": pictures} | built.inputs,
+        fields,
         [shown.gallery, status, archive, built.inputs["seed"], folder],
         show_progress="hidden",
         api_name=f"{built.tab.translate.__name__}_batch",
@@ -145,8 +147,14 @@ def _read(content: bytes, name: str) -> Image.Image:
     return shrink_to_area(flatten_image(read_image(content, name), name), MAX_AREA)
 
 
+def _said(line: Line) -> str:
+    """Its error, after the name of the picture."""
+    name, error = line["reference"], str(line["error"])
+    return error if error.startswith(f"{name} ") else f"{name}: {error}"
+
+
 def _summary(lines: list[Line], asked: int) -> str:
-    failed = [f"{line['reference']}: {line['error']}" for line in lines if "error" in line]
+    failed = [_said(line) for line in lines if "error" in line]
     text = f"{asked - len(failed)} of {asked} pictures are drawn; the zip has all results."
     more = [f"{len(failed) - SAID} more: see {MANIFEST}"] if len(failed) > SAID else []
     return "<br>".join(escaped(each) for each in [text, *failed[:SAID], *more])

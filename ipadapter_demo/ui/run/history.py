@@ -13,9 +13,11 @@ from ipadapter_demo.ui.run.tab import BuiltTab
 
 MOST = 24  # runs
 MAX_BYTES = 20_000_000  # of one PNG
+CLEAR = "All runs of the history are deleted from this browser. This cannot be undone."
 
 # `trigger`, `element` and `props` are gradio's. A run is remembered by its first picture.
-ON_LOAD = """
+ON_LOAD = (
+    """
 const OLD = 12 * 3600 * 1000;
 const session = (sessionStorage.history ??= Math.random().toString(36).slice(2));
 const opened = new Promise((done, failed) => {
@@ -60,6 +62,7 @@ const show = async () => {
     const title = document.createElement("p"), strip = document.createElement("div");
     title.textContent = "History, kept in this browser. Click a run to load its settings. ";
     title.append(button("Clear history", async () => {
+        if (!confirm(window.translated("CLEAR"))) return;
         await forget((run) => run.session === session);
         await show();
     }));
@@ -92,7 +95,10 @@ window.rememberRun = async (gallery, tab, middle) => {
     await show();
 };
 forget((run) => run.session !== session && Date.now() - run.at > OLD).then(show).catch(() => {});
-""".replace("MAX_BYTES", str(MAX_BYTES)).replace("MOST", str(MOST))
+""".replace("MAX_BYTES", str(MAX_BYTES))
+    .replace("MOST", str(MOST))
+    .replace("CLEAR", CLEAR)
+)
 # A browser that keeps nothing, as in some private windows, has no history.
 REMEMBER = """(gallery) => {
     window.rememberRun?.(gallery, "TAB", MIDDLE).catch(() => {});

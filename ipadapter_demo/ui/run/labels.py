@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.outpainting import SIDES
 from ipadapter_demo.ui.run.tab import Widgets
 
 T = TypeVar("T")
@@ -20,14 +21,17 @@ WIDGETS = {
     "structure.fit": "control_fit",
     "structure.weight": "structure_weight",
     "inpaint.image": "painting",
+    **{f"extend.{side}": f"extend_{side}" for side in SIDES},
+    **{side: f"{side}_axis" for side in ("columns", "rows", "pages")},
 }
 # Of two widgets.
 WINDOWS = {
     "guidance_window": "Guidance start / end",
     "reference.window": "Start / end",
     "structure.window": "Start / end",
+    "extend": "Outpainting",
 }
-_FIELD = re.compile(r"[a-z_]+(?:_\d)?(?:\.[a-z_]+)?")
+_FIELD = re.compile(r"(cell \S+: )?([a-z_]+(?:_\d)?(?:\.[a-z_]+)?)")
 _SLOT = re.compile(r"_(\d)$")
 
 
@@ -40,10 +44,11 @@ def with_labels(updates: Iterator[T], inputs: Widgets) -> Iterator[T]:
 
 
 def labelled(message: str, inputs: Widgets) -> str:
-    """A message that begins with a field, as “Control weight” must be from ..., with its label."""
+    """A message that begins with a field, as “Control weight” must be from ..., with its label;
+    that of a cell begins with the cell."""
     found = _FIELD.match(message)
-    label = found and (WINDOWS.get(found[0]) or _label(found[0], inputs))
-    return f"“{label}”{message[found.end() :]}" if found and label else message
+    label = found and (WINDOWS.get(found[2]) or _label(found[2], inputs))
+    return f"{found[1] or ''}“{label}”{message[found.end() :]}" if found and label else message
 
 
 def _label(field: str, inputs: Widgets) -> str | None:
@@ -53,5 +58,5 @@ def _label(field: str, inputs: Widgets) -> str | None:
     if name is None or not inputs[name].label:
         return None
     slot, label = _SLOT.search(name), str(inputs[name].label)
-    label = re.sub(r" \(.*\)$", "", label)  # units, and advice
+    label = re.sub(r"( \(|, |: ).*", "", label)  # units, and advice
     return f"{label} {slot[1]}" if slot and slot[1] not in label else label

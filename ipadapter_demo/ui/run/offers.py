@@ -55,6 +55,7 @@ def add_switch(manager: ModelManager, model: ModelInput, tabs: Iterable[BuiltTab
         button, status = built.results.switch, built.results.status
         for run in built.runs:
             run.success(other, inputs=status, outputs=button, **AT_ONCE)
+            run.failure(lambda: gr.Button(visible=False), outputs=button, **AT_ONCE)
         button.click(switched, outputs=model.chosen, **AT_ONCE)
         model.shown.change(lambda: gr.Button(visible=False), outputs=button, **AT_ONCE)
 

@@ -187,8 +187,8 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
 
 def _size_inputs(info: ModelInfo) -> Widgets:
     """Width and height, and sizes of the model to fill them with."""
+    shape = gr.Dropdown(shape_choices(info), value="", label="Shape")
     with gr.Row():
-        shape = gr.Dropdown(shape_choices(info), value="", label="Shape", min_width=190)
         sides = {
             side: gr.Number(
                 0, label=side.title(), step=SIZE_STEP, min_width=90, info="0 = automatic"

@@ -103,7 +103,7 @@ def _reference_slot(k: int, info: ModelInfo) -> Widgets:
             "CLIP mask", hint, image_mode="L", sources=["upload"], height=150
         )
         widgets[slot("embeds", k)] = gr.File(
-            label=f"Embeds in place of the picture, or of its face ({ENDING})",
+            label=f"Embeds in place of the picture ({ENDING})",
             file_types=[ENDING],
             height=150,
         )

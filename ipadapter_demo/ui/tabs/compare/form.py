@@ -139,7 +139,7 @@ def values(
             raise RequestError(f"{side}: upload the pictures to compare first")
         return list(pictures)
     if not written:
-        raise RequestError(f"{side}: say which values of {axis} to compare")
+        raise RequestError(f"{side}: say which values of {AXES[axis][0]} to compare")
     if axis in NUMBERS:
         return written if ":" in written else _numbers(side, written)
     if axis in ("guidance_window", "image_window"):

@@ -46,6 +46,8 @@ BEGIN = """() => {
     grid.scrollIntoView({ behavior: "smooth", block: "nearest" });
     return [];
 }"""
+# An error of before does not stand beside what was changed since.
+WITHOUT_ERROR = """(status) => [status?.startsWith('<span class="problem">') ? "" : status]"""
 STOPPING = "() => 'Stopping after this step: finished cells stay.'"
 
 
@@ -143,6 +145,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     private = hidden | QUEUE
     changed = partial(gr.on, [tab.select, *(widget.change for widget in inputs.values())])
     endpoint(changed, estimate, inputs, cost, trigger_mode="always_last", **hidden)
+    changed(None, js=WITHOUT_ERROR, inputs=shown.status, outputs=shown.status, **AT_ONCE)
     add_compare_api(manager, inputs, spec_of, QUEUE)
     buttons = Buttons(start, stop)
     began = start.click(buttons.busy, outputs=buttons.all, js=BEGIN, **AT_ONCE)
