@@ -187,7 +187,8 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
 
 def _size_inputs(info: ModelInfo) -> Widgets:
     """Width and height, and sizes of the model to fill them with."""
-    shape = gr.Dropdown(shape_choices(info), value="", label="Shape")
+    with gr.Row():
+        shape = gr.Dropdown(shape_choices(info), value="", label="Shape")
     with gr.Row():
         sides = {
             side: gr.Number(

@@ -103,7 +103,7 @@ def _reference_slot(k: int, info: ModelInfo) -> Widgets:
             "CLIP mask", hint, image_mode="L", sources=["upload"], height=150
         )
         widgets[slot("embeds", k)] = gr.File(
-            label=f"Embeds in place of the picture ({ENDING})",
+            label="Embeds in place of the picture",
             file_types=[ENDING],
             height=150,
         )
