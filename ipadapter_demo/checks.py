@@ -12,8 +12,6 @@ _SHOWN.maxstring = _SHOWN.maxother = 80
 
 
 def number(field: str, value: object, low: float, high: float) -> float:
-    if value is None:
-        raise RequestError(f"{field} is missing")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RequestError(f"{field} must be a number, got {_SHOWN.repr(value)}")
     if not low <= value <= high:  # also rejects NaN
@@ -31,8 +29,6 @@ def strength(field: str, value: object) -> float:
 
 
 def integer(field: str, value: object, low: int, high: int) -> int:
-    if value is None:
-        raise RequestError(f"{field} is missing")
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:  # JSON and sliders may deliver 20.0 for 20
         raise RequestError(f"{field} must be a whole number, got {_SHOWN.repr(value)}")

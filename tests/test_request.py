@@ -184,7 +184,9 @@ def test_a_reference_cannot_be_for_an_image_that_is_not_asked_for() -> None:
 
 def test_seeds_of_all_images_must_exist() -> None:
     assert GenerateRequest(seed=MAX_SEED - 3, count=4).seeds[-1] == MAX_SEED
-    with pytest.raises(RequestError, match=f"seed must be from 0 to {MAX_SEED - 3}, got"):
+    with pytest.raises(
+        RequestError, match=f"seed must be at most {MAX_SEED - 3} for 4 images, got"
+    ):
         GenerateRequest(seed=MAX_SEED - 2, count=4)
 
 

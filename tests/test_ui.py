@@ -443,7 +443,7 @@ BAD_VALUES = [
     ({"image_scale": float("nan")}, r"image_scale must be from 0 to 2, got nan"),
     ({"image_scale": -1}, "image_scale must be from"),
     ({"image_scale": "lots"}, "image_scale must be a number"),
-    ({"guidance": None}, "guidance is missing"),
+    ({"guidance": None}, "guidance must be a number, got None"),
     ({"steps": 0}, r"steps must be from 1 to 200, got 0"),
     ({"steps": 10_000}, r"steps must be from 1 to 200, got 10000"),
     ({"steps": 2.5}, "steps must be a whole number"),
@@ -998,7 +998,7 @@ def test_what_is_not_compared_is_shared() -> None:
     ("change", "message"),
     [
         ({"columns_axis": ""}, "columns: choose what differs"),
-        ({"columns_values": ""}, "columns: say which values of image_scale"),
+        ({"columns_values": ""}, "columns: say which values of strength λ"),
         ({"columns_values": "much"}, "columns must be numbers with commas"),
         ({"zoom": "here"}, "zoom must be numbers"),
     ],

@@ -247,7 +247,7 @@ def test_the_status_of_a_comparison_says_what_is_wrong(page: Page) -> None:
     panel.get_by_label("Values").first.fill("much")
     panel.get_by_role("button", name="Compare", exact=True).click()
     expect(panel.locator(".status .problem")).to_have_text(
-        "columns must be numbers with commas, or first:last:step, got 'much'"
+        "“Columns” must be numbers with commas, or first:last:step, got 'much'"
     )
     expect(panel.get_by_role("button", name="Compare", exact=True)).to_be_enabled()
 

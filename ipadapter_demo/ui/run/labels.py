@@ -32,6 +32,7 @@ WINDOWS = {
     "extend": "Outpainting",
 }
 _FIELD = re.compile(r"(cell \S+: )?([a-z_]+(?:_\d)?(?:\.[a-z_]+)?)")
+_EMPTY = re.compile(r" must be a (whole )?number, got None$")
 _SLOT = re.compile(r"_(\d)$")
 
 
@@ -48,7 +49,10 @@ def labelled(message: str, inputs: Widgets) -> str:
     that of a cell begins with the cell."""
     found = _FIELD.match(message)
     label = found and (WINDOWS.get(found[2]) or _label(found[2], inputs))
-    return f"{found[1] or ''}“{label}”{message[found.end() :]}" if found and label else message
+    if not found or not label:
+        return message
+    said = _EMPTY.sub(" is missing", message[found.end() :])
+    return f"{found[1] or ''}“{label}”{said}"
 
 
 def _label(field: str, inputs: Widgets) -> str | None:
