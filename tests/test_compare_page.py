@@ -73,6 +73,7 @@ def test_an_error_goes_with_what_was_wrong(page: Page) -> None:
     panel = open_tab(page, "Compare")
     values, error = panel.get_by_label("Values").first, panel.locator(".status .problem")
     values.fill("1e9")
+    expect(panel.get_by_text("Not ready: cell")).to_be_visible()  # the change has been seen
     panel.get_by_role("button", name="Compare", exact=True).click()
     expect(error).to_have_text(re.compile("cell .*: “Image strength λ” must be from 0 to 2"))
     values.fill("0, 1")
