@@ -76,6 +76,10 @@ def test_an_error_goes_with_what_was_wrong(page: Page) -> None:
     expect(panel.get_by_text("Not ready: cell")).to_be_visible()  # the change has been seen
     panel.get_by_role("button", name="Compare", exact=True).click()
     expect(error).to_have_text(re.compile("cell .*: “Image strength λ” must be from 0 to 2"))
+    open_tab(page, "Variation")
+    open_tab(page, "Compare")  # its fields send their events anew, with what was compared
+    page.wait_for_timeout(500)
+    expect(error).to_have_count(1)
     values.fill("0, 1")
     expect(error).to_have_count(0)
 

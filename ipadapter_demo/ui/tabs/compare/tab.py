@@ -46,8 +46,14 @@ BEGIN = """() => {
     grid.scrollIntoView({ behavior: "smooth", block: "nearest" });
     return [];
 }"""
-# An error of before does not stand beside what was changed since.
-WITHOUT_ERROR = """(status) => [status?.startsWith('<span class="problem">') ? "" : status]"""
+# An error of before does not stand beside what was changed since. Change events come late, and some
+# where nothing has changed: the fields of an opened tab send them. Only other values count.
+GIVEN = "(...values) => { window.comparedValues = JSON.stringify(values); }"
+WITHOUT_ERROR = """(status, ...values) => {
+    const stays = !status?.startsWith('<span class="problem">')
+        || JSON.stringify(values) === window.comparedValues;
+    return [stays ? { __type__: "update" } : ""];
+}"""
 STOPPING = "() => 'Stopping after this step: finished cells stay.'"
 
 
@@ -145,7 +151,10 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     private = hidden | QUEUE
     changed = partial(gr.on, [tab.select, *(widget.change for widget in inputs.values())])
     endpoint(changed, estimate, inputs, cost, trigger_mode="always_last", **hidden)
-    changed(None, js=WITHOUT_ERROR, inputs=shown.status, outputs=shown.status, **AT_ONCE)
+    given = list(inputs.values())
+    gr.on([start.click, redraw.click], None, js=GIVEN, inputs=given, **AT_ONCE)
+    with_status = [shown.status, *given]
+    changed(None, js=WITHOUT_ERROR, inputs=with_status, outputs=shown.status, **AT_ONCE)
     add_compare_api(manager, inputs, spec_of, QUEUE)
     buttons = Buttons(start, stop)
     began = start.click(buttons.busy, outputs=buttons.all, js=BEGIN, **AT_ONCE)
