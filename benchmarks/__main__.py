@@ -3,8 +3,9 @@
     python -m benchmarks [--rounds 9] [--out docs/speed.json] [--page docs/speed.md]
     python -m benchmarks --quick
 
-All take turns, picture by picture, so that a busy moment meets all of them. `--quick` is a
-miniature without compilers and without a browser. Prints tables in Markdown.
+All take turns, picture by picture, so that a busy moment meets all of them, each in a process of
+its own. `--quick` is a miniature without compilers and without a browser. Prints tables in
+Markdown.
 """
 
 from __future__ import annotations
@@ -22,19 +23,18 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-import ipadapter_demo as ip
 from benchmarks.clock import seconds as seconds_of
-from benchmarks.contestants import KINDS, Diffusers, Draw, Ours, edges
-from benchmarks.engine import visitors
+from benchmarks.contestants import KINDS
 from benchmarks.live import live
+from benchmarks.sides import SIDES, Side, Timed
 from benchmarks.speed_page import markdown, written_into
 from benchmarks.start import page_start
 from ipadapter_demo.models.catalog import TABLETOP
@@ -51,7 +51,7 @@ def command_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--out", type=Path, help="the figures as JSON")
     parser.add_argument("--page", type=Path, help="a page to write the table into, at its markers")
-    parser.add_argument("--side", choices=("ours", "diffusers", "compiled"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     return parser
 
 
@@ -82,24 +82,20 @@ def measured(rounds: int, steps: int, compile: bool) -> dict[str, Any]:
         figures["compiling"] = _compiling(steps)
     figures["memory"] = {s: _elsewhere(s, steps)["peak_gib"] for s in ("ours", "diffusers")}
     figures["start"] = page_start()
-    sides: dict[str, Any] = {"ours": Ours.loaded(False), "diffusers": Diffusers.loaded(False)}
-    if compile:
-        sides |= {
-            "ours_compiled": Ours.loaded(True),
-            "diffusers_compiled": Diffusers.loaded(True),
-        }
-    figures["rows"] = {
-        "a call of the UNet, 2 rows": _row({n: s.unet() for n, s in sides.items()}, rounds)
-    }
-    for kind, name in KINDS.items():
-        own_steps = {"lora": FEW, "window": TABLETOP.recommended.steps}.get(kind, steps)
-        drawn = {n: side.picture(kind, own_steps) for n, side in sides.items()}
-        figures["rows"][f"{name}, {own_steps} steps"] = _row(drawn, rounds)
-    ours = sides["ours"]
-    figures["visitors"] = visitors(ours.pipeline, VISITORS, steps, rounds=1)
-    figures["skipped"] = _skipped(ours, rounds, steps)
-    figures["bare_ratio"] = _bare_ratio(ours, rounds, steps)
-    figures["limit"] = _limit(ours)
+    with ExitStack() as running:
+        names = [name for name in SIDES if compile or not name.endswith("compiled")]
+        sides = {name: running.enter_context(closing(Side(name))) for name in names}
+        drawn = {name: side.drawing("unet") for name, side in sides.items()}
+        figures["rows"] = {"a call of the UNet, 2 rows": _row(drawn, rounds)}
+        for kind, name in KINDS.items():
+            own_steps = {"lora": FEW, "window": TABLETOP.recommended.steps}.get(kind, steps)
+            drawn = {n: side.drawing("picture", kind, own_steps) for n, side in sides.items()}
+            figures["rows"][f"{name}, {own_steps} steps"] = _row(drawn, rounds)
+        ours = sides["ours"]
+        figures["visitors"] = ours.call("visitors", VISITORS, steps)
+        figures["skipped"] = _skipped(ours, rounds, steps)
+        figures["bare_ratio"] = _bare_ratio(ours, rounds, steps)
+        figures["limit"] = _limit(ours)
     return figures
 
 
@@ -123,18 +119,18 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _times(draws: Mapping[str, Draw], rounds: int) -> dict[str, list[float]]:
+def _times(draws: Mapping[str, Timed], rounds: int) -> dict[str, list[float]]:
     """Seconds of each, in turn, after one that is not counted."""
     for draw in draws.values():
         draw()
     found: dict[str, list[float]] = {name: [] for name in draws}
     for _ in range(rounds):
         for name, draw in draws.items():
-            found[name].append(seconds_of(draw))
+            found[name].append(draw())
     return found
 
 
-def _row(draws: Mapping[str, Draw], rounds: int) -> dict[str, Any]:
+def _row(draws: Mapping[str, Timed], rounds: int) -> dict[str, Any]:
     times = _times(draws, rounds)
     row: dict[str, Any] = {
         name: {"median": statistics.median(each), "spread": _half_quartiles(each)}
@@ -155,63 +151,51 @@ def _half_quartiles(values: list[float]) -> float:
     return (high - low) / 2
 
 
-def _skipped(ours: Ours, rounds: int, steps: int) -> dict[str, float]:
+def _skipped(ours: Side, rounds: int, steps: int) -> dict[str, float]:
     """Work that a request switches off, as a share of the time of one that does it."""
     never = (0.0, 0.01)  # no step lies inside
 
-    def control(**changes: Any) -> Draw:
-        given = ip.Structure(kind="canny", image=edges(), annotator="none", **changes)
-        return ours.picture("edges", steps, structures=(given,))
+    def image(**changes: Any) -> Timed:
+        return ours.drawing("picture", "image", steps, **changes)
+
+    def control(**changes: Any) -> Timed:
+        return ours.drawing("edges", steps, **changes)
 
     pairs = {
-        "λ = 0": (ours.picture("image", steps, image_scale=0.0), ours.picture("image", steps)),
-        "guidance 1": (ours.picture("image", steps, guidance=1.0), ours.picture("image", steps)),
+        "λ = 0": (image(image_scale=0.0), image()),
+        "guidance 1": (image(guidance=1.0), image()),
         "guidance outside the first half of the steps": (
-            ours.picture("image", steps, guidance_window=(0.0, 0.5)),
-            ours.picture("image", steps),
+            image(guidance_window=(0.0, 0.5)),
+            image(),
         ),
-        "an image prompt outside its window": (
-            ours.picture("image", steps, image_window=never),
-            ours.picture("image", steps),
-        ),
+        "an image prompt outside its window": (image(image_window=never), image()),
         "a ControlNet of weight 0": (control(weight=0.0), control()),
         "a ControlNet outside its window": (control(window=never), control()),
     }
-    found = {}
-    for name, (without, full) in pairs.items():
-        times = _times({"without": without, "full": full}, rounds)
-        found[name] = statistics.median(
-            a / b for a, b in zip(times["without"], times["full"], strict=True)
-        )
-    return found
+    return {name: _ratio(*pair, rounds) for name, pair in pairs.items()}
 
 
-def _bare_ratio(ours: Ours, rounds: int, steps: int) -> float:
+def _bare_ratio(ours: Side, rounds: int, steps: int) -> float:
     """A picture's time over that of its calls of the image encoder, UNet and decoder alone."""
-    encode, unet, decode = ours.encode(), ours.unet(), ours.decode()
-
-    def bare() -> None:
-        encode()
-        for _ in range(steps):
-            unet()
-        decode()
-
-    times = _times({"bare": bare, "whole": ours.picture("image", steps)}, rounds)
-    return statistics.median(a / b for a, b in zip(times["whole"], times["bare"], strict=True))
+    whole, bare = ours.drawing("picture", "image", steps), ours.drawing("bare", steps)
+    return _ratio(whole, bare, rounds)
 
 
-def _limit(ours: Ours) -> dict[str, float]:
-    with FlopCounterMode(display=False) as counter:
-        ours.unet()()
+def _ratio(one: Timed, other: Timed, rounds: int) -> float:
+    times = _times({"one": one, "other": other}, rounds)
+    return statistics.median(a / b for a, b in zip(times["one"], times["other"], strict=True))
+
+
+def _limit(ours: Side) -> dict[str, float]:
     matrix = torch.ones(1024, 1024)
     seconds = min(seconds_of(lambda: matrix @ matrix) for _ in range(10))
-    gflop, rate = counter.get_total_flops() / 1e9, 2 * 1024**3 / seconds / 1e9
+    gflop, rate = ours.call("unet_flop") / 1e9, 2 * 1024**3 / seconds / 1e9
     return {"gflop": gflop, "gflop_per_second": rate, "milliseconds": 1e3 * gflop / rate}
 
 
 def _compiling(steps: int) -> dict[str, float]:
     """Seconds of loading and of the first picture, with an empty cache and with a full one."""
-    return {name: _elsewhere("compiled", steps)["seconds"] for name in ("cold", "warm")}
+    return {name: _elsewhere("ours_compiled", steps)["seconds"] for name in ("cold", "warm")}
 
 
 def _elsewhere(side: str, steps: int) -> dict[str, float]:
@@ -223,10 +207,8 @@ def _elsewhere(side: str, steps: int) -> dict[str, float]:
 def _alone(side: str, steps: int) -> dict[str, float]:
     """In a process of its own: load, and draw one picture."""
     began = time.perf_counter()
-    load = {"ours": lambda: Ours.loaded(False), "compiled": lambda: Ours.loaded(True)}
-    load["diffusers"] = lambda: Diffusers.loaded(False)  # type: ignore[assignment,return-value]
     with contextlib.redirect_stdout(sys.stderr):
-        load[side]().picture("image", steps)()
+        SIDES[side]().picture("image", steps)()
     return {
         "seconds": time.perf_counter() - began,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

@@ -3,7 +3,7 @@ with the same sampler, guidance and steps, each as it is and compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import ipadapter_demo as ip
+from benchmarks.engine import visitors
 from ipadapter_demo.adapter import fill_kv_cache
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.compiled import unet_output
 from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.pipeline.engine import Engine
 
 SIDE, GUIDANCE, PROMPT = 128, 6.0, "a red sphere on a green floor"
 SCALE = TABLETOP.recommended.map_image_scale
@@ -67,6 +70,8 @@ def request(kind: str, steps: int, **changes: Any) -> ip.GenerateRequest:
 
 @dataclass(frozen=True)
 class Ours:
+    """Bare calls are made where pictures are drawn, on the engine's thread."""
+
     pipeline: ImagePromptPipeline
 
     @classmethod
@@ -76,41 +81,64 @@ class Ours:
     def picture(self, kind: str, steps: int, **changes: Any) -> Draw:
         return lambda: self.pipeline.generate(request(kind, steps, **changes))
 
+    def edges(self, steps: int, **changes: Any) -> Draw:
+        """With a ControlNet of another weight or window."""
+        given = ip.Structure(kind="canny", image=edges(), annotator="none", **changes)
+        return self.picture("edges", steps, structures=(given,))
+
     def unet(self) -> Draw:
         """One call with guidance and an image prompt."""
+        return self._on_engine(self._engine.run(self._unet))
+
+    def bare(self, steps: int) -> Draw:
+        """The calls of a picture: image encoder, UNet in each step, decoder."""
+        model, unet = self.pipeline._model, self._engine.run(self._unet)
+        vision, latents = model.image_encoder, torch.zeros(1, 4, SIDE // 4, SIDE // 4)
+        pixels = torch.zeros(1, 3, vision.config.image_size, vision.config.image_size)
+
+        def calls() -> None:
+            vision(pixels)
+            for _ in range(steps):
+                unet()
+            model.vae.pixels_from_latents(latents)
+
+        return self._on_engine(calls)
+
+    def unet_flop(self) -> int:
+        """Operations with floating point numbers of `unet`."""
+        call = self._engine.run(self._unet)
+
+        def counted() -> int:
+            with FlopCounterMode(display=False) as counter:
+                call()
+            return int(counter.get_total_flops())
+
+        return self._engine.run(counted)
+
+    def visitors(self, counts: Sequence[int], steps: int) -> list[dict[str, Any]]:
+        return visitors(self.pipeline, counts, steps, rounds=1)
+
+    @property
+    def _engine(self) -> Engine:
+        return self.pipeline._engine
+
+    def _on_engine(self, call: Draw) -> Draw:
+        return lambda: self._engine.run(call)
+
+    def _unet(self) -> Draw:
         model = self.pipeline._model
         conditions = self.pipeline._conditioner.condition(request("image", 1), (SIDE, SIDE))
         prompts = [timed.prompt for timed in conditions.image_prompts]
         fill_kv_cache(model.unet, prompts)
         latents, t = torch.zeros(2, 4, SIDE // 4, SIDE // 4), torch.tensor(500)
-
-        def call() -> Tensor:
-            with torch.no_grad():
-                return unet_output(
-                    model.unet,
-                    latents,
-                    t,
-                    prompts,
-                    encoder_hidden_states=conditions.text_states,
-                    added_cond_kwargs=conditions.added,
-                )
-
-        return call
-
-    def encode(self) -> Draw:
-        vision = self.pipeline._model.image_encoder
-        side = vision.config.image_size
-        pixels = torch.zeros(1, 3, side, side)
-
-        def call() -> object:
-            with torch.no_grad():
-                return vision(pixels)
-
-        return call
-
-    def decode(self) -> Draw:
-        latents = torch.zeros(1, 4, SIDE // 4, SIDE // 4)
-        return lambda: self.pipeline._model.vae.pixels_from_latents(latents)
+        return lambda: unet_output(
+            model.unet,
+            latents,
+            t,
+            prompts,
+            encoder_hidden_states=conditions.text_states,
+            added_cond_kwargs=conditions.added,
+        )
 
 
 @dataclass(frozen=True)

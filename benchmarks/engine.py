@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def visitors(
-    alone: ImagePromptPipeline,
+    pipeline: ImagePromptPipeline,
     counts: Sequence[int],
     steps: int,
     *,
@@ -83,16 +83,16 @@ def visitors(
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:
     """Figures of each load, one after the other (`alone`) and in calls that are shared."""
-    shared = ImagePromptPipeline(alone._model, share_steps)
-    kinds = {"alone": alone, "shared": shared}
+    kinds = {"alone": 1, "shared": share_steps}
     requests = requests_of(max(counts), steps)
-    for pipeline in kinds.values():  # warm up: encoders, and rows of every number
-        list(pipeline.generate_all([short(r) for r in requests], share_steps))
+    for share in kinds.values():  # warm up: encoders, and rows of every number
+        list(pipeline.generate_all([short(r) for r in requests], share))
     loads = []
     for count in counts:
         found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
         for _ in range(rounds):
-            for kind, pipeline in kinds.items():
+            for kind, share in kinds.items():
+                pipeline.share_steps = share
                 found[kind].append(measured(pipeline, requests[:count], clock))
         best = {kind: min(each, key=lambda one: one["seconds"]) for kind, each in found.items()}
         loads.append({"visitors": count, **best})

@@ -25,6 +25,7 @@ TIERS = [
         "load_options",
         "model_flags",
         "own_files",
+        "own_thread",
         "colour",
         "depth",
         "feather",

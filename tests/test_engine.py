@@ -253,6 +253,18 @@ def test_it_holds_nothing_while_it_waits(engine: Engine) -> None:
     assert threads_of(engine), "the thread waits for more"
 
 
+def test_without_work_the_thread_ends_and_the_next_job_has_another(adder: Adder) -> None:
+    engine = Engine(idle=0.01)
+    assert finished(engine, adder.job("A")) == [[0, 1, 2.0]]
+    first, deadline = engine._thread, time.monotonic() + 30
+    while threads_of(engine) or (first is not None and first.is_alive()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert engine._thread is None
+    assert finished(engine, adder.job("B")) == [[0, 1, 2.0]]
+    engine.stop()
+
+
 def test_two_threads_at_once_get_their_own(engine: Engine, adder: Adder) -> None:
     found: dict[int, list[Any]] = {}
 

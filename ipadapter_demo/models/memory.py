@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch import nn
 
+from ipadapter_demo.own_thread import in_own_thread
+
 
 def best_dtype(device: str, small: bool) -> torch.dtype:
     """Half precision where the hardware has it; float32 elsewhere, and for models so small that
@@ -36,7 +38,7 @@ def _bfloat16_is_faster() -> bool:
         matrix = torch.ones(256, 256, dtype=dtype)
         return min(timeit.repeat(lambda: matrix @ matrix, number=3, repeat=5))
 
-    return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
+    return in_own_thread(lambda: seconds(torch.bfloat16) < 0.8 * seconds(torch.float32))
 
 
 def take_turns(networks: Sequence[nn.Module], device: str) -> None:

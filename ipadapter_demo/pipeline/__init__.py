@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.shelf import models_on_bases
 from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.models.weight_hashes import check_hashes
+from ipadapter_demo.own_thread import in_own_thread
 from ipadapter_demo.pipeline.effective import effective_request
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.pipeline import ImagePromptPipeline
@@ -73,9 +75,11 @@ def prepare(
     dtype = best_dtype(device, entry.small) if auto else getattr(torch, options.dtype)
     share = options.share_steps or (SHARE_ON_CUDA if device.startswith("cuda") else 1)
     whole = with_own_parts(entry, options, report)
-    return lambda: ImagePromptPipeline(
-        load_base_model(whole, device, dtype, options, report), share
-    )
+
+    def read() -> ImagePromptPipeline:
+        return ImagePromptPipeline(load_base_model(whole, device, dtype, options, report), share)
+
+    return partial(in_own_thread, read)
 
 
 def _entry_named(name: str, options: LoadOptions, report: Report) -> CatalogEntry:

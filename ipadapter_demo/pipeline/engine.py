@@ -33,12 +33,16 @@ from ipadapter_demo.pipeline.sampler import Call
 T = TypeVar("T")
 
 MOST_BEGUN = 16  # jobs that hold memory at once, besides one of each rank
+# Seconds without a job after which the thread ends, and with it what slows those of other models:
+# see ipadapter_demo/own_thread.py.
+IDLE = 5.0
 
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Jobs, oldest first, and the thread that advances them, which begins with the first job.
+    """Jobs, oldest first, and the thread that advances them, which begins with a job and ends when
+    none has come for `idle` seconds.
 
     It holds no model while it has nothing to do. All work runs in `context`, such as autocast.
     """
@@ -47,8 +51,9 @@ class Engine:
         self,
         context: Callable[[], AbstractContextManager[object]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
+        idle: float = IDLE,
     ) -> None:
-        self._context, self._clock = context, clock
+        self._context, self._clock, self._idle = context, clock, idle
         self._closed = False
         self._begin()
         self._most_rows: dict[Hashable, int] = {}  # of a shared call, where more did not go
@@ -141,12 +146,12 @@ class Engine:
     def _turn(self) -> bool:
         """False where the thread is to end. It refers to no job while it waits for one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
+            came = self._changed.wait_for(lambda: self._jobs or self._closed, self._idle)
             gone = [job for job in self._jobs if job.left]
             self._jobs = [job for job in self._jobs if not job.left]
             self._owed |= any(job.advanced is not None for job in gone)
             group = self._group()
-            if last := self._closed and not group:
+            if last := not group and (self._closed or not came):
                 self._thread = None
         for job in gone:
             job.work.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from PIL import Image
 
 from ipadapter_demo.errors import RequestError
@@ -14,6 +16,7 @@ from ipadapter_demo.imaging import (
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.structure import ControlCondition
+from ipadapter_demo.own_thread import in_own_thread
 from ipadapter_demo.pipeline.cache import ContentCache, digest
 from ipadapter_demo.pipeline.conditions import ActiveControl
 from ipadapter_demo.pipeline.inpainting.mask import pixels_around_hole
@@ -83,7 +86,8 @@ class MapReader:
                 f"{', '.join(annotators)}, got {structure.annotator!r:.80}"
             )
         key = (structure.annotator, structure.kind, digest(structure.image), structure.fit, size)
-        return self._maps.get(key, lambda: self._drawn_map(structure, size))
+        drawn = partial(self._drawn_map, structure, size)
+        return self._maps.get(key, partial(in_own_thread, drawn))
 
     def _drawn_map(self, structure: Structure, size: Size) -> Image.Image:
         image, how, locate = structure.image, structure.resampling, self._model.locate
