@@ -487,6 +487,36 @@ def test_what_is_said_of_other_numbers_of_steps() -> None:
     assert 1.4 < seconds[0] / seconds[1] < 1.8
 
 
+# Steps
+
+
+def test_the_table_of_steps_is_the_report() -> None:
+    samplers = (DOCS / "samplers.md").read_text(encoding="utf-8")
+    report = json.loads((DOCS / "steps.json").read_text())
+    assert f"Measured on {report['scenes']:,} held-out scenes" in samplers
+    assert report["provenance"]["weights"] == REPORT["provenance"]["weights"]
+    between = samplers.split("<!-- steps -->")[1].split("<!-- /steps -->")[0]
+    assert between == f"\n\n{table(report['cells'], WITHOUT_PAINT)}\n\n"
+    found = {(cell["tab"], cell["steps"]): cell["result"] for cell in report["cells"]}
+
+    def gain(few: int, many: int, tab: str, *names: str) -> float:
+        one, other = (of(found[tab, steps], ".".join(names)) for steps in (few, many))
+        return 100 * (other - one)
+
+    floor, solid = ("floor_named_by_text", "mean"), ("solid_of_reference", "mean")
+    check(
+        samplers,
+        "a text changes by # points, a variation by #, beside a text the floor by # and the solid "
+        "by #; with 8 steps the floor loses # and the solid #",
+        gain(10, 20, "text", "mean"),
+        gain(10, 20, "variation", "mean"),
+        gain(10, 20, "image+text", *floor),
+        gain(10, 20, "image+text", *solid),
+        gain(8, 10, "image+text", *floor),
+        gain(8, 10, "image+text", *solid),
+    )
+
+
 # Windows of guidance
 
 
