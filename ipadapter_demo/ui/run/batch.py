@@ -147,14 +147,14 @@ def _read(content: bytes, name: str) -> Image.Image:
     return shrink_to_area(flatten_image(read_image(content, name), name), MAX_AREA)
 
 
-def _said(line: Line) -> str:
+def _failure_of(line: Line) -> str:
     """Its error, after the name of the picture."""
     name, error = line["reference"], str(line["error"])
     return error if error.startswith(f"{name} ") else f"{name}: {error}"
 
 
 def _summary(lines: list[Line], asked: int) -> str:
-    failed = [_said(line) for line in lines if "error" in line]
+    failed = [_failure_of(line) for line in lines if "error" in line]
     text = f"{asked - len(failed)} of {asked} pictures are drawn; the zip has all results."
     more = [f"{len(failed) - SAID} more: see {MANIFEST}"] if len(failed) > SAID else []
     return "<br>".join(escaped(each) for each in [text, *failed[:SAID], *more])

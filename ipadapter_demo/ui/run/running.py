@@ -19,6 +19,7 @@ from ipadapter_demo.ui.run.errors import with_errors_said
 from ipadapter_demo.ui.run.further import NEXT, add_further_runs
 from ipadapter_demo.ui.run.labels import with_labels
 from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.say import PROBLEM
 from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
 from ipadapter_demo.ui.run.updates import (
     lines_of,
@@ -71,9 +72,9 @@ ENDED = """(status) => {
         const dropped = waited ? ` Runs that waited are dropped: ${waited}.` : "";
         return "Stopped. The pictures that are shown stay." + dropped;
     }
-    return status?.startsWith('<span class="problem">') ? status
-        : '<span class="problem">Not finished: the connection to the server was lost.</span>';
-}"""
+    return status?.startsWith('PROBLEM') ? status
+        : 'PROBLEM' + 'Not finished: the connection to the server was lost.</span>';
+}""".replace("PROBLEM", PROBLEM)
 
 
 def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:

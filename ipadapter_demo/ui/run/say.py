@@ -10,6 +10,7 @@ import html
 import gradio as gr
 
 MAX_LENGTH = 1000  # characters of a message
+PROBLEM = '<span class="problem">'  # what a status of an error begins with, for scripts too
 
 
 def escaped(text: object) -> str:
@@ -35,4 +36,4 @@ def failure(text: object) -> gr.Error:
 
 def problem(error: gr.Error) -> str:
     """An error's sentence for a status, escaped already."""
-    return f'<span class="problem">{error.message}</span>'
+    return f"{PROBLEM}{error.message}</span>"

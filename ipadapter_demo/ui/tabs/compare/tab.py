@@ -24,7 +24,7 @@ from ipadapter_demo.ui.run.errors import shown_errors, with_errors_said
 from ipadapter_demo.ui.run.labels import labelled, with_labels
 from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.running import AT_ONCE
-from ipadapter_demo.ui.run.say import escaped
+from ipadapter_demo.ui.run.say import PROBLEM, escaped
 from ipadapter_demo.ui.run.tab import Buttons, Update
 from ipadapter_demo.ui.run.updates import progress
 from ipadapter_demo.ui.run.uploads import path_of_upload
@@ -50,10 +50,10 @@ BEGIN = """() => {
 # where nothing has changed: the fields of an opened tab send them. Only other values count.
 GIVEN = "(...values) => { window.comparedValues = JSON.stringify(values); }"
 WITHOUT_ERROR = """(status, ...values) => {
-    const stays = !status?.startsWith('<span class="problem">')
+    const stays = !status?.startsWith('PROBLEM')
         || JSON.stringify(values) === window.comparedValues;
     return [stays ? { __type__: "update" } : ""];
-}"""
+}""".replace("PROBLEM", PROBLEM)
 STOPPING = "() => 'Stopping after this step: finished cells stay.'"
 
 
