@@ -87,13 +87,14 @@ def visitors(
     requests = requests_of(max(counts), steps)
     for share in kinds.values():  # warm up: encoders, and rows of every number
         list(pipeline.generate_all([short(r) for r in requests], share))
-    loads = []
+    loads, own = [], pipeline.share_steps
     for count in counts:
         found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
         for _ in range(rounds):
             for kind, share in kinds.items():
                 pipeline.share_steps = share
                 found[kind].append(measured(pipeline, requests[:count], clock))
+        pipeline.share_steps = own
         best = {kind: min(each, key=lambda one: one["seconds"]) for kind, each in found.items()}
         loads.append({"visitors": count, **best})
     return loads

@@ -13,10 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 
 def in_own_thread(function: Callable[[], T]) -> T:
-    """What a function returns, or raises, in a thread of its own and in this context."""
+    """What a function returns, or raises, in a thread of its own and in this context. Modes of
+    torch (`no_grad`, `autocast`) are a thread's, and do not come along; an interrupt waits for the
+    end."""
+
+    def work() -> T:
+        torch.get_num_threads()  # a new thread takes as many as torch is set to from here on
+        return function()
+
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(copy_context().run, function).result()
+        return thread.submit(copy_context().run, work).result()

@@ -241,8 +241,8 @@ def test_closed_it_drops_the_background_and_ends(engine: Engine, adder: Adder) -
     assert finished(engine, adder.job("D")) == [[0, 1, 2.0]], "and so does who still comes"
 
 
-def test_it_holds_nothing_while_it_waits(engine: Engine) -> None:
-    adder = Adder()
+def test_it_holds_nothing_while_it_waits() -> None:
+    engine, adder = Engine(idle=60), Adder()
     gone = weakref.ref(adder)
     finished(engine, *(adder.job(n) for n in "AB"))
     del adder
@@ -251,6 +251,22 @@ def test_it_holds_nothing_while_it_waits(engine: Engine) -> None:
         gc.collect()
         assert time.monotonic() < deadline
     assert threads_of(engine), "the thread waits for more"
+    engine.stop()
+
+
+def test_where_no_thread_begins_nothing_waits_for_one(
+    engine: Engine, adder: Adder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", refused)
+        with pytest.raises(RuntimeError, match="new thread"):
+            engine.submit(adder.job("A"))
+    assert engine._thread is None
+    assert finished(engine, adder.job("B")) == [[0, 1, 2.0]]
+    assert "A" not in "".join(adder.calls)
 
 
 def test_without_work_the_thread_ends_and_the_next_job_has_another(adder: Adder) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import sides, speed_page
 from benchmarks.__main__ import machine
 from benchmarks.contestants import KINDS, Diffusers, Ours
 from benchmarks.speed_page import markdown, written_into
@@ -35,6 +36,10 @@ def test_another_figure_is_another_table(tmp_path: Path) -> None:
 def test_the_header_names_the_machine() -> None:
     assert set(machine()) == set(FIGURES["machine"])
     assert machine()["threads"] == torch.get_num_threads()
+
+
+def test_every_side_is_in_the_table() -> None:
+    assert list(sides.SIDES) == list(speed_page.SIDES)
 
 
 def test_both_sides_draw_every_row() -> None:

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 class Engine:
     """Jobs, oldest first, and the thread that advances them, which begins with a job and ends when
-    none has come for `idle` seconds.
+    none has come for `idle` seconds, if that is not None.
 
     It holds no model while it has nothing to do. All work runs in `context`, such as autocast.
     """
@@ -51,7 +51,7 @@ class Engine:
         self,
         context: Callable[[], AbstractContextManager[object]] = nullcontext,
         clock: Callable[[], float] = time.monotonic,
-        idle: float = IDLE,
+        idle: float | None = IDLE,
     ) -> None:
         self._context, self._clock, self._idle = context, clock, idle
         self._closed = False
@@ -70,11 +70,12 @@ class Engine:
         with self._changed:
             if self._closed and any(job.background for job in jobs):
                 raise Unloaded("the model is unloaded")
-            self._jobs += jobs
             if jobs and self._thread is None:
                 _engines.add(self)
-                self._thread = Thread(target=self._run, name="engine", daemon=True)
-                self._thread.start()
+                thread = Thread(target=self._run, name="engine", daemon=True)
+                thread.start()  # it waits for this lock; an error has changed nothing yet
+                self._thread = thread
+            self._jobs += jobs
             self._changed.notify_all()
 
     def events(self, job: Job, look_again: float | None = None) -> Generator[Any, None, None]:

@@ -29,7 +29,7 @@ from ipadapter_demo.models.layers import curves_of
 from ipadapter_demo.models.schedule import schedule_note
 from ipadapter_demo.pipeline.drawing import Drawing, Drawn
 from ipadapter_demo.pipeline.effective import changed_warnings
-from ipadapter_demo.pipeline.engine import Engine, of_thread
+from ipadapter_demo.pipeline.engine import IDLE, Engine, of_thread
 from ipadapter_demo.pipeline.events import ModelInfo, Preview, Result
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.jobs import Job, Unloaded
@@ -56,7 +56,9 @@ class ImagePromptPipeline(Previews):
         super().__init__(model)
         self.share_steps = share_steps
         here = torch.empty(0, device=model.device).device  # each thread has a "cuda" of its own
-        self._engine = Engine(partial(of_thread, here, autocast))
+        # on a GPU no team of CPU threads slows a call, and cuDNN's plans are a thread's
+        idle = IDLE if here.type == "cpu" else None
+        self._engine = Engine(partial(of_thread, here, autocast), idle=idle)
         finalize(self, self._engine.close).atexit = False
 
     @cached_property
