@@ -33,6 +33,7 @@ import torch
 
 from benchmarks.clock import seconds as seconds_of
 from benchmarks.contestants import KINDS
+from benchmarks.engine import LOADS
 from benchmarks.live import live
 from benchmarks.sides import SIDES, Side, Timed
 from benchmarks.speed_page import markdown, written_into
@@ -40,7 +41,6 @@ from benchmarks.start import page_start
 from ipadapter_demo.models.catalog import TABLETOP
 
 FEW = 4
-VISITORS = (1, 4, 8, 16)  # at once
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -92,7 +92,7 @@ def measured(rounds: int, steps: int, compile: bool) -> dict[str, Any]:
             drawn = {n: side.drawing("picture", kind, own_steps) for n, side in sides.items()}
             figures["rows"][f"{name}, {own_steps} steps"] = _row(drawn, rounds)
         ours = sides["ours"]
-        figures["visitors"] = ours.call("visitors", VISITORS, steps)
+        figures["visitors"] = ours.call("visitors", LOADS, steps)
         figures["skipped"] = _skipped(ours, rounds, steps)
         figures["bare_ratio"] = _bare_ratio(ours, rounds, steps)
         figures["limit"] = _limit(ours)

@@ -1,9 +1,10 @@
-"""Quality against time, drawn from files of `benchmarks.steps`.
+"""Quality against work, drawn from files of `benchmarks.steps`.
 
     python -m benchmarks.curve docs/few-steps.webp \\
-        "LoRA, no guidance=docs/steps-lora.json" "DPM-Solver++=docs/steps-dpm.json"
+        "LoRA, no guidance=docs/steps-lora.json" "DPM-Solver++=docs/steps.json"
 
-A curve for each file, its points marked with their steps.
+A curve for each file, its points marked with their steps. Work is counted in rows of the UNet:
+one a step, two with guidance, on any machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import Any
 
 from benchmarks.steps import figure_of
 from ipadapter_demo.claims.figures import COLOURS, new_figure, save
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.pipeline.conditions import is_active
 
 # By panel: the tab, and what of its result is drawn.
 PANELS = {
@@ -26,16 +29,21 @@ PANELS = {
 }
 
 
-def points(
-    cells: Sequence[Mapping[str, Any]], tab: str, key: str
-) -> list[tuple[float, float, int]]:
-    """CPU seconds a picture, figure and steps of each cell of a tab, fewest steps first."""
+def points(cells: Sequence[Mapping[str, Any]], tab: str, key: str) -> list[tuple[int, float, int]]:
+    """Rows a picture, figure and steps of each cell of a tab, fewest steps first."""
     found = [
-        (cell["cpu_seconds_a_picture"], figure_of(cell, key), cell["steps"])
-        for cell in cells
-        if cell["tab"] == tab
+        (rows(cell), figure_of(cell, key), cell["steps"]) for cell in cells if cell["tab"] == tab
     ]
     return sorted(found, key=lambda point: point[2])
+
+
+def rows(cell: Mapping[str, Any]) -> int:
+    """Of the UNet for a picture; what a cell leaves open is the built-in model's own."""
+    steps, usual, window = cell["steps"], TABLETOP.recommended, cell["guidance_window"]
+    if (usual.guidance if cell["guidance"] is None else cell["guidance"]) == 1.0:
+        return int(steps)
+    start, end = map(float, window.split(":")) if window else usual.guidance_window
+    return int(steps + sum(is_active((start, end), step, steps) for step in range(steps)))
 
 
 def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
@@ -45,13 +53,13 @@ def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
             found = points(cells, tab, key)
             if not found:
                 continue
-            seconds, shares, steps = zip(*found, strict=True)
-            panel.plot(seconds, shares, "o-", ms=3, lw=1, color=colour, label=label)
-            for place, share, count in zip(seconds, shares, steps, strict=True):
+            work, shares, steps = zip(*found, strict=True)
+            panel.plot(work, shares, "o-", ms=3, lw=1, color=colour, label=label)
+            for place, share, count in zip(work, shares, steps, strict=True):
                 panel.annotate(
                     str(count), (place, share), (3, -9), textcoords="offset points", fontsize=7
                 )
-        panel.set(title=title, xlabel="CPU seconds a picture", xlim=(0, None))
+        panel.set(title=title, xlabel="rows of the UNet a picture", xlim=(0, None))
     panels[0].legend(frameon=False, fontsize=7, loc="lower right")
     save(figure, path)
 

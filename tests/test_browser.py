@@ -124,7 +124,7 @@ def test_the_page_opens_on_a_finished_example(page: Page, size: tuple[int, int])
     panel.get_by_role("button", name="Try another").click()
     expect(reference).not_to_have_attribute("src", before)
     status = panel.get_by_role("status").first
-    expect(status).to_have_text(re.compile(r"step \d+ of 10, about \d+ s left"))
+    expect(status).to_have_text(re.compile(r"step \d+ of 8, about \d+ s left"))
     assert "leaves the line" in (stop.get_attribute("title") or "")
     stop.click()
     expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
@@ -167,7 +167,7 @@ def test_a_run_goes_on_to_the_next_thing_and_stays_in_the_history(page: Page) ->
     expect(runs).to_have_js_property("complete", True)
     assert not sent
     panel = open_tab(page, "Variation")
-    expect(panel.get_by_label("number input for Steps")).to_have_value("10")
+    expect(panel.get_by_label("number input for Steps")).to_have_value("8")
     page.get_by_role("button", name=re.compile("Load the settings of variation")).click()
     expect(panel.get_by_label("number input for Steps")).to_have_value("1")
     expect(panel.locator(".results img")).to_have_count(1)  # and the picture itself

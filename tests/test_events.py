@@ -19,6 +19,7 @@ INFO = ModelInfo(
         map_image_scale=0.8,
         guidance=6.0,
         steps=9,
+        text_steps=11,
         paint_guidance=3.0,
         repaint_passes=4,
         context=0.5,
@@ -34,23 +35,23 @@ INFO = ModelInfo(
 
 
 @pytest.mark.parametrize(
-    ("given", "scale"),
+    ("given", "scale", "steps"),
     [
-        ({}, 1.0),
-        ({"prompt": ""}, 1.0),
-        ({"prompt": "a cube"}, 0.6),
-        ({"structures": ("s",)}, 0.8),
-        ({"structures": ()}, 1.0),
-        ({"prompt": "a cube", "structures": ("s",)}, 0.6),
+        ({}, 1.0, 9),
+        ({"prompt": ""}, 1.0, 9),
+        ({"prompt": "a cube"}, 0.6, 11),
+        ({"structures": ("s",)}, 0.8, 9),
+        ({"structures": ()}, 1.0, 9),
+        ({"prompt": "a cube", "structures": ("s",)}, 0.6, 11),
     ],
 )
-def test_the_image_scale_follows_what_stands_beside_the_reference(
-    given: dict[str, Any], scale: float
+def test_image_scale_and_steps_follow_what_stands_beside_the_reference(
+    given: dict[str, Any], scale: float, steps: int
 ) -> None:
     assert INFO.recommended.fields_beside(given) == {
         "guidance": 6.0,
         "guidance_window": (0.0, 1.0),
-        "steps": 9,
+        "steps": steps,
         "image_scale": scale,
         "sampler": "dpm++",
         "noise_schedule": "default",
@@ -61,6 +62,10 @@ def test_image_scale_for_a_picture_alone_is_the_default() -> None:
     assert INFO.recommended.scale_for() == 1.0
     assert INFO.recommended.scale_for(prompt=True) == 0.6
     assert INFO.recommended.scale_for(maps=True) == 0.8
+
+
+def test_a_prompt_takes_as_many_steps_where_no_other_number_is_recommended() -> None:
+    assert replace(INFO.recommended, text_steps=None).steps_for(prompt=True) == 9
 
 
 def test_inpainting_has_a_window_of_guidance_of_its_own() -> None:

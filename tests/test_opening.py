@@ -54,7 +54,7 @@ def test_it_is_shown_with_the_model_that_drew_it_and_no_other(
     found = opening(shipped())
     assert found is not None
     assert found.pictures == PICTURES
-    assert "4 variations: drawn by tabletop, 10 steps" in found.sentence
+    assert "4 variations: drawn by tabletop, 8 steps" in found.sentence
     weights = recorded_hashes(TABLETOP.folder)
     assert opening(shipped(weights=weights | {"own.safetensors": "0"})) is not None
     for changed in (

@@ -130,7 +130,8 @@ def test_a_curve_has_a_point_for_each_number_of_steps(tmp_path: Path) -> None:
         return {
             "tab": tab,
             "steps": steps,
-            "cpu_seconds_a_picture": steps / 10,
+            "guidance": 1.0 if tab == "edges" else 2.0,
+            "guidance_window": "0:0.5",
             "result": result,
         }
 
@@ -141,8 +142,8 @@ def test_a_curve_has_a_point_for_each_number_of_steps(tmp_path: Path) -> None:
         "edges": {"edge_f1": 0.6},
     }
     found = [cell(tab, steps, result) for steps in (8, 1) for tab, result in results.items()]
-    assert points(found, "image+text", "solid_of_reference") == [(0.1, 0.7, 1), (0.8, 0.7, 8)]
-    assert points(found, "edges", "edge_f1") == [(0.1, 0.6, 1), (0.8, 0.6, 8)]
+    assert points(found, "image+text", "solid_of_reference") == [(1, 0.7, 1), (12, 0.7, 8)]
+    assert points(found, "edges", "edge_f1") == [(1, 0.6, 1), (8, 0.6, 8)]
     draw({"a": found, "b": found[:4]}, tmp_path / "curve.webp")
     with Image.open(tmp_path / "curve.webp") as figure:
         assert figure.size == (1344, 1024)

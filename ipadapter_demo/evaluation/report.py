@@ -47,6 +47,7 @@ def evaluate(
         "guidance": pipeline.info.recommended.guidance,
         "guidance_window": pipeline.info.recommended.guidance_window,
         "steps": pipeline.info.recommended.steps,
+        "text_steps": pipeline.info.recommended.steps_for(True),
         "provenance": pipeline.provenance,
     }
     for experiment in EXPERIMENTS:

@@ -35,6 +35,7 @@ def listing(models_dir: Path | None) -> list[dict[str, object]]:
                 "text_image_scale": recommended.text_image_scale,
                 "guidance": recommended.guidance,
                 "steps": recommended.steps,
+                "text_steps": recommended.steps_for(True),
                 "structures": {
                     kind: local_folder(s.folder, models_dir) is not None
                     for kind, s in model.structures.items()

@@ -69,7 +69,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             results = results_of("image_text")
         with gr.Column(elem_classes="settings"):
             inputs |= layers_input(manager, model)
-            inputs |= components.sampling_inputs(manager, count=4)
+            inputs |= components.sampling_inputs(manager, count=4, prompt=True)
             inputs |= start_inputs()
             inputs |= reference_slots(manager.info)
     return inputs, results, buttons
@@ -86,6 +86,9 @@ TAB = Tab(
     widgets_from_request=widgets_from_request,
     makes=makes,
     recommended=RECOMMENDED
-    | {"image_scale": lambda info: {"value": info.recommended.text_image_scale}},
+    | {
+        "image_scale": lambda info: {"value": info.recommended.text_image_scale},
+        "steps": lambda info: {"value": info.recommended.steps_for(True)},
+    },
     layout=layout,
 )

@@ -136,8 +136,11 @@ def prompt_input(pipeline: ModelManager, *, optional: bool = True, **layout: Any
     return {"prompt": prompt}
 
 
-def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = False) -> Widgets:
-    """The settings of sampling. `painting` goes into a picture that is given, which has a size."""
+def sampling_inputs(
+    pipeline: ModelManager, *, count: int, prompt: bool = False, painting: bool = False
+) -> Widgets:
+    """The settings of sampling. `prompt`: the tab asks for one. `painting` goes into a picture that
+    is given, which has a size."""
     info = pipeline.info
     guidance = info.recommended.guidance_for(painting)
     sampler = info.recommended.sampler_for(painting)
@@ -145,7 +148,7 @@ def sampling_inputs(pipeline: ModelManager, *, count: int, painting: bool = Fals
 
     def steps_and_guidance() -> None:
         with gr.Row():
-            widgets["steps"] = slider(1, 50, info.recommended.steps, 1, "Steps")
+            widgets["steps"] = slider(1, 50, info.recommended.steps_for(prompt), 1, "Steps")
             widgets["guidance"] = slider(1, 15, guidance, 0.5, "Guidance")
 
     if not painting:  # a mask has settings of its own
