@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.steps import figure_of
+from benchmarks.steps import figure_of, window_from_text
 from ipadapter_demo.claims.figures import COLOURS, new_figure, save
 from ipadapter_demo.models.catalog import TABLETOP
-from ipadapter_demo.pipeline.conditions import is_active
+from ipadapter_demo.pipeline.step_count import guided_calls, unet_calls
+from ipadapter_demo.request import GenerateRequest
 
 # By panel: the tab, and what of its result is drawn.
 PANELS = {
@@ -39,11 +40,14 @@ def points(cells: Sequence[Mapping[str, Any]], tab: str, key: str) -> list[tuple
 
 def rows(cell: Mapping[str, Any]) -> int:
     """Of the UNet for a picture; what a cell leaves open is the built-in model's own."""
-    steps, usual, window = cell["steps"], TABLETOP.recommended, cell["guidance_window"]
-    if (usual.guidance if cell["guidance"] is None else cell["guidance"]) == 1.0:
-        return int(steps)
-    start, end = map(float, window.split(":")) if window else usual.guidance_window
-    return int(steps + sum(is_active((start, end), step, steps) for step in range(steps)))
+    usual, guidance, window = TABLETOP.recommended, cell["guidance"], cell["guidance_window"]
+    request = GenerateRequest(
+        prompt="a cube",
+        steps=cell["steps"],
+        guidance=usual.guidance if guidance is None else guidance,
+        guidance_window=window_from_text(window) if window else usual.guidance_window,
+    )
+    return unet_calls(request) + guided_calls(request)
 
 
 def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:

@@ -30,7 +30,7 @@ from ipadapter_demo.request import GenerateRequest, Reference
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 LOADS = [1, 2, 4, 8, 16]  # visitors at once
-SHARED = 3  # on two cores more draw no more pictures, and the first wait longer for the last
+SHARED = 3  # with more, two cores draw a few more pictures, but four visitors wait longer
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -96,9 +96,9 @@ def visitors(
             for kind, share in kinds.items():
                 pipeline.share_steps = share
                 found[kind].append(measured(pipeline, requests[:count], clock))
-        pipeline.share_steps = own
         best = {kind: min(each, key=lambda one: one["seconds"]) for kind, each in found.items()}
         loads.append({"visitors": count, **best})
+    pipeline.share_steps = own
     return loads
 
 

@@ -230,7 +230,7 @@ def _loras(text: str) -> tuple[tuple[Path, float], ...]:
     return () if text == "none" else own_files.loras(text)
 
 
-def _window(text: str) -> Window:
+def window_from_text(text: str) -> Window:
     start, end = map(float, text.split(":"))
     return start, end
 
@@ -261,7 +261,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--guidance", type=_values(float), metavar="G,G")
     add(
         "--guidance-window",
-        type=_values(_window),
+        type=_values(window_from_text),
         metavar="A:B,A:B",
         help="parts of the steps with guidance",
     )
