@@ -560,7 +560,9 @@ def test_help_of_generate_says_what_the_built_in_model_has() -> None:
         f"tabletop {known.image_scale:g}, beside a prompt {known.text_image_scale:g}, "
         f"beside a structure {known.map_image_scale:g}]"
     )
-    assert said["steps"].endswith(f"tabletop {known.steps}, with a prompt {known.text_steps}]")
+    assert said["steps"].endswith(
+        f"tabletop {known.steps}, inpainting {known.paint_steps}, with a prompt {known.text_steps}]"
+    )
     for name in ("guidance", "repaint_passes", "background_weight"):
         assert said[name].endswith(f"tabletop {getattr(known, name):g}]")
 

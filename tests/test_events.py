@@ -68,6 +68,16 @@ def test_a_prompt_takes_as_many_steps_where_no_other_number_is_recommended() -> 
     assert replace(INFO.recommended, text_steps=None).steps_for(prompt=True) == 9
 
 
+def test_inpainting_without_a_prompt_has_steps_of_its_own() -> None:
+    own = replace(INFO.recommended, paint_steps=5)
+    assert own.fields_beside({"inpaint": "given"})["steps"] == 5
+    assert own.fields_beside({"inpaint": "given", "prompt": "a cube"})["steps"] == 11
+    assert (
+        own.fields_beside({})["steps"] == INFO.recommended.fields_beside({"inpaint": "x"})["steps"]
+    )
+    assert own.steps_for(prompt=False, inpainting=True) == 5
+
+
 def test_inpainting_has_a_window_of_guidance_of_its_own() -> None:
     windowed = replace(INFO.recommended, guidance_window=(0.2, 0.8))
     assert windowed.fields_beside({})["guidance_window"] == (0.2, 0.8)

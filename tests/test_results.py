@@ -20,9 +20,9 @@ from benchmarks.steps import TABS, table
 from ipadapter_demo.claims import page
 from ipadapter_demo.evaluation.sharpness import detail_ratio, sharpness_ratio
 from ipadapter_demo.models.catalog import TABLETOP
-from ipadapter_demo.pipeline.conditions import is_active
 from ipadapter_demo.pipeline.inpainting.crop import mask_box, uncrop
-from ipadapter_demo.request import Inpaint, Window
+from ipadapter_demo.pipeline.step_count import guided_calls
+from ipadapter_demo.request import GenerateRequest, Inpaint, Window
 from ipadapter_demo.tabletop.erase import masks_over_first
 from ipadapter_demo.tabletop.files import pictures_of
 from ipadapter_demo.tabletop.scene import (
@@ -50,7 +50,7 @@ def agrees(shown: str, value: float) -> bool:
 
 
 def guided_steps(window: Window, steps: int) -> int:
-    return sum(is_active(window, step, steps) for step in range(steps))
+    return guided_calls(GenerateRequest(steps=steps, guidance_window=window))
 
 
 def check(text: str, pattern: str, *values: float) -> None:
@@ -131,14 +131,17 @@ def test_the_sentences_about_results_are_the_report() -> None:
     layout, edges, mask = REPORT["layout"], REPORT["structure"], REPORT["inpainting"]
     assert f"On {REPORT['scenes']:,} held-out scenes" in RESULTS
     usual, window = TABLETOP.recommended, tuple(REPORT["guidance_window"])
-    assert (REPORT["steps"], REPORT["text_steps"]) == (usual.steps, usual.text_steps)
+    recommended = usual.steps, usual.text_steps, usual.paint_steps
+    assert (REPORT["steps"], REPORT["text_steps"], REPORT["paint_steps"]) == recommended
     check(
         RESULTS,
-        "(# steps, with a prompt #; guidance # in the first # or # of them, inpainting # in all)",
+        "(# steps, with a prompt #; guidance # in the first # or # of them; inpainting # steps, "
+        "guidance # in all)",
         REPORT["steps"],
         REPORT["text_steps"],
         REPORT["guidance"],
         *(guided_steps(window, REPORT[name]) for name in ("steps", "text_steps")),
+        REPORT["paint_steps"],
         usual.guidance_for(inpainting=True),
     )
     check(
@@ -503,38 +506,50 @@ def test_the_recommended_steps_are_the_fewest_that_lose_half_a_point_at_most() -
         ("image+text", "floor_named_by_text", "mean"),
         ("image+text", "solid_of_reference", "mean"),
     ]
-    tried = sorted({cell["steps"] for cell in PLAIN["cells"]})
-    assert tried == [4, 6, 8, 10, 12, 20]
-    usual = TABLETOP.recommended
-    for figures, recommended in ((alone, usual.steps), (with_prompt, usual.text_steps)):
+    usual, plain = TABLETOP.recommended, PLAIN["cells"]
+    painted = [cell for cell in PAINTED["cells"] if cell["passes"] == usual.repaint_passes]
+    for cells, figures, recommended in (
+        (plain, alone, usual.steps),
+        (plain, with_prompt, usual.text_steps),
+        (painted, [("inpainting", "solid_of_reference", "mean")], usual.paint_steps),
+    ):
+        tried = sorted({cell["steps"] for cell in cells})
+        assert {6, 8, 10, 12, 20} <= set(tried)
         enough = [
-            steps
-            for steps in tried
-            if all(lost(PLAIN["cells"], steps, *figure) <= 0.5 for figure in figures)
+            steps for steps in tried if all(lost(cells, steps, *each) <= 0.5 for each in figures)
         ]
         assert enough == [steps for steps in tried if steps >= (recommended or 0)]
+
+
+def test_what_is_said_of_steps_and_passes() -> None:
+    usual = TABLETOP.recommended
     painted = [cell for cell in PAINTED["cells"] if cell["passes"] == usual.repaint_passes]
-    assert lost(painted, usual.steps, "inpainting", "solid_of_reference", "mean") <= 0.5
+    seams = {cell["steps"]: cell["result"]["seam_error"] for cell in painted}
+    assert usual.paint_steps is not None
+    check(
+        SAMPLERS,
+        "With # passes # steps lose # points of the solid against the best, and # grey levels",
+        usual.repaint_passes,
+        usual.paint_steps,
+        lost(painted, usual.paint_steps, "inpainting", "solid_of_reference", "mean"),
+        seams[usual.paint_steps] - min(seams.values()),
+    )
 
 
 def test_what_is_said_of_more_steps() -> None:
-    floor = "image+text", "floor_named_by_text", "mean"
-    few, floors = (
-        {
-            (cell["tab"], cell["steps"]): 100 * of(cell["result"], ".".join(place))
-            for cell in PLAIN["cells"]
-            if cell["tab"] in tabs
-        }
-        for tabs, place in ((("text", "variation"), ["mean"]), (floor[:1], floor[1:]))
-    )
+    def gained(tab: str, figure: str, few: int, many: int) -> float:
+        found = {c["steps"]: of(c["result"], figure) for c in PLAIN["cells"] if c["tab"] == tab}
+        return 100 * (found[many] - found[few])
+
+    floor = "image+text", "floor_named_by_text.mean"
     check(
         SAMPLERS,
         "From 8 steps to 20 a text gains # points and a variation #. Beside a picture the floor "
         "that a text names needs 12: with 8 it loses # points, with 10 #.",
-        few["text", 20] - few["text", 8],
-        few["variation", 20] - few["variation", 8],
-        floors["image+text", 12] - floors["image+text", 8],
-        floors["image+text", 12] - floors["image+text", 10],
+        gained("text", "mean", 8, 20),
+        gained("variation", "mean", 8, 20),
+        gained(*floor, 8, 12),
+        gained(*floor, 10, 12),
     )
 
 

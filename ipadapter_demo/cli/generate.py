@@ -148,7 +148,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         metavar="N",
-        help="denoising steps [the model's: tabletop 8, with a prompt 12]",
+        help="denoising steps [the model's: tabletop 8, inpainting 6, with a prompt 12]",
     )
     add("--sampler", choices=SAMPLERS, help="[dpm++]")
     add(

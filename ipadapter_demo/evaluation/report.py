@@ -48,6 +48,7 @@ def evaluate(
         "guidance_window": pipeline.info.recommended.guidance_window,
         "steps": pipeline.info.recommended.steps,
         "text_steps": pipeline.info.recommended.steps_for(True),
+        "paint_steps": pipeline.info.recommended.steps_for(False, True),
         "provenance": pipeline.provenance,
     }
     for experiment in EXPERIMENTS:

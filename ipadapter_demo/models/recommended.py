@@ -30,6 +30,7 @@ class Recommended:
     # diffusers says 20 (https://huggingface.co/docs/diffusers/api/schedulers/multistep_dpm_solver)
     steps: int = 20
     text_steps: int | None = None  # with a prompt; None: the same
+    paint_steps: int | None = None  # of inpainting without a prompt; None: the same
     paint_guidance: float | None = None  # of inpainting; None: the same
     paint_guidance_window: Window = (0.0, 1.0)  # of inpainting
     sampler: Sampler = SAMPLERS[0]
@@ -44,9 +45,9 @@ class Recommended:
             return self.text_image_scale
         return self.map_image_scale if maps else self.image_scale
 
-    def steps_for(self, prompt: bool) -> int:
-        other = self.text_steps
-        return other if prompt and other is not None else self.steps
+    def steps_for(self, prompt: bool, inpainting: bool = False) -> int:
+        other = self.text_steps if prompt else self.paint_steps if inpainting else None
+        return self.steps if other is None else other
 
     def guidance_for(self, inpainting: bool) -> float:
         other = self.paint_guidance
@@ -71,7 +72,7 @@ class Recommended:
         return {
             "guidance": self.guidance_for(inpainting),
             "guidance_window": self.guidance_window_for(inpainting),
-            "steps": self.steps_for(bool(given.get("prompt"))),
+            "steps": self.steps_for(bool(given.get("prompt")), inpainting),
             "image_scale": self.scale_for(bool(given.get("prompt")), bool(given.get("structures"))),
             "sampler": self.sampler_for(inpainting),
             "noise_schedule": self.noise_schedule,

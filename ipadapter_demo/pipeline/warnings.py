@@ -150,7 +150,7 @@ def _on_steps(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
     distilled = request.sampler in FEW_STEP_SAMPLERS or any(
         lora.name in model.entry.few_step_loras for lora in request.loras or ()
     )
-    usual = model.entry.recommended.steps_for(bool(request.prompt))
+    usual = model.entry.recommended.steps_for(bool(request.prompt), request.inpaint is not None)
     if request.steps <= FEW_STEPS and not distilled and usual > 2 * FEW_STEPS:
         yield (
             f"steps: {request.steps} of them leave a picture unfinished; {model.entry.name} "

@@ -166,6 +166,7 @@ TAB = Tab(
     makes=makes,
     recommended=RECOMMENDED
     | {
+        "steps": lambda info: {"value": info.recommended.steps_for(False, True)},
         "guidance": lambda info: {"value": info.recommended.guidance_for(True)},
         "guidance_start": lambda info: {"value": info.recommended.guidance_window_for(True)[0]},
         "guidance_end": lambda info: {"value": info.recommended.guidance_window_for(True)[1]},

@@ -144,11 +144,12 @@ def sampling_inputs(
     info = pipeline.info
     guidance = info.recommended.guidance_for(painting)
     sampler = info.recommended.sampler_for(painting)
+    steps = info.recommended.steps_for(prompt, painting)
     widgets: Widgets = {}
 
     def steps_and_guidance() -> None:
         with gr.Row():
-            widgets["steps"] = slider(1, 50, info.recommended.steps_for(prompt), 1, "Steps")
+            widgets["steps"] = slider(1, 50, steps, 1, "Steps")
             widgets["guidance"] = slider(1, 15, guidance, 0.5, "Guidance")
 
     if not painting:  # a mask has settings of its own
