@@ -723,8 +723,8 @@ def test_a_scene_surprises_and_a_strange_picture_offers_another_model(
 def test_words_of_a_small_model_are_clicked_and_others_named(page: Page) -> None:
     panel = open_tab(page, "Image + text")
     prompt, unknown = panel.locator(".prompt textarea"), panel.locator(".unknown")
-    prompt.fill("a Red cat on the café's floor, red")
-    expect(unknown).to_have_text("tabletop does not know: cat, café, s")
+    prompt.fill("a Red cat on the café's floor, red 🍎 ☀️")
+    expect(unknown).to_have_text("tabletop does not know: cat, café, s, 🍎, ☀")
     prompt.fill("a red sphere")
     expect(unknown).to_be_empty()
     panel.locator(".words").get_by_role("button", name="striped").click()

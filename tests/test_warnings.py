@@ -268,6 +268,9 @@ class TestEdges:
         assert said(small, prompt="the_red x9y") == (
             "prompt: tiny does not know x, y. It knows: red, cube.",
         )
+        assert said(small, prompt="a red 🍎 cube, ☀️ 🍎")[-1] == (
+            "prompt: tiny does not know 🍎, ☀. It knows: red, cube."
+        )
         words = [f"{chr(97 + i // 26)}{chr(97 + i % 26)}q" for i in range(60)]
         [_, note] = said(small, prompt=" ".join(words))
         assert note == f"prompt: tiny does not know {', '.join(words):.200}. It knows: red, cube."

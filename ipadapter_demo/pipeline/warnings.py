@@ -113,10 +113,10 @@ def _on_guidance(request: GenerateRequest, model: BaseModel) -> Iterator[str]:
 
 
 def _unknown_words(prompt: str, model: BaseModel) -> list[str]:
-    """Of a model with a small world; another knows all words."""
+    """Of a model with a small world, emoji among them; another knows all words."""
     known = {*model.entry.words, *model.entry.synonyms, *JOINING}
-    words = re.findall(r"[^\W\d_]+", without_words(prompt).lower()) if model.entry.words else []
-    return [word for word in dict.fromkeys(words) if word not in known]
+    words = re.findall(r"[^\W\d_]+|[☀-➿🀀-🫿]", without_words(prompt).lower())
+    return [one for one in dict.fromkeys(words) if one not in known] if model.entry.words else []
 
 
 def _on_faces(request: GenerateRequest, model: BaseModel) -> Iterator[str]:

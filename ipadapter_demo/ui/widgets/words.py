@@ -23,7 +23,7 @@ const look = () => {
     if (!line) return;
     const chips = [...element.querySelectorAll("button")].map((one) => one.textContent);
     const known = new Set([...chips, ...line.dataset.synonyms.split(" ")]);
-    const typed = prompt().value.toLowerCase().match(/[\\p{L}\\p{M}]+/gu) ?? [];
+    const typed = prompt().value.toLowerCase().match(/\\p{L}[\\p{L}\\p{M}]*|[☀-➿🀀-🫿]/gu) ?? [];
     const unknown = [...new Set(typed)].filter((word) => !known.has(word) && !joining.has(word));
     line.textContent = unknown.length
         ? `${line.dataset.model} does not know: ${unknown.slice(0, 12).join(", ")}` : "";
