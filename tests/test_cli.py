@@ -739,13 +739,16 @@ def test_steps_that_are_no_number_are_named(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("part", "words", "message"),
     [
-        (["--steps", "0"], "steps must be at least 1, got 0"),
-        (["--out", "elsewhere"], "got elsewhere, which has no unet"),
+        ("image-adapter", ["--steps", "0"], "steps must be at least 1, got 0"),
+        ("image-adapter", ["--out", "a"], "got a, which has no tokenizer; on pictures of your"),
+        ("text-encoder", ["--out", "a"], "what comes before text-encoder in the tabletop model, "),
+        ("words", ["--out", "half"], "got half, which has no unet"),
     ],
 )
 def test_a_recipe_is_checked_before_pictures_are_rendered(
+    part: str,
     words: list[str],
     message: str,
     tmp_path: Path,
@@ -753,9 +756,11 @@ def test_a_recipe_is_checked_before_pictures_are_rendered(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "image-adapter", "--pictures", "1", *words]) == 2
+    for made in ("vae", "tokenizer"):
+        (tmp_path / "half" / made).mkdir(parents=True)
+    assert main(["train", part, "--pictures", "1", *words]) == 2
     assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [tmp_path / "half"]
 
 
 def test_a_scene_that_is_too_large_is_refused(

@@ -37,6 +37,8 @@ PARTS = (
     "few-step-own",
     "attribute-classifier",
 )
+# Folders that this part and those after it read; the last reads pictures alone.
+READ_FROM = {"image-encoder": "tokenizer", "base-small": "vae", "controlnet-small": "unet"}
 
 
 TEXT = """\
@@ -119,11 +121,7 @@ def run(arguments: Arguments, load: Load) -> None:
         if not (isinstance(steps, int) and steps >= 1):
             raise TrainingError(f"steps must be at least 1, got {steps}")
     out = Path(arguments.out or recipes.OUT)
-    if arguments.part in _configs() and not (out / "unet").is_dir():
-        raise TrainingError(
-            f"out must be a folder with the tabletop model, of which {arguments.part} is a part, "
-            f"got {out}, which has no unet; on pictures of your own give --data or --config"
-        )
+    _check_folder(arguments.part, out)
     provenance = recipes.train(
         arguments.part,
         arguments.runs,
@@ -134,6 +132,19 @@ def run(arguments: Arguments, load: Load) -> None:
         **_given_fields(arguments),
     )
     print_line(part=arguments.part, **provenance)
+
+
+def _check_folder(part: str, out: Path) -> None:
+    """Before pictures are rendered for half an hour."""
+    if part == PARTS[-1]:
+        return
+    for first, folder in READ_FROM.items():
+        if PARTS.index(first) <= PARTS.index(part) and not (out / folder).is_dir():
+            own = "; on pictures of your own give --data or --config" if part in _configs() else ""
+            raise TrainingError(
+                f"out must be a folder with what comes before {part} in the tabletop model, "
+                f"got {out}, which has no {folder}{own}"
+            )
 
 
 def _configs() -> dict[str, type[TrainingConfig]]:
