@@ -169,8 +169,14 @@ def measured(
                     }
                 ]
                 cells += found
-                write_file(path, (json.dumps(head | {"cells": cells}, indent=1) + "\n").encode())
+                write_file(path, document(head, cells).encode())
             yield found[0]
+
+
+def document(head: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str:
+    """JSON with a line for each cell."""
+    start, rows = json.dumps(head, indent=1), ",\n".join(map(json.dumps, cells))
+    return start.removesuffix("\n}") + f',\n "cells": [\n{rows}\n]}}\n'
 
 
 def _lora_hashes(pipeline: ImagePromptPipeline, setting: Setting) -> dict[str, Any]:
