@@ -40,7 +40,7 @@ def upright(image: Image.Image) -> Image.Image:
     of a TIFF scaled to 8 bits, if they have more. `info` stays."""
     content = _deep_colour_file(image)
     image.load()
-    turned = ImageOps.exif_transpose(image)
+    turned = _turned(image)
     if image.format != "TIFF":
         return turned
     tags = getattr(image, "tag_v2", {})
@@ -63,6 +63,14 @@ def _grey_levels(values: np.ndarray, tags: Tags) -> np.ndarray:
     return 255 - levels if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO and not floats else levels
 
 
+def _turned(image: Image.Image) -> Image.Image:
+    """As its EXIF data says; where that is damaged, as it lies: the pixels are whole."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # of a tag that cannot be read, whatever its reader likes
+        return image.copy()
+
+
 def _colour_levels(high: Image.Image, content: bytes, tags: Tags) -> np.ndarray:
     """The file decoded once more, for the low bytes that Pillow drops."""
     with Image.open(io.BytesIO(content), formats=("TIFF",)) as low:
@@ -72,7 +80,7 @@ def _colour_levels(high: Image.Image, content: bytes, tags: Tags) -> np.ndarray:
             if isinstance(tile.args, tuple)
         ]
         low.load()
-        lower = np.asarray(ImageOps.exif_transpose(low))
+        lower = np.asarray(_turned(low))
     values = np.asarray(high).astype(np.uint16) << 8 | lower
     colours, opacity = values[..., :3], values[..., 3:]
     parts = [scaled(part, _white(part, tags)) for part in (colours, opacity) if part.size]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from ipadapter_demo.colour import rgb_from_picture
 from ipadapter_demo.depth import upright
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # a page or a command line that only builds requests never wa
 
 MAX_PIXELS = 50_000_000
 MAX_FILE_BYTES = 100 * 2**20
+PngImagePlugin.MAX_TEXT_CHUNK = 16 * 2**20  # a colour profile of printing has more than 1 MiB
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow warns above this and refuses above twice this
 
 # Formats that Pillow decodes itself, but some of the others start programs (EPS) or are rare enough

@@ -10,6 +10,7 @@ import pillow_heif
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
@@ -111,6 +112,17 @@ def test_a_file_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("ipadapter_demo.imaging.MAX_FILE_BYTES", 100)
     with pytest.raises(RequestError, match="photo must be a file of at most 100 bytes"):
         read_image(encoded(noise()), "photo")
+
+
+def test_a_whole_picture_with_damaged_metadata_is_read() -> None:
+    wrong = Image.Exif()
+    wrong[ORIENTATION] = 6
+    for exif in (b"Exif\x00\x00garbage garbage", wrong.tobytes().replace(b"\x03\x00", b"\x02\x00")):
+        file = encoded(noise(), exif=exif)
+        assert flatten_image(read_image(file)).tobytes() == noise().tobytes()
+    text = PngInfo()
+    text.add_text("workflow", "0123" * 2**19, zip=True)
+    assert flatten_image(read_image(encoded(noise(), pnginfo=text))).tobytes() == noise().tobytes()
 
 
 def test_exif_rotation_is_applied_and_dropped() -> None:
