@@ -177,6 +177,7 @@ def peft_lora(*layers: str) -> dict[str, Tensor]:
 
 
 ALIEN |= {
+    "peft's own": (peft_lora(f"base_model.model.{ATTENTION}"), "it is as peft saves it"),
     "peft, one": (
         peft_lora(f"unet.{ATTENTION}", "unet.down_blocks.7.conv"),
         "it changes unet.down_blocks.7.conv, which is no layer of this model's",
@@ -194,6 +195,14 @@ ALIEN |= {
         "it changes unet.mid.attn9.to_q, which is no layer",
     ),
 }
+
+
+def test_an_embedding_trained_with_it_is_left_out(shelf: Path, tmp_path: Path) -> None:
+    lora = plain_lora(GOOD)
+    plain = written(tmp_path / "plain.safetensors", lora)
+    path = written(tmp_path / "both.safetensors", lora | {"bundle_emb.a.clip_l": noise(1, 2, 8)})
+    ours, theirs = (model(shelf, each).unet.state_dict() for each in (path, plain))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 @pytest.mark.parametrize("kind", ALIEN)

@@ -221,6 +221,13 @@ def _merge(
     Trainers' names are read by our own hand, diffusers' and peft's by diffusers, which wants the
     file itself for what its header says."""
     changes, rest = lycoris.split(tensors)
+    # an embedding that was trained with it is for the prompt, and is not read
+    rest = {key: tensor for key, tensor in rest.items() if not key.startswith("bundle_emb.")}
+    if any(key.startswith("base_model.model.") for key in rest):
+        raise ModelError(
+            "it is as peft saves it, with its strength in an adapter_config.json: write it by "
+            "diffusers' save_lora_weights"
+        )
     lycoris.merge(parts, changes, weight, keep)
     if not rest:
         return
