@@ -9,6 +9,7 @@ import io
 import json
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import CLIPImageProcessor
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.tabletop.files import pictures_of, write_shards
 from ipadapter_demo.tabletop.scene import sample_scenes
+from ipadapter_demo.training.data import shards
 from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.data.shards import shards_of
 from ipadapter_demo.training.data.stream import ShardPlan, Stream
@@ -126,6 +128,15 @@ def test_a_folder_with_captions(tmp_path: Path) -> None:
     pairs = pairs_of(shards_of([str(tmp_path)]))
     assert [p.caption for p in pairs] == ["picture 0", "picture 1", "picture 2"]
     assert pairs[2].image.tobytes() == picture(2).tobytes()
+
+
+def test_lines_of_captions_end_where_json_lines_do(tmp_path: Path) -> None:
+    """Behind a byte order mark, with a line separator in a caption, and an empty line at the end"""
+    picture(0).save(tmp_path / "0.png")
+    wanted = ["a\u2028b", "c\x85d", "e"]
+    lines = [json.dumps({"file_name": "0.png", "text": w}, ensure_ascii=False) for w in wanted]
+    (tmp_path / "metadata.jsonl").write_text("\n".join([*lines, "", ""]), "utf-8-sig")
+    assert [p.caption for p in pairs_of(shards_of([str(tmp_path)]))] == wanted
 
 
 @pytest.mark.slow
@@ -258,7 +269,49 @@ def test_a_stream_goes_on_where_it_was(tars: Path, workers: int) -> None:
     assert first + rest == whole
 
 
-def test_broken_rows_are_counted_and_others_stay_where_they_were(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "batch"), [(9, 8), (19, 8), (11, 4), (40, 6), (9, 1)])
+def test_every_picture_of_a_folder_comes_as_often(
+    count: int, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "ROWS", 8)
+    picture(0).save(tmp_path / "0.png")
+    lines = [json.dumps({"file_name": "0.png", "text": str(i)}) for i in range(count)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    steps, _ = captions(shards_of([str(tmp_path)]), 10 * count // batch, ShardPlan.of(batch))
+    found = Counter(joined(steps))
+    assert len(found) == count
+    assert max(found.values()) - min(found.values()) <= 4  # of 10
+
+
+@pytest.mark.parametrize("rows", [(24, 1), (12, 1, 12), (8, 8, 8, 8, 2)])
+def test_every_picture_of_unequal_tars_comes_as_often(
+    rows: tuple[int, ...], tmp_path: Path
+) -> None:
+    for number, count in enumerate(rows):
+        write_tar(tmp_path / f"{number}.tar", 100 * number, count)
+    steps, _ = captions(shards_of([str(tmp_path)]), 5 * sum(rows), ShardPlan.of(2))
+    found = Counter(joined(steps))
+    assert len(found) == sum(rows)
+    assert max(found.values()) - min(found.values()) <= 3  # of 10
+
+
+def test_shards_of_others_stand_in_for_a_streams_own(tmp_path: Path) -> None:
+    for number in range(4):
+        write_tar(tmp_path / f"{number}.tar", 10 * number, 6)
+    bad = tmp_path / "2.tar"
+    bad.write_bytes(b"x" * bad.stat().st_size)
+    steps, stream = captions(shards_of([str(tmp_path)]), 40, ShardPlan.of(4))
+    assert set(joined(steps)) == {f"caption {10 * n + i}" for n in (0, 1, 3) for i in range(6)}
+    assert stream.broken >= 1
+    for number in (0, 1, 3):
+        (tmp_path / f"{number}.tar").write_bytes(bad.read_bytes())
+    with pytest.raises(TrainingError, match="none of 4 shards can be read"):
+        captions(shards_of([str(tmp_path)]), 1, ShardPlan.of(4))
+
+
+def test_broken_rows_are_counted_and_others_stay_where_they_were(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_tar(tmp_path / "whole.tar", 0, 12)
     write_tar(tmp_path / "broken.tar", 0, 12, broken=(3, 7))
     whole, _ = captions(shards_of([f"{tmp_path}/whole.tar"]), 6, ShardPlan.of(2))
@@ -266,6 +319,7 @@ def test_broken_rows_are_counted_and_others_stay_where_they_were(tmp_path: Path)
     ours, theirs = joined(broken), joined(whole)
     different = [a for a, b in zip(theirs, ours, strict=True) if a != b]
     assert sorted(different) == ["caption 3", "caption 7"]
+    assert f"skipped: {tmp_path}/broken.tar, row 3: " in caplog.text
     assert stream.broken >= 2
 
 

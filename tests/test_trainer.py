@@ -28,17 +28,20 @@ from safetensors.torch import load_file
 
 import ipadapter_demo as ip
 from ipadapter_demo.adapter import load_image_adapter
-from ipadapter_demo.errors import CheckpointError, TrainingError
+from ipadapter_demo.errors import CheckpointError, ModelError, TrainingError
+from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
 from ipadapter_demo.training import checkpoints, finetune, loop
+from ipadapter_demo.training.base_models import frozen_base
 from ipadapter_demo.training.config import FewStepConfig, ImageAdapterConfig, StructureConfig
 from ipadapter_demo.training.config_reading import config_from, values_from_file
+from ipadapter_demo.training.data.cache import EncodedRows
 from ipadapter_demo.training.failures import explained
 from ipadapter_demo.training.held_out import held_out_callback
 from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.noise import Diffusion, SampleNoise
 from ipadapter_demo.training.run import Run
-from ipadapter_demo.training.structure import train_structure
+from ipadapter_demo.training.structure import StructureTask, train_structure
 from tests.processes import started
 from tests.test_shards import write_tar
 from tests.tiny import picture, write_tiny_model, write_tiny_sdxl
@@ -336,9 +339,53 @@ def test_encoded_once_is_as_encoded_every_time(
     assert [path.stat().st_mtime_ns for path in written] == before
 
 
+def test_a_cache_follows_its_pictures(tiny: CatalogEntry, tmp_path: Path) -> None:
+    """A shard that cannot be opened is tried again, and one that changed is encoded anew."""
+    write_tar(tmp_path / "0.tar", 0, 4)
+    (tmp_path / "1.tar").write_bytes(b"no tar")
+    cache = tmp_path / "cache"
+
+    def captions(number: int) -> list[str]:
+        data = f"{tmp_path}/{{0..1}}.tar"
+        given = {"data": data, "held_out": [], "cache": str(cache), "steps": 1}
+        train_image_adapter(adapter_config(tiny, tmp_path, tmp_path / f"run-{number}", **given))
+        files = sorted(cache.rglob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        return [row[0] for path in files for row in EncodedRows(path)._rows]
+
+    first = [f"caption {i}" for i in range(4)]
+    assert captions(0) == first
+    write_tar(tmp_path / "1.tar", 10, 2)
+    assert captions(1) == [*first, "caption 10", "caption 11"]
+    write_tar(tmp_path / "1.tar", 20, 2)
+    assert captions(2)[-2:] == ["caption 20", "caption 21"]
+
+
+def test_what_a_run_cannot_end_with_is_said_before_it_begins(
+    tiny: CatalogEntry, tars: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(TrainingError, match=r"out: .*/out cannot be written to: File exists"):
+        train_image_adapter(adapter_config(tiny, tars, tmp_path))
+    given = values(tiny, tars, tmp_path / "a", annotator="sobel")
+    with pytest.raises(TrainingError, match=r"annotator must be one of canny, .*, got 'sobel'"):
+        train_structure(config_from(StructureConfig, given))
+    given |= {"annotator": "depth", "models_dir": str(tmp_path)}
+    with pytest.raises(ModelError, match="dpt_hybrid"):
+        train_structure(config_from(StructureConfig, given))
+    assert not (tmp_path / "a" / "run" / "checkpoints").exists()
+    folder = tmp_path / "lllyasviel" / "Annotators"
+    folder.mkdir(parents=True)
+    (folder / "dpt_hybrid-midas-501f0c75.pt").touch()
+    config = config_from(StructureConfig, given)
+    task = StructureTask(config, frozen_base(config, "cpu", "no"))
+    assert task.preparer.locate(DETECTORS["depth"].weights) == folder
+
+
 def test_a_finished_run_is_not_trained_over(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
     config = adapter_config(tiny, tars, tmp_path)
     train_image_adapter(config)
+    with pytest.raises(TrainingError, match="holds a run of another network: step-00000004 does"):
+        train_image_adapter(replace(config, variant="plus", steps=8, resume=True))
     with pytest.raises(TrainingError, match="holds a run at step-00000004; go on with --resume"):
         train_image_adapter(config)
     with pytest.raises(TrainingError, match="the run to resume has global_batch 2, not 6"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.training.ema import EMA
 
 State = dict[str, Any]  # of a batch source, for JSON; only the source knows what is in it
@@ -53,10 +55,19 @@ class Checkpoints:
         accelerator.register_for_checkpointing(ema)
 
     def restored(self) -> Progress:
-        """Load the newest checkpoint, if there is one."""
+        """Load the newest checkpoint, if there is one. Raises TrainingError where it is of another
+        network."""
         path = last_checkpoint(self._folder)
         if path is not None:
-            self._accelerator.load_state(str(path))
+            try:
+                self._accelerator.load_state(str(path))
+            except (RuntimeError, ValueError) as error:  # of torch and of its optimisers
+                if not re.search(r"state_dict|parameter group", str(error)):
+                    raise
+                raise TrainingError(
+                    f"run: {self._folder} holds a run of another network: {path.name} does not fit "
+                    "what is to be trained; name another folder, or give the options that it had"
+                ) from error
         return last_progress(self._folder)
 
     def save(self, progress: Progress) -> None:
@@ -81,7 +92,7 @@ class Checkpoints:
                 self._forget_all_but(final)
         except Exception as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise _as_os_error(error) from error
+            raise as_os_error(error) from error
         accelerator.wait_for_everyone()
 
     def usable(self) -> str:
@@ -97,7 +108,7 @@ class Checkpoints:
             shutil.rmtree(path)
 
 
-def _as_os_error(error: Exception) -> Exception:
+def as_os_error(error: Exception) -> Exception:
     """torch and safetensors wrap what the system said, or only repeat its words."""
     cause: BaseException | None = error
     while cause is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,7 +16,7 @@ from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.training.base_models import frozen_base, model_options
 from ipadapter_demo.training.card import Provenance
-from ipadapter_demo.training.checkpoints import last_checkpoint, last_progress
+from ipadapter_demo.training.checkpoints import as_os_error, last_checkpoint, last_progress
 from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.config_reading import plain
 from ipadapter_demo.training.data.batch_source import ShardBatchSource
@@ -44,6 +46,7 @@ def train(
             f"run: {config.run} holds a run at {left.name}; go on with --resume, "
             "or name another folder"
         )
+    _check_writable(config.out)
     run = run_of(config)
     accelerator = accelerator_of(run)
     torch.manual_seed(config.seed)
@@ -86,14 +89,31 @@ def train(
         model_options=model_options(config, base),
     )
     if accelerator.is_main_process:
-        config.out.mkdir(parents=True, exist_ok=True)
         task.trained.eval()
         provenance["broken_rows"] = broken_in(shards) + last_progress(config.run).feed["broken"]
-        provenance["files"] = [path.name for path in task.save(config.out, provenance)]
-        (config.out / "training.json").write_text(json.dumps(provenance, indent=1) + "\n")
+        try:
+            provenance["files"] = [path.name for path in task.save(config.out, provenance)]
+            (config.out / "training.json").write_text(json.dumps(provenance, indent=1) + "\n")
+        except Exception as error:
+            if not isinstance(as_os_error(error), OSError):
+                raise
+            raise TrainingError(
+                f"out: {config.out} could not be written: {as_os_error(error)}. All steps "
+                "are done: --resume with an --out that has room writes the files"
+            ) from error
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return provenance
+
+
+def _check_writable(out: Path) -> None:
+    """Now, and not after all the steps."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise TrainingError(f"out: {out} cannot be written to: {error.strerror}") from error
 
 
 def run_of(config: TrainingConfig) -> Run:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from diffusers import ControlNetModel, T2IAdapter
@@ -19,8 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import StructureEntry
+from ipadapter_demo.models.sources import fetched
 from ipadapter_demo.models.structure import ControlNetStructure, T2IAdapterStructure
 from ipadapter_demo.models.structures import Structures
 from ipadapter_demo.request import GenerateRequest, Structure
@@ -39,6 +42,10 @@ class StructureTask:
     """A network beside a frozen base that reads a map of the picture."""
 
     def __init__(self, config: StructureConfig, base: BaseModel) -> None:
+        if config.annotator not in (known := (*DETECTORS, "palette")):
+            raise TrainingError(
+                f"annotator must be one of {', '.join(known)}, got {config.annotator!r}"
+            )
         self.config, self.base = config, base
         self.trained = _network(config, base).float().to(base.device)
         self.structure = (
@@ -53,7 +60,10 @@ class StructureTask:
             entry=entries,
             structures=Structures.of(entries, base.locate, {_KIND: self.structure}),
         )
-        self.preparer = Preparer(config.size, annotator=config.annotator)
+        locate = partial(fetched, models_dir=config.models_dir)
+        if (detector := DETECTORS.get(config.annotator)) is not None and detector.weights:
+            locate(detector.weights)
+        self.preparer = Preparer(config.size, annotator=config.annotator, locate=locate)
 
     def embeds(self, examples: Sequence[Example]) -> None:
         return None

@@ -2,7 +2,8 @@
 
 A shard becomes one .safetensors file. A picture of 512 pixels takes 32 KB for its latents, 2 KB for
 ViT-H's embedding and 658 KB for the patches that a Plus adapter reads. Pictures are cropped at the
-centre and never flipped, so nothing is lost by it but half precision; broken rows are left out.
+centre and never flipped, so nothing is lost by it but half precision; broken rows are left out. A
+shard that changed, by its files' sizes and times, is encoded anew; behind a URL none is looked at.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ipadapter_demo.errors import ModelError, TrainingError
 from ipadapter_demo.training.data.examples import Example, Preparer
-from ipadapter_demo.training.data.types import Rows, Shard
+from ipadapter_demo.training.data.types import Rows, Shard, file_stamp
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,14 @@ class EncodedShard:
 
     name: str
     path: Path
+
+    @property
+    def stamp(self) -> str:
+        return file_stamp(self.path)
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size
 
     def open(self) -> EncodedRows:
         return EncodedRows(self.path)
@@ -69,21 +79,32 @@ def encoded(
     accelerator: Accelerator,
 ) -> list[Shard]:
     """The shards as encoded ones below `folder`, made there unless they are there already: by all
-    processes, each its part. `identity` says what encoded them, and keeps others' apart."""
+    processes, each its part. `identity` says what encoded them, and keeps others' apart. One that
+    cannot be opened now is left out, and tried again by the next run."""
     subfolder = folder / hashlib.sha256(identity.encode()).hexdigest()[:12]
     subfolder.mkdir(parents=True, exist_ok=True)
     (subfolder / "made-with.json").write_text(identity + "\n")
     found = [
-        EncodedShard(shard.name, subfolder / f"{number:05d}-{_short(shard.name)}.safetensors")
+        EncodedShard(
+            shard.name,
+            subfolder / f"{number:05d}-{_short(shard.name + shard.stamp)}.safetensors",
+        )
         for number, shard in enumerate(shards)
     ]
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     for shard, target in list(zip(shards, found, strict=True))[mine]:
         if not target.path.exists():
             log.info("encoding %s, of %d shards", shard.name, len(shards))
-            _write(shard, target.path, preparer, encode)
+            try:
+                rows = shard.open()
+            except Exception as error:  # those of every library behind a shard
+                log.warning("skipped: %s: %s", shard.name, error)
+                continue
+            _write(shard.name, rows, target.path, preparer, encode)
     accelerator.wait_for_everyone()
-    return list(found)
+    if not (there := [shard for shard in found if shard.path.exists()]):
+        raise TrainingError(f"data: none of {len(found)} shards can be read")
+    return list(there)
 
 
 def broken_in(shards: Sequence[Shard]) -> int:
@@ -96,20 +117,16 @@ def broken_in(shards: Sequence[Shard]) -> int:
     return found
 
 
-def _write(shard: Shard, path: Path, preparer: Preparer, encode: Encode) -> None:
+def _write(name: str, rows: Rows, path: Path, preparer: Preparer, encode: Encode) -> None:
     examples, waiting, broken = [], [], 0
-    rows: Rows = []
-    try:
-        rows = shard.open()
-    except Exception as error:  # as in stream.py: an unreadable shard is an empty one
-        broken += 1
-        log.warning("skipped: %s: %s", shard.name, error)
     for index in range(len(rows)):
         try:
             waiting.append(preparer(rows[index]))
+        except ModelError:  # a detector's: no picture is to blame
+            raise
         except Exception as error:  # decoders raise whatever they like
             broken += 1
-            log.warning("skipped: %s, row %d: %s", shard.name, index, error)
+            log.warning("skipped: %s, row %d: %s", name, index, error)
         if len(waiting) == _TOGETHER or index == len(rows) - 1:
             examples += encode(waiting) if waiting else []
             waiting = []
@@ -120,8 +137,12 @@ def _write(shard: Shard, path: Path, preparer: Preparer, encode: Encode) -> None
     }
     said = [(e.caption, e.original, e.crop) for e in examples]
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(tensors, temporary, {"rows": json.dumps(said), "broken": str(broken)})
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary, {"rows": json.dumps(said), "broken": str(broken)})
+        os.replace(temporary, path)
+    except Exception as error:  # safetensors has errors of its own for a full disk
+        temporary.unlink(missing_ok=True)
+        raise TrainingError(f"cache: {path.parent} cannot be written to: {error}") from error
 
 
 def without_pictures(example: Example, latents: Tensor, embeds: Tensor | None) -> Example:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ipadapter_demo.imaging import fit_square
 from ipadapter_demo.models.annotators import annotate
+from ipadapter_demo.models.sources import Locate, fetched
 from ipadapter_demo.training.data.types import Pair
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Preparer:
     image_processor: CLIPImageProcessor | None = None  # where there is an encoder to see
     annotator: str | None = None  # where there is a map to draw
     own_pictures: bool = False  # for the encoder, even if there is a reference
+    locate: Locate = fetched  # of the detector that draws it
 
     def __call__(self, row: Pair | Example) -> Example:
         if isinstance(row, Example):  # encoded beforehand
@@ -58,7 +60,9 @@ class Preparer:
         if self.image_processor is not None:
             shown = image if self.own_pictures else row.reference or image
             seen = self.image_processor(shown, return_tensors="pt").pixel_values[0]
-        drawn = None if self.annotator is None else _bytes(annotate(self.annotator, cropped))
+        drawn = None
+        if self.annotator is not None:
+            drawn = _bytes(annotate(self.annotator, cropped, self.locate))
         return Example(
             row.caption,
             (image.height, image.width),

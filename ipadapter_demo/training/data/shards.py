@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +19,19 @@ from typing import TYPE_CHECKING
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.imaging import flatten_image, read_image
 from ipadapter_demo.training.data.tars import TarShard
-from ipadapter_demo.training.data.types import CAPTION_NAMES, Pair, Rows, Shard, caption_in
+from ipadapter_demo.training.data.types import (
+    CAPTION_NAMES,
+    Pair,
+    Rows,
+    Shard,
+    caption_in,
+    file_stamp,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ROWS = 512  # of a shard that is cut from a folder or a dataset
+ROWS = 512  # at most, of a shard that is cut from a folder or a dataset
 
 
 def shards_of(sources: Sequence[str], field: str = "data") -> list[Shard]:
@@ -67,21 +76,36 @@ class FolderShard:
     """Some rows of a folder's metadata.jsonl."""
 
     folder: Path
-    rows: range
+    lines: tuple[str, ...]
+    number: int
 
     @property
     def name(self) -> str:
-        return f"{self.folder}:{self.rows.start}"
+        return f"{self.folder}:{self.number}"
+
+    @property
+    def stamp(self) -> str:
+        """Of its rows and of their pictures."""
+        told = [*self.lines, *map(file_stamp, self._pictures())]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        return sum(path.stat().st_size for path in self._pictures() if path.is_file())
+
+    def _pictures(self) -> Iterator[Path]:
+        for line in self.lines:
+            with suppress(ValueError, TypeError, KeyError):  # a broken line
+                yield self.folder / str(json.loads(line)["file_name"])
 
     def open(self) -> Rows:
-        lines = (self.folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-        return FolderRows(self.folder, lines[self.rows.start : self.rows.stop])
+        return FolderRows(self.folder, self.lines)
 
 
 @dataclass(frozen=True, slots=True)
 class FolderRows:
     folder: Path
-    lines: list[str]
+    lines: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -89,16 +113,17 @@ class FolderRows:
     def __getitem__(self, index: int) -> Pair:
         entry = json.loads(self.lines[index])
         name = entry["file_name"]
-        return Pair(name, flatten_image(read_image(self.folder / name)), caption_in(entry))
+        return Pair(name, flatten_image(read_image(self.folder / name, name)), caption_in(entry))
 
 
 def _of_folder(folder: Path, field: str) -> Iterator[Shard]:
     tars = sorted(folder.glob("*.tar"))
     listed = folder / "metadata.jsonl"
     if listed.is_file():
-        with listed.open(encoding="utf-8") as file:
-            count = sum(1 for _ in file)
-        yield from (FolderShard(folder, rows) for rows in _cut(count))
+        # a caption may hold what str.splitlines takes for the end of a line, as U+2028
+        lines = [line for line in listed.read_text("utf-8-sig").split("\n") if line.strip()]
+        for number, rows in enumerate(_cut(len(lines))):
+            yield FolderShard(folder, tuple(lines[row] for row in rows), number)
     elif tars:
         yield from (TarShard(str(tar)) for tar in tars)
     else:
@@ -117,10 +142,15 @@ class DatasetShard:
     image: str
     caption: str | None
     rows: range
+    size: None = None  # of its own files
 
     @property
     def name(self) -> str:
         return f"{self.source}:{self.rows.start}"
+
+    @property
+    def stamp(self) -> str:
+        return f"{self.dataset._fingerprint} {self.rows}"
 
     def open(self) -> Rows:
         return DatasetRows(self)
@@ -180,5 +210,7 @@ def _of_dataset(source: str, field: str) -> Iterator[Shard]:
 
 
 def _cut(count: int) -> Iterator[range]:
-    for start in range(0, count, ROWS):
-        yield range(start, min(start + ROWS, count))
+    """Alike, and as many as most batches can be divided by: a power of two. Each has rows of all
+    of it, as a folder's may be sorted."""
+    parts = 1 << (max(0, count - 1) // ROWS).bit_length()
+    return (range(first, count, parts) for first in range(parts if count else 0))

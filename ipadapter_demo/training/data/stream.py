@@ -2,10 +2,10 @@
 run was interrupted.
 
 The global batch of a step has slots, and the shards are dealt to streams that feed them: stream l
-of L feeds the l-th L-th of the slots. Processes own slots, their workers own streams; so each opens
-only shards that it needs, and two processes see the very samples that one would have seen. In each
-round through its shards a stream opens them in a new order and reads the rows of each in a new
-order.
+of L feeds the l-th L-th of the slots, and has about the L-th of the bytes. Processes own slots,
+their workers own streams; so each opens only shards that it needs, and two processes see the very
+samples that one would have seen. In each round through its shards a stream opens them in a new
+order and reads the rows of each in a new order.
 
 A broken row is counted, and the next readable one of its shard stands in for it, so the position of
 every other row stays what it was.
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.errors import ModelError, TrainingError
 from ipadapter_demo.training.data.examples import Example
 from ipadapter_demo.training.data.types import Pair, Rows, Shard
 
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 Position = tuple[int, int, int]  # of a stream: round, shard, row; each the next to be read
 _LOGGED = 10  # broken rows that are named, for each worker
+_ALIKE = 0.8  # of the largest stream, at least: where one has less, its rows come more often
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,21 @@ class ShardPlan:
         """`batch` slots for each process."""
         return cls(batch * processes, batch * process, batch)
 
-    def streams(self, shards: int) -> int:
-        """As many streams as there are shards for, each with as many slots as any other."""
-        return next(n for n in range(min(self.total, shards), 0, -1) if self.total % n == 0)
+    def streams(self, sizes: Sequence[int | None]) -> int:
+        """As many streams as there are shards for, each with as many slots as any other, and about
+        as much to read. `sizes` are the shards' as they are dealt; one that is not known counts as
+        the mean."""
+        known = [size for size in sizes if size is not None]
+        mean = sum(known) / len(known) if known else 1
+        each = [mean if size is None else size for size in sizes]
+
+        def alike(count: int) -> bool:
+            totals = [sum(each[stream::count]) for stream in range(count)]
+            return min(totals) >= _ALIKE * max(totals)
+
+        return next(
+            n for n in range(min(self.total, len(each)), 0, -1) if self.total % n == 0 and alike(n)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +85,8 @@ class Stream:
         workers: int = 0,
         start: dict[int, Position] | None = None,
     ) -> None:
-        streams = plan.streams(len(shards))
+        shards = [shards[i] for i in _permuted(len(shards), seed)]
+        streams = plan.streams([shard.size for shard in shards])
         per_stream = plan.total // streams
         first, last = plan.first // per_stream, (plan.first + plan.count - 1) // per_stream
         mine = list(range(first, last + 1))
@@ -154,9 +168,7 @@ class _ShardStream:
 
     def __init__(self, source: _ShardStreams, stream: int) -> None:
         self.source, self.stream = source, stream
-        self.shards = [source.shards[i] for i in _permuted(len(source.shards), source.seed)][
-            stream :: source.streams
-        ]
+        self.shards = source.shards[stream :: source.streams]
         self.position = source.start.get(stream, (0, 0, 0))
         self.rows: Rows | None = None
         self.readable = True  # whether the open shard has a single row that is
@@ -180,7 +192,7 @@ class _ShardStream:
         fruitless = 0
         while True:
             round_, shard, row = self.position
-            if shard == len(self.shards):
+            if shard >= len(self.shards):
                 self.position = (round_ + 1, 0, 0)
                 continue
             if self.rows is None:
@@ -189,16 +201,19 @@ class _ShardStream:
             if row < len(self.rows):
                 return self.rows, self.order
             fruitless = fruitless + 1 if len(self.rows) == 0 else 0
-            if fruitless > len(self.shards):
+            if fruitless > len(self.shards) == len(self.source.shards):
                 raise TrainingError(
                     f"data: none of {len(self.shards)} shards can be read, "
                     f"{self.shards[0].name} among them"
                 )
+            if fruitless > len(self.shards):  # those of all streams stand in for its own
+                self.shards, fruitless = self.source.shards, 0
             self.rows, self.position = None, (round_, shard + 1, 0)
 
     def _read_shard(self, round_: int, number: int) -> None:
         order = _permuted(len(self.shards), self.source.seed, self.stream, round_)
         shard = self.shards[order[number]]
+        self.opened = shard.name
         try:
             self.rows = shard.open()
         except Exception as error:  # those of every library behind a shard
@@ -215,10 +230,12 @@ class _ShardStream:
             try:
                 self.last = self.source.prepare(rows[index])
                 return self.last, failed
+            except ModelError as error:  # a detector's: no picture is to blame
+                raise TrainingError(str(error)) from error
             except Exception as error:  # decoders raise whatever they like
-                self._name(f"row {index}: {error}")
+                self._name(f"{self.opened}, row {index}: {error}")
         if self.last is None:
-            raise TrainingError(f"data: no row of a shard with {len(order)} can be read")
+            raise TrainingError(f"data: none of the {len(order)} rows of {self.opened} can be read")
         failed, self.readable = len(order) if self.readable else 1, False
         return self.last, failed
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from ipadapter_demo.imaging import flatten_image, read_image
-from ipadapter_demo.training.data.types import Pair, Rows, caption_in
+from ipadapter_demo.training.data.types import Pair, Rows, caption_in, file_stamp
 
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 _ATTEMPTS = 3  # at a download
@@ -28,6 +28,14 @@ class TarShard:
     """One tar file, local or behind a URL; the latter is fetched when it is opened and not kept."""
 
     name: str
+
+    @property
+    def stamp(self) -> str:
+        return file_stamp(self.name)
+
+    @property
+    def size(self) -> int | None:
+        return None if "://" in self.name else os.path.getsize(self.name)
 
     def open(self) -> Rows:
         return TarRows(self.name)

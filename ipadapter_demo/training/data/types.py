@@ -6,8 +6,11 @@ reads it finds another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -38,12 +41,27 @@ class Rows(Protocol):
 
 
 class Shard(Protocol):
-    """A source of rows. `name` tells it from the others of a run."""
+    """A source of rows. `name` tells it from the others of a run, `stamp` from what stood under its
+    name before. `size` is in bytes, None where that is not known."""
 
     @property
     def name(self) -> str: ...
 
+    @property
+    def stamp(self) -> str: ...
+
+    @property
+    def size(self) -> int | None: ...
+
     def open(self) -> Rows: ...
+
+
+def file_stamp(path: str | Path) -> str:
+    """Its size and when it was changed; of a file that is not there, nothing."""
+    with suppress(OSError):
+        found = os.stat(path)
+        return f"{found.st_size} {found.st_mtime_ns}"
+    return ""
 
 
 def caption_in(entry: Mapping[str, object]) -> str:
