@@ -953,6 +953,13 @@ class TestLoading:
         assert str(refusal.value) == (
             "tiny in torch.float16 gave pixels that are not finite: load it in float32"
         )
+        broken = load_base_model(entry, "cpu", torch.float32)
+        with pytest.raises(ModelError) as refusal:
+            decoded(broken, torch.nan * latents.float())
+        assert str(refusal.value) == (
+            "tiny in torch.float32 gave pixels that are not finite: a file of its weights or of a "
+            "LoRA is damaged"
+        )
 
     def test_an_ordinary_autoencoder(self) -> None:
         """Its latents are the mode of a distribution, and scaled."""

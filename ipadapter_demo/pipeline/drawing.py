@@ -194,6 +194,11 @@ def decoded(
     if not torch.isfinite(pixels).all() and torch.isfinite(latents).all():
         pixels, warnings = vae.pixels_in_float32(latents), (DECODED_AGAIN,)
     if not torch.isfinite(pixels).all():
+        if model.dtype == torch.float32:
+            raise ModelError(
+                f"{model.entry.name} in {model.dtype} gave pixels that are not finite: a file of "
+                "its weights or of a LoRA is damaged"
+            )
         raise ModelError(
             f"{model.entry.name} in {model.dtype} gave pixels that "
             "are not finite: load it in float32"
