@@ -722,6 +722,23 @@ def test_evaluate_coco_says_what_it_needs(
     assert f"evaluate coco needs --{missing}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "--steps", "4"], "--steps goes with evaluate coco alone"),
+        (["evaluate", "--guidance", "0"], "--guidance goes with evaluate coco alone"),
+        (["evaluate", "coco", "--scenes", "4"], "--scenes goes with evaluate alone"),
+        (["claims", "scale"], "docs must be a folder with claims.md, got "),
+    ],
+)
+def test_what_a_measurement_would_not_use_is_said_at_once(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = "--docs" if words[0] == "claims" else "--out"
+    assert main([*words, place, str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_train_on_pictures_is_asked_for_by_data_or_config(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ from ipadapter_demo.compare import (
 from ipadapter_demo.compare.axes import count_cells, expanded, head_of
 from ipadapter_demo.compare.comparison import ComparisonSpec
 from ipadapter_demo.compare.complete import completed
+from ipadapter_demo.compare.figure import _show
 from ipadapter_demo.compare.grid import Cell, Given
 from ipadapter_demo.compare.latex import caption
 from ipadapter_demo.compare.manifest import Manifest, manifest_text
@@ -894,6 +895,28 @@ class TestCourtesy:
         assert manager.info.name == "tiny"
         expected = manager.pipeline.generate(long)
         assert np.array_equal(np.asarray(results[0].images[0]), np.asarray(expected.images[0]))
+
+
+@pytest.mark.parametrize("zoom", [[0.9, 0, 0.4, 0.4], [0, 0.9, 0.4, 0.4], [0.1, 0.1, 0, 0.1]])
+def test_what_is_shown_larger_lies_in_the_picture(zoom: list[float], manager: ModelManager) -> None:
+    with pytest.raises(RequestError) as refusal:
+        plan(SMALL | {"figure": {"zoom": zoom}}, manager)
+    assert str(refusal.value) == (
+        "figure.zoom must be left, top, width and height of a part of the picture, got "
+        + ", ".join(f"{number:g}" for number in zoom)
+    )
+    plan(SMALL | {"figure": {"zoom": [0.7, 0.0, 0.3, 1.0]}}, manager)
+
+
+@pytest.mark.parametrize("zoom", [(0.4, 0, 0.1, 1), (0, 0.4, 1, 0.1), (0.4, 0.4, 0.2, 0.2)])
+def test_what_is_shown_larger_stays_in_its_cell(zoom: tuple[float, ...]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    _show(figure, (0.1, 0.2, 0.3, 0.3), Image.new("RGB", (100, 100)), zoom)
+    left, bottom, right, top = figure.axes[-1].get_position().extents
+    assert 0.1 < left < right <= 0.4 + 1e-6
+    assert 0.2 - 1e-6 <= bottom < top < 0.5
 
 
 class TestBundle:

@@ -22,6 +22,14 @@ def publish(study: str, record: Record, docs: Path) -> list[Path]:
     return [data, figure, page]
 
 
+def check(study: str, docs: Path) -> None:
+    """Raises DemoError where `publish` would fail, which is hours later."""
+    page = docs / "claims.md"
+    if not page.is_file():
+        raise DemoError(f"docs must be a folder with claims.md, got {docs}, which has none")
+    with_table(page.read_text(), study, "")
+
+
 def with_table(text: str, study: str, table: str) -> str:
     """The page with what stands between the markers of `study` replaced."""
     start, end = f"<!-- {study} -->\n", f"<!-- /{study} -->"

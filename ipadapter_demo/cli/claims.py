@@ -69,6 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.claims import page, shipped, studies
 
+    page.check(arguments.study, arguments.docs)
     if arguments.study in studies.STUDIES:
         from ipadapter_demo.claims.testbed import open_testbed
 

@@ -7,6 +7,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from ipadapter_demo.cli.command import (
     PROGRAM,
@@ -23,6 +24,19 @@ from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.request import SAMPLERS
 from ipadapter_demo.settings import load_options
 
+SCENES, OF_SCENES = 200, ("scenes", "keep")
+# What it takes besides, and the paper's values
+COCO: dict[str, Any] = {
+    "images": None,
+    "captions": None,
+    "clip": None,
+    "limit": 5000,
+    "samples": 4,
+    "steps": 50,
+    "guidance": 7.5,
+    "sampler": "ddim",
+    "gpus": 0.0,
+}
 TEXT = """\
 Measure a model.
 
@@ -74,7 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes that draw, with one thread each if there are several [1]",
     )
-    add("--scenes", type=positive, default=200, metavar="N", help="more are surer [200]")
+    add("--scenes", type=positive, metavar="N", help=f"more are surer [{SCENES}]")
     add(
         "--keep",
         type=Path,
@@ -91,17 +105,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a CLIP model in transformers' layout; the paper's is ViT-L/14",
     )
-    add("--limit", type=positive, default=5000, metavar="N", help="the first pictures [5000]")
-    add("--samples", type=positive, default=4, metavar="N", help="of each picture [4]")
-    add("--steps", type=positive, default=50, metavar="N", help="of the sampler [50]")
-    add("--guidance", type=float, default=7.5, metavar="W", help="[7.5]")
-    add("--sampler", choices=SAMPLERS, default="ddim", help="[ddim]")
-    add("--gpus", type=float, default=0.0, metavar="X", help="a worker's share of them [0]")
+    add("--limit", type=positive, metavar="N", help="the first pictures [5000]")
+    add("--samples", type=positive, metavar="N", help="of each picture [4]")
+    add("--steps", type=positive, metavar="N", help="of the sampler [50]")
+    add("--guidance", type=float, metavar="W", help="[7.5]")
+    add("--sampler", choices=SAMPLERS, help="[ddim]")
+    add("--gpus", type=float, metavar="X", help="a worker's share of them [0]")
     add_model_options(parser.add_argument_group("model").add_argument)
 
 
 def run(arguments: Arguments, load: Load) -> None:
-    if arguments.protocol == "coco":
+    coco = arguments.protocol == "coco"
+    for name in OF_SCENES if coco else COCO:
+        if getattr(arguments, name) is not None:
+            raise RequestError(f"--{name} goes with evaluate{'' if coco else ' coco'} alone")
+    if coco:
         _evaluate_coco(arguments)
         return
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +139,7 @@ def run(arguments: Arguments, load: Load) -> None:
     ) as draw:
         if arguments.keep is not None:
             draw = kept_in(arguments.keep, draw, pipeline.provenance)
-        report = report_on(pipeline, arguments.scenes, seed, draw=draw, progress=progress)
+        report = report_on(pipeline, arguments.scenes or SCENES, seed, draw=draw, progress=progress)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     print_line(path=str(arguments.out))
 
@@ -133,14 +151,16 @@ def _evaluate_coco(arguments: Arguments) -> None:
         if getattr(arguments, name) is None:
             raise RequestError(f"evaluate coco needs --{name}")
     settings = settings_of(arguments)
+    given = vars(arguments)
+    values = COCO | {name: given[name] for name in COCO if given[name] is not None}
     protocol = Protocol(
-        samples=arguments.samples,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        sampler=arguments.sampler,
+        samples=values["samples"],
+        steps=values["steps"],
+        guidance=values["guidance"],
+        sampler=values["sampler"],
         seed=arguments.seed or 0,
     )
-    items = items_of(arguments.images, arguments.captions, arguments.limit)
+    items = items_of(arguments.images, arguments.captions, values["limit"])
     report = evaluate_coco(
         items,
         {"model": settings.model, **asdict(load_options(settings))},
@@ -148,7 +168,7 @@ def _evaluate_coco(arguments: Arguments) -> None:
         protocol,
         arguments.out,
         arguments.workers,
-        arguments.gpus,
+        values["gpus"],
         progress,
     )
     print_line(

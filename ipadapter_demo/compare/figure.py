@@ -172,13 +172,10 @@ def _show(figure: Figure, box: Box, picture: Image.Image, zoom: Sequence[float] 
     )
     part = picture.crop((left, top, left + max(1, width), top + max(1, height)))
     panel.add_patch(Rectangle((left, top), part.width, part.height, fill=False, ec=MARK, lw=0.6))
+    tall = (part.height / part.width) * (picture.width / picture.height)
+    wide = ZOOMED / max(1.0, tall)  # the longer side within the cell
     inset = figure.add_axes(
-        (
-            box[0] + box[2] * (1 - ZOOMED),
-            box[1],
-            box[2] * ZOOMED,
-            box[3] * ZOOMED * (part.height / part.width) * (picture.width / picture.height),
-        )
+        (box[0] + box[2] * (1 - wide), box[1], box[2] * wide, box[3] * wide * tall)
     )
     inset.imshow(part, interpolation="none", aspect="auto")
     inset.set(xticks=[], yticks=[])

@@ -21,6 +21,7 @@ LINE = 1.25 * FONT
 GAP = 1.5  # points between cells
 HEAD = 0.18  # of the width, at most, for the heads of rows
 MIN_SIDE = 2.0  # points of a cell
+ROUNDING = 1e-6  # of decimal fractions, as in 0.7 + 0.3
 MAX_HEIGHT = 200  # inches, of a page that PDF readers open (ISO 32000-1, annex C)
 
 
@@ -46,9 +47,16 @@ def inches_wide(figure: Figure) -> float:
 
 
 def check_size(grid: Grid, figure: Figure, aspect: Callable[[GenerateRequest], float]) -> None:
-    """Raises RequestError where a page would be too large to draw. Reckons with the widest cells
-    and the most lines that its heads may leave room for; `aspect` is height by width of the
-    picture that a request gives."""
+    """Raises RequestError where a page would be too large to draw, or the part that is shown larger
+    does not lie in a picture. Reckons with the widest cells and the most lines that its heads may
+    leave room for; `aspect` is height by width of the picture that a request gives."""
+    if figure.zoom is not None:
+        left, top, width, height = figure.zoom
+        if not (0 < width <= 1 - left + ROUNDING and 0 < height <= 1 - top + ROUNDING):
+            raise RequestError(
+                "figure.zoom must be left, top, width and height of a part of the picture, "
+                f"got {left:g}, {top:g}, {width:g}, {height:g}"
+            )
     inches = inches_wide(figure)
     for number, page in enumerate(grid.pages, 1):
         left = HEAD * inches * POINTS + 4 if any(page.row_heads) else 0.0
