@@ -379,6 +379,8 @@ def test_what_a_run_cannot_end_with_is_said_before_it_begins(
     config = config_from(StructureConfig, given)
     task = StructureTask(config, frozen_base(config, "cpu", "no"))
     assert task.preparer.locate(DETECTORS["depth"].weights) == folder
+    picture_itself = StructureTask(replace(config, annotator="none"), task.base)
+    assert picture_itself.preparer.annotator == "none"
 
 
 def test_a_finished_run_is_not_trained_over(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from ipadapter_demo.cli.command import (
     PROGRAM,
@@ -25,18 +24,8 @@ from ipadapter_demo.request import SAMPLERS
 from ipadapter_demo.settings import load_options
 
 SCENES, OF_SCENES = 200, ("scenes", "keep")
-# What it takes besides, and the paper's values
-COCO: dict[str, Any] = {
-    "images": None,
-    "captions": None,
-    "clip": None,
-    "limit": 5000,
-    "samples": 4,
-    "steps": 50,
-    "guidance": 7.5,
-    "sampler": "ddim",
-    "gpus": 0.0,
-}
+PROTOCOL = ("samples", "steps", "guidance", "sampler")  # fields with the paper's values
+COCO = ("images", "captions", "clip", "limit", *PROTOCOL, "gpus")
 TEXT = """\
 Measure a model.
 
@@ -151,24 +140,16 @@ def _evaluate_coco(arguments: Arguments) -> None:
         if getattr(arguments, name) is None:
             raise RequestError(f"evaluate coco needs --{name}")
     settings = settings_of(arguments)
-    given = vars(arguments)
-    values = COCO | {name: given[name] for name in COCO if given[name] is not None}
-    protocol = Protocol(
-        samples=values["samples"],
-        steps=values["steps"],
-        guidance=values["guidance"],
-        sampler=values["sampler"],
-        seed=arguments.seed or 0,
-    )
-    items = items_of(arguments.images, arguments.captions, values["limit"])
+    given = {n: v for n in (*PROTOCOL, "seed") if (v := getattr(arguments, n)) is not None}
+    items = items_of(arguments.images, arguments.captions, arguments.limit or 5000)
     report = evaluate_coco(
         items,
         {"model": settings.model, **asdict(load_options(settings))},
         arguments.clip,
-        protocol,
+        Protocol(**given),
         arguments.out,
         arguments.workers,
-        values["gpus"],
+        arguments.gpus or 0.0,
         progress,
     )
     print_line(

@@ -102,6 +102,8 @@ DETECTORS = {
     ),
     "shuffle": Detector(_aux("ContentShuffleDetector")),
 }
+# All that `annotate` draws, besides "none", which is the picture itself; the usual one first
+DRAWN = ("canny", "palette", *(name for name in DETECTORS if name != "canny"))
 
 
 def annotate(annotator: str, image: Image.Image, locate: Locate = fetched) -> Image.Image:

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.models.annotators import DETECTORS
+from ipadapter_demo.models.annotators import DRAWN
 from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
 from ipadapter_demo.models.sources import Hub, Report, fetched
 from ipadapter_demo.settings import is_repository
 
 _ENCODER_FILES = ("config.json", "model.safetensors")
-_DRAWN = ("canny", "palette", *(name for name in DETECTORS if name != "canny"))
 
 
 def with_own_parts(entry: CatalogEntry, options: LoadOptions, report: Report) -> CatalogEntry:
@@ -74,4 +73,4 @@ def _suited(entry: CatalogEntry, kind: str) -> tuple[str, ...]:
     kind of map that is new, ready maps first and whatever draws one."""
     if kind in entry.structures:
         return entry.structures[kind].annotators
-    return (kind, "none") if kind in _DRAWN else ("none", *_DRAWN)
+    return (kind, "none") if kind in DRAWN else ("none", *DRAWN)

@@ -95,10 +95,11 @@ def train(
             provenance["files"] = [path.name for path in task.save(config.out, provenance)]
             (config.out / "training.json").write_text(json.dumps(provenance, indent=1) + "\n")
         except Exception as error:
-            if not isinstance(as_os_error(error), OSError):
+            cause = as_os_error(error)
+            if not isinstance(cause, OSError):
                 raise
             raise TrainingError(
-                f"out: {config.out} could not be written: {as_os_error(error)}. All steps "
+                f"out: {config.out} could not be written: {cause}. All steps "
                 "are done: --resume with an --out that has room writes the files"
             ) from error
     accelerator.wait_for_everyone()

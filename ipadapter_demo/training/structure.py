@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ipadapter_demo.errors import TrainingError
-from ipadapter_demo.models.annotators import DETECTORS
+from ipadapter_demo.models.annotators import DETECTORS, DRAWN
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import StructureEntry
 from ipadapter_demo.models.sources import fetched
@@ -42,7 +42,7 @@ class StructureTask:
     """A network beside a frozen base that reads a map of the picture."""
 
     def __init__(self, config: StructureConfig, base: BaseModel) -> None:
-        if config.annotator not in (known := (*DETECTORS, "palette")):
+        if config.annotator not in (known := (*DRAWN, "none")):
             raise TrainingError(
                 f"annotator must be one of {', '.join(known)}, got {config.annotator!r}"
             )

@@ -86,8 +86,8 @@ class FolderShard:
     @property
     def stamp(self) -> str:
         """Of its rows and of their pictures."""
-        told = [*self.lines, *map(file_stamp, self._pictures())]
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+        parts = [*self.lines, *map(file_stamp, self._pictures())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def size(self) -> int:
