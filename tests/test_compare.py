@@ -176,7 +176,7 @@ def test_cells_share_whatever_picture_they_are_given(
         "references": {"fit": ["crop", "pad"]},
     }[kind]
     document = {"request": SMALL["request"] | request_, "rows": axis}
-    cells = plan(document | {"columns": {"image_scale": [0, 1]}}, manager).grid.cells
+    cells = plan(document | {"columns": {"guidance": [2, 3]}}, manager).grid.cells
     found = {image_id for cell in cells for image_id in map(id, pictures_of(cell.request))}
     assert len(cells) == 4
     assert len(found) == str(request_).count(".png")
@@ -470,8 +470,51 @@ class TestGrid:
                 "references": [{"image": "a.png", "mask": "m.png"}],
                 "structures": [{"kind": "canny", "image": "b.png"}],
             }
+            if name == "strength":
+                request["init_image"] = "c.png"
             cells = plan({"columns": {name: values}, "request": request}, manager).grid.cells
             assert [field(cell) for cell in cells] == expected, name
+
+    @pytest.mark.parametrize("side", ["rows", "columns", "pages"])
+    @pytest.mark.parametrize(
+        ("axis", "values", "lacking", "cure"),
+        [
+            ("image_scale", "0:1:0.5", "a reference", {"references": [{"image": "a.png"}]}),
+            ("adapter", ["base", "plus"], "a reference", {"references": [{"image": "a.png"}]}),
+            ("negative_prompt", ["", "a"], "guidance above 1", {"guidance": 1.1}),
+            (
+                "structure_weight",
+                [0, 1],
+                "a structure",
+                {"structures": [{"kind": "canny", "image": "b.png"}]},
+            ),
+        ],
+    )
+    def test_an_axis_that_changes_no_cell_is_refused(
+        self,
+        side: str,
+        axis: str,
+        values: str | list[Any],
+        lacking: str,
+        cure: dict[str, Any],
+        manager: ModelManager,
+    ) -> None:
+        """Its heads would say of equal cells that they differ."""
+        document: dict[str, Any] = {
+            "request": {"prompt": "a", "guidance": 1},
+            "columns": {"seed": [1]},
+            side: {axis: values},
+        }
+        said = rf"^{side}\.{axis} has no effect: no cell has {lacking}$"
+        with pytest.raises(RequestError, match=said):
+            plan(document, manager)
+        plan(document | {"request": document["request"] | cure}, manager)
+        plan(document | {side: {axis: list(expanded(axis, values))[:1]}}, manager)
+
+    def test_a_strength_needs_a_picture_to_begin_from(self, manager: ModelManager) -> None:
+        document = {"request": {"prompt": "a"}, "columns": {"strength": [0.3, 0.6]}}
+        with pytest.raises(RequestError, match=r"^columns\.strength .* begins from a picture$"):
+            plan(document, manager)
 
     def test_strengths_act_on_what_there_is(self, manager: ModelManager) -> None:
         request: dict[str, Any] = {"prompt": "a", "inpaint": {"image": "a.png", "mask": "m.png"}}

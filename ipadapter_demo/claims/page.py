@@ -15,7 +15,10 @@ def publish(study: str, record: Record, docs: Path) -> list[Path]:
     folder = docs / "claims"
     folder.mkdir(parents=True, exist_ok=True)
     data, figure, page = folder / f"{study}.json", folder / f"{study}.webp", docs / "claims.md"
-    data.write_text(json.dumps(record, indent=1) + "\n")
+    fields = ",\n".join(
+        f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items()
+    )
+    data.write_text(f"{{\n{fields}\n}}\n")
     FIGURES[study](record, figure)
     shown = f"\n{TABLES[study](record)}\n![{study}](claims/{study}.webp)\n\n"
     page.write_text(with_table(page.read_text(), study, shown))

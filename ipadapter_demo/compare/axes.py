@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from ipadapter_demo.compare.comparison import MAX_CELLS, MAX_HEAD, MAX_VALUES, C
 from ipadapter_demo.compare.spec import shortened
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.own_files import structure_parts
+from ipadapter_demo.request import GenerateRequest
 
 Side = Literal["pages", "rows", "columns"]
 SIDES: tuple[Side, ...] = ("pages", "rows", "columns")
@@ -30,6 +31,9 @@ HEADS = {
 }
 
 Fields = dict[str, Any]  # of a request, and "model": each of its own type
+
+OF_REFERENCES = {"image_scale", "image_window", "image_layers", "adapter", "combine", "fit"}
+OF_GUIDANCE = {"negative_prompt", "negative_prompt_2", "guidance_window", "guidance_rescale"}
 
 
 def axes_of_side(comparison: ComparisonSpec, side: Side) -> dict[str, list[object]]:
@@ -76,6 +80,26 @@ def count_cells(comparison: ComparisonSpec) -> int:
     if total > MAX_CELLS:
         raise RequestError(f"a comparison must have at most {MAX_CELLS} cells, got {total:,}")
     return total
+
+
+def check_effect(comparison: ComparisonSpec, requests: Sequence[GenerateRequest]) -> None:
+    """Raises RequestError for an axis along which all cells are drawn alike, while their heads say
+    that they differ."""
+    sides = [(side, axes_of_side(comparison, side)) for side in SIDES]
+    for field, name in (
+        (f"{side}.{name}", name)
+        for side, along in sides
+        for name, values in along.items()
+        if len(values) > 1
+    ):
+        if name in OF_REFERENCES and not any(one.references for one in requests):
+            raise RequestError(f"{field} has no effect: no cell has a reference")
+        if name in OF_GUIDANCE and not any(one.guidance > 1 for one in requests):
+            raise RequestError(f"{field} has no effect: no cell has guidance above 1")
+        if name == "structure_weight" and not any(one.structures for one in requests):
+            raise RequestError(f"{field} has no effect: no cell has a structure")
+        if name == "strength" and not any(one.init_image or one.inpaint for one in requests):
+            raise RequestError(f"{field} has no effect: no cell begins from a picture")
 
 
 def combinations(comparison: ComparisonSpec, side: Side) -> Iterator[tuple[str, Fields]]:

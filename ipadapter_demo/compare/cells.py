@@ -7,7 +7,14 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from ipadapter_demo.compare.axes import DRAWN_HEADS, SIDES, Fields, all_axes, combinations
+from ipadapter_demo.compare.axes import (
+    DRAWN_HEADS,
+    SIDES,
+    Fields,
+    all_axes,
+    check_effect,
+    combinations,
+)
 from ipadapter_demo.compare.comparison import (
     ComparisonSpec,
     SharedInpaint,
@@ -72,6 +79,7 @@ def grid_from_spec(spec: Spec, info: ModelInfo) -> Grid:
     )
     if unknown := set(build.redrawn) - {cell.name for cell in grid.cells}:
         raise RequestError(f"redraw: there is no cell {', '.join(sorted(unknown)):.80}")
+    check_effect(spec.comparison, [cell.request for cell in grid.cells])
     return grid
 
 
