@@ -332,6 +332,20 @@ def test_shards_without_a_readable_row_are_passed_over(tmp_path: Path) -> None:
     assert stream.broken >= 4
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stream_may_begin_with_a_shard_without_a_readable_row(seed: int, tmp_path: Path) -> None:
+    for first in (0, 4, 8, 12):
+        broken = () if first == 8 else tuple(range(first, first + 4))
+        write_tar(tmp_path / f"{first}.tar", first, 4, broken)
+    plan, shards = ShardPlan.of(4), shards_of([str(tmp_path)])
+    stream = Stream(shards, plan, seed, captioned)
+    found = {example.caption for _ in range(3) for _, example in next(stream)}
+    assert found <= {f"caption {i}" for i in range(8, 12)}
+    write_tar(tmp_path / "8.tar", 8, 4, broken=tuple(range(8, 12)))
+    with pytest.raises(TrainingError, match=r"^data: no row of 4 shards can be read$"):
+        next(Stream(shards, plan, seed, captioned))
+
+
 def test_nothing_readable_at_all_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "1.tar").write_bytes(b"no tar at all")
     with pytest.raises(TrainingError, match=r"none of 1 shards can be read"):

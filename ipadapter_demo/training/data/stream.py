@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -235,9 +236,19 @@ class _ShardStream:
             except Exception as error:  # decoders raise whatever they like
                 self._name(f"{self.opened}, row {index}: {error}")
         if self.last is None:
-            raise TrainingError(f"data: none of the {len(order)} rows of {self.opened} can be read")
+            self.last = self._first_of_all()
         failed, self.readable = len(order) if self.readable else 1, False
         return self.last, failed
+
+    def _first_of_all(self) -> Example:
+        """The first row of all shards that can be read: the stream has read none of its own."""
+        for shard in self.source.shards:
+            with suppress(Exception):  # was named, or will be
+                rows = shard.open()
+                for index in range(len(rows)):
+                    with suppress(Exception):
+                        return self.source.prepare(rows[index])
+        raise TrainingError(f"data: no row of {len(self.source.shards)} shards can be read")
 
     def _name(self, text: str) -> None:
         self.named += 1
