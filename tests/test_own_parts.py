@@ -22,6 +22,7 @@ from ipadapter_demo import cli
 from ipadapter_demo.adapter import ImageAdapter, LinearProjection, save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError
 from ipadapter_demo.models import single_file
+from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.own_networks import controlnet_of, t2i_adapter_of
 from ipadapter_demo.models.published import PUBLISHED, SD15_STRUCTURES
 from ipadapter_demo.models.weights import tensors_from_file
@@ -359,6 +360,12 @@ def test_wrong_vaes_are_named(shelf: Path, tmp_path: Path) -> None:
         sd15(shelf, vae=tmp_path / "flux")
     with pytest.raises(ModelError, match=r"config\.json is missing, looked in .*/nowhere/config"):
         sd15(shelf, vae=tmp_path / "nowhere")
+    with pytest.raises(
+        ModelError,
+        match=r"^vae: unet holds a network of kind UNet2DConditionModel; AutoencoderKL or "
+        r"AutoencoderTiny is needed$",
+    ):
+        sd15(shelf, vae=TABLETOP.folder / "unet")
     tensors = vae_tensors(other_vae())
     del tensors["decoder.conv_in.bias"]
     save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / "cut.safetensors")

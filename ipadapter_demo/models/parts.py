@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -168,8 +169,14 @@ def vae_at(
         if files is not None:
             files.append(path)
         return single_file.vae_of(tensors_from_file(path), base, dtype, path.name)
-    tiny = "AutoencoderTiny" in _read(path, "config.json")
-    return part_of(AutoencoderTiny if tiny else AutoencoderKL, path, dtype, files)
+    kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
+    named = re.search(r'"_class_name":\s*"(\w+)"', _read(path, "config.json"))
+    name = named[1] if named else "AutoencoderKL"
+    if name not in kinds:
+        raise ModelError(
+            f"vae: {path.name} holds a network of kind {name:.80}; {' or '.join(kinds)} is needed"
+        )
+    return part_of(kinds[name], path, dtype, files)
 
 
 def _check_channels(entry: CatalogEntry, parts: Parts) -> None:
