@@ -13,6 +13,7 @@ from accelerate.commands.launch import launch_command_parser
 
 import benchmarks.__main__
 import benchmarks.curve
+import benchmarks.pairs
 import benchmarks.steps
 import benchmarks.walk
 import fuzz.__main__
@@ -103,6 +104,8 @@ def test_commands_are_understood(command: str) -> None:
     elif words[:3] == [".venv/bin/python", "-m", "benchmarks.curve"]:
         named = benchmarks.curve.parsed(words[3:]).files
         assert all((ROOT / each.rsplit("=", 1)[1]).is_file() for each in named)
+    elif words[:3] == [".venv/bin/python", "-m", "benchmarks.pairs"]:
+        benchmarks.pairs.parsed(words[3:])
     elif words[:3] == [".venv/bin/python", "-m", "benchmarks.walk"]:
         assert benchmarks.walk.parsed(words[3:]).picture.is_file()
     elif words[:3] == [".venv/bin/python", "-m", "fuzz"]:
