@@ -85,21 +85,19 @@ def count_cells(comparison: ComparisonSpec) -> int:
 def check_effect(comparison: ComparisonSpec, requests: Sequence[GenerateRequest]) -> None:
     """Raises RequestError for an axis along which all cells are drawn alike, while their heads say
     that they differ."""
-    sides = [(side, axes_of_side(comparison, side)) for side in SIDES]
-    for field, name in (
-        (f"{side}.{name}", name)
-        for side, along in sides
-        for name, values in along.items()
-        if len(values) > 1
-    ):
-        if name in OF_REFERENCES and not any(one.references for one in requests):
-            raise RequestError(f"{field} has no effect: no cell has a reference")
-        if name in OF_GUIDANCE and not any(one.guidance > 1 for one in requests):
-            raise RequestError(f"{field} has no effect: no cell has guidance above 1")
-        if name == "structure_weight" and not any(one.structures for one in requests):
-            raise RequestError(f"{field} has no effect: no cell has a structure")
-        if name == "strength" and not any(one.init_image or one.inpaint for one in requests):
-            raise RequestError(f"{field} has no effect: no cell begins from a picture")
+    for side in SIDES:
+        for name, values in axes_of_side(comparison, side).items():
+            field = f"{side}.{name}"
+            if len(values) < 2:
+                continue
+            if name in OF_REFERENCES and not any(one.references for one in requests):
+                raise RequestError(f"{field} has no effect: no cell has a reference")
+            if name in OF_GUIDANCE and not any(one.guidance > 1 for one in requests):
+                raise RequestError(f"{field} has no effect: no cell has guidance above 1")
+            if name == "structure_weight" and not any(one.structures for one in requests):
+                raise RequestError(f"{field} has no effect: no cell has a structure")
+            if name == "strength" and not any(one.init_image or one.inpaint for one in requests):
+                raise RequestError(f"{field} has no effect: no cell begins from a picture")
 
 
 def combinations(comparison: ComparisonSpec, side: Side) -> Iterator[tuple[str, Fields]]:
