@@ -381,7 +381,7 @@ def test_names_of_files_heads_and_errors_are_text(page: Page, tmp_path: Path) ->
         "rows": {"prompt": [HOSTILE, "a"]},
         "pages": {"adapter": ["base", HOSTILE]},
         "labels": {"columns": [HOSTILE, "b"]},
-        "request": {"steps": 1},
+        "request": {"steps": 1, "references": [{"image": "blue-cone.png"}]},
     }
     written.fill(json.dumps(document))
     panel.get_by_role("button", name="Compare", exact=True).click()
