@@ -49,7 +49,9 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 lock: $(DEV)
 	$(LOCK) requirements.txt -o locks/demo.txt
-	$(LOCK) requirements-dev.txt -o locks/dev.txt
+	$(LOCK) requirements-dev.txt --constraints locks/demo.txt -o locks/dev.txt
+	{ echo "-r demo.txt"; awk 'NR == FNR { shared[$$0]; next } /^[a-z0-9]/ { keep = !($$0 in shared) } keep' \
+		locks/demo.txt locks/dev.txt; } >locks/dev.tmp && mv locks/dev.tmp locks/dev.txt
 	$(LOCK) requirements.txt locks/space.in --overrides locks/space.overrides -o locks/space.txt
 
 audit: $(DEV)
