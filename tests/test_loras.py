@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -48,8 +50,8 @@ def plain_lora(layer: str, width: int = 8, seed: int = 3) -> dict[str, Tensor]:
     }
 
 
-def dora() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A random DoRA in those names, and the UNet's weights with it merged by peft."""
+def dora(by: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A random DoRA in names of kohya's or peft's, and the UNet's weights when peft merges it."""
     unet = tiny_sd15_unet().half().float()  # as the shelf stores it
     tuned = get_peft_model(
         unet,
@@ -71,6 +73,10 @@ def dora() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             )
             kind = {"A": "lora_down.weight", "B": "lora_up.weight"}.get(rest[0], "dora_scale")
             value = parameter.detach().clone()
+            if by == "peft":
+                tensors[f"unet.{layer}.lora_{rest.replace('.default', '')}"] = value
+                tensors[f"unet.{layer}.alpha"] = torch.tensor(2.0)
+                continue
             if magnitudes:  # (out, 1) or (out, 1, 1, 1), as LyCORIS writes it
                 value = value.reshape(-1, *[1] * max(1, value.ndim - 1))
             layer = f"lora_unet_{layer.replace('.', '_')}"
@@ -80,16 +86,17 @@ def dora() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.5])
-def test_dora_is_what_peft_makes_of_it(shelf: Path, tmp_path: Path, weight: float) -> None:
+@pytest.mark.parametrize("by", ["kohya", "peft"])
+def test_dora_is_what_peft_makes_of_it(shelf: Path, tmp_path: Path, weight: float, by: str) -> None:
     plain = {k: t.clone() for k, t in model(shelf).unet.state_dict().items()}
-    tensors, merged = dora()
+    tensors, merged = dora(by)
     ours = model(shelf, written(tmp_path / "dora.safetensors", tensors), weight).unet.state_dict()
     changed = 0
     for key, tensor in merged.items():
         expected = plain[key] + weight * (tensor - plain[key])
         torch.testing.assert_close(ours[key], expected, rtol=0, atol=1e-5)
         changed += bool((tensor - plain[key]).abs().max() > 1e-3)
-    assert changed == sum(key.endswith("dora_scale") for key in tensors) > 3
+    assert changed == sum("dora_scale" in key or "magnitude" in key for key in tensors) > 3
 
 
 def test_dora_with_magnitudes_of_inputs(shelf: Path, tmp_path: Path) -> None:
@@ -152,6 +159,99 @@ def test_a_text_encoder_s_projection_alone(
     assert_change(before, after, place, 0.5 * up @ down)
 
 
+OF_THE_TEXT = "encoder.layers.1.self_attn.q_proj"
+# as every trainer and every time of diffusers has called the layers' tensors: of the UNet, of the
+# text encoder, and how strong it is
+LAYOUTS = {
+    "kohya": (
+        f"lora_unet_{ATTENTION.replace('.', '_')}.lora_{{}}.weight",
+        f"lora_te_text_model_{OF_THE_TEXT.replace('.', '_')}.lora_{{}}.weight",
+    ),
+    "the first code's": (
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_{}.weight",
+        f"text_encoder.text_model.{OF_THE_TEXT}.lora_{{}}.weight",
+    ),
+    "peft": (
+        f"unet.{ATTENTION}.lora_{{}}.weight",
+        f"text_encoder.text_model.{OF_THE_TEXT}.lora_{{}}.weight",
+    ),
+    "peft, named": (
+        f"unet.{ATTENTION}.lora_{{}}.default.weight",
+        f"text_encoder.{OF_THE_TEXT}.lora_{{}}.default.weight",
+    ),
+    "diffusers": (
+        f"unet.{ATTENTION}.lora.{{}}.weight",
+        f"text_encoder.text_model.{OF_THE_TEXT}.lora_linear_layer.{{}}.weight",
+    ),
+    "diffusers' first": (
+        f"{ATTENTION.replace('.to_q', '.processor.to_q_lora')}.{{}}.weight",
+        f"text_encoder.text_model.{OF_THE_TEXT.replace('q_proj', 'to_q_lora')}.{{}}.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "alpha"),
+    [(layout, None) for layout in LAYOUTS]
+    + [(layout, 1.0) for layout in LAYOUTS if layout != "diffusers' first"],  # which had none
+)
+def test_every_name_of_a_layer_is_read(
+    shelf: Path, tmp_path: Path, layout: str, alpha: float | None
+) -> None:
+    tensors: dict[str, Tensor] = {}
+    changes = []
+    for key, width in zip(LAYOUTS[layout], (8, CROSS_DIM), strict=True):
+        up, down = noise(3, width, 2), noise(4, 2, width)
+        ends = ("A", "B") if "peft" in layout else ("down", "up")
+        tensors |= dict(zip(map(key.format, ends), (down, up), strict=True))
+        if alpha is not None:
+            tensors[re.split(r"\.(processor|lora)|to_q_lora", key)[0].rstrip(".") + ".alpha"] = (
+                torch.tensor(alpha)
+            )
+        changes.append(up @ down if alpha is None else up @ down * alpha / 2)
+    before = model(shelf)
+    after = model(shelf, written(tmp_path / "some.safetensors", tensors))
+    assert_change(before.unet, after.unet, ATTENTION, changes[0])
+    assert_change(before.text.encoders[0], after.text.encoders[0], OF_THE_TEXT, changes[1])
+
+
+def test_the_strength_in_diffusers_header(shelf: Path, tmp_path: Path) -> None:
+    """A rank and an alpha of its own for a layer, over the rank's root."""
+    plain = {k: t.clone() for k, t in model(shelf).unet.state_dict().items()}
+    config = LoraConfig(
+        r=4,
+        lora_alpha=3,
+        target_modules=LAYERS,
+        init_lora_weights=False,
+        use_rslora=True,
+        rank_pattern={"attn2.to_v": 2},
+        alpha_pattern={"attn2.to_v": 5, "down_blocks.0.resnets.0.conv1": 7},
+    )
+    with seeded(13):
+        tuned = get_peft_model(tiny_sd15_unet().half().float(), config)
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=get_peft_model_state_dict(tuned.base_model.model),
+        unet_lora_adapter_metadata=config.to_dict(),
+    )
+    merged = tuned.merge_and_unload().state_dict()
+    ours = model(shelf, tmp_path / "pytorch_lora_weights.safetensors").unet.state_dict()
+    assert sum(bool((merged[key] - plain[key]).abs().max() > 1e-3) for key in merged) > 3
+    for key, tensor in merged.items():
+        torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-5)
+
+
+def test_what_is_no_part_of_a_lora_is_named(shelf: Path, tmp_path: Path) -> None:
+    lora = plain_lora(GOOD)
+    for more, said in (
+        ({"unet.conv_in.scale": noise(1, 2)}, "holds unet.conv_in.scale, which is no part"),
+        ({f"unet.{ATTENTION}.lora_B.bias": noise(1, 8)}, "holds changes of biases"),
+        ({f"unet.{ATTENTION}.alpha": noise(1, 1)}, "to_q.alpha, which is no part of a LoRA"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            model(shelf, written(tmp_path / "other.safetensors", lora | more))
+
+
 GOOD = f"lora_unet_{ATTENTION.replace('.', '_')}"
 ALIEN = {
     "kohya, one": (
@@ -192,7 +292,7 @@ ALIEN |= {
             for place, kind in ((ATTENTION.removesuffix(".to_q"), "out"), ("mid.attn9", "q"))
             for end, tensor in (("down", noise(1, 2, 8)), ("up", noise(2, 8, 2)))
         },
-        "it changes unet.mid.attn9.to_q, which is no layer",
+        "it changes mid.attn9.to_q, which is no layer",
     ),
 }
 

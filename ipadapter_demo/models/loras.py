@@ -7,41 +7,24 @@ too, as far as they are small, for a page that goes from one to the other and ba
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter import ImageAdapter, lora_by_layer
-from ipadapter_demo.errors import ModelError, RequestError, some_of
+from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.lora import Lora, lora_at
 from ipadapter_demo.models import lycoris
 from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
-from ipadapter_demo.models.diffusers_pipeline import pipeline_of
+from ipadapter_demo.models.lora_files import Change, layers_of
 from ipadapter_demo.models.parts import Parts
-from ipadapter_demo.models.quiet import errors_only
 from ipadapter_demo.models.shelf import LoraFolder, stamp_of
 from ipadapter_demo.models.sources import Hub, Locate, file_at, file_sha256
-from ipadapter_demo.models.weights import naming, tensors_from_file
-
-if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-# a key of the first LoRA files, which held nothing but the UNet's attention processors
-_OLD_PROCESSOR = re.compile(r"\.processor\.to_\w+_lora\.(up|down)\.weight$")
-# how diffusers' and peft's names of one tensor of a layer end
-_OF_A_LAYER = re.compile(
-    r"\.(lora_[AB]|lora\.(up|down)|lora_linear_layer\.(up|down)|"
-    r"processor\.(to_\w+)_lora\.(up|down))(\.default)?\.weight$"
-)
-
+from ipadapter_demo.models.weights import header_of, naming, tensors_from_file
 
 KEPT_BYTES = 512 * 2**20  # of merged weights, on the CPU
 
@@ -66,7 +49,7 @@ class Loras:
         self._locate, self._lock = locate, Lock()
         self.folder, self._seen = folder, dict[str, object]()
         self._merged: tuple[Lora, ...] = ()
-        self._of_adapters: dict[str, dict[str, lycoris.Change]] = {}
+        self._of_adapters: dict[str, dict[str, Change]] = {}
         self._own: dict[int, tuple[nn.Parameter, Tensor]] = {}  # weights as they are without any
         self._latest: tuple[tuple[Lora, ...], list[tuple[nn.Parameter, Tensor]]] = (), []
 
@@ -80,10 +63,7 @@ class Loras:
         assert self._parts is not None
         if layers := lora_by_layer(adapter.lora, self._parts.unet):
             self._of_adapters[f"adapter/{name}"] = {
-                f"lora_unet_{layer.replace('.', '_')}": {
-                    "lora_down.weight": down,
-                    "lora_up.weight": up,
-                }
+                f"unet.{layer}": {"lora_down.weight": down, "lora_up.weight": up}
                 for layer, (down, up) in layers.items()
             }
 
@@ -124,9 +104,10 @@ class Loras:
                         f"{path.name} must be a .safetensors file: others may run code "
                         "when they are read"
                     )
-                tensors = tensors_from_file(path)
+                tensors, header = tensors_from_file(path), header_of(path)
                 with naming(path):
-                    _merge(self._parts, path, tensors, lora.weight, self._keep)
+                    layers = layers_of(tensors, header)
+                    lycoris.merge(self._parts, layers, lora.weight, self._keep)
         except BaseException:
             self._restore()
             raise
@@ -208,85 +189,3 @@ def own_loras(
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "it has none"
-
-
-def _merge(
-    parts: Parts,
-    path: Path,
-    tensors: dict[str, Tensor],
-    weight: float,
-    keep: Callable[[nn.Parameter], None],
-) -> None:
-    """Into the weights: the UNet stays an ordinary one. Every weight is kept before it changes.
-    Trainers' names are read by our own hand, diffusers' and peft's by diffusers, which wants the
-    file itself for what its header says."""
-    changes, rest = lycoris.split(tensors)
-    # an embedding that was trained with it is for the prompt, and is not read
-    rest = {key: tensor for key, tensor in rest.items() if not key.startswith("bundle_emb.")}
-    if any(key.startswith("base_model.model.") for key in rest):
-        raise ModelError(
-            "it is as peft saves it, with its strength in an adapter_config.json: write it by "
-            "diffusers' save_lora_weights"
-        )
-    lycoris.merge(parts, changes, weight, keep)
-    if not rest:
-        return
-    pipe = pipeline_of(parts)
-    bare = all(_OLD_PROCESSOR.search(key) for key in rest)
-    if bare:
-        rest = {f"unet.{key.removeprefix('unet.')}": tensor for key, tensor in rest.items()}
-    _check_layers(pipe, rest)
-    from diffusers.utils import logging
-
-    # diffusers warns of each part of the model that a LoRA leaves as it is
-    with errors_only(logging):
-        if bare or changes:
-            pipe.load_lora_weights(rest)
-        elif path.suffix == ".safetensors":
-            pipe.load_lora_weights(str(path.parent), weight_name=path.name, local_files_only=True)
-        else:
-            with TemporaryDirectory() as folder:  # diffusers knows only the suffix in small letters
-                file = Path(folder) / "lora.safetensors"
-                file.symlink_to(path.absolute())
-                pipe.load_lora_weights(folder, weight_name=file.name, local_files_only=True)
-    if not pipe.get_list_adapters():
-        raise ModelError("none of its layers is one of this model's")
-    for layer in _layers(parts):
-        weight_of = layer.get_base_layer().weight
-        assert isinstance(weight_of, nn.Parameter)
-        keep(weight_of)
-    pipe.fuse_lora(lora_scale=weight)
-    pipe.unload_lora_weights()
-
-
-def _layers(parts: Parts) -> Iterator[BaseTunerLayer]:
-    """The layers that peft has put LoRAs beside."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for network in (parts.unet, *parts.text_encoders):
-        yield from (m for m in network.modules() if isinstance(m, BaseTunerLayer))
-
-
-def _check_layers(pipe: DiffusionPipeline, tensors: dict[str, Tensor]) -> None:
-    """Raise ModelError that names layers which the model lacks: diffusers passes over them."""
-    there = {
-        f"{part}.{name.removeprefix('text_model.')}"
-        for part in ("unet", "text_encoder", "text_encoder_2")
-        if (network := getattr(pipe, part, None)) is not None
-        for name, _ in network.named_modules()
-    }
-    alien = []
-    for key in tensors:
-        part, _, rest = key.partition(".")
-        ending = _OF_A_LAYER.search(rest)
-        if ending is None or part not in ("unet", "text_encoder", "text_encoder_2"):
-            continue  # another layout, which diffusers converts or refuses
-        old = (ending[4] or "").replace("to_out", "to_out.0")
-        name = rest[: ending.start()] + (f".{old}" if old else "")
-        if f"{part}.{name.removeprefix('text_model.')}" not in there:
-            alien.append(f"{part}.{name}")
-    if names := list(dict.fromkeys(alien)):
-        raise ModelError(
-            f"it changes {some_of(names)}, which "
-            f"{'are no layers' if names[1:] else 'is no layer'} of this model's"
-        )

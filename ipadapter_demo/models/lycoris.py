@@ -1,35 +1,22 @@
-"""LoRA, LoHa and LoKr as trainers write them (`lora_unet_...`, `lora_te_...`), merged.
+"""LoRA, LoHa, LoKr and DoRA, merged into the layers that they change.
 
 Names and formulas are those of LyCORIS (arXiv 2309.14859, sections 3.2 and 3.3, and
-https://github.com/KohakuBlueleaf/LyCORIS), which files of these kinds are written with. diffusers
-reads LoRA alone under these names; of a DoRA (arXiv 2402.09353) it leaves the magnitudes out, and
-it passes over layers that the model lacks.
+https://github.com/KohakuBlueleaf/LyCORIS), which most files are written with. diffusers passes over
+layers that the model lacks, and leaves the magnitudes of such a DoRA (arXiv 2402.09353) out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError, some_of
+from ipadapter_demo.models.lora_files import Change
 from ipadapter_demo.models.parts import Parts
 
-Change = dict[str, Tensor]  # the tensors of one layer, by the last part of their names
-
-_READ = ("hada_", "lokr_", "lora_up.", "lora_down.")
-_NOT_READ = {
-    "on_input": "IA3",
-    "oft_blocks": "OFT",
-    "oft_diag": "OFT",
-    "diff": "whole differences of weights",
-    "diff_b": "whole differences of biases",
-    "w_norm": "changes of norms",
-    "b_norm": "changes of norms",
-    "a1.weight": "GLoRA",
-}
 # in order: names that the first code has within those of its UNet's layers -> diffusers' own
 _FIRST_CODE = {
     "input_blocks_0_0": "conv_in",
@@ -49,35 +36,6 @@ _FIRST_CODE = {
 }
 
 
-def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Change], dict[str, Tensor]]:
-    """The layers of a file that are read here, and all that is left to others.
-
-    Raises ModelError for a kind that nobody here reads, which it names.
-    """
-    layers: dict[str, Change] = {}
-    for key, tensor in tensors.items():
-        layer, _, name = key.partition(".")
-        layers.setdefault(layer, {})[name] = tensor
-    for layer, change in layers.items():
-        if kind := next((_NOT_READ[name] for name in change if name in _NOT_READ), None):
-            raise ModelError(
-                f"it holds {kind} ({layer}), which is not read: LoRA, LoCon, LoHa and LoKr are"
-            )
-    ours = {
-        layer: change
-        for layer, change in layers.items()
-        if layer.startswith(("lora_unet_", "lora_te"))
-        and any(name.startswith(_READ) for name in change)
-    }
-    for layer, change in ours.items():
-        if "dora_scale" in change and "lora_up.weight" not in change:
-            raise ModelError(
-                f"it holds DoRA's scale beside LoHa or LoKr ({layer}), which is not read"
-            )
-    rest = {key: t for key, t in tensors.items() if key.partition(".")[0] not in ours}
-    return ours, rest
-
-
 @torch.no_grad()
 def merge(
     parts: Parts,
@@ -87,12 +45,12 @@ def merge(
 ) -> None:
     """Add `weight` times each change to the layer it names, which is kept before. Raises ModelError
     before anything is changed where a layer is not the model's or of another shape."""
-    layers, changes, found = dict(_layers(parts)), _renamed(parts, changes), []
-    if alien := [name for name in changes if name not in layers]:
+    layers, names, found = dict(_layers(parts)), _names(parts, changes), []
+    if alien := [name for name in changes if names.get(name) not in layers]:
         few = f"{some_of(alien)}, which {'are no layers' if alien[1:] else 'is no layer'}"
         raise ModelError(f"it changes {few} of this model's")
     for name, change in changes.items():
-        parameter = layers[name]
+        parameter = layers[names[name]]
         delta = delta_of(change).to(parameter.device)
         if delta.numel() != parameter.numel() or len(delta) != len(parameter):
             raise ModelError(
@@ -125,20 +83,30 @@ def _with_magnitudes(name: str, plain: Tensor, delta: Tensor, magnitudes: Tensor
     )
 
 
-def _renamed(parts: Parts, changes: Mapping[str, Change]) -> dict[str, Change]:
-    """With diffusers' names of layers. Files for SDXL have those of the first code, and either
-    family's first text encoder is called `te` or `te1`."""
+def _names(parts: Parts, given: Iterable[str]) -> dict[str, str]:
+    """The layers of a file -> those of the model, as `_layers` calls them. The first code's names
+    of the UNet become diffusers' own; a family's first text encoder is called `te` or `te1`."""
     from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
 
-    one = len(parts.text_encoders) == 1
-    theirs, ours = ("lora_te1_", "lora_te_") if one else ("lora_te_", "lora_te1_")
-    named = {re.sub(f"^{theirs}", ours, name): c for name, c in changes.items()}
-    if one:
-        return named
+    first = "lora_te_" if len(parts.text_encoders) == 1 else "lora_te1_"
+    named = {}
+    for name in given:
+        if not name.startswith("lora_"):
+            network, _, place = name.partition(".")
+            prefix = {"text_encoder": first, "text_encoder_2": "lora_te2_"}.get(network)
+            if prefix is None:  # with or without the network's name
+                place = place if network in ("unet", "diffusion_model") else name
+                prefix = "lora_unet_"
+            elif place != "text_projection":
+                place = "text_model." + place.removeprefix("text_model.")
+            found = prefix + place.replace(".", "_")
+        else:
+            found = re.sub(r"^lora_te1?_", first, name)
+        named[found] = name
     named = _maybe_map_sgm_blocks_to_diffusers(named, parts.unet.config)
     for theirs, ours in _FIRST_CODE.items():
-        named = {name.replace(theirs, ours): change for name, change in named.items()}
-    return named
+        named = {found.replace(theirs, ours): name for found, name in named.items()}
+    return {name: found for found, name in named.items()}
 
 
 def delta_of(change: Change) -> Tensor:
