@@ -55,7 +55,7 @@ lock: $(DEV)
 	$(LOCK) requirements.txt locks/space.in --overrides locks/space.overrides -o locks/space.txt
 
 audit: $(DEV)
-	$(BIN)/uv tool run pip-audit@2.10.1 --strict --disable-pip --require-hashes -r locks/dev.txt
+	$(BIN)/uv tool run pip-audit@2.10.1 --strict --disable-pip --require-hashes -r locks/demo.txt -r locks/dev.txt
 
 space: $(DEMO)
 	@test -n "$(SPACE)" || { echo "Which Space? make space SPACE=name/space" >&2; exit 1; }

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from peft import (
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    PeftConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.first_code import first_code_names
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.settings import embeddings, loras
-from tests.published import tiny_sd15_unet
+from tests.published import tiny_sd15_unet, tiny_sdxl_unet
 from tests.shelf import offline, shelf
 from tests.test_model_files import assert_change
 from tests.tiny import CROSS_DIM, noise, seeded
@@ -176,7 +185,7 @@ LAYOUTS = {
         f"text_encoder.text_model.{OF_THE_TEXT}.lora_{{}}.weight",
     ),
     "peft, named": (
-        f"unet.{ATTENTION}.lora_{{}}.default.weight",
+        f"unet.{ATTENTION}.lora_{{}}.default_0.weight",
         f"text_encoder.{OF_THE_TEXT}.lora_{{}}.default.weight",
     ),
     "diffusers": (
@@ -215,30 +224,54 @@ def test_every_name_of_a_layer_is_read(
     assert_change(before.text.encoders[0], after.text.encoders[0], OF_THE_TEXT, changes[1])
 
 
-def test_the_strength_in_diffusers_header(shelf: Path, tmp_path: Path) -> None:
-    """A rank and an alpha of its own for a layer, over the rank's root."""
+LORA = LoraConfig(
+    r=4,
+    lora_alpha=3,
+    target_modules=LAYERS,
+    init_lora_weights=False,
+    use_rslora=True,
+    rank_pattern={"attn2.to_v": 2},
+    alpha_pattern={"attn2.to_v": 5, "to_v": 9, "down.*conv1": 7},  # the first that fits counts
+)
+LOHA = LoHaConfig(r=2, alpha=6, target_modules=["to_k"], init_weights=False)
+LOKR = LoKrConfig(r=2, alpha=6, target_modules=["to_k", "ff.net.2"], init_weights=False)
+
+
+@pytest.mark.parametrize("network", ["unet", ""])
+@pytest.mark.parametrize("config", [LORA, LOHA, LOKR], ids=lambda each: str(each.peft_type.value))
+def test_the_strength_in_diffusers_header(
+    shelf: Path, tmp_path: Path, config: PeftConfig, network: str
+) -> None:
+    """As `save_lora_weights` of a pipeline writes it, and `save_lora_adapter` of a network."""
     plain = {k: t.clone() for k, t in model(shelf).unet.state_dict().items()}
-    config = LoraConfig(
-        r=4,
-        lora_alpha=3,
-        target_modules=LAYERS,
-        init_lora_weights=False,
-        use_rslora=True,
-        rank_pattern={"attn2.to_v": 2},
-        alpha_pattern={"attn2.to_v": 5, "down_blocks.0.resnets.0.conv1": 7},
-    )
     with seeded(13):
         tuned = get_peft_model(tiny_sd15_unet().half().float(), config)
-    StableDiffusionPipeline.save_lora_weights(
-        tmp_path,
-        unet_lora_layers=get_peft_model_state_dict(tuned.base_model.model),
-        unet_lora_adapter_metadata=config.to_dict(),
-    )
+    names = get_peft_model_state_dict(tuned)
+    prefix = f"{network}." if network else ""
+    tensors = {f"{prefix}{k.removeprefix('base_model.model.')}": t for k, t in names.items()}
+    header = {f"{prefix}{name}": value for name, value in config.to_dict().items()}
+    path = tmp_path / "adapter.safetensors"
+    said = json.dumps(header, default=list)
+    save_file(tensors, path, metadata={"format": "pt", "lora_adapter_metadata": said})
     merged = tuned.merge_and_unload().state_dict()
-    ours = model(shelf, tmp_path / "pytorch_lora_weights.safetensors").unet.state_dict()
+    ours = model(shelf, path).unet.state_dict()
     assert sum(bool((merged[key] - plain[key]).abs().max() > 1e-3) for key in merged) > 3
     for key, tensor in merged.items():
         torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("tiny", [tiny_sd15_unet, tiny_sdxl_unet])
+def test_the_first_code_s_names_are_what_diffusers_takes_them_for(tiny: Any) -> None:
+    unet = tiny()
+    theirs, names = {}, first_code_names(unet)
+    for key in unet.state_dict():
+        layer, _, kind = key.rpartition(".")
+        theirs[f"model.diffusion_model.{names[layer]}.{kind}"] = key
+    assert len(theirs) == len(unet.state_dict())
+    assert "model.diffusion_model.middle_block.1.transformer_blocks.0.norm1.bias" in theirs
+    found = convert_ldm_unet_checkpoint(theirs, unet.config)
+    assert found == {key: key for key in found}
+    assert found.keys() == unet.state_dict().keys()
 
 
 def test_what_is_no_part_of_a_lora_is_named(shelf: Path, tmp_path: Path) -> None:
@@ -247,6 +280,12 @@ def test_what_is_no_part_of_a_lora_is_named(shelf: Path, tmp_path: Path) -> None
         ({"unet.conv_in.scale": noise(1, 2)}, "holds unet.conv_in.scale, which is no part"),
         ({f"unet.{ATTENTION}.lora_B.bias": noise(1, 8)}, "holds changes of biases"),
         ({f"unet.{ATTENTION}.alpha": noise(1, 1)}, "to_q.alpha, which is no part of a LoRA"),
+        ({"unet.conv_in.lora_A.weight": noise(1, 2, 8)}, "do not fit each other: 'lora_up"),
+        (peft_lora(f"unet.{ATTENTION}"), f"it changes {GOOD} twice, also as unet.{ATTENTION}"),
+        (
+            peft_lora("model.diffusion_model.middle_block.7"),
+            "it changes model.diffusion_model.middle_block.7, which is no layer",
+        ),
     ):
         with pytest.raises(ModelError, match=said):
             model(shelf, written(tmp_path / "other.safetensors", lora | more))

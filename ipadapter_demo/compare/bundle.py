@@ -96,7 +96,7 @@ class Bundle:
 
     def verified(self, manager: ModelManager) -> Iterator[Verified]:
         """Every cell drawn again."""
-        plan = Plan(self.spec, manager)
+        plan = Plan(self.spec, manager, again=True)
         there = {entry.name: entry for entry in self.manifest.cells if entry.file}
         for model, cells in plan.cells.items():
             for cell, outcome in plan.drawn(model, [c for c in cells if c.name in there]):

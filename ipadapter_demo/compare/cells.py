@@ -12,7 +12,6 @@ from ipadapter_demo.compare.axes import (
     SIDES,
     Fields,
     all_axes,
-    check_effect,
     combinations,
 )
 from ipadapter_demo.compare.comparison import (
@@ -79,7 +78,6 @@ def grid_from_spec(spec: Spec, info: ModelInfo) -> Grid:
     )
     if unknown := set(build.redrawn) - {cell.name for cell in grid.cells}:
         raise RequestError(f"redraw: there is no cell {', '.join(sorted(unknown)):.80}")
-    check_effect(spec.comparison, [cell.request for cell in grid.cells])
     return grid
 
 

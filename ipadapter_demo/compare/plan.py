@@ -7,6 +7,7 @@ from contextlib import closing
 
 from PIL import Image
 
+from ipadapter_demo.compare.axes import check_effect
 from ipadapter_demo.compare.cells import grid_from_spec
 from ipadapter_demo.compare.complete import completed
 from ipadapter_demo.compare.grid import Cell, Given
@@ -21,12 +22,15 @@ from ipadapter_demo.serving import ModelManager
 class Plan:
     """A completed spec, its grid, and the models to draw it with."""
 
-    def __init__(self, spec: Spec, manager: ModelManager) -> None:
-        """Raises RequestError for a comparison that cannot be drawn, before anything is."""
+    def __init__(self, spec: Spec, manager: ModelManager, again: bool = False) -> None:
+        """Raises RequestError for a comparison that cannot be drawn, before anything is, and for
+        an axis without effect, unless it was drawn before and is drawn `again`."""
         name = spec.comparison.model or manager.info.name
         info = manager.info_of(name) or manager.with_model(name).info
         self.spec = completed(spec, info)
         self.grid = grid_from_spec(self.spec, info)
+        if not again:
+            check_effect(self.spec.comparison, [cell.request for cell in self.grid.cells])
         self.manager, self.share = manager, manager.line.at_once
         for model in {cell.model for cell in self.grid.cells} - set(manager.models):
             known = ", ".join(manager.models)

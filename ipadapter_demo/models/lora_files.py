@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError, some_of
@@ -25,6 +24,7 @@ from ipadapter_demo.errors import ModelError, some_of
 Change = dict[str, Tensor]  # the tensors of one layer, by the last part of their names
 
 _TRAINERS = ("lora_unet_", "lora_te")  # names without dots
+_SCALED = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a")  # a factor of each kind
 _FACTORS = ("lora_up.weight", "lora_down.weight", "hada_", "lokr_")
 _NOT_READ = {
     "on_input": "IA3",
@@ -39,14 +39,15 @@ _NOT_READ = {
 }
 # in order: what others call a part of a key -> LyCORIS' name
 _PARTS = (
-    (r"\.default(?=\.|$)", ""),
+    (r"\.(lora_[AB])\.\w+\.(weight|bias)$", r".\1.\2"),  # a name that peft knows it by
     (r"\.processor\.", "."),
     (r"\.to_(\w+)_lora\.", r".to_\1.lora."),
     (r"\.self_attn\.to_(\w+)\.lora", r".self_attn.\1_proj.lora"),
     (r"\.to_out\.lora", ".to_out.0.lora"),
     (r"\.(lora_A|lora\.down|lora_linear_layer\.down)\.", ".lora_down."),
     (r"\.(lora_B|lora\.up|lora_linear_layer\.up)\.", ".lora_up."),
-    (r"\.lora_magnitude_vector(\.weight)?$", ".magnitudes"),
+    (r"\.lora_magnitude_vector(\.\w+)*$", ".magnitudes"),
+    (r"\.(lora|lora_linear_layer)\.alpha$", ".alpha"),
 )
 _TENSOR = re.compile(
     r"\.(lora_\w+\.(weight|bias)|hada_\w+|lokr_\w+|alpha|dora_scale|magnitudes|"
@@ -81,7 +82,7 @@ def layers_of(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[
             )
         if not any(name.startswith(_FACTORS) for name in change):
             alien += [f"{layer}.{name}" for name in change]
-        if {"dora_scale", "magnitudes"} & change.keys() and "lora_up.weight" not in change:
+        elif {"dora_scale", "magnitudes"} & change.keys() and "lora_up.weight" not in change:
             raise ModelError(
                 f"it holds DoRA's scale beside LoHa or LoKr ({layer}), which is not read"
             )
@@ -89,31 +90,39 @@ def layers_of(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[
             change["dora_scale"] = change.pop("magnitudes").reshape(-1, 1)
     if alien or not layers:
         raise ModelError(f"it holds {some_of(alien) or 'nothing'}, which is no part of a LoRA")
-    _add_alphas(layers, json.loads(header.get("lora_adapter_metadata", "{}")))
+    _scale(layers, header.get("lora_adapter_metadata", "{}"))
     return layers
 
 
 def _layer_and_tensor(key: str) -> tuple[str, str]:
-    if key.startswith(_TRAINERS):
-        layer, _, name = key.partition(".")
-        return layer, name
+    name = key
     for theirs, ours in _PARTS:
-        key = re.sub(theirs, ours, key)
-    found = _TENSOR.search(key)
-    return (key[: found.start()], found[1]) if found else (key, "")
+        name = re.sub(theirs, ours, name)
+    if found := _TENSOR.search(name):
+        return name[: found.start()], found[1]
+    layer, _, name = key.partition(".")
+    return (layer, name) if key.startswith(_TRAINERS) else (key, "")
 
 
-def _add_alphas(layers: Mapping[str, Change], said: Mapping[str, Any]) -> None:
-    """Those of peft's settings for each network, in the header that diffusers writes: `unet.r`,
-    `unet.lora_alpha`, `unet.alpha_pattern`, ..."""
+def _scale(layers: Mapping[str, Change], header: str) -> None:
+    """By the strength in peft's settings of each network, which diffusers writes into the header:
+    `unet.r`, `unet.lora_alpha`, ..., or without a name those of the one network there is."""
+    from peft.utils.other import get_pattern_key
+
+    said: dict[str, Any] = json.loads(header)
     for layer, change in layers.items():
         network, _, place = layer.partition(".")
-        alpha = said.get(f"{network}.lora_alpha")
-        for pattern, other in (said.get(f"{network}.alpha_pattern") or {}).items():
-            if f".{place}".endswith(f".{pattern.removeprefix('^')}"):
-                alpha = other
-        if alpha is None or "alpha" in change or "lora_down.weight" not in change:
+        own = {key.removeprefix(f"{network}."): value for key, value in said.items()}
+        if own == said:
+            place = layer
+        alpha: float | None = own.get("lora_alpha", own.get("alpha"))
+        if alpha is None or "alpha" in change:
             continue
-        if said.get(f"{network}.use_rslora"):  # arXiv 2312.03732: over the rank's root
-            alpha *= sqrt(len(change["lora_down.weight"]))
-        change["alpha"] = torch.tensor(float(alpha))
+        alphas: dict[str, float] = own.get("alpha_pattern") or {}
+        ranks: dict[str, float] = own.get("rank_pattern") or {}
+        alpha = alphas.get(get_pattern_key([*alphas], place), alpha)
+        rank: float = ranks.get(get_pattern_key([*ranks], place), own["r"])
+        if own.get("use_rslora"):  # arXiv 2312.03732
+            rank = sqrt(rank)
+        name = next(name for name in _SCALED if name in change)
+        change[name] = change[name].float() * (alpha / rank)

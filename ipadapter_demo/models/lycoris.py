@@ -14,26 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError, some_of
+from ipadapter_demo.models.first_code import first_code_names
 from ipadapter_demo.models.lora_files import Change
 from ipadapter_demo.models.parts import Parts
-
-# in order: names that the first code has within those of its UNet's layers -> diffusers' own
-_FIRST_CODE = {
-    "input_blocks_0_0": "conv_in",
-    "lora_unet_out_2": "lora_unet_conv_out",
-    "input_blocks": "down_blocks",
-    "middle_block": "mid_block",
-    "output_blocks": "up_blocks",
-    "time_embed_0": "time_embedding_linear_1",
-    "time_embed_2": "time_embedding_linear_2",
-    "label_emb_0_0": "add_embedding_linear_1",
-    "label_emb_0_2": "add_embedding_linear_2",
-    "_in_layers_2": "_conv1",
-    "_out_layers_3": "_conv2",
-    "_emb_layers_1": "_time_emb_proj",
-    "_skip_connection": "_conv_shortcut",
-    "samplers_0_op": "samplers_0_conv",
-}
 
 
 @torch.no_grad()
@@ -84,28 +67,31 @@ def _with_magnitudes(name: str, plain: Tensor, delta: Tensor, magnitudes: Tensor
 
 
 def _names(parts: Parts, given: Iterable[str]) -> dict[str, str]:
-    """The layers of a file -> those of the model, as `_layers` calls them. The first code's names
-    of the UNet become diffusers' own; a family's first text encoder is called `te` or `te1`."""
-    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
-
-    first = "lora_te_" if len(parts.text_encoders) == 1 else "lora_te1_"
-    named = {}
+    """The layers of a file -> those of the model, as `_layers` calls them. Raises ModelError for
+    one that it holds twice."""
+    one = len(parts.text_encoders) == 1  # which either family's files call `te` or `te1`
+    first = "lora_te_" if one else "lora_te1_"
+    prefixes = {"text_encoder": first, "text_encoder_2": "lora_te2_"}
+    older = {
+        f"lora_unet_{theirs}".replace(".", "_"): f"lora_unet_{ours}".replace(".", "_")
+        for ours, theirs in first_code_names(parts.unet).items()
+    }
+    named: dict[str, str] = {}
     for name in given:
-        if not name.startswith("lora_"):
-            network, _, place = name.partition(".")
-            prefix = {"text_encoder": first, "text_encoder_2": "lora_te2_"}.get(network)
-            if prefix is None:  # with or without the network's name
-                place = place if network in ("unet", "diffusion_model") else name
-                prefix = "lora_unet_"
-            elif place != "text_projection":
-                place = "text_model." + place.removeprefix("text_model.")
-            found = prefix + place.replace(".", "_")
-        else:
+        network, _, place = name.removeprefix("model.").partition(".")
+        if name.startswith("lora_"):
             found = re.sub(r"^lora_te1?_", first, name)
+        elif network in prefixes:
+            if place != "text_projection":
+                place = "text_model." + place.removeprefix("text_model.")
+            found = prefixes[network] + place
+        else:  # the UNet's, with or without its name
+            found = "lora_unet_" + (place if network in ("unet", "diffusion_model") else name)
+        found = found.replace(".", "_")
+        found = older.get(found, found)
+        if found in named:
+            raise ModelError(f"it changes {named[found]} twice, also as {name}")
         named[found] = name
-    named = _maybe_map_sgm_blocks_to_diffusers(named, parts.unet.config)
-    for theirs, ours in _FIRST_CODE.items():
-        named = {found.replace(theirs, ours): name for found, name in named.items()}
     return {name: found for found, name in named.items()}
 
 
@@ -113,7 +99,7 @@ def delta_of(change: Change) -> Tensor:
     """The change of a weight (out, in, ...), scaled by alpha / rank, in float32."""
     values = {name: tensor.float() for name, tensor in change.items()}
     try:
-        if "lora_up.weight" in values:
+        if {"lora_up.weight", "lora_down.weight"} & values.keys():
             rank = len(values["lora_down.weight"])
             delta = _low_rank_of_lora(values)
         elif "hada_w1_a" in values:
