@@ -260,6 +260,14 @@ def test_the_strength_in_diffusers_header(
         torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("said", ["{", "[1]", "3"])
+def test_a_broken_header_is_said(shelf: Path, tmp_path: Path, said: str) -> None:
+    path = tmp_path / "broken.safetensors"
+    save_file(plain_lora(GOOD), path, metadata={"lora_adapter_metadata": said})
+    with pytest.raises(ModelError, match="header has lora_adapter_metadata that are no JSON obj"):
+        model(shelf, path)
+
+
 @pytest.mark.parametrize("tiny", [tiny_sd15_unet, tiny_sdxl_unet])
 def test_the_first_code_s_names_are_what_diffusers_takes_them_for(tiny: Any) -> None:
     unet = tiny()

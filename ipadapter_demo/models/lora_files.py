@@ -109,7 +109,10 @@ def _scale(layers: Mapping[str, Change], header: str) -> None:
     `unet.r`, `unet.lora_alpha`, ..., or without a name those of the one network there is."""
     from peft.utils.other import get_pattern_key
 
-    said: dict[str, Any] = json.loads(header)
+    try:
+        said: dict[str, Any] = dict(json.loads(header))
+    except (ValueError, TypeError):
+        raise ModelError("its header has lora_adapter_metadata that are no JSON object") from None
     for layer, change in layers.items():
         network, _, place = layer.partition(".")
         own = {key.removeprefix(f"{network}."): value for key, value in said.items()}
@@ -124,5 +127,6 @@ def _scale(layers: Mapping[str, Change], header: str) -> None:
         rank: float = ranks.get(get_pattern_key([*ranks], place), own["r"])
         if own.get("use_rslora"):  # arXiv 2312.03732
             rank = sqrt(rank)
-        name = next(name for name in _SCALED if name in change)
-        change[name] = change[name].float() * (alpha / rank)
+        for name in _SCALED:
+            if name in change:
+                change[name] = change[name].float() * (alpha / rank)
