@@ -109,6 +109,8 @@ def test_an_error_is_seen_where_the_settings_are(page: Page) -> None:
 def test_stop_drops_the_runs_that_wait(page: Page) -> None:
     panel = drawn(page, "Image + text")
     set_number(panel, "Steps", 50)
+    open_section(panel, "Advanced", "Shape")
+    set_number(panel, "Number of images", 8)  # the first run lasts until *Stop*
     panel.get_by_role("button", name="Generate").click()
     queue = panel.get_by_role("button", name=re.compile("^Queue"))
     for _ in range(3):
@@ -122,6 +124,7 @@ def test_stop_drops_the_runs_that_wait(page: Page) -> None:
         panel.get_by_text(re.compile(r"stay\. Runs that waited are dropped: \d\."))
     ).to_be_visible()
     set_number(panel, "Steps", 1)
+    set_number(panel, "Number of images", 1)
     generate(panel)
     expect(page.locator(".history img")).not_to_have_count(5)
 
