@@ -6,7 +6,10 @@ numbered through, each with its ResNet at 0 and its transformer at 1, an upsampl
 
 from __future__ import annotations
 
-from diffusers import UNet2DConditionModel
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 _ALONE = {
     "conv_in": "input_blocks.0.0",
