@@ -169,8 +169,8 @@ def test_a_text_encoder_s_projection_alone(
 
 
 OF_THE_TEXT = "encoder.layers.1.self_attn.q_proj"
-# as every trainer and every time of diffusers has called the layers' tensors: of the UNet, of the
-# text encoder, and how strong it is
+# as every trainer and every time of diffusers has called a layer's tensors: of the UNet, and of the
+# text encoder
 LAYOUTS = {
     "kohya": (
         f"lora_unet_{ATTENTION.replace('.', '_')}.lora_{{}}.weight",

@@ -1,4 +1,4 @@
-"""The parts of a model as a pipeline of diffusers, for its loaders of LoRAs and embeddings."""
+"""The parts of a model as a pipeline of diffusers, for its loader of embeddings."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ def layers_of(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> dict[
             change["dora_scale"] = change.pop("magnitudes").reshape(-1, 1)
     if alien or not layers:
         raise ModelError(f"it holds {some_of(alien) or 'nothing'}, which is no part of a LoRA")
-    _scale(layers, header.get("lora_adapter_metadata", "{}"))
+    if settings := header.get("lora_adapter_metadata"):
+        _scale(layers, settings)
     return layers
 
 
@@ -104,13 +105,13 @@ def _layer_and_tensor(key: str) -> tuple[str, str]:
     return (layer, name) if key.startswith(_TRAINERS) else (key, "")
 
 
-def _scale(layers: Mapping[str, Change], header: str) -> None:
+def _scale(layers: Mapping[str, Change], settings: str) -> None:
     """By the strength in peft's settings of each network, which diffusers writes into the header:
     `unet.r`, `unet.lora_alpha`, ..., or without a name those of the one network there is."""
     from peft.utils.other import get_pattern_key
 
     try:
-        said: dict[str, Any] = dict(json.loads(header))
+        said: dict[str, Any] = dict(json.loads(settings))
     except (ValueError, TypeError):
         raise ModelError("its header has lora_adapter_metadata that are no JSON object") from None
     for layer, change in layers.items():
