@@ -25,6 +25,7 @@ PARTS = (
     "t2i-palette-small",
     "base",
     "words",
+    "solids",
     "image-adapter",
     "image-adapter-plus",
     "light",

@@ -24,6 +24,7 @@ from ipadapter_demo.training.tabletop.decoder import train_decoder
 from ipadapter_demo.training.tabletop.inpaint import train_inpaint
 from ipadapter_demo.training.tabletop.light import train_light
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
+from ipadapter_demo.training.tabletop.solids import train_solids
 from ipadapter_demo.training.tabletop.vae import train_vae
 from ipadapter_demo.training.tabletop.words import train_words
 
@@ -76,6 +77,7 @@ RECIPES = {
     ),
     "base": Recipe(train_base, 12_600, 32, 7e-4, seed=14, start_from="unet"),
     "words": Recipe(train_words, 6000, 64, 1e-3, seed=41),
+    "solids": Recipe(train_solids, 900, 10, 3e-4, seed=43),
     "image-adapter": Recipe(image_adapter, 2500, 32, 1e-3),
     # made to come close to a picture, its layout too
     "image-adapter-plus": Recipe(

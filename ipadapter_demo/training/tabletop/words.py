@@ -55,9 +55,9 @@ def train_words(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
         rows = torch.randint(len(pictures), (batch,), generator=generator)
         rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
-        said = [_said(pictures, row, rng) for row in rows.tolist()]
+        said = [some_of(pictures, row, rng) for row in rows.tolist()]
         captions, free = [written(each) for each in said], batch // 2
-        texts = [_reworded(student, each, rng) for each in said[:free]] + captions[free:]
+        texts = [in_other_words(student, each, rng) for each in said[:free]] + captions[free:]
         with torch.no_grad():
             theirs, their_embeds = read(teacher, captions)
         states, embeds = read(student, texts)
@@ -73,7 +73,7 @@ def train_words(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
         rng, rows = random.Random(1), torch.arange(len(held_out))
         said = [said_of(held_out.scenes, row, FULL, rng) for row in rows.tolist()]
         captions = [written(each) for each in said]
-        free = [_reworded(student, each, rng) for each in said]
+        free = [in_other_words(student, each, rng) for each in said]
         theirs, their_embeds = read(teacher, captions)
         found = {}
         for kind, texts in (("free", free), ("caption", captions)):
@@ -85,7 +85,7 @@ def train_words(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
     def preview(path: Path) -> dict[str, float]:
         rng = random.Random(0)
         said = [said_of(held_out.scenes, i, FULL, rng) for i in range(min(16, len(held_out)))]
-        texts = [_reworded(student, each, rng) for each in said]
+        texts = [in_other_words(student, each, rng) for each in said]
         save_samples(unet, student, texts, path, unet.config.sample_size)
         return figures()
 
@@ -96,7 +96,7 @@ def train_words(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
     return provenance
 
 
-def _said(pictures: Pictures, index: int, rng: random.Random) -> Said:
+def some_of(pictures: Pictures, index: int, rng: random.Random) -> Said:
     """Much or little of a scene."""
     said = said_of(pictures.scenes, index, RICH if rng.random() < 0.6 else SHORT, rng)
     if len(said.solids) == 2 and rng.random() < ALIKE:
@@ -104,7 +104,9 @@ def _said(pictures: Pictures, index: int, rng: random.Random) -> Said:
     return said
 
 
-def _reworded(model: Frozen, said: Said, rng: random.Random) -> str:
+def in_other_words(model: Frozen, said: Said, rng: random.Random) -> str:
+    """Its wording, of no more tokens than the encoder reads."""
+
     def fits(text: str) -> bool:
         return len(model.tokenizer(text, verbose=False).input_ids) <= MAX_TOKENS
 
