@@ -48,6 +48,21 @@ def test_the_hint_of_a_prompt_is_a_sentence_to_copy(pipeline: ImagePromptPipelin
     assert set(sentence.split()) <= {*TABLETOP.words, "a", "on", "with"}
 
 
+def test_where_a_prompt_is_optional_the_steps_for_one_are_said(
+    pipeline: ImagePromptPipeline,
+) -> None:
+    def hints(**steps: int | None) -> list[str]:
+        recommended = replace(TABLETOP.recommended, **steps)
+        entry = replace(pipeline._model.entry, recommended=recommended)
+        own = ImagePromptPipeline(replace(pipeline._model, entry=entry))
+        sliders = [b for b in build_ui(own, Settings()).blocks.values() if isinstance(b, gr.Slider)]
+        return [str(b.info) for b in sliders if b.label == "Steps"]
+
+    said = "12 with a prompt"  # on Structure and Inpaint, of five tabs
+    assert sorted(hints(steps=8, text_steps=12, paint_steps=6)) == [said, said, *["None"] * 3]
+    assert hints(steps=8, text_steps=None, paint_steps=None) == ["None"] * 5
+
+
 @pytest.mark.parametrize(
     ("name", "values", "said"),
     [

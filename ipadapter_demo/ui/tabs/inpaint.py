@@ -151,7 +151,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             with gr.Accordion("Outpainting: extend the picture, in pixels", open=False), gr.Row():
                 for name, side in zip(EXTEND, SIDES, strict=True):
                     inputs[name] = gr.Number(0, label=side.title(), precision=0, min_width=80)
-            inputs |= components.sampling_inputs(manager, count=1, painting=True)
+            inputs |= components.sampling_inputs(manager, count=1, prompt=False, painting=True)
     return inputs, results, buttons
 
 
@@ -166,7 +166,10 @@ TAB = Tab(
     makes=makes,
     recommended=RECOMMENDED
     | {
-        "steps": lambda info: {"value": info.recommended.steps_for(False, True)},
+        "steps": lambda info: {
+            "value": info.recommended.steps_for(False, True),
+            "info": components.steps_hint(info, painting=True),
+        },
         "guidance": lambda info: {"value": info.recommended.guidance_for(True)},
         "guidance_start": lambda info: {"value": info.recommended.guidance_window_for(True)[0]},
         "guidance_end": lambda info: {"value": info.recommended.guidance_window_for(True)[1]},

@@ -137,7 +137,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
         with gr.Column(elem_classes="settings"):
             with gr.Row():
                 inputs |= window_inputs(1)
-            inputs |= components.sampling_inputs(manager, count=1)
+            inputs |= components.sampling_inputs(manager, count=1, prompt=False)
             inputs |= start_inputs()
             _draw_map(manager, model, inputs, drawn)
             inputs |= structure_slots(manager.info)
@@ -236,6 +236,12 @@ TAB = Tab(
     widgets_from_request=widgets_from_request,
     makes=makes,
     recommended=RECOMMENDED
-    | {"image_scale": lambda info: {"value": info.recommended.map_image_scale}},
+    | {
+        "image_scale": lambda info: {"value": info.recommended.map_image_scale},
+        "steps": lambda info: {
+            "value": info.recommended.steps,
+            "info": components.steps_hint(info, painting=False),
+        },
+    },
     layout=layout,
 )

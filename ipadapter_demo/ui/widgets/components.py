@@ -137,19 +137,20 @@ def prompt_input(pipeline: ModelManager, *, optional: bool = True, **layout: Any
 
 
 def sampling_inputs(
-    pipeline: ModelManager, *, count: int, prompt: bool = False, painting: bool = False
+    pipeline: ModelManager, *, count: int, prompt: bool | None = None, painting: bool = False
 ) -> Widgets:
-    """The settings of sampling. `prompt`: the tab asks for one. `painting` goes into a picture that
-    is given, which has a size."""
+    """The settings of sampling. `prompt`: whether the tab asks for one; None: it takes none.
+    `painting` goes into a picture that is given, which has a size."""
     info = pipeline.info
     guidance = info.recommended.guidance_for(painting)
     sampler = info.recommended.sampler_for(painting)
-    steps = info.recommended.steps_for(prompt, painting)
+    steps = info.recommended.steps_for(bool(prompt), painting)
+    hint = steps_hint(info, painting) if prompt is False else None
     widgets: Widgets = {}
 
     def steps_and_guidance() -> None:
         with gr.Row():
-            widgets["steps"] = slider(1, 50, steps, 1, "Steps")
+            widgets["steps"] = slider(1, 50, steps, 1, "Steps", info=hint)
             widgets["guidance"] = slider(1, 15, guidance, 0.5, "Guidance")
 
     if not painting:  # a mask has settings of its own
@@ -187,6 +188,14 @@ def sampling_inputs(
             False, label="Show attention maps", info="takes a little longer"
         )
     return widgets
+
+
+def steps_hint(info: ModelInfo, painting: bool) -> str | None:
+    """What a prompt asks for, where that is another number than the one shown."""
+    steps = info.recommended.steps_for(True, painting)
+    return (
+        None if steps == info.recommended.steps_for(False, painting) else f"{steps} with a prompt"
+    )
 
 
 def _size_inputs(info: ModelInfo) -> Widgets:
