@@ -28,6 +28,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from ipadapter_demo.adapter import save_image_adapter
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.catalog import CatalogEntry, StructureEntry
+from ipadapter_demo.models.map_embedding import embedded
 from ipadapter_demo.models.structure import T2IAdapterStructure
 from ipadapter_demo.pipeline import load
 from ipadapter_demo.request import Inpaint, Structure
@@ -377,8 +378,10 @@ def test_a_network_for_inpainting_reads_the_hole_as_minus_one(entry: CatalogEntr
     expected = np.asarray(shown, np.float32) / 255
     expected[np.asarray(mask) > 127] = -1.0
     reader = pipeline._conditioner.maps
-    [seen] = reader.control(structure, shown, given).condition.seen
-    assert torch.allclose(seen[0].permute(1, 2, 0), torch.from_numpy(expected), atol=1e-6)
+    condition = reader.control(structure, shown, given).condition
+    [seen] = condition.seen
+    pixels = torch.from_numpy(expected).permute(2, 0, 1)[None]
+    assert torch.allclose(seen, embedded(condition.net.net, pixels), atol=1e-6)
     other = replace(given, mask=box_mask((0, 0, 16, 16)))
     [next_one] = reader.control(structure, shown, other).condition.seen
     assert not torch.equal(next_one, seen)

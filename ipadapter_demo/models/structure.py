@@ -1,7 +1,8 @@
 """ControlNet and T2I-Adapter behind one interface: what they add to the UNet at one step.
 
-A ControlNet (arXiv 2302.05543) runs at every step and reads the text, never the image tokens. A
-T2I-Adapter (arXiv 2302.08453) reads its map once; its features serve all steps.
+A ControlNet (arXiv 2302.05543) runs at every step and reads the text, never the image tokens; its
+map it embeds once. A T2I-Adapter (arXiv 2302.08453) reads its map once; its features serve all
+steps.
 """
 
 from __future__ import annotations
@@ -163,8 +164,10 @@ class ControlNetStructure:
         return self.net.config.conditioning_channels
 
     def read(self, map_pixels: Tensor) -> ControlCondition:
-        pixels = _of_channels(map_pixels, self._channels)
-        return ControlCondition(self, (pixels.to(self.net.device, self.net.dtype),))
+        from ipadapter_demo.models.map_embedding import embedded
+
+        pixels = _of_channels(map_pixels, self._channels).to(self.net.device, self.net.dtype)
+        return ControlCondition(self, (embedded(self.net, pixels),))
 
     def residuals(
         self,

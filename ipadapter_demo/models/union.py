@@ -103,7 +103,10 @@ class UnionStructure:
         return self.net.config.num_control_type
 
     def read(self, map_pixels: Tensor) -> ControlCondition:
-        return ControlCondition(self, (map_pixels.to(self.net.device, self.net.dtype),))
+        from ipadapter_demo.models.map_embedding import embedded
+
+        pixels = map_pixels.to(self.net.device, self.net.dtype)
+        return ControlCondition(self, (embedded(self.net, pixels),))
 
     def residuals(
         self,
