@@ -3,7 +3,9 @@ that is another, and raises RequestError with the name of the field."""
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from reprlib import Repr
+from typing import cast
 
 from ipadapter_demo.errors import RequestError
 
@@ -12,11 +14,11 @@ _SHOWN.maxstring = _SHOWN.maxother = 80
 
 
 def number(field: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):  # numpy's numbers are some
         raise RequestError(f"{field} must be a number, got {_SHOWN.repr(value)}")
-    if not low <= value <= high:  # also rejects NaN
+    if not low <= cast(float, value) <= high:  # also rejects NaN
         raise RequestError(f"{field} must be from {low:g} to {high:g}, got {_SHOWN.repr(value)}")
-    return float(value)
+    return float(cast(float, value))
 
 
 def strength(field: str, value: object) -> float:
@@ -29,13 +31,12 @@ def strength(field: str, value: object) -> float:
 
 
 def integer(field: str, value: object, low: int, high: int) -> int:
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    whole = isinstance(value, Integral) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:  # JSON and sliders may deliver 20.0 for 20
         raise RequestError(f"{field} must be a whole number, got {_SHOWN.repr(value)}")
-    assert isinstance(value, (int, float))
-    if not low <= value <= high:
+    if not low <= (given := cast(int, value)) <= high:
         raise RequestError(f"{field} must be from {low} to {high}, got {_SHOWN.repr(value)}")
-    return int(value)
+    return int(given)
 
 
 def window(field: str, value: object) -> tuple[float, float]:
@@ -52,6 +53,8 @@ def text(field: str, value: object, most: int) -> None:
         raise RequestError(f"{field} must be text, got {_SHOWN.repr(value)}")
     if len(value) > most:
         raise RequestError(f"{field} must have at most {most} characters, got {len(value)}")
+    if any("\ud800" <= character <= "\udfff" for character in value):  # half of one, as in UTF-16
+        raise RequestError(f"{field} must be text that UTF-8 can hold, got {value!a:.80}")
 
 
 def flag(field: str, value: object) -> None:

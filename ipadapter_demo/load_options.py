@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from ipadapter_demo.errors import ModelError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -56,6 +59,43 @@ class LoadOptions:
     fetch_later: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("models_dir", "model_adapter", "unet", "vae"):  # which may be given as text
+        """Paths may be given as text. Raises ModelError for what has another form than is asked
+        for."""
+        for name in ("models_dir", "model_adapter", "unet", "vae"):
             path = getattr(self, name)
-            object.__setattr__(self, name, None if path is None else Path(path))
+            self._set(name, None if path is None else Path(path))
+        if self.device is not None:  # torch's own, too
+            self._set("device", str(self.device))
+        self._set("adapters", self._all("adapters", "names", _name))
+        self._set("embeddings", self._all("embeddings", "files", Path))
+        self._set("loras", self._all("loras", "(file, weight)", _lora))
+        for name in ("controlnets", "t2i_adapters"):
+            self._set(name, self._all(name, "(kind, place)", _network))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _all(self, name: str, what: str, read: Callable[[Any], object]) -> tuple[object, ...]:
+        given = getattr(self, name)
+        try:
+            if isinstance(given, str):  # which has items, too: its letters
+                raise TypeError
+            return tuple(map(read, given.items() if isinstance(given, Mapping) else given))
+        except (TypeError, ValueError):
+            raise ModelError(f"{name} must be a tuple of {what}, got {given!r:.80}") from None
+
+
+def _name(one: object) -> str:
+    if not isinstance(one, str):
+        raise TypeError
+    return one
+
+
+def _lora(one: Sequence[Any]) -> tuple[Path, float]:
+    file, weight = one
+    return Path(file), float(weight)
+
+
+def _network(one: Sequence[Any]) -> tuple[str, Path]:
+    kind, place = one
+    return _name(kind), Path(place)

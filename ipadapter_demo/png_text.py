@@ -59,7 +59,9 @@ def texts_of_others(content: bytes, keywords: Collection[str], most: int) -> dic
 def _text_chunks(content: bytes, kinds: Collection[bytes]) -> Iterator[tuple[bytes, memoryview]]:
     """The content of every chunk of these kinds, without a copy."""
     if not content.startswith(_SIGNATURE):
-        raise RequestError("PNG expected: only the original output file holds its request")
+        raise RequestError(
+            "PNG holds no settings: it is no PNG, and only an original output file holds them"
+        )
     view, start = memoryview(content), len(_SIGNATURE)
     while start + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, start)

@@ -48,6 +48,8 @@ __all__ = ["browser"]  # a fixture
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).parent.parent
+# before or behind the first preview
+STOPPED = re.compile(r"Stopped\. The pictures that are shown (stay|are not finished)\.")
 START_SECONDS = 180  # importing and loading on a busy machine
 
 
@@ -127,7 +129,7 @@ def test_the_page_opens_on_a_finished_example(page: Page, size: tuple[int, int])
     expect(status).to_have_text(re.compile(r"step \d+ of 8, about \d+ s left"))
     assert "leaves the line" in (stop.get_attribute("title") or "")
     stop.click()
-    expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
+    expect(panel.get_by_text(STOPPED)).to_be_visible()
 
 
 def test_variation_from_an_example_and_back_from_its_png(page: Page, tmp_path: Path) -> None:
@@ -376,7 +378,7 @@ def test_stop_is_in_reach_on_the_narrowest_screen(page: Page) -> None:
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 320
     panel.get_by_role("button", name="Stop").click()
-    expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
+    expect(panel.get_by_text(STOPPED)).to_be_visible()
 
 
 def test_painting_adds_to_an_examples_mask(page: Page) -> None:
@@ -578,7 +580,8 @@ def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
     panel.get_by_role("button", name="Generate").click()
     expect(panel.locator(".results img").first).not_to_have_attribute("src", shown)
     panel.get_by_role("button", name="Stop").click()
-    expect(panel.get_by_text("Stopped. The pictures that are shown stay.")).to_be_visible()
+    stopped = panel.get_by_text("Stopped. The pictures that are shown are not finished.")
+    expect(stopped).to_be_visible()
     expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
     expect(panel.get_by_role("button", name="Stop")).to_be_disabled()
     panel.locator(".results img").first.click()  # a preview, which no command makes again
@@ -587,8 +590,17 @@ def test_stop_stops_and_the_last_preview_stays(page: Page) -> None:
     assert [e.evaluate("e => e.closest('.block').innerText") for e in errors.all()] == []
     expect(panel.locator(".results img").first).to_be_visible()
     page.keyboard.press("Escape")
+    panel.get_by_role("button", name="Load its settings").click()
+    unfinished = "holds no settings: the run was stopped before it was finished"
+    expect(page.get_by_test_id("toast-body").get_by_text(unfinished)).to_be_visible()
+    panel.get_by_role("button", name="Keep this seed").click()
+    expect(panel.get_by_role("status").first).to_contain_text("The next runs have this seed, too")
+    random = open_section(panel, "Advanced", "Random seed")
+    expect(random).not_to_be_checked()
+    seed = int(panel.get_by_label("Seed", exact=True).input_value())
     set_number(panel, "Steps", 1)
-    assert request_of(generate(panel)).steps == 1
+    request = request_of(generate(panel))
+    assert (request.steps, request.seed) == (1, seed)
 
 
 def test_a_mistake_is_explained_and_costs_nothing(page: Page) -> None:
@@ -693,7 +705,7 @@ def test_a_scene_surprises_and_a_strange_picture_offers_another_model(
     set_number(panel, "Steps", 1)
     reference, status = panel.locator(".inputs img").first, panel.get_by_role("status").first
     before = reference.get_attribute("src") or ""
-    switch = panel.get_by_role("button", name=re.compile(r"Switch to sd15 \(.*\d GB\)"))
+    switch = panel.get_by_role("button", name=re.compile(r"How to get sd15 \(.*\d GB\)"))
     panel.get_by_role("button", name="Surprise me").click()
     expect(reference).not_to_have_attribute("src", before)
     expect(status).to_contain_text("4 pictures in")

@@ -320,6 +320,14 @@ def test_a_bad_config_names_the_field(
         train_few_step(config(tiny, tars, tmp_path, **given))
 
 
+def test_a_lora_of_another_rank_is_no_start(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:
+    train_few_step(config(tiny, tars, tmp_path, steps=1))
+    start = str(tmp_path / "out" / "pytorch_lora_weights.safetensors")
+    other = config(tiny, tars, tmp_path / "other", start=start, rank=8)
+    with pytest.raises(TrainingError, match=r"start: .*safetensors has rank 4, rank is 8"):
+        train_few_step(other)
+
+
 def test_a_base_without_an_adapter_asks_for_one(tars: Path, tmp_path: Path) -> None:
     entry = write_tiny_model(tmp_path / "base")
     (entry.folder / "ip-adapter.safetensors").unlink()

@@ -58,8 +58,8 @@ def test_where_a_prompt_is_optional_the_steps_for_one_are_said(
         sliders = [b for b in build_ui(own, Settings()).blocks.values() if isinstance(b, gr.Slider)]
         return [str(b.info) for b in sliders if b.label == "Steps"]
 
-    said = "12 with a prompt"  # on Structure and Inpaint, of five tabs
-    assert sorted(hints(steps=8, text_steps=12, paint_steps=6)) == [said, said, *["None"] * 3]
+    said = "with a prompt 12 are better"  # on Structure and Inpaint, of five tabs
+    assert sorted(hints(steps=8, text_steps=12, paint_steps=6)) == [*["None"] * 3, said, said]
     assert hints(steps=8, text_steps=None, paint_steps=None) == ["None"] * 5
 
 

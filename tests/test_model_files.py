@@ -18,9 +18,16 @@ from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.models.local_entry import local_entry
+from ipadapter_demo.models.local_entry import adapter_file, local_entry
 from ipadapter_demo.models.published import PUBLISHED
-from ipadapter_demo.models.sources import Hub, fetched, file_at, local_folder, served_by
+from ipadapter_demo.models.sources import (
+    Hub,
+    fetched,
+    file_at,
+    local_folder,
+    no_report,
+    served_by,
+)
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import GenerateRequest, Reference, Structure
 from tests.ldm_layout import write_checkpoint, write_sdxl_checkpoint
@@ -114,6 +121,9 @@ def test_all_usual_names_are_at_hand_and_draw_the_same(
     )
     asked = replace(REQUEST, structures=structures)
     assert np.array_equal(drawn(sd15(models), asked), drawn(sd15(shelf), asked))
+    found = adapter_file(PUBLISHED["sd15"], models, no_report)  # trainings ask for it, too
+    assert found.suffix == (".bin" if "bin" in form else ".safetensors")
+    assert found.is_file()
 
 
 def test_the_folder_may_be_given_from_where_one_is(
@@ -321,6 +331,24 @@ def test_old_names_of_the_text_encoder(shelf: Path, tmp_path: Path, xl: bool) ->
     assert np.array_equal(drawn(ours), drawn(plain))
 
 
+def test_old_names_of_a_vae_s_attention(shelf: Path, tmp_path: Path) -> None:
+    """Files of diffusers from before 2023, alone or within a checkpoint."""
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {key: 1.1 * tensor for key, tensor in tiny_kl().state_dict().items()}
+    plain, renamed = tmp_path / "plain.safetensors", tmp_path / "renamed.safetensors"
+    save_file(tensors, plain)
+    for today, before in old.items():
+        tensors = {
+            key.replace(f"attentions.0.{today}.", f"attentions.0.{before}."): tensor
+            for key, tensor in tensors.items()
+        }
+    assert "decoder.mid_block.attentions.0.proj_attn.bias" in tensors
+    save_file(tensors, renamed)
+    found = [drawn(sd15(shelf, vae=path)) for path in (plain, renamed)]
+    assert np.array_equal(*found)
+    assert not np.array_equal(found[0], drawn(sd15(shelf)))
+
+
 def test_a_folder_with_old_names_of_the_text_encoder(shelf: Path, models: Path) -> None:
     path = next((models / BASE / "text_encoder").glob("*.safetensors"))
     both = [
@@ -379,6 +407,20 @@ def test_an_embedding_of_any_layout(
     ours = pixels_of(sd15(shelf, embeddings=(path,)), monkeypatch)
     assert_same(ours(request(prompt="a zorb")), expected, 1e-4)
     assert not torch.allclose(ours(request(prompt="a cube")), expected, atol=1e-4)
+
+
+def test_an_embedding_may_have_capitals_in_its_name(shelf: Path, tmp_path: Path) -> None:
+    pictures = {}
+    for name in ("zorb", "EasyZorb"):
+        path = tmp_path / f"{name}.safetensors"
+        save_file({"emb_params": noise(5, 4, CROSS_DIM)}, path)
+        pipeline = sd15(shelf, embeddings=(path,))
+        for syntax in ("plain", "weighted"):
+            asked = replace(REQUEST, prompt=f"a {name}", prompt_syntax=syntax)
+            pictures[name, syntax] = drawn(pipeline, asked)
+    expected = pictures["zorb", "plain"]
+    assert all(np.array_equal(found, expected) for found in pictures.values())
+    assert not np.array_equal(drawn(sd15(shelf), replace(REQUEST, prompt="a zorb")), expected)
 
 
 class TestWrongEmbeddings:

@@ -21,6 +21,7 @@ from benchmarks.full_size import SD15_UNET, SDXL_UNET
 from ipadapter_demo import cli
 from ipadapter_demo.adapter import ImageAdapter, LinearProjection, save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError
+from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.models.own_networks import controlnet_of, t2i_adapter_of
@@ -394,6 +395,17 @@ def test_a_checkpoint_for_inpainting(shelf: Path, tmp_path: Path) -> None:
     assert np.array_equal(drawn(ours), drawn(theirs))
 
 
+def test_an_adapter_of_your_own_is_not_called_as_a_published_one_beside_it(
+    shelf: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "sd15-plus.safetensors"
+    unet = tiny_sd15_unet()
+    with seeded(9):
+        save_image_adapter(ImageAdapter.for_unet(unet, LinearProjection(20, CROSS_DIM)), file)
+    with pytest.raises(ModelError, match=r"model_adapter: .* would be called sd15-plus, which"):
+        sd15(shelf, model_adapter=file, adapters=("sd15-plus",))
+
+
 # --- the image encoder -------------------------------------------------------------------------
 
 
@@ -544,3 +556,40 @@ def test_the_app_itself_takes_them(shelf: Path, tmp_path: Path) -> None:
         done.stderr.splitlines()[-1]
         == f"app.py: controlnet edges: no file or folder {tmp_path}/nowhere"
     )
+
+
+def test_paths_may_be_text_and_pairs_a_dictionary() -> None:
+    given: Any = LoadOptions(
+        device=torch.device("cpu"),
+        models_dir="m",
+        adapters=["sd15-plus"],
+        embeddings=["e.pt"],
+        loras={"a.safetensors": 1},
+        controlnets={"mine": "c"},
+        t2i_adapters=[["other", "t"]],
+    )
+    assert given == LoadOptions(
+        device="cpu",
+        models_dir=Path("m"),
+        adapters=("sd15-plus",),
+        embeddings=(Path("e.pt"),),
+        loras=((Path("a.safetensors"), 1.0),),
+        controlnets=(("mine", Path("c")),),
+        t2i_adapters=(("other", Path("t")),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"adapters": "sd15-plus"}, "adapters must be a tuple of names, got 'sd15-plus'"),
+        ({"embeddings": "e.pt"}, "embeddings must be a tuple of files, got 'e.pt'"),
+        ({"embeddings": (3,)}, "embeddings must be a tuple of files"),
+        ({"loras": ("a.safetensors",)}, r"loras must be a tuple of \(file, weight\), got"),
+        ({"loras": (("a.safetensors", "much"),)}, r"loras must be a tuple of \(file, weight\)"),
+        ({"controlnets": (Path("c"),)}, r"controlnets must be a tuple of \(kind, place\), got"),
+    ],
+)
+def test_options_of_another_form_are_named(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        LoadOptions(**given)

@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.prompt_windows import windows_of
+from ipadapter_demo.models.prompt_windows import windows_of, worded
 from ipadapter_demo.models.text import PromptEncoder
 from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.pipeline.conditioning import Conditioner
@@ -194,11 +194,13 @@ class TestWindows:
             prompt = "a" * (29 - behind) + "," + "b" * (behind + 5)
             assert len(windows_of(tokenizer, prompt)[0]) == first, behind
 
-    def test_a_learnt_word_of_several_vectors_stays_in_one(self) -> None:
-        tokenizer = tiny_tokenizer()
-        tokenizer.add_tokens(["<cat>", "<cat>_1", "<cat>_2"])
-        ids = tokenizer.convert_tokens_to_ids(["<cat>", "<cat>_1", "<cat>_2"])
-        windows = windows_of(tokenizer, "a" * 12 + " (<cat>:1.5) b")
+    @pytest.mark.parametrize("word", ["<cat>", "aCat"])
+    def test_a_learnt_word_of_several_vectors_stays_in_one(self, word: str) -> None:
+        tokenizer, names = tiny_tokenizer(), [word, f"{word}_1", f"{word}_2"]
+        tokenizer.add_tokens(names)
+        ids = tokenizer.convert_tokens_to_ids(names)
+        assert worded(tokenizer, f"b {word}, b") == f"b {' '.join(names)}, b"
+        windows = windows_of(tokenizer, "a" * 12 + f" ({word}:1.5) b")
         assert [len(window) for window in windows] == [12, 4]
         assert windows[1][:3] == [(token, 1.5) for token in ids]
 

@@ -44,7 +44,7 @@ def full_request() -> GenerateRequest:
     mask = Image.new("L", (16, 16))
     mask.paste(255, (3, 3, 9, 9))
     return GenerateRequest(
-        prompt='a "red" cube\nλ — 立方体 \0 \ud800',
+        prompt='a "red" cube\nλ — 立方体 \0',
         negative_prompt="blurry",
         references=(
             Reference(image=noise(seed=1), weight=0.1 + 0.2, fit="pad", mask=mask),
@@ -421,7 +421,7 @@ def compressed(text: bytes) -> bytes:
 
 BAD_FILES = [
     (b"", r"PNG is an empty file \(0 bytes\)"),
-    (b"hello", "PNG expected"),
+    (b"hello", "PNG holds no settings: it is no PNG"),
     (with_text(b"Comment\0\0\0\0\0hello"), "PNG holds no settings"),
     (with_text(b"ipadapter_demo"), "a text chunk is malformed"),
     (with_text(b"ipadapter_demo\0"), "a text chunk is malformed"),
@@ -449,7 +449,7 @@ def test_a_minimal_record_is_read() -> None:
 def test_another_format_is_refused(file_format: str) -> None:
     file = io.BytesIO()
     noise().save(file, file_format)
-    with pytest.raises(RequestError, match="PNG expected: only the original output file"):
+    with pytest.raises(RequestError, match="PNG holds no settings: it is no PNG"):
         request_from_png(file.getvalue())
 
 
@@ -497,7 +497,10 @@ def test_texts_are_read_by_the_specification(bodies: list[bytes], found: dict[st
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x89PNG\r\n\x1a", "PNG expected: only the original output file holds its request"),
+        (
+            b"\x89PNG\r\n\x1a",
+            "PNG holds no settings: it is no PNG, and only an original output file holds them",
+        ),
         (png(end=b""), "PNG is cut short: its end is missing"),
         (png()[:-1], "PNG is cut short: its end is missing"),
         (png(end=b"\xff\xff\xff\xf4IDAT" + bytes(8)), "PNG is cut short: its end is missing"),

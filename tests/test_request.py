@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -200,6 +201,23 @@ def test_the_nearest_valid_side_is_suggested() -> None:
 def test_inpainting_and_a_start_picture_exclude_each_other() -> None:
     with pytest.raises(RequestError, match="exclude each other"):
         GenerateRequest(inpaint=Inpaint(image=PICTURE, mask=MASK), init_image=PICTURE)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    request = GenerateRequest(
+        seed=np.int64(3), steps=np.arange(5)[4], image_scale=np.float32(0.5), guidance=np.int32(3)
+    )
+    found = (request.seed, request.steps, request.image_scale, request.guidance)
+    assert found == (3, 4, 0.5, 3.0)
+    assert list(map(type, found)) == [int, int, float, float]
+    for value in (np.float32("nan"), np.bool_(True), np.array([1])):
+        with pytest.raises(RequestError, match=r"^guidance must be"):
+            GenerateRequest(guidance=value)
+
+
+def test_half_of_a_utf_16_pair_is_no_text() -> None:
+    with pytest.raises(RequestError, match=r"prompt must be text that UTF-8 can hold, got .*ud83d"):
+        GenerateRequest(prompt="\ud83d a cat")
 
 
 def test_numbers_from_sliders_and_json_are_normalised() -> None:

@@ -102,3 +102,19 @@ def test_what_is_no_result_is_said(
         chosen([{"image": {"path": __file__}}], 0)
     with pytest.raises(gr.Error, match="PNG holds no settings"):
         page[2]["variation", "seed"](gallery, 2)
+
+
+def test_a_preview_of_a_stopped_run_has_its_seed_in_the_field_and_no_settings(
+    page: tuple[dict[str, BuiltTab], gr.Tabs, dict[Any, Any]], gallery: list[dict[str, Any]]
+) -> None:
+    built, _, send = page
+    result = Path(gallery[0]["image"]["path"])
+    preview = result.with_name("image.png")
+    picture(3).save(preview)
+    shown = [{"image": {"path": str(preview)}}]
+    assert send["variation", "seed"](shown, 0) == {built["variation"].inputs["random_seed"]: False}
+    with pytest.raises(gr.Error, match="the run was stopped before it was finished"):
+        send["variation", "settings"](shown, 0)
+    assert send["variation", "reference"](shown, 0) == {
+        built["variation"].inputs["reference"]: str(preview)
+    }

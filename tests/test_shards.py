@@ -139,6 +139,17 @@ def test_lines_of_captions_end_where_json_lines_do(tmp_path: Path) -> None:
     assert [p.caption for p in pairs_of(shards_of([str(tmp_path)]))] == wanted
 
 
+def test_a_caption_that_is_no_text_breaks_its_row_alone(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "0.png")
+    lines = [json.dumps({"file_name": "0.png", "text": text}) for text in ("a", "half \ud800")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    [shard] = shards_of([str(tmp_path)])
+    rows = shard.open()
+    assert rows[0].caption == "a"
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        rows[1]
+
+
 @pytest.mark.slow
 def test_what_the_datasets_library_saves(tmp_path: Path) -> None:
     import datasets

@@ -35,7 +35,16 @@ from tests.ldm_layout import write_checkpoint, write_sdxl_checkpoint
 from tests.published import tiny_kl, tiny_sd15_unet
 from tests.shelf import models, offline, shelf
 from tests.test_loras import GOOD, plain_lora
-from tests.tiny import CROSS_DIM, noise, picture, randomise, seeded, tiny_text_encoder
+from tests.tiny import (
+    CROSS_DIM,
+    box_mask,
+    noise,
+    picture,
+    randomise,
+    seeded,
+    tiny_text_encoder,
+    tiny_unet,
+)
 
 __all__ = ["models", "offline", "shelf"]  # fixtures
 ON_THE_SHELF = ("sd15",)
@@ -287,6 +296,38 @@ def test_what_is_no_base_or_lora_is_left_out_and_named_once(
         [line] = [one for one in said if name in one]
         assert why in line
     assert len(said) == 7
+
+
+@pytest.mark.parametrize("folder", ["bases", "vaes"])
+def test_a_link_to_nothing_stops_nothing(models: Path, folder: str) -> None:
+    """As a cleaned cache of the hub leaves them behind."""
+    source = models / PUBLISHED["sd15"].base.repo
+    place = models / folder / "mine"
+    shutil.copytree(source if folder == "bases" else source / "vae", place)
+    inside = place / "unet" if folder == "bases" else place
+    (inside / "diffusion_pytorch_model.bin").symlink_to(models / "gone")
+    manager = served(models)
+    asked = replace(ASKED, vae="mine") if folder == "vaes" else ASKED
+    for name in manager.models:
+        assert len(manager.with_model(name).generate(asked).images) == 1
+    assert ("sd15 on mine" in manager.models) == (folder == "bases")
+
+
+def test_a_base_for_inpainting_is_offered_too(models: Path) -> None:
+    base = models / "bases" / "paints"
+    shutil.copytree(models / PUBLISHED["sd15"].base.repo, base)
+    index = json.loads((base / "model_index.json").read_text())
+    index["_class_name"] = "StableDiffusionInpaintPipeline"
+    (base / "model_index.json").write_text(json.dumps(index))
+    shutil.rmtree(base / "unet")
+    tiny_unet(30, **dict(tiny_sd15_unet().config) | {"in_channels": 9}).save_pretrained(
+        base / "unet"
+    )
+    manager = served(models)
+    pipeline = manager.with_model("sd15 on paints")
+    shown = picture(2)
+    asked = replace(ASKED, inpaint=ip.Inpaint(image=shown, mask=box_mask((16, 16, 48, 48))))
+    assert len(pipeline.generate(asked).images) == 1
 
 
 def test_a_path_is_no_name(models: Path) -> None:

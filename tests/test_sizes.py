@@ -190,7 +190,7 @@ class TestProportions:
         result = pipeline.generate(GenerateRequest(init_image=long, steps=2))
         assert result.images[0].size == (128, 32)
         assert result.warnings == (
-            "init_image: 640x64 is cropped to the proportions of the output, 128x32.",
+            "init_image: it is cropped to the proportions of the output, 128x32.",
         )
         mask = box_mask((0, 0, 64, 64), 640, 64)
         result = pipeline.generate(GenerateRequest(inpaint=Inpaint(image=long, mask=mask), steps=2))
@@ -386,7 +386,7 @@ class TestMaps:
             result = pipeline.generate(GenerateRequest(structures=(structure,), steps=2))
             made[fit] = result.images[0].tobytes()
             assert result.warnings == (
-                f"structure.fit: the picture of structure 1 (canny), 192x64, is {done} to the "
+                f"structure.fit: the picture of structure 1 (canny) is {done} to the "
                 "proportions of the output, 64x64.",
             )
         assert len(set(made.values())) == 3

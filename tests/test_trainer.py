@@ -543,6 +543,15 @@ def test_bitsandbytes_is_asked_for_by_name(tiny: CatalogEntry, tars: Path, tmp_p
         train_image_adapter(adapter_config(tiny, tars, tmp_path, adam_8bit=True))
 
 
+def test_a_base_for_inpainting_is_refused(tars: Path, tmp_path: Path) -> None:
+    entry = write_tiny_model(tmp_path / "paints")
+    unet = UNet2DConditionModel.from_pretrained(entry.folder / "unet")
+    wide = dict(unet.config) | {"in_channels": 9}
+    UNet2DConditionModel.from_config(wide).save_pretrained(entry.folder / "unet")
+    with pytest.raises(TrainingError, match=r"base: .*paints is for inpainting, whose UNet reads"):
+        train_image_adapter(adapter_config(entry, tars, tmp_path))
+
+
 def test_a_base_that_predicts_v_learns_v(tars: Path, tmp_path: Path) -> None:
     entry = write_tiny_model(tmp_path / "v")
     path = entry.folder / "scheduler" / "scheduler_config.json"

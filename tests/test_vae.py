@@ -155,6 +155,22 @@ def test_what_is_inpainted_is_encoded_in_float32(xl: CatalogEntry) -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
+def test_the_built_in_model_decodes_and_encodes_in_parts() -> None:
+    """Its factor is 4, where diffusers takes 8 for every tiny autoencoder."""
+    whole, parts = (
+        load("tabletop", device="cpu", dtype="float32", tiling=tiling)._model.vae
+        for tiling in (False, True)
+    )
+    for side in (32, 160):  # the second is larger than a part
+        latents = 0.3 * noise(1, 1, 4, side, side)
+        ours, theirs = (vae.pixels_from_latents(latents) for vae in (parts, whole))
+        assert ours.shape == theirs.shape == (1, 3, 4 * side, 4 * side)
+        assert (ours - theirs).abs().mean() < 0.02
+        seen, expected = (vae.latents_from_pixels(theirs) for vae in (parts, whole))
+        assert seen.shape == expected.shape
+        assert (seen - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
 def test_sd15_s_pipelines_do_not_ask(tmp_path: Path) -> None:
     """Its published autoencoder does not overflow, and its configuration does not say: what it
     does not say diffusers fills in as true."""

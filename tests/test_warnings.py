@@ -194,13 +194,13 @@ class TestEdges:
             (
                 {"structures": (replace(EDGES, image=picture(3, 83, 64)),)},
                 (
-                    "structure.fit: the picture of structure 1 (canny), 83x64, is cropped to the "
+                    "structure.fit: the picture of structure 1 (canny) is cropped to the "
                     "proportions of the output, 64x64.",
                 ),
             ),
             (
                 {"init_image": picture(4, 96, 64), "height": 64, "width": 64},
-                ("init_image: 96x64 is cropped to the proportions of the output, 64x64.",),
+                ("init_image: it is cropped to the proportions of the output, 64x64.",),
             ),
         ],
     )
@@ -216,7 +216,7 @@ class TestEdges:
             assert said(model, inpaint=inpainted, structures=(wide,)) == ()
             [note] = said(model, inpaint=inpainted, structures=(EDGES,))
             assert note == (
-                "structure.fit: the picture of structure 1 (canny), 64x64, is cropped to the "
+                "structure.fit: the picture of structure 1 (canny) is cropped to the "
                 f"proportions of the output, {'128x64' if inpainted is near else '88x48'}."
             )
         tiny = replace(given, mask=box_mask((60, 30, 63, 33), 128, 64), background_weight=1.0)
@@ -748,7 +748,7 @@ class TestShapes:
         request = GenerateRequest(init_image=wide, **fields)
         result = pipeline.generate(request)
         assert result.warnings == (
-            "init_image: 192x64 is cropped to the proportions of the output, 64x64.",
+            "init_image: it is cropped to the proportions of the output, 64x64.",
         )
         middle = replace(request, init_image=wide.crop((64, 0, 128, 64)))
         assert result.images == pipeline.generate(middle).images
@@ -827,7 +827,7 @@ def test_the_command_line_says_them(
     assert cli.main(words, lambda *_, **__: pipeline) == 0
     assert capsys.readouterr().err.splitlines() == [
         "negative_prompt has no effect at guidance 1.",
-        "structure.fit: the picture of structure 1 (canny), 192x64, is padded to the proportions "
+        "structure.fit: the picture of structure 1 (canny) is padded to the proportions "
         "of the output, 64x64.",
     ]
 

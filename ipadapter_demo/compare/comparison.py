@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from ipadapter_demo.compare.schema import CellName, Part
+from ipadapter_demo.compare.schema import RANGE, CellName, Part
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.lora import MAX_LORAS
 from ipadapter_demo.own_files import structure_parts
@@ -29,7 +29,6 @@ from ipadapter_demo.own_files import structure_parts
 MAX_CELLS = 400
 MAX_VALUES = 100  # along one axis
 MAX_HEAD = 500  # characters
-RANGE = r"^-?\d+(\.\d+)?:-?\d+(\.\d+)?(:\d+(\.\d+)?)?$"
 
 
 def _file_named(name: str, info: ValidationInfo) -> str:

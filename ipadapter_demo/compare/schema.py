@@ -21,6 +21,7 @@ from ipadapter_demo.errors import RequestError
 
 MAX_ERRORS = 20  # of a document, among which the one to tell is looked for
 
+RANGE = r"^-?\d+(\.\d+)?:-?\d+(\.\d+)?(:\d+(\.\d+)?)?$"
 CellName = Annotated[str, Field(pattern=r"^p\d{1,3}-r\d{1,3}-c\d{1,3}$")]
 
 
@@ -47,6 +48,9 @@ def checked(document: object, kind: type[P], name: str, context: object = None) 
     error = jsonschema.exceptions.best_match(errors)
     if error is not None:
         place = error.json_path.replace("$", name, 1)
+        if error.validator_value == RANGE:
+            field = error.absolute_path[-1]
+            raise RequestError(f"{field} must be first:last:step, got {error.instance!r:.80}")
         raise RequestError(f"{place:.200}: {error.message:.200}")
     return parsed(document, kind, name, context)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.models.sources import Hub, Report, fetched, local_folder, megabytes_of
 
+NOT_HERE = "not downloaded"
+
 
 @dataclass
 class Finder:
@@ -39,7 +41,7 @@ def cost_of(missing: list[Hub], fetches: bool) -> str:
     if not missing:
         return ""
     size = size_of(missing)
-    return f" (fetches {size}, once)" if fetches else f" (not downloaded, {size})"
+    return f" (fetches {size}, once)" if fetches else f" ({NOT_HERE}, {size})"
 
 
 def check_at_hand(name: str, places: Iterable[Hub], models_dir: Path | None) -> None:

@@ -223,8 +223,8 @@ def load_base_model(
     if options.offload:
         seeing = dict.fromkeys([*([vision] if vision else []), *others.values()])
         take_turns([*text_encoders, *seeing, unet, vae], device)
-    if options.tiling and hasattr(vae, "enable_tiling"):
-        vae.enable_tiling()
+    if options.tiling:
+        own_vae.tile()
     if options.compile:
         check_compiler(device, options)
         compile_network(unet, unet.config.sample_size, tokens=tokens)

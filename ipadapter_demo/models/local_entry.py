@@ -65,15 +65,20 @@ def local_entry(model: Published, options: LoadOptions, report: Report = no_repo
     unet = None
     if model.unet is not None and options.unet is None:
         unet = str(fetched(model.unet, models_dir, report) / model.unet.files[0])
-    adapter = own or _adapter_file(model, models_dir, report)
+    adapter = own or adapter_file(model, models_dir, report)
     beside = _beside(model, options)
+    if own and own.stem in {other.name for other in beside}:
+        raise ModelError(
+            f"model_adapter: {own.name} would be called {own.stem}, which adapters has already: "
+            "give the file another name"
+        )
     return CatalogEntry(
         name=model.name,
         folder=path,
         configs=configs,
         image_encoder=options.image_encoder or str(fetched(encoder, models_dir, report)),
         adapters={own.stem if own else "base": str(adapter)}
-        | {other.name: str(_adapter_file(other, models_dir, report)) for other in beside},
+        | {other.name: str(adapter_file(other, models_dir, report)) for other in beside},
         encoders={
             other.name: str(fetched(other.image_encoder, models_dir, report))
             for other in beside
@@ -87,7 +92,8 @@ def local_entry(model: Published, options: LoadOptions, report: Report = no_repo
     )
 
 
-def _adapter_file(model: Published, models_dir: Path | None, report: Report) -> Path:
+def adapter_file(model: Published, models_dir: Path | None, report: Report) -> Path:
+    """In whichever form of its weights is there."""
     folder, wanted = fetched(model.adapter, models_dir, report), model.adapter.files[0]
     return file_at(folder, wanted) or folder / wanted
 

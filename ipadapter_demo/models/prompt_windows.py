@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import count, takewhile
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,20 +73,25 @@ def weighed(states: Tensor, weights: Tensor) -> Tensor:
 
 
 def worded(tokenizer: CLIPTokenizer, prompt: str) -> str:
-    """A textual inversion of several vectors has a token for each: all of them are read."""
-    from diffusers.loaders import TextualInversionLoaderMixin
-
-    return TextualInversionLoaderMixin().maybe_convert_prompt(prompt, tokenizer)
+    """A textual inversion of several vectors has a token for each: all of them are read. Found by
+    the tokens' numbers, as the tokenizer's text of them has lost its capitals."""
+    numbers = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+    learnt = tokenizer.added_tokens_encoder
+    for word in [word for word, number in learnt.items() if number in numbers]:
+        others = takewhile(learnt.__contains__, (f"{word}_{n}" for n in count(1)))
+        prompt = prompt.replace(word, " ".join([word, *others]))
+    return prompt
 
 
 def _words(tokenizer: CLIPTokenizer, text: str, room: int) -> Iterator[list[int]]:
     """Tokens one by one, those of a learnt word (`word`, `word_1`, ...) together if they have
     room."""
-    pieces = tokenizer.tokenize(worded(tokenizer, text), verbose=False)
-    learnt = tokenizer.added_tokens_encoder
+    learnt = {number: name for name, number in tokenizer.added_tokens_encoder.items()}
     word: list[int] = []
-    for token, piece in zip(tokenizer.convert_tokens_to_ids(pieces), pieces, strict=True):
-        follows = piece in learnt and re.search(rf"_{len(word)}$", piece)
+    for token in tokenizer(
+        worded(tokenizer, text), add_special_tokens=False, verbose=False
+    ).input_ids:
+        follows = re.search(rf"_{len(word)}$", learnt.get(token, ""))
         if word and not (follows and len(word) < room):
             yield word
             word = []

@@ -84,9 +84,11 @@ class VaeFolder:
 
 
 def stamp_of(path: Path) -> tuple[tuple[int, int], ...]:
-    """Size and date of a file, or of everything in the parts of a folder."""
+    """Size and date of a file, or of everything in the parts of a folder; a link to nothing has
+    neither."""
     found = [path] if path.is_file() else sorted([*path.glob("*"), *path.glob("*/*")])
-    return tuple((one.stat().st_size, one.stat().st_mtime_ns) for one in found)
+    there = [one.stat() if one.exists() else one.lstat() for one in found]
+    return tuple((one.st_size, one.st_mtime_ns) for one in there)
 
 
 def models_on_bases(models_dir: Path | None) -> dict[str, tuple[Published, Path]]:
@@ -172,7 +174,12 @@ def _family_of_folder(path: Path) -> str:
         kind = json.loads((path / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError("it has no model_index.json that names a pipeline") from None
-    families = {"StableDiffusionPipeline": "sd15", "StableDiffusionXLPipeline": "sdxl"}
+    names = {"sd15": "StableDiffusion{}Pipeline", "sdxl": "StableDiffusionXL{}Pipeline"}
+    families = {
+        name.format(task): family
+        for family, name in names.items()
+        for task in ("", "Img2Img", "Inpaint")
+    }
     if kind not in families:
         raise ModelError(f"it holds a {kind!s:.80}, where one of {', '.join(families)} is needed")
     for weights in sorted(path.glob("*/*.safetensors")):

@@ -7,6 +7,7 @@ here. Configurations are those of a folder of the same family.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ Tensors = Mapping[str, Tensor]
 
 _UNET = "model.diffusion_model."
 _VAE = ("first_stage_model.", "vae.")
+_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _TEXT = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
 _SECOND_TEXT = "conditioner.embedders.1.model."
 
@@ -125,7 +127,9 @@ def vae_of(tensors: Tensors, configs: Path, dtype: torch.dtype, name: str) -> Au
     label = f"{name}: the weights of 'vae'"
     prefix = next((p for p in _VAE if _begins(tensors, p)), "")
     own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-    if not _begins(own, "encoder.down_blocks."):
+    if _begins(own, "encoder.down_blocks."):
+        own = {_attention_of_today(key): tensor for key, tensor in own.items()}
+    else:
         own = _converted(convert_ldm_vae_checkpoint, label, own, config)
     return network_from_weights(lambda: AutoencoderKL.from_config(config), own, dtype, label)
 
@@ -192,6 +196,14 @@ def _converted(
     except KeyError as error:
         raise ModelError(f"{label} lack {error.args[0]}") from error
     return {key: tensor for key, tensor in found.items() if tensor is not None}
+
+
+def _attention_of_today(key: str) -> str:
+    """A name within an autoencoder's attention, which diffusers called otherwise until 2023."""
+    before, attention, name = key.partition("attentions.0.")
+    for theirs, ours in _ATTENTION.items():
+        name = re.sub(rf"^{theirs}\.", f"{ours}.", name)
+    return before + attention + name
 
 
 def _begins(tensors: Iterable[str], *starts: str) -> bool:

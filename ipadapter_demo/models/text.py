@@ -113,7 +113,9 @@ class PromptEncoder:
         """Number of tokens of a prompt, and number of those that are read."""
         first = self.tokenizers[0]
         with self.lock:
-            return len(first(worded(first, prompt)).input_ids), first.model_max_length
+            return len(
+                first(worded(first, prompt), verbose=False).input_ids
+            ), first.model_max_length
 
     @torch.no_grad()
     def _read(

@@ -39,6 +39,14 @@ class VAE:
     def channels(self) -> int:
         return self.autoencoder.config.latent_channels
 
+    def tile(self) -> None:
+        """From now on large pictures in parts."""
+        network = self.autoencoder
+        network.enable_tiling()
+        if hasattr(network, "spatial_scale_factor"):  # diffusers takes it from the colours' number
+            network.spatial_scale_factor = self.factor
+            network.tile_latent_min_size = network.tile_sample_min_size // self.factor
+
     @property
     def _upcasts(self) -> bool:
         return self.honours_upcast and bool(self.autoencoder.config.force_upcast)

@@ -76,6 +76,7 @@ class Vaes:
     def _read(self, place: Path) -> VAE:
         found = vae_at(place, self._entry.configs or self._entry.folder, self._dtype)
         found = found.to(self._device).eval().requires_grad_(False)
+        vae = VAE(found, self._device, self._honours_upcast)
         if self._tiling:
-            found.enable_tiling()
-        return VAE(found, self._device, self._honours_upcast)
+            vae.tile()
+        return vae

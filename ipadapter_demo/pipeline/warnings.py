@@ -174,16 +174,12 @@ def _on_shapes(request: GenerateRequest, cropped: GenerateRequest, size: Size) -
         )
         yield f"inpaint.image: {_said(given.size)} is squeezed to {_said(size)}; {way}."
     if request.init_image is not None and differs(request.init_image, size):
-        yield (
-            f"init_image: {_said(request.init_image.size)} is cropped to the proportions of the "
-            f"output, {_said(size)}."
-        )
+        yield (f"init_image: it is cropped to the proportions of the output, {_said(size)}.")
     for number, structure in enumerate(request.structures, 1):
         if differs(structure.image, whole):
             yield (
-                f"structure.fit: the picture of structure {number} ({structure.kind}), "
-                f"{_said(structure.image.size)}, is {DONE_TO[structure.fit]} to the proportions "
-                f"of the output, {_said(whole)}."
+                f"structure.fit: the picture of structure {number} ({structure.kind}) is "
+                f"{DONE_TO[structure.fit]} to the proportions of the output, {_said(whole)}."
             )
     for number, reference in enumerate(request.references, 1):
         if reference.embeds is not None and reference.fit != "crop":

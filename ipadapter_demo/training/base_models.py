@@ -19,6 +19,7 @@ from ipadapter_demo.models.own_parts import encoder_folder
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.recommended import Recommended
 from ipadapter_demo.models.sources import Hub, announced, fetched, local_folder
+from ipadapter_demo.pipeline.denoiser import reads_mask
 from ipadapter_demo.training.config import ImagePromptConfig, TrainingConfig
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,6 +34,11 @@ def frozen_base(config: TrainingConfig, device: str, precision: str) -> BaseMode
     model = load_base_model(
         _entry(config), device, half, LoadOptions(models_dir=config.models_dir), announced(print)
     )
+    if reads_mask(model):
+        raise TrainingError(
+            f"base: {config.base} is for inpainting, whose UNet reads a mask as well; train on the "
+            "base that it was made of"
+        )
     if half == torch.float16:
         model.vae.autoencoder.float()
     if device == "cpu":

@@ -26,8 +26,9 @@ from ipadapter_demo.adapter import ImagePrompt, attach, check_fits, load_image_a
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.models.local_entry import adapter_file
 from ipadapter_demo.models.published import PUBLISHED
-from ipadapter_demo.models.sources import announced, fetched
+from ipadapter_demo.models.sources import announced
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.training.card import LORA, Provenance, write_card
 from ipadapter_demo.training.config import MIN_SCALE, FewStepConfig
@@ -151,10 +152,16 @@ def _load(base: BaseModel, path: Path) -> None:
         raise TrainingError(f"start: {path} is not a LoRA: {error!s:.200}") from error
     state = {name.removeprefix("unet."): t.float() for name, t in tensors.items()}
     wanted = {
-        name.replace(".default", "") for name, _ in base.unet.named_parameters() if ".lora_" in name
+        name.replace(".default", ""): weight
+        for name, weight in base.unet.named_parameters()
+        if ".lora_" in name
     }
-    if state.keys() != wanted:
+    if state.keys() != wanted.keys():
         raise TrainingError(f"start: {path} is not a LoRA of the same layers")
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape:
+            ranks = (min(shape) for shape in (tensor.shape[:2], wanted[name].shape[:2]))
+            raise TrainingError("start: {} has rank {}, rank is {}".format(path, *ranks))
     set_peft_model_state_dict(base.unet, state)
 
 
@@ -164,8 +171,7 @@ def _adapter_file(config: FewStepConfig, base: BaseModel) -> Path:
     if config.adapter:
         return Path(config.adapter)
     if config.base in PUBLISHED:
-        adapter = PUBLISHED[config.base].adapter
-        return fetched(adapter, config.models_dir, announced(print)) / adapter.files[0]
+        return adapter_file(PUBLISHED[config.base], config.models_dir, announced(print))
     if own.is_file():
         return own
     raise TrainingError(f"adapter: {config.base} has none of its own; name a file")

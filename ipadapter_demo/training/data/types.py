@@ -65,5 +65,8 @@ def file_stamp(path: str | Path) -> str:
 
 
 def caption_in(entry: Mapping[str, object]) -> str:
-    """The caption of a JSON record, under the names that are in use."""
-    return str(next((entry[n] for n in CAPTION_NAMES if entry.get(n)), "")).strip()
+    """The caption of a JSON record, under the names that are in use. Raises ValueError for what is
+    no text, such as half of a UTF-16 pair."""
+    caption = str(next((entry[n] for n in CAPTION_NAMES if entry.get(n)), "")).strip()
+    caption.encode()
+    return caption

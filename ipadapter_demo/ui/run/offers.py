@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import gradio as gr
 from PIL import Image
 
+from ipadapter_demo.models.at_hand import NOT_HERE
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import ModelInput
@@ -39,13 +40,15 @@ def add_surprise(manager: ModelManager, model: ModelInput, built: BuiltTab, scen
 
 
 def add_switch(manager: ModelManager, model: ModelInput, tabs: Iterable[BuiltTab]) -> None:
-    """Beside the notice, for as long as it stands: a model that knows photographs, and its size."""
+    """Beside the notice, for as long as it stands: a model that knows photographs, and its size.
+    Where it is not at hand and is not fetched, choosing it says how it is to be had."""
 
     def other(status: object) -> gr.Button:
         found = _for_photographs(manager.models)
         if found is None or NOTICE not in str(status):
             return gr.Button(visible=False)
-        return gr.Button(f"Switch to {found[1]}", visible=True)
+        way = "How to get" if NOT_HERE in found[1] else "Switch to"
+        return gr.Button(f"{way} {found[1]}", visible=True)
 
     def switched() -> Update:
         found = _for_photographs(manager.models)

@@ -22,6 +22,7 @@ from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.say import PROBLEM
 from ipadapter_demo.ui.run.tab import BuiltTab, Tab, Update
 from ipadapter_demo.ui.run.updates import (
+    PREVIEW,
     lines_of,
     loading,
     preview_every,
@@ -43,6 +44,8 @@ AT_ONCE: dict[str, object] = {
     "show_progress": "hidden",
     "api_visibility": "private",
 }
+# The same for what may be refused: gradio shows no error of an event that has no queue.
+REFUSABLE: dict[str, object] = AT_ONCE | {"queue": True}
 # The results may be far from what was clicked: on a phone, or at examples below long inputs. Before
 # the first picture they have no place.
 BEGIN = """() => {
@@ -70,11 +73,14 @@ ENDED = """(status) => {
     if (window.stoppedTabs?.has("TAB")) {
         const waited = window.stoppedTabs.get("TAB");
         const dropped = waited ? ` Runs that waited are dropped: ${waited}.` : "";
-        return "Stopped. The pictures that are shown stay." + dropped;
+        const tab = document.getElementById("run-TAB").closest(".tab");
+        const previews = tab.querySelector('.results img[src*="/PREVIEW."]');
+        return (previews ? "Stopped. The pictures that are shown are not finished."
+            : "Stopped. The pictures that are shown stay.") + dropped;
     }
     return status?.startsWith('PROBLEM') ? status
         : 'PROBLEM' + 'Not finished: the connection to the server was lost.</span>';
-}""".replace("PROBLEM", PROBLEM)
+}""".replace("PROBLEM", PROBLEM).replace("PREVIEW", PREVIEW)
 
 
 def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
@@ -109,6 +115,9 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
     for running in built.runs:
         running.then(buttons.idle, outputs=buttons.all, **AT_ONCE)
         _show_lines(running.success, built)
+        _show_lines(
+            running.failure, built
+        )  # a run that was stopped shows previews, which have none
         # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
         running.failure(buttons.idle, outputs=buttons.all, **AT_ONCE)
         running.failure(None, js=ended, inputs=results.status, outputs=results.status, **AT_ONCE)

@@ -12,8 +12,9 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.restore import RESTORED, shown
 from ipadapter_demo.ui.run.room import record_at
-from ipadapter_demo.ui.run.running import AT_ONCE
+from ipadapter_demo.ui.run.running import AT_ONCE, REFUSABLE
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
+from ipadapter_demo.ui.run.updates import PREVIEW
 from ipadapter_demo.ui.run.uploads import editor_value_from_image, path_of_upload
 
 # Another tab is shown from its top.
@@ -52,12 +53,29 @@ def _referring(reference: gr.Component) -> Callable[[Path], Update]:
 
 
 def _seeding(seed: gr.Component, random: gr.Component) -> Callable[[Path], Update]:
-    """The seed of the one picture: alone it is drawn again, among several it is the first."""
-    return lambda path: {seed: record_at(path).seed, random: False}
+    """The seed of the one picture: alone it is drawn again, among several it is the first. That of
+    a run that was stopped stands in its field already."""
+
+    def kept(path: Path) -> Update:
+        return {random: False} | ({seed: record_at(path).seed} if _finished(path) else {})
+
+    return kept
 
 
 def _restoring(one: BuiltTab) -> Callable[[Path], Update]:
-    return lambda path: shown(one, record_at(path).request)
+    def restored(path: Path) -> Update:
+        if not _finished(path):
+            raise RequestError(
+                "result holds no settings: the run was stopped before it was finished"
+            )
+        return shown(one, record_at(path).request)
+
+    return restored
+
+
+def _finished(path: Path) -> bool:
+    """Whether it is a result, and no preview of a run that was stopped."""
+    return path.stem != PREVIEW
 
 
 def _into_compare(one: BuiltTab, button: gr.Button, compared: gr.Gallery, tabs: gr.Tabs) -> None:
@@ -76,7 +94,7 @@ def _into_compare(one: BuiltTab, button: gr.Button, compared: gr.Gallery, tabs: 
         inputs=[one.results.gallery, one.results.number, compared],
         outputs=[compared, tabs],
         preprocess=False,
-        **AT_ONCE,
+        **REFUSABLE,
     ).success(None, js=TO_THE_TOP, **AT_ONCE)
 
 
@@ -98,7 +116,7 @@ def _on_click(
         inputs=[one.results.gallery, one.results.number],
         outputs=outputs,
         preprocess=False,
-        **AT_ONCE,
+        **REFUSABLE,
     )
     if done:
         status = one.results.status

@@ -30,6 +30,7 @@ from ipadapter_demo.ui.widgets.access import alts, picture_text
 from ipadapter_demo.ui.widgets.attention import Shown, attention_html
 from ipadapter_demo.ui.widgets.scrubber import scrubber_html
 
+PREVIEW = "image"  # as gradio calls the file of a picture that comes without one
 LOOK_AGAIN = 0.5  # seconds: as long as somebody waits, what is said may be this old
 PREVIEWS = 6  # a run shows at most as many; each costs a decoding
 

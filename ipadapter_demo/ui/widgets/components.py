@@ -192,10 +192,8 @@ def sampling_inputs(
 
 def steps_hint(info: ModelInfo, painting: bool) -> str | None:
     """What a prompt asks for, where that is another number than the one shown."""
-    steps = info.recommended.steps_for(True, painting)
-    return (
-        None if steps == info.recommended.steps_for(False, painting) else f"{steps} with a prompt"
-    )
+    steps, usual = (info.recommended.steps_for(given, painting) for given in (True, False))
+    return None if steps == usual else f"with a prompt {steps} are better"
 
 
 def _size_inputs(info: ModelInfo) -> Widgets:

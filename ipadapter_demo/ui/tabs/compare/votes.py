@@ -17,7 +17,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import read_image
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.ui.run.errors import shown_errors
-from ipadapter_demo.ui.run.running import AT_ONCE
+from ipadapter_demo.ui.run.running import AT_ONCE, REFUSABLE
 from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.run.tab import Update
 
@@ -91,10 +91,10 @@ def build(job: gr.State) -> tuple[gr.Dropdown, gr.Dropdown]:
 
         return count
 
-    begun = begin.click(started, inputs=[job, one, other], outputs=outputs, **AT_ONCE)
+    begun = begin.click(started, inputs=[job, one, other], outputs=outputs, **REFUSABLE)
     begun.success(None, js=IN_SIGHT, **AT_ONCE)
     for answer, button in buttons.items():
-        button.click(answered(answer), inputs=[job, found], outputs=outputs, **AT_ONCE)
+        button.click(answered(answer), inputs=[job, found], outputs=outputs, **REFUSABLE)
     return one, other
 
 
