@@ -144,12 +144,12 @@ def test_the_network_around_a_hole_has_the_losses_it_had_by_a_loop_of_its_own(
     )
     train_inpaint(run, pictures, pictures[:8], out, start=out / "t2i-palette")
     rows = map(json.loads, (run.folder / "log.jsonl").read_text().splitlines())
-    expected = [0.04473435506224632, 0.04562773555517197]
+    expected = [0.04475950449705124, 0.04564078897237778]
     # measured where pictures are encoded in bfloat16; a CPU without it encodes in float32
     exact = 5e-4 if has_bfloat16("cpu") else 5e-3
     assert [row["step_loss"] for row in rows] == pytest.approx(expected, rel=exact)
     seen = json.loads((run.folder / "held-out.jsonl").read_text())
-    assert seen["held_out_loss"] == pytest.approx(0.034611627692356706, rel=exact)
+    assert seen["held_out_loss"] == pytest.approx(0.03459105791989714, rel=exact)
 
 
 def test_a_hole_is_round_or_square_and_where_it_is_said() -> None:

@@ -43,13 +43,13 @@ def add_further_runs(
                     f"queue may hold {MOST} runs, and {MOST} are waiting: wait for one of them"
                 )
         runs = [*waiting_runs, values]
-        return {waiting: runs, buttons.queue: gr.Button(queue_label(runs))}
+        return {waiting: runs, buttons.queue: queue_button(runs)}
 
     def begin(runs: list[dict[str, object]]) -> Update:
         if not runs:
             return {}
         first, *others = runs
-        label = {buttons.queue: gr.Button(queue_label(others), visible=True)}
+        label = {buttons.queue: queue_button(others, visible=True)}
         return buttons.busy() | label | {waiting: others, begun: first}
 
     def drawn(values: dict[str, Any] | None) -> Iterator[Update]:
@@ -79,8 +79,10 @@ def add_further_runs(
 
 
 def dropped(waiting: gr.State, buttons: Buttons) -> Callable[[], Update]:
-    return lambda: {waiting: [], buttons.queue: gr.Button(queue_label([]))}
+    return lambda: {waiting: [], buttons.queue: queue_button([])}
 
 
-def queue_label(runs: list[dict[str, object]]) -> str:
-    return f"Queue ({len(runs)})" if runs else "Queue"
+def queue_button(runs: list[dict[str, object]], **properties: Any) -> gr.Button:
+    """It says how many wait, and takes no more than it holds."""
+    label = f"Queue ({len(runs)})" if runs else "Queue"
+    return gr.Button(label, interactive=len(runs) < MOST, **properties)
