@@ -44,10 +44,11 @@ def reference() -> Image.Image:
 
 
 def edge_map() -> Image.Image:
-    """A map: white lines on black."""
+    """A map: white lines on black. Another one each time, as `reference`."""
     image = Image.new("RGB", (SIDE, SIDE))
     for offset in range(24, 104, 8):
         image.paste("white", (offset, offset, offset + 24, offset + 2))
+    image.putpixel((0, 0), (next(_number) % 256, 0, 0))
     return image
 
 

@@ -895,7 +895,7 @@ def test_what_was_not_done_is_said_beside_the_result(api: Api, served: Any) -> N
         control_fit="squash",
         negative_prompt="<b>",
     )
-    assert "192x64, is squeezed" in status
+    assert "(canny) is squeezed" in status
     assert "negative_prompt has no effect at guidance 1." in status
     *_, status, _ = api.call("image_text", reference=None, prompt="(<b>:1.2)")
     plain = "prompt: a weight in brackets is read as plain text, as the prompt syntax is plain: "
