@@ -113,9 +113,8 @@ class PromptEncoder:
         """Number of tokens of a prompt, and number of those that are read."""
         first = self.tokenizers[0]
         with self.lock:
-            return len(
-                first(worded(first, prompt), verbose=False).input_ids
-            ), first.model_max_length
+            ids = first(worded(first, prompt), verbose=False).input_ids
+        return len(ids), first.model_max_length
 
     @torch.no_grad()
     def _read(

@@ -174,7 +174,7 @@ def _on_shapes(request: GenerateRequest, cropped: GenerateRequest, size: Size) -
         )
         yield f"inpaint.image: {_said(given.size)} is squeezed to {_said(size)}; {way}."
     if request.init_image is not None and differs(request.init_image, size):
-        yield (f"init_image: it is cropped to the proportions of the output, {_said(size)}.")
+        yield f"init_image: it is cropped to the proportions of the output, {_said(size)}."
     for number, structure in enumerate(request.structures, 1):
         if differs(structure.image, whole):
             yield (

@@ -35,9 +35,7 @@ from ipadapter_demo.training.tabletop.pictures import Pictures
 from ipadapter_demo.training.tabletop.queries import relative_error
 from ipadapter_demo.training.tabletop.words import EMBEDS, in_other_words, some_of
 
-KEPT = (
-    30.0  # weight of the states of other texts; with 80 the words of two solids change too little
-)
+KEPT = 30.0  # weight of the states of other texts
 EARLIEST = 0.3  # share of the schedule: with less noise it is settled which solids there are
 MOST_WEIGHT = 20.0  # of 1/SNR
 HELD_OUT = 256
