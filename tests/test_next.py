@@ -8,6 +8,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from ipadapter_demo.ui.run.further import MOST, queue_button
 from tests.browsing import (
     DESKTOP,
     PHONE,
@@ -155,3 +156,10 @@ def test_results_go_into_a_comparison(page: Page) -> None:
         expect(panel.locator(".inputs .gallery-container img")).to_have_count(number)
         expect(panel.get_by_text(f"{6 * number} cells")).to_be_visible()
         panel = open_tab(page, "Variation")
+
+
+def test_queue_takes_no_more_than_it_holds() -> None:
+    """gradio would not show an error of the click."""
+    assert queue_button([{}] * (MOST - 1)).interactive
+    full = queue_button([{}] * MOST)
+    assert (full.interactive, full.value) == (False, f"Queue ({MOST})")
