@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from ipadapter_demo.training.tabletop.decoder import (
     variances,
 )
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
-from tests.shipped import shipped_but
+from tests.shipped import shipped_with_own
 
 
 def test_the_partner_of_a_scene_is_the_next_with_one_solid() -> None:
@@ -76,9 +75,8 @@ def test_a_part_around_the_first_solid_is_what_a_context_shows_of_a_mask() -> No
 
 
 def test_the_decoder_alone_goes_on_and_its_latents_are_those_of_inpainting(tmp_path: Path) -> None:
-    out = shipped_but("vae", tmp_path)
+    out = shipped_with_own("vae", tmp_path)
     before = AutoencoderTiny.from_pretrained(TABLETOP.folder / "vae")
-    shutil.copytree(TABLETOP.folder / "vae", out / "vae")
     pictures = rendered_pictures(tmp_path, 4)
     run = Run(
         folder=tmp_path / "run",

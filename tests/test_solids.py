@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop import solids
 from ipadapter_demo.training.tabletop.latents import Frozen
 from ipadapter_demo.training.tabletop.pictures import Pictures, rendered_pictures
-from tests.shipped import shipped_but
+from tests.shipped import shipped_with_own
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +48,7 @@ def trained(
 
     def train(kept: float, steps: int) -> dict:
         folder = tmp_path_factory.mktemp("solids")
-        out = shipped_but("text_encoder", folder)
-        shutil.copytree(TABLETOP.folder / "text_encoder", out / "text_encoder")
+        out = shipped_with_own("text_encoder", folder)
         confuse_colours(out / "text_encoder")
         run = Run(
             folder=folder / "run",

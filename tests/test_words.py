@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from ipadapter_demo.training.tabletop.latents import Frozen, frozen_unet
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
 from ipadapter_demo.training.tabletop.queries import QUERIES, Queries, recorded_queries
 from ipadapter_demo.training.tabletop.words import train_words
-from tests.shipped import shipped_but
+from tests.shipped import shipped_with_own
 
 
 def test_a_difference_is_that_of_the_layers_outputs() -> None:
@@ -81,8 +80,7 @@ def forget_other_words(folder: Path) -> None:
 def figures(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """Before and after 40 steps, on the built-in model without its other words."""
     folder = tmp_path_factory.mktemp("words")
-    out = shipped_but("text_encoder", folder)
-    shutil.copytree(TABLETOP.folder / "text_encoder", out / "text_encoder")
+    out = shipped_with_own("text_encoder", folder)
     forget_other_words(out / "text_encoder")
     pictures = rendered_pictures(folder, 48)
     run = Run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,11 +68,8 @@ def local_entry(model: Published, options: LoadOptions, report: Report = no_repo
         unet = str(fetched(model.unet, models_dir, report) / model.unet.files[0])
     adapter = own or adapter_file(model, models_dir, report)
     beside = _beside(model, options)
-    if own and own.stem in {other.name for other in beside}:
-        raise ModelError(
-            f"model_adapter: {own.name} would be called {own.stem}, which adapters has already: "
-            "give the file another name"
-        )
+    if own:
+        check_name(own, {other.name for other in beside}, "adapters")
     return CatalogEntry(
         name=model.name,
         folder=path,
@@ -90,6 +88,15 @@ def local_entry(model: Published, options: LoadOptions, report: Report = no_repo
         recommended=model.recommended,
         note=model.note,
     )
+
+
+def check_name(own: Path, taken: Container[str], whose: str) -> None:
+    """Raises ModelError for an adapter of one's own that would be called as one of `whose`."""
+    if own.stem in taken:
+        raise ModelError(
+            f"model_adapter: {own.name} would be called {own.stem}, which {whose} has already: "
+            "give the file another name"
+        )
 
 
 def adapter_file(model: Published, models_dir: Path | None, report: Report) -> Path:

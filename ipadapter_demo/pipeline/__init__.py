@@ -13,7 +13,7 @@ from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import DTYPES, LoadOptions
 from ipadapter_demo.models.base_model import load_base_model
 from ipadapter_demo.models.catalog import CATALOG, CatalogEntry
-from ipadapter_demo.models.local_entry import local_entry
+from ipadapter_demo.models.local_entry import check_name, local_entry
 from ipadapter_demo.models.memory import best_dtype
 from ipadapter_demo.models.own_parts import with_own_parts
 from ipadapter_demo.models.published import PUBLISHED
@@ -105,9 +105,5 @@ def _entry_named(name: str, options: LoadOptions, report: Report) -> CatalogEntr
     if options.model_adapter is None:
         return entry
     adapter = options.model_adapter.absolute()
-    if adapter.stem in entry.adapters:
-        raise ModelError(
-            f"model_adapter: {adapter.name} would be called {adapter.stem}, which "
-            f"{name} has already: give the file another name"
-        )
+    check_name(adapter, entry.adapters, name)
     return replace(entry, adapters={adapter.stem: str(adapter)} | entry.adapters)

@@ -37,7 +37,7 @@ from ipadapter_demo.training.tabletop.words import EMBEDS, in_other_words, some_
 
 KEPT = 30.0  # weight of the states of other texts
 EARLIEST = 0.3  # share of the schedule: with less noise it is settled which solids there are
-MOST_WEIGHT = 20.0  # of 1/SNR
+MOST_WEIGHT = 20.0  # of truncated SNR
 HELD_OUT = 256
 
 
@@ -60,19 +60,17 @@ def train_solids(run: Run, pictures: Pictures, held_out: Pictures, out: Path) ->
         return outputs[0], outputs.pooler_output @ projection.T
 
     def denoised(latents: Tensor, texts: list[str], generator: torch.Generator) -> Tensor:
-        """Mean square error of the noise for our states, over that for the teacher's."""
+        """The base's loss for our states, over that for the teacher's."""
         clean = latents.float().to(run.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         time = EARLIEST + (1 - EARLIEST) * torch.rand(len(clean), generator=generator)
         timesteps = diffusion.timesteps(time, "uniform")
         noisy = diffusion.noisy(clean, noise, timesteps)
         noisy = noisy.contiguous(memory_format=torch.channels_last)
-        alpha = diffusion.alphas[timesteps].view(-1, 1, 1, 1)
-        weight = ((1 - alpha) / alpha).clamp(1, MOST_WEIGHT)
 
         def error(states: Tensor) -> Tensor:
-            predicted = unet(noisy, timesteps, states).sample.float()
-            return (weight * (predicted - noise).square()).mean()
+            predicted = unet(noisy, timesteps, states).sample
+            return diffusion.loss(predicted, noise, timesteps, most=MOST_WEIGHT)
 
         with torch.no_grad():
             theirs = error(read(teacher, texts)[0])

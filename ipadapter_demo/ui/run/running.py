@@ -115,9 +115,7 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
     for running in built.runs:
         running.then(buttons.idle, outputs=buttons.all, **AT_ONCE)
         _show_lines(running.success, built)
-        _show_lines(
-            running.failure, built
-        )  # a run that was stopped shows previews, which have none
+        _show_lines(running.failure, built)  # previews of a stopped run have none
         # After an error gradio skips `then`; after Stop it runs both, once the model has stopped.
         running.failure(buttons.idle, outputs=buttons.all, **AT_ONCE)
         running.failure(None, js=ended, inputs=results.status, outputs=results.status, **AT_ONCE)

@@ -238,10 +238,9 @@ TAB = Tab(
     recommended=RECOMMENDED
     | {
         "image_scale": lambda info: {"value": info.recommended.map_image_scale},
-        "steps": lambda info: {
-            "value": info.recommended.steps,
-            "info": components.steps_hint(info, painting=False),
-        },
+        "steps": lambda info: (
+            RECOMMENDED["steps"](info) | {"info": components.steps_hint(info, painting=False)}
+        ),
     },
     layout=layout,
 )
