@@ -110,7 +110,8 @@ class Ours:
         call = self._engine.run(self._unet)
 
         def counted() -> int:
-            with FlopCounterMode(display=False) as counter:
+            # with gradients, so that layers go the way that the counter knows
+            with torch.enable_grad(), FlopCounterMode(display=False) as counter:
                 call()
             return int(counter.get_total_flops())
 

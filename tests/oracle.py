@@ -1,6 +1,7 @@
 """How our pictures are held against those of diffusers' own pipelines, on the very same weights.
 
-Pixels in [0, 1] may be TOLERANCE apart in float32; a grey level is 4e-3.
+Pixels in [0, 1] may be TOLERANCE apart in float32; a grey level is 4e-3. Text alone is the same bit
+for bit where diffusers' layers are packed as ours are.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.packed import pack
 from ipadapter_demo.pipeline import ImagePromptPipeline, drawing
 from ipadapter_demo.request import GenerateRequest, Reference, Sampler
 from tests.tiny import box_mask, picture
@@ -122,6 +124,14 @@ def assert_same(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> N
     assert ours.shape == theirs.shape
     assert theirs.std() > 0.01, "a flat picture would prove nothing"
     torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def with_our_layers(pipeline: Any) -> Any:
+    """A diffusers pipeline whose layers multiply in our order, as their sums are rounded by it."""
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            pack(part)
+    return pipeline
 
 
 def loaded(kind: Any, entry: CatalogEntry, **parts: Any) -> Any:

@@ -33,6 +33,7 @@ from ipadapter_demo.models.own_networks import (
     controlnet_of,
     t2i_adapter_of,
 )
+from ipadapter_demo.models.packed import pack
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
 from ipadapter_demo.models.schedule import SchedulerConfig
 from ipadapter_demo.models.shelf import LoraFolder
@@ -155,6 +156,7 @@ def load_base_model(
 
     def frozen(network: Network) -> Network:
         where = "cpu" if options.offload else device
+        pack(network)
         return network.to(where).eval().requires_grad_(False)
 
     unions: dict[Path, ControlNetUnionModel] = {}
@@ -180,6 +182,7 @@ def load_base_model(
             check_controlnet_fits(found, unet, name)
         else:
             check_t2i_adapter_fits(found, unet, factor, name)
+        pack(found)
         found = found.to(device).eval().requires_grad_(False)
         if isinstance(found, ControlNetUnionModel):
             unions[place] = found
