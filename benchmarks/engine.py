@@ -1,6 +1,6 @@
 """Visitors who come at once: one after the other, against calls of the model that they share.
 
-    python -m benchmarks.engine [--visitors 1 2 4 8 16] [--steps 20] [--share-steps 3] [--rounds 2]
+    python -m benchmarks.engine [--visitors 1 2 4 8 16] [--steps 20] [--share-steps 2] [--rounds 2]
 
 Every visitor wants one picture, with a reference, λ, prompt and seed of his own; half of them write
 no prompt, and guidance differs. Latency is from the click, which is the same moment for all, to the
@@ -30,7 +30,7 @@ from ipadapter_demo.request import GenerateRequest, Reference
 
 EXAMPLES = Path(__file__).parents[1] / "assets" / "examples"
 LOADS = [1, 2, 4, 8, 16]  # visitors at once
-SHARED = 3  # with more, two cores draw a few more pictures, but four visitors wait longer
+SHARED = 2  # with more, two cores draw a few more pictures, but four visitors wait longer
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 

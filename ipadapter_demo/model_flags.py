@@ -115,7 +115,7 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
         "--compile",
         action=argparse.BooleanOptionalAction,
         help="compile the networks for pictures of the model's own size: minutes the first time, "
-        "then faster; needs a C++ compiler [$IPADAPTER_COMPILE]",
+        "then faster, but for small models on a CPU; needs a C++ compiler [$IPADAPTER_COMPILE]",
     )
     add(
         "--device",

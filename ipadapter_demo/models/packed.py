@@ -95,10 +95,10 @@ def _in_order(
 ) -> Tensor:
     """The layer's weight as it is now, for what has this height and width."""
     now = layer.weight.data_ptr(), layer.weight._version
-    before, orders = _orders.get(layer, (now, {}))
+    before, orders = _orders.get(layer, (None, {}))
     if before != now:
         orders = {}
-    _orders[layer] = now, orders
+        _orders[layer] = now, orders
     if size not in orders:
         if len(orders) == SIZES:
             del orders[next(iter(orders))]
