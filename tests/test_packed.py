@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ipadapter_demo.models import packed
 from ipadapter_demo.models.packed import PACKED_BYTES, SIZES, pack
+from ipadapter_demo.pipeline import ImagePromptPipeline
 
 pytestmark = pytest.mark.skipif(not packed._gains(), reason="weights are packed on AVX CPUs alone")
 
@@ -37,7 +38,7 @@ def both(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
 
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
-def test_results_are_those_of_the_plain_layer(name):
+def test_results_are_those_of_the_plain_layer(name: str) -> None:
     plain, mine, given = both(name)
     wanted = plain(given)
     for laid in (given, given.contiguous(memory_format=_last(given))):
@@ -47,7 +48,7 @@ def test_results_are_those_of_the_plain_layer(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
-def test_a_row_gets_the_same_bits_in_any_batch_and_after_any_size(name):
+def test_a_row_gets_the_same_bits_in_any_batch_and_after_any_size(name: str) -> None:
     _, mine, given = both(name)
     alone = torch.cat([mine(row[None]) for row in given])
     assert torch.equal(mine(given), alone)
@@ -58,7 +59,7 @@ def test_a_row_gets_the_same_bits_in_any_batch_and_after_any_size(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 @torch.no_grad()
-def test_changed_weights_count_from_the_next_call_on(name):
+def test_changed_weights_count_from_the_next_call_on(name: str) -> None:
     """A LoRA is merged in place; `.to` puts another there."""
     plain, mine, given = both(name)
     before = mine(given)
@@ -78,7 +79,7 @@ def _last(given: Tensor) -> torch.memory_format:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_training_and_other_precisions_use_the_plain_layer(name):
+def test_training_and_other_precisions_use_the_plain_layer(name: str) -> None:
     plain, mine, given = both(name)
     assert torch.equal(mine(given), plain(given))  # with gradients
     mine(given).sum().backward()
@@ -90,7 +91,7 @@ def test_training_and_other_precisions_use_the_plain_layer(name):
 
 
 @torch.no_grad()
-def test_a_copy_of_a_layer_that_was_used_has_an_order_of_its_own():
+def test_a_copy_of_a_layer_that_was_used_has_an_order_of_its_own() -> None:
     plain, mine, given = both("convolution")
     mine(given)
     other = copy.deepcopy(mine)
@@ -99,7 +100,7 @@ def test_a_copy_of_a_layer_that_was_used_has_an_order_of_its_own():
     assert torch.equal(other(given), other.bias[None, :, None, None].expand_as(other(given)))
 
 
-def test_large_networks_and_other_paddings_stay_as_they_are():
+def test_large_networks_and_other_paddings_stay_as_they_are() -> None:
     side = int((PACKED_BYTES / 4) ** 0.5)
     large = nn.Sequential(nn.Linear(side, side), nn.Linear(4, 4))
     pack(large)
@@ -109,7 +110,7 @@ def test_large_networks_and_other_paddings_stay_as_they_are():
     assert type(round_the_edge[0]) is nn.Conv2d
 
 
-def test_the_built_in_model_is_packed(pipeline):
+def test_a_small_model_is_packed(pipeline: ImagePromptPipeline) -> None:
     unet = pipeline._model.unet
     plain = [type(m) for m in unet.modules() if type(m) in (nn.Conv2d, nn.Linear)]
     assert not plain
