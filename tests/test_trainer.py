@@ -191,6 +191,9 @@ def test_structure_networks_load_in_diffusers(
         replace(config, start=tmp_path / "out", run=tmp_path / "more", out=tmp_path / "further")
     )
     assert further["steps"] == 4
+    weights = tmp_path / "out" / "diffusion_pytorch_model.safetensors"
+    with pytest.raises(TrainingError, match="start must be a folder with config.json and weights"):
+        train_structure(replace(config, start=weights, run=tmp_path / "never"))
 
 
 def test_the_base_stays_as_it_is(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:

@@ -103,6 +103,11 @@ def _network(config: StructureConfig, base: BaseModel) -> ControlNetModel | T2IA
     unet, factor = base.unet, base.vae.factor
     if config.start is not None:
         kind = ControlNetModel if config.network == "controlnet" else T2IAdapter
+        if config.start.is_file():
+            raise TrainingError(
+                "start must be a folder with config.json and weights, as a training leaves it, "
+                f"got the file {config.start}"
+            )
         try:
             return kind.from_pretrained(config.start)
         except (OSError, ValueError) as error:
