@@ -91,7 +91,8 @@ class BaseModel:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.unet.dtype
+        dtype: torch.dtype = self.unet.conv_in.weight.dtype  # `unet.dtype` passes all its layers
+        return dtype
 
     @property
     def native_size(self) -> int:
