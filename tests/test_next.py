@@ -112,6 +112,7 @@ def test_stop_drops_the_runs_that_wait(page: Page) -> None:
     set_number(panel, "Steps", 50)
     open_section(panel, "Advanced", "Shape")
     set_number(panel, "Number of images", 8)  # the first run lasts until *Stop*
+    panel.get_by_label("Width", exact=True).fill("512")
     panel.get_by_role("button", name="Generate").click()
     queue = panel.get_by_role("button", name=re.compile("^Queue"))
     for _ in range(3):
@@ -127,6 +128,7 @@ def test_stop_drops_the_runs_that_wait(page: Page) -> None:
         )
     ).to_be_visible()
     set_number(panel, "Steps", 1)
+    panel.get_by_label("Width", exact=True).fill("0")
     set_number(panel, "Number of images", 1)
     generate(panel)
     expect(page.locator(".history img")).not_to_have_count(5)

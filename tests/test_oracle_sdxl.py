@@ -22,16 +22,7 @@ from ipadapter_demo.imaging import mask_from_image
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import load
 from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler, Structure
-from tests.oracle import (
-    ALIGNED,
-    assert_same,
-    loaded,
-    pixels_of,
-    reference,
-    request,
-    theirs,
-    with_our_layers,
-)
+from tests.oracle import ALIGNED, assert_same, loaded, pixels_of, reference, request, theirs
 from tests.tiny import box_mask, picture, write_tiny_sdxl
 
 
@@ -60,7 +51,7 @@ def ours(entry: CatalogEntry, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_text(ours: Any, entry: CatalogEntry, prompt: str, negative: str) -> None:
     """Law 1 as well. No negative prompt is zeros to SDXL, an empty one would not be, and an empty
     prompt is not."""
-    oracle = with_our_layers(loaded_xl(StableDiffusionXLPipeline, entry))
+    oracle = loaded_xl(StableDiffusionXLPipeline, entry)
     expected = theirs(oracle, entry, prompt=prompt, negative_prompt=negative or None)
     texts = {"prompt": prompt, "negative_prompt": negative}
     assert_same(ours(request(**texts)), expected, tolerance=0)

@@ -25,7 +25,7 @@ from ipadapter_demo.models.compiled import check_compiler, compile_decoder, comp
 from ipadapter_demo.models.extras import with_extras
 from ipadapter_demo.models.known_pictures import KnownPictures, known_pictures
 from ipadapter_demo.models.loras import Loras, own_loras
-from ipadapter_demo.models.memory import take_turns
+from ipadapter_demo.models.memory import aligned, take_turns
 from ipadapter_demo.models.own_networks import (
     check_controlnet_fits,
     check_t2i_adapter_fits,
@@ -158,7 +158,7 @@ def load_base_model(
     def frozen(network: Network) -> Network:
         where = "cpu" if options.offload else device
         pack(network)
-        return network.to(where).eval().requires_grad_(False)
+        return aligned(network.to(where)).eval().requires_grad_(False)
 
     unions: dict[Path, ControlNetUnionModel] = {}
 
@@ -184,7 +184,7 @@ def load_base_model(
         else:
             check_t2i_adapter_fits(found, unet, factor, name)
         pack(found)
-        found = found.to(device).eval().requires_grad_(False)
+        found = aligned(found.to(device)).eval().requires_grad_(False)
         if isinstance(found, ControlNetUnionModel):
             unions[place] = found
         elif options.compile and network is ControlNetModel:
@@ -219,7 +219,7 @@ def load_base_model(
         adapter = load_image_adapter(path)
         check_fits(adapter, unet, adapter.width_read_from(others.get(name, vision)), path)
         loras.add_adapter(name, adapter)
-        adapters[name] = adapter.to(device, dtype).eval().requires_grad_(False)
+        adapters[name] = aligned(adapter.to(device, dtype)).eval().requires_grad_(False)
         files.append(path)
     attach(unet, *adapters.values())
     text_encoders, vae = tuple(map(frozen, parts.text_encoders)), frozen(parts.vae)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import timeit
 from collections.abc import Sequence
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from ipadapter_demo.own_thread import in_own_thread
+
+ALIGNMENT = 64  # bytes
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def best_dtype(device: str, small: bool) -> torch.dtype:
@@ -39,6 +43,16 @@ def _bfloat16_is_faster() -> bool:
         return min(timeit.repeat(lambda: matrix @ matrix, number=3, repeat=5))
 
     return in_own_thread(lambda: seconds(torch.bfloat16) < 0.8 * seconds(torch.float32))
+
+
+@torch.no_grad()
+def aligned(network: NetworkT) -> NetworkT:
+    """The network, its weights where torch itself puts tensors. In a mapped file they lie anywhere,
+    and MKL rounds by that: equal weights of two files would give other bits."""
+    for weight in network.parameters():
+        if weight.data_ptr() % ALIGNMENT:
+            weight.data = weight.detach().clone()
+    return network
 
 
 def take_turns(networks: Sequence[nn.Module], device: str) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.memory import aligned
 from ipadapter_demo.models.packed import pack
 from ipadapter_demo.models.parts import vae_at
 from ipadapter_demo.models.shelf import VaeFolder, stamp_of
@@ -77,7 +78,7 @@ class Vaes:
     def _read(self, place: Path) -> VAE:
         found = vae_at(place, self._entry.configs or self._entry.folder, self._dtype)
         pack(found)
-        found = found.to(self._device).eval().requires_grad_(False)
+        found = aligned(found.to(self._device)).eval().requires_grad_(False)
         vae = VAE(found, self._device, self._honours_upcast)
         if self._tiling:
             vae.tile()
