@@ -1,7 +1,7 @@
 """How our pictures are held against those of diffusers' own pipelines, on the very same weights.
 
-Pixels in [0, 1] may be TOLERANCE apart in float32; a grey level is 4e-3. Weights lie in our order on
-both sides, since sums are rounded by it; beside torch's plain layers pictures are PLAIN apart.
+Pixels in [0, 1] may be TOLERANCE apart in float32; a grey level is 4e-3. Weights lie in our order
+on both sides, since sums are rounded by it; beside torch's plain layers pictures are PLAIN apart.
 """
 
 from __future__ import annotations
