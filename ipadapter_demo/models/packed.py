@@ -1,7 +1,7 @@
 """Layers whose weights lie in the order in which oneDNN multiplies them on a CPU.
 
 torch brings them into that order, or MKL into its own, at every call: in a small network that is a
-fourth of a step. Kept, the order takes the memory of the weights once more, so large networks,
+fifth of a step. Kept, the order takes the memory of the weights once more, so large networks,
 which gain little, go without. It follows a LoRA that is merged.
 
 Each row of a batch gets the same bits in a batch of any size. The operators are those that
