@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.models.local_entry import adapter_file, local_entry
+from ipadapter_demo.models.memory import ALIGNMENT, aligned
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import (
     Hub,
@@ -676,3 +677,15 @@ def test_what_is_not_read_is_named(
     save_file(tensors, path)
     with pytest.raises(ModelError, match=rf"style\.safetensors does not fit this model: {said}"):
         sd15(shelf, loras=((path, 1.0),))
+
+
+def test_weights_lie_where_torch_puts_tensors_wherever_a_file_had_them() -> None:
+    """MKL rounds by that: equal weights of two files gave other bits."""
+    layer = nn.Linear(8, 4)
+    before = layer.weight.detach().clone()
+    elsewhere = torch.zeros(33)[1:].view(4, 8)
+    layer.weight.data = elsewhere.copy_(before)
+    assert layer.weight.data_ptr() % ALIGNMENT
+    assert aligned(layer) is layer
+    assert layer.weight.data_ptr() % ALIGNMENT == 0
+    assert torch.equal(layer.weight, before)

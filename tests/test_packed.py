@@ -1,4 +1,4 @@
-"""Layers whose weights are kept in oneDNN's order, and where weights lie."""
+"""Layers whose weights are kept in oneDNN's order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ipadapter_demo.models import packed
-from ipadapter_demo.models.memory import ALIGNMENT, aligned
 from ipadapter_demo.models.packed import PACKED_BYTES, SIZES, pack
 from ipadapter_demo.pipeline import ImagePromptPipeline
 
@@ -115,15 +114,3 @@ def test_a_small_model_is_packed(pipeline: ImagePromptPipeline) -> None:
     unet = pipeline._model.unet
     plain = [type(m) for m in unet.modules() if type(m) in (nn.Conv2d, nn.Linear)]
     assert not plain
-
-
-def test_weights_lie_where_torch_puts_tensors_wherever_a_file_had_them() -> None:
-    """MKL rounds by that: equal weights of two files gave other bits."""
-    layer = nn.Linear(8, 4)
-    before = layer.weight.detach().clone()
-    elsewhere = torch.zeros(33)[1:].view(4, 8)
-    layer.weight.data = elsewhere.copy_(before)
-    assert layer.weight.data_ptr() % ALIGNMENT
-    assert aligned(layer) is layer
-    assert layer.weight.data_ptr() % ALIGNMENT == 0
-    assert torch.equal(layer.weight, before)

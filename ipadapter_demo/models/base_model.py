@@ -25,7 +25,7 @@ from ipadapter_demo.models.compiled import check_compiler, compile_decoder, comp
 from ipadapter_demo.models.extras import with_extras
 from ipadapter_demo.models.known_pictures import KnownPictures, known_pictures
 from ipadapter_demo.models.loras import Loras, own_loras
-from ipadapter_demo.models.memory import aligned, take_turns
+from ipadapter_demo.models.memory import aligned, settled, take_turns
 from ipadapter_demo.models.own_networks import (
     check_controlnet_fits,
     check_t2i_adapter_fits,
@@ -33,7 +33,6 @@ from ipadapter_demo.models.own_networks import (
     controlnet_of,
     t2i_adapter_of,
 )
-from ipadapter_demo.models.packed import pack
 from ipadapter_demo.models.parts import Parts, part_of, read_parts
 from ipadapter_demo.models.schedule import SchedulerConfig
 from ipadapter_demo.models.shelf import LoraFolder
@@ -156,9 +155,7 @@ def load_base_model(
     files: list[Path] = []
 
     def frozen(network: Network) -> Network:
-        where = "cpu" if options.offload else device
-        pack(network)
-        return aligned(network.to(where)).eval().requires_grad_(False)
+        return settled(network, "cpu" if options.offload else device)
 
     unions: dict[Path, ControlNetUnionModel] = {}
 
@@ -183,8 +180,7 @@ def load_base_model(
             check_controlnet_fits(found, unet, name)
         else:
             check_t2i_adapter_fits(found, unet, factor, name)
-        pack(found)
-        found = aligned(found.to(device)).eval().requires_grad_(False)
+        found = settled(found, device)
         if isinstance(found, ControlNetUnionModel):
             unions[place] = found
         elif options.compile and network is ControlNetModel:

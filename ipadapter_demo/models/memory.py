@@ -5,15 +5,15 @@ from __future__ import annotations
 import timeit
 from collections.abc import Sequence
 from functools import cache
-from typing import TypeVar
 
 import torch
 from torch import nn
 
+from ipadapter_demo.models.packed import pack
+from ipadapter_demo.models.weights import Network
 from ipadapter_demo.own_thread import in_own_thread
 
 ALIGNMENT = 64  # bytes
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def best_dtype(device: str, small: bool) -> torch.dtype:
@@ -45,8 +45,14 @@ def _bfloat16_is_faster() -> bool:
     return in_own_thread(lambda: seconds(torch.bfloat16) < 0.8 * seconds(torch.float32))
 
 
+def settled(network: Network, device: torch.device | str) -> Network:
+    """The network where it stays, as fast as it can be there; nothing of it learns."""
+    pack(network)
+    return aligned(network.to(device)).eval().requires_grad_(False)
+
+
 @torch.no_grad()
-def aligned(network: NetworkT) -> NetworkT:
+def aligned(network: Network) -> Network:
     """The network, its weights where torch itself puts tensors. In a mapped file they lie anywhere,
     and MKL rounds by that: equal weights of two files would give other bits."""
     for weight in network.parameters():

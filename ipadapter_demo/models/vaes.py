@@ -11,8 +11,7 @@ import torch
 
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.models.memory import aligned
-from ipadapter_demo.models.packed import pack
+from ipadapter_demo.models.memory import settled
 from ipadapter_demo.models.parts import vae_at
 from ipadapter_demo.models.shelf import VaeFolder, stamp_of
 from ipadapter_demo.models.sources import file_sha256
@@ -77,9 +76,7 @@ class Vaes:
 
     def _read(self, place: Path) -> VAE:
         found = vae_at(place, self._entry.configs or self._entry.folder, self._dtype)
-        pack(found)
-        found = aligned(found.to(self._device)).eval().requires_grad_(False)
-        vae = VAE(found, self._device, self._honours_upcast)
+        vae = VAE(settled(found, self._device), self._device, self._honours_upcast)
         if self._tiling:
             vae.tile()
         return vae
