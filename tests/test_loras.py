@@ -176,6 +176,10 @@ LAYOUTS = {
         f"lora_unet_{ATTENTION.replace('.', '_')}.lora_{{}}.weight",
         f"lora_te_text_model_{OF_THE_TEXT.replace('.', '_')}.lora_{{}}.weight",
     ),
+    "LyCORIS' own": (
+        f"lycoris_{ATTENTION.replace('.', '_')}.lora_{{}}.weight",
+        f"lora_te_text_model_{OF_THE_TEXT.replace('.', '_')}.lora_{{}}.weight",
+    ),
     "the first code's": (
         "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.lora_{}.weight",
         f"text_encoder.text_model.{OF_THE_TEXT}.lora_{{}}.weight",

@@ -3,6 +3,7 @@
 | Key | Written by |
 |---|---|
 | `lora_unet_mid_block_... .lora_down.weight`, `.alpha`, `.dora_scale` | kohya's trainer, LyCORIS |
+| `lycoris_mid_block... .lokr_w1`, of the UNet alone | LyCORIS in others' trainers |
 | `unet.mid_block... .lora_A.weight`, `.lora_magnitude_vector` | diffusers, alpha in the header |
 | `unet... .lora.down.weight`, `text_encoder... .lora_linear_layer.down.weight` | diffusers before |
 | `mid_block... .processor.to_q_lora.down.weight` | diffusers' first, of the UNet alone |
@@ -23,7 +24,7 @@ from ipadapter_demo.errors import ModelError, some_of
 
 Change = dict[str, Tensor]  # the tensors of one layer, by the last part of their names
 
-_TRAINERS = ("lora_unet_", "lora_te")  # names without dots
+_TRAINERS = ("lora_unet_", "lora_te", "lycoris_")  # names without dots
 _SCALED = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a")  # a factor of each kind
 _FACTORS = ("lora_up.weight", "lora_down.weight", "hada_", "lokr_")
 _NOT_READ = {

@@ -79,8 +79,8 @@ def _names(parts: Parts, given: Iterable[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for name in given:
         network, _, place = name.removeprefix("model.").partition(".")
-        if name.startswith("lora_"):
-            found = re.sub(r"^lora_te1?_", first, name)
+        if name.startswith(("lora_", "lycoris_")):
+            found = re.sub(r"^lora_te1?_", first, name.replace("lycoris_", "lora_unet_"))
         elif network in prefixes:
             if place != "text_projection":
                 place = "text_model." + place.removeprefix("text_model.")
