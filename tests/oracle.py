@@ -131,5 +131,5 @@ def loaded(kind: Any, entry: CatalogEntry, **parts: Any) -> Any:
     pipeline = kind.from_pretrained(entry.folder, local_files_only=True, **parts)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
-            pack(part)
+            pack(part.requires_grad_(False))
     return pipeline

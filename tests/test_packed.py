@@ -30,7 +30,7 @@ def both(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
     make, shape = LAYERS[name]
     torch.manual_seed(0)
     plain = make()
-    mine = nn.Sequential(copy.deepcopy(plain))
+    mine = nn.Sequential(copy.deepcopy(plain)).requires_grad_(False)
     pack(mine)
     assert type(mine[0]) is not type(plain)
     return plain, mine[0], torch.randn(shape)
@@ -82,12 +82,36 @@ def _last(given: Tensor) -> torch.memory_format:
 def test_training_and_other_precisions_use_the_plain_layer(name: str) -> None:
     plain, mine, given = both(name)
     assert torch.equal(mine(given), plain(given))  # with gradients
-    mine(given).sum().backward()
+    mine.requires_grad_(True)(given).sum().backward()
     assert mine.weight.grad is not None
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(mine(given), plain(given))
     with torch.no_grad():
         assert torch.equal(mine.double()(given.double()), plain.double()(given.double()))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_weights_that_learn_count_at_once(name: str) -> None:
+    """Averages of them are put there, and taken away, unseen by their version. peft makes a LoRA's
+    layers of the type of those beside them."""
+    plain, mine, given = both(name)
+    mine.requires_grad_(True)
+    mine(given)
+    for layer in (plain, mine):
+        layer.weight.data.copy_(2 * layer.weight)
+    assert torch.equal(mine(given), plain(given))
+
+
+def test_one_picture_without_a_batch_and_weights_of_inference_mode() -> None:
+    plain, mine, given = both("convolution")
+    with torch.no_grad():
+        assert torch.equal(mine(given[0]), plain(given[0]))
+    with torch.inference_mode():
+        made = nn.Sequential(nn.Linear(8, 8)).requires_grad_(False)
+        pack(made)
+        given = torch.randn(1, 4, 8)
+        assert torch.equal(made(given), nn.functional.linear(given, made[0].weight, made[0].bias))
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ class PackedLinear(nn.Linear):
     single tokens, go to the plain one."""
 
     def forward(self, given: Tensor) -> Tensor:
-        packed = _fits(given) and given.ndim == 3 and given.shape[1] > 1
+        packed = given.ndim == 3 and given.shape[1] > 1 and _fits(self, given)
         return _times(self, given) if packed else super().forward(given)
 
 
@@ -40,7 +40,7 @@ class PackedPointwise(nn.Conv2d):
     """The same convolution, with the same weights and a kernel of one pixel: a linear layer."""
 
     def forward(self, given: Tensor) -> Tensor:
-        if not _fits(given):
+        if not (given.ndim == 4 and _fits(self, given)):
             return super().forward(given)
         return _times(self, given.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -49,7 +49,7 @@ class PackedConv2d(nn.Conv2d):
     """The same convolution, with the same weights."""
 
     def forward(self, given: Tensor) -> Tensor:
-        if not _fits(given):
+        if not (given.ndim == 4 and _fits(self, given)):
             return super().forward(given)
         how = self.padding, self.stride, self.dilation, self.groups
         size = given.shape[2:]
@@ -106,14 +106,18 @@ def _in_order(
     return orders[size]
 
 
-def _fits(given: Tensor) -> bool:
-    """Whether it is multiplied as it is: nobody trains, compiles or converts it on the way."""
+def _fits(layer: nn.Linear | nn.Conv2d, given: Tensor) -> bool:
+    """Whether it is multiplied as it is: nobody trains, compiles or converts it on the way. Weights
+    that learn, as those of a LoRA, to which peft gives the type of the layer beside it, change
+    unseen: averages are put in their place and taken away again."""
     return (
-        given.dtype == torch.float32
+        not torch.compiler.is_compiling()
+        and not layer.weight.requires_grad
+        and not layer.weight.is_inference()  # which have no version
+        and given.dtype == torch.float32
         and given.device.type == "cpu"
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 
