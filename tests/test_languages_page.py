@@ -164,6 +164,15 @@ def test_nothing_is_lost_by_a_change_of_the_language_unasked(browser: Browser, u
         assert "历史记录会保留" in asked[0]
 
 
+def test_a_file_of_another_type_is_refused_in_chinese(browser: Browser, url: str) -> None:
+    """By gradio, before anything is sent."""
+    with in_language(browser, url, "zh-CN") as page:
+        page.locator(".header input[type=file]").set_input_files(
+            {"name": "a.txt", "mimeType": "text/plain", "buffer": b"words"}
+        )
+        expect(page.get_by_text("不支持的文件类型：a.txt。只接受")).to_be_visible()
+
+
 @pytest.mark.parametrize("locale", ["en-US", "fr-FR"])
 def test_any_other_browser_gets_english(browser: Browser, url: str, locale: str) -> None:
     with in_language(browser, url, locale) as page:
