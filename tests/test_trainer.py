@@ -192,7 +192,8 @@ def test_structure_networks_load_in_diffusers(
     )
     assert further["steps"] == 4
     weights = tmp_path / "out" / "diffusion_pytorch_model.safetensors"
-    with pytest.raises(TrainingError, match="start must be a folder with config"):
+    said = r"start must be a folder with config\.json and weights"
+    with pytest.raises(TrainingError, match=said):
         train_structure(replace(config, start=weights, run=tmp_path / "never"))
 
 

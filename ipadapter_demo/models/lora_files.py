@@ -24,7 +24,7 @@ from ipadapter_demo.errors import ModelError, some_of
 
 Change = dict[str, Tensor]  # the tensors of one layer, by the last part of their names
 
-_TRAINERS = ("lora_unet_", "lora_te", "lycoris_")  # names without dots
+TRAINERS = ("lora_unet_", "lora_te", "lycoris_")  # names without dots
 _SCALED = ("lora_up.weight", "hada_w1_a", "lokr_w1", "lokr_w1_a")  # a factor of each kind
 _FACTORS = ("lora_up.weight", "lora_down.weight", "hada_", "lokr_")
 _NOT_READ = {
@@ -103,7 +103,7 @@ def _layer_and_tensor(key: str) -> tuple[str, str]:
     if found := _TENSOR.search(name):
         return name[: found.start()], found[1]
     layer, _, name = key.partition(".")
-    return (layer, name) if key.startswith(_TRAINERS) else (key, "")
+    return (layer, name) if key.startswith(TRAINERS) else (key, "")
 
 
 def _scale(layers: Mapping[str, Change], settings: str) -> None:

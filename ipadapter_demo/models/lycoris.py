@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ipadapter_demo.errors import ModelError, some_of
 from ipadapter_demo.models.first_code import first_code_names
-from ipadapter_demo.models.lora_files import Change
+from ipadapter_demo.models.lora_files import TRAINERS, Change
 from ipadapter_demo.models.parts import Parts
 
 
@@ -79,7 +79,7 @@ def _names(parts: Parts, given: Iterable[str]) -> dict[str, str]:
     named: dict[str, str] = {}
     for name in given:
         network, _, place = name.removeprefix("model.").partition(".")
-        if name.startswith(("lora_", "lycoris_")):
+        if name.startswith(TRAINERS):
             found = re.sub(r"^lora_te1?_", first, name.replace("lycoris_", "lora_unet_"))
         elif network in prefixes:
             if place != "text_projection":
