@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.ports import free_port
-from ipadapter_demo.cli.serve import check_address
+from ipadapter_demo.cli.serve import SPINS, check_address, share_cores
 from ipadapter_demo.errors import ServerError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
@@ -108,3 +108,50 @@ def test_a_busy_machine(model: BaseModel, monkeypatch: pytest.MonkeyPatch) -> No
     page = build_ui(ImagePromptPipeline(model), settings)
     launch(page, settings)
     page.close()
+
+
+def test_threads_that_wait_give_up_their_cores_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def chosen(**variables: str) -> str | None:
+        with monkeypatch.context() as patched:
+            for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+                patched.setenv(name, "")
+                patched.delenv(name)
+            for name, value in variables.items():
+                patched.setenv(name, value)
+            share_cores()
+            return os.environ.get("GOMP_SPINCOUNT")
+
+    assert chosen() == SPINS
+    assert chosen(GOMP_SPINCOUNT="7") == "7"
+    assert chosen(OMP_WAIT_POLICY="active") is None
+
+
+def run_alone(program: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_torch_is_imported_after_the_page_has_set_its_variables() -> None:
+    program = "import sys, app, ipadapter_demo.cli.serve; print('torch' in sys.modules)"
+    assert run_alone(program) == "False"
+
+
+def test_gradio_is_imported_without_its_files_of_types() -> None:
+    """It reads each of them, and the source beside it, and would write it where it is missing."""
+    program = """
+import inspect, sys
+from ipadapter_demo.cli.serve import without_stub_files
+
+opened = []
+sys.addaudithook(lambda event, given: event == "open" and opened.append(str(given[0])))
+usual = inspect.getfile
+with without_stub_files():
+    import gradio
+assert inspect.getfile is usual
+assert usual(gradio.Textbox).endswith("textbox.py")
+print(len(opened) > 100, any(path.endswith(".pyi") for path in opened))
+"""
+    assert run_alone(program) == "True False"

@@ -35,6 +35,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "camera) and NNNN-mask-1.png, -2.png: a solid each, from left to right",
     )
     add(
+        "--finishes",
+        action="store_true",
+        help="solids of every finish: matte, glossy and metal; without it all are matte, as the "
+        "built-in model knows them",
+    )
+    add(
         "--shards",
         action="store_true",
         help="webdataset shards to train on instead, NNNNN.tar: 1,024 pictures each, with captions "
@@ -47,18 +53,17 @@ def run(arguments: Arguments, load: Load) -> None:
     if arguments.size > MAX_SIDE:
         raise RequestError(f"--size must be at most {MAX_SIDE}, got {arguments.size}")
     from ipadapter_demo.tabletop.files import pictures_of, write_scenes, write_shards
+    from ipadapter_demo.tabletop.scene import sample_scenes, with_finishes
 
+    scenes = sample_scenes(arguments.count, arguments.seed)
+    if arguments.finishes:
+        scenes = with_finishes(scenes, arguments.seed)
     if arguments.shards:
-        from ipadapter_demo.tabletop.scene import sample_scenes
-
-        scenes = sample_scenes(arguments.count, arguments.seed)
         drawn = pictures_of(scenes, arguments.size)
         for path in write_shards(arguments.out, scenes, drawn, arguments.seed):
             print_line(path=str(path))
         return
-    entries = write_scenes(
-        arguments.out, arguments.count, arguments.seed, arguments.size, arguments.maps
-    )
+    entries = write_scenes(arguments.out, scenes, arguments.size, arguments.maps)
     path = arguments.out / "scene.json"
     path.write_text(json.dumps(entries, indent=1) + "\n")
     print_line(path=str(path), scenes=len(entries))

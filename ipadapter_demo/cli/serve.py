@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import gc
+import inspect
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,6 +40,10 @@ EXAMPLES = """\
 Every option can be set as a variable too: --queue-size as IPADAPTER_QUEUE_SIZE.
 """
 
+# How long a thread of GNU's OpenMP keeps its core while it waits for the others, in turns of a
+# loop. Its own 300,000 make a call of the model four times as slow where a browser wants a core as
+# well, and these 6 % slower where nothing else runs: docs/speed.md.
+SPINS = "2000"
 # Addresses of proxies that are believed who a visitor is, as uvicorn reads them.
 PRIVATE = "127.0.0.1,::1,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
 
@@ -56,6 +62,7 @@ def serve(settings: Settings) -> None:
     Raises CheckpointError, ModelError or ServerError.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+    share_cores()
     if os.environ.get("SPACE_ID"):  # where only the Space's own proxy comes in, and names visitors
         os.environ.setdefault("FORWARDED_ALLOW_IPS", PRIVATE)
     check_address(settings.host, settings.port)
@@ -68,6 +75,13 @@ def serve(settings: Settings) -> None:
         with swept(folder):
             launch(page, settings)
             page.block_thread()
+
+
+def share_cores() -> None:
+    """Have torch's threads wait for each other as `SPINS` says, unless the operator chose how.
+    Before torch is imported, which reads it."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def check_address(host: str, port: int) -> None:
@@ -89,6 +103,8 @@ def check_address(host: str, port: int) -> None:
 
 def _page(settings: Settings, zero_gpu: bool) -> Blocks:
     with _rare_garbage_collection():
+        with without_stub_files():
+            import gradio  # noqa: F401
         from ipadapter_demo.models.listing import offers
         from ipadapter_demo.models.sources import announced
         from ipadapter_demo.serving import Limits, ModelManager
@@ -176,6 +192,24 @@ def _rare_garbage_collection() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*usual)
+
+
+@contextmanager
+def without_stub_files() -> Iterator[None]:
+    """At every import gradio compares each of its components with a file of types beside it, which
+    is for editors and takes half of the import's time. It leaves out components without a file."""
+    file_of: Callable[..., str] = inspect.getfile
+
+    def no_file_for_stubs(thing: object) -> str:
+        if sys._getframe(1).f_globals.get("__name__") == "gradio.component_meta":
+            raise OSError("a page needs no files of types")
+        return file_of(thing)
+
+    inspect.getfile = no_file_for_stubs  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        inspect.getfile = file_of
 
 
 COMMAND = Command("open the page in a browser", TEXT, add_options, run, EXAMPLES)

@@ -33,6 +33,7 @@ PARTS = (
     "t2i-palette",
     "t2i-canny",
     "t2i-inpaint",
+    "finishes",
     "vae-decoder",
     "few-step",
     "few-step-own",

@@ -1,7 +1,7 @@
 """Words for tabletop scenes: what a caption can say is less than what a picture shows.
 
 Exact hue, second colour, size, texture scale and light have no words here: only an image prompt
-can carry them. Solids are named from left to right.
+can carry them. Solids are named from left to right. A solid whose finish is not said is matte.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from ipadapter_demo.tabletop.scene import COLOURS, SHAPES, TEXTURES, Scenes
+from ipadapter_demo.tabletop.scene import COLOURS, FINISHES, SHAPES, TEXTURES, Scenes
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class CaptionStyle:
     attribute: float
     surface: float
     solids: float
+    matte: float = 0.0  # the share of matte solids that are called so
 
 
 FULL = CaptionStyle(empty=0.0, attribute=0.0, surface=0.0, solids=0.0)
@@ -40,10 +41,11 @@ class Phrase:
     colour: str
     texture: str
     noun: str
+    finish: str = ""  # of solids: "" is matte
 
     @property
     def adjectives(self) -> tuple[str, ...]:
-        return tuple(word for word in (self.colour, self.texture) if word)
+        return tuple(word for word in (self.colour, self.texture, self.finish) if word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Said:
             kinds = {
                 "colour": phrase.colour,
                 "texture": phrase.texture,
+                "finish": phrase.finish,
                 "shape": phrase.noun in SHAPES,
             }
             names |= {f"{thing}_{kind}" for kind, said in kinds.items() if said}
@@ -84,7 +87,10 @@ def said_of(scenes: Scenes, index: int, style: CaptionStyle, rng: random.Random)
         noun = said(SHAPES[scenes.shape[index, slot]]) or "solid"
         colour = said(COLOURS[scenes.colour[index, slot]])
         texture = said(TEXTURES[scenes.texture[index, slot]])
-        solids.append(Phrase(colour, texture, noun))
+        finish = FINISHES[scenes.finish[index, slot]]
+        if finish == "matte" and (style.matte == 0 or rng.random() >= style.matte):
+            finish = ""
+        solids.append(Phrase(colour, texture, noun, finish))
     floor = wall = None
     if rng.random() >= style.surface:
         colour = said(COLOURS[scenes.floor_colour[index]])
@@ -119,14 +125,15 @@ def floor_caption(scenes: Scenes, index: int) -> str:
 
 
 def with_one_word_wrong(text: str, rng: random.Random) -> str:
-    """A caption that no longer fits: one colour, texture or shape replaced by another of its kind.
+    """A caption that no longer fits: one colour, texture, finish or shape replaced by another of
+    its kind.
 
     Each kind is as likely as the others, however many words of it there are.
     """
     words = text.split()
     places = [
         (kind, i)
-        for kind in (COLOURS, TEXTURES, SHAPES)
+        for kind in (COLOURS, TEXTURES, FINISHES, SHAPES)
         for i, word in enumerate(words)
         if word in kind
     ]
@@ -141,7 +148,7 @@ def with_one_word_wrong(text: str, rng: random.Random) -> str:
 def vocabulary() -> tuple[str, ...]:
     """Every word a caption may contain."""
     words = ("a", "an", "and", "on", "with", "solid", "floor", "wall")
-    return (*words, *COLOURS, *TEXTURES, *SHAPES)
+    return (*words, *COLOURS, *TEXTURES, *FINISHES, *SHAPES)
 
 
 def _noun_phrase(phrase: Phrase) -> str:

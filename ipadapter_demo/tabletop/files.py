@@ -20,21 +20,21 @@ from ipadapter_demo.tabletop.caption import FULL, POOR, CaptionStyle, caption
 from ipadapter_demo.tabletop.reference import reference_scenes
 from ipadapter_demo.tabletop.render import FIRST_SOLID, Render, compile_for
 from ipadapter_demo.tabletop.render import render as draw
-from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
+from ipadapter_demo.tabletop.scene import Scenes
 
 DEPTH_UNITS = 1000  # grey levels of a depth map per world unit
 
 
 def write_scenes(
-    folder: Path, count: int, seed: int, size: int = 128, maps: bool = False
+    folder: Path, scenes: Scenes, size: int = 128, maps: bool = False
 ) -> list[dict[str, Json]]:
-    """Write NNNN.png for each scene of a seed, with `maps` NNNN-depth.png and the like beside it.
+    """Write NNNN.png for each scene, with `maps` NNNN-depth.png and the like beside it.
 
     Returns file, caption, truth and maps of each, ready for `json.dumps`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Json]] = []
-    for part in sample_scenes(count, seed).chunks():
+    for part in scenes.chunks():
         entries += _write_chunk(folder, part, len(entries), size, maps)
     return entries
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ipadapter_demo.tabletop.finish import dot, finished, towards_light
 from ipadapter_demo.tabletop.scene import MAX_SOLIDS, WALL_Z, Scenes
 
 WALL, FLOOR, FIRST_SOLID = 0, 1, 2
@@ -82,7 +83,8 @@ def trace(scenes: Scenes, grid: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     point = tuple(s + nearest * d for s, d in zip(start, direction, strict=True))
     shade = _shade(scenes, point, normal)
-    colour = (base * shade[:, None]).clamp(0, 1)
+    solid = (ids - FIRST_SOLID).clamp(min=-1)
+    colour = finished(scenes, solid, (point, normal, direction), base, shade).clamp(0, 1)
     square = (batch, grid, grid)
     return (
         colour.view(batch, 3, grid, grid),
@@ -200,10 +202,8 @@ def _slab(o: Tensor, d: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tens
 
 def _shade(scenes: Scenes, point: tuple[Tensor, ...], normal: tuple[Tensor, ...]) -> Tensor:
     """Ambient plus Lambert light, the latter only where no solid stands in the way: (B, R)."""
-    ly = torch.ones_like(scenes.light_x)
-    norm = torch.rsqrt(scenes.light_x**2 + ly**2 + scenes.light_z**2)
-    light = tuple((part * norm)[:, None] for part in (scenes.light_x, ly, scenes.light_z))
-    facing = (normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2]).clamp(min=0)
+    light = towards_light(scenes)
+    facing = dot(normal, light).clamp(min=0)
     lifted = tuple(p + 2e-3 * n for p, n in zip(point, normal, strict=True))
     lit = torch.ones_like(facing)
     for slot in range(MAX_SOLIDS):

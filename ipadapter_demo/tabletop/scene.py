@@ -17,6 +17,7 @@ from torch import Tensor
 
 SHAPES = ("sphere", "cube", "cylinder", "cone")
 TEXTURES = ("plain", "striped", "checkered", "dotted")
+FINISHES = ("matte", "glossy", "metal")
 SECOND_COLOURS = ("white", "black")
 LIGHT_SIDES = ("left", "right")
 HUES = {
@@ -46,6 +47,7 @@ class Scenes:
     hue: Tensor  # (B, 2) degrees
     texture: Tensor  # (B, 2)
     second: Tensor  # (B, 2)
+    finish: Tensor  # (B, 2)
     period: Tensor  # (B, 2) texture period
     angle: Tensor  # (B, 2) texture orientation, radians
     radius: Tensor  # (B, 2)
@@ -111,11 +113,13 @@ class Scenes:
             "colour": COLOURS[self.colour[index, slot]],
             "texture": TEXTURES[self.texture[index, slot]],
             "second": SECOND_COLOURS[self.second[index, slot]],
+            "finish": FINISHES[self.finish[index, slot]],
         } | {name: getattr(self, name)[index, slot].item() for name in numbers}
 
 
 def sample_scenes(count: int, seed: int) -> Scenes:
-    """`count` scenes drawn from the world's distribution; equal seeds give equal scenes."""
+    """`count` scenes drawn from the world's distribution, all solids matte; equal seeds give equal
+    scenes."""
     g = torch.Generator().manual_seed(seed)
     uniform = partial(_uniform, g)
 
@@ -137,6 +141,7 @@ def sample_scenes(count: int, seed: int) -> Scenes:
         hue=_jittered_hue(colour, g),
         texture=pick(TEXTURES, *pair),
         second=pick(SECOND_COLOURS, *pair),
+        finish=torch.zeros(pair, dtype=torch.long),
         period=uniform(0.36, 0.56, *pair) * (radius / 0.6),
         angle=uniform(-math.pi / 2, math.pi / 2, *pair),
         radius=radius,
@@ -156,6 +161,12 @@ def sample_scenes(count: int, seed: int) -> Scenes:
         camera_y=uniform(1.3, 2.3, count),
         view=torch.tensor([0.0, 0.0, 1.0]).repeat(count, 1),
     )
+
+
+def with_finishes(scenes: Scenes, seed: int) -> Scenes:
+    """The same scenes, every solid of a finish by chance, each as likely."""
+    g = torch.Generator().manual_seed(seed)
+    return replace(scenes, finish=torch.randint(len(FINISHES), scenes.finish.shape, generator=g))
 
 
 def seen_otherwise(scenes: Scenes, seed: int) -> Scenes:
@@ -185,7 +196,7 @@ def with_first_solid_of(scenes: Scenes, others: Tensor) -> Scenes:
     """The scenes with the first solid of the scene others[i] (B,) in place of their own, as large
     as that was, its texture in proportion."""
     changed = {}
-    for name in ("shape", "colour", "hue", "texture", "second", "period", "angle", "yaw"):
+    for name in ("shape", "colour", "hue", "texture", "second", "finish", "period", "angle", "yaw"):
         values = getattr(scenes, name).clone()
         values[:, 0] = values[others, 0]
         changed[name] = values

@@ -182,12 +182,12 @@ class _Writer:
             which = self.rng.choice(("that is", "which is"))
             behind, before, is_open = f" {which} {self.listed(before)}", [], True
         elif form < 0.4 and phrase.texture:
-            before = [self.word(phrase.colour)] if phrase.colour else []
+            before = self.words(phrase.colour, phrase.finish)
             behind = f" with {self.rng.choice(PATTERNS[phrase.texture])}"
-            if before and self.chance(0.3):
-                behind, before = f" in {before[0]}{behind}", []
+            if phrase.colour and self.chance(0.3):
+                behind, before = f" in {before[0]}{behind}", before[1:]
         elif form < 0.5 and phrase.colour:
-            before = [self.word(phrase.texture)] if phrase.texture else []
+            before = self.words(phrase.texture, phrase.finish)
             behind = f" in {self.word(phrase.colour)}"
         glue = self.rng.choice((" ", " ", " ", ", ", " and "))
         words = f"{glue.join(before)} {noun}".strip()
@@ -196,11 +196,14 @@ class _Writer:
 
     def adjectives(self, phrase: Phrase) -> list[str]:
         """In any order, the captions' half of the time."""
-        words = [self.word(word) for word in phrase.adjectives]
+        words = self.words(*phrase.adjectives)
         return words[::-1] if self.chance(0.5) else words
 
     def listed(self, words: Sequence[str]) -> str:
         return self.rng.choice((" and ", " and ", ", ", " ")).join(words)
+
+    def words(self, *words: str) -> list[str]:
+        return [self.word(word) for word in words if word]
 
     def word(self, word: str) -> str:
         others = SYNONYMS.get(word, ())

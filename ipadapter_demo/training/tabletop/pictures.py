@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ipadapter_demo.tabletop import render as renderer
-from ipadapter_demo.tabletop.scene import Scenes, sample_scenes
+from ipadapter_demo.tabletop.scene import Scenes, sample_scenes, with_finishes
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +38,16 @@ class Pictures:
         return torch.from_numpy(self.images[indices.numpy()]).float().div_(127.5).sub_(1.0)
 
 
-def rendered_pictures(folder: Path, count: int, seed: int = TRAIN_SEED) -> Pictures:
-    """The first `count` pictures of a seed, drawn into `folder` unless they are there already."""
+def rendered_pictures(
+    folder: Path, count: int, seed: int = TRAIN_SEED, finishes: bool = False
+) -> Pictures:
+    """The first `count` pictures of a seed, drawn into `folder` unless they are there already; all
+    solids matte, or of every finish."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"pictures-{seed}-{count}.npy"
+    path = folder / f"pictures-{seed}-{count}{'-finishes' if finishes else ''}.npy"
     scenes = sample_scenes(count, seed)
+    if finishes:
+        scenes = with_finishes(scenes, seed)
     if not path.exists():
         _draw(scenes, path)
     return Pictures(scenes, np.load(path, mmap_mode="r+"))

@@ -21,6 +21,7 @@ from ipadapter_demo.training.tabletop.clip import (
     train_text_encoder,
 )
 from ipadapter_demo.training.tabletop.decoder import train_decoder
+from ipadapter_demo.training.tabletop.finishes import train_finishes
 from ipadapter_demo.training.tabletop.inpaint import train_inpaint
 from ipadapter_demo.training.tabletop.light import train_light
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
@@ -92,6 +93,7 @@ RECIPES = {
     ),
     "t2i-canny": Recipe(structure, 1600, 16, 1e-3, seed=13, options=T2I_CANNY),
     "t2i-inpaint": Recipe(train_inpaint, 4000, 16, 1e-3, seed=17, start_from="t2i-palette"),
+    "finishes": Recipe(train_finishes, 2400, 16, 3e-4, seed=81),
     "vae-decoder": Recipe(train_decoder, 500, 8, 4e-4, seed=61),
     "few-step": Recipe(few_step, 3000, 16, 6e-4, seed=31),
     "few-step-own": Recipe(
