@@ -4,6 +4,7 @@ change what the others share."""
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 
@@ -36,6 +37,8 @@ LONG = (
     "test_card",
 )
 
+# Programs that tests start wait for their threads beside the tests: docs/speed.md.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 # Tiny models gain nothing from a second thread, and on a busy machine they would wait for it.
 torch.set_num_threads(1)
 
