@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.training.run import Run
 
 
 def shipped_but(part: str, folder: Path) -> Path:
@@ -19,8 +20,25 @@ def shipped_but(part: str, folder: Path) -> Path:
     return out
 
 
-def shipped_with_own(part: str, folder: Path) -> Path:
-    """The same with a copy of the folder `part`, for a recipe that goes on from it."""
+def shipped_with_own(part: str, folder: Path, *others: str) -> Path:
+    """The same with a copy of the folder `part`, and of others, for a recipe that goes on from
+    it."""
     out = shipped_but(part, folder)
-    shutil.copytree(TABLETOP.folder / part, out / part)
+    for name in (part, *others):
+        (out / name).unlink(missing_ok=True)
+        shutil.copytree(TABLETOP.folder / name, out / name)
     return out
+
+
+def few_steps(folder: Path, steps: int, batch: int, lr: float, preview_every: int = 0) -> Run:
+    """A run whose every step counts as it is."""
+    return Run(
+        folder=folder,
+        steps=steps,
+        batch=batch,
+        lr=lr,
+        warmup=0,
+        ema=0.0,
+        precision="no",
+        preview_every=preview_every,
+    )

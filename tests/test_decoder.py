@@ -14,7 +14,6 @@ from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline.inpainting.crop import mask_box
 from ipadapter_demo.tabletop.erase import masks_over_first
 from ipadapter_demo.tabletop.scene import partners_with_one_solid, sample_scenes
-from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.decoder import (
     detail_inside,
     deviations,
@@ -24,7 +23,7 @@ from ipadapter_demo.training.tabletop.decoder import (
     variances,
 )
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
-from tests.shipped import shipped_with_own
+from tests.shipped import few_steps, shipped_with_own
 
 
 def test_the_partner_of_a_scene_is_the_next_with_one_solid() -> None:
@@ -78,16 +77,7 @@ def test_the_decoder_alone_goes_on_and_its_latents_are_those_of_inpainting(tmp_p
     out = shipped_with_own("vae", tmp_path)
     before = AutoencoderTiny.from_pretrained(TABLETOP.folder / "vae")
     pictures = rendered_pictures(tmp_path, 4)
-    run = Run(
-        folder=tmp_path / "run",
-        steps=1,
-        batch=2,
-        lr=1e-4,
-        warmup=0,
-        ema=0,
-        precision="no",
-        preview_every=1,
-    )
+    run = few_steps(tmp_path / "run", steps=1, batch=2, lr=1e-4, preview_every=1)
     found = train_decoder(run, pictures, pictures, out)
     assert found["detail_inside"] > 0.3
     assert found["psnr_db"] > 25

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,15 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.caption import FULL, caption, said_of, with_one_word_wrong
 from ipadapter_demo.tabletop.render import FIRST_SOLID, render
 from ipadapter_demo.tabletop.scene import FINISHES, Scenes, sample_scenes, with_finishes
 from ipadapter_demo.tabletop.wording import reworded
-from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop import finishes
 from ipadapter_demo.training.tabletop.pictures import TRAIN_SEED, Pictures, rendered_pictures
-from tests.shipped import shipped_but
+from tests.shipped import few_steps, shipped_with_own
 
 SCENES = sample_scenes(48, seed=5)
 
@@ -119,20 +116,8 @@ def trained(
 
     def train(kept: float, steps: int) -> dict[str, float]:
         folder = tmp_path_factory.mktemp("finishes")
-        out = shipped_but("unet", folder)
-        (out / "text_encoder").unlink()
-        for part in ("unet", "text_encoder"):
-            shutil.copytree(TABLETOP.folder / part, out / part)
-        run = Run(
-            folder=folder / "run",
-            steps=steps,
-            batch=4,
-            lr=3e-4,
-            warmup=0,
-            ema=0.0,
-            precision="no",
-            preview_every=0,
-        )
+        out = shipped_with_own("unet", folder, "text_encoder")
+        run = few_steps(folder / "run", steps, batch=4, lr=3e-4)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(finishes, "KEPT", kept)
             # few steps teach few pictures: it is asked of those that were learnt

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.scene import sample_scenes
-from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.light import in_other_light, train_light
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
-from tests.shipped import shipped_but
+from tests.shipped import few_steps, shipped_but
 
 PLUS = TABLETOP.adapters["plus"]
 
@@ -37,16 +36,7 @@ def missing(folder: Path, changed: Callable[[str, Tensor], Tensor], lr: float) -
     before = {name: changed(name, w) for name, w in load_file(TABLETOP.folder / PLUS).items()}
     save_file(before, out / PLUS)
     pictures = rendered_pictures(folder, 32)
-    run = Run(
-        folder=folder / "light",
-        steps=1,
-        batch=2,
-        lr=lr,
-        warmup=0,
-        ema=0,
-        precision="no",
-        preview_every=0,
-    )
+    run = few_steps(folder / "light", steps=1, batch=2, lr=lr)
     found = train_light(run, pictures, pictures, out)
     after = load_file(out / PLUS)
     assert after.keys() == before.keys()

@@ -13,11 +13,10 @@ from transformers import CLIPTokenizer
 
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.scene import COLOURS
-from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop import solids
 from ipadapter_demo.training.tabletop.latents import Frozen
 from ipadapter_demo.training.tabletop.pictures import Pictures, rendered_pictures
-from tests.shipped import shipped_with_own
+from tests.shipped import few_steps, shipped_with_own
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +49,7 @@ def trained(
         folder = tmp_path_factory.mktemp("solids")
         out = shipped_with_own("text_encoder", folder)
         confuse_colours(out / "text_encoder")
-        run = Run(
-            folder=folder / "run",
-            steps=steps,
-            batch=8,
-            lr=1e-3,
-            warmup=0,
-            ema=0.0,
-            precision="no",
-            preview_every=0,
-        )
+        run = few_steps(folder / "run", steps, batch=8, lr=1e-3)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(solids, "KEPT", kept)
             return solids.train_solids(run, pictures, pictures, out)
