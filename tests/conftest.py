@@ -39,6 +39,8 @@ LONG = (
 
 # Programs that tests start wait for their threads beside the tests: docs/speed.md.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# They read compiled modules, where whoever runs the tests has asked Python to write none.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Tiny models gain nothing from a second thread, and on a busy machine they would wait for it.
 torch.set_num_threads(1)
 

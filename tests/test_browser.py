@@ -123,10 +123,11 @@ def test_the_page_opens_on_a_finished_example(page: Page, size: tuple[int, int])
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     before = reference.get_attribute("src") or ""
     expect(stop).to_be_disabled()
+    set_number(panel, "Steps", 50)  # still drawing when Stop is clicked
     panel.get_by_role("button", name="Try another").click()
     expect(reference).not_to_have_attribute("src", before)
     status = panel.get_by_role("status").first
-    expect(status).to_have_text(re.compile(r"step \d+ of 8, about \d+ s left"))
+    expect(status).to_have_text(re.compile(r"step \d+ of 50, about \d+ s left"))
     assert "leaves the line" in (stop.get_attribute("title") or "")
     stop.click()
     expect(panel.get_by_text(STOPPED)).to_be_visible()
@@ -531,18 +532,18 @@ def test_a_result_dropped_on_the_page_is_restored(page: Page) -> None:
 
 def test_a_comparison_stops_and_goes_on(page: Page) -> None:
     panel = open_tab(page, "Compare")
-    set_number(panel, "Steps", 6)
-    panel.get_by_label("Values").first.fill("0, 0.5, 1")
-    expect(panel.get_by_text("9 cells, 54 steps")).to_be_visible()
+    set_number(panel, "Steps", 20)  # still drawing when Stop is clicked
+    panel.get_by_label("Values").first.fill("0, 1")
+    expect(panel.get_by_text("6 cells, 120 steps")).to_be_visible()
     panel.get_by_role("button", name="Compare", exact=True).click()
     expect(panel.locator("[data-cell] img").first).to_be_visible()
     panel.get_by_role("button", name="Stop").click()
-    expect(panel.get_by_text(re.compile(r"^\d of 9 cells. Compare goes on"))).to_be_visible()
+    expect(panel.get_by_text(re.compile(r"^\d of 6 cells. Compare goes on"))).to_be_visible()
     expect(panel.get_by_role("button", name="Compare", exact=True)).to_be_enabled()
     first = panel.locator("[data-cell] img").first
     before = first.get_attribute("src")
     panel.get_by_role("button", name="Compare", exact=True).click()
-    expect(panel.get_by_text("9 of 9 cells.")).to_be_visible()
+    expect(panel.get_by_text("6 of 6 cells.")).to_be_visible()
     assert first.get_attribute("src") == before, "what was finished is untouched"
 
 

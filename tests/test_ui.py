@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -47,7 +48,7 @@ from ipadapter_demo.ui.run.errors import with_errors_said
 from ipadapter_demo.ui.run.model_input import model_input
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.tab import BuiltTab
-from ipadapter_demo.ui.run.updates import summary
+from ipadapter_demo.ui.run.updates import now_and_then, summary
 from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE
 from ipadapter_demo.ui.tabs import TABS
 from ipadapter_demo.ui.tabs.compare import form as compare_form
@@ -598,6 +599,22 @@ def test_the_server_gives_away_nothing_it_need_not() -> None:
     assert not any(
         options[name] for name in ("share", "show_error", "enable_monitoring", "run_history")
     )
+
+
+def test_events_without_a_shown_progress_tell_one_component_of_it(pipeline: Any) -> None:
+    page = build_ui(pipeline, Settings())
+    quiet = [event for event in page.fns.values() if event.show_progress == "hidden"]
+    told = {block._id for event in quiet for block in event.show_progress_on or event.outputs}
+    assert len(quiet) > 100
+    assert len(told) == 1
+
+
+def test_a_quick_model_is_not_reported_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([0.0, 0.1, 0.39, 0.41, 0.8, 0.82])
+    clock = SimpleNamespace(monotonic=lambda: next(moments))
+    monkeypatch.setattr("ipadapter_demo.ui.run.updates.time", clock)
+    due = now_and_then()
+    assert [due() for _ in range(6)] == [True, False, False, True, False, True]
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_program() -> None:

@@ -131,8 +131,19 @@ def build_ui(
             comparison.widgets,
         )
         keep_values(page)
+    keep_progress_short(page, restored)
     refuse_addresses(page)
     return page.queue(max_size=settings.queue_size, api_open=False)
+
+
+def keep_progress_short(page: gr.Blocks, where: gr.UploadButton) -> None:
+    """With every message of any event gradio's script tells all components that an event so far
+    may change how far that event is, each after a search through the whole page: a comparison kept
+    a core busy with it. Where that is hidden, one component is told, which comes early and shows
+    none."""
+    for event in page.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = [where]
 
 
 def header(info: ModelInfo) -> str:

@@ -103,14 +103,16 @@ def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Iterator[U
         with manager.turn(model, this_visitor(), manager.cost(model, [frame])) as turn:
             for _ in waited(turn):
                 yield {}  # nothing to show, but who has left is missed
-            pipeline = manager.at_turn(turn)
+            pipeline, done = manager.at_turn(turn), 0
             with closing(
                 pipeline.stream(frame, look_again=LOOK_AGAIN, most_seconds=limit)
             ) as events:
                 for event in events:
                     if isinstance(event, Preview):
                         turn.share, turn.seconds = event.step / event.steps, event.seconds
-                        yield {}
+                        if event.step == done:  # said again: not at every step, which would
+                            yield {}  # keep the browser busy beside the model
+                        done = event.step
                     else:
                         yield {
                             shown.gallery: gr.Gallery(list(event.images), allow_preview=True),

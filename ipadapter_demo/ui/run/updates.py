@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from ipadapter_demo.ui.widgets.scrubber import scrubber_html
 
 PREVIEW = "image"  # as gradio calls the file of a picture that comes without one
 LOOK_AGAIN = 0.5  # seconds: as long as somebody waits, what is said may be this old
+QUIET = 0.4  # seconds: each message keeps a browser without a GPU busy for a twentieth of one
 PREVIEWS = 6  # a run shows at most as many; each costs a decoding
 
 
@@ -61,11 +63,13 @@ def updates(
             request, preview_every(request, preview), record_attention, LOOK_AGAIN, most_seconds
         )
     ) as events:
+        due = now_and_then()
         for event in events:
             if isinstance(event, Preview):
                 turn.share, turn.seconds = event.step / event.steps, event.seconds
                 pictures = {shown.gallery: list(event.images)} if event.images else {}
-                yield pictures | {shown.status: so_far(turn, event.step, event.steps)}
+                if due() or pictures:
+                    yield pictures | {shown.status: so_far(turn, event.step, event.steps)}
             else:
                 paths = saved(event)
                 yield {
@@ -105,13 +109,15 @@ def strip_updates(
             most_seconds=most_seconds and most_seconds / all_of,
         )
     ) as events:
+        due = now_and_then()
         for event in events:
             if isinstance(event, Exception):
                 raise event
             if isinstance(event, Preview):
                 turn.share = (number + event.step / event.steps) / all_of
                 turn.seconds = seconds + event.seconds
-                yield {shown.status: so_far(turn, number, all_of, "picture") + notes}
+                if due():
+                    yield {shown.status: so_far(turn, number, all_of, "picture") + notes}
                 continue
             warnings |= dict.fromkeys(event.warnings)
             notes = notes_of(warnings, built.inputs)
@@ -184,6 +190,21 @@ def made(result: Result) -> str:
     if first == last:
         return f"1 picture in {result.seconds:.1f} s, seed {first}."
     return f"{len(result.seeds)} pictures in {result.seconds:.1f} s, seeds {first} to {last}."
+
+
+def now_and_then() -> Callable[[], bool]:
+    """A function that is true at its first call, and then where it was not for `QUIET` seconds."""
+    last = -math.inf
+
+    def due() -> bool:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < QUIET:
+            return False
+        last = now
+        return True
+
+    return due
 
 
 def waited(turn: Turn) -> Iterator[str]:

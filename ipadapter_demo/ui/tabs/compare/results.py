@@ -13,7 +13,13 @@ from ipadapter_demo.compare import ComparisonWarning, Done, Job, write_bundle
 from ipadapter_demo.compare.kept import Kept
 from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import Update, Widgets
-from ipadapter_demo.ui.run.updates import LOOK_AGAIN, lasting, notes_of, progress
+from ipadapter_demo.ui.run.updates import (
+    LOOK_AGAIN,
+    lasting,
+    notes_of,
+    now_and_then,
+    progress,
+)
 from ipadapter_demo.ui.tabs.compare import votes
 from ipadapter_demo.ui.tabs.compare.downloads import downloads_html
 from ipadapter_demo.ui.tabs.compare.grid_script import ON_LOAD
@@ -22,7 +28,6 @@ from ipadapter_demo.ui.tabs.compare.view import Expected, cell_choices, grid_htm
 
 DAY = 86_400
 KEPT = Kept()
-QUIET = 0.1  # seconds: a browser has better to do than to read what a quick model says
 END = 60  # seconds after which a run that was stopped is no longer waited for
 HINT = (
     "Click two pictures to hold them against each other. Two fingers zoom into all of them. "
@@ -93,11 +98,10 @@ def _run(
         shown.grid: grid_html(job, expected=Expected(at_once, each and each * at_once)),
         shown.status: so_far(job, each),
     }
-    said = time.monotonic()
+    due = now_and_then()
     for event in job.running(LOOK_AGAIN):
         if event is None:
-            if time.monotonic() - said > QUIET:
-                said = time.monotonic()
+            if due():
                 yield {}  # who has left, or has pressed Stop, is missed here
             continue
         if isinstance(event, ComparisonWarning):
