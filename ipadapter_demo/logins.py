@@ -16,7 +16,11 @@ def logins(text: str) -> list[tuple[str, str]]:
         is_file = False
     if not is_file:
         return [_login(text, "auth")]
-    lines = enumerate(Path(text).read_text(encoding="utf-8").splitlines(), 1)
+    try:
+        content = Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"auth: {text} cannot be read as text in UTF-8: {error}") from error
+    lines = enumerate(content.splitlines(), 1)
     given = [(number, line) for number, line in lines if line.strip() and line[0] != "#"]
     found = [_login(line, f"auth: line {number} of {text}") for number, line in given]
     if not found:

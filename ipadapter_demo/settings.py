@@ -138,6 +138,8 @@ class Settings:
         check(not (self.ray and numbered), "device", "cpu or cuda with ray", self.device)
         free = self.metrics_port is None or 0 < self.metrics_port < 65536
         check(free, "metrics_port", "from 1 to 65535", self.metrics_port)
+        other = self.metrics_port is None or self.metrics_port != self.port
+        check(other, "metrics_port", "another than the page's port", self.metrics_port)
         path = re.fullmatch(r"((https?:/)?/[^\s?#]+)?", self.root_path)
         check(bool(path), "root_path", "a path such as /demo, or an address", self.root_path)
         if logins(self.auth) and self.mcp:

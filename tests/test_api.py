@@ -402,6 +402,12 @@ def test_a_bad_login_is_refused_without_repeating_it(
     assert "s3cret" not in said
 
 
+def test_logins_that_are_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "logins").write_bytes(b"ada:\xff\xfe")
+    with pytest.raises(ValueError, match=r"^auth: .*logins cannot be read as text in UTF-8"):
+        Settings(auth=str(tmp_path / "logins"))
+
+
 def test_a_bad_line_of_logins_is_named_by_its_number(tmp_path: Path) -> None:
     (tmp_path / "logins").write_text("ada:s3cret\nhidden\n")
     with pytest.raises(ValueError, match=r"auth: line 2 of .*logins must be user:password") as said:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import subprocess
 import sys
 import types
@@ -315,6 +317,10 @@ BAD_INPUT = [
     ("--from-png R.png", "--from-png R.png: PNG holds no settings"),
     ("--from-png nowhere.png", "--from-png nowhere.png: PNG cannot be read: No such file"),
     ("--device gpu", "device must be cpu, mps, cuda"),
+    ("--negative-reference empty", "--negative-reference must be a picture or a file of embeds,"),
+    ("--reference empty --attention-maps", "--attention-maps are of one reference picture"),
+    ("--lora style.ckpt", "lora must be FILE.safetensors or FILE.safetensors:WEIGHT, or a LoRA's"),
+    ("--lora style.safetensors:abc", "lora must be FILE.safetensors or FILE.safetensors:WEIGHT"),
     ("--out text.txt", "text.txt: File exists"),
 ]
 
@@ -334,6 +340,7 @@ class TestRefusals:
         picture(1).save("R.png")
         Image.new("L", (64, 64)).save("black.png")
         Path("text.txt").write_text("no picture")
+        Path("empty").mkdir()
         line = refused(capsys, load, "generate", *options.split())
         assert line.startswith("python -m ipadapter_demo generate: ")
         assert message in line
@@ -699,6 +706,7 @@ class TestCompare:
             (["spec.yaml", "--verify", "x.zip"], "--verify takes a bundle and no spec"),
             (["--verify", "x.zip"], "x.zip cannot be read: No such file or directory"),
             (["--verify", "spec.yaml"], "spec.yaml is no bundle: File is not a zip file"),
+            (["spec.yaml", "--clip", "none"], "--clip none holds no CLIP model: it has no config"),
         ],
     )
     def test_mistakes_are_named(
@@ -785,6 +793,32 @@ def test_a_scene_that_is_too_large_is_refused(
 ) -> None:
     words = ["render", "--size", "100000", "--out", str(tmp_path)]
     assert "--size must be at most 512, got 100000" in refused(capsys, load, *words)
+
+
+@pytest.mark.parametrize(
+    "words", [["render"], ["evaluate"], ["train", "structure", "--data", "none.tar", "--run", "r"]]
+)
+def test_a_seed_that_is_too_large_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main([*words, "--seed", "99999999999999999999", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert re.search(r"seed:? must be (a whole number )?from 0 to 4294967295, got", said)
+
+
+def test_shards_of_other_settings_are_no_part_of_new_ones(
+    run: Run, load: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["render", "--shards", "--count", "3", "--size", "32", "--out", str(tmp_path)]
+    rows = run(*words)
+    written = (tmp_path / "00000.tar").stat().st_mtime_ns
+    assert run(*words) == rows
+    for other in (["--seed", "1"], ["--finishes"], ["--count", "4"], ["--size", "16"]):
+        line = refused(capsys, load, *words, *other)
+        assert "holds shards of other settings (count 3, seed 0, size 32, finishes False)" in line
+    assert "--maps are not written into --shards" in refused(capsys, load, *words, "--maps")
+    assert (tmp_path / "00000.tar").stat().st_mtime_ns == written
 
 
 def test_render_writes_shards(run: Run, tmp_path: Path) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from ipadapter_demo.tabletop.caption import FULL, caption, said_of, with_one_word_wrong
+from ipadapter_demo.models.catalog import TABLETOP
+from ipadapter_demo.tabletop.caption import FULL, RICH, caption, said_of, with_one_word_wrong
 from ipadapter_demo.tabletop.render import FIRST_SOLID, render
 from ipadapter_demo.tabletop.scene import FINISHES, Scenes, sample_scenes, with_finishes
 from ipadapter_demo.tabletop.wording import reworded
 from ipadapter_demo.training.tabletop import finishes
+from ipadapter_demo.training.tabletop.latents import Frozen
 from ipadapter_demo.training.tabletop.pictures import TRAIN_SEED, Pictures, rendered_pictures
 from tests.shipped import few_steps, shipped_with_own
 
@@ -128,11 +131,28 @@ def trained(
 
 
 def test_before_the_first_step_nothing_differs(
-    trained: Callable[[float, int], dict[str, float]],
+    trained: Callable[[float, int], dict[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(finishes, "STYLE", RICH)  # the word "matte" is new to the built-in model
     figures = trained(4.0, 0)
     assert figures["learnt"] == pytest.approx(1, abs=1e-4)
     assert figures["changed"] < 1e-6
+
+
+def test_given_again_a_run_is_held_against_the_base_that_it_began_with(
+    pictures: Pictures, tmp_path: Path
+) -> None:
+    out = shipped_with_own("unet", tmp_path, "text_encoder")
+    run = few_steps(tmp_path / "run", 2, batch=4, lr=3e-4)
+    first, again = (finishes.train_finishes(run, pictures, pictures, out) for _ in range(2))
+    assert again["changed"] == first["changed"] > 1e-5
+    assert again["learnt"] == first["learnt"] != 1
+
+
+def test_matte_is_left_out_where_a_text_would_be_cut() -> None:
+    model = Frozen.load(TABLETOP.folder, "cpu", with_image_encoder=False)
+    short, long = "a matte red cube", "a matte red solid" + " red" * 30
+    assert finishes._short(model, [short, long]) == [short, long.replace("matte ", "")]
 
 
 def test_finishes_are_learnt_and_the_base_of_before_keeps_the_rest(

@@ -302,6 +302,32 @@ class TestWrongNetworks:
             sd15(shelf, controlnets=(("edges", tmp_path / "net.pth"),))
         assert not (tmp_path / "ran").exists()
 
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (b"{bad", r"config\.json cannot be read: Expecting property name"),
+            (b"\xff\xfe", r"config\.json cannot be read: 'utf-8' codec"),
+            (b"[1]", r"config\.json must hold an object with names, got a list"),
+        ],
+    )
+    def test_a_damaged_config(self, shelf: Path, tmp_path: Path, content: bytes, said: str) -> None:
+        (tmp_path / "net").mkdir()
+        (tmp_path / "net" / "config.json").write_bytes(content)
+        for part in ("controlnets", "t2i_adapters"):
+            with pytest.raises(ModelError, match=said):
+                sd15(shelf, **{part: (("edges", tmp_path / "net"),)})
+        with pytest.raises(ModelError, match=said):
+            sd15(shelf, vae=tmp_path / "net")
+
+    @pytest.mark.parametrize(("inner", "kind"), [(torch.ones(2), "Tensor"), ([1], "list")])
+    def test_a_state_that_names_no_weights(
+        self, shelf: Path, tmp_path: Path, inner: object, kind: str
+    ) -> None:
+        torch.save({"state_dict": inner}, tmp_path / "net.pt")
+        said = rf"net\.pt: its state_dict is a {kind}, not weights by name"
+        with pytest.raises(ModelError, match=said):
+            sd15(shelf, controlnets=(("edges", tmp_path / "net.pt"),))
+
     def test_a_union(self, shelf: Path, tmp_path: Path) -> None:
         save_file({"task_embedding": torch.zeros(1)}, tmp_path / "net.safetensors")
         with pytest.raises(ModelError, match="is a ControlNet Union, which only SDXL has"):

@@ -714,6 +714,28 @@ class TestSurroundings:
         assert around.mask is not None
         assert ImageChops.invert(second.mask).tobytes() == around.mask.tobytes()
 
+    def test_several_references_share_the_mask_as_they_share_a_picture(
+        self, pipeline: ImagePromptPipeline
+    ) -> None:
+        one, two = Reference(image=picture(3)), Reference(image=picture(4))
+
+        def drawn(*references: Reference, **changes: Any) -> np.ndarray:
+            return generated(pipeline, replace(self.REQUEST, references=references, **changes))
+
+        once = drawn(one).astype(int)
+        assert np.abs(drawn(one, one, combine="average") - once).max() <= 1
+        assert np.abs(drawn(one, one) - once).max() <= 1
+        apart = drawn(one, two, combine="average") - drawn(one, two).astype(int)
+        assert np.abs(apart).max() > 1
+
+    def test_average_of_regions_is_said_to_do_nothing(self, pipeline: ImagePromptPipeline) -> None:
+        left, right = box_mask((0, 0, 32, 64)), box_mask((32, 0, 64, 64))
+        references = [Reference(image=picture(3), mask=m) for m in (left, right, None, None)]
+        plain = replace(self.REQUEST, inpaint=None, combine="average")
+        said = "combine has no effect: each reference with a mask acts in its own region."
+        assert said in pipeline.generate(replace(plain, references=references[:3])).warnings
+        assert said not in pipeline.generate(replace(plain, references=references)).warnings
+
     def test_what_is_not_followed_has_no_part(self) -> None:
         followed = Reference(image=picture(3))
         others = replace(followed, negative=True), replace(followed, weight=0.0)

@@ -95,6 +95,11 @@ def test_a_limit_may_be_left_out_and_is_never_less_than_nothing() -> None:
             Settings(**{name: -1})  # type: ignore[arg-type]
 
 
+def test_figures_have_a_port_of_their_own() -> None:
+    with pytest.raises(ValueError, match="metrics_port must be another than the page's port, got"):
+        Settings(port=7999, metrics_port=7999)
+
+
 def test_models_are_offered_by_their_names() -> None:
     given = settings_from_args(["--models", "tabletop, sd15,,sd15"], {})
     assert offered(given) == ("tabletop", "sd15")

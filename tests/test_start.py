@@ -94,6 +94,12 @@ def test_an_address_that_is_not_this_machines(host: str) -> None:
         check_address(host, 7999)
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64])
+def test_what_can_be_no_name_of_a_host(host: str) -> None:
+    with pytest.raises(ServerError, match=rf"^{re.escape(host)}:7999 cannot be listened on: \w"):
+        check_address(host, 7999)
+
+
 def test_an_address_of_this_machine() -> None:
     port = free_port()
     for host in ("127.0.0.1", "localhost", "0.0.0.0"):

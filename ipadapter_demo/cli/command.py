@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ipadapter_demo.request import MAX_SEED
+
 if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ImagePromptPipeline
 
@@ -40,6 +42,15 @@ def positive(text: str) -> int:
     """The type of an option that counts."""
     if not re.fullmatch(r"\d{1,9}", text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def seed_number(text: str) -> int:
+    """The type of an option that names scenes or noise."""
+    if not re.fullmatch(r"\d{1,10}", text) or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from 0 to {MAX_SEED}, got {text!r}"
+        )
     return int(text)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ipadapter_demo.cli.command import PROGRAM, Arguments, Command, Load
 from ipadapter_demo.cli.model import manager_of
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.model_flags import add_model_options
 
 TEXT = """\
@@ -77,6 +78,9 @@ def run(arguments: Arguments, load: Load) -> None:
         bundle = comparison.bundle_of(arguments)
         comparison.verify(bundle, manager_of(arguments, load, **comparison.made_with(bundle)))
     else:
+        clip = arguments.clip
+        if clip is not None and not (clip / "config.json").is_file():
+            raise RequestError(f"--clip {clip} holds no CLIP model: it has no config.json")
         spec = comparison.spec_of(arguments)
         manager = manager_of(arguments, load, model=spec.comparison.model)
         comparison.draw(arguments, spec, manager)

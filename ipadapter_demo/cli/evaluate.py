@@ -16,6 +16,7 @@ from ipadapter_demo.cli.command import (
     positive,
     print_line,
     progress,
+    seed_number,
 )
 from ipadapter_demo.cli.model import loaded, precision_of, settings_of
 from ipadapter_demo.errors import RequestError
@@ -65,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--seed",
-        type=int,
+        type=seed_number,
         metavar="N",
         help="which scenes, of which recipes learn from none from "
         "900001 on [900001]; for coco of the first sample [0]",

@@ -14,6 +14,7 @@ from ipadapter_demo.cli.pictures import add_picture_options
 from ipadapter_demo.cli.prompts import add_prompt_options
 from ipadapter_demo.cli.references import add_reference_options
 from ipadapter_demo.cli.values import layers, structure
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.layer_presets import LAYER_PRESETS
 from ipadapter_demo.model_flags import add_model_options
 from ipadapter_demo.models.catalog import TABLETOP
@@ -197,6 +198,9 @@ def run(arguments: Arguments, load: Load) -> None:
     record, found = recorded(arguments.from_png)
     # read before the model is: a wrong path shows at once
     given = given_fields(arguments, record.request if record else None)
+    at = folder_among(arguments.reference)
+    if at is not None and arguments.attention_maps:
+        raise RequestError("--attention-maps are of one reference picture, and not of a folder")
     if vae_is_named(arguments.vae):
         arguments.vae = None  # of the request, and not the model's own
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -204,7 +208,7 @@ def run(arguments: Arguments, load: Load) -> None:
     pipeline = loaded(arguments, load, made_with, adapters_beside(record))
     start = record.request if record else start_of(found, given, pipeline.info)
     request = completed(replace(start, **given), pipeline.info, arguments)
-    if (at := folder_among(arguments.reference)) is not None:
+    if at is not None:
         return draw(pipeline, request, arguments.reference[at], arguments.out, at)
     *_, result = pipeline.stream(request, record_attention=arguments.attention_maps)
     for note in result.warnings:

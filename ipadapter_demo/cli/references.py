@@ -183,6 +183,10 @@ def given(path: Path, option: str, clip_mask: Path | None = None) -> dict[str, A
     """The picture of a reference, and what of it the encoder does not see; or embeds."""
     hidden = None if clip_mask is None else picture("--reference-clip-mask", clip_mask)
     if path.is_dir():
+        if option != "--reference":
+            raise RequestError(
+                f"{option} must be a picture or a file of embeds, got the folder {path}"
+            )
         if hidden is not None:
             raise RequestError("--reference-clip-mask is of one picture, not of a folder")
         return {"image": BLANK}

@@ -52,7 +52,10 @@ def given_fields(arguments: Arguments, earlier: GenerateRequest | None = None) -
     `earlier` is the request that they change."""
     fields = {name: getattr(arguments, name) for name in FIELDS}
     if arguments.lora is not None:
-        fields["loras"] = tuple(lora_at(*each) for each in loras(arguments.lora))
+        try:
+            fields["loras"] = tuple(lora_at(*each) for each in loras(arguments.lora))
+        except ValueError as error:
+            raise RequestError(str(error)) from error
     fields |= {
         "references": references_of(arguments),
         "structures": _structures(arguments),

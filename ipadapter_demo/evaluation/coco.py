@@ -9,8 +9,10 @@ its own. What is finished is written down row by row, so a run that was stopped 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any, TypedDict
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.evaluation.similarity import NamedClip
+from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import flatten_image, read_image
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.pipeline import load
@@ -141,6 +144,7 @@ def evaluate_coco(
         "protocol": asdict(protocol),
         "clip": clip.name,
         "items": len(items),
+        "items_sha256": _sha256_of(items, clip),
         "model": {name: str(value) for name, value in model.items() if value},
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -192,18 +196,27 @@ def _drawn(
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.ActorDiedError as error:
-        raise RequestError(f"workers: one of {workers} died: {error!s:.300}") from error
+        said = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()[-1]  # the reason
+        raise RequestError(f"workers: one of {workers} died: {said:.300}") from error
     finally:
         if own:
             ray.shutdown()
 
 
+def _sha256_of(items: Sequence[Item], clip: Path) -> str:
+    """Of what the rows depend on besides: pictures by name, captions, and CLIP's files by size."""
+    there = sorted(clip.iterdir()) if clip.is_dir() else []
+    told = [[Path(item.path).name, item.caption] for item in items]
+    told += [[file.name, str(file.stat().st_size)] for file in there]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
 def _rows_there(out: Path, settings: dict[str, Json]) -> dict[int, Row]:
     """The rows that an earlier run of these settings finished, without a line cut off."""
-    known = out / "settings.json"
-    if known.exists() and json.loads(known.read_text()) != settings:
+    known, wanted = out / "settings.json", (json.dumps(settings, indent=1) + "\n").encode()
+    if known.exists() and known.read_bytes() != wanted:
         raise RequestError(f"out: {out} holds an evaluation with other settings; name another")
-    known.write_text(json.dumps(settings, indent=1) + "\n")
+    write_file(known, wanted)
     rows: dict[int, Row] = {}
     path = out / "rows.jsonl"
     if path.exists():

@@ -4,7 +4,6 @@ whether it fits the model's UNet."""
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.models.json_files import json_object
 from ipadapter_demo.models.union import is_union, union_of
 from ipadapter_demo.models.weights import network_from_weights
 
@@ -128,7 +128,7 @@ def class_in(folder: Path, kind: type) -> type:
     from diffusers import ControlNetModel, ControlNetUnionModel
 
     path = folder / "config.json"
-    found = json.loads(path.read_text()).get("_class_name") if path.is_file() else None
+    found = json_object(path).get("_class_name") if path.is_file() else None
     if kind is ControlNetModel and found == ControlNetUnionModel.__name__:
         return ControlNetUnionModel
     if found not in (None, kind.__name__):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from ipadapter_demo.errors import ModelError, some_of
 from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.json_files import json_object
 from ipadapter_demo.models.quiet import errors_only
 from ipadapter_demo.models.schedule import SchedulerConfig, marked, saying
 from ipadapter_demo.models.sources import served_by, weights_at
@@ -161,7 +160,7 @@ def vae_at(
     from diffusers import AutoencoderKL, AutoencoderTiny
 
     if path.is_file():
-        if "AutoencoderKL" not in _read(base, "vae/config.json"):
+        if _object(base, "vae/config.json").get("_class_name") != "AutoencoderKL":
             raise ModelError(
                 f"vae: {path.name} is one file, which needs a base of SD 1.5's or "
                 "SDXL's family: give a folder in diffusers' layout"
@@ -170,8 +169,7 @@ def vae_at(
             files.append(path)
         return single_file.vae_of(tensors_from_file(path), base, dtype, path.name)
     kinds = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny)}
-    named = re.search(r'"_class_name":\s*"(\w+)"', _read(path, "config.json"))
-    name = named[1] if named else "AutoencoderKL"
+    name = str(_object(path, "config.json").get("_class_name", "AutoencoderKL"))
     if name not in kinds:
         raise ModelError(
             f"vae: {path.name} holds a network of kind {name:.80}; {' or '.join(kinds)} is needed"
@@ -252,7 +250,7 @@ def _scheduler_config(folder: Path) -> SchedulerConfig:
     import diffusers
 
     name = "scheduler/scheduler_config.json"
-    kind = getattr(diffusers, str(json.loads(_read(folder, name)).get("_class_name")), None)
+    kind = getattr(diffusers, str(_object(folder, name).get("_class_name")), None)
     if kind is None:
         raise ModelError(f"{folder.name}: {name} names no scheduler that diffusers has")
     return {"clip_sample": False} | dict(part_of(kind, folder / "scheduler").config)
@@ -268,11 +266,11 @@ def _image_processor(folder: Path) -> CLIPImageProcessor:
 
 
 def _zeros_for_nothing(folder: Path) -> bool:
-    return bool(json.loads(_read(folder, "model_index.json")).get("force_zeros_for_empty_prompt"))
+    return bool(_object(folder, "model_index.json").get("force_zeros_for_empty_prompt"))
 
 
-def _read(folder: Path, name: str) -> str:
+def _object(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
         raise ModelError(f"{folder.name}: {name} is missing, looked in {path}")
-    return path.read_text()
+    return json_object(path)

@@ -52,6 +52,10 @@ def weights_from_file(path: Path) -> Mapping[str, object]:
     if not isinstance(found, dict):
         raise ModelError(f"{path.name}: holds a {type(found).__name__}, not weights by name")
     inner = found.get("state_dict", found)
+    if not isinstance(inner, dict):
+        raise ModelError(
+            f"{path.name}: its state_dict is a {type(inner).__name__}, not weights by name"
+        )
     return {str(key): value for key, value in inner.items()}
 
 

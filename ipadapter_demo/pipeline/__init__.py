@@ -70,7 +70,8 @@ def prepare(
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
-        raise ModelError(f"device {device} cannot be used here: {error}") from error
+        said = str(error).splitlines()[0]  # torch lists all of its devices after it
+        raise ModelError(f"device {device} cannot be used here: {said:.300}") from error
     auto = options.dtype == "auto"
     dtype = best_dtype(device, entry.small) if auto else getattr(torch, options.dtype)
     share = options.share_steps or (SHARE_ON_CUDA if device.startswith("cuda") else 1)

@@ -248,6 +248,9 @@ def _on_regions(
                 f"is drawn: the model has cells of {cell} pixels"
             )
             yield f"reference.mask: the region of reference {number} {why}, so it has no effect."
+    used = [r for r in request.references if r.weight > 0 and not r.negative]
+    if request.combine == "average" and 1 < len(used) < 2 + sum(r.mask is not None for r in used):
+        yield "combine has no effect: each reference with a mask acts in its own region."
     followed, _ = split_by_mask(cropped, has_inpaint_adapter=model.inpaint_adapter is not None)
     masks = [reference.mask for reference in cropped.references]
     if any(_acts_nowhere(r, size, cell) for r in followed if all(r.mask is not m for m in masks)):

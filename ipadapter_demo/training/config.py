@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.request import MAX_SEED
 
 Precision = Literal["", "auto", "no", "bf16", "fp16"]
 Timesteps = Literal["uniform", "cubic"]
@@ -108,9 +109,9 @@ class TrainingConfig:
             "clip_grad",
             "workers",
             "preview_every",
-            "seed",
         ):
             self._check(name, getattr(self, name) >= 0, "at least 0")
+        self._check("seed", 0 <= self.seed <= MAX_SEED, f"from 0 to {MAX_SEED}")
         self._check("size", self.size % 8 == 0, "a multiple of 8")
         self._check("lr", 0 < self.lr < 1, "between 0 and 1")
         self._check("ema", 0 <= self.ema < 1, "from 0 to below 1")

@@ -88,8 +88,9 @@ class ReferenceEncoder:
         unconditional: TextStates | None,
         record_attention: bool,
     ) -> tuple[TimedPrompt, ...]:
-        """References without a mask share one softmax; a masked one has its own region and branch,
-        and so have those with a window or an image of their own, and the background of a mask.
+        """References without a mask share one softmax, inside that of inpainting too; a masked one
+        has its own region and branch, and so have those with a window or an image of their own, and
+        the background of a mask.
 
         The unconditional half, where there is guidance and so text for it, has the same branches
         with the empty picture in every place, or, of an adapter that reads negative references,
@@ -143,11 +144,14 @@ class ReferenceEncoder:
         tokens join the text's, as T2I-Adapter's authors do. `record`: with attention maps.
         `opposite`: of those alone that some layers put into this half."""
         shared: dict[tuple[object, ...], list[Reference]] = {}
+        own = {id(r.mask) for r in request.references if r.mask is not None}
         for number, reference in enumerate(references):
-            alone = number if reference.mask is not None else None
+            place: int | bytes | None = None
+            if reference.mask is not None:
+                place = number if id(reference.mask) in own else reference.mask.tobytes()
             name = active_adapter(self._model, request, reference).name
             layers = reference.layers or request.image_layers
-            key = (reference.window, reference.only_image, alone, name, layers)
+            key = (reference.window, reference.only_image, place, name, layers)
             shared.setdefault(key, []).append(reference)
         prompts, steps = [], steps_taken(request)
         text, taken = torch.empty(0) if empty is None else empty.states, 0
@@ -161,7 +165,8 @@ class ReferenceEncoder:
                 continue
             scale, mask = request.image_scale, None
             if one.mask is not None:
-                scale, weighted = scale * one.weight, [1.0]
+                if len(group) == 1:
+                    scale, weighted = scale * one.weight, [1.0]
                 mask = mask_from_image(resize_image(one.mask, size)).to(self._model.device)
             joins = active.adapter.joins_text
             read = self._tokens(

@@ -64,7 +64,9 @@ def train_attribute_classifier(run: Run, pictures: Pictures, held_out: Pictures,
 
     def preview(path: Path) -> None:
         print(path.stem, measured(classifier, held_out, 1024), flush=True)
-        pixels = _softened(held_out.pixels(torch.arange(16)), torch.Generator().manual_seed(0))
+        pixels = _softened(
+            held_out.pixels(torch.arange(len(held_out))[:16]), torch.Generator().manual_seed(0)
+        )
         save_image(pixels, path, nrow=8, normalize=True)
 
     outcome = fit(run, classifier, loss_of, preview)

@@ -86,7 +86,8 @@ def train_base(
         return diffusion.loss(predicted, noise, timesteps, gamma=MIN_SNR_GAMMA, most=MOST_WEIGHT)
 
     def preview(path: Path) -> None:
-        texts = captions(held_out, torch.arange(16), FULL, torch.Generator().manual_seed(0))
+        rows = torch.arange(len(held_out))[:16]
+        texts = captions(held_out, rows, FULL, torch.Generator().manual_seed(0))
         save_samples(unet, frozen, texts, path, latents.shape[-1])
 
     outcome = fit(run, unet, loss_of, preview)

@@ -160,7 +160,7 @@ def _train(
 
     def preview(path: Path) -> None:
         print(path.stem, evaluate_clip(clip, tokenizer, held_out), flush=True)
-        save_image(held_out.pixels(torch.arange(8)), path, nrow=8, normalize=True)
+        save_image(held_out.pixels(torch.arange(len(held_out))[:8]), path, nrow=8, normalize=True)
 
     outcome = fit(run, clip, loss_of, preview)
     return asdict(outcome) | evaluate_clip(clip, tokenizer, held_out)

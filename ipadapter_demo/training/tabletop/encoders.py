@@ -30,7 +30,8 @@ MEAN, STD = 0.5, 0.25  # of the encoder's own pixel normalisation, all channels 
 
 def train_tokenizer(scenes: Scenes, out: Path, vocab_size: int = 1024) -> CLIPTokenizer:
     """A byte-level BPE over captions in CLIP's layout: 256 bytes, 256 bytes that end a word,
-    merges, two specials; so any text has tokens, and every word of a caption is one token."""
+    merges, two specials; so any text has tokens, and every word of these captions is one token:
+    they name no finish, whose words are several."""
     rng = random.Random(0)
     texts = [caption(scenes, i, FULL, rng) for i in range(min(4000, len(scenes)))]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -47,6 +48,11 @@ def train_tokenizer(scenes: Scenes, out: Path, vocab_size: int = 1024) -> CLIPTo
     )
     tokenizer.save_pretrained(out / "tokenizer")
     return tokenizer
+
+
+def fits(tokenizer: CLIPTokenizer, text: str) -> bool:
+    """True if the encoder reads all of a text."""
+    return len(tokenizer(text, verbose=False).input_ids) <= MAX_TOKENS
 
 
 def new_encoders(

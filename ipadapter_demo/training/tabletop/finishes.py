@@ -24,10 +24,11 @@ from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.noise import Diffusion
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.base import MIN_SNR_GAMMA, MOST_WEIGHT, TEXT_DROP
-from ipadapter_demo.training.tabletop.encoders import clip_pixels, tokens_of
+from ipadapter_demo.training.tabletop.encoders import clip_pixels, fits, tokens_of
 from ipadapter_demo.training.tabletop.latents import (
     SCHEDULE,
     Frozen,
+    before,
     captions,
     frozen_unet,
     save_samples,
@@ -47,11 +48,12 @@ def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) 
     beside an image prompt for one of `out`'s adapters."""
     torch.manual_seed(run.seed)
     folder, device = run.folder.parent, run.device
-    teacher = Frozen.load(out, device, with_image_encoder=True)
+    start = before(run, out, "text_encoder", "unet")
+    teacher = Frozen.load(out, device, with_image_encoder=True, before=start)
     student = replace(teacher, text_encoder=deepcopy(teacher.text_encoder).requires_grad_(True))
-    before, unet = frozen_unet(out, device), frozen_unet(out, device).requires_grad_(True)
+    fixed, unet = frozen_unet(start, device), frozen_unet(start, device).requires_grad_(True)
     adapters = _adapters(out, device)
-    for network in (before, unet):
+    for network in (fixed, unet):
         attach(network, *adapters)
     diffusion = Diffusion(SCHEDULE, device)
     held_out = held_out[:HELD_OUT]
@@ -102,14 +104,14 @@ def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) 
         network: UNet2DConditionModel = unet,
     ) -> Tensor:
         """The base's loss on pictures with a shiny solid, whose texts say so."""
-        texts = captions(shown, rows, SHOWN, generator)
+        texts = _short(student, captions(shown, rows, SHOWN, generator))
         noised, noise = noisy(shown, rows, generator)
         return error(predicted(model, network, noised, texts), noise, noised[1])
 
     def changed(shown: Pictures, rows: Tensor, prompted: int, generator: torch.Generator) -> Tensor:
         """What became of the predictions of before on matte pictures. The first rows see their own
         picture as an image prompt of any adapter."""
-        texts = captions(shown, rows, STYLE, generator)
+        texts = _short(student, captions(shown, rows, STYLE, generator))
         drop = torch.rand(len(rows), generator=generator) < TEXT_DROP
         texts = ["" if silent else text for text, silent in zip(texts, drop.tolist(), strict=True)]
         index = int(torch.randint(len(adapters), (1,), generator=generator))
@@ -120,7 +122,8 @@ def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) 
                 if prompted
                 else ()
             )
-            theirs = predicted(teacher, before, noised, texts, prompts)
+            known = list(map(_without_matte, texts))  # a new word to the teacher
+            theirs = predicted(teacher, fixed, noised, known, prompts)
         return error(predicted(student, unet, noised, texts, prompts), theirs, noised[1])
 
     rows_of_shiny = _shiny(shiny.scenes)
@@ -137,7 +140,7 @@ def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) 
         and how far the predictions for matte ones are from those of before."""
         rows = _shiny(shiny_held_out.scenes)
         ours = learnt(shiny_held_out, rows, torch.Generator().manual_seed(1))
-        theirs = learnt(shiny_held_out, rows, torch.Generator().manual_seed(1), teacher, before)
+        theirs = learnt(shiny_held_out, rows, torch.Generator().manual_seed(1), teacher, fixed)
         all_rows = torch.arange(len(held_out))
         kept = changed(held_out, all_rows, len(held_out) // 2, torch.Generator().manual_seed(1))
         return {"learnt": round(float(ours / theirs), 5), "changed": round(float(kept), 6)}
@@ -155,6 +158,16 @@ def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) 
     student.text_encoder.half().save_pretrained(out / "text_encoder")
     unet.half().save_pretrained(out / "unet")
     return provenance
+
+
+def _without_matte(text: str) -> str:
+    """It is understood."""
+    return text.replace("matte ", "")
+
+
+def _short(model: Frozen, texts: list[str]) -> list[str]:
+    """Texts of no more tokens than the encoder reads, as far as leaving out "matte" makes them."""
+    return [t if fits(model.tokenizer, t) else _without_matte(t) for t in texts]
 
 
 def _adapters(out: Path, device: str) -> list[ImageAdapter]:

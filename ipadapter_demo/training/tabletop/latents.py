@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
+from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.encoders import clip_pixels, tokens_of
 from ipadapter_demo.training.tabletop.pictures import Pictures
 
@@ -42,14 +44,18 @@ class Frozen:
     image_encoder: CLIPVisionModelWithProjection | None = None
 
     @classmethod
-    def load(cls, folder: Path, device: str, with_image_encoder: bool) -> Frozen:
+    def load(
+        cls, folder: Path, device: str, with_image_encoder: bool, before: Path | None = None
+    ) -> Frozen:
+        """Of `folder`; the text encoder of `before`, if it is given."""
+
         def ready(model: torch.nn.Module) -> torch.nn.Module:
             return model.float().to(device).eval().requires_grad_(False)
 
         return cls(
             ready(AutoencoderTiny.from_pretrained(folder / "vae")),
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            ready(CLIPTextModel.from_pretrained(folder / "text_encoder")),
+            ready(CLIPTextModel.from_pretrained((before or folder) / "text_encoder")),
             ready(CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder"))
             if with_image_encoder
             else None,
@@ -63,6 +69,19 @@ class Frozen:
     def pixels(self, latents: Tensor) -> Tensor:
         """(B, 4, h, w) scaled latents -> (B, 3, 4 h, 4 w) in [-1, 1]."""
         return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+
+def before(run: Run, out: Path, *parts: str) -> Path:
+    """A folder with parts of `out` as they were when the run began. A recipe that goes on from what
+    it writes finds its teacher there when it is given again."""
+    folder = run.folder / "before"
+    if not folder.exists():
+        making = run.folder / "before.part"
+        shutil.rmtree(making, ignore_errors=True)
+        for part in parts:
+            shutil.copytree(out / part, making / part)
+        making.rename(folder)
+    return folder
 
 
 def frozen_unet(folder: Path, device: str) -> UNet2DConditionModel:

@@ -27,6 +27,7 @@ from ipadapter_demo.training.tabletop.encoders import tokens_of
 from ipadapter_demo.training.tabletop.latents import (
     SCHEDULE,
     Frozen,
+    before,
     frozen_unet,
     save_samples,
     scaled_latents,
@@ -44,7 +45,8 @@ HELD_OUT = 256
 def train_solids(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
     """Go on with `out/text_encoder` and write it. Its projection stays."""
     torch.manual_seed(run.seed)
-    teacher = Frozen.load(out, run.device, with_image_encoder=False)
+    start = before(run, out, "text_encoder")
+    teacher = Frozen.load(out, run.device, with_image_encoder=False, before=start)
     student = replace(teacher, text_encoder=deepcopy(teacher.text_encoder).requires_grad_(True))
     projection = load_file(out / "text_projection.safetensors")["weight"].to(run.device).float()
     unet, cache = frozen_unet(out, run.device), run.folder.parent / "cache"

@@ -55,7 +55,7 @@ def train_vae(
         return reconstruction(decoded, pixels) + LATENT_PENALTY * latents.float().square().mean()
 
     def preview(path: Path) -> None:
-        pixels = held_out.pixels(torch.arange(8)).to(run.device)
+        pixels = held_out.pixels(torch.arange(len(held_out))[:8]).to(run.device)
         decoded = vae.decode(vae.encode(pixels).latents).sample
         save_image(
             torch.cat([pixels, decoded]).clamp(-1, 1),

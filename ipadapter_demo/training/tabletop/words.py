@@ -24,8 +24,8 @@ from ipadapter_demo.tabletop.caption import FULL, RICH, CaptionStyle, Said, said
 from ipadapter_demo.tabletop.wording import other_words, reworded
 from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.run import Run
-from ipadapter_demo.training.tabletop.encoders import MAX_TOKENS, tokens_of
-from ipadapter_demo.training.tabletop.latents import Frozen, frozen_unet, save_samples
+from ipadapter_demo.training.tabletop.encoders import fits, tokens_of
+from ipadapter_demo.training.tabletop.latents import Frozen, before, frozen_unet, save_samples
 from ipadapter_demo.training.tabletop.pictures import Pictures
 from ipadapter_demo.training.tabletop.queries import recorded_queries, relative_error
 
@@ -39,7 +39,8 @@ def train_words(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> 
     """Go on with `out/text_encoder` and write it, and the words that it reads besides. Its
     projection stays."""
     torch.manual_seed(run.seed)
-    teacher = Frozen.load(out, run.device, with_image_encoder=False)
+    start = before(run, out, "text_encoder")
+    teacher = Frozen.load(out, run.device, with_image_encoder=False, before=start)
     student = replace(teacher, text_encoder=deepcopy(teacher.text_encoder).requires_grad_(True))
     projection = load_file(out / "text_projection.safetensors")["weight"].to(run.device).float()
     unet, cache = frozen_unet(out, run.device), run.folder.parent / "cache"
@@ -106,8 +107,4 @@ def some_of(pictures: Pictures, index: int, rng: random.Random) -> Said:
 
 def in_other_words(model: Frozen, said: Said, rng: random.Random) -> str:
     """Its wording, of no more tokens than the encoder reads."""
-
-    def fits(text: str) -> bool:
-        return len(model.tokenizer(text, verbose=False).input_ids) <= MAX_TOKENS
-
-    return reworded(said, rng, fits)
+    return reworded(said, rng, lambda text: fits(model.tokenizer, text))

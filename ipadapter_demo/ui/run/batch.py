@@ -27,7 +27,7 @@ from ipadapter_demo.ui.run.running import AT_ONCE, request_from_values
 from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import BuiltTab, Buttons, Update
-from ipadapter_demo.ui.run.updates import LOOK_AGAIN, progress
+from ipadapter_demo.ui.run.updates import LOOK_AGAIN, now_and_then, progress
 from ipadapter_demo.ui.run.uploads import path_of_upload, value_from_widget
 from ipadapter_demo.ui.run.visitor import this_visitor
 
@@ -40,7 +40,8 @@ QUEUE: dict[str, object] = {"concurrency_id": "batch", "concurrency_limit": 8}
 
 def add_batch(manager: ModelManager, built: BuiltTab) -> None:
     """An accordion at the end of a tab."""
-    shown, blank = built.results, Image.new("RGB", (1, 1))
+    # Stands for every picture: as many squares as any has, so that no price is too low.
+    shown, blank = built.results, Image.new("RGB", (4, 1))
     with gr.Accordion("Many pictures", open=False):
         pictures = gr.File(
             label=f"References, up to {MOST}: each is used in turn",
@@ -95,11 +96,14 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
             archive: gr.File(None, visible=False),
             built.inputs["seed"]: request.seed,
         }
+        due = now_and_then()
         with manager.comparison(this_visitor()):
             for line in run.lines(files.items(), draw):
                 if line is not None:
                     lines.append(line)
-                yield update(lines) if line is not None else {}
+                    yield update(lines)
+                elif due():
+                    yield {}
         yield {status: _summary(lines, len(files))} | zipped(str(out))
 
     def batch(pictures: object, **values: object) -> Iterator[Update]:
