@@ -94,8 +94,10 @@ def check_address(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
             probe.listen()
-    except (OSError, UnicodeError) as error:  # the latter of what can be no name of a host
-        said = (getattr(error, "strerror", None) or "no name of a host").lower()
+    except UnicodeError as error:
+        raise ServerError(f"{host}:{port} cannot be listened on: no name of a host") from error
+    except OSError as error:
+        said = (error.strerror or str(error)).lower()
         raise ServerError(
             f"{host}:{port} cannot be listened on: {said}: choose another --port"
         ) from error

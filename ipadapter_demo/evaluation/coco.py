@@ -196,7 +196,7 @@ def _drawn(
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.ActorDiedError as error:
-        said = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().splitlines()[-1]  # the reason
+        said = re.sub(r"\x1b\[[\d;]*m", "", str(error)).strip().rpartition("\n")[2]  # the reason
         raise RequestError(f"workers: one of {workers} died: {said:.300}") from error
     finally:
         if own:

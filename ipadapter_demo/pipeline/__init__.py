@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -70,7 +71,7 @@ def prepare(
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
-        said = str(error).splitlines()[0]  # torch lists all of its devices after it
+        said = re.split(r"\.\s", str(error), maxsplit=1)[0]  # torch's advice follows
         raise ModelError(f"device {device} cannot be used here: {said:.300}") from error
     auto = options.dtype == "auto"
     dtype = best_dtype(device, entry.small) if auto else getattr(torch, options.dtype)
