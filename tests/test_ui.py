@@ -609,6 +609,24 @@ def test_events_without_a_shown_progress_tell_one_component_of_it(pipeline: Any)
     assert len(told) == 1
 
 
+def test_a_browser_gets_no_components_of_endpoints(pipeline: Any) -> None:
+    config = build_ui(pipeline, Settings()).get_config_file()
+    kinds = {one["id"]: one["type"] for one in config["components"]}
+    shown = config["page"][""]
+    assert "api" in kinds.values(), "programs are told of them"
+    assert {kinds[one] for one in shown["components"]} == set(kinds.values()) - {"api"}
+
+    def ids(place: dict[str, Any]) -> list[int]:
+        return [place["id"], *(one for child in place.get("children", ()) for one in ids(child))]
+
+    assert set(ids(shown["layout"])[1:]) == set(shown["components"])
+    assert set(ids(config["layout"])[1:]) == set(kinds)
+    for event in config["dependencies"]:
+        seen = event["targets"], event["api_visibility"]
+        inner = {*event["inputs"], *event["outputs"]}
+        assert inner <= set(shown["components"]) or seen == ([], "public")
+
+
 def test_a_quick_model_is_not_reported_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([0.0, 0.1, 0.39, 0.41, 0.8, 0.82])
     clock = SimpleNamespace(monotonic=lambda: next(moments))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ipadapter_demo.ui.run.say import failure
 from ipadapter_demo.ui.run.sessions import keep_little
 
 PACKAGE = str(Path(ipadapter_demo.__file__).parent)
+Layout = dict[str, Any]
 UNLIKE = "a value is of a type that its field does not take"
 
 
@@ -28,6 +29,16 @@ class Page(gr.Blocks):
         served = super().launch(*args, **options)
         keep_little(self)
         return served
+
+    def get_config_file(self) -> Any:  # noqa: ANN401 - as gradio's
+        """A browser gets no components that stand for the values of endpoints alone: more than a
+        third of all, which its script searches again and again. Programs ask for them all."""
+        config = super().get_config_file()
+        unseen = {one["id"] for one in config["components"] if one["type"] == "api"}
+        for page in config["page"].values():
+            page["components"] = [one for one in page["components"] if one not in unseen]
+            page["layout"] = _without(page["layout"], unseen)
+        return config
 
     async def process_api(self, *args: Any, **options: Any) -> dict[str, Any]:
         with shown_errors():
@@ -66,6 +77,14 @@ class Page(gr.Blocks):
         nothing = isinstance(predictions, dict) and not predictions
         given = gr.skip() if nothing and block_fn.outputs else predictions
         return await super().postprocess_data(block_fn, given, *more, **options)
+
+
+def _without(place: Layout, unseen: Collection[int]) -> Layout:
+    """A part of gradio's tree of components, without some."""
+    children = [
+        _without(one, unseen) for one in place.get("children", ()) if one["id"] not in unseen
+    ]
+    return {**place, "children": children} if "children" in place else place
 
 
 def _refused(error: Exception, widgets: Sequence[Any], values: Sequence[Any]) -> str:
