@@ -671,6 +671,7 @@ class TestCompare:
     def test_what_the_bundle_lacks_is_said(
         self, compare: Run, load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
     ) -> None:
+        (tmp_path / "config.json").write_text("{}")
         assert main(["compare", "spec.yaml", "--clip", str(tmp_path)], load) == 0
         assert "scores.csv could not be made: clip:" in capsys.readouterr().err
         assert Path("comparison/bundle.zip").is_file()
