@@ -206,9 +206,9 @@ def _drawn(
 def _sha256_of(items: Sequence[Item], clip: Path) -> str:
     """Of what the rows depend on besides: pictures by name, captions, and CLIP's files by size."""
     there = sorted(clip.iterdir()) if clip.is_dir() else []
-    told = [[Path(item.path).name, item.caption] for item in items]
-    told += [[file.name, str(file.stat().st_size)] for file in there]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    listed = [[Path(item.path).name, item.caption] for item in items]
+    listed += [[file.name, str(file.stat().st_size)] for file in there]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def _rows_there(out: Path, settings: dict[str, Json]) -> dict[int, Row]:

@@ -27,7 +27,7 @@ def logged(
     one."""
 
     @wraps(draw)
-    def watched(*given: P.args, **named: P.kwargs) -> Generator[Any, None, None]:
+    def with_log(*given: P.args, **named: P.kwargs) -> Generator[Any, None, None]:
         request = _Request(_model_of(*given))
         try:
             with closing(draw(*given, **named)) as events:
@@ -43,7 +43,7 @@ def logged(
             request.saw(error)
             raise
 
-    return watched
+    return with_log
 
 
 def _model_of(pipeline: Any, *_: object) -> str:  # noqa: ANN401 - a method of any pipeline

@@ -85,10 +85,10 @@ def accelerator_of(run: Run) -> Accelerator:
         log_with=trackers,
         project_dir=run.folder,
     )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:  # accelerate says nothing, and each trains alone
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != processes:  # accelerate says nothing, and each trains alone
         raise TrainingError(
-            f"device: {launched} processes were launched and there are no GPUs for "
+            f"device: {processes} processes were launched and there are no GPUs for "
             "them; on CPUs it is --device cpu"
         )
     return accelerator

@@ -146,12 +146,12 @@ class ReferenceEncoder:
         shared: dict[tuple[object, ...], list[Reference]] = {}
         own = {id(r.mask) for r in request.references if r.mask is not None}
         for number, reference in enumerate(references):
-            place: int | bytes | None = None
+            region: int | bytes | None = None
             if reference.mask is not None:
-                place = number if id(reference.mask) in own else reference.mask.tobytes()
+                region = number if id(reference.mask) in own else reference.mask.tobytes()
             name = active_adapter(self._model, request, reference).name
             layers = reference.layers or request.image_layers
-            key = (reference.window, reference.only_image, place, name, layers)
+            key = (reference.window, reference.only_image, region, name, layers)
             shared.setdefault(key, []).append(reference)
         prompts, steps = [], steps_taken(request)
         text, taken = torch.empty(0) if empty is None else empty.states, 0

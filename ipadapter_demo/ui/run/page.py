@@ -79,12 +79,12 @@ class Page(gr.Blocks):
         return await super().postprocess_data(block_fn, given, *more, **options)
 
 
-def _without(place: Layout, unseen: Collection[int]) -> Layout:
+def _without(node: Layout, unseen: Collection[int]) -> Layout:
     """A part of gradio's tree of components, without some."""
     children = [
-        _without(one, unseen) for one in place.get("children", ()) if one["id"] not in unseen
+        _without(one, unseen) for one in node.get("children", ()) if one["id"] not in unseen
     ]
-    return {**place, "children": children} if "children" in place else place
+    return {**node, "children": children} if "children" in node else node
 
 
 def _refused(error: Exception, widgets: Sequence[Any], values: Sequence[Any]) -> str:
