@@ -3,22 +3,27 @@
 A solid whose finish is not said is matte, as all were before. So where a text names no other finish
 the base of before is the teacher, beside an image prompt too: what it predicts has no noise, and
 everything that was learnt already stays, with the adapters and structure networks that stand on it.
-Where a text says glossy or metal, pictures teach, as in the base recipe.
+Where a text says glossy or metal, or an image prompt shows it and no text says otherwise, pictures
+teach, as in the base recipe: the adapters stay, so what is read from a picture about a finish is
+what little they carry. Half of the texts are in
+other words, for which the teacher reads the caption that says the same.
 """
 
 from __future__ import annotations
 
+import random
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter import ImageAdapter, ImagePrompt, attach, load_image_adapter
 from ipadapter_demo.models.catalog import TABLETOP
-from ipadapter_demo.tabletop.caption import FULL, RICH
+from ipadapter_demo.tabletop.caption import FULL, POOR, RICH, CaptionStyle, Said, said_of, written
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED, Scenes
 from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.noise import Diffusion
@@ -35,6 +40,8 @@ from ipadapter_demo.training.tabletop.latents import (
     scaled_latents,
 )
 from ipadapter_demo.training.tabletop.pictures import Pictures, rendered_pictures
+from ipadapter_demo.training.tabletop.queries import relative_error
+from ipadapter_demo.training.tabletop.words import EMBEDS, in_other_words
 
 STYLE = replace(RICH, matte=0.3)
 SHOWN = replace(STYLE, solids=0.0)  # a text that is silent about a shiny solid would say matte
@@ -43,9 +50,10 @@ HELD_OUT = 256
 
 
 def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) -> dict:
-    """Go on with `out/unet` and `out/text_encoder` and write both. Half of a batch are pictures
-    with a glossy or a metal solid, which are drawn beside the matte ones; a quarter are matte ones
-    beside an image prompt for one of `out`'s adapters."""
+    """Go on with `out/unet` and `out/text_encoder` and write both; the projection stays. Half of a
+    batch are pictures with a glossy or a metal solid, which are drawn beside the matte ones; a
+    fifth are such pictures, and a quarter are matte ones, beside an image prompt for one of `out`'s
+    adapters."""
     torch.manual_seed(run.seed)
     folder, device = run.folder.parent, run.device
     start = before(run, out, "text_encoder", "unet")
@@ -55,9 +63,11 @@ def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) 
     adapters = _adapters(out, device)
     for network in (fixed, unet):
         attach(network, *adapters)
+    projection = load_file(out / "text_projection.safetensors")["weight"].to(device).float()
     diffusion = Diffusion(SCHEDULE, device)
     held_out = held_out[:HELD_OUT]
-    shiny = rendered_pictures(folder / "data", len(pictures), finishes=True)
+    # of all pictures it is known already what has to be drawn, but for the solids' gloss
+    shiny = rendered_pictures(folder / "data", max(len(pictures) // 2, 1), finishes=True)
     shiny_held_out = rendered_pictures(folder / "data", len(held_out), HELD_OUT_SEED, finishes=True)
     latents_of = {
         id(shown): scaled_latents(teacher.vae, shown, folder / "cache" / name)
@@ -75,13 +85,13 @@ def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) 
         noised: tuple[Tensor, Tensor],
         texts: list[str],
         prompts: tuple[ImagePrompt, ...] = (),
-    ) -> Tensor:
-        tokens = tokens_of(model.tokenizer, texts, device)
-        states = model.text_encoder(**tokens)[0].float()
+    ) -> tuple[Tensor, Tensor]:
+        """What the network makes of the latents, and the texts' embeddings (B, K)."""
+        read = model.text_encoder(**tokens_of(model.tokenizer, texts, device))
         found: Tensor = network(
-            *noised, states, cross_attention_kwargs={"ip_hidden_states": prompts}
+            *noised, read[0].float(), cross_attention_kwargs={"ip_hidden_states": prompts}
         ).sample
-        return found
+        return found, read.pooler_output.float() @ projection.T
 
     def noisy(
         shown: Pictures, rows: Tensor, generator: torch.Generator
@@ -96,51 +106,73 @@ def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) 
     def error(found: Tensor, wanted: Tensor, timesteps: Tensor) -> Tensor:
         return diffusion.loss(found, wanted, timesteps, MIN_SNR_GAMMA, MOST_WEIGHT)
 
+    def prompted(
+        shown: Pictures, rows: Tensor, generator: torch.Generator
+    ) -> tuple[ImagePrompt, ...]:
+        """For the first rows of a batch, which see their own picture, of any adapter."""
+        index = int(torch.randint(len(adapters), (1,), generator=generator))
+        if not len(rows):
+            return ()
+        return (_prompt(adapters[index], index, teacher, shown.pixels(rows)),)
+
     def learnt(
         shown: Pictures,
         rows: Tensor,
+        beside: int,
         generator: torch.Generator,
         model: Frozen = student,
         network: UNet2DConditionModel = unet,
+        free: bool = False,
     ) -> Tensor:
-        """The base's loss on pictures with a shiny solid, whose texts say so."""
-        texts = _short(student, captions(shown, rows, SHOWN, generator))
+        """The base's loss on pictures with a shiny solid, whose texts say so, some in `free` words;
+        but the first rows stand `beside` an image prompt, and their texts say little or nothing."""
+        said = _said(shown, rows[:beside], POOR, generator)
+        texts = _texts(
+            student, said + _said(shown, rows[beside:], SHOWN, generator), free, generator
+        )
         noised, noise = noisy(shown, rows, generator)
-        return error(predicted(model, network, noised, texts), noise, noised[1])
+        prompts = prompted(shown, rows[:beside], generator)
+        return error(predicted(model, network, noised, texts, prompts)[0], noise, noised[1])
 
-    def changed(shown: Pictures, rows: Tensor, prompted: int, generator: torch.Generator) -> Tensor:
-        """What became of the predictions of before on matte pictures. The first rows see their own
-        picture as an image prompt of any adapter."""
-        texts = _short(student, captions(shown, rows, STYLE, generator))
+    def changed(
+        shown: Pictures,
+        rows: Tensor,
+        beside: int,
+        generator: torch.Generator,
+        free: bool = False,
+    ) -> Tensor:
+        """What became of the predictions of before on matte pictures, and of the embeddings; again
+        the first rows stand `beside` an image prompt."""
+        said = _said(shown, rows, STYLE, generator)
         drop = torch.rand(len(rows), generator=generator) < TEXT_DROP
-        texts = ["" if silent else text for text, silent in zip(texts, drop.tolist(), strict=True)]
-        index = int(torch.randint(len(adapters), (1,), generator=generator))
+        said = [Said() if silent else one for one, silent in zip(said, drop.tolist(), strict=True)]
         noised, _ = noisy(shown, rows, generator)
+        prompts = prompted(shown, rows[:beside], generator)
         with torch.no_grad():
-            prompts = (
-                (_prompt(adapters[index], index, teacher, shown.pixels(rows[:prompted])),)
-                if prompted
-                else ()
-            )
-            known = list(map(_without_matte, texts))  # a new word to the teacher
-            theirs = predicted(teacher, fixed, noised, known, prompts)
-        return error(predicted(student, unet, noised, texts, prompts), theirs, noised[1])
+            known = [written(_without_finish(one)) for one in said]  # no new words to the teacher
+            theirs, their_embeds = predicted(teacher, fixed, noised, known, prompts)
+        texts = _texts(student, said, free, generator)
+        ours, embeds = predicted(student, unet, noised, texts, prompts)
+        return error(ours, theirs, noised[1]) + EMBEDS * relative_error(embeds, their_embeds)
 
     rows_of_shiny = _shiny(shiny.scenes)
 
     def loss_of(generator: torch.Generator, batch: int) -> Tensor:
         some = torch.randint(len(rows_of_shiny), (batch // 2,), generator=generator)
         others = torch.randint(len(pictures), (batch - batch // 2,), generator=generator)
-        kept = changed(pictures, others, batch // 4, generator)
-        return learnt(shiny, rows_of_shiny[some], generator) + KEPT * kept
+        kept = changed(pictures, others, batch // 4, generator, free=True)
+        shown = learnt(shiny, rows_of_shiny[some], batch // 5, generator, free=True)
+        return shown + KEPT * kept
 
     @torch.no_grad()
     def figures() -> dict[str, float]:
         """Of held-out pictures: the loss where a finish is said, over that of the base of before;
         and how far the predictions for matte ones are from those of before."""
         rows = _shiny(shiny_held_out.scenes)
-        ours = learnt(shiny_held_out, rows, torch.Generator().manual_seed(1))
-        theirs = learnt(shiny_held_out, rows, torch.Generator().manual_seed(1), teacher, fixed)
+        ours, theirs = (
+            learnt(shiny_held_out, rows, 0, torch.Generator().manual_seed(1), *networks)
+            for networks in ((student, unet), (teacher, fixed))
+        )
         all_rows = torch.arange(len(held_out))
         kept = changed(held_out, all_rows, len(held_out) // 2, torch.Generator().manual_seed(1))
         return {"learnt": round(float(ours / theirs), 5), "changed": round(float(kept), 6)}
@@ -160,14 +192,32 @@ def train_finishes(run: Run, pictures: Pictures, held_out: Pictures, out: Path) 
     return provenance
 
 
-def _without_matte(text: str) -> str:
+def _said(
+    shown: Pictures, rows: Tensor, style: CaptionStyle, generator: torch.Generator
+) -> list[Said]:
+    rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
+    return [said_of(shown.scenes, row, style, rng) for row in rows.tolist()]
+
+
+def _texts(model: Frozen, said: list[Said], free: bool, generator: torch.Generator) -> list[str]:
+    """Captions, or every other one in free words; of no more tokens than the encoder reads, as far
+    as leaving out "matte" makes them."""
+    rng = random.Random(int(torch.randint(2**31, (1,), generator=generator)))
+    said = [one if fits(model.tokenizer, written(one)) else _without_matte(one) for one in said]
+    return [
+        in_other_words(model, one, rng) if free and number % 2 else written(one)
+        for number, one in enumerate(said)
+    ]
+
+
+def _without_matte(said: Said) -> Said:
     """It is understood."""
-    return text.replace("matte ", "")
+    solids = (replace(one, finish="") if one.finish == "matte" else one for one in said.solids)
+    return replace(said, solids=tuple(solids))
 
 
-def _short(model: Frozen, texts: list[str]) -> list[str]:
-    """Texts of no more tokens than the encoder reads, as far as leaving out "matte" makes them."""
-    return [t if fits(model.tokenizer, t) else _without_matte(t) for t in texts]
+def _without_finish(said: Said) -> Said:
+    return replace(said, solids=tuple(replace(one, finish="") for one in said.solids))
 
 
 def _adapters(out: Path, device: str) -> list[ImageAdapter]:
