@@ -10,6 +10,7 @@ from ipadapter_demo import checks
 from ipadapter_demo.errors import RequestError
 
 MAX_LORAS, MAX_WEIGHT, MAX_NAME = 8, 10.0, 200
+_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +26,14 @@ class Lora:
         object.__setattr__(self, "weight", weight)
 
 
+def is_lora_file(place: Path) -> bool:
+    """False for the name of one that the model has, which may have dots of its own: style.v2."""
+    return place.suffix.lower() in _FILES
+
+
 def lora_at(place: Path, weight: float) -> Lora:
     """The choice of a LoRA by its file, or by the name of one that the model has."""
-    return Lora(name=place.stem if place.suffix else str(place), weight=weight)
+    return Lora(name=place.stem if is_lora_file(place) else str(place), weight=weight)
 
 
 def loras_from_texts(texts: Sequence[str] | None) -> tuple[Lora, ...]:

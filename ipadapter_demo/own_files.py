@@ -7,26 +7,34 @@ import re
 from pathlib import Path
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.lora import is_lora_file
+
+PLAIN_NAME = r"\w[\w .()+-]{0,99}"  # of what lies in the folder of models
 
 
 def loras(text: str) -> tuple[tuple[Path, float], ...]:
-    """Files and weights of "style.safetensors:0.8, other.safetensors"; a line may also be the name
-    of a LoRA that the model has. Raises ValueError."""
+    """Files and weights of "style.safetensors:0.8, other.safetensors"; an item may also be the name
+    of a LoRA that the model has. As a comma may be part of a file's name, a name without a weight
+    stands behind the files, or in a line of its own. Raises ValueError."""
     found = []
-    for item in _listed(text, _LORA):
-        match = _LORA_OR_NAME.fullmatch(item)
-        given = [] if match is None else [n for n in (match[2], match[4]) if n is not None]
-        number = given[0] if given else "1"
-        valid = match and _NUMBER.fullmatch(number) and math.isfinite(float(number))
-        check(
-            bool(valid),
-            "lora",
-            "FILE.safetensors or FILE.safetensors:WEIGHT, or a LoRA's name",
-            item,
-        )
-        assert match is not None
-        found.append((Path(match[1] or match[3]), float(number)))
+    for item in _listed(text, _LORA_ENDS):
+        names = [name.strip() for name in item.split(",")]
+        found += [_lora(one) for one in ([item] if _LORA.fullmatch(item) else names) if one]
     return tuple(found)
+
+
+def _lora(item: str) -> tuple[Path, float]:
+    match = _LORA.fullmatch(item) or _NAMED_LORA.fullmatch(item)
+    place = Path(match[1].strip() if match else "")
+    number = "1" if match is None or match[2] is None else match[2]
+    known = match is not None and (match.re is _LORA or not is_lora_file(place))
+    check(
+        known and bool(_NUMBER.fullmatch(number)) and math.isfinite(float(number)),
+        "lora",
+        "FILE.safetensors or FILE.safetensors:WEIGHT, or a LoRA's name",
+        item,
+    )
+    return place, float(number)
 
 
 def embeddings(text: str) -> tuple[Path, ...]:
@@ -69,7 +77,8 @@ def structure_parts(text: str) -> tuple[str, str | None, str]:
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _LORA = re.compile(r"(.+\.(?i:safetensors))(?::([^:/\\]*))?")
-_LORA_OR_NAME = re.compile(rf"{_LORA.pattern}|([\w-]+)(?::([^:/\\]*))?")
+_NAMED_LORA = re.compile(rf"({PLAIN_NAME})(?::([^:/\\]*))?")
+_LORA_ENDS = re.compile(rf"{_LORA.pattern}|[^:/\\]+:[^:/\\,]+")  # names end with a weight
 _EMBEDDING = re.compile(r".+\.(?i:safetensors|pt|pth|bin)")
 _PLACE = re.compile(r"([\w-]+)=(.+)")
 

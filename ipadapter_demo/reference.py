@@ -106,6 +106,19 @@ class Reference:
         return len(square_boxes(self.picture.size)) if self.fit == "tile" else 1
 
 
+def negative_noise(first: Reference, share: float) -> Reference:
+    """The picture of a reference, faded into noise, as a negative one: read by the same adapter,
+    for the same layers."""
+    return Reference(
+        image=first.image,
+        fit=first.fit,
+        noise=share,
+        negative=True,
+        adapter=first.adapter,
+        layers=first.layers,
+    )
+
+
 def _check_proportions(mask: tuple[int, int], picture: tuple[int, int]) -> None:
     ours, theirs = mask[0] * picture[1], mask[1] * picture[0]
     if abs(ours - theirs) > MAX_STRETCH * max(ours, theirs):

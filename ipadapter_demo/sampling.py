@@ -33,6 +33,11 @@ def noise_schedules_of(sampler: Sampler) -> tuple[NoiseSchedule, ...]:
     return NOISE_SCHEDULES
 
 
+def schedule_for(sampler: Sampler, noise_schedule: NoiseSchedule) -> NoiseSchedule:
+    """The noise schedule, where the sampler takes it; else the model's own."""
+    return noise_schedule if noise_schedule in noise_schedules_of(sampler) else "default"
+
+
 def check_sampling(sampler: Sampler, noise_schedule: NoiseSchedule, steps: int) -> None:
     """Raises RequestError for a noise schedule that is unknown or that a sampler does not take, and
     for more steps than it has noise levels."""

@@ -28,6 +28,7 @@ from ipadapter_demo.pipeline.conditioning.encoder_input import noisy
 from ipadapter_demo.record import request_from_json, request_to_json
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.ui.widgets.reference_slots import references_from_slots, slots_from_references
 from tests.oracle import ENCODER_SIZE, assert_same, loaded, pixels_of, reference, request, theirs
 from tests.tiny import box_mask, picture
 
@@ -407,6 +408,30 @@ class TestFromTheCommandLine:
             Reference(image=WIDE, fit="squash", clip_mask=mask),
             Reference(image=WIDE, fit="squash", noise=0.5, negative=True),
         )
+
+    def test_noise_is_read_as_the_picture_is(self, run: Any) -> None:
+        line = run(
+            "generate --reference R.png --reference-adapter plus --reference-layers 1,0,1,0,1,0,1 "
+            "--negative-noise 0.5 --steps 2 --out out"
+        )
+        read: dict[str, Any] = {"adapter": "plus", "layers": (1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0)}
+        assert ip.request_from_png(line["path"]).references == (
+            Reference(image=WIDE, **read),
+            Reference(image=WIDE, noise=0.5, negative=True, **read),
+        )
+
+    def test_on_the_page_too(self) -> None:
+        """And a record of before, whose noise has neither, is shown as noise."""
+        first = Reference(image=WIDE, adapter="plus", layers="style")
+        second = Reference(image=picture(1))
+        noise = Reference(image=WIDE, noise=0.5, negative=True)
+        given = (first, second, replace(noise, adapter="plus", layers="style"))
+        for old in (given, (first, second, noise)):
+            shown = slots_from_references(old)
+            assert shown["negative_noise"] == 0.5
+            assert references_from_slots(shown) == given
+        shown = slots_from_references((first, replace(noise, fit="pad")))
+        assert shown["negative_noise"] == 0
 
     @pytest.mark.parametrize(
         ("words", "said"),

@@ -21,13 +21,19 @@ from torch import Tensor, nn
 
 import ipadapter_demo as ip
 from benchmarks.ports import free_port
+from ipadapter_demo.cli.start import start_of
+from ipadapter_demo.compare import spec_from_document
+from ipadapter_demo.compare.cells import grid_from_spec
+from ipadapter_demo.compare.complete import completed
 from ipadapter_demo.errors import ModelError
+from ipadapter_demo.foreign import ForeignSettings
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
 from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.few_step_files import SD15_LORAS, SDXL_LORAS
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Hub
+from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.sampling import check_sampling
 from ipadapter_demo.serving import ModelManager
@@ -288,6 +294,56 @@ def test_whole_models_bring_their_settings(
     )
     assert not [note for note in result.warnings if note.startswith("steps")]
     assert PUBLISHED[name].loras == {}
+
+
+TURBO = ModelInfo(
+    name="turbo",
+    native_size=64,
+    recommended=PUBLISHED["sdxl-turbo"].recommended,
+    adapters=("base",),
+    structures={},
+    loras={"few": 0.0},
+    few_step_loras={"few": FewStep(steps=2, sampler="ddim", noise_schedule="trailing")},
+    layer_presets={},
+    words=(),
+    note="",
+)
+
+
+class TestAnotherSampler:
+    """That does not take the schedule which the model recommends, and nobody asked for."""
+
+    @pytest.mark.parametrize("sampler", ["lcm", "tcd"])
+    @pytest.mark.parametrize("loras", [{}, {"loras": (Lora(name="few"),)}], ids=["model", "lora"])
+    def test_on_the_command_line(self, sampler: str, loras: dict[str, Any]) -> None:
+        assert start_of(None, {"sampler": sampler} | loras, TURBO).noise_schedule == "default"
+        assert start_of(None, {"sampler": "euler"} | loras, TURBO).noise_schedule == "trailing"
+        assert start_of(None, loras, TURBO).noise_schedule == "trailing"
+        given = {"sampler": sampler, "noise_schedule": "trailing"}
+        with pytest.raises(ip.RequestError, match="noise_schedule must be default for the sampler"):
+            start_of(None, given | loras, TURBO)
+
+    def test_beside_what_another_program_says(self) -> None:
+        found = ForeignSettings(
+            program="A1111", fields={"sampler": "euler"}, adapter=None, loras=(), left=()
+        )
+        assert start_of(found, {"sampler": "lcm"}, TURBO).sampler == "lcm"
+
+    @pytest.mark.parametrize(
+        ("document", "schedule"),
+        [
+            ({"columns": {"sampler": ["lcm", "tcd"]}}, "default"),
+            ({"columns": {"sampler": ["euler", "lcm"]}}, "default"),
+            ({"columns": {"sampler": ["euler", "ddim"]}}, "trailing"),
+            ({"columns": {"seed": [1]}, "request": {"sampler": "lcm"}}, "default"),
+            ({"columns": {"seed": [1]}}, "trailing"),
+        ],
+    )
+    def test_in_a_comparison(self, document: dict[str, Any], schedule: str) -> None:
+        """Cells differ in what is named, and in nothing else."""
+        spec = completed(spec_from_document(document, lambda name: b""), TURBO)
+        cells = grid_from_spec(spec, TURBO).cells
+        assert {cell.planned.noise_schedule for cell in cells} == {schedule}
 
 
 FEW = FewStep(steps=3, sampler="lcm", guidance=1.5)

@@ -475,6 +475,14 @@ class TestWrongEmbeddings:
             shelf, tmp_path / "q.bin"
         )
 
+    def test_a_word_that_is_learnt_in_another_case(self, shelf: Path, tmp_path: Path) -> None:
+        """Both would be read as the same."""
+        paths = tmp_path / "zOrb.bin", tmp_path / "Zorb.pt"
+        for path in paths:
+            torch.save({"x": noise(1, 1, CROSS_DIM)}, path)
+        with pytest.raises(ModelError, match="'Zorb' is a word of the model already"):
+            load("sd15", device="cpu", dtype="float32", models_dir=shelf, embeddings=paths)
+
 
 # --- LoHa, LoKr and what is not read -------------------------------------------------------------
 

@@ -204,6 +204,21 @@ class TestWindows:
         assert [len(window) for window in windows] == [12, 4]
         assert windows[1][:3] == [(token, 1.5) for token in ids]
 
+    def test_a_learnt_word_is_whole_in_any_case(self) -> None:
+        """As tokenizers read it, and not within a longer one."""
+        tokenizer, names = tiny_tokenizer(), ["aCat", "aCat_1", "aCat_2", "aCats", "aCats_1"]
+        tokenizer.add_tokens(names)
+        numbers = dict(zip(names, tokenizer.convert_tokens_to_ids(names), strict=True))
+        for text, expected in (
+            ("ACAT", names[:3]),
+            ("acat", names[:3]),
+            ("Acats", names[3:]),
+            ("acat aCats", names),
+            ("aCats acat", names[3:] + names[:3]),
+        ):
+            [window] = windows_of(tokenizer, text)
+            assert [token for token, _ in window] == [numbers[name] for name in expected], text
+
     def test_each_is_read_as_a_whole_prompt(self, encoder: PromptEncoder) -> None:
         parts = ["a red cube,", "and a blue cone", "on a floor", ""]
         assert encoder.count_windows("a red cube, and a blue cone BREAK on a floor") == 3

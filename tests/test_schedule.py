@@ -16,10 +16,14 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    UniPCMultistepScheduler,
 )
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -54,6 +58,14 @@ ZERO_SNR: dict[str, Any] = {
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
 }
+# of Playground v2.5, CosXL, and models trained by flow matching
+OTHER_NOISE_LEVELS: tuple[Any, ...] = (
+    EDMDPMSolverMultistepScheduler(),
+    EDMEulerScheduler(sigma_max=120.0, sigma_data=1.0, prediction_type="v_prediction"),
+    EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
+    FlowMatchEulerDiscreteScheduler(),
+    UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"),
+)
 ABLE: tuple[Sampler, ...] = tuple(name for name in SAMPLERS if name not in NOT_FROM_ZERO_SNR)
 
 
@@ -307,6 +319,13 @@ class TestRefused:
         path = with_keys(tmp_path / "edm.safetensors", plain, key, value=torch.ones(4))
         with pytest.raises(ModelError, match=rf"edm\.safetensors.*marked '{key}'.* are not read"):
             sdxl(shelf, path)
+
+    @pytest.mark.parametrize("scheduler", OTHER_NOISE_LEVELS, ids=lambda made: type(made).__name__)
+    def test_a_folder_over_other_noise_levels(self, scheduler: Any, tmp_path: Path) -> None:
+        entry = write_tiny_model(tmp_path / "model")
+        scheduler.save_pretrained(entry.folder / "scheduler")
+        with pytest.raises(ModelError, match=f"names {type(scheduler).__name__}.*are not read"):
+            load(entry)
 
 
 def test_a_default_that_is_overruled_is_no_default_any_more() -> None:

@@ -180,6 +180,12 @@ def test_files_that_go_with_a_model() -> None:
             [("x,y.safetensors", 0.25), ("z.safetensors", 1.0), ("C:/d/w.safetensors", 1.0)],
         ),
         (["C:\\d\\w.safetensors"], [("C:\\d\\w.safetensors", 1.0)]),
+        (["my style:0.7"], [("my style", 0.7)]),
+        (["style.v2:0.7", "style.v2"], [("style.v2", 0.7), ("style.v2", 1.0)]),
+        (["style (v2)"], [("style (v2)", 1.0)]),
+        (["lcm,style"], [("lcm", 1.0), ("style", 1.0)]),
+        (["lcm, my style :.5,c"], [("lcm", 1.0), ("my style", 0.5), ("c", 1.0)]),
+        (["a:1, b.safetensors:2, c"], [("a", 1.0), ("b.safetensors", 2.0), ("c", 1.0)]),
     ],
 )
 def test_loras_and_their_weights(flags: list[str], expected: list[tuple[str, float]]) -> None:
@@ -198,6 +204,9 @@ def test_loras_and_their_weights(flags: list[str], expected: list[tuple[str, flo
         "a.safetensors:nan",
         "a.safetensors:1e999",
         "a.ckpt",
+        "lcm,a.ckpt",
+        "lcm:x,a",
+        "runs/style",
         ".safetensors",
     ],
 )

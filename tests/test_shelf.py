@@ -133,8 +133,11 @@ def test_a_lora_can_be_chosen_as_soon_as_it_is_there(models: Path) -> None:
     assert not np.array_equal(result.images[0], before)
     assert result.provenance["weights"] == given.provenance["weights"]
     assert np.array_equal(plain.generate(ASKED).images[0], before), "and is in no other request"
-    named = load("sd15", loras=((Path("style"), 0.7),), **where).generate(ASKED)
-    assert np.array_equal(named.images[0], given.images[0])
+    lora(models, "my style.v2")
+    for name in ("style", "my style.v2"):
+        named = load("sd15", loras=((name, 0.7),), **where).generate(ASKED)
+        assert named.request.loras == (Lora(name=name, weight=0.7),)
+        assert np.array_equal(named.images[0], given.images[0])
     save_file(plain_lora(GOOD, seed=8), path)
     with pytest.raises(ip.ModelError, match="lora style: its file was changed after use"):
         plain.generate(chosen)

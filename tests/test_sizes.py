@@ -25,6 +25,7 @@ from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.models.structure import T2IAdapterStructure
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline.conditioning.maps import MapReader
+from ipadapter_demo.pipeline.inpainting.crop import mask_box
 from ipadapter_demo.pipeline.inpainting.plan import plan_for
 from ipadapter_demo.pipeline.sizes import (
     inner_size,
@@ -406,6 +407,40 @@ class TestMaps:
         assert pipeline.structure_maps(request) == pipeline.structure_maps(middle)
         [note] = pipeline.generate(request).warnings
         assert "cropped to the proportions of the output, 64x64" in note
+
+    @pytest.mark.parametrize("context", [1.0, 0.6])
+    @pytest.mark.parametrize("side", [0, 80, 144])  # in the left bar, the picture, the right bar
+    def test_padding_beside_a_close_up_is_no_edge(
+        self, side: int, context: float, pipeline: ImagePromptPipeline
+    ) -> None:
+        mask = box_mask((side, 20, side + 40, 60), 192, 64)
+        inpaint = Inpaint(image=blank(192, 64), mask=mask, context=context)
+
+        def map_of(kind: str, annotator: str, image: Image.Image) -> Image.Image:
+            structure = Structure(kind=kind, image=image, annotator=annotator, fit="pad")
+            request = GenerateRequest(inpaint=inpaint, structures=(structure,))
+            return pipeline.structure_maps(request)[0]
+
+        assert map_of("canny", "canny", blank(64, 64)).getbbox() is None
+        colours = map_of("palette", "palette", blank(64, 64)).getcolors()
+        assert {colour for _, colour in colours} == {PAD_COLOUR, (0, 128, 128)}
+        two = blank(64, 64)
+        two.paste("white", (0, 0, 32, 64))
+        placed = Image.new("RGB", (192, 64), PAD_COLOUR)
+        placed.paste(two, (64, 0))
+        drawn = map_of("palette", "none", two)
+        expected = placed.crop(mask_box(mask, context)).resize(drawn.size)
+        apart = np.abs(np.asarray(drawn, int) - np.asarray(expected, int))
+        assert apart.mean() < 3, "each colour where it belongs, but for the rim"
+
+    def test_a_close_up_in_the_padding_holds_nothing(self, pipeline: ImagePromptPipeline) -> None:
+        given = picture(3, 64, 64)
+        mask = box_mask((0, 20, 20, 40), 192, 64)
+        request = GenerateRequest(
+            inpaint=Inpaint(image=blank(192, 64), mask=mask, context=0.2),
+            structures=(Structure(kind="palette", image=given, annotator="palette", fit="pad"),),
+        )
+        assert pipeline.structure_maps(request)[0].getcolors() == [(64 * 64, PAD_COLOUR)]
 
     def test_a_record_from_before_has_the_default(self) -> None:
         request = GenerateRequest(structures=(Structure(kind="canny", image=picture(1)),))

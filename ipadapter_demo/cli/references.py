@@ -13,6 +13,7 @@ from ipadapter_demo.cli.values import one_each, optional_layers, optional_path, 
 from ipadapter_demo.embeds import is_embeds, read_embeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.fit import REFERENCE_FITS
+from ipadapter_demo.reference import negative_noise
 from ipadapter_demo.request import COMBINES, Reference
 
 BLANK = Image.new("RGB", (1, 1))  # stands for each picture of a folder
@@ -175,7 +176,9 @@ def references_of(arguments: Arguments) -> tuple[Reference, ...] | None:
         for path in against
     ]
     if arguments.negative_noise is not None:
-        negative.append(_noise(arguments.negative_noise, positive))
+        if not positive or positive[0].image is None:
+            raise RequestError("--negative-noise needs a --reference that is a picture")
+        negative.append(negative_noise(positive[0], arguments.negative_noise))
     return tuple(positive + negative) or None
 
 
@@ -201,10 +204,3 @@ def face_given(number: int, file: Path | None) -> dict[str, Any]:
         return {"face": number}
     option = "--reference-face-embeds"
     return {"face": number, "embeds": read_embeds(file, f"{option} {file}")}
-
-
-def _noise(share: float, references: list[Reference]) -> Reference:
-    first = references[0].image if references else None
-    if first is None:
-        raise RequestError("--negative-noise needs a --reference that is a picture")
-    return Reference(image=first, fit=references[0].fit, noise=share, negative=True)

@@ -40,11 +40,12 @@ def adapters_beside(record: Record | None) -> str | None:
 def start_of(
     found: ForeignSettings | None, given: dict[str, Any], info: ModelInfo
 ) -> GenerateRequest:
-    """A request with what another program's picture says, and what the model recommends beside it.
-    Whatever is not taken over is said."""
+    """A request with what is `given`, what another program's picture says, and what the model
+    recommends beside both. Whatever is not taken over is said."""
     fields, left = found.fitted(info) if found else ({}, [])
     if found:
         progress(f"--from-png is of {found.program}; taken over: {', '.join(fields) or 'nothing'}")
     for sentence in left:
         progress(f"not taken over: {sentence}")
-    return GenerateRequest(**info.fields_beside(given | fields) | fields)
+    asked = fields | given
+    return GenerateRequest(**info.fields_beside(asked) | asked)

@@ -149,10 +149,8 @@ class _Builder:
             fields["references"] = tuple(self._reference(r, fit=value) for r in references)
         elif name == "structure_weight":
             fields["structures"] = tuple(replace(s, weight=value) for s in structures)
-        elif name == "strength":
-            fields["strength"] = value
-            if (inpaint := fields.get("inpaint")) is not None:
-                fields["inpaint"] = replace(inpaint, strength=value)
+        elif name == "strength" and fields.get("inpaint") is not None:
+            fields["inpaint"] = replace(fields["inpaint"], strength=value)
         elif name == "upscale_strength":
             fields["upscale"] = replace(fields.get("upscale") or Upscale(), strength=value)
         elif name == "vae":

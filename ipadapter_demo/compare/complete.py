@@ -34,6 +34,11 @@ def completed(spec: Spec, info: ModelInfo) -> Spec:
     elif given.loras is not None:
         beside["loras"] = loras_from_texts(given.loras)
     recommended: dict[str, object] = {"seed": 0} | info.fields_beside(beside)
+    samplers = differs.get("sampler", [given.sampler])
+    schedules = {info.fields_beside(beside | {"sampler": s})["noise_schedule"] for s in samplers}
+    if len(schedules) > 1:  # one that all of them take
+        schedules = {"default"}
+    [recommended["noise_schedule"]] = schedules
     if info.usual_loras:
         recommended["loras"] = texts_from_loras(info.usual_loras)
     named = spec.with_files_named(lambda name: _place(name, spec.files[name]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+
 from ipadapter_demo.compare.axes import all_axes, head_of
-from ipadapter_demo.compare.grid import Grid
+from ipadapter_demo.compare.grid import Cell, Grid
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.compare.text import beyond_pdflatex, latex, listed
 from ipadapter_demo.lora import texts_from_loras
@@ -40,32 +42,52 @@ def caption(spec: Spec, grid: Grid, number: int) -> str:
     said.append(f"Columns: {listed(page.column_heads)}")
     if comparison.figure.zoom:
         said.append("The marked part of each picture is shown larger in its corner")
-    first = next(cell for cell in grid.cells if cell.page == number)
-    differs, schedule = all_axes(comparison), first.planned.noise_schedule
-    window, upscale = first.planned.guidance_window, first.planned.upscale
-    windowed = window != (0, 1) and (first.planned.guidance > 1 or "guidance" in differs)
-    shared = {
-        "model": first.model,
-        "steps": "1 step" if first.planned.steps == 1 else f"{first.planned.steps} steps",
-        "sampler": first.planned.sampler,
+    cells, differs = page.cells, all_axes(comparison)
+    if shared := _shared_settings(cells, differs):
+        said.append(f"All by {', '.join(shared)}")
+    if comparison.redraw and "seed" not in differs:
+        said.append("Redrawn cells have seeds of their own")
+    elif "seed" not in differs and len({_origin(cell) for cell in cells}) == 1:
+        said.append("Every picture starts from the same noise")
+    return " ".join(f"{latex(text).rstrip('.')}." for text in said if text)
+
+
+def _shared_settings(cells: Sequence[Cell], differs: Container[str]) -> list[str]:
+    """What is the same in every cell, and no axis: an axis may change more than its own field, as
+    `method` changes λ and the prompt."""
+    guided = any(cell.planned.guidance > 1 for cell in cells)
+    first, *others = (_settings(cell, guided) for cell in cells)
+    return [
+        text
+        for name, text in first.items()
+        if text and name not in differs and all(text == other[name] for other in others)
+    ]
+
+
+def _settings(cell: Cell, guided: bool) -> dict[str, str]:
+    """By field, in words."""
+    request = cell.planned
+    schedule, window, upscale = request.noise_schedule, request.guidance_window, request.upscale
+    return {
+        "model": cell.model,
+        "steps": "1 step" if request.steps == 1 else f"{request.steps} steps",
+        "sampler": request.sampler,
         "noise_schedule": {"default": ""}.get(schedule, f"{schedule} noise levels"),
-        "guidance": f"guidance {first.planned.guidance:g}",
-        "guidance_window": head_of("guidance_window", window) if windowed else "",
-        "image_scale": f"λ = {first.planned.image_scale:g}" if not comparison.beside else "",
-        "loras": " and ".join(f"the LoRA {text}" for text in texts_from_loras(first.planned.loras)),
-        "vae": f"the VAE {first.planned.vae}" if first.planned.vae else "",
+        "guidance": f"guidance {request.guidance:g}",
+        "guidance_window": head_of("guidance_window", window)
+        if guided and window != (0, 1)
+        else "",
+        "image_scale": f"λ = {request.image_scale:g}",
+        "loras": " and ".join(f"the LoRA {text}" for text in texts_from_loras(request.loras)),
+        "vae": f"the VAE {request.vae}" if request.vae else "",
         "upscale": f"two passes, the second × {upscale.factor:g}" if upscale else "",
         "upscale_strength": head_of("upscale_strength", upscale.strength) if upscale else "",
-        "seed": f"seed {first.planned.seed}",
-        "prompt": f"the prompt “{first.planned.prompt}”" if first.planned.prompt else "",
+        "seed": f"seed {request.seed}",
+        "prompt": f"the prompt “{request.prompt}”" if request.prompt else "",
     }
-    shared_settings = [text for name, text in shared.items() if text and name not in differs]
-    if shared_settings:
-        said.append(f"All by {', '.join(shared_settings)}")
-    if "seed" not in differs:
-        said.append(
-            "Every picture starts from the same noise"
-            if not comparison.redraw
-            else "Redrawn cells have seeds of their own"
-        )
-    return " ".join(f"{latex(text).rstrip('.')}." for text in said if text)
+
+
+def _origin(cell: Cell) -> tuple[object, ...]:
+    """What the size of a picture comes from, and so its noise."""
+    request, begun_from = cell.planned, cell.planned.init_image
+    return cell.model, request.width, request.height, begun_from and begun_from.size

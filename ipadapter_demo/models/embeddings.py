@@ -34,7 +34,8 @@ def learn_word(
                 f"its vectors are {vector.shape[-1]} wide, and the model's text "
                 f"encoder reads {width}"
             )
-        if word in tokenizer.get_vocab():
+        learnt = {each.lower() for each in tokenizer.added_tokens_encoder}  # read in any case
+        if word in tokenizer.get_vocab() or word.lower() in learnt:
             raise ModelError(f"{word!r} is a word of the model already: rename the file")
     for end, vector in zip(ends, vectors, strict=True):
         pipe.load_textual_inversion(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ipadapter_demo.adapter import ImageAdapter, lora_by_layer
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.load_options import LoadOptions
-from ipadapter_demo.lora import Lora, lora_at
+from ipadapter_demo.lora import Lora, is_lora_file, lora_at
 from ipadapter_demo.models import lycoris
 from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
 from ipadapter_demo.models.lora_files import Change, layers_of
@@ -174,7 +174,7 @@ def own_loras(
     for path, weight in options.loras:
         lora = lora_at(path, weight)
         name = lora.name
-        if path.suffix:
+        if is_lora_file(path):
             if name in files:
                 raise ModelError(f"lora: two files would be called {name}: rename one")
             files[name] = path

@@ -13,7 +13,7 @@ from ipadapter_demo.models import single_file
 from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.json_files import json_object
 from ipadapter_demo.models.quiet import errors_only
-from ipadapter_demo.models.schedule import SchedulerConfig, marked, saying
+from ipadapter_demo.models.schedule import SchedulerConfig, made_of_betas, marked, saying
 from ipadapter_demo.models.sources import served_by, weights_at
 from ipadapter_demo.models.weights import header_of, reason, tensors_from_file
 
@@ -253,7 +253,14 @@ def _scheduler_config(folder: Path) -> SchedulerConfig:
     kind = getattr(diffusers, str(_object(folder, name).get("_class_name")), None)
     if kind is None:
         raise ModelError(f"{folder.name}: {name} names no scheduler that diffusers has")
-    return {"clip_sample": False} | dict(part_of(kind, folder / "scheduler").config)
+    config = dict(part_of(kind, folder / "scheduler").config)
+    if not made_of_betas(config):
+        raise ModelError(
+            f"{folder.name}: {name} names {kind.__name__}, over noise levels that no betas give: "
+            "models over EDM's, such as Playground v2.5 and CosXL, or over those of flow matching "
+            "are not read"
+        )
+    return {"clip_sample": False} | config
 
 
 def _image_processor(folder: Path) -> CLIPImageProcessor:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from itertools import count, takewhile
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
@@ -73,14 +74,18 @@ def weighed(states: Tensor, weights: Tensor) -> Tensor:
 
 
 def worded(tokenizer: CLIPTokenizer, prompt: str) -> str:
-    """A textual inversion of several vectors has a token for each: all of them are read. Found by
-    the tokens' numbers, as the tokenizer's text of them has lost its capitals."""
-    numbers = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-    learnt = tokenizer.added_tokens_encoder
-    for word in [word for word, number in learnt.items() if number in numbers]:
-        others = takewhile(learnt.__contains__, (f"{word}_{n}" for n in count(1)))
-        prompt = prompt.replace(word, " ".join([word, *others]))
-    return prompt
+    """A textual inversion of several vectors has a token for each: all of them are read. Learnt
+    words are found as the tokenizer finds them: in any case, the longest first."""
+    learnt = {normalize("NFC", word).lower(): word for word in tokenizer.added_tokens_encoder}
+
+    def all_tokens(found: re.Match[str]) -> str:
+        names = (f"{found[0].lower()}_{n}" for n in count(1))
+        return " ".join(
+            [found[0], *(learnt[name] for name in takewhile(learnt.__contains__, names))]
+        )
+
+    words = "|".join(map(re.escape, sorted(learnt, key=len, reverse=True)))
+    return re.sub(words, all_tokens, normalize("NFC", prompt), flags=re.IGNORECASE)
 
 
 def _words(tokenizer: CLIPTokenizer, text: str, room: int) -> Iterator[list[int]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipadapter_demo.request import SAMPLERS, Sampler, Window
-from ipadapter_demo.sampling import NoiseSchedule
+from ipadapter_demo.sampling import NoiseSchedule, schedule_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class Recommended:
     def fields_beside(self, given: Mapping[str, object]) -> dict[str, Any]:
         """The fields of a request that belong to those `given`."""
         inpainting = bool(given.get("inpaint"))
-        return {
+        found = {
             "guidance": self.guidance_for(inpainting),
             "guidance_window": self.guidance_window_for(inpainting),
             "steps": self.steps_for(bool(given.get("prompt")), inpainting),
@@ -77,3 +77,11 @@ class Recommended:
             "sampler": self.sampler_for(inpainting),
             "noise_schedule": self.noise_schedule,
         }
+        return fitting(found, given)
+
+
+def fitting(found: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The recommended fields with a noise schedule that the sampler takes, which may be a `given`
+    one."""
+    sampler = given.get("sampler") or found["sampler"]
+    return found | {"noise_schedule": schedule_for(sampler, found["noise_schedule"])}

@@ -77,6 +77,14 @@ def settled(
     return config
 
 
+def made_of_betas(config: SchedulerConfig) -> bool:
+    """False for noise levels of EDM (arXiv 2206.00364) or of flow matching. Every sampler here is
+    made of betas, and diffusers would fill in its own without a word."""
+    if config.get("use_flow_sigmas") or predicts(config) == "flow_prediction":
+        return False
+    return "beta_schedule" in config and config.get("timestep_type") != "continuous"
+
+
 def predicts(config: SchedulerConfig) -> str:
     return config.get("prediction_type", "epsilon")
 

@@ -23,9 +23,10 @@ from ipadapter_demo.models.published import PUBLISHED, Published
 from ipadapter_demo.models.single_file import is_xl
 from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.models.weights import shapes_of
+from ipadapter_demo.own_files import PLAIN_NAME
 
 ON = " on "  # sd15-plus on NAME
-_NAME = re.compile(r"\w[\w .()+-]{0,99}")
+_NAME = re.compile(PLAIN_NAME)
 # the first layer of an autoencoder's decoder
 _READS_LATENTS = re.compile(r"^(first_stage_model\.|vae\.)?decoder\.conv_in\.weight$")
 _KL = "AutoencoderKL"
@@ -129,7 +130,7 @@ def _known(
 ) -> object:
     """What `read` finds; None where that is an error, which is logged once."""
     try:
-        if not _NAME.fullmatch(path.stem):
+        if not _NAME.fullmatch(path.stem if path.is_file() else path.name):
             raise ModelError("its name must be letters, digits, spaces and _ . ( ) + -")
         return read(path)
     except ModelError as error:

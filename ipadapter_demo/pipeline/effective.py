@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ipadapter_demo.request import GenerateRequest
-from ipadapter_demo.sampling import noise_schedules_of
+from ipadapter_demo.sampling import schedule_for
 
 
 def effective_request(asked: GenerateRequest) -> GenerateRequest:
@@ -16,10 +16,8 @@ def effective_request(asked: GenerateRequest) -> GenerateRequest:
     were the first, the others remember. A noise schedule that it does not take is the model's."""
     if asked.inpaint is None or asked.inpaint.repaint_passes == 1:
         return asked
-    kept = asked.noise_schedule in noise_schedules_of("ddim")
-    return replace(
-        asked, sampler="ddim", noise_schedule=asked.noise_schedule if kept else "default"
-    )
+    schedule = schedule_for("ddim", asked.noise_schedule)
+    return replace(asked, sampler="ddim", noise_schedule=schedule)
 
 
 def changed_warnings(asked: GenerateRequest, drawn: GenerateRequest) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from ipadapter_demo.json_values import Json
 from ipadapter_demo.layer_presets import LayerPreset
 from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.few_step import FewStep
-from ipadapter_demo.models.recommended import Recommended
+from ipadapter_demo.models.recommended import Recommended, fitting
 from ipadapter_demo.models.shelf import LoraFolder, VaeFolder
 from ipadapter_demo.request import GenerateRequest
 
@@ -109,7 +109,7 @@ class ModelInfo:
         found = self.recommended.fields_beside(given)
         chosen = given.get("loras")
         few = self.few_step_of(self.usual_loras if chosen is None else chosen)
-        return found | few.fields if few else found
+        return fitting(found | few.fields, given) if few else found
 
     def in_few_steps(self, request: GenerateRequest) -> GenerateRequest:
         """The same request as Live draws it: in one pass, with the LoRA of `live`, which the model

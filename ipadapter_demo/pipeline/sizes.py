@@ -16,6 +16,7 @@ from ipadapter_demo.request import Fit, GenerateRequest
 from ipadapter_demo.size_limits import MAX_AREA, MAX_ASPECT, MIN_SIZE, SIZE_STEP
 
 Size = tuple[int, int]  # (width, height) in pixels
+Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 
 AREA_TOLERANCE = 0.1  # how far from the model's own area a size that nobody gave may lie
 # Of SDXL's training sizes (arXiv 2307.01952, appendix I), in their width over 64: those that people
@@ -131,10 +132,30 @@ def inner_size(shape: Size, size: Size) -> Size:
     return width, height
 
 
-def padded(image: Image.Image, size: Size, colour: tuple[int, int, int] = (0, 0, 0)) -> Image.Image:
-    """`image` in the middle of a picture of `size`."""
+def inner_box(shape: Size, size: Size) -> Box:
+    """The middle of `size` that a padded picture of `shape` fills."""
+    width, height = inner_size(shape, size)
+    left, upper = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, upper, left + width, upper + height
+
+
+def scaled(box: Box, shape: Size, size: Size) -> Box:
+    """Where a box in a picture of `shape` lies in the same at `size`."""
+    across, down = size[0] / shape[0], size[1] / shape[1]
+    left, upper, right, lower = box
+    return round(left * across), round(upper * down), round(right * across), round(lower * down)
+
+
+def padded(
+    image: Image.Image,
+    size: Size,
+    colour: tuple[int, int, int] = (0, 0, 0),
+    corner: tuple[int, int] | None = None,
+) -> Image.Image:
+    """`image` in a picture of `size`: in its middle, or at a `corner`, left and upper."""
     whole = Image.new("RGB", size, colour)
-    whole.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    middle = (size[0] - image.width) // 2, (size[1] - image.height) // 2
+    whole.paste(image, corner or middle)
     return whole
 
 

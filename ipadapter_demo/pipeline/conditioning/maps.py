@@ -19,9 +19,11 @@ from ipadapter_demo.models.structure import ControlCondition
 from ipadapter_demo.own_thread import in_own_thread
 from ipadapter_demo.pipeline.cache import ContentCache, digest
 from ipadapter_demo.pipeline.conditions import ActiveControl
+from ipadapter_demo.pipeline.inpainting.crop import PaddedPart
 from ipadapter_demo.pipeline.inpainting.mask import pixels_around_hole
-from ipadapter_demo.pipeline.sizes import Size, inner_size, padded, reshaped, same_shape
+from ipadapter_demo.pipeline.sizes import Size, inner_box, padded, reshaped, same_shape, scaled
 from ipadapter_demo.request import Inpaint, Structure
+from ipadapter_demo.size_limits import SIZE_STEP
 
 # kinds of structure to which black is a colour like another
 OF_COLOURS = ("palette", "shuffle", "tile", "union-tile", "inpaint", "union-repaint")
@@ -85,15 +87,25 @@ class MapReader:
                 f"structure.annotator for {structure.kind} must be one of "
                 f"{', '.join(annotators)}, got {structure.annotator!r:.80}"
             )
-        key = (structure.annotator, structure.kind, digest(structure.image), structure.fit, size)
+        inside = structure.inside if isinstance(structure, PaddedPart) else None
+        image = digest(structure.image)
+        key = (structure.annotator, structure.kind, image, structure.fit, inside, size)
         drawn = partial(self._drawn_map, structure, size)
         return self._maps.get(key, partial(in_own_thread, drawn))
 
     def _drawn_map(self, structure: Structure, size: Size) -> Image.Image:
         image, how, locate = structure.image, structure.resampling, self._model.locate
-        if structure.fit != "pad" or same_shape(image.size, size):
+        if isinstance(structure, PaddedPart):
+            box = scaled(structure.inside, image.size, size)
+            image = image.crop(structure.inside)
+        elif structure.fit == "pad" and not same_shape(image.size, size):
+            box = inner_box(image.size, size)
+        else:
             return annotate(structure.annotator, reshaped(image, size, structure.fit, how), locate)
         # padded afterwards: a detector would take the border for an edge
-        inside = resize_image(image, inner_size(image.size, size), how)
         colour = PAD_COLOUR if structure.kind in OF_COLOURS else (0, 0, 0)
-        return padded(annotate(structure.annotator, inside, locate), size, colour)
+        inner = box[2] - box[0], box[3] - box[1]
+        if min(inner) < SIZE_STEP:  # less than a cell of latents, of which detectors make far more
+            return Image.new("RGB", size, colour)
+        drawn = annotate(structure.annotator, resize_image(image, inner, how), locate)
+        return padded(drawn, size, colour, box[:2])

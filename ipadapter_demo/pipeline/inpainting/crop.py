@@ -3,15 +3,21 @@ that a small part gets the model's whole resolution, and nothing far from it inf
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
 from PIL import Image
 
 from ipadapter_demo.imaging import resize_image
-from ipadapter_demo.pipeline.sizes import reshaped
-from ipadapter_demo.request import Fit, GenerateRequest, Inpaint
+from ipadapter_demo.pipeline.sizes import Box, Size, inner_box, reshaped, same_shape
+from ipadapter_demo.request import GenerateRequest, Inpaint, Structure
 
-Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedPart(Structure):
+    """A part of a padded picture. Only what lies in `inside` is picture: the rest is padding, which
+    no detector may see."""
+
+    inside: Box
 
 
 def mask_box(mask: Image.Image, context: float) -> Box:
@@ -46,24 +52,39 @@ def crop_to_mask(request: GenerateRequest) -> GenerateRequest:
     if given is None or given.context == 1:
         return request
     box, size = mask_box(given.mask, given.context), given.image.size
-
-    def part(
-        image: Image.Image, fit: Fit, resampling: Image.Resampling = Image.Resampling.BICUBIC
-    ) -> Image.Image:
-        """Of maps and regions, which cover the whole picture whatever their size."""
-        return reshaped(image, size, fit, resampling).crop(box)
-
     return replace(
         request,
         inpaint=replace(given, image=given.image.crop(box), mask=given.mask.crop(box), context=1.0),
-        structures=tuple(
-            replace(s, image=part(s.image, s.fit, s.resampling), fit="squash")
-            for s in request.structures
-        ),
+        structures=tuple(_part(structure, size, box) for structure in request.structures),
         references=tuple(
-            r if r.mask is None else replace(r, mask=part(r.mask, "squash"))
+            r if r.mask is None else replace(r, mask=reshaped(r.mask, size, "squash").crop(box))
             for r in request.references
         ),
+    )
+
+
+def _part(structure: Structure, size: Size, box: Box) -> Structure:
+    """What lies in `box` of a structure, which covers all `size` of a picture whatever its own."""
+    image = structure.image
+    whole = reshaped(image, size, structure.fit, structure.resampling)
+    part = replace(structure, image=whole.crop(box), fit="squash")
+    if structure.fit != "pad" or same_shape(image.size, size):
+        return part
+    inside = _within(inner_box(image.size, size), box)
+    if inside == (0, 0, *part.image.size):
+        return part
+    return PaddedPart(**{f.name: getattr(part, f.name) for f in fields(part)}, inside=inside)
+
+
+def _within(inner: Box, box: Box) -> Box:
+    """What of `inner` lies in `box`, from its corner; of no width or height where nothing does."""
+    left, upper, right, lower = box
+    width, height = right - left, lower - upper
+    return (
+        min(max(inner[0] - left, 0), width),
+        min(max(inner[1] - upper, 0), height),
+        min(max(inner[2] - left, 0), width),
+        min(max(inner[3] - upper, 0), height),
     )
 
 

@@ -8,6 +8,7 @@ reference is never negative.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,7 @@ from ipadapter_demo.embeds import ENDING
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.reference import negative_noise
 from ipadapter_demo.request import MAX_COUNT, MAX_WEIGHT, Reference
 from ipadapter_demo.ui.run.tab import Properties, Widgets
 from ipadapter_demo.ui.widgets import components
@@ -153,13 +155,13 @@ def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
         first = found[0] if found else None
         if first is None or first.image is None:
             raise RequestError("negative_noise needs a picture in the first place")
-        found.append(Reference(image=first.image, fit=first.fit, noise=noise, negative=True))
+        found.append(negative_noise(first, noise))
     return tuple(found)
 
 
 def slots_from_references(references: Sequence[Reference]) -> dict[str, object]:
     """The values of the slots for the references of a request."""
-    noise = _negative_noise(references)
+    noise = _noise_of(references)
     values: dict[str, object] = {"negative_noise": noise}
     references = references[:-1] if noise else references
     for k, given in zip(REFERENCES, [*references, *[None] * len(REFERENCES)], strict=False):
@@ -187,10 +189,9 @@ def slots_from_references(references: Sequence[Reference]) -> dict[str, object]:
     return values
 
 
-def _negative_noise(references: Sequence[Reference]) -> float:
+def _noise_of(references: Sequence[Reference]) -> float:
     """That of the last reference, where it is the first picture in noise; else 0."""
     if len(references) < 2 or (first := references[0]).image is None:
         return 0.0
-    noise = references[-1].noise
-    made = Reference(image=first.image, fit=first.fit, noise=noise, negative=True)
-    return noise if references[-1] == made else 0.0
+    last = replace(references[-1], adapter=first.adapter, layers=first.layers)  # once it had none
+    return last.noise if last == negative_noise(first, last.noise) else 0.0
