@@ -27,6 +27,7 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.pipeline import ImagePromptPipeline, Result, load
 from ipadapter_demo.pipeline.jobs import Unloaded
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
+from tests.faces import face_embeds, write_face_adapter
 from tests.published import tiny_sd15_unet, write_published, write_structure
 from tests.test_request_loras import kohya
 from tests.tiny import (
@@ -235,6 +236,21 @@ def test_other_sizes_and_other_loras_do_not_share(
         assert levels(ours, theirs) <= 1
     [first, second] = (levels(alone[0], alone[i]) for i in (1, 3))
     assert min(first, second) > 1, "LoRAs change the picture"
+
+
+def test_a_face_s_lora_is_its_own_request_s(tmp_path: Path) -> None:
+    """What an adapter of faces brings along is a LoRA like those that are chosen."""
+    entry = write_tiny_model(tmp_path)
+    file = "ip-adapter-faceid_sd15.bin"
+    write_face_adapter(entry.folder, load(entry)._model.unet, file)
+    entry = replace(entry, adapters=entry.adapters | {"face": file}, inpaint_adapter=None)
+    pipeline = load(entry)
+    plain = replace(PLAIN, references=())
+    face = replace(plain, seed=6, references=(Reference(embeds=face_embeds(1), adapter="face"),))
+    alone = {request.seed: pipeline.generate(request) for request in (plain, face)}
+    for order in ((plain, face), (face, plain)):
+        for request, ours in zip(order, pipeline.generate_all(order, share=2), strict=True):
+            assert levels(ours, alone[request.seed]) <= 1
 
 
 class Gate:

@@ -13,6 +13,7 @@ from torch.nn.functional import interpolate
 
 from ipadapter_demo.errors import ModelError
 from ipadapter_demo.imaging import images_from_pixels, pixels_from_images
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning import Conditioner
 from ipadapter_demo.pipeline.conditioning.faces import loras_brought
@@ -74,8 +75,7 @@ class Drawing:
     ) -> Job:
         """It hands over a Preview a step, then what was Drawn."""
         drawn = self.plan.drawn
-        chosen = (*(drawn.loras or ()), *loras_brought(drawn, self.model))
-        denoiser = UNetDenoiser(self.model.unet, self.model.loras, chosen)
+        denoiser = UNetDenoiser(self.model.unet, self.model.loras, self._loras)
         entry, native, first = self.model.entry, self.model.native_size, self.pieces[0].drawn
         price = price_of(drawn, self.plan.size, native, entry.structures, self.preview_every)
         return Job(
@@ -90,9 +90,14 @@ class Drawing:
             most_seconds=most_seconds,
         )
 
-    def _fits(self, size: Size) -> Hashable:
+    @property
+    def _loras(self) -> tuple[Lora, ...]:
+        """Those that are chosen, and those that adapters of faces bring along."""
         drawn = self.plan.drawn
-        return size, drawn.loras or (), self.conditioner.prompts.windows(drawn)
+        return (*(drawn.loras or ()), *loras_brought(drawn, self.model))
+
+    def _fits(self, size: Size) -> Hashable:
+        return size, self._loras, self.conditioner.prompts.windows(self.plan.drawn)
 
     def _work(self, denoiser: UNetDenoiser) -> Generator[object, None, None]:
         began, pieces = time.monotonic(), self.pieces
