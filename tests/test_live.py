@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,62 @@ def test_who_goes_on_is_not_told_of_a_stop(browser: Browser, url: str) -> None:
         said = page.evaluate("window.said")
     assert any("step" in one for one in said)
     assert not [one for one in said if "top" in one.lower().replace("step", "") or "lost" in one]
+
+
+LIVE = re.compile("^Live: ")
+RESTED = 1500  # milliseconds: more than a rest, and what is drawn then would have begun
+
+
+def test_what_was_asked_for_is_not_drawn_over(browser: Browser, url: str) -> None:
+    """A rest that was waited for when somebody clicked is none any more."""
+    with visit(browser, url) as page:
+        panel = ready(page, 0)
+        status = panel.get_by_role("status").first
+        drag(panel, [0.2])
+        expect(status).to_have_text(LIVE)
+        panel.get_by_role("button", name="Sweep λ").click()
+        expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
+        scrubber = panel.get_by_label("λ to look at")
+        expect(scrubber).to_be_visible()
+        page.wait_for_timeout(RESTED)
+        expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
+        expect(scrubber).to_be_visible()
+
+
+def test_stop_is_the_end_of_what_live_began(browser: Browser, url: str) -> None:
+    with visit(browser, url) as page:
+        panel = ready(page, 0)
+        status = panel.get_by_role("status").first
+        set_number(panel, "Steps", 50)
+        drag(panel, [0.2])
+        stop = panel.get_by_role("button", name="Stop")
+        expect(stop).to_be_enabled()  # the whole picture is begun
+        stop.click()
+        expect(status).to_have_text(re.compile(r"^Stopped\."))
+        page.wait_for_timeout(RESTED)
+        expect(status).to_have_text(re.compile(r"^Stopped\."))
+        drag(panel, [0.4])
+        expect(status).to_have_text(LIVE)
+        panel.get_by_role("button", name="Generate").click()
+        stop.click()
+        expect(status).to_have_text(re.compile(r"^Stopped\."))
+        page.wait_for_timeout(RESTED)
+        expect(status).to_have_text(re.compile(r"^Stopped\."))
+
+
+def test_runs_that_wait_are_drawn_before_live_goes_on(browser: Browser, url: str) -> None:
+    with visit(browser, url) as page:
+        panel = ready(page, 0)
+        set_number(panel, "Steps", 50)
+        panel.get_by_role("button", name="Generate").click()
+        queue = panel.get_by_role("button", name=re.compile("^Queue"))
+        set_number(panel, "Steps", 49)
+        queue.click()
+        expect(queue).to_have_text("Queue (1)")
+        drag(panel, [0.2])
+        runs = page.locator(".history img")
+        expect(runs).to_have_count(2)
+        expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
 
 
 def test_without_live_nothing_is_drawn(browser: Browser, url: str) -> None:

@@ -135,6 +135,24 @@ def test_stop_drops_the_runs_that_wait(page: Page) -> None:
 
 
 @pytest.mark.parametrize("page", [DESKTOP], indirect=True)
+def test_shift_and_enter_begin_no_second_run(page: Page) -> None:
+    panel = open_tab(page, "Image + text")
+    click_example(panel, 0)
+    set_number(panel, "Steps", 20)
+    prompt, button = panel.get_by_label("Prompt", exact=True), panel.locator(".generate")
+    panel.get_by_role("button", name="Sweep λ").click()
+    expect(button).to_be_disabled()
+    prompt.press("Shift+Enter")
+    expect(button).to_be_enabled()
+    scrubber = panel.get_by_label("λ to look at")
+    expect(scrubber).to_be_visible()
+    set_number(panel, "Steps", 1)
+    prompt.press("Shift+Enter")
+    expect(panel.get_by_role("status").first).to_have_text(re.compile(r"^\d pictures? in "))
+    expect(scrubber).to_be_hidden()
+
+
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
 def test_a_result_is_dragged_into_a_field(page: Page) -> None:
     """Also where there is a picture already."""
     panel = drawn(page, "Structure")

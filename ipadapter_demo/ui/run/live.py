@@ -28,14 +28,19 @@ from ipadapter_demo.ui.run.visitor import this_visitor
 
 REST = 700  # milliseconds without a change, after which the whole request is drawn
 
-# A run that was begun when somebody rested ends when they go on.
-CHANGED = """(live) => {
+# A run that was begun when somebody rested ends when they go on. But runs that wait were asked for:
+# Live goes on after them.
+CHANGED = r"""(live) => {
     if (!live) return [];
-    const row = document.getElementById("run-TAB"), [generate, stop, frame] =
-        ["generate", "halt", "frame"].map((name) => row.querySelector("." + name));
+    const row = document.getElementById("run-TAB"), [generate, stop, frame, queue] =
+        ["generate", "halt", "frame", "queue"].map((name) => row.querySelector("." + name));
+    if (/\d/.test(queue?.textContent)) return [];
     clearTimeout(row.resting);
-    row.moved = performance.now();  // Stop says nothing then
-    if (!stop.disabled) stop.click();
+    row.moved = performance.now();
+    if (!stop.disabled) {
+        row.goesOn = true;  // Stop says nothing then
+        stop.click();
+    }
     frame.click();
     return [];
 }"""
@@ -49,7 +54,8 @@ SHOWN = """(live) => {
         generate.click();
     };
     clearTimeout(row.resting);
-    if (live && row.moved)
+    if (!live) row.moved = null;
+    if (row.moved)
         row.resting = setTimeout(rest, REST + performance.now() - row.moved);
     return [];
 }""".replace("REST", str(REST))

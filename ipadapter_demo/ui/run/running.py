@@ -49,7 +49,10 @@ REFUSABLE: dict[str, object] = AT_ONCE | {"queue": True}
 # The results may be far from what was clicked: on a phone, or at examples below long inputs. Before
 # the first picture they have no place.
 BEGIN = """() => {
-    const results = document.getElementById("run-TAB").closest(".tab").querySelector(".results");
+    const row = document.getElementById("run-TAB");
+    const results = row.closest(".tab").querySelector(".results");
+    clearTimeout(row.resting);  // Live does not draw over what was asked for
+    row.moved = null;
     const watch = new ResizeObserver(() => {
         if (!results.offsetParent) return;
         watch.disconnect();
@@ -59,9 +62,19 @@ BEGIN = """() => {
     window.stoppedTabs?.delete("TAB");
     return [];
 }"""
+# Shift and Enter in the prompt: while something is drawn the button is disabled.
+SUBMIT = """() => {
+    document.querySelector("#run-TAB .generate").click();
+    return [];
+}"""
 STOP = r"""(status) => {
     const row = document.getElementById("run-TAB");
-    if (row.moved) return status;  // Live goes on
+    if (row.goesOn) {  // it was Live
+        row.goesOn = false;
+        return status;
+    }
+    clearTimeout(row.resting);
+    row.moved = null;
     const waiting = row.querySelector(".queue")?.textContent.match(/\d+/)?.[0];
     (window.stoppedTabs ??= new Map()).set("TAB", waiting);
     return "Stopping after this step: the pictures that are shown stay.";
@@ -87,18 +100,17 @@ def build_tab(manager: ModelManager, model: ModelInput, tab: Tab) -> BuiltTab:
     """Lay out a tab and make its buttons work."""
     inputs, results, buttons = tab.layout(manager, model)
     built = BuiltTab(tab, inputs | {"model": model.chosen}, results, buttons)
-    triggers = [buttons.generate.click]
-    if "prompt" in inputs:
-        triggers.append(inputs["prompt"].submit)
     name = tab.translate.__name__
+    if "prompt" in inputs:
+        inputs["prompt"].submit(None, js=SUBMIT.replace("TAB", name), **AT_ONCE)
     begin, stop, ended, following = (js.replace("TAB", name) for js in (BEGIN, STOP, ENDED, NEXT))
-    kinds: list[tuple[list[Callable[..., Dependency]], Callable[..., Iterator[Update]]]]
-    kinds = [(triggers, updates)]
+    kinds: list[tuple[gr.Button, Callable[..., Iterator[Update]]]]
+    kinds = [(buttons.generate, updates)]
     if buttons.strip is not None:
-        kinds.append(([buttons.strip.click], strip_updates))
-    for started, updates_of in kinds:
+        kinds.append((buttons.strip, strip_updates))
+    for button, updates_of in kinds:
         run = _handler(manager, built, updates_of)
-        clicked = gr.on(started, buttons.busy, outputs=buttons.all, js=begin, **AT_ONCE)
+        clicked = button.click(buttons.busy, outputs=buttons.all, js=begin, **AT_ONCE)
         running = endpoint(
             clicked.then,
             run,
