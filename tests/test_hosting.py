@@ -198,6 +198,11 @@ def test_the_variables_of_the_container_are_settings() -> None:
     given |= set(re.findall(r"\b(IPADAPTER_\w+)=", text))
     names = {f"IPADAPTER_{name.upper()}" for name in Settings.__dataclass_fields__}
     assert given - {"FORWARDED_ALLOW_IPS"} <= names  # uvicorn's own
+    [(files, most)] = [one.split(":size=") for one in compose["services"]["demo"]["tmpfs"]]
+    assert (files, most) == ("/tmp", "4g"), "visitors' files must not fill the memory"
+    assert compose["services"]["demo"]["environment"]["IPADAPTER_UPLOAD_QUOTA_TOTAL"].endswith(
+        "2gb}"
+    )
     arguments = {service["build"]["args"]["VARIANT"] for service in compose["services"].values()}
     assert arguments == {"cpu", "cuda"}
 
