@@ -40,6 +40,7 @@ TIERS = [
         "prompt_syntax",
         "reference",
         "request",
+        "room",
         "record",
         "sampling",
         "server_flags",

@@ -13,8 +13,9 @@ import threading
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+from ipadapter_demo import room
 from ipadapter_demo.compare import Bundle, spec_from_document, spec_from_manifest, spec_from_text
 from ipadapter_demo.compare.archive import MAX_ENTRIES, read_from_zip
 from ipadapter_demo.compare.manifest import checksum
@@ -30,7 +32,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.lora import loras_from_texts
 from ipadapter_demo.record import record_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
-from ipadapter_demo.ui.run import reuse, room, uploads
+from ipadapter_demo.ui.run import batch, reuse, uploads
 from ipadapter_demo.ui.run.updates import lines_of
 
 MEGABYTE = 2**20
@@ -319,6 +321,69 @@ def test_few_records_are_decoded_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert all("--from-png x.png" in click.result()[0] for click in clicks)
     assert len(at_once) == 8
     assert max(at_once) <= 2
+
+
+@contextmanager
+def waiting_for_room(monkeypatch: pytest.MonkeyPatch, read: Callable[[], object]) -> Iterator[None]:
+    """While there is none."""
+    taken = threading.BoundedSemaphore(1)
+    monkeypatch.setattr(room, "_ROOM", taken)
+    monkeypatch.setattr(room, "SMALL", 100)
+    taken.acquire()
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(read)
+        try:
+            with pytest.raises(TimeoutError):
+                reading.result(timeout=0.3)
+        finally:
+            taken.release()
+        assert reading.result() is not None
+    yield
+
+
+@pytest.mark.parametrize("way", ["upload", "batch", "spec", "whole", "mask"])
+def test_few_large_pictures_are_decoded_at_once_whatever_the_way_in(
+    way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    path = tmp_path / "a.png"
+    Image.new("RGB", (16, 16)).save(path)
+    spec = spec_from_document(
+        {"columns": {"seed": [1]}, "request": {"references": [{"image": "a.png"}]}},
+        lambda name: path.read_bytes(),
+    )
+    ways: dict[str, Callable[[], object]] = {
+        "upload": lambda: uploads.image_from_upload({"path": str(path)}, "reference"),
+        "batch": lambda: batch._read(path.read_bytes(), "a.png"),
+        "spec": lambda: spec.picture("a.png"),
+        "whole": lambda: spec.whole_picture("a.png"),
+        "mask": lambda: spec.mask("a.png"),
+    }
+    with waiting_for_room(monkeypatch, ways[way]):
+        monkeypatch.setattr(room, "SMALL", 256)  # the number of its pixels
+        room._ROOM.acquire()
+        assert ways[way]() is not None, "a small one waits for nobody"
+
+
+def test_a_layer_that_is_larger_than_the_picture_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    places = {}
+    for name, size in (("background", (16, 16)), ("layer", (16, 17))):
+        Image.new("RGBA", size).save(tmp_path / f"{name}.png")
+        places[name] = {"path": str(tmp_path / f"{name}.png")}
+    decoded: list[object] = []
+    read = uploads.read_image
+    monkeypatch.setattr(
+        uploads, "read_image", lambda path, field: decoded.append(path.name) or read(path, field)
+    )
+    editor = {"background": places["background"], "layers": [places["layer"]]}
+    with pytest.raises(
+        RequestError, match=r"layers must have the size of the picture, 16x16, got 16x17"
+    ):
+        uploads.painting_from_editor(editor, "painting")
+    assert decoded == ["background.png"]
 
 
 def test_layers_of_paint_are_counted_before_they_are_decoded() -> None:

@@ -161,6 +161,9 @@ def test_in_a_browser_and_stopped(api: Page, browser: Browser, tmp_path: Path) -
         with page.expect_download() as download:
             panel.locator("a[download='pictures.zip']").click()
         expect(panel.get_by_role("button", name="Draw all")).to_be_enabled()
+        expect(
+            panel.get_by_text(re.compile(r"^Stopped\. Results in the zip: \d+\.$"))
+        ).to_be_visible()
     stored = zipfile.ZipFile(download.value.path()).namelist()
     assert 2 < len(stored) < 2 + 12 * 4
     assert "0.png" in " ".join(stored)

@@ -79,11 +79,14 @@ class Server:
 
     def begun(self, **values: Any) -> str:
         """The address of the events of a request that was sent."""
-        body = json.dumps(FAST | {"reference": self.upload} | values)
+        return self.called("variation", FAST | {"reference": self.upload} | values)
+
+    def called(self, name: str, values: dict[str, Any]) -> str:
         headers = {"Content-Type": "application/json"}
-        answer = self.api.http.post("call/v2/variation", content=body, headers=headers)
+        body = json.dumps(values)
+        answer = self.api.http.post(f"call/v2/{name}", content=body, headers=headers)
         answer.raise_for_status()
-        return f"{self.url}gradio_api/call/v2/variation/{answer.json()['event_id']}"
+        return f"{self.url}gradio_api/call/v2/{name}/{answer.json()['event_id']}"
 
     def turns(self, count: int) -> None:
         until(lambda: len(self.manager.line.turns) == count)
@@ -217,9 +220,11 @@ def test_who_leaves_the_line_gives_up_the_place(server: Server) -> None:
     with server.gated() as gate:
         with listening(server.begun(**CHEAP)):
             assert gate.arrived.acquire(timeout=60)
-            with listening(server.begun(model="other", **CHEAP)):
-                server.turns(2)
-            server.turns(1)
+            elsewhere = {"reference": server.upload, "model": "other"}
+            for name, values in (("variation", FAST | CHEAP), ("image_embeds", {})):
+                with listening(server.called(name, values | elsewhere)):
+                    server.turns(2)
+                server.turns(1)
             gate.open.release()
         server.turns(0)
         gate.release()

@@ -35,10 +35,12 @@ from ipadapter_demo.temporary import AGE, EVERY, PREFIX, sweep, temporary_folder
 from ipadapter_demo.ui import build_ui, launch_options
 from ipadapter_demo.ui.guard import app_options
 from ipadapter_demo.ui.guard.bodies import MAX_BODY
+from ipadapter_demo.ui.guard.calls import MAX_VALUES
 from ipadapter_demo.ui.guard.hosts import trusted_hosts
 from ipadapter_demo.ui.guard.quota import Quota, Share, visitor_of
 from ipadapter_demo.ui.guard.refusal import Refused
 from ipadapter_demo.ui.guard.routes import SHUT
+from ipadapter_demo.ui.run.further import MAX_SIZE
 from tests.browsing import browser as browser
 from tests.tiny import picture
 
@@ -123,6 +125,28 @@ def test_a_session_takes_little_memory(served: tuple[str, App], http: httpx.Clie
     tracemalloc.stop()
     assert "session-19" in app.state_holder
     assert grown / 20 < 20_000
+
+
+def test_a_run_that_waits_takes_little_memory(served: tuple[str, App], http: httpx.Client) -> None:
+    """Its values are kept before anything has checked them."""
+    app = served[1]
+    page = app.get_blocks()
+    number, add = next((n, fn) for n, fn in page.fns.items() if fn.api_name == "add")
+    at = [type(one) for one in add.inputs].index(gr.Textbox)
+
+    def call(session: str, letters: str) -> int:
+        data = [letters if place == at else None for place in range(len(add.inputs))]
+        body = {"fn_index": number, "data": data, "session_hash": session}
+        return http.post("gradio_api/run/add", json=body).status_code
+
+    def waiting(session: str) -> int:
+        return len(json.dumps(list(app.state_holder[session].state_data.values()), default=str))
+
+    assert call("short", "a red cube") == 200
+    assert 0 < waiting("short") < MAX_SIZE
+    assert call("long", "a" * 10 * MAX_SIZE) != 200
+    assert waiting("long") < 1000
+    assert launch_options(Settings())["state_session_capacity"] == 2000
 
 
 def test_sessions_whose_calls_have_ended_are_forgotten(
@@ -442,6 +466,26 @@ def test_a_request_beside_its_uploads_is_short(http: httpx.Client) -> None:
         assert refused.json() == {
             "detail": f"a request may have {MAX_BODY:,} bytes beside its uploads, got more"
         }
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([[]] * MAX_VALUES, "a call may have 20,000 values, got more"),
+        ({str(n): n for n in range(MAX_VALUES)}, "a call may have 20,000 values, got more"),
+        (json.loads("[" * 100 + "]" * 100), "a call may be nested 40 deep, got more"),
+    ],
+)
+def test_a_call_has_so_many_values(http: httpx.Client, value: object, words: str) -> None:
+    """gradio takes seconds for a list of 700,000 empty ones, and serves nobody meanwhile."""
+    for path, body in (
+        ("call/v2/variation", {"image_scale": value}),
+        ("call/variation", {"data": [value]}),
+        ("run/look", {"fn_index": 0, "data": [value]}),
+        ("queue/join", {"fn_index": 0, "data": [value], "session_hash": "a"}),
+    ):
+        refused = http.post(f"gradio_api/{path}", json=body)
+        assert (refused.status_code, refused.json()["detail"]) == (413, words)
 
 
 # Calls that are none

@@ -297,6 +297,16 @@ def test_a_cell_that_fails_is_said_and_the_others_are_drawn(two: ModelManager) -
         assert found.images == two.pipeline.generate(request).images
 
 
+def test_what_is_drawn_in_the_background_has_a_time_limit_as_well(entry: CatalogEntry) -> None:
+    """In place of a picture that is drawn for longer comes an error, and the next one is drawn."""
+    limited = ModelManager(load(entry), limits=Limits(time_limit=1))
+    requests = [replace(REQUEST, steps=200, count=8, width=512, height=512), REQUEST]
+    long, short = limited.draw_in_background("tiny", requests)
+    assert isinstance(long, RequestError)
+    assert "1 is the limit" in str(long)
+    assert isinstance(short, Result)
+
+
 def test_who_comes_while_a_model_is_fetched_for_a_comparison_keeps_his(entry: CatalogEntry) -> None:
     fetching, go = threading.Event(), threading.Event()
 

@@ -24,6 +24,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import flatten_image, read_bytes, read_image, shrink_to_area
 from ipadapter_demo.masks import flatten_mask
 from ipadapter_demo.record import current_names
+from ipadapter_demo.room import room_for
 from ipadapter_demo.size_limits import MAX_AREA
 
 MAX_BYTES = 200 * 2**20  # of all its files
@@ -56,20 +57,23 @@ class Spec:
     def picture(self, name: str) -> Image.Image:
         """RGB. It travels inside its cells, so it has no more pixels than a cell may have. Raises
         RequestError."""
-        return shrink_to_area(flatten_image(self.decoded(name), name), MAX_AREA)
+        with room_for(self.files[name]):
+            return shrink_to_area(flatten_image(self._decoded(name), name), MAX_AREA)
 
     def whole_picture(self, name: str) -> Image.Image:
         """RGB in its own size: a picture that is inpainted keeps every pixel."""
-        return flatten_image(self.decoded(name), name)
+        with room_for(self.files[name]):
+            return flatten_image(self._decoded(name), name)
 
     def mask(self, name: str) -> Image.Image:
-        return flatten_mask(self.decoded(name), name)
+        with room_for(self.files[name]):
+            return flatten_mask(self._decoded(name), name)
 
     def embeds(self, name: str) -> ImageEmbeds:
         """Raises RequestError."""
         return read_embeds(self.files[name], shortened(name))
 
-    def decoded(self, name: str) -> Image.Image:
+    def _decoded(self, name: str) -> Image.Image:
         return read_image(self.files[name], shortened(name))
 
 

@@ -214,7 +214,8 @@ class ModelManager:
         if pipeline is None:
             return None
         try:
-            found = yield from drawn_in_background(pipeline, requests, look_again)
+            limit = self.limits.time_limit
+            found = yield from drawn_in_background(pipeline, requests, look_again, limit)
         except Unloaded:
             return None
         return found
@@ -263,11 +264,17 @@ class ModelManager:
 
 
 def drawn_in_background(
-    pipeline: ImagePromptPipeline, requests: Sequence[GenerateRequest], look_again: float | None
+    pipeline: ImagePromptPipeline,
+    requests: Sequence[GenerateRequest],
+    look_again: float | None,
+    most_seconds: float | None,
 ) -> Generator[None, None, list[Result | Exception]]:
-    """The outcome of each request, after a yield for every Preview."""
+    """The outcome of each request, after a yield for every Preview; an error for one that is drawn
+    for more than `most_seconds`."""
     found: list[Result | Exception] = []
-    work = pipeline.outcomes(requests, background=True, look_again=look_again)
+    work = pipeline.outcomes(
+        requests, background=True, look_again=look_again, most_seconds=most_seconds
+    )
     with closing(work) as events:
         for event in events:
             if isinstance(event, Preview):

@@ -58,7 +58,8 @@ class ReplicaManager(ModelManager):
     def background(
         self, name: str, requests: Sequence[GenerateRequest], look_again: float | None = None
     ) -> Generator[None, None, list[Result | Exception]]:
-        found = yield from drawn_in_background(self.with_model(name), requests, look_again)
+        limit = self.limits.time_limit
+        found = yield from drawn_in_background(self.with_model(name), requests, look_again, limit)
         return found
 
     def is_loaded(self, name: str) -> bool:

@@ -170,6 +170,8 @@ def launch_options(settings: Settings) -> dict[str, object]:
         "max_file_size": settings.max_file_size,
         # Each who waits has one, and each comparison; 40 are the default.
         "max_threads": 2 * settings.queue_size + 40,
+        # Of which each may hold runs that wait, see run/further.py; 10,000 are the default.
+        "state_session_capacity": 2000,
         "allowed_paths": [],
         "strict_cors": True,
         "enable_monitoring": False,

@@ -22,6 +22,9 @@ CALL = re.compile(
     r"/gradio_api/(?:(?:run|api|(?P<waits>call)(?P<v2>/v2)?)/(?P<name>[^/]*)|queue/join)/?$"
 )
 MAX_NAMES = 30  # in a message
+# Of one call: gradio goes through them all, piece by piece, before any check of ours. A batch of 50
+# pictures, or a gallery of 100, has under a thousand.
+MAX_VALUES, MAX_DEPTH = 20_000, 40
 MAX_HASH = 100  # characters
 LEAST = 8  # calls of an address, however short the queue is
 
@@ -83,7 +86,27 @@ def parsed(body: bytes) -> dict[str, Any]:
         raise Refused(422, "a call must be a JSON object") from error
     if not isinstance(values, dict):
         raise Refused(422, f"a call must be a JSON object, got {values!r:.80}")
+    _check_size(values)
     return values
+
+
+def _check_size(values: dict[str, Any]) -> None:
+    """How many a call has, and how deep they are nested."""
+    level: list[object] = [values]
+    count = 1
+    for _ in range(MAX_DEPTH):
+        below: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                below += value.values()
+            elif isinstance(value, list):
+                below += value
+            if count + len(below) > MAX_VALUES:
+                raise Refused(413, f"a call may have {MAX_VALUES:,} values, got more")
+        if not below:
+            return
+        level, count = below, count + len(below)
+    raise Refused(413, f"a call may be nested {MAX_DEPTH} deep, got more")
 
 
 def check_values(page: Blocks, name: str | None, values: Mapping[str, Any]) -> None:

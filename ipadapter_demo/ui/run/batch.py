@@ -18,6 +18,7 @@ from ipadapter_demo.files import whole_file
 from ipadapter_demo.folders import ENDINGS, MANIFEST, FolderRun, Line
 from ipadapter_demo.imaging import flatten_image, read_image, shrink_to_area
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.room import room_for
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.size_limits import MAX_AREA
 from ipadapter_demo.ui.run.endpoint import endpoint
@@ -34,8 +35,9 @@ from ipadapter_demo.ui.run.visitor import this_visitor
 MOST, MOST_RESULTS = 50, 100  # pictures of one batch, and results of all of them
 SAID = 5  # pictures whose errors are said; the manifest has all of them
 
-# A queue of its own: what is drawn in the background holds up no single picture.
-QUEUE: dict[str, object] = {"concurrency_id": "batch", "concurrency_limit": 8}
+# A queue of its own: what is drawn in the background holds up no single picture. How many there are
+# is the manager's business.
+QUEUE: dict[str, object] = {"concurrency_id": "batch", "concurrency_limit": None}
 
 
 def add_batch(manager: ModelManager, built: BuiltTab) -> None:
@@ -117,6 +119,15 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
             return {}
         return {archive: gr.File(str(path), visible=True)}
 
+    def halted(out: str | None) -> Update:
+        """After Stop, at which no update of the run comes any more."""
+        count = len(_results(Path(out))) if out else 0
+        return zipped(out) | {
+            status: f"Stopped. Results in the zip: {count}."
+            if count
+            else "Stopped before a result."
+        }
+
     buttons = Buttons(start, stop)
     began = start.click(buttons.busy, outputs=buttons.all, **AT_ONCE)
     running = endpoint(
@@ -133,7 +144,11 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
     running.failure(buttons.idle, outputs=buttons.all, **AT_ONCE)
     stopped = stop.click(None, cancels=[running])
     stopped.then(
-        zipped, inputs=folder, outputs=archive, show_progress="hidden", api_visibility="private"
+        halted,
+        inputs=folder,
+        outputs=[archive, status],
+        show_progress="hidden",
+        api_visibility="private",
     )
 
 
@@ -148,7 +163,8 @@ def _files(pictures: object) -> dict[str, Path]:
 
 def _read(content: bytes, name: str) -> Image.Image:
     """With no more pixels than a result may have, as any picture of a request on the page."""
-    return shrink_to_area(flatten_image(read_image(content, name), name), MAX_AREA)
+    with room_for(content):
+        return shrink_to_area(flatten_image(read_image(content, name), name), MAX_AREA)
 
 
 def _failure_of(line: Line) -> str:
@@ -164,9 +180,13 @@ def _summary(lines: list[Line], asked: int) -> str:
     return "<br>".join(escaped(each) for each in [text, *failed[:SAID], *more])
 
 
+def _results(out: Path) -> list[Path]:
+    return sorted(path for path in out.glob("*.png") if not path.name.startswith("."))
+
+
 def _archive(out: Path) -> Path | None:
     """All that is finished in a folder of results, in one file; None where nothing is."""
-    results = sorted(path for path in out.glob("*.png") if not path.name.startswith("."))
+    results = _results(out)
     if not results:
         return None
     path = out / "pictures.zip"

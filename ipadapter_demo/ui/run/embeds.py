@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,12 @@ def add_embeds(manager: ModelManager, built: BuiltTab) -> None:
 
     def page(**values: object) -> Iterator[Update]:
         def updates() -> Iterator[Update]:
-            for found in _embeds(manager, inputs, values):
-                if isinstance(found, str):
-                    yield said(found)
-                else:
-                    yield {saved: gr.File(embeds_file(found), visible=True), status: ""}
+            with closing(_embeds(manager, inputs, values)) as work:
+                for found in work:
+                    if isinstance(found, str):
+                        yield said(found)
+                    else:
+                        yield {saved: gr.File(embeds_file(found), visible=True), status: ""}
 
         yield from with_errors_said(updates(), said)
 
@@ -64,20 +66,19 @@ def add_embeds(manager: ModelManager, built: BuiltTab) -> None:
         **QUEUE,
     )
 
-    def image_embeds(**values: Any) -> dict[str, Any]:
+    def image_embeds(**values: Any) -> Iterator[dict[str, Any] | None]:
         """Image embeds of the references, of several their mean: a file to send in place of a
         picture."""
-        with shown_errors():
-            *_, found = _embeds(manager, inputs, values)
-            assert isinstance(found, ImageEmbeds)
-            return file_of(embeds_file(found))
+        with shown_errors(), closing(_embeds(manager, inputs, values)) as work:
+            for found in work:  # who has left is missed at each
+                yield None if isinstance(found, str) else file_of(embeds_file(found))
 
     public(image_embeds, parameters(inputs), [answer(picture_schema(), "embeds")], **QUEUE)
 
 
 def _embeds(
     manager: ModelManager, inputs: Widgets, values: dict[str, Any]
-) -> Iterator[str | ImageEmbeds]:
+) -> Generator[str | ImageEmbeds, None, None]:
     """Texts while they are waited for, then the embeds. Raises RequestError."""
     read = {name: value_from_widget(inputs[name], value, name) for name, value in values.items()}
     model, adapter = read.pop("model"), read.pop("adapter")

@@ -3,6 +3,7 @@ was asked for. Stop ends the one at work and drops the others."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.tab import BuiltTab, Buttons, Update
 
 MOST = 8  # waiting
+# Characters of a run's values, which nothing has checked yet: prompts and the names of files, with
+# 2,000 and a few hundred each.
+MAX_SIZE = 32_000
 
 # At the end of a run, but for one that was stopped.
 NEXT = """() => {
@@ -41,6 +45,12 @@ def add_further_runs(
             if len(waiting_runs) >= MOST:
                 raise RequestError(
                     f"queue may hold {MOST} runs, and {MOST} are waiting: wait for one of them"
+                )
+            size = len(json.dumps(values))
+            if size > MAX_SIZE:
+                raise RequestError(
+                    f"queue may hold {MAX_SIZE:,} characters of a run, got {size:,}: shorten the "
+                    "prompt"
                 )
         runs = [*waiting_runs, values]
         return {waiting: runs, buttons.queue: queue_button(runs)}

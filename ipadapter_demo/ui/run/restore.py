@@ -18,12 +18,12 @@ from ipadapter_demo.lora import Lora, texts_from_loras
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.record import Record
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.room import record_at
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.embeds import embeds_file
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, model_properties
 from ipadapter_demo.ui.run.models import info_of, recommended
-from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.running import AT_ONCE, QUEUE
 from ipadapter_demo.ui.run.say import inform, warn
 from ipadapter_demo.ui.run.tab import BuiltTab, Results, Tab, Update

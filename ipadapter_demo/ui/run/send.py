@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.room import record_at
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.restore import RESTORED, shown
-from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.running import AT_ONCE, REFUSABLE
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.updates import PREVIEW

@@ -45,11 +45,12 @@ class Buttons:
     frame: gr.Button | None = None  # hidden: what Live clicks to see the request in few steps
     queue: gr.Button | None = None  # in the place of `strip` while something is drawn
     next: gr.Button | None = None  # hidden: what begins a run that waited
+    also: gr.Button | None = None  # begins a run of another kind
 
     @property
     def all(self) -> list[gr.Button]:
         """Those that change with a run."""
-        found = (self.generate, self.stop, self.strip, self.queue)
+        found = (self.generate, self.stop, self.strip, self.queue, self.also)
         return [button for button in found if button is not None]
 
     def busy(self) -> Update:
@@ -63,6 +64,8 @@ class Buttons:
             self.generate: gr.Button(interactive=not drawing),
             self.stop: gr.Button(interactive=drawing),
         }
+        if self.also is not None:
+            update[self.also] = gr.Button(interactive=not drawing)
         if self.strip is not None:
             update[self.strip] = gr.Button(visible=not drawing)
         if self.queue is not None:

@@ -20,10 +20,10 @@ from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
 from ipadapter_demo.pipeline.step_count import steps_taken
 from ipadapter_demo.record import save_png
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.room import record_at
 from ipadapter_demo.serving import Turn
 from ipadapter_demo.ui.run import reuse
 from ipadapter_demo.ui.run.labels import labelled
-from ipadapter_demo.ui.run.room import record_at
 from ipadapter_demo.ui.run.say import escaped
 from ipadapter_demo.ui.run.tab import BuiltTab, Update, Widgets
 from ipadapter_demo.ui.run.uploads import path_of_upload

@@ -26,8 +26,8 @@ from ipadapter_demo.imaging import (
     shrink_to_area,
 )
 from ipadapter_demo.masks import MaskMeans, flatten_mask, grown, painted_mask
+from ipadapter_demo.room import room_for, size_by_header
 from ipadapter_demo.size_limits import MAX_AREA
-from ipadapter_demo.ui.run.room import room_for
 from ipadapter_demo.ui.run.say import failure
 
 MAX_LAYERS = 20  # of paint
@@ -117,8 +117,7 @@ def painting_from_editor(value: object, field: str) -> Painting | None:
         image = flatten_image(read_image(path, field), field)
         mask = Image.new("L", image.size, 0)
         for upload in value["layers"]:
-            layer = painted_mask(_read(upload, f"{field}.layers"), f"{field}.layers")
-            _check_size(f"{field}.layers", layer, image.size)
+            layer = painted_mask(_layer(upload, f"{field}.layers", image.size), f"{field}.layers")
             mask = ImageChops.lighter(mask, layer)
         small = shrink_image(image, MAX_INPAINT_SIDE)
         return Painting(small, resize_image(mask, small.size), image.size)
@@ -175,9 +174,22 @@ def _read(upload: object, field: str) -> Image.Image:
     return read_image(path_of_upload(upload, field), field)
 
 
+def _layer(upload: object, field: str, size: tuple[int, int]) -> Image.Image:
+    """Of paint, in the size of the picture; a larger one is not decoded."""
+    said = size_by_header(path_of_upload(upload, field))
+    if said is not None and said[0] * said[1] > size[0] * size[1]:
+        raise _wrong_size(field, said, size)
+    image = _read(upload, field)
+    _check_size(field, image, size)
+    return image
+
+
 def _check_size(field: str, mask: Image.Image, size: tuple[int, int]) -> None:
     if mask.size != size:
-        raise RequestError(
-            f"{field} must have the size of the picture, {size[0]}x{size[1]}, "
-            f"got {mask.width}x{mask.height}"
-        )
+        raise _wrong_size(field, mask.size, size)
+
+
+def _wrong_size(field: str, got: tuple[int, int], size: tuple[int, int]) -> RequestError:
+    return RequestError(
+        f"{field} must have the size of the picture, {size[0]}x{size[1]}, got {got[0]}x{got[1]}"
+    )

@@ -10,8 +10,8 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ipadapter_demo.imaging import flatten_image, read_image, shrink_image
+from ipadapter_demo.room import room_for
 from ipadapter_demo.ui.run.errors import shown_errors
-from ipadapter_demo.ui.run.room import room_for
 from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE, path_of_upload
 
 UNREADABLE = "This file is not a picture that can be shown. Remove it, or choose another."

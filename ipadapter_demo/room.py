@@ -3,6 +3,7 @@ few are at once, of whomever they are; and so it is with records, whose pictures
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ _ROOM = BoundedSemaphore(AT_ONCE)
 
 
 @contextmanager
-def room_for(path: Path) -> Iterator[None]:
-    """Waits for it, if the file is a large picture by its header."""
-    if _is_small(path):
+def room_for(source: Path | bytes) -> Iterator[None]:
+    """Waits for it, if a file is a large picture by its header."""
+    size = size_by_header(source)
+    if size is not None and size[0] * size[1] <= SMALL:
         yield
         return
     with _ROOM:
@@ -33,10 +35,11 @@ def record_at(path: Path) -> Record:
         return record_from_png(path)
 
 
-def _is_small(path: Path) -> bool:
-    """False too for what is no picture, or of a format that is not known here."""
+def size_by_header(source: Path | bytes) -> tuple[int, int] | None:
+    """(width, height) as the file has them, which may lie on its side. None for what is no picture,
+    or of a format that is not known here."""
     try:
-        with Image.open(path) as image:
-            return image.width * image.height <= SMALL
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return image.size
     except Exception:  # whatever a decoder raises: whoever reads the file says what is wrong
-        return False
+        return None
