@@ -42,32 +42,36 @@ PAD_COLOUR = (123, 117, 104)
 LONGEST = 100  # of a picture that is cropped to a square: its longer side in shorter ones
 
 
-def read_bytes(source: Path | str | bytes | BinaryIO, field: str) -> bytes:
-    """The content of an untrusted file: at least 1 and at most MAX_FILE_BYTES bytes."""
+def read_bytes(source: Path | str | bytes | BinaryIO, field: str, most: int = 0) -> bytes:
+    """The content of an untrusted file: at least 1 and at most `most` or MAX_FILE_BYTES bytes."""
+    most = most or MAX_FILE_BYTES
     try:
         if isinstance(source, (str, Path)):
             with open(source, "rb") as file:
-                content = file.read(MAX_FILE_BYTES + 1)
+                content = file.read(most + 1)
         else:
-            content = source if isinstance(source, bytes) else source.read(MAX_FILE_BYTES + 1)
+            content = source if isinstance(source, bytes) else source.read(most + 1)
     except OSError as error:
         raise RequestError(f"{field} cannot be read: {error.strerror}") from error
     if not content:
         raise RequestError(f"{field} is an empty file (0 bytes)")
-    if len(content) > MAX_FILE_BYTES:
-        raise RequestError(f"{field} must be a file of at most {MAX_FILE_BYTES:,} bytes")
+    if len(content) > most:
+        raise RequestError(f"{field} must be a file of at most {most:,} bytes")
     return content
 
 
-def read_image(source: Path | str | bytes | BinaryIO, field: str = "image") -> Image.Image:
+def read_image(
+    source: Path | str | bytes | BinaryIO, field: str = "image", most: int = 0
+) -> Image.Image:
     """Decode an untrusted file: its first frame, upright, in the file's own mode.
 
     Only a TIFF of more than 8 bits a value is scaled to 8: its tags say how, see `depth`.
     Transparency and the colour profile are kept: `flatten_image` applies both.
     Raises RequestError for anything that is not a whole picture of at most MAX_PIXELS; a picture
-    that is too large is refused by its header, before a pixel is decoded.
+    that is too large is refused by its header, before a pixel is decoded. `most` as in
+    `read_bytes`.
     """
-    content = read_bytes(source, field)
+    content = read_bytes(source, field, most)
     try:
         with Image.open(io.BytesIO(content), formats=_formats(content)) as image:
             _check_size(image, field)

@@ -39,9 +39,9 @@ from ipadapter_demo.request import (
 )
 from ipadapter_demo.upscale import Upscale
 
-SCHEMA = 2
-KEYWORD = "ipadapter_demo"
+SCHEMA, KEYWORD = 2, "ipadapter_demo"
 MAX_RECORD_BYTES = 60 * 2**20  # Pillow refuses to open a PNG with more than 64 MiB of text
+MAX_PNG_BYTES = MAX_RECORD_BYTES + 4 * MAX_PIXELS  # whatever `save_png` writes can be read
 MAX_RECORD_PIXELS = 2 * MAX_PIXELS  # of all pictures together, once decoded
 MAX_RECORD_VALUES = 100_000  # about: see check_values
 
@@ -143,7 +143,7 @@ def request_from_png(source: Path | str | bytes | BinaryIO) -> GenerateRequest:
 
 def record_from_png(source: Path | str | bytes | BinaryIO) -> Record:
     """All that `save_png` wrote. Raises RequestError for any other file."""
-    pieces = texts(read_bytes(source, "PNG"), _NAMES, MAX_RECORD_BYTES)
+    pieces = texts(read_bytes(source, "PNG", MAX_PNG_BYTES), _NAMES, MAX_RECORD_BYTES)
     if KEYWORD not in pieces:
         raise RequestError(
             "PNG holds no settings: it was not made by this program, or was saved again by another"

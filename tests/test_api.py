@@ -207,6 +207,18 @@ def test_a_comparison_says_what_is_wrong(client: Client, files: Path) -> None:
         client.predict(columns_axis="", rows_axis="", api_name="/compare")
     with pytest.raises(AppError, match=r"none\.png is not among the pictures"):
         client.predict(spec="columns: {reference: [none.png]}", api_name="/compare")
+    with pytest.raises(AppError, match=r"rows must differ in one of .*, got 'guidence'"):
+        client.predict(rows_axis="guidence", api_name="/compare")
+    large = files / "large.png"
+    Image.new("1", (2049, 8)).save(large)
+    with pytest.raises(
+        AppError, match=r"inpaint\.image must have at most 2048 pixels a side, got 2049x8: make it"
+    ):
+        client.predict(
+            pictures=[handle_file(large)],
+            spec="columns: {seed: [1]}\nrequest: {inpaint: {image: large.png, mask: large.png}}",
+            api_name="/compare",
+        )
     reference = [handle_file(files / "reference.png")]
     with pytest.raises(AppError, match=r"costs .* calls of the model .* is the limit"):
         client.predict(

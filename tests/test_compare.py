@@ -62,8 +62,9 @@ from ipadapter_demo.compare.text import csv_cell, latex, listed, printable, text
 from ipadapter_demo.compare.votes import Share, ballot, shares, votes_csv
 from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.lora import texts_from_loras
-from ipadapter_demo.models.catalog import CatalogEntry
+from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
 from ipadapter_demo.models.few_step import FewStep
+from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.pipeline import (
     ImagePromptPipeline,
     Result,
@@ -520,6 +521,11 @@ class TestGrid:
         request: dict[str, Any] = {"prompt": "a", "inpaint": {"image": "a.png", "mask": "m.png"}}
         cells = plan({"columns": {"strength": [0.3]}, "request": request}, manager).grid.cells
         assert cells[0].request.inpaint.strength == 0.3
+        assert cells[0].request.strength == GenerateRequest().strength, "that of a start picture"
+        del request["inpaint"]
+        begun = request | {"init_image": "a.png"}
+        cells = plan({"columns": {"strength": [0.3]}, "request": begun}, manager).grid.cells
+        assert cells[0].request.strength == 0.3
         upscale = {"factor": 1.5, "enlarge": "latents"}
         document = {
             "columns": {"upscale_strength": "0.5:0.7:0.2"},
@@ -743,6 +749,31 @@ class TestJob:
             assert record.provenance == manager.pipeline.provenance
             [alone] = manager.pipeline.generate(cell.request).images
             assert np.array_equal(pixels(job.path(cell)), alone)
+
+    def test_what_is_not_at_hand_costs_its_own_cell_alone(
+        self, entry: CatalogEntry, tmp_path: Path
+    ) -> None:
+        hub = Hub(repo="nobody/none-such", files=("x.safetensors",), megabytes=5)
+        pipeline = load(
+            replace(entry, loras={"far": LoraEntry(file=hub)}), device="cpu", fetch_later=False
+        )
+        document = {"columns": {"loras": ["far", "none"]}, "request": {"prompt": "a", "steps": 1}}
+        job = Job(plan(document, ModelManager(pipeline)), tmp_path)
+        far, none = job.run()
+        assert isinstance(far, Failed)
+        assert "none-such is not downloaded here" in far.message
+        assert isinstance(none, Done)
+
+    def test_a_cell_whose_pictures_no_png_can_hold_says_so(
+        self, manager: ModelManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = Job(plan(SMALL, manager), tmp_path)
+        monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_BYTES", 1000)
+        events = list(job.run())
+        assert len(events) == 6
+        for event in events:
+            assert isinstance(event, Failed)
+            assert event.message.startswith("the pictures of a request may take 1,000 bytes")
 
     def test_models_come_one_after_the_other(self, manager: ModelManager, tmp_path: Path) -> None:
         document = {
@@ -1155,6 +1186,36 @@ class TestText:
 
         assert "guidance 3, guided from 0 to 0.5" in written(guidance=3.0)
         assert "guided" not in written(guidance=1.0)
+
+    @pytest.mark.parametrize("method", ["text only", "image only", "image to image"])
+    def test_a_caption_says_of_all_only_what_is_true_of_each(
+        self, method: str, manager: ModelManager
+    ) -> None:
+        """A method changes λ and the prompt, which are no axes then."""
+        asked = {"prompt": "a cube", "image_scale": 0.6, "references": [{"image": "a.png"}]}
+
+        def written(*methods: str) -> str:
+            made = plan({"columns": {"method": [*methods]}, "request": asked}, manager)
+            return caption(made.spec, made.grid, 1)
+
+        alone = written("as it is")
+        assert r"$\lambda$ = 0.6" in alone
+        assert "a cube" in alone
+        for methods in (("as it is", method), (method, "as it is")):
+            assert ("lambda" in written(*methods)) == (method == "image only")
+            assert ("a cube" in written(*methods)) == (method != "image only")
+
+    def test_a_caption_promises_no_same_noise_for_pictures_of_other_sizes(
+        self, manager: ModelManager
+    ) -> None:
+        def written(**columns: list[str]) -> str:
+            asked = {"references": [{"image": "a.png"}]}
+            made = plan({"columns": columns, "request": asked}, manager)
+            return caption(made.spec, made.grid, 1)
+
+        assert "the same noise" in written(method=["as it is", "text only"])
+        assert "the same noise" not in written(method=["as it is", "image to image"])
+        assert "the same noise" not in written(model=["tiny", "other"])
 
 
 class TestVotes:

@@ -262,3 +262,52 @@ def test_a_blind_vote_asks_of_heads_and_gives_shares(page: Page) -> None:
         panel.get_by_role("button", name="The left one").click()
     done = re.compile(r"λ = 1: \d of 3, \d+% \(95 % interval \d+% to \d+%\)")
     expect(panel.get_by_text(done)).to_be_visible()
+
+
+def test_a_vote_ends_in_words_where_another_picture_takes_the_place_of_one(page: Page) -> None:
+    """Nobody votes on pictures of which one was exchanged meanwhile; what was said so far stays."""
+    panel = compare(page, "0, 1")
+    expect(panel.get_by_text("6 of 6 cells.")).to_be_visible()
+    panel.get_by_role("button", name="Blind vote").click()
+    panel.get_by_role("button", name="Begin").click()
+    left = panel.get_by_role("button", name="The left one")
+    expect(left).to_be_enabled()
+    panel.get_by_role("button", name="Compare", exact=True).click()  # goes on: the same comparison
+    expect(panel.get_by_text("6 of 6 cells.")).to_be_visible()
+    left.click()
+    expect(panel.get_by_text(re.compile(r"2 of 3\.$"))).to_be_visible()
+    again, seed = (
+        panel.get_by_role("button", name="Redraw cell"),
+        panel.get_by_label("New seed for the first picture"),
+    )
+    seed.fill("")
+    again.click()
+    expect(
+        panel.get_by_text("“New seed for the first picture” is missing", exact=False).first
+    ).to_be_visible()
+    seed.fill("7")
+    again.click()
+    expect(panel.get_by_text("6 of 6 cells.")).to_be_visible()
+    expect(again).to_be_enabled()
+    left.click()
+    ended = "The comparison has changed: the vote ends after 2 of 3."
+    expect(panel.get_by_text(ended)).to_be_visible()
+    expect(panel.get_by_text(re.compile(r"λ = 1: \d of 2"))).to_be_visible()
+    expect(left).to_be_disabled()
+
+
+def test_what_is_left_of_another_comparison_goes_at_once(page: Page) -> None:
+    """Its files are deleted when the next one begins."""
+    panel = compare(page, "0, 1")
+    bundle = panel.get_by_role("link", name=re.compile("bundle"))
+    expect(bundle).to_be_visible()
+    set_number(panel, "Steps", 50)
+    panel.get_by_label("Values").first.fill("0:1:0.05")
+    panel.get_by_role("button", name="Compare", exact=True).click()
+    expect(bundle).to_be_hidden()
+    again = panel.get_by_role("button", name="Redraw cell")
+    expect(again).to_be_hidden()
+    panel.get_by_role("button", name="Stop", exact=True).click()
+    expect(
+        panel.get_by_text(re.compile(r"of 63 cells\. Compare goes on from here\."))
+    ).to_be_visible()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -151,6 +152,23 @@ def test_of_two_models_the_one_that_is_loaded_is_estimated(manager: ModelManager
     assert (found.cells, found.unknown) == (6, 3)
     assert found.seconds > 0
     assert str(found).endswith("s, and 3 of a model that is not loaded")
+
+
+def test_cells_that_cannot_be_drawn_are_told_and_the_others_measured(manager: ModelManager) -> None:
+    """Wherever they stand: none of them keeps the others from being drawn."""
+    request = {"request": {"prompt": "a", "steps": 4, "guidance": 3}}
+    typo = "lora must be one of "
+    for loras in (["typo", "none"], ["none", "typo"]):
+        plan = Plan(spec_from_document({"columns": {"loras": loras}} | request, read), manager)
+        found = Pace().cost(plan)
+        assert found.seconds > 0
+        assert found.refused in (0, 1)  # the kinds of both are alike, and the first one is measured
+        assert typo in found.why or not found.refused
+    both = {"columns": {"loras": ["typo"]}} | request
+    assert re.fullmatch(
+        r"1 cell, 4 steps, of which 1 cannot be drawn \(lora must be .*\)",
+        str(Pace().cost(Plan(spec_from_document(both, read), manager))),
+    )
 
 
 def test_how_it_is_said() -> None:

@@ -245,6 +245,16 @@ def test_a_request_too_large_to_travel_is_not_saved(monkeypatch: pytest.MonkeyPa
         saved(full_request())
 
 
+def test_whatever_is_saved_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output may be larger than any other file that is read."""
+    content = saved(full_request())
+    monkeypatch.setattr("ipadapter_demo.imaging.MAX_FILE_BYTES", len(content) - 1)
+    assert record_from_png(content).request == full_request()
+    monkeypatch.setattr("ipadapter_demo.record.MAX_PNG_BYTES", len(content) - 1)
+    with pytest.raises(RequestError, match="PNG must be a file of at most"):
+        record_from_png(content)
+
+
 OTHER = hashlib.sha256(b"other").hexdigest()
 
 

@@ -54,7 +54,11 @@ def draw(arguments: Arguments, spec: Spec, manager: ModelManager) -> None:
     print(cost, file=sys.stderr)
     if arguments.cost:
         print_line(
-            cells=cost.cells, steps=cost.steps, seconds=round(cost.seconds, 1), unknown=cost.unknown
+            cells=cost.cells,
+            steps=cost.steps,
+            seconds=round(cost.seconds, 1),
+            unknown=cost.unknown,
+            refused=cost.refused,
         )
         return
     failed = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: Arguments, load: Load) -> None:
+    from PIL import Image
+
     from ipadapter_demo.cli.folder import draw
     from ipadapter_demo.cli.start import adapters_beside, recorded, start_of
     from ipadapter_demo.cli.translate import (
@@ -210,6 +213,8 @@ def run(arguments: Arguments, load: Load) -> None:
     request = completed(replace(start, **given), pipeline.info, arguments)
     if at is not None:
         return draw(pipeline, request, arguments.reference[at], arguments.out, at)
+    # pictures too large for any output are said before they are drawn from
+    save_png(BytesIO(), Image.new("RGB", (1, 1)), request, 0, 0, {})
     *_, result = pipeline.stream(request, record_attention=arguments.attention_maps)
     for note in result.warnings:
         print(note, file=sys.stderr)

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from ipadapter_demo.compare.grid import Cell
 from ipadapter_demo.compare.plan import Plan
+from ipadapter_demo.errors import DemoError
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview
 from ipadapter_demo.pipeline.conditioning import ContentCache
 from ipadapter_demo.pipeline.passes import passes_of, sizes_of_passes
@@ -23,18 +24,24 @@ MEASURED = 256  # kinds of request whose pace is remembered
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`unknown` cells are of models that are not loaded and were not measured before: `seconds`
-    are those of the others."""
+    """`unknown` cells are of models that are not loaded and were not measured before, and `refused`
+    ones cannot be drawn, the first for the reason `why`: `seconds` are those of the others."""
 
     cells: int
     steps: int
     seconds: float
     unknown: int = 0
+    refused: int = 0
+    why: str = ""
 
     def __str__(self) -> str:
         cells = "1 cell" if self.cells == 1 else f"{self.cells} cells"
         made = f"{cells}, {self.steps:,} steps"
-        if self.unknown == self.cells:
+        if self.refused:
+            made += f", of which {self.refused} cannot be drawn ({self.why})"
+        if self.refused == self.cells:
+            return made
+        if self.unknown + self.refused == self.cells:
             return f"{made}: how long is known once the model is loaded"
         minutes, seconds = divmod(round(self.seconds), 60)
         time = f"{minutes} min {seconds} s" if minutes else f"{max(1, seconds)} s"
@@ -63,17 +70,27 @@ class Pace:
     def cost(self, plan: Plan) -> Cost:
         cells = plan.grid.cells
         pipeline = plan.manager.pipeline  # once: another visitor may change it meanwhile
-        seconds = [self._seconds(pipeline, cell) for cell in cells]
+        found = [self._seconds(pipeline, cell) for cell in cells]
+        errors = [each for each in found if isinstance(each, DemoError)]
         return Cost(
             cells=len(cells),
             steps=sum(steps_taken(cell.planned) * cell.planned.count for cell in cells),
-            seconds=sum(s for s in seconds if s is not None),
-            unknown=seconds.count(None),
+            seconds=sum(each for each in found if isinstance(each, float)),
+            unknown=found.count(None),
+            refused=len(errors),
+            why=f"{errors[0]!s:.300}" if errors else "",
         )
 
-    def _seconds(self, pipeline: ImagePromptPipeline, cell: Cell) -> float | None:
+    def _seconds(self, pipeline: ImagePromptPipeline, cell: Cell) -> float | DemoError | None:
+        """An error where nothing can be drawn: the cell says it as well, and the others go on."""
         if cell.model != pipeline.info.name:
             return None
+        try:
+            return self._measured(pipeline, cell)
+        except DemoError as error:
+            return error
+
+    def _measured(self, pipeline: ImagePromptPipeline, cell: Cell) -> float:
         request, seconds = cell.planned, 0.0
         sizes = sizes_of_passes(request, pipeline.working_size(request))
         for one, size in zip(passes_of(request), sizes, strict=True):

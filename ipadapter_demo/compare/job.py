@@ -30,7 +30,7 @@ from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes, read_image
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.pipeline import Result
-from ipadapter_demo.record import Record, record_from_png, save_png
+from ipadapter_demo.record import MAX_PNG_BYTES, Record, record_from_png, save_png
 
 SPEC, PIXELS = "spec.json", "pixels.json"
 
@@ -139,13 +139,16 @@ class Job:
                         log.warning("given/%s.png is missing: %s", given.name, said(error))
 
     def _kept(self, cell: Cell, outcome: Result | Exception) -> Done | Failed:
+        content, request = io.BytesIO(), cell.request
+        if not isinstance(outcome, Exception):
+            try:
+                save_png(content, outcome.images[0], request, request.seed, 0, outcome.provenance)
+            except RequestError as error:  # its pictures are too large to travel in it
+                outcome = error
         if isinstance(outcome, Exception):
             message = said(outcome)
             write_file(self._text(cell), message.encode())
             return Failed(cell, message)
-        content = io.BytesIO()
-        request = cell.request
-        save_png(content, outcome.images[0], request, request.seed, 0, outcome.provenance)
         self._sums.add(cell.name, outcome.images[0])  # first: a cell is never without its own
         write_file(self.path(cell), content.getvalue())
         self._text(cell).unlink(missing_ok=True)
@@ -158,7 +161,7 @@ class Job:
         for cell in cells:
             try:
                 found[cell.name] = pipeline.provenance_of(cell.request)
-            except RequestError:  # a LoRA that is not there: when it is drawn, the cell says so
+            except DemoError:  # what is not there, or not at hand: the cell says so when drawn
                 found[cell.name] = pipeline.provenance
         return found
 
@@ -172,8 +175,8 @@ class Job:
     def record(self, cell: Cell) -> Record:
         """Of a finished cell. Raises RequestError for a file that is not whole, no cell, or one
         whose pixels are not those that were drawn."""
-        content = read_bytes(self.path(cell), "file")
-        image = read_image(content, "file")
+        content = read_bytes(self.path(cell), "file", MAX_PNG_BYTES)
+        image = read_image(content, "file", MAX_PNG_BYTES)
         record = record_from_png(content)
         if self._sums.differs(cell.name, image):
             raise RequestError(

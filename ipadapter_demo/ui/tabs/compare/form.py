@@ -11,6 +11,8 @@ from ipadapter_demo.compare import Spec, spec_from_document, spec_from_text
 from ipadapter_demo.compare.document import MAX_TEXT
 from ipadapter_demo.compare.spec import Document
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.room import size_by_header
+from ipadapter_demo.ui.run.uploads import MAX_INPAINT_SIDE
 
 NUMBERS = (
     "image_scale",
@@ -90,8 +92,22 @@ def spec_from_form(
     if not isinstance(form["beside"], (list, type(None))):
         raise RequestError(f"beside must be a list, got {form['beside']!r:.80}")
     if written.strip():
-        return spec_from_text(written, read)
-    return spec_from_document(document_from_form(form, pictures), read)
+        spec = spec_from_text(written, read)
+    else:
+        spec = spec_from_document(document_from_form(form, pictures), read)
+    _check_inpaint(spec)
+    return spec
+
+
+def _check_inpaint(spec: Spec) -> None:
+    """A cell has the size of the picture to inpaint, which its price does not know."""
+    given = spec.comparison.request.inpaint
+    size = given and size_by_header(spec.files[given.image])
+    if size and max(size) > MAX_INPAINT_SIDE:
+        raise RequestError(
+            f"inpaint.image must have at most {MAX_INPAINT_SIDE} pixels a side, got "
+            f"{size[0]}x{size[1]}: make it smaller, or draw the comparison on the command line"
+        )
 
 
 def document_from_form(form: Mapping[str, Any], pictures: Sequence[str]) -> Document:
@@ -101,7 +117,10 @@ def document_from_form(form: Mapping[str, Any], pictures: Sequence[str]) -> Docu
     request = {name: form[name] for name in SHARED if form[name] not in ("", None)}
     pictures = [name for name in pictures if name != form["structure"]]
     for side in SIDES:
-        axis = form[f"{side}_axis"]
+        axis = form[f"{side}_axis"] or ""
+        if axis not in AXES:
+            known = ", ".join(name for name in AXES if name)
+            raise RequestError(f"{side} must differ in one of {known}, got {axis!r:.80}")
         if axis:
             document[side] = {axis: values(side, axis, form[f"{side}_values"], pictures)}
             request.pop(axis, None)

@@ -93,7 +93,9 @@ def _run(
     before, began = len(job.finished()), time.monotonic()
     warnings: dict[str, None] = {}  # each once, in order
     at_once = job.plan.share
-    yield {
+    # of another comparison, which is gone
+    gone: Update = {} if before else {shown.after: gr.Column(visible=False), shown.files: ""}
+    yield gone | {
         shown.job: job,
         shown.grid: grid_html(job, expected=Expected(at_once, each and each * at_once)),
         shown.status: so_far(job, each),

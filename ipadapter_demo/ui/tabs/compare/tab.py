@@ -12,12 +12,14 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from ipadapter_demo.checks import integer
 from ipadapter_demo.compare import Cost, Job, Pace, Plan, Spec
 from ipadapter_demo.compare.job import spec_text
 from ipadapter_demo.compare.spec import numbered
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes
+from ipadapter_demo.request import MAX_SEED
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors, with_errors_said
@@ -130,16 +132,16 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
 
         yield from with_errors_said(with_labels(drawn(), inputs), status)
 
-    def redrawn(job: Job | None, cell: str, seed: float) -> Iterator[Update]:
+    def redrawn(job: Job | None, cell: str, number: float | None) -> Iterator[Update]:
         def drawn() -> Iterator[Update]:
             if job is None or not cell:
                 raise RequestError("cell is missing: compare something, then choose a cell")
-            spec = job.plan.spec
-            spec = spec.changed(redraw=spec.comparison.redraw | {cell: int(seed)})
+            spec, other = job.plan.spec, integer("seed", number, 0, MAX_SEED)
+            spec = spec.changed(redraw=spec.comparison.redraw | {cell: other})
             with manager.comparison(this_visitor()):
                 yield from run(shown, inputs, Job(Plan(spec, manager), job.folder), cell)
 
-        yield from with_errors_said(with_labels(drawn(), inputs), status)
+        yield from with_errors_said(with_labels(drawn(), inputs | {"seed": seed}), status)
 
     def as_far_as_it_is(job: Job | None) -> Iterator[Update]:
         with shown_errors():
@@ -156,7 +158,7 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
     with_status = [shown.status, *given]
     changed(None, js=WITHOUT_ERROR, inputs=with_status, outputs=shown.status, **AT_ONCE)
     add_compare_api(manager, inputs, spec_of, QUEUE)
-    buttons = Buttons(start, stop)
+    buttons = Buttons(start, stop, also=redraw)
     began = start.click(buttons.busy, outputs=buttons.all, js=BEGIN, **AT_ONCE)
     running = endpoint(began.then, compared, every, outputs, **private)
     begun = redraw.click(buttons.busy, outputs=buttons.all, **AT_ONCE)

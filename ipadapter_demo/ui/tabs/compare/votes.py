@@ -56,12 +56,12 @@ def build(job: gr.State) -> tuple[gr.Dropdown, gr.Dropdown]:
         votes = gr.File(label="Votes", interactive=False, visible=False)
     outputs = [found, *pictures, *buttons.values(), said, votes]
 
-    def shown(job: Job, now: Ballot) -> Update:
-        pair, done = now.next, len(now.answers)
+    def shown(job: Job, now: Ballot, over: bool = False) -> Update:
+        pair, done = None if over else now.next, len(now.answers)
         enabled = {button: gr.Button(interactive=pair is not None) for button in buttons.values()}
         if pair is None:
             return enabled | {
-                found: now,
+                found: None,
                 **dict.fromkeys(pictures),
                 said: results_html(job, now),
                 votes: gr.File(_saved(votes_csv(job, now)), visible=True),
@@ -70,7 +70,7 @@ def build(job: gr.State) -> tuple[gr.Dropdown, gr.Dropdown]:
         images = [read_image(job.path(cell)).convert("RGB") for cell in cells]
         references = pair.left.request.references
         return enabled | {
-            found: now,
+            found: (job, now),
             **dict(
                 zip(pictures, [references[0].image if references else None, *images], strict=True)
             ),
@@ -84,10 +84,14 @@ def build(job: gr.State) -> tuple[gr.Dropdown, gr.Dropdown]:
                 raise RequestError("there is no comparison to vote on yet")
             return shown(job, ballot(job, one, other, random.randrange(2**32)))
 
-    def answered(answer: Answer) -> Callable[[Job, Ballot], Update]:
-        def count(job: Job, now: Ballot) -> Update:
+    def answered(answer: Answer) -> Callable[[Job | None, tuple[Job, Ballot] | None], Update]:
+        def count(job: Job | None, voted: tuple[Job, Ballot] | None) -> Update:
+            """The vote is on the pictures that it began with."""
+            if voted is None:
+                return {}
+            own, now = voted
             with shown_errors():
-                return shown(job, now.answered(answer))
+                return shown(own, now.answered(answer), over=not _same(own, job))
 
         return count
 
@@ -96,6 +100,11 @@ def build(job: gr.State) -> tuple[gr.Dropdown, gr.Dropdown]:
     for answer, button in buttons.items():
         button.click(answered(answer), inputs=[job, found], outputs=outputs, **REFUSABLE)
     return one, other
+
+
+def _same(own: Job, job: Job | None) -> bool:
+    """True if the job draws the pictures of the vote's own, and no other in the place of one."""
+    return job is not None and (job.folder, job.plan.spec) == (own.folder, own.plan.spec)
 
 
 def column_choices(job: Job) -> list[tuple[str, int]]:
@@ -124,8 +133,10 @@ def results_html(job: Job, found: Ballot) -> str:
             f"{head}: {one.votes} of {one.decided}, {one.value:.0%} (95 % interval {low:.0%} to "
             f"{high:.0%})"
         )
-    undecided = found.answers.count("neither")
-    return "<br>".join(["Done.", *lines, *([f"Cannot say: {undecided}"] if undecided else [])])
+    undecided, count = found.answers.count("neither"), len(found.answers)
+    ended = f"The comparison has changed: the vote ends after {count} of {len(found.pairs)}."
+    done = "Done." if found.next is None else ended
+    return "<br>".join([done, *lines, *([f"Cannot say: {undecided}"] if undecided else [])])
 
 
 def _picture(label: str) -> gr.Image:
