@@ -466,6 +466,11 @@ class TestEmbedsOfAFace:
                 Reference(image=picture(1), embeds=face_embeds(1), fit="tile"),
                 "reference.fit must be crop, pad or squash with the FaceID adapter .* got tile",
             ),
+            (
+                PLAIN,
+                Reference(image=picture(1), noise=0.5),
+                "reference.noise must be 0 with a FaceID adapter, .* got 0.5",
+            ),
             ("base", Reference(embeds=face_embeds(1)), "embedding of 512, made for face"),
             (
                 "plus",

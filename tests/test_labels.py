@@ -41,6 +41,11 @@ def test_the_page_speaks_the_words_of_the_field(pipeline: ImagePromptPipeline) -
     assert not {word.strip() for word in WORDS.split("|")} - shown
 
 
+def test_noise_is_called_as_its_slider_is() -> None:
+    widgets = {"negative_noise": gr.Slider(label="Negative noise", render=False)}
+    assert labelled("reference.noise must be 0", widgets) == "“Negative noise” must be 0"
+
+
 def test_the_hint_of_a_prompt_is_a_sentence_to_copy(pipeline: ImagePromptPipeline) -> None:
     hint = words_known(replace(pipeline.info, words=TABLETOP.words)) or ""
     sentence = hint.removeprefix("Write like: ")

@@ -60,6 +60,11 @@ class FaceReader:
         return _embeds(self._face(reference))
 
     def _face(self, reference: Reference) -> Face:
+        if reference.noise:
+            raise RequestError(
+                "reference.noise must be 0 with a FaceID adapter, which reads a face as it is, got "
+                f"{reference.noise:g}"
+            )
         return chosen_face(self.analyse(reference.picture), reference.face)
 
     def _states(self, name: str, portrait: Image.Image) -> Tensor:

@@ -16,6 +16,7 @@ T = TypeVar("T")
 WIDGETS = {
     "reference.image": "reference",
     "reference.only_image": "only",
+    "reference.noise": "negative_noise",
     "structure.image": "control",
     "structure.kind": "kind",
     "structure.fit": "control_fit",
