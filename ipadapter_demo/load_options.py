@@ -64,6 +64,8 @@ class LoadOptions:
         for name in ("models_dir", "model_adapter", "unet", "vae"):
             path = getattr(self, name)
             self._set(name, None if path is None else Path(path))
+        if self.models_dir is not None and self.models_dir.is_file():
+            raise ModelError(f"models_dir must be a folder, got the file {self.models_dir}")
         if self.device is not None:  # torch's own, too
             self._set("device", str(self.device))
         self._set("adapters", self._all("adapters", "names", _name))

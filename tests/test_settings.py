@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ipadapter_demo
+from ipadapter_demo.errors import ModelError
 from ipadapter_demo.load_options import LoadOptions
 from ipadapter_demo.settings import (
     Settings,
@@ -269,6 +270,10 @@ def test_what_belongs_to_a_model_is_handed_on_whole() -> None:
     assert {texts.get(field.name, field.name) for field in fields(LoadOptions)} <= names
     assert load_options(Settings()) == LoadOptions()
     assert LoadOptions(models_dir="a", vae="b").vae == Path("b")  # type: ignore[arg-type]
+    with pytest.raises(
+        ModelError, match=r"models_dir must be a folder, got the file .*settings\.py"
+    ):
+        LoadOptions(models_dir=Path(__file__))
 
 
 def test_everything_public_is_there() -> None:
