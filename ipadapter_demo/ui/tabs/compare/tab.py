@@ -173,8 +173,9 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
 
 
 def _each(cost: Cost) -> float | None:
-    """Seconds of a cell, where all are known."""
-    return None if cost.unknown else cost.seconds / cost.cells
+    """Seconds of a cell that can be drawn, where all are known."""
+    drawn = cost.cells - cost.refused
+    return None if cost.unknown or not drawn else cost.seconds / drawn
 
 
 def _files(gallery: Any) -> dict[str, Path]:  # noqa: ANN401 - the raw value of a gallery
