@@ -251,6 +251,12 @@ class TestWrongNetworks:
         file = write_layout(controlnet(), "diffusers.safetensors", tmp_path)
         with pytest.raises(ModelError, match=r"net\.safetensors is no T2I-Adapter: it holds \['co"):
             sd15(shelf, t2i_adapters=(("edges", file),))
+        small = tmp_path / "small.safetensors"
+        save_file({"lora_controlnet": torch.zeros(1), "a.up": torch.zeros(1)}, small)
+        with pytest.raises(
+            ModelError, match=r"small\.safetensors is a Control-LoRA, which changes"
+        ):
+            sd15(shelf, controlnets=(("edges", small),))
         file = write_layout(t2i_adapter(tiny_sd15_unet(), "full", 3), "first.pth", tmp_path)
         with pytest.raises(ModelError, match=r"net\.pth is no ControlNet: it holds \['body"):
             sd15(shelf, controlnets=(("edges", file),))

@@ -43,6 +43,11 @@ def controlnet_of(
     from diffusers import ControlNetModel
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
+    if "lora_controlnet" in tensors:  # a mark of its files
+        raise ModelError(
+            f"{name} is a Control-LoRA, which changes a copy of the UNet and is not read: give a "
+            "whole ControlNet"
+        )
     if is_union(tensors):
         return union_of(tensors, unet, dtype, name)
     taken = inspect.signature(ControlNetModel.__init__).parameters
