@@ -13,7 +13,8 @@ def add_model_options(add: Callable[..., argparse.Action]) -> None:
     add(
         "--model",
         metavar="NAME",
-        help="of the catalogue [that of a PNG or bundle, else $IPADAPTER_MODEL, else tabletop]",
+        help="of the catalogue, or 'NAME on BASE' for a base in DIR/bases [that of a PNG or "
+        "bundle, else $IPADAPTER_MODEL, else tabletop]",
     )
     add(
         "--base",

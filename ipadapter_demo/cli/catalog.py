@@ -9,8 +9,8 @@ from ipadapter_demo.cli.command import Arguments, Command, Load, print_line
 from ipadapter_demo.cli.model import settings_of
 
 TEXT = """\
-List the catalogue: a JSON line for each model, with its licence, its size, the files it is made of
-and whether they are at hand. Missing ones are fetched when a model is first used.
+List the catalogue: a JSON line for each model, with its licence, its size, and how many megabytes
+are still to be fetched, which happens when it is first used.
 """
 
 

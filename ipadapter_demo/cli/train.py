@@ -54,8 +54,10 @@ before it, except that nothing needs the last.
 
 
 ABOUT = {
-    "image-adapter": "of the tabletop model; with --config or --data, on your pictures",
-    "few-step": "of the tabletop model; with --config or --data, of any base on your pictures",
+    "image-adapter": "with --config or --data, on your pictures; else that of the tabletop model, "
+    "which is replaced",
+    "few-step": "with --config or --data, of any base on your pictures; else that of the tabletop "
+    "model, which is replaced",
     "structure": "a ControlNet or a T2I-Adapter, on your pictures",
 }
 
