@@ -14,6 +14,7 @@ import yaml
 import ipadapter_demo
 from ipadapter_demo.cli import generate
 from ipadapter_demo.sampling import SAMPLERS, noise_schedules_of
+from scripts.screenshots import SHOTS
 
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
@@ -67,6 +68,14 @@ def test_links_lead_to_files(page: Path) -> None:
     """In the checkout; those between pages of the site are checked when it is built."""
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_screenshot_is_shown() -> None:
+    text = (ROOT / "docs/page.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"screenshots/([\w-]+\.webp)", text))
+    assert shown == {path.name for path in (ROOT / "docs/screenshots").iterdir()}
+    made = {f"{name}-{window}.webp" for name, (_, _, all_of) in SHOTS.items() for window in all_of}
+    assert made == shown
 
 
 def test_the_laws_are_numbered_and_the_tests_that_prove_them_cite_them() -> None:
