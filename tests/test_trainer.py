@@ -27,7 +27,7 @@ from diffusers import (
 from safetensors.torch import load_file
 
 import ipadapter_demo as ip
-from ipadapter_demo.adapter import load_image_adapter
+from ipadapter_demo.adapter import load_image_adapter, save_image_adapter
 from ipadapter_demo.errors import CheckpointError, ModelError, TrainingError
 from ipadapter_demo.models.annotators import DETECTORS
 from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
@@ -42,6 +42,7 @@ from ipadapter_demo.training.image_adapter import train_image_adapter
 from ipadapter_demo.training.noise import Diffusion, SampleNoise
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.structure import StructureTask, train_structure
+from tests.faces import face_adapter
 from tests.processes import started
 from tests.test_shards import write_tar
 from tests.tiny import picture, write_tiny_model, write_tiny_sdxl
@@ -195,6 +196,64 @@ def test_structure_networks_load_in_diffusers(
     said = r"start must be a folder with config\.json and weights"
     with pytest.raises(TrainingError, match=said):
         train_structure(replace(config, start=weights, run=tmp_path / "never"))
+
+
+def test_what_is_gone_on_with_keeps_its_variant(
+    tiny: CatalogEntry, tars: Path, tmp_path: Path
+) -> None:
+    """In the card, in the provenance, and in a cache that adapters of both kinds share."""
+    given = {"steps": 1, "held_out": [], "cache": str(tmp_path / "cache")}
+    train_image_adapter(adapter_config(tiny, tars, tmp_path / "plus", variant="plus", **given))
+    start = tmp_path / "plus" / "out" / "ip-adapter.safetensors"
+    told = train_image_adapter(
+        adapter_config(tiny, tars, tmp_path / "more", start=str(start), **given)
+    )
+    assert (told["config"]["variant"], told["config"]["tokens"]) == ("plus", 16)
+    assert "image adapter, plus" in (tmp_path / "more" / "out" / "README.md").read_text()
+    train_image_adapter(adapter_config(tiny, tars, tmp_path / "base", **given))
+    kinds = {EncodedRows(path)._slices["embeds"].get_shape()[1:][0] for path in cached(tmp_path)}
+    assert len(kinds) == 2
+    face = face_adapter(ip.load(tiny)._model.unet, "ip-adapter-faceid-plus_sd15.bin")
+    save_image_adapter(face, tmp_path / "face.safetensors")
+    with pytest.raises(
+        TrainingError, match=r"start must be .* base or plus, got face\.safetensors"
+    ):
+        train_image_adapter(
+            adapter_config(
+                tiny, tars, tmp_path / "no", start=str(tmp_path / "face.safetensors"), **given
+            )
+        )
+
+
+def cached(folder: Path) -> list[Path]:
+    return sorted((folder / "cache").rglob("*.safetensors"))
+
+
+def test_a_run_without_an_average_is_not_gone_on_with_as_one_with(
+    tiny: CatalogEntry, tars: Path, tmp_path: Path
+) -> None:
+    config = adapter_config(tiny, tars, tmp_path, steps=1, held_out=[], ema=0.0, save_every=1)
+    train_image_adapter(config)
+    with pytest.raises(TrainingError, match="ema must be 0 to go on with this run"):
+        train_image_adapter(replace(config, steps=2, ema=0.9, resume=True))
+
+
+def test_a_held_out_shard_that_cannot_be_opened_is_passed_over(
+    tiny: CatalogEntry, tars: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.tar").write_bytes(b"")
+    config = adapter_config(tiny, tars, tmp_path, steps=1)
+    train_image_adapter(replace(config, held_out=(str(tmp_path / "empty.tar"), *config.held_out)))
+    alone = replace(config, held_out=(str(tmp_path / "empty.tar"),), run=tmp_path / "more")
+    with pytest.raises(TrainingError, match="held_out has only 0 readable pictures"):
+        train_image_adapter(alone)
+
+
+@pytest.mark.parametrize("name", ["min_snr", "truncated_snr", "noise_offset"])
+def test_a_distillation_takes_no_weights_of_the_usual_loss(tmp_path: Path, name: str) -> None:
+    given = {"data": ["a.tar"], "run": str(tmp_path), "out": str(tmp_path)}
+    with pytest.raises(TrainingError, match=f"{name} must be 0: a distillation has a loss of its"):
+        config_from(FewStepConfig, given | {name: 5.0})
 
 
 def test_the_base_stays_as_it_is(tiny: CatalogEntry, tars: Path, tmp_path: Path) -> None:

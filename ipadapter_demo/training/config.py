@@ -189,6 +189,8 @@ class FewStepConfig(ImagePromptConfig):
         self._check("teacher_guidance", self.teacher_guidance >= 1, "at least 1")
         self._check("teacher_steps", 2 <= self.teacher_steps <= 1000, "from 2 to 1000")
         self._check("image_scale", self.image_scale >= MIN_SCALE, f"at least {MIN_SCALE}")
+        for name in ("min_snr", "truncated_snr", "noise_offset"):
+            self._check(name, getattr(self, name) == 0, "0: a distillation has a loss of its own")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ipadapter_demo.errors import TrainingError
+
 if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
 
@@ -59,5 +61,8 @@ class EMA:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Raises TrainingError for the state of a run without an average."""
+        if self._ema and not state:
+            raise TrainingError("ema must be 0 to go on with this run, which has kept no average")
         for name, average in self.state_dict().items():
             average.copy_(state[name])

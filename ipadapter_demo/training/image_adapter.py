@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -28,6 +29,7 @@ from ipadapter_demo.adapter import (
     load_image_adapter,
     save_image_adapter,
 )
+from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.training.card import Provenance, write_card
@@ -123,11 +125,28 @@ def _loaded(path: Path, base: BaseModel) -> ImageAdapter:
     return adapter
 
 
+def _variant(adapter: ImageAdapter, path: Path) -> Literal["base", "plus"]:
+    if isinstance(adapter.projection, LinearProjection):
+        return "base"
+    if isinstance(adapter.projection, Resampler):
+        return "plus"
+    raise TrainingError(
+        f"start must be an adapter of the variant base or plus, got {path.name}, of the variant "
+        f"{adapter.variant}"
+    )
+
+
 def train_image_adapter(config: ImageAdapterConfig) -> Provenance:
     """Train and write `ip-adapter.safetensors`, `.bin` and a model card into `config.out`.
 
-    Raises TrainingError, ModelError or CheckpointError.
+    What is gone on with stays of its own variant, whatever the config says. Raises TrainingError,
+    ModelError or CheckpointError.
     """
+    if config.start is not None:
+        before = load_image_adapter(config.start)
+        config = replace(
+            config, variant=_variant(before, config.start), tokens=before.num_tokens or 0
+        )
     return train(config, lambda base: ImageAdapterTask(config, base), held_out_callback(config))
 
 
