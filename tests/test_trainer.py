@@ -36,6 +36,7 @@ from ipadapter_demo.training.base_models import frozen_base
 from ipadapter_demo.training.config import FewStepConfig, ImageAdapterConfig, StructureConfig
 from ipadapter_demo.training.config_reading import config_from, values_from_file
 from ipadapter_demo.training.data.cache import EncodedRows
+from ipadapter_demo.training.data.tars import TarShard
 from ipadapter_demo.training.failures import explained
 from ipadapter_demo.training.held_out import held_out_callback
 from ipadapter_demo.training.image_adapter import train_image_adapter
@@ -400,6 +401,32 @@ def test_encoded_once_is_as_encoded_every_time(
     before = [path.stat().st_mtime_ns for path in written]
     train_image_adapter(replace(cached, run=tmp_path / "again"))
     assert [path.stat().st_mtime_ns for path in written] == before
+
+
+def test_a_run_that_began_without_a_shard_goes_on_without_it(
+    tiny: CatalogEntry, tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind an address that did not answer, say; the next run that begins has it."""
+    opened = TarShard.open
+
+    def without_one(shard: TarShard) -> Any:
+        if shard.name.endswith("1.tar"):
+            raise OSError("503 Service Unavailable")
+        return opened(shard)
+
+    given = {"held_out": [], "cache": str(tmp_path / "cache"), "steps": 1}
+    config = adapter_config(tiny, tars, tmp_path, **given)
+    with monkeypatch.context() as patched:
+        patched.setattr(TarShard, "open", without_one)
+        train_image_adapter(config)
+    assert len(cached(tmp_path)) == 2
+    resumed = replace(config, steps=2, resume=True)
+    assert train_image_adapter(resumed)["steps"] == 2
+    [row] = [json.loads(path.read_text()) for path in tmp_path.glob("run/checkpoints/*2/*ss.json")]
+    assert (row["feed"]["shards"], len(row["feed"]["left_out"])) == (2, 1)
+    new = adapter_config(tiny, tars, tmp_path / "new", **given)
+    train_image_adapter(new)
+    assert len(cached(tmp_path)) == 3
 
 
 def test_a_cache_follows_its_pictures(tiny: CatalogEntry, tmp_path: Path) -> None:

@@ -56,8 +56,9 @@ def train(
     task = task_on(base)
     task.trained.requires_grad_(True).to(accelerator.device)
     objective = objective_on(config, base, task)
-    shards = shards_of(config.data)
+    shards, left_out = shards_of(config.data), list[str]()
     if config.cache is not None:
+        listed = [shard.name for shard in shards]
         shards = encoded(
             shards,
             config.cache,
@@ -66,6 +67,10 @@ def train(
             accelerator.autocast()(objective.encoded),
             accelerator,
         )
+        # what a run to resume began without stays left out, though it can be read by now
+        before = set(last_progress(config.run).feed.get("left_out", ()))
+        shards = [shard for shard in shards if shard.name not in before]
+        left_out = sorted({*listed} - {shard.name for shard in shards})
     outcome = fit(
         run,
         task.trained,
@@ -73,7 +78,7 @@ def train(
         callback_of(task, objective),
         accelerator=accelerator,
         batches_from=lambda state: ShardBatchSource(
-            config, accelerator, shards, task.preparer, objective.latent_shape, state
+            config, accelerator, shards, task.preparer, objective.latent_shape, state, left_out
         ),
     )
     provenance = Provenance(

@@ -52,8 +52,10 @@ class ShardBatchSource:
         preparer: Preparer,
         latent_shape: Sequence[int],
         state: State,
+        left_out: Sequence[str] = (),
     ) -> None:
-        """Raises TrainingError where `state` is of a run on other data or another global batch."""
+        """`left_out` are names of further shards, which could not be read. Raises TrainingError
+        where `state` is of a run on other data or another global batch."""
         self._config, self._shape = config, tuple(latent_shape)
         self._plan = ShardPlan.of(
             config.batch * config.accumulate, accelerator.process_index, accelerator.num_processes
@@ -64,7 +66,7 @@ class ShardBatchSource:
                 raise TrainingError(f"the run to resume has {name} {state[name]}, not {value}")
         positions = {int(stream): tuple(at) for stream, at in state.get("places", {}).items()}
         self._stream = Stream(shards, self._plan, config.seed, preparer, config.workers, positions)
-        self._broken_before = state.get("broken", 0)
+        self._broken_before, self._left_out = state.get("broken", 0), list(left_out)
 
     def take(self, step: int) -> list[tuple[Batch]]:
         """A batch for each round of `accumulate`."""
@@ -84,4 +86,5 @@ class ShardBatchSource:
         return self._is | {
             "places": {str(stream): positions[stream] for stream in sorted(positions)},
             "broken": self._broken_before + sum(broken for _, broken in every),
+            "left_out": self._left_out,
         }

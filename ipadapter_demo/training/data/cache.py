@@ -80,7 +80,7 @@ def encoded(
 ) -> list[Shard]:
     """The shards as encoded ones below `folder`, made there unless they are there already: by all
     processes, each its part. `identity` says what encoded them, and keeps others' apart. One that
-    cannot be opened now is left out, and tried again by the next run."""
+    cannot be opened now is left out, and tried again by the next run that begins."""
     subfolder = folder / hashlib.sha256(identity.encode()).hexdigest()[:12]
     subfolder.mkdir(parents=True, exist_ok=True)
     (subfolder / "made-with.json").write_text(identity + "\n")
