@@ -194,6 +194,36 @@ def test_what_a_worker_cannot_do_is_said_as_it_is(
 
 
 @pytest.mark.parametrize(
+    ("count", "gpus", "room"),
+    [(8, 1, 2), (2, 2, 1), (5, 0.4, 4), (4, 0.4, None), (1, 2, None), (17, 0, 16), (16, 0, None)],
+)
+def test_workers_that_would_wait_without_an_end_are_refused(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    gpus: float,
+    room: int | None,
+) -> None:
+    class Started(Exception):
+        """An actor would be."""
+
+    def remote(**_: object) -> None:
+        raise Started
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
+    monkeypatch.setattr(ray, "remote", remote)
+    with pytest.raises((RequestError, Started)) as raised:
+        evaluate_coco(items(place), {}, place / "clip", SHORT, tmp_path, count, gpus)
+    assert isinstance(raised.value, Started if room is None else RequestError)
+    assert room is None or str(raised.value) == (
+        f"workers: {count} with gpus {gpus} each do not fit: "
+        f"Ray has 2 GPUs and 16 CPUs, which is room for {room}"
+    )
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         ("no json", "captions: .* is no COCO captions file"),

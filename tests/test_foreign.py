@@ -189,6 +189,46 @@ def test_a1111_is_taken_over() -> None:
     assert read("iTXt", parameters=A1111) == read("zTXt", parameters=A1111) == found
 
 
+UNET_FOR_TEXT = "its text encoder has the weight of its UNet here"
+
+
+@pytest.mark.parametrize(
+    ("weights", "weight", "why"),
+    [
+        ("", 1, ""),
+        (":1e-1", 0.1, ""),
+        (":-5E-1", -0.5, ""),
+        (":0.8:0.8", 0.8, ""),
+        (":te=0.7:unet=0.7", 0.7, ""),
+        (":unet=0.7", 0.7, UNET_FOR_TEXT),
+        (":1:0.5", 0.5, UNET_FOR_TEXT),
+        (":0.8:unet=0", 0, UNET_FOR_TEXT),
+        (":te=0.5", 0.5, ""),
+        (":unet=much", None, "no weight of its UNet is found"),
+        (":strong", None, "no weight of its UNet is found"),
+    ],
+)
+def test_the_weight_of_a_lora_of_a1111_is_that_of_its_unet(
+    weights: str, weight: float | None, why: str
+) -> None:
+    found = read(parameters=f"a cat <lora:x{weights}>\nSteps: 20")
+    assert found.fields["prompt"] == "a cat"
+    assert found.loras == (() if weight is None else (("x", weight),))
+    assert found.left == ((f"LoRA: x{weights} ({why})",) if why else ())
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 12])
+def test_clip_skip_of_a1111_is_not_one_of_sdxl(layers: int, pipeline: ImagePromptPipeline) -> None:
+    """There as here both text encoders are read without their last layer, whatever it says."""
+    found = read(parameters=f"a cat\nSteps: 20, Clip skip: {layers}")
+    fields, left = found.fitted(pipeline.info)
+    assert (fields["clip_skip"], left) == (layers - 1, [])
+    fields, left = found.fitted(replace(pipeline.info, second_prompt=True))
+    assert fields["clip_skip"] == 0
+    said = f"Clip skip: {layers} (with two text encoders the last layer alone is left out)"
+    assert left == ([said] if layers > 2 else [])
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -235,6 +275,65 @@ def test_comfyui_is_taken_over_from_its_first_pass() -> None:
         "node: LatentUpscale",
         "node: ControlNetApplyAdvanced",
     )
+
+
+def decoded(sampler: str, end: str) -> dict[str, Any]:
+    """Nodes of ComfyUI that show what a sampler drew."""
+    return {
+        f"decode {sampler}": {"class_type": "VAEDecode", "inputs": {"samples": [sampler, 0]}},
+        f"show {sampler}": {"class_type": end, "inputs": {"images": [f"decode {sampler}", 0]}},
+    }
+
+
+@pytest.mark.parametrize("end", ["SaveImage", "PreviewImage"])
+@pytest.mark.parametrize("passes", [2, 3])
+def test_the_first_pass_of_comfyui_may_be_saved_as_well(end: str, passes: int) -> None:
+    graph = COMFYUI | decoded("10", end)
+    if passes == 3:
+        graph["16"] = {"class_type": "LatentUpscale", "inputs": {"samples": ["12", 0]}}
+        inputs = COMFYUI["12"]["inputs"] | {"seed": 2, "latent_image": ["16", 0]}
+        graph["17"] = {"class_type": "KSampler", "inputs": inputs}
+        graph |= decoded("17", end)
+    once = read(prompt=json.dumps(COMFYUI))
+    for nodes in (graph, dict(reversed(graph.items()))):
+        found = read(prompt=json.dumps(nodes))
+        assert found.fields == once.fields
+        assert found.left.count("further pass: KSampler") == passes - 1
+
+
+def test_a_prompt_of_comfyui_that_is_zeroed_is_empty() -> None:
+    graph = COMFYUI | {
+        "8": {"class_type": "ConditioningZeroOut", "inputs": {"conditioning": ["5", 0]}},
+        "10": {
+            "class_type": "KSampler",
+            "inputs": COMFYUI["10"]["inputs"] | {"positive": ["5", 0], "negative": ["8", 0]},
+        },
+    }
+    found = read(prompt=json.dumps(graph))
+    assert (found.fields["prompt"], found.fields["negative_prompt"]) == ("a cat", "")
+    assert "node: ConditioningZeroOut" in found.left
+    assert not [
+        sentence for sentence in found.left if sentence.startswith(("negative", "further n"))
+    ]
+
+
+def test_adapters_of_comfyui_that_are_not_read_are_said() -> None:
+    """One with two weights, and one of a further pass alone."""
+    composed = {"model": ["2", 0], "weight_style": 1.0, "weight_composition": 1.0}
+    graph = COMFYUI | {
+        "4": {"class_type": "IPAdapterStyleComposition", "inputs": composed},
+        "12": {
+            "class_type": "KSampler",
+            "inputs": COMFYUI["12"]["inputs"] | {"model": ["16", 0]},
+        },
+        "16": COMFYUI["4"] | {"inputs": COMFYUI["4"]["inputs"] | {"model": ["4", 0]}},
+    }
+    found = read(prompt=json.dumps(graph))
+    assert found.adapter is None
+    assert [sentence for sentence in found.left if "IPAdapter" in sentence] == [
+        "node: IPAdapterAdvanced",
+        "node: IPAdapterStyleComposition",
+    ]
 
 
 def test_a_sampler_of_comfyui_that_is_put_together() -> None:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -138,7 +138,7 @@ def evaluate_coco(
     """Draw and score what `out`/rows.jsonl lacks, then write `out`/report.json and return it.
 
     `model` are the arguments of `load`, `gpus` a worker's share of them. Raises RequestError where
-    `out` holds rows of another protocol, ModelError or CheckpointError.
+    `out` holds rows of another protocol or the workers do not fit, ModelError or CheckpointError.
     """
     settings: dict[str, Json] = {
         "protocol": asdict(protocol),
@@ -187,6 +187,7 @@ def _drawn(
             options |= {"num_cpus": max(workers, os.cpu_count() or 1)}
         ray.init(**options)
     try:
+        _check_room(workers, gpus, ray.cluster_resources())
         actor = ray.remote(num_cpus=1, num_gpus=gpus)(Scorer)
         threads = None if gpus or workers == 1 else 1
         actors = [actor.remote(model, clip, protocol, threads) for _ in range(workers)]
@@ -201,6 +202,19 @@ def _drawn(
     finally:
         if own:
             ray.shutdown()
+
+
+def _check_room(workers: int, gpus: float, there: Mapping[str, float]) -> None:
+    """Raises RequestError where an actor would wait for its share without an end."""
+    cpu, gpu = there.get("CPU", 0.0), there.get("GPU", 0.0)
+    room = int(cpu)
+    if gpus > 0:  # a share below 1 is one of a single GPU
+        room = min(room, int(gpu) * int(1 / gpus) if gpus < 1 else int(gpu // gpus))
+    if workers > room:
+        raise RequestError(
+            f"workers: {workers} with gpus {gpus:g} each do not fit: "
+            f"Ray has {gpu:g} GPUs and {cpu:g} CPUs, which is room for {room}"
+        )
 
 
 def _sha256_of(items: Sequence[Item], clip: Path) -> str:

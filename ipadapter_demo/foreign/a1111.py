@@ -14,7 +14,7 @@ NUMBERS = {"Steps": "steps", "CFG scale": "guidance", "Seed": "seed"}
 # Of no use for another program
 SILENT = {"Version", "Model hash", "VAE hash", "Lora hashes", "TI hashes", "Hashes", "RNG"}
 # Without going back (+): what comes after a part never fits within it.
-_LORA = re.compile(r"<lora:([^:<>]{1,200}+)(?::([^:<>]{1,20}+))?+[^<>]{0,40}+>")
+_LORA = re.compile(r"<lora:([^:<>]{1,200}+):?+([^<>]{0,60}+)>")
 
 
 def settings(text: str) -> ForeignSettings | None:
@@ -25,8 +25,8 @@ def settings(text: str) -> ForeignSettings | None:
         return None
     found = Collector("A1111")
     prompt, negative = _prompts(lines)
-    for name, weight in _LORA.findall(prompt):
-        found.lora(name, number(weight or "1") or 0.0)
+    for name, weights in _LORA.findall(prompt):
+        _lora(found, name, weights)
     found.take("prompt", prompt=_LORA.sub("", prompt).strip())
     found.take("negative prompt", negative_prompt=negative)
     found.take("prompt syntax", prompt_syntax="weighted")
@@ -72,7 +72,7 @@ def pairs(line: str) -> Iterator[tuple[str, str]]:
 def number(text: str) -> float | None:
     """None for what is none, which no field takes."""
     try:
-        return float(text) if "." in text else int(text[:40])
+        return float(text) if re.search("[.eE]", text) else int(text[:40])
     except ValueError:
         return None
 
@@ -81,6 +81,22 @@ def _prompts(lines: list[str]) -> tuple[str, str]:
     begin = next((n for n, line in enumerate(lines) if line.startswith(NEGATIVE)), len(lines))
     negative = "\n".join(lines[begin:]).removeprefix(NEGATIVE)
     return "\n".join(lines[:begin]).strip(), negative.strip()
+
+
+def _lora(found: Collector, name: str, weights: str) -> None:
+    """The weights of text encoder and UNet, `0.8`, `1:0.7` or `te=1:unet=0.7`; a UNet without one
+    has the other's. A LoRA has one here, the UNet's."""
+    parts = [part for part in weights.split(":") if part]
+    plain = [part for part in parts if "=" not in part]
+    named = dict(part.split("=", 1) for part in parts if "=" in part)
+    text = named.get("te", (plain or ["1"])[0])
+    weight = number(named.get("unet", plain[1] if len(plain) > 1 else text))
+    if weight is None:
+        found.leave("LoRA", f"{name}:{weights}", "no weight of its UNet is found")
+        return
+    found.lora(name, weight)
+    if number(text) != weight:
+        found.leave("LoRA", f"{name}:{weights}", "its text encoder has the weight of its UNet here")
 
 
 def _sampling(found: Collector, sampler: str, levels: str) -> None:

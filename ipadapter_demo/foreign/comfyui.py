@@ -16,9 +16,11 @@ MAX_WALKED = 200_000  # links, in all walks through a graph together
 # Nodes that only pass on what is taken from others, or what every program does.
 SILENT = (
     *("VAEDecode", "SaveImage", "PreviewImage", "CLIPTextEncode", "Empty", "CLIPVisionLoader"),
-    *("KSampler", "IPAdapter", "LoadImage", "CheckpointLoader", "LoraLoader", "Reroute"),
-    *("SamplerCustom", "BasicScheduler", "RandomNoise", "CFGGuider", "Primitive"),
+    *("KSampler", "LoadImage", "CheckpointLoader", "LoraLoader", "Reroute", "Primitive"),
+    *("SamplerCustom", "BasicScheduler", "RandomNoise", "CFGGuider"),
+    *("IPAdapterModelLoader", "IPAdapterUnifiedLoader", "IPAdapterInsightFaceLoader"),
 )
+ZEROED = "ConditioningZeroOut"  # of its text nothing is left
 VALUES = ("value", "seed", "noise_seed", "int", "float", "number", "string", "text")
 
 Link = tuple[str, int]
@@ -37,15 +39,16 @@ def settings(text: str) -> ForeignSettings | None:
     if not samplers:
         found.leave("graph", f"{len(graph.nodes)} nodes", "none of them is a sampler that is known")
         return found.found()
-    first = samplers[-1]  # an enlarged picture is drawn again by a second one
-    for name in samplers[:-1]:
-        found.leave("further pass", graph.kind(name))
+    first = _first(graph, samplers)
+    for name in samplers:
+        if name != first:
+            found.leave("further pass", graph.kind(name))
     _sampling(found, graph, first)
     for half, field in (("positive", "prompt"), ("negative", "negative_prompt")):
         _prompt(found, graph, first, half, field)
     _size(found, graph, first)
-    _model(found, graph, first)
-    kinds = dict.fromkeys(graph.kind(name) for name in used)
+    adapters = _model(found, graph, first)
+    kinds = dict.fromkeys(graph.kind(name) for name in used if name not in adapters)
     for kind in kinds:
         if not kind.startswith(SILENT):
             found.leave("node", kind)
@@ -121,6 +124,17 @@ class Graph:
         return None
 
 
+def _first(graph: Graph, samplers: list[str]) -> str:
+    """The sampler that no other lies upstream of: an enlarged picture is drawn again by a second
+    one, and the pictures of both may be saved."""
+    left, upstream = set(samplers), samplers
+    while upstream:
+        first = upstream[-1]
+        left.remove(first)
+        upstream = [name for name, _ in graph.back([(first, 0)]) if name in left]
+    return first
+
+
 def _sampling(found: Collector, graph: Graph, sampler: str) -> None:
     """Of the sampler, or of the small nodes that a custom one is put together of."""
     parts = [
@@ -162,15 +176,18 @@ def _prompt(found: Collector, graph: Graph, sampler: str, half: str, field: str)
         return
 
     def follow(link: Link, key: str) -> bool:
+        if graph.kind(link[0]) == ZEROED:
+            return False
         if key in ("positive", "negative"):  # of a node that passes both on, by its two outputs
             return key == ("positive", "negative")[link[1]] if link[1] in (0, 1) else False
         return key.startswith("conditioning") or key == ""
 
-    texts = []
+    texts, zeroed = [], False
     for name, _ in graph.back([begin], follow):
+        zeroed = zeroed or graph.kind(name) == ZEROED
         given = [graph.value(name, key) for key in ("text", "text_g", "text_l")]
         texts += [text for text in given if isinstance(text, str)]
-    different = list(dict.fromkeys(texts))
+    different = list(dict.fromkeys(texts)) or ([""] if zeroed else [])
     if not different:
         found.leave(half, "no text is found in the graph")
         return
@@ -192,12 +209,15 @@ def _size(found: Collector, graph: Graph, sampler: str) -> None:
     found.leave("size", "not found in the graph")
 
 
-def _model(found: Collector, graph: Graph, sampler: str) -> None:
-    """Adapters, LoRAs and the base, in the order in which the sampler comes to them."""
+def _model(found: Collector, graph: Graph, sampler: str) -> set[str]:
+    """Adapters, LoRAs and the base, in the order in which the sampler comes to them. Returns the
+    nodes of the adapters."""
+    adapters = set()
     for name, _ in graph.back([(sampler, 0)], lambda _, key: key in ("model", "guider", "")):
         kind, inputs = graph.kind(name), graph.nodes[name]
         if kind.startswith("IPAdapter") and "weight" in inputs:
             _adapter(found, graph, name)
+            adapters.add(name)
         elif "lora_name" in inputs:
             weight = graph.value(name, "strength_model")
             strength = weight if isinstance(weight, (int, float)) else 1.0
@@ -205,6 +225,7 @@ def _model(found: Collector, graph: Graph, sampler: str) -> None:
         for key in ("ckpt_name", "unet_name"):
             if key in inputs:
                 found.leave("base", inputs[key], "the model that you choose draws")
+    return adapters
 
 
 def _adapter(found: Collector, graph: Graph, name: str) -> None:

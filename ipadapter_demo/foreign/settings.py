@@ -49,6 +49,11 @@ class ForeignSettings:
             fields["loras"] = tuple(loras)
         if fields.get("image_layers", "all") != "all" and not info.layer_presets:
             left.append(said("layers", fields.pop("image_layers"), f"{info.name} has none by name"))
+        if info.second_prompt and (skipped := fields.get("clip_skip", 0)):
+            fields["clip_skip"] = 0  # the last layer is left out in any case, there as here
+            if skipped > 1:
+                why = "with two text encoders the last layer alone is left out"
+                left.append(said("Clip skip", skipped + 1, why))
         if "seed" in fields:
             left.append(
                 f"seed: {self.program} makes other noise of the same number: the picture differs."
