@@ -91,6 +91,20 @@ class TestGenerate:
             assert (record.seed, record.index) == (line["seed"], index)
             assert record.request.references[0].image == picture(1)
 
+    def test_pictures_that_no_output_can_hold_are_refused_before_they_are_drawn_from(
+        self,
+        load: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        picture(1).save("R.png")
+        monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_BYTES", 1000)
+        monkeypatch.setattr(ImagePromptPipeline, "stream", None)
+        said = refused(capsys, load, "generate", "--reference", "R.png")
+        assert "the pictures of a request may take 1,000 bytes inside an output PNG" in said
+
     def test_what_is_not_given_is_what_the_model_recommends(self, run: Run) -> None:
         (line,) = run("generate", "--reference", "R.png")
         request = request_from_png(line["path"])
