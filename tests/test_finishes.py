@@ -132,7 +132,7 @@ def trained(
     def train(kept: float, steps: int) -> dict[str, float]:
         folder = tmp_path_factory.mktemp("finishes")
         out = shipped_with_own("unet", folder, "text_encoder")
-        run = few_steps(folder / "run", steps, batch=4, lr=3e-4)
+        run = few_steps(folder / "run", steps, batch=4, lr=1e-4)
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(finishes, "KEPT", kept)
             # few steps teach few pictures: it is asked of those that were learnt
@@ -180,7 +180,9 @@ def test_half_of_the_texts_are_in_free_words_for_learning_alone() -> None:
 
 def test_finishes_are_learnt_and_the_base_of_before_keeps_the_rest(
     trained: Callable[[float, int], dict[str, float]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    free, held = trained(0.0, 30), trained(40.0, 30)
+    monkeypatch.setattr(finishes, "STYLE", RICH)  # what is to stay is what was known before
+    free, held = trained(0.0, 20), trained(40.0, 20)
     assert free["learnt"] < 0.97
     assert held["changed"] < 0.7 * free["changed"]
