@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,12 +20,10 @@ from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.data.batch_source import Batch
 from ipadapter_demo.training.data.examples import Example, Preparer
 from ipadapter_demo.training.data.shards import shards_of
-from ipadapter_demo.training.data.types import Pair
+from ipadapter_demo.training.data.types import Pair, opened
 from ipadapter_demo.training.loop import EvalCallback
 from ipadapter_demo.training.noise import SampleNoise
 from ipadapter_demo.training.objective import Objective, Task
-
-log = logging.getLogger(__name__)
 
 SEED = 2**20  # draws of held-out losses, apart from those of training
 ROUNDS = 4  # of noise for each picture
@@ -69,10 +66,7 @@ class HeldOut:
         """Raises TrainingError where there are fewer than asked for."""
         pairs: list[Pair] = []
         for shard in shards_of(config.held_out, "held_out"):
-            try:
-                rows = shard.open()
-            except Exception as error:  # of every library behind a shard; as in stream.py
-                log.warning("skipped: %s: %s", shard.name, error)
+            if (rows := opened(shard)) is None:
                 continue
             for index in range(len(rows)):
                 try:

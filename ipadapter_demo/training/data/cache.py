@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ipadapter_demo.errors import ModelError, TrainingError
 from ipadapter_demo.training.data.examples import Example, Preparer
-from ipadapter_demo.training.data.types import Rows, Shard, file_stamp
+from ipadapter_demo.training.data.types import Rows, Shard, file_stamp, opened
 
 log = logging.getLogger(__name__)
 
@@ -95,12 +95,8 @@ def encoded(
     for shard, target in list(zip(shards, found, strict=True))[mine]:
         if not target.path.exists():
             log.info("encoding %s, of %d shards", shard.name, len(shards))
-            try:
-                rows = shard.open()
-            except Exception as error:  # those of every library behind a shard
-                log.warning("skipped: %s: %s", shard.name, error)
-                continue
-            _write(shard.name, rows, target.path, preparer, encode)
+            if (rows := opened(shard)) is not None:
+                _write(shard.name, rows, target.path, preparer, encode)
     accelerator.wait_for_everyone()
     if not (there := [shard for shard in found if shard.path.exists()]):
         raise TrainingError(f"data: none of {len(found)} shards can be read")

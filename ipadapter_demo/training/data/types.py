@@ -6,6 +6,7 @@ reads it finds another.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from ipadapter_demo.training.data.examples import Example
 
 CAPTION_NAMES = ("text", "caption", "prompt", "TEXT")
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,15 @@ class Shard(Protocol):
     def size(self) -> int | None: ...
 
     def open(self) -> Rows: ...
+
+
+def opened(shard: Shard) -> Rows | None:
+    """Its rows; None for a shard that cannot be opened now, which the log names."""
+    try:
+        return shard.open()
+    except Exception as error:  # those of every library behind a shard
+        log.warning("skipped: %s: %s", shard.name, error)
+        return None
 
 
 def file_stamp(path: str | Path) -> str:

@@ -5,8 +5,8 @@ the base of before is the teacher, beside an image prompt too: what it predicts 
 everything that was learnt already stays, with the adapters and structure networks that stand on it.
 Where a text says glossy or metal, or an image prompt shows it and no text says otherwise, pictures
 teach, as in the base recipe: the adapters stay, so what is read from a picture about a finish is
-what little they carry. Half of the texts are in
-other words, for which the teacher reads the caption that says the same.
+what little they carry. Half of the texts are in other words, for which the teacher reads the
+caption that says the same.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ class Pictures:
 def rendered_pictures(
     folder: Path, count: int, seed: int = TRAIN_SEED, finishes: bool = False
 ) -> Pictures:
-    """`count` pictures of a seed, drawn into `folder` unless they are there already; all
-    solids matte, or of every finish."""
+    """`count` pictures of a seed, drawn into `folder` unless they are there already; all solids
+    matte, or of every finish."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"pictures-{seed}-{count}{'-finishes' if finishes else ''}.npy"
     scenes = sample_scenes(count, seed)
