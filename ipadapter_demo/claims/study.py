@@ -41,7 +41,7 @@ class MethodTask:
         self, config: ImageAdapterConfig, testbed: Testbed, method: Method, base: BaseModel
     ) -> None:
         self.config, self.testbed, self.method = config, testbed, method
-        self.trained = method.trained
+        self.trained, self.reads = method.trained, config.variant
         self.drawing = replace(base, unet=method.unet)
         self.preparer = Preparer(
             config.size, base.image_processor, own_pictures=config.own_pictures

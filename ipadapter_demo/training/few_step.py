@@ -59,6 +59,7 @@ class FewStepTask:
         path = _adapter_file(config, base)
         self.adapter = load_image_adapter(path).float().to(base.device).requires_grad_(False)
         check_fits(self.adapter, base.unet, self.adapter.width_read_from(base.image_encoder), path)
+        self.reads = self.adapter.variant
         base.unet.add_adapter(
             LoraConfig(r=config.rank, lora_alpha=config.rank, target_modules=list(LAYERS))
         )

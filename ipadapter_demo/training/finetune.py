@@ -17,7 +17,7 @@ from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.training.base_models import frozen_base, model_options
 from ipadapter_demo.training.card import Provenance
 from ipadapter_demo.training.checkpoints import as_os_error, last_checkpoint, last_progress
-from ipadapter_demo.training.config import ImagePromptConfig, TrainingConfig
+from ipadapter_demo.training.config import TrainingConfig
 from ipadapter_demo.training.config_reading import plain
 from ipadapter_demo.training.data.batch_source import ShardBatchSource
 from ipadapter_demo.training.data.cache import broken_in, encoded
@@ -151,13 +151,10 @@ def run_of(config: TrainingConfig) -> Run:
 
 def _identity(config: TrainingConfig, base: BaseModel, task: Task) -> str:
     """Everything that decides the encoded pictures: the weights that encode, the size, the map."""
-    # one alone, which learns or is learnt with
-    read_by = [*task.drawing.adapters.values()] if isinstance(config, ImagePromptConfig) else []
     tell = {
         "size": config.size,
         "annotator": task.preparer.annotator,
-        # the embedding or patches; "base" is what caches have called the linear variant
-        "reads": read_by[0].variant.replace("linear", "base") if read_by else None,
+        "reads": task.reads,
     }
     if task.preparer.own_pictures:
         tell["own_pictures"] = True

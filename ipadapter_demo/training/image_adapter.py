@@ -53,6 +53,7 @@ class ImageAdapterTask:
             new_adapter(config, base) if config.start is None else _loaded(config.start, base)
         )
         self.trained.to(base.device)
+        self.reads = config.variant
         attach(base.unet, self.trained)
         self.drawing = replace(base, adapters={"trained": self.trained})
         self.preparer = Preparer(

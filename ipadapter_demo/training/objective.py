@@ -52,6 +52,12 @@ class Task(Protocol):
         """The base with `trained` in its place."""
         ...
 
+    @property
+    def reads(self) -> str | None:
+        """The variant of image adapter whose embeddings `embeds` returns: a cache keeps those of
+        different variants apart."""
+        ...
+
     def embeds(self, examples: Sequence[Example]) -> Tensor | None:
         """Their image embeddings, if the task reads any."""
         ...

@@ -41,6 +41,8 @@ _KIND = "trained"  # what a preview's request calls the network
 class StructureTask:
     """A network beside a frozen base that reads a map of the picture."""
 
+    reads = None
+
     def __init__(self, config: StructureConfig, base: BaseModel) -> None:
         if config.annotator not in (known := (*DRAWN, "none")):
             raise TrainingError(

@@ -42,6 +42,8 @@ _ROUNDS = 8  # of a batch, of which the held-out loss is the mean
 class InpaintTask:
     """The network that reads around a hole, beside a frozen base and its image adapter."""
 
+    reads = None  # the batch has its embeddings
+
     def __init__(self, base: BaseModel, adapter: Path, start: Path) -> None:
         self.base = self.drawing = base
         self.adapter = load_image_adapter(adapter).float().to(base.device).requires_grad_(False)
