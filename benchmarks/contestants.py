@@ -52,11 +52,16 @@ def edge_map() -> Image.Image:
     return image
 
 
+def prompt() -> str:
+    """Another one each time, by a word that no caption has, as `reference`."""
+    return f"{PROMPT} {next(_number) % 1000}"
+
+
 def request(kind: str, steps: int, **changes: Any) -> ip.GenerateRequest:
     """The picture of a row of the table."""
     fields: dict[str, Any] = {"steps": steps, "guidance": GUIDANCE}
     if kind in ("text", "edges"):
-        fields["prompt"] = PROMPT
+        fields["prompt"] = prompt()
     if kind != "text":
         fields["references"] = (ip.Reference(image=reference()),)
         fields["image_scale"] = SCALE if kind == "edges" else 1.0
@@ -152,34 +157,17 @@ class Diffusers:
 
     @classmethod
     def loaded(cls, compile: bool) -> Diffusers:
-        from diffusers import (
-            ControlNetModel,
-            DPMSolverMultistepScheduler,
-            LCMScheduler,
-            StableDiffusionControlNetPipeline,
-            StableDiffusionPipeline,
-        )
+        from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
         folder = TABLETOP.folder
-        text, image, few = (
-            StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32) for _ in range(3)
-        )
+        text, few = _stable_diffusion(), _stable_diffusion("LCMScheduler")
         few.load_lora_weights(str(folder), weight_name=TABLETOP.loras[LORA].file)
         few.fuse_lora()
         few.unload_lora_weights()
-        for pipe in (image, few):
-            pipe.load_ip_adapter(
-                str(folder),
-                subfolder="",
-                weight_name=TABLETOP.adapters["base"],
-                image_encoder_folder=None,
-            )
+        image, few = _with_adapter(_stable_diffusion()), _with_adapter(few)
         net = ControlNetModel.from_pretrained(folder / "controlnet-canny")
         controlled = StableDiffusionControlNetPipeline(**image.components, controlnet=net)
-        for pipe in (text, image, controlled, few):
-            kind = LCMScheduler if pipe is few else DPMSolverMultistepScheduler
-            pipe.scheduler = kind.from_config(pipe.scheduler.config)
-            pipe.set_progress_bar_config(disable=True)
+        controlled.set_progress_bar_config(disable=True)
         if compile:
             net.compile()
             for pipe in (text, image, few):
@@ -189,10 +177,14 @@ class Diffusers:
             {"text": text, "image": image, "window": image, "edges": controlled, "lora": few}
         )
 
+    @classmethod
+    def of_image_prompts(cls) -> Diffusers:
+        """The one pipeline that an image prompt needs, for the memory that it takes."""
+        return cls({"image": _with_adapter(_stable_diffusion())})
+
     def picture(self, kind: str, steps: int) -> Draw:
         pipe = self.pipes[kind]
         arguments: dict[str, Any] = {
-            "prompt": PROMPT if kind in ("text", "edges") else "",
             "guidance_scale": 1.0 if kind == "lora" else GUIDANCE,
             "num_inference_steps": steps,
             "height": SIDE,
@@ -202,6 +194,7 @@ class Diffusers:
             arguments["image"] = edge_map()
 
         def draw() -> object:
+            arguments["prompt"] = prompt() if kind in ("text", "edges") else ""
             if kind != "text":
                 pipe.set_ip_adapter_scale(SCALE if kind == "edges" else 1.0)
                 arguments["ip_adapter_image"] = reference()
@@ -226,3 +219,22 @@ class Diffusers:
                 )[0]
 
         return call
+
+
+def _stable_diffusion(scheduler: str = "DPMSolverMultistepScheduler") -> Any:
+    import diffusers
+
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(TABLETOP.folder, dtype=torch.float32)
+    pipe.scheduler = getattr(diffusers, scheduler).from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _with_adapter(pipe: Any) -> Any:
+    pipe.load_ip_adapter(
+        str(TABLETOP.folder),
+        subfolder="",
+        weight_name=TABLETOP.adapters["base"],
+        image_encoder_folder=None,
+    )
+    return pipe

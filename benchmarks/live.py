@@ -28,6 +28,7 @@ from playwright.sync_api import Page
 from benchmarks.browser import chromium
 from benchmarks.ports import free_port
 
+MOVES = 29  # values of λ, each once: the page keeps a picture's address, and it is not seen again
 # When λ changed, and when each new picture was loaded.
 WATCH = """() => {
     const panel = [...document.querySelectorAll("[role=tabpanel]")].find((p) => p.offsetParent);
@@ -79,12 +80,12 @@ def dragged(page: Page, url: str, moves: int, gap: int) -> dict[str, list[float]
     panel.locator(".filled img").first.wait_for()
     panel.get_by_label("Live").check()
     slider = panel.get_by_label("range slider for Image strength λ")
-    slider.fill("0.9")  # the first frame merges the LoRA
+    slider.fill("1.5")  # the first frame merges the LoRA
     panel.locator(".results img").first.wait_for()
     page.wait_for_timeout(500)
     page.evaluate(WATCH)
     for number in range(moves):
-        slider.fill(f"{0.1 + (number * 7 % 20) * 0.05:.2f}")
+        slider.fill(f"{0.05 + (number * 7 % MOVES) * 0.05:.2f}")
         page.wait_for_timeout(gap)
     page.wait_for_timeout(gap)
     return {name: page.evaluate(f"window.{name}") for name in ("moves", "shown")}
@@ -115,7 +116,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--moves", type=int, default=30)
+    parser.add_argument(
+        "--moves", type=int, default=MOVES, choices=range(1, MOVES + 1), metavar="N"
+    )
     parser.add_argument("--gap", type=int, default=400, metavar="MS", help="between two moves")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args(argv)

@@ -137,18 +137,17 @@ def measured(
     pipeline: ImagePromptPipeline, rows: Sequence[Setting], arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """The cells of the table in order, each written to the file as soon as it is there."""
-    head = {
-        "scenes": arguments.scenes,
-        "seed": arguments.seed,
-        "provenance": pipeline.provenance,
-    }
+    head = {"scenes": arguments.scenes, "seed": arguments.seed, "provenance": pipeline.provenance}
+    head["recommended"] = asdict(pipeline.info.recommended)  # what a value left open stands for
     path: Path = arguments.out
     cells: list[dict[str, Any]] = []
     if path.exists():
         earlier = json.loads(path.read_text())
         cells = earlier.pop("cells")
         if earlier != json.loads(json.dumps(head)):
-            raise SystemExit(f"{path} has other scenes, weights or versions: name another file")
+            raise SystemExit(
+                f"{path} has other scenes, defaults, weights or versions: name another file"
+            )
     scenes = sample_scenes(arguments.scenes, arguments.seed)
     for setting in rows:
         weights = _lora_hashes(pipeline, setting)

@@ -26,14 +26,13 @@ from ipadapter_demo.imaging import read_bytes, read_image
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.pipeline.events import Result
 from ipadapter_demo.record import record_from_png, request_to_json, save_png
-from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.request import GenerateRequest, Reference
 
 if TYPE_CHECKING:
     from ipadapter_demo.pipeline import ImagePromptPipeline
 
 MANIFEST = "manifest.jsonl"
 ENDINGS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "hif")
-_BLANK = Image.new("RGB", (1, 1))
 
 Line = dict[str, Json]
 # Yields each request's Result, or the error that kept it from one, in order; between them something
@@ -54,9 +53,14 @@ def draw_folder(
     Results and their manifest are written to `out`, and what was drawn there before, with the same
     settings, weights and picture, is not drawn again. Yields the manifest's new lines: `reference`,
     `path`, `seed` and `seconds` of a result, `reference` and `error` of a picture that has none.
-    Raises RequestError for a folder without pictures.
+    Raises RequestError for a folder without pictures, and a request without the reference.
     """
     folder, out = Path(folder), Path(out)
+    count = len(request.references)
+    if not 0 <= at < count:
+        raise RequestError(
+            f"at must be the number of one of the request's {count} references, from 0, got {at}"
+        )
     names = pictures_in(folder, out)
     run = FolderRun(request, at, out, pipeline.provenance_of(request).get("weights"))
     pictures = ((name, folder / name) for name in names)
@@ -101,7 +105,10 @@ class FolderRun:
         read: Callable[[bytes, str], Image.Image] = read_image,
     ) -> None:
         self._request, self._at, self._out, self._read = request, at, out, read
-        settings = json.dumps([request_to_json(self._with(_BLANK)), weights], sort_keys=True)
+        # stands for every picture: as large as what is hidden of them, which has their proportions
+        hidden = request.references[at].clip_mask
+        blank = Image.new("RGB", hidden.size if hidden else (1, 1))
+        settings = json.dumps([request_to_json(self._with(blank)), weights], sort_keys=True)
         self._settings = hashlib.sha256(settings.encode()).hexdigest()
         self._drawn: dict[tuple[Json, ...], set[str]] = {}  # the results of each picture
         self._paths: set[str] = set()
@@ -139,13 +146,19 @@ class FolderRun:
         yield from self._written(unreadable)
 
     def _with(self, image: Image.Image) -> GenerateRequest:
-        """A reference that is the same picture in noise is so of the new one."""
+        """A reference that is the same picture in noise, or as a negative one, is so of the new
+        one."""
         references = self._request.references
         before = references[self._at].image
+
+        def follows(other: Reference) -> bool:
+            same = before is not None and other.image == before
+            return same and (other.negative or other.noise > 0)
+
         return replace(
             self._request,
             references=tuple(
-                replace(r, image=image) if i == self._at or (r.noise and r.image == before) else r
+                replace(r, image=image) if i == self._at or follows(r) else r
                 for i, r in enumerate(references)
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -15,9 +16,14 @@ def logins(text: str) -> list[tuple[str, str]]:
     except OSError:  # longer than a name can be
         is_file = False
     if not is_file:
+        if re.match(r"\s*[A-Za-z]:[\\/]", text):
+            raise ValueError(
+                "auth looks like the path of a file on Windows, and there is none of that name; "
+                r"a user of one letter whose password begins with \ or / goes into a file"
+            )
         return [_login(text, "auth")]
     try:
-        content = Path(text).read_text(encoding="utf-8")
+        content = Path(text).read_text(encoding="utf-8-sig")  # as Windows writes it
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"auth: {text} cannot be read as text in UTF-8: {error}") from error
     lines = enumerate(content.splitlines(), 1)

@@ -44,11 +44,12 @@ def loras_from_texts(texts: Sequence[str] | None) -> tuple[Lora, ...]:
     for text in texts or ():
         name, colon, weight = str(text).partition(":")
         try:
-            found.append(Lora(name=name.strip(), weight=float(weight) if colon else 1.0))
+            strength = float(weight) if colon else 1.0
         except ValueError:
             raise RequestError(
                 f"loras must be names, or names with a weight such as style:0.7, got {text!r:.80}"
             ) from None
+        found.append(Lora(name=name.strip(), weight=strength))
     return tuple(found)
 
 
@@ -58,6 +59,8 @@ def loras_from_text(text: str) -> tuple[Lora, ...]:
 
 
 def texts_from_loras(loras: Sequence[Lora] | None) -> list[str]:
+    """As `loras_from_texts` reads them: weights come back exactly."""
     return [
-        lora.name if lora.weight == 1 else f"{lora.name}:{lora.weight:g}" for lora in loras or ()
+        lora.name if lora.weight == 1 else f"{lora.name}:{lora.weight!r}".removesuffix(".0")
+        for lora in loras or ()
     ]

@@ -8,9 +8,6 @@ embeds in the same way by their file. An output PNG adds `provenance` (what made
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Set
@@ -25,10 +22,11 @@ from PIL.PngImagePlugin import PngInfo
 from ipadapter_demo.embeds import ImageEmbeds, read_embeds
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.files import write_file
-from ipadapter_demo.imaging import MAX_PIXELS, read_bytes, read_image
+from ipadapter_demo.imaging import MAX_PIXELS, read_bytes
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.lora import MAX_LORAS, Lora
 from ipadapter_demo.png_text import texts
+from ipadapter_demo.record_pictures import Decoded, Encoded
 from ipadapter_demo.request import (
     MAX_REFERENCES,
     MAX_STRUCTURES,
@@ -42,7 +40,6 @@ from ipadapter_demo.upscale import Upscale
 SCHEMA, KEYWORD = 2, "ipadapter_demo"
 MAX_RECORD_BYTES = 60 * 2**20  # Pillow refuses to open a PNG with more than 64 MiB of text
 MAX_PNG_BYTES = MAX_RECORD_BYTES + 4 * MAX_PIXELS  # whatever `save_png` writes can be read
-MAX_RECORD_PIXELS = 2 * MAX_PIXELS  # of all pictures together, once decoded
 MAX_RECORD_VALUES = 100_000  # about: see check_values
 
 # libpng refuses chunks above 8,000,000 bytes (PNG_USER_CHUNK_MALLOC_MAX), so longer records go on
@@ -54,7 +51,7 @@ _INTENT = b"\1"  # relative colorimetric, as `colour` converts: section 11.3.2.5
 
 # What fields of schema 1 are called since.
 _RENAMED = {"passes": "repaint_passes", "surroundings": "background_weight"}
-_PICTURES = {"image", "mask", "clip_mask", "init_image"}
+_PICTURES, _MASKS = {"image", "init_image"}, {"mask", "clip_mask"}
 _PARTS: dict[str, type] = {
     "references": Reference,
     "structures": Structure,
@@ -83,8 +80,7 @@ class Record:
 
 def request_to_json(request: GenerateRequest) -> dict[str, object]:
     """The record of a request, ready for `json.dumps`; pictures are kept byte for byte."""
-    images: dict[str, str] = {}
-    return {"schema": SCHEMA, "request": _plain(request, images), "images": images}
+    return _recorded(request, Encoded())
 
 
 def request_from_json(record: Mapping[str, object] | str | bytes) -> GenerateRequest:
@@ -97,7 +93,8 @@ def request_from_json(record: Mapping[str, object] | str | bytes) -> GenerateReq
         record = _parsed(record)
     _check_fields("record", record, known={"schema", "request", "images"})
     _check_schema(record.get("schema"))
-    pictures = _Pictures(record.get("images", {}))
+    pictures = Decoded(record.get("images", {}))
+    _check_length(pictures.length)
     return _built(GenerateRequest, record.get("request"), "request", pictures)
 
 
@@ -113,27 +110,39 @@ def save_png(
 
     Raises RequestError when the request's pictures are too large to travel inside a PNG.
     """
-    record = request_to_json(request) | {
-        "index": index,
-        "seed": seed,
-        "provenance": dict(provenance),
-    }
-    text = json.dumps(record, allow_nan=False)
-    if len(text) > MAX_RECORD_BYTES:
-        raise RequestError(
-            f"the pictures of a request may take {MAX_RECORD_BYTES:,} bytes inside an output PNG, "
-            f"got {len(text):,}: use smaller ones"
-        )
-    info = PngInfo()
-    info.add(b"sRGB", _INTENT)  # without it a viewer may take the screen's own colours
-    for number, start in enumerate(range(0, len(text), _PIECE)):
-        info.add_itxt(f"{KEYWORD}.{number}" if number else KEYWORD, text[start : start + _PIECE])
-    file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=info)
-    if isinstance(target, (str, Path)):
-        write_file(Path(target), file.getvalue())
-    else:
-        target.write(file.getvalue())
+    Recording(request, provenance).save(target, image, seed, index)
+
+
+class Recording:
+    """`save_png` for several images of one request, whose pictures are encoded once."""
+
+    def __init__(self, request: GenerateRequest, provenance: Mapping[str, Json]) -> None:
+        pictures = Encoded()
+        self._record = _recorded(request, pictures)
+        pictures.check_pixels()
+        self._provenance = dict(provenance)
+
+    def save(
+        self, target: Path | str | BinaryIO, image: Image.Image, seed: int, index: int
+    ) -> None:
+        more = {"index": index, "seed": seed, "provenance": self._provenance}
+        text = json.dumps(self._record | more, allow_nan=False)
+        if len(text) > MAX_RECORD_BYTES:
+            raise RequestError(
+                f"the pictures of a request may take {MAX_RECORD_BYTES:,} bytes inside an output "
+                f"PNG, got {len(text):,}: use smaller ones"
+            )
+        info = PngInfo()
+        info.add(b"sRGB", _INTENT)  # without it a viewer may take the screen's own colours
+        for number, start in enumerate(range(0, len(text), _PIECE)):
+            name = f"{KEYWORD}.{number}" if number else KEYWORD
+            info.add_itxt(name, text[start : start + _PIECE])
+        file = io.BytesIO()
+        image.save(file, "PNG", pnginfo=info)
+        if isinstance(target, (str, Path)):
+            write_file(Path(target), file.getvalue())
+        else:
+            target.write(file.getvalue())
 
 
 def request_from_png(source: Path | str | bytes | BinaryIO) -> GenerateRequest:
@@ -173,24 +182,20 @@ def check_values(field: str, text: str | bytes, most: int) -> None:
         raise RequestError(f"{field} must have at most {most:,} values, got about {values:,}")
 
 
-def _plain(value: object, images: dict[str, str]) -> object:
+def _recorded(request: GenerateRequest, pictures: Encoded) -> dict[str, object]:
+    return {"schema": SCHEMA, "request": _plain(request, pictures), "images": pictures.texts}
+
+
+def _plain(value: object, pictures: Encoded) -> object:
     if isinstance(value, Image.Image):
-        file = io.BytesIO()
-        value.save(file, "PNG", compress_level=1)  # written once per output: speed before size
-        return _kept(file.getvalue(), images)
+        return pictures.picture(value)
     if isinstance(value, ImageEmbeds):
-        return _kept(value.content, images)
+        return pictures.file(value.content)
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name), images) for field in fields(value)}
+        return {field.name: _plain(getattr(value, field.name), pictures) for field in fields(value)}
     if isinstance(value, tuple):
-        return [_plain(item, images) for item in value]
+        return [_plain(item, pictures) for item in value]
     return value
-
-
-def _kept(content: bytes, images: dict[str, str]) -> str:
-    digest = hashlib.sha256(content).hexdigest()
-    images[digest] = base64.b64encode(content).decode()
-    return digest
 
 
 def current_names(values: object) -> object:
@@ -203,7 +208,7 @@ def current_names(values: object) -> object:
     }
 
 
-def _built(kind: type[T], values: object, where: str, pictures: _Pictures) -> T:
+def _built(kind: type[T], values: object, where: str, pictures: Decoded) -> T:
     declared = fields(kind)  # type: ignore[arg-type]
     values = current_names(values)
     required = {field.name for field in declared if field.default is MISSING}
@@ -214,10 +219,10 @@ def _built(kind: type[T], values: object, where: str, pictures: _Pictures) -> T:
         place = f"{where}.{name}"
         if value is None:
             made[name] = None
-        elif name in _PICTURES:
-            made[name] = pictures.decoded(value, place)
+        elif name in _PICTURES | _MASKS:
+            made[name] = pictures.picture(value, place, is_mask=name in _MASKS)
         elif name == "embeds":
-            made[name] = read_embeds(pictures.content(value, place), place)
+            made[name] = read_embeds(pictures.file(value, place), place)
         elif name in _MOST and isinstance(value, list):
             if len(value) > _MOST[name]:  # before the picture of each is decoded
                 raise RequestError(
@@ -229,37 +234,6 @@ def _built(kind: type[T], values: object, where: str, pictures: _Pictures) -> T:
         else:
             made[name] = value
     return kind(**made)
-
-
-class _Pictures:
-    """The pictures of one record, decoded on demand within MAX_RECORD_PIXELS."""
-
-    def __init__(self, images: object) -> None:
-        if not isinstance(images, Mapping) or not all(isinstance(v, str) for v in images.values()):
-            raise RequestError("record.images must map SHA-256 sums to base64 text")
-        _check_length(sum(map(len, images.values())))
-        self._images = images
-        self._left = MAX_RECORD_PIXELS
-
-    def content(self, digest: object, where: str) -> bytes:
-        if not isinstance(digest, str) or digest not in self._images:
-            raise RequestError(f"{where} names a picture that the record does not hold")
-        try:
-            content = base64.b64decode(self._images[digest], validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise RequestError(f"{where} is not base64: {error}") from error
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise RequestError(f"{where} is damaged: its SHA-256 is not {digest:.12}...")
-        return content
-
-    def decoded(self, digest: object, where: str) -> Image.Image:
-        image = read_image(self.content(digest, where), where)
-        self._left -= image.width * image.height
-        if self._left < 0:
-            raise RequestError(
-                f"record may hold {MAX_RECORD_PIXELS:,} pixels of pictures, has more"
-            )
-        return image
 
 
 def _check_fields(

@@ -17,7 +17,8 @@ from pathlib import Path
 from ipadapter_demo.errors import ServerError
 
 VARIABLE = "GRADIO_TEMP_DIR"  # where gradio keeps uploads and results; read when a page is built
-PREFIX = "ipadapter-demo-"
+PREFIX, MARKER = "ipadapter-demo-", ".visitors-files"
+_OURS = PREFIX + "[a-z0-9_]" * 8  # the names that tempfile.mkdtemp makes
 AGE, EVERY = 3300, 60  # seconds; together less than an hour
 
 
@@ -33,6 +34,7 @@ def temporary_folder() -> Iterator[Path]:
         if before:
             Path(before).mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=before)).resolve()
+        (folder / MARKER).touch()
     except OSError as error:
         place = f"{VARIABLE}={before}" if before else "the folder for temporary files"
         raise ServerError(f"{place} cannot be written: {error.strerror or error}") from error
@@ -76,8 +78,9 @@ def sweep(folder: Path, kept: frozenset[Path], now: float) -> None:
             for part in parts:
                 if now - newest(part) > AGE:
                     _delete(part)
-        for other in folder.parent.glob(f"{PREFIX}*"):
-            if other != folder and now - other.lstat().st_mtime > AGE:
+        for other in folder.parent.glob(_OURS):
+            is_ours = other != folder and os.path.isfile(other / MARKER)  # False where unreadable
+            if is_ours and now - other.lstat().st_mtime > AGE:
                 _delete(other)
 
 

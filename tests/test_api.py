@@ -22,6 +22,7 @@ from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
 
 from benchmarks.ports import free_port
+from ipadapter_demo.logins import logins
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.record import request_from_png
 from ipadapter_demo.settings import Settings, settings_from_args
@@ -428,6 +429,22 @@ def test_a_bad_line_of_logins_is_named_by_its_number(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# nobody\n")
     with pytest.raises(ValueError, match=r"auth: .*empty has no line user:password"):
         Settings(auth=str(tmp_path / "empty"))
+
+
+def test_logins_that_a_program_of_windows_wrote_are_read(tmp_path: Path) -> None:
+    (tmp_path / "logins").write_bytes(b"\xef\xbb\xbf# of the lab\r\nada:s3cret\r\n")
+    assert logins(str(tmp_path / "logins")) == [("ada", "s3cret")]
+    (tmp_path / "logins").write_bytes(b"\xef\xbb\xbfada:s3cret\r\n")
+    assert logins(str(tmp_path / "logins")) == [("ada", "s3cret")]
+
+
+@pytest.mark.parametrize("path", [r"C:\s3cret\auth.txt", "c:/s3cret/auth.txt", r" D:\s3cret.txt"])
+def test_the_path_of_a_file_that_is_not_there_is_no_login(path: str) -> None:
+    with pytest.raises(ValueError, match=r"^auth looks like the path of a file .* none of") as said:
+        Settings(auth=path)
+    assert "s3cret" not in str(said.value), "it may be a password"
+    for login in (r"ada:\s3cret", "c:s3cret", "c:s3cret/x", r"cc:/s3cret"):
+        assert logins(login) == [tuple(login.split(":"))]
 
 
 def test_tools_without_their_package_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

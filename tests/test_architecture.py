@@ -17,6 +17,7 @@ TIERS = [
     {
         "assets",
         "checks",
+        "console",
         "embeds",
         "errors",
         "files",
@@ -42,6 +43,7 @@ TIERS = [
         "request",
         "room",
         "record",
+        "record_pictures",
         "sampling",
         "server_flags",
         "settings",

@@ -96,6 +96,14 @@ def test_a_zip_has_the_result_of_each_picture_and_says_why_one_has_none(api: Pag
     assert "<b>" not in status
 
 
+def test_what_belongs_to_pictures_of_before_goes(api: Page) -> None:
+    """The slider over a sweep, maps, lines of *Reproduce*, and what was said."""
+    upload = api.upload(png(picture(1)), "a.png")
+    said = api.click("variation_batch", pictures=[upload], random_seed=False, **FAST)
+    first = next(one for one in said if one["msg"] == "process_generating")
+    assert first["output"]["data"][5:] == ["", "", "", "", None, ""]
+
+
 def test_the_other_values_of_a_tab_stay(api: Page) -> None:
     painting = painted(api, picture(4), box_mask((10, 10, 40, 40)))
     files = [api.upload(png(picture(1)), "a.png")]

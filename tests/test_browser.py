@@ -231,6 +231,17 @@ def test_a_shape_of_the_model_is_chosen(page: Page) -> None:
     expect(panel.get_by_label("Height")).to_have_value("168")
     request = request_of(generate(panel))
     assert (request.width, request.height) == (96, 168)
+    panel.get_by_label("Height").fill("64")
+    panel.get_by_label("Shape").focus()
+    panel.get_by_label("Shape").press("Tab")  # the field is left, and nothing is chosen
+    page.wait_for_timeout(300)
+    expect(panel.get_by_label("Height")).to_have_value("64")
+    panel.get_by_label("Shape").press("ArrowUp")
+    panel.get_by_label("Shape").press("Enter")
+    expect(panel.get_by_label("Height")).not_to_have_value("64")
+    panel.get_by_label("Shape").click()
+    page.get_by_role("option", name="the model's own", exact=True).click()
+    expect(panel.get_by_label("Height")).to_have_value("0")
 
 
 def test_a_noise_schedule_is_there_where_the_sampler_takes_it(page: Page) -> None:
@@ -347,6 +358,10 @@ def test_a_mask_is_edited_by_keys_and_buttons(
     assert np.array_equal(
         np.asarray(edited.mask), np.asarray(grown(ImageChops.invert(painted.mask), 6))
     )
+    preview = panel.locator(".mask-view img")
+    before = preview.get_attribute("src") or ""
+    paint(panel, dx=30)
+    expect(preview).not_to_have_attribute("src", before)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
@@ -743,6 +758,12 @@ def test_words_of_a_small_model_are_clicked_and_others_named(page: Page) -> None
     expect(unknown).to_be_empty()
     panel.locator(".words").get_by_role("button", name="striped").click()
     expect(prompt).to_have_value("a red sphere striped")
+    prompt.press_sequentially(" do")
+    settle(page)
+    expect(unknown).to_be_empty()  # a word that is being written is none yet
+    prompt.press_sequentially("g")
+    prompt.blur()
+    expect(unknown).to_have_text("tabletop does not know: dog")
 
 
 def test_a_mask_is_shown_on_the_picture_by_either_convention(page: Page, tmp_path: Path) -> None:
@@ -878,6 +899,13 @@ def test_the_keyboard_leads_to_a_picture_in_few_keys(page: Page) -> None:
     expect(button).to_be_disabled()
     expect(results.first).not_to_have_attribute("src", before or "")
     expect(button).to_be_enabled()
+    expect(button).to_be_focused()
+    set_number(panel, "Steps", 50)
+    panel.get_by_role("button", name="Sweep λ").press("Enter")  # which goes
+    expect(panel.get_by_role("button", name="Queue")).to_be_focused()
+    stop = panel.get_by_role("button", name="Stop")
+    stop.press("Enter")
+    expect(stop).to_be_disabled()
     expect(button).to_be_focused()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -29,6 +31,8 @@ from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline import load as load_pipeline
 from ipadapter_demo.record import record_from_png, request_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
+from ipadapter_demo.training import cli as training_cli
+from ipadapter_demo.training.config import FewStepConfig
 from ipadapter_demo.upscale import Upscale
 from tests.published import write_published
 from tests.tiny import box_mask, picture
@@ -104,6 +108,39 @@ class TestGenerate:
         monkeypatch.setattr(ImagePromptPipeline, "stream", None)
         said = refused(capsys, load, "generate", "--reference", "R.png")
         assert "the pictures of a request may take 1,000 bytes inside an output PNG" in said
+        monkeypatch.setattr("ipadapter_demo.record_pictures.MAX_RECORD_PIXELS", 1000)
+        said = refused(capsys, load, "generate", "--reference", "R.png")
+        assert "the pictures of a request may have 1,000 pixels in all, got 4,096: use" in said
+
+    def test_two_that_draw_at_once_take_two_names(
+        self, run: Run, load: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The second begins and ends while the first one writes."""
+        words = ["generate", "--reference", "R.png", "--steps", "1", "--prompt"]
+        before: list[Path] = []
+
+        def save(target: Any, *rest: Any) -> None:
+            if isinstance(target, Path):
+                before.append(target)
+                if len(before) == 1:
+                    assert main([*words, "second"], load) == 0
+            save_png(target, *rest)
+
+        monkeypatch.setattr("ipadapter_demo.record.save_png", save)
+        run(*words, "first")
+        drawn = {p.name: request_from_png(p).prompt for p in Path("outputs").iterdir()}
+        assert drawn == {"0.png": "first", "0-2.png": "second"}
+
+    def test_an_output_that_cannot_be_written_leaves_no_empty_file(
+        self, run: Run, load: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(target: Any, *_: Any) -> None:
+            if isinstance(target, Path):
+                raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("ipadapter_demo.record.save_png", full)
+        assert main(["generate", "--steps", "1", "--reference", "R.png"], load) == 2
+        assert not list(Path("outputs").iterdir())
 
     def test_what_is_not_given_is_what_the_model_recommends(self, run: Run) -> None:
         (line,) = run("generate", "--reference", "R.png")
@@ -469,6 +506,50 @@ def test_evaluate_writes_what_the_report_says(
     assert report == {"scenes": 5, "seed": 900_001}
 
 
+def test_a_report_is_written_whole(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file in the place of the earlier one, which another name still has."""
+    stub(monkeypatch, "ipadapter_demo.evaluation.report", evaluate=lambda *_, **__: {"new": 1})
+    Path("report.json").write_text("old")
+    os.link("report.json", "other.json")
+    run("evaluate", "--out", "report.json")
+    assert json.loads(Path("report.json").read_text()) == {"new": 1}
+    assert Path("other.json").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluate --out .", "out must be the report.json to write, got the folder ."),
+        ("evaluate --out r.json --model sd15", "model must be tabletop for evaluate, got 'sd15'"),
+        ("sheets --model sd15", "model must be tabletop for sheets, got 'sd15'"),
+        ("evaluate --out r.json --vae v", "vae must be tabletop's own for evaluate, got 'v'"),
+    ],
+)
+def test_what_tabletop_s_measurements_cannot_use_is_said_before_it_is_loaded(
+    words: str,
+    message: str,
+    load: Any,
+    asked_for: list,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stub(monkeypatch, "ipadapter_demo.evaluation.report", evaluate=lambda *_, **__: {})
+    stub(monkeypatch, "ipadapter_demo.evaluation.sheets", draw_sheets=lambda *_: [])
+    assert message in refused(capsys, load, *words.split())
+    assert not asked_for
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_of_the_environment_is_refused_as_well(
+    load: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IPADAPTER_MODEL", "sdxl")
+    stub(monkeypatch, "ipadapter_demo.evaluation.sheets", draw_sheets=lambda *_: [])
+    assert "model must be tabletop for sheets, got 'sdxl'" in refused(capsys, load, "sheets")
+
+
 def test_models_are_listed_with_what_is_at_hand(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -545,6 +626,31 @@ def _help(*command: str) -> str:
         capture_output=True,
         text=True,
     ).stdout
+
+
+@pytest.mark.parametrize("words", ["generate --help", "claims --help", "train few-step --help"])
+def test_help_is_shown_where_a_terminal_has_no_greek(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a Western Windows, whose code page has no λ."""
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", shown)
+    with pytest.raises(SystemExit, match="0"):
+        main(words.split())
+    shown.flush()
+    assert b"?" in shown.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def test_help_of_a_training_that_is_launched_is_shown_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(sys, "argv", ["few_step", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        training_cli.main("", FewStepConfig, lambda _: pytest.fail("nothing is trained"))
+    shown.flush()
+    assert b"largest ? of an image prompt" in shown.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -752,6 +858,9 @@ def test_evaluate_coco_says_what_it_needs(
         (["evaluate", "--guidance", "0"], "--guidance goes with evaluate coco alone"),
         (["evaluate", "coco", "--scenes", "4"], "--scenes goes with evaluate alone"),
         (["claims", "scale"], "docs must be a folder with claims.md, got "),
+        (["claims", "methods", "--workers", "2"], "--workers goes with claims structure and"),
+        (["claims", "data", "--dtype", "float32"], "--dtype goes with claims structure and claims"),
+        (["claims", "plus", "--runs", "r"], "--runs goes with studies that train, and not with"),
     ],
 )
 def test_what_a_measurement_would_not_use_is_said_at_once(
@@ -801,6 +910,31 @@ def test_a_recipe_is_checked_before_pictures_are_rendered(
     assert main(["train", part, "--pictures", "1", *words]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [tmp_path / "half"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("image-adapter --run r", "--run needs --data or --config"),
+        ("image-adapter --held-out h", "--held-out needs --data or --config"),
+        ("few-step --base sd15", "--base needs --data or --config"),
+        ("few-step --image-encoder e", "--image-encoder needs --data or --config"),
+        ("few-step --models-dir m", "--models-dir needs --data or --config"),
+        ("image-adapter --data none.tar --runs r", "--runs goes with neither --data nor --config"),
+        ("few-step --config c.yaml --pictures 4", "--pictures goes with neither --data nor --con"),
+    ],
+)
+def test_a_training_is_a_recipe_or_one_s_own(
+    words: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words.split(), "--out", "a"]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_scene_that_is_too_large_is_refused(

@@ -4,8 +4,12 @@ process computes."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +19,12 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 import ipadapter_demo as ip
-from ipadapter_demo.errors import RequestError
+from ipadapter_demo.errors import ModelError, RequestError
 from ipadapter_demo.evaluation import coco
-from ipadapter_demo.evaluation.coco import Item, Protocol, Scorer, evaluate_coco, items_of
+from ipadapter_demo.evaluation.coco import Item, Protocol, Row, Scorer, evaluate_coco, items_of
 from ipadapter_demo.evaluation.similarity import NamedClip
 from ipadapter_demo.imaging import flatten_image, read_image
+from ipadapter_demo.request import MAX_SEED
 from tests.tiny import picture, tiny_image_processor, tiny_tokenizer, write_tiny_model
 
 SHORT = Protocol(samples=2, steps=2)
@@ -167,7 +172,8 @@ def test_two_workers_a_stop_and_the_report(
     # stopped in the middle of a line, after two rows
     stopped = tmp_path / "stopped"
     stopped.mkdir()
-    (stopped / "settings.json").write_bytes((tmp_path / "whole" / "settings.json").read_bytes())
+    for name in ("settings.json", "provenance.json"):
+        (stopped / name).write_bytes((tmp_path / "whole" / name).read_bytes())
     lines = (tmp_path / "whole" / "rows.jsonl").read_text().splitlines(True)
     (stopped / "rows.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
     again = evaluate_coco(everything, options, place / "clip", SHORT, stopped, workers=1)
@@ -187,10 +193,133 @@ def test_what_a_worker_cannot_do_is_said_as_it_is(
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
-    with pytest.raises(RequestError, match="image is not a picture"):
+    with pytest.raises(RequestError, match=r"images: .*broken\.jpg is not a picture"):
         evaluate_coco(
             [Item(0, str(broken), "words")], options, place / "clip", SHORT, tmp_path / "out"
         )
+
+
+def test_a_broken_picture_is_named(place: Path, options: dict[str, Any], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(RequestError, match=r"images: .*broken\.jpg is not a picture"):
+        Scorer(options, place / "clip", SHORT).row(Item(0, str(broken), "words"))
+
+
+class Here:
+    """Stands for an actor: it works in this process, and its answers are there at once."""
+
+    def __init__(self, kind: Callable[..., Scorer], *given: Any) -> None:
+        scorer = kind(*given)
+        self.row = SimpleNamespace(remote=scorer.row)
+        self.provenance = SimpleNamespace(remote=scorer.provenance)
+
+
+class Pool:
+    """Ray's, for actors that are here. It is stopped after `most` rows."""
+
+    most: int | None = None
+
+    def __init__(self, actors: Sequence[Here]) -> None:
+        self._actors = actors
+
+    def map_unordered(self, work: Callable[[Here, Item], Row], items: Sequence[Item]) -> Any:
+        for number, item in enumerate(items):
+            if number == self.most:
+                raise KeyboardInterrupt
+            yield work(self._actors[0], item)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 1.0})
+    actor = lambda kind: SimpleNamespace(remote=lambda *given: Here(kind, *given))  # noqa: E731
+    monkeypatch.setattr(ray, "remote", lambda **_: actor)
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(ray.util, "ActorPool", Pool)
+
+
+def test_a_stopped_evaluation_goes_on_with_what_it_began_with_alone(
+    place: Path,
+    options: dict[str, Any],
+    tmp_path: Path,
+    in_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = (items(place), options, place / "clip", SHORT, tmp_path)
+    monkeypatch.setattr(Pool, "most", 2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_coco(*given)
+    monkeypatch.setattr(Pool, "most", None)
+    began = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(began) == {"settings.json", "provenance.json", "rows.jsonl"}
+
+    changed = json.loads(began["provenance.json"]) | {"device": "cuda:0"}
+    changed["versions"] |= {"torch": "9"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "provenance", lambda _: changed)
+        with pytest.raises(RequestError) as raised:
+            evaluate_coco(*given)
+    assert str(raised.value) == (
+        f"out: {tmp_path} holds rows of another provenance, name another folder: "
+        f"device was 'cpu' and is 'cuda:0', versions.torch was '{version('torch')}' and is '9'"
+    )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == began
+
+    os.link(tmp_path / "rows.jsonl", tmp_path / "beside")  # as a stop while it is written leaves it
+    with (tmp_path / "rows.jsonl").open("ab") as file:
+        file.write(b"half a li")
+    report = evaluate_coco(*given)
+    assert (tmp_path / "beside").read_bytes().endswith(b"half a li"), "it is replaced, not cut"
+    assert (tmp_path / "rows.jsonl").read_bytes().startswith(began["rows.jsonl"])
+    assert report["pictures"] == 5
+    assert report["provenance"] == json.loads(began["provenance.json"])
+
+
+def test_rows_of_an_unknown_provenance_are_not_gone_on_with(
+    place: Path, options: dict[str, Any], tmp_path: Path, in_process: None
+) -> None:
+    """Those of a version that wrote it at the end."""
+    given = (items(place, 2), options, place / "clip", SHORT, tmp_path)
+    evaluate_coco(*given)
+    (tmp_path / "provenance.json").unlink()
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines(True)
+    (tmp_path / "rows.jsonl").write_text(lines[0])
+    with pytest.raises(RequestError, match=r"holds rows of another provenance.*device was None"):
+        evaluate_coco(*given)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"steps": 0}, "steps must be from 1 to 200, got 0"),
+        ({"samples": 17}, "count must be from 1 to 16, got 17"),
+        ({"seed": MAX_SEED - 2}, "seed must be"),
+    ],
+)
+def test_a_protocol_that_cannot_be_drawn_leaves_its_folder_to_another(
+    place: Path,
+    options: dict[str, Any],
+    tmp_path: Path,
+    in_process: None,
+    wrong: dict[str, Any],
+    said: str,
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        evaluate_coco(
+            items(place, 2), options, place / "clip", replace(SHORT, **wrong), tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_be_loaded_leaves_its_folder_to_another(
+    place: Path, options: dict[str, Any], tmp_path: Path, in_process: None
+) -> None:
+    given = (items(place, 1), place / "clip", SHORT, tmp_path)
+    with pytest.raises(ModelError, match="model must be one of"):
+        evaluate_coco(given[0], {"model": "sd0"}, *given[1:])
+    assert evaluate_coco(given[0], options, *given[1:])["pictures"] == 1
 
 
 @pytest.mark.parametrize(
@@ -229,6 +358,21 @@ def test_workers_that_would_wait_without_an_end_are_refused(
         ("no json", "captions: .* is no COCO captions file"),
         ('{"images": []}', "captions: .* is no COCO captions file: KeyError"),
         ('{"images": [], "annotations": []}', "has no picture with a caption"),
+        (
+            '{"images": [{"id": 1, "file_name": "x.jpg"}], '
+            '"annotations": [{"image_id": 1, "caption": 7}]}',
+            "is no COCO captions file: .*caption must be a text, got 7",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": 8}], '
+            '"annotations": [{"image_id": 1, "caption": "a"}]}',
+            "is no COCO captions file: .*file_name must be a text, got 8",
+        ),
+        (
+            '{"images": [{"id": 1, "file_name": "x"}, {"id": "b", "file_name": "y"}], '
+            '"annotations": [{"image_id": 1, "caption": "a"}, {"image_id": "b", "caption": "b"}]}',
+            "is no COCO captions file: TypeError",
+        ),
         (
             '{"images": [{"id": 1, "file_name": "x.jpg"}], '
             '"annotations": [{"image_id": 1, "caption": "a"}]}',

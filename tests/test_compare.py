@@ -145,6 +145,31 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"), dtype=np.int16)
 
 
+def test_masks_of_references_are_shrunk_as_their_pictures_are(manager: ModelManager) -> None:
+    """What is inpainted keeps every pixel, and its mask with it."""
+    large = {"a.png": picture(1, 1500, 1200), "m.png": box_mask((0, 0, 750, 600), 1500, 1200)}
+
+    def read(name: str) -> bytes:
+        content = io.BytesIO()
+        large[name].save(content, "PNG")
+        return content.getvalue()
+
+    reference = {"image": "a.png", "mask": "m.png", "clip_mask": "m.png"}
+    painted = {"image": "a.png", "mask": "m.png"}
+    document = {"columns": {"seed": [1]}, "request": {"references": [reference]}}
+    asked = [document, document | {"request": {"references": [reference], "inpaint": painted}}]
+    for one in asked:
+        request = Plan(spec_from_document(one, read), manager).grid.cells[0].request
+        [shown] = request.references
+        assert shown.image is not None
+        assert shown.mask is not None
+        assert shown.clip_mask is not None
+        assert shown.image.size == shown.mask.size == shown.clip_mask.size == (1144, 915)
+        assert shown.mask.getbbox() == (0, 0, 572, 458)
+    assert request.inpaint is not None
+    assert request.inpaint.image.size == request.inpaint.mask.size == (1500, 1200)
+
+
 def test_cells_share_their_pictures(manager: ModelManager) -> None:
     """Hundreds of cells with one picture hold it once."""
     document = SMALL | {"pages": {"fit": ["crop", "pad"]}, "columns": {"image_scale": "0:1:0.1"}}
@@ -820,6 +845,41 @@ class TestJob:
         drawn(plan(SMALL, manager), tmp_path)
         with pytest.raises(RequestError, match="holds another comparison"):
             Job(plan(SMALL | {"title": "?"}, manager), tmp_path)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("figure.tex", "figure-p1.svg", "scores.csv", "warnings.txt", "manifest.json"),
+            *("rerun.sh", "bundle.zip", "pixels.json"),
+        ],
+    )
+    def test_files_of_somebodys_own_are_not_overwritten(
+        self, manager: ModelManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        (tmp_path / name).write_text("mine")
+        (tmp_path / "photo.png").write_text("mine, too")
+        asked = plan(SMALL, manager)
+        monkeypatch.chdir(tmp_path)
+        for folder in (tmp_path, Path()):
+            with pytest.raises(RequestError) as refusal:
+                Job(asked, folder)
+            assert str(refusal.value) == (
+                f"out: {tmp_path.name} holds {name} and no comparison, and it would be "
+                "overwritten: name a new folder"
+            )
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "photo.png"])
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+        Job(asked, tmp_path)  # other files are in nobody's way
+        assert (tmp_path / "photo.png").read_text() == "mine, too"
+
+    def test_a_published_comparison_goes_on_without_its_spec(
+        self, manager: ModelManager, tmp_path: Path
+    ) -> None:
+        """As the error of a damaged spec.json says."""
+        bundle = draw_comparison(spec(SMALL), tmp_path, manager).read_bytes()
+        (tmp_path / "spec.json").unlink()
+        assert draw_comparison(spec(SMALL), tmp_path, manager).read_bytes() == bundle
 
     @pytest.mark.parametrize(
         ("damage", "reason"),

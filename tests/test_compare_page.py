@@ -69,6 +69,25 @@ def test_a_preset_fills_the_form_and_compare_is_in_reach(page: Page) -> None:
     )
 
 
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
+def test_values_are_written_line_by_line_and_a_preset_s_go_with_its_axis(page: Page) -> None:
+    panel = open_tab(page, "Compare")
+    values, axis = panel.get_by_label("Values").first, panel.get_by_label("Columns")
+    axis.click()
+    page.get_by_role("option", name="prompt", exact=True).click()
+    expect(values).to_have_value("")  # and not λ, to be drawn as a prompt
+    expect(panel.get_by_text("one a line", exact=True)).to_be_visible()
+    for line in ("a cat", "a dog"):
+        values.press_sequentially(line)
+        values.press("Enter")
+    expect(values).to_have_value("a cat\na dog\n")
+    expect(panel.get_by_text("6 cells,")).to_be_visible()
+    axis.click()
+    page.get_by_role("option", name="negative prompt", exact=True).click()
+    expect(panel.get_by_text("6 cells,")).to_be_visible()
+    expect(values).to_have_value("a cat\na dog\n")  # which somebody wrote
+
+
 def test_an_error_goes_with_what_was_wrong(page: Page) -> None:
     panel = open_tab(page, "Compare")
     values, error = panel.get_by_label("Values").first, panel.locator(".status .problem")

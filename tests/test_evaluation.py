@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
+from safetensors.torch import save_file
 
-from ipadapter_demo.evaluation import experiments
+from ipadapter_demo.errors import RequestError
+from ipadapter_demo.evaluation import experiments, report
 from ipadapter_demo.evaluation.attribute_classifier import (
     ATTRIBUTES,
     HUES,
@@ -30,6 +32,7 @@ from ipadapter_demo.evaluation.experiments import edge_f1
 from ipadapter_demo.evaluation.report import evaluate
 from ipadapter_demo.evaluation.sharpness import detail_ratio, sharpness_ratio
 from ipadapter_demo.imaging import images_from_pixels
+from ipadapter_demo.lora import Lora
 from ipadapter_demo.models.annotators import annotate
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline import load
@@ -37,6 +40,7 @@ from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import sample_scenes, with_first_solid_of
+from tests.test_request_loras import kohya
 
 HELD_OUT = 920_001  # neither the recipes' seed nor the report's
 
@@ -173,30 +177,28 @@ def test_truth_marks_where_a_second_solid_exists() -> None:
 
 
 def test_the_report_covers_every_claim_on_the_built_in_model() -> None:
-    few_steps = dataclasses.replace(
-        TABLETOP, recommended=dataclasses.replace(TABLETOP.recommended, steps=4)
-    )
-    report = evaluate(load(few_steps, device="cpu"), scenes=2)
+    few_steps = replace(TABLETOP, recommended=replace(TABLETOP.recommended, steps=4))
+    found = evaluate(load(few_steps, device="cpu"), scenes=2)
     for name in ("text_alone", "free_words", "variation", "variation_plus", "no_image"):
-        assert 0 <= report[name]["mean"] <= 1
-        assert 0 <= report[name]["chance_mean"] <= 1
+        assert 0 <= found[name]["mean"] <= 1
+        assert 0 <= found[name]["chance_mean"] <= 1
     for name in ("text_alone", "free_words"):  # no words name it
-        assert "light_side" not in report[name]["by_attribute"]
+        assert "light_side" not in found[name]["by_attribute"]
     for name in ("variation", "variation_plus"):
-        assert set(report[name]["pattern_colours"]["by_attribute"]) <= set(PATTERN_COLOURS)
-        assert not set(report[name]["by_attribute"]) & set(PATTERN_COLOURS)
-    assert 0.5 < report["inpainting"]["detail_inside_of_the_vae"] < 1.1
-    assert report["inpainting"]["detail_inside"] > 0
-    assert 0.3 < report["inpainting"]["sharpness_inside"] < 1.5
-    assert report["inpainting"]["largest_change_outside"] == 0
-    assert report["inpainting"]["mean_change_inside"] > 0
-    assert report["structure"]["edge_f1_of_rendered_source"] == 1.0
-    assert report["structure"]["edge_f1"] > report["structure"]["edge_f1_without_map"]
-    assert report["palette"]["cell_error"] < report["palette"]["cell_error_without_map"]
-    assert 0 <= report["variation"]["median_hue_error_degrees"] <= 180
-    assert report["layout"]["references"] == 1
-    assert report["layout"]["spread_over_seeds"]["x"] > 0
-    assert report["vae"]["psnr_db"] > 25
+        assert set(found[name]["pattern_colours"]["by_attribute"]) <= set(PATTERN_COLOURS)
+        assert not set(found[name]["by_attribute"]) & set(PATTERN_COLOURS)
+    assert 0.5 < found["inpainting"]["detail_inside_of_the_vae"] < 1.1
+    assert found["inpainting"]["detail_inside"] > 0
+    assert 0.3 < found["inpainting"]["sharpness_inside"] < 1.5
+    assert found["inpainting"]["largest_change_outside"] == 0
+    assert found["inpainting"]["mean_change_inside"] > 0
+    assert found["structure"]["edge_f1_of_rendered_source"] == 1.0
+    assert found["structure"]["edge_f1"] > found["structure"]["edge_f1_without_map"]
+    assert found["palette"]["cell_error"] < found["palette"]["cell_error_without_map"]
+    assert 0 <= found["variation"]["median_hue_error_degrees"] <= 180
+    assert found["layout"]["references"] == 1
+    assert found["layout"]["spread_over_seeds"]["x"] > 0
+    assert found["vae"]["psnr_db"] > 25
 
 
 class Stamped:
@@ -246,15 +248,83 @@ def test_kept_pictures_are_drawn_once_and_say_what_made_them(tmp_path: Path) -> 
         drawn.extend(todo)
         return drawn_by(pipeline)(todo)
 
-    keep = kept_in(tmp_path, draw, pipeline.provenance)
+    keep = kept_in(tmp_path, draw, pipeline.provenance_of)
     first = keep(requests[:2])
     whole = keep(requests)
     assert drawn == requests  # the two that were there were read
     assert [i.tobytes() for i in whole[:2]] == [i.tobytes() for i in first]
     assert {record_from_png(path).seed for path in tmp_path.glob("*.png")} == {0, 1, 2}
 
-    kept_in(tmp_path, draw, pipeline.provenance | {"weights": "others"})(requests[:1])
+    others = pipeline.provenance | {"weights": "others"}
+    kept_in(tmp_path, draw, lambda _: others)(requests[:1])
     assert drawn == [*requests, requests[0]]
+
+
+def lora(seed: int) -> dict[str, torch.Tensor]:
+    return kohya("down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_q", 96, None, seed)
+
+
+@pytest.fixture
+def style(tmp_path: Path) -> Path:
+    save_file(lora(1), tmp_path / "style.safetensors")
+    return tmp_path / "style.safetensors"
+
+
+def test_pictures_of_other_loras_are_other_pictures(style: Path, tmp_path: Path) -> None:
+    """Of `evaluate --lora style.safetensors:WEIGHT --keep DIR`, run again with another weight, and
+    with another file of the name."""
+    made: list[GenerateRequest] = []
+
+    def run(weight: float) -> list[Image.Image]:
+        pipeline = load("tabletop", device="cpu", loras=((style, weight),))
+
+        def draw(todo: Sequence[GenerateRequest]) -> list[Image.Image]:
+            made.extend(todo)
+            return drawn_by(pipeline)(todo)
+
+        keep = kept_in(tmp_path / "kept", draw, pipeline.provenance_of)
+        benchmark = Benchmark(pipeline.info, keep, sample_scenes(1, HELD_OUT))
+        return benchmark.each(lambda _: {"prompt": "a red cube", "steps": 1})
+
+    first = run(0.5)
+    assert run(0.5)[0].tobytes() == first[0].tobytes()
+    assert [request.loras for request in made] == [(Lora(name="style", weight=0.5),)]
+    [kept] = (tmp_path / "kept").glob("*.png")
+    record = record_from_png(kept)
+    assert record.request == made[0]
+    assert "lora/style" in record.provenance["weights"]
+    assert run(5.0)[0].tobytes() != first[0].tobytes()
+    save_file(lora(2), style)
+    run(0.5)
+    assert [request.loras[0].weight for request in made if request.loras] == [0.5, 5.0, 0.5]
+
+
+def test_an_experiment_may_name_other_loras_than_the_usual(style: Path) -> None:
+    info = load("tabletop", device="cpu", loras=((style, 0.5),)).info
+    benchmark = Benchmark(info, Stamped(), sample_scenes(1, HELD_OUT))
+    assert benchmark.request(loras=()).loras == ()
+    plain = Benchmark(replace(info, loras={"few-step": 0.0}), Stamped(), sample_scenes(1, HELD_OUT))
+    assert plain.request().loras is None
+
+
+def test_the_report_names_the_usual_loras(style: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "EXPERIMENTS", ())
+    made = evaluate(load("tabletop", device="cpu", loras=((style, 0.5),)), scenes=1)
+    assert made["loras"] == [{"name": "style", "weight": 0.5}]
+    assert len(made["provenance"]["weights"]["lora/style"]) == 64
+    plain = load("tabletop", device="cpu")
+    made = evaluate(plain, scenes=1)
+    assert "loras" not in made
+    assert made["provenance"] == plain.provenance
+
+
+def test_a_worker_that_dies_is_said() -> None:
+    """As when memory is short. Here it ends as it begins."""
+    with (
+        pytest.raises(RequestError, match="workers: one of 1 died"),
+        drawn_by_workers(1, model="nonesuch") as draw,
+    ):
+        draw([GenerateRequest(steps=1)])
 
 
 def test_processes_draw_what_this_one_draws() -> None:

@@ -440,11 +440,20 @@ def test_a_visitor_chooses_it(entry: CatalogEntry, browser: Browser) -> None:
             panel = open_tab(visited, "Variation")
             steps = panel.get_by_label("number input for Steps")
             loras = open_section(panel, "Advanced", "LoRAs")
-            loras.click()
-            visited.get_by_role("option", name="lcm").click()
-            expect(steps).to_have_value(str(FEW.steps))
-            expect(panel.get_by_label("Sampler", exact=True)).to_have_value("lcm")
-            loras.press("Backspace")
-            expect(steps).to_have_value(str(pipeline.info.recommended.steps))
+            sampler, clear = panel.get_by_label("Sampler", exact=True), panel.get_by_title("Clear")
+            for chosen, take_away in (
+                (["lcm"], lambda: loras.press("Backspace")),
+                (["lcm", "style"], lambda: clear.click()),
+                (["style", "lcm"], lambda: clear.press("Enter")),
+            ):
+                for name in chosen:
+                    loras.click()
+                    visited.get_by_role("option", name=name).click()
+                expect(steps).to_have_value(str(FEW.steps))
+                expect(sampler).to_have_value("lcm")
+                take_away()
+                expect(sampler).to_have_value(pipeline.info.recommended.sampler)
+                expect(steps).to_have_value(str(pipeline.info.recommended.steps))
+                expect(clear).to_have_count(0)
     finally:
         page.close()

@@ -123,6 +123,37 @@ def test_the_folder_may_stand_beside_other_references(
     assert second.image == Reference(image=read_image(folder / "a.jpg")).image
 
 
+@pytest.mark.parametrize(
+    ("asked", "at"),
+    [(GenerateRequest(steps=2), 0), (request(), 1), (request(), -1)],
+)
+def test_a_reference_that_is_not_there_is_named(
+    folder: Path, tmp_path: Path, pipeline: ImagePromptPipeline, asked: GenerateRequest, at: int
+) -> None:
+    count = len(asked.references)
+    said = f"at must be the number of one of the request's {count} references, from 0, got {at}"
+    with pytest.raises(RequestError, match=said):
+        list(ip.draw_folder(pipeline, asked, folder, tmp_path / "out", at))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_hidden_from_the_encoder_is_so_in_each_picture_of_its_proportions(
+    tmp_path: Path, pipeline: ImagePromptPipeline
+) -> None:
+    folder, hidden = tmp_path / "given", box_mask((0, 0, 48, 64), 96, 64)
+    folder.mkdir()
+    picture(1, 96, 64).save(folder / "a.png")
+    picture(2, 64, 64).save(folder / "b.png")
+    given = Reference(image=picture(9, 96, 64), clip_mask=hidden)
+    asked = GenerateRequest(references=(given,), steps=2)
+    drawn, failed = ip.draw_folder(pipeline, asked, folder, tmp_path / "out")
+    first = request_from_png(tmp_path / "out" / str(drawn["path"])).references[0]
+    assert first == Reference(image=picture(1, 96, 64), clip_mask=hidden)
+    assert failed["error"] == (
+        "reference.clip_mask must have the proportions of the picture, 64x64, got 96x64"
+    )
+
+
 def test_results_within_the_folder_are_no_references(
     folder: Path, pipeline: ImagePromptPipeline
 ) -> None:
@@ -176,5 +207,9 @@ def test_on_the_command_line(
     (folder / "broken.png").unlink()
     assert run(*words, *weights) == 0
     assert capsys.readouterr().out == ""
+    assert run("--reference", "given", "--negative-noise", "0", "--seed", "5") == 0
+    first, second = request_from_png(tmp_path / "out/a.png-5.png").references
+    assert first.image == second.image == picture(1), "each picture, and none that stands for it"
+    capsys.readouterr()
     assert run("--reference", "given", "--reference", "given") == 2
     assert "--reference may name one folder, got 2" in capsys.readouterr().err

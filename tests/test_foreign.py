@@ -462,6 +462,13 @@ def test_our_own_and_unknown_files_are_none(tmp_path: Path) -> None:
         assert settings_from_png(png_of(**texts)) is None, texts
 
 
+def test_our_own_file_may_be_larger_than_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = io.BytesIO()
+    save_png(own, picture(1), GenerateRequest(), 0, 0, {})
+    monkeypatch.setattr("ipadapter_demo.imaging.MAX_FILE_BYTES", len(own.getvalue()) - 1)
+    assert settings_from_png(own.getvalue()) is None
+
+
 # Hostile files
 
 

@@ -6,8 +6,10 @@ import asyncio
 import gc
 import io
 import json
+import os
 import re
 import resource
+import shutil
 import time
 import tracemalloc
 from asyncio import Queue as AsyncQueue
@@ -31,7 +33,7 @@ from ipadapter_demo.cli.serve import PRIVATE
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.settings import Settings
-from ipadapter_demo.temporary import AGE, EVERY, PREFIX, sweep, temporary_folder
+from ipadapter_demo.temporary import AGE, EVERY, MARKER, PREFIX, files_in, sweep, temporary_folder
 from ipadapter_demo.ui import build_ui, launch_options
 from ipadapter_demo.ui.guard import app_options
 from ipadapter_demo.ui.guard.bodies import MAX_BODY
@@ -612,15 +614,42 @@ def test_the_folder_is_the_servers_own(tmp_path: Path, monkeypatch: pytest.Monke
     with temporary_folder() as folder:
         assert folder.parent == tmp_path.resolve()
         assert folder.stat().st_mode & 0o777 == 0o700
-        left = tmp_path / f"{PREFIX}of-one-that-was-killed"
-        left.mkdir()
+        left = folder.with_name(f"{PREFIX}killed_1")  # as one that was killed leaves it
+        shutil.copytree(folder, left)
         (left / "a.png").write_bytes(b"x")
-        (tmp_path / "somebody-elses").mkdir()
-        sweep(folder, frozenset(), time.time() + AGE + 60)
+        others = {"somebody-elses", f"{PREFIX}main", f"{PREFIX}outputs", f"{PREFIX}backup_1"}
+        for name in others:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "a.png").write_bytes(b"x")
+        (tmp_path / f"{PREFIX}main/{MARKER}").touch()  # a name that we do not make
+        sweep(folder, frozenset(files_in(folder)), time.time() + AGE + 60)
         assert not left.exists()
-        assert (tmp_path / "somebody-elses").exists()
         assert folder.exists()
-    assert list(tmp_path.iterdir()) == [tmp_path / "somebody-elses"]
+        assert [*folder.iterdir()] == [folder / MARKER], "so that the next server knows it"
+    assert {path.name for path in tmp_path.iterdir()} == others
+    assert all((tmp_path / name / "a.png").exists() for name in others)
+
+
+def test_a_folder_of_another_user_ends_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in it cannot be looked at; what is left beside it goes all the same."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with temporary_folder() as folder:
+        left = [folder.with_name(f"{PREFIX}killed_{n}") for n in (1, 2, 3)]
+        for path in left:
+            shutil.copytree(folder, path)
+        look = os.stat
+
+        def stat(path: Any, *how: Any, **more: Any) -> os.stat_result:
+            if Path(path).parent == left[1]:
+                raise PermissionError
+            return look(path, *how, **more)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "stat", stat)
+            sweep(folder, frozenset(files_in(folder)), time.time() + AGE + 60)
+        assert [path.exists() for path in left] == [False, True, False]
 
 
 def test_a_picture_that_is_gone_is_asked_for_again(http: httpx.Client) -> None:

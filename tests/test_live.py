@@ -24,6 +24,7 @@ from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
 from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import ImagePromptPipeline
+from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest, Reference
 from tests.browsing import browser, click_example, open_tab, set_number, settle, visit
 from tests.test_request_loras import kohya
@@ -155,6 +156,7 @@ def url(pipeline: ImagePromptPipeline) -> Iterator[str]:
         yield url
 
 
+LIVE = re.compile("^Live: ")
 NOTE_PICTURES = """panel => {
     const results = panel.querySelector(".results"), seen = window.seen = [];
     const note = () => {
@@ -241,6 +243,36 @@ def test_the_picture_follows_and_then_the_whole_result_comes(
     assert whole[0] == pipeline.generate(asked).images[0].tobytes(), "from the same noise"
 
 
+def test_the_picture_follows_whatever_changes_the_prompt(browser: Browser, url: str) -> None:
+    """Also what is deleted, of which gradio says nothing; Shift and Enter change nothing."""
+    with visit(browser, url) as page:
+        panel = open_tab(page, "Image + text")
+        click_example(panel, 0)
+        set_number(panel, "Steps", 1)
+        panel.get_by_label("Live").check()
+        settle(page)
+        prompt, status = panel.locator(".prompt textarea"), panel.get_by_role("status").first
+        written = prompt.input_value()
+        prompt.press("End")
+        prompt.press("Backspace")
+        expect(status).to_have_text(LIVE)
+        expect(status).to_have_text(re.compile("^4 pictures in"))
+        result = panel.locator(".results img").first.get_attribute("src") or ""
+        request = record_from_png(httpx.get(result).content).request
+        assert request.prompt == written[:-1]
+        expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
+        panel.evaluate(
+            """panel => {
+                const frame = panel.querySelector(".frame");
+                frame.addEventListener("click", () => { frame.dataset.clicked = true; });
+            }"""
+        )
+        prompt.press("Shift+Enter")
+        expect(panel.get_by_role("button", name="Generate")).to_be_disabled()
+        expect(panel.get_by_role("button", name="Generate")).to_be_enabled()
+        expect(panel.locator(".frame")).not_to_have_attribute("data-clicked", "true")
+
+
 def test_two_who_drag_at_once_see_only_their_own(
     pipeline: ImagePromptPipeline, browser: Browser, url: str
 ) -> None:
@@ -277,7 +309,6 @@ def test_who_goes_on_is_not_told_of_a_stop(browser: Browser, url: str) -> None:
     assert not [one for one in said if "top" in one.lower().replace("step", "") or "lost" in one]
 
 
-LIVE = re.compile("^Live: ")
 RESTED = 1500  # milliseconds: more than a rest, and what is drawn then would have begun
 
 

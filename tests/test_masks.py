@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 from PIL.ImageFile import ImageFile
 
 from ipadapter_demo.cli import main
@@ -17,6 +17,7 @@ from ipadapter_demo.imaging import read_image, soft_mask
 from ipadapter_demo.masks import MASK_MEANS, flatten_mask, grown, painted_mask, shown_on
 from ipadapter_demo.record import request_to_json
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference
+from ipadapter_demo.ui.widgets.reference_slots import references_from_slots
 
 SHARE = 0.04  # a square of 40x40 in 200x200
 INSIDE = (80, 80, 120, 120)
@@ -349,6 +350,22 @@ def test_a_large_mask_waits_folded_and_acts_as_it_is() -> None:
         GenerateRequest(references=(Reference(image=small, mask=mask, clip_mask=mask),))
     )
     assert type(Reference(image=small, mask=small).mask) is Image.Image
+
+
+def test_masks_that_travel_in_results_have_no_more_pixels_than_a_result() -> None:
+    """On the page; a mask has the shape of its picture as before."""
+    mask = square("L", 0, 255).resize((4000, 2500), Image.Resampling.NEAREST)
+    hole = Image.new("RGBA", mask.size, "red")
+    hole.putalpha(ImageChops.invert(mask))
+    values: dict[str, object] = {"reference": Image.new("RGB", (800, 500)), "clip_mask": mask}
+    [found] = references_from_slots(values | {"mask": hole, "mask_means": "transparent"})
+    for shown in (found.mask, found.clip_mask):
+        assert shown is not None
+        assert shown.size == (1295, 809)
+        assert share(shown) == pytest.approx(SHARE, abs=1e-3)
+    small = square("L", 0, 255)
+    [found] = references_from_slots({"reference": small, "clip_mask": small, "mask": small})
+    assert found.mask == found.clip_mask == small
 
 
 @pytest.mark.parametrize("by", [0, 1, 7, -1, -7, -20])

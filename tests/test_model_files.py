@@ -598,8 +598,9 @@ def squared(layer: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
 def assert_change(before: nn.Module, after: nn.Module, layer: str, expected: Tensor) -> None:
     old, new = before.get_submodule(layer).weight, after.get_submodule(layer).weight
     torch.testing.assert_close(new - old, expected.reshape(old.shape), rtol=0, atol=1e-5)
+    changed = after.state_dict()
     others = [(k, t) for k, t in before.state_dict().items() if k != f"{layer}.weight"]
-    assert all(torch.equal(t, after.state_dict()[k]) for k, t in others)
+    assert all(torch.equal(t, changed[k]) for k, t in others)
 
 
 @pytest.mark.parametrize(

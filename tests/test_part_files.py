@@ -40,8 +40,9 @@ def other_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_same_unet(one: Any, other: Any) -> None:
+    theirs = other.unet.state_dict()
     for key, tensor in one.unet.state_dict().items():
-        assert torch.equal(tensor, other.unet.state_dict()[key])
+        assert torch.equal(tensor, theirs[key])
 
 
 @pytest.mark.parametrize("half", [True, False])

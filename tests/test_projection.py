@@ -179,7 +179,8 @@ def test_new_adapters_start_from_the_text_weights() -> None:
     with torch.no_grad():  # copies, not the UNet's own tensors
         for parameter in adapter.parameters():
             parameter.zero_()
-    assert all(torch.equal(unet.state_dict()[key], before[key]) for key in before)
+    after = unet.state_dict()
+    assert all(torch.equal(after[key], before[key]) for key in before)
     assert all(parameter.requires_grad for parameter in adapter.parameters())
 
 

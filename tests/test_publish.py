@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import subprocess
 import sys
+import tracemalloc
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import noto_cjk_sans_jp_regular
@@ -183,6 +186,32 @@ class TestWhateverHappens:
         assert reason in said
         monkeypatch.undo()
         assert published(document) == whole
+
+    def test_a_bundle_is_written_file_by_file(self, tmp_path: Path) -> None:
+        """Hundreds of cells with large references in them take no memory."""
+        names = [f"{n}.png" for n in range(12)] + ["figure.svg"]
+        for name in [*names, "spec.json"]:
+            (tmp_path / name).write_bytes(random.Random(name).randbytes(2**20))
+        grid, spec = SimpleNamespace(pages=[]), SimpleNamespace(files={})
+        job: Any = SimpleNamespace(folder=tmp_path, plan=SimpleNamespace(grid=grid, spec=spec))
+        tracemalloc.start()
+        path = publishing._zipped(job, names)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 5 * 2**20
+        with zipfile.ZipFile(path) as bundle:
+            assert bundle.testzip() is None
+            kinds = {entry.filename: entry.compress_type for entry in bundle.infolist()}
+        deflated = {"figure.svg", "spec.json"}
+        assert kinds == {
+            name: zipfile.ZIP_DEFLATED if name in deflated else zipfile.ZIP_STORED
+            for name in [*names, "spec.json"]
+        }
+        first = path.read_bytes()
+        for name in names:
+            os.utime(tmp_path / name, (10**9, 10**9))
+        assert publishing._zipped(job, names).read_bytes() == first
+        assert len([*tmp_path.iterdir()]) == len(names) + 2, "no part of it is left"
 
     def test_a_format_that_fails_leaves_the_others(
         self, published: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ipadapter_demo import record_pictures
 from ipadapter_demo.compare import Bundle
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.pipeline import Result
 from ipadapter_demo.png_text import texts
 from ipadapter_demo.record import (
     MAX_RECORD_BYTES,
@@ -32,6 +34,7 @@ from ipadapter_demo.record import (
     save_png,
 )
 from ipadapter_demo.request import GenerateRequest, Inpaint, Reference, Structure
+from ipadapter_demo.ui.run import updates
 
 
 def noise(size: int = 16, seed: int = 0) -> Image.Image:
@@ -222,10 +225,68 @@ def test_a_record_that_is_too_large_is_refused_unread() -> None:
 
 
 def test_pictures_that_decode_to_too_much_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_PIXELS", 2 * 16 * 16)
-    record = request_to_json(GenerateRequest(references=(Reference(image=noise()),) * 3))
+    monkeypatch.setattr("ipadapter_demo.record_pictures.MAX_RECORD_PIXELS", 2 * 16 * 16)
+    references = tuple(Reference(image=noise(seed=seed)) for seed in range(3))
+    record = request_to_json(GenerateRequest(references=references))
     with pytest.raises(RequestError, match="record may hold 512 pixels of pictures, has more"):
         request_from_json(record)
+
+
+def test_a_picture_that_is_named_often_is_decoded_and_counted_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mask = Image.new("L", (16, 16), 255)
+    part = Reference(image=noise(), mask=mask, clip_mask=mask)
+    request = GenerateRequest(references=(part,) * 3, init_image=noise())
+    record = request_to_json(request)
+    decoded: list[str] = []
+    read = record_pictures.read_image
+    monkeypatch.setattr(
+        record_pictures, "read_image", lambda content, at: decoded.append(at) or read(content, at)
+    )
+    monkeypatch.setattr(record_pictures, "MAX_RECORD_PIXELS", 2 * 16 * 16)
+    found = request_from_json(record)
+    assert found == request
+    assert decoded == ["request.references.image", "request.references.clip_mask"]
+    assert all(r.image is found.init_image for r in found.references), "none is a copy"
+
+
+def test_what_could_not_be_read_again_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that is named twice is counted once here, too."""
+    request = GenerateRequest(
+        references=(Reference(image=noise(), mask=Image.new("L", (9, 9), 255)),) * 2
+    )
+    pixels = 16 * 16 + 9 * 9
+    monkeypatch.setattr(record_pictures, "MAX_RECORD_PIXELS", pixels)
+    assert request_from_png(saved(request)) == request
+    monkeypatch.setattr(record_pictures, "MAX_RECORD_PIXELS", pixels - 1)
+    with pytest.raises(RequestError) as refusal:
+        saved(request)
+    assert str(refusal.value) == (
+        "the pictures of a request may have 336 pixels in all, got 337: use smaller ones"
+    )
+
+
+def test_the_pictures_of_a_request_are_encoded_once_for_all_its_images(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    request = GenerateRequest(references=(Reference(image=noise(seed=1)),), count=3)
+    images = noise(seed=4), noise(seed=5), noise(seed=6)
+    result = Result(images, request.seeds, request, maps=(), seconds=1.0, provenance={"model": "x"})
+    written: list[Image.Image] = []
+    save = Image.Image.save
+    monkeypatch.setattr(
+        Image.Image,
+        "save",
+        lambda self, *how, **more: written.append(self) or save(self, *how, **more),
+    )
+    paths = updates.saved(result)
+    assert written == [noise(seed=1), *images]
+    for index, (path, image) in enumerate(zip(paths, images, strict=True)):
+        file = io.BytesIO()
+        save_png(file, image, request, index, index, result.provenance)
+        assert Path(path).read_bytes() == file.getvalue()
 
 
 def test_a_list_that_is_too_long_is_refused_before_its_pictures_are_read(
@@ -234,7 +295,7 @@ def test_a_list_that_is_too_long_is_refused_before_its_pictures_are_read(
     """One picture of megabytes may be named in each of its thousands of entries."""
     record = request_to_json(GenerateRequest(references=(Reference(image=noise()),)))
     record["request"]["references"] *= 40_000  # type: ignore[index]
-    monkeypatch.setattr("ipadapter_demo.record.read_image", None)
+    monkeypatch.setattr("ipadapter_demo.record_pictures.read_image", None)
     with pytest.raises(RequestError, match="references must have at most 8 entries, got 40000"):
         request_from_json(record)
 
@@ -339,9 +400,9 @@ def test_the_limits_of_a_record_are_held_to_their_ends(monkeypatch: pytest.Monke
         )
     monkeypatch.undo()
     pixels = 16 * 16 + 8 * 8
-    monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_PIXELS", pixels)
+    monkeypatch.setattr("ipadapter_demo.record_pictures.MAX_RECORD_PIXELS", pixels)
     assert request_from_json(record) == request
-    monkeypatch.setattr("ipadapter_demo.record.MAX_RECORD_PIXELS", pixels - 1)
+    monkeypatch.setattr("ipadapter_demo.record_pictures.MAX_RECORD_PIXELS", pixels - 1)
     with pytest.raises(RequestError) as refusal:
         request_from_json(record)
     assert str(refusal.value) == f"record may hold {pixels - 1} pixels of pictures, has more"

@@ -263,6 +263,26 @@ def test_on_the_page_they_are_names_with_weights(
 
 @pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated")
 @pytest.mark.filterwarnings("ignore:The copy keyword is deprecated")
+@pytest.mark.parametrize("text", ["style:50", "style:nan"])
+def test_a_weight_out_of_range_says_the_range(text: str) -> None:
+    with pytest.raises(ip.RequestError, match=r"^lora\.weight must be from -10 to 10, got "):
+        loras_from_texts([text])
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        *((0.7, ":0.7"), (1.0, ""), (2, ":2"), (-10.0, ":-10"), (1e-5, ":1e-05")),
+        *((0.1 + 0.2, ":0.30000000000000004"), (1e-7 / 3, ":3.3333333333333334e-08")),
+    ],
+)
+def test_a_weight_comes_back_as_it_was(weight: float, said: str) -> None:
+    chosen = (Lora(name="style", weight=weight),)
+    texts = texts_from_loras(chosen)
+    assert texts == [f"style{said}"]
+    assert loras_from_texts(texts) == chosen
+
+
 def test_over_http(pipeline: ImagePromptPipeline) -> None:
     settings = Settings(port=free_port())
     page = build_ui(ModelManager(pipeline), settings)

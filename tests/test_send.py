@@ -15,6 +15,7 @@ from ipadapter_demo.record import save_png
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.serving import ModelManager
 from ipadapter_demo.ui.run.model_input import model_input
+from ipadapter_demo.ui.run.restore import RESTORED
 from ipadapter_demo.ui.run.running import build_tab
 from ipadapter_demo.ui.run.send import add_send_to, chosen
 from ipadapter_demo.ui.run.tab import BuiltTab
@@ -32,6 +33,9 @@ ORDER = (
 )  # as they are made to work
 
 
+MADE = {"model": "tiny"}
+
+
 @pytest.fixture
 def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Two results of one request, and a preview."""
@@ -40,7 +44,7 @@ def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, A
         references=(Reference(image=picture(1)),), steps=3, seed=7, count=2, image_scale=0.4
     )
     for index in range(2):
-        save_png(tmp_path / f"{index}.png", picture(index), request, 7 + index, index, {})
+        save_png(tmp_path / f"{index}.png", picture(index), request, 7 + index, index, MADE)
     picture(2).save(tmp_path / "2.png")
     return [{"image": {"path": str(tmp_path / f"{index}.png")}} for index in range(3)]
 
@@ -81,9 +85,16 @@ def test_a_result_goes_on_and_comes_back(
     assert beside == [gallery[0]["image"]["path"], second]
     assert selected.selected == "compare"
     if tab == "variation":
-        updates = send[tab, "settings"](gallery, 1)
+        updates = send[tab, "settings"](gallery, 1, "tiny", "2 pictures.")
         fields = {name: updates[own[name]] for name in ("steps", "seed", "count", "image_scale")}
         assert fields == {"steps": 3, "seed": 7, "count": 2, "image_scale": 0.4}
+        status = built[tab].results.status
+        assert updates[status] == f'2 pictures. <span class="done">{RESTORED}</span>'
+        other = send[tab, "settings"](gallery, 1, "<b>", updates[status])[status]
+        assert RESTORED not in other, "another model would draw another picture"
+        said = "It was drawn by tiny, and Generate draws with &lt;b&gt;.</span>"
+        assert other.startswith('2 pictures. <span class="done">Its settings are')
+        assert other.endswith(said)
 
 
 @pytest.mark.parametrize(("number", "index"), [(None, 0), (2, 2), (9, 0), ("x", 0)])
@@ -114,7 +125,7 @@ def test_a_preview_of_a_stopped_run_has_its_seed_in_the_field_and_no_settings(
     shown = [{"image": {"path": str(preview)}}]
     assert send["variation", "seed"](shown, 0) == {built["variation"].inputs["random_seed"]: False}
     with pytest.raises(gr.Error, match="the run was stopped before it was finished"):
-        send["variation", "settings"](shown, 0)
+        send["variation", "settings"](shown, 0, "tiny", "")
     assert send["variation", "reference"](shown, 0) == {
         built["variation"].inputs["reference"]: str(preview)
     }

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from benchmarks.curve import draw, points
 from benchmarks.steps import TABS, Timed, main, parsed, settings
+from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.request import GenerateRequest, Inpaint
 from tests.test_request_loras import kohya
 from tests.tiny import box_mask, picture
@@ -55,6 +56,21 @@ def test_a_stopped_run_goes_on_cell_by_cell(
 
     with pytest.raises(SystemExit, match="name another file"):
         main([*ARGUMENTS, "--out", str(out), "--seed", "5"])
+
+
+def test_a_model_with_other_defaults_is_measured_into_another_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A value that is not given is the model's own, which a cell does not say."""
+    out = tmp_path / "steps.json"
+    arguments = ["--scenes", "1", "--tabs", "text", "--steps", "1", "--out", str(out)]
+    main(arguments)
+    whole = json.loads(out.read_text())
+    assert whole["recommended"]["guidance"] == TABLETOP.recommended.guidance
+    whole["recommended"]["guidance"] += 1
+    out.write_text(json.dumps(whole))
+    with pytest.raises(SystemExit, match="has other scenes, defaults, weights or versions"):
+        main(arguments)
 
 
 def test_loras_are_a_column_and_each_is_known_by_its_sum(

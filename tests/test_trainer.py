@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from ipadapter_demo.training.config import FewStepConfig, ImageAdapterConfig, St
 from ipadapter_demo.training.config_reading import config_from, values_from_file
 from ipadapter_demo.training.data.cache import EncodedRows
 from ipadapter_demo.training.data.tars import TarShard
+from ipadapter_demo.training.ema import EMA
 from ipadapter_demo.training.failures import explained
 from ipadapter_demo.training.held_out import held_out_callback
 from ipadapter_demo.training.image_adapter import train_image_adapter
@@ -483,6 +485,32 @@ def test_a_finished_run_is_not_trained_over(tiny: CatalogEntry, tars: Path, tmp_
     with pytest.raises(TrainingError, match="the run to resume has global_batch 2, not 6"):
         train_image_adapter(replace(config, batch=6, steps=8, resume=True))
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == checkpoints.KEPT
+
+
+def test_what_lies_beside_the_checkpoints_stays(tmp_path: Path) -> None:
+    """A copy that somebody keeps, and what a file manager leaves."""
+    alone = SimpleNamespace(
+        is_main_process=True,
+        register_for_checkpointing=lambda _: None,
+        wait_for_everyone=lambda: None,
+        save_state=lambda folder: Path(folder, "model.bin").touch(),
+    )
+    folder = tmp_path / "checkpoints"
+    for name in ("best", "step-copy"):
+        (folder / name).mkdir(parents=True)
+    (folder / ".DS_Store").touch()
+    saved = checkpoints.Checkpoints(tmp_path, alone, EMA(0, {}))  # type: ignore[arg-type]
+    assert "No checkpoint" in saved.usable()
+    for step in range(1, 5):
+        saved.save(checkpoints.Progress(step=step))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".DS_Store",
+        "best",
+        "step-00000003",
+        "step-00000004",
+        "step-copy",
+    ]
+    assert checkpoints.last_progress(tmp_path).step == 4
 
 
 # --- in trouble --------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from ipadapter_demo.cli import (
 )
 from ipadapter_demo.cli.command import PROGRAM, Command, Load
 from ipadapter_demo.cli.model import load_quietly
+from ipadapter_demo.console import print_whatever_it_is
 from ipadapter_demo.errors import DemoError
 
 COMMANDS: dict[str, Command] = {
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None, load: Load | None = None) -> int:
     2 stands for whatever the caller can put right: one line on stderr says what. `load` takes the
     place of `ipadapter_demo.load`.
     """
+    print_whatever_it_is()
     arguments = command_parser().parse_args(argv)
     try:
         COMMANDS[arguments.command].run(arguments, load or load_quietly)

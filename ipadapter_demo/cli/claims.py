@@ -7,29 +7,11 @@ from pathlib import Path
 
 from ipadapter_demo.cli.command import Arguments, Command, Load, positive, print_line, progress
 from ipadapter_demo.cli.model import precision_of
+from ipadapter_demo.errors import RequestError
 from ipadapter_demo.load_options import DTYPES
 
 # Those of claims/, which would import torch; a test compares them.
 STUDIES = ("data", "methods", "tuning", "scale", "transfer", "structure", "plus")
-
-# Options of a model, named as the settings they set.
-MODEL_OPTIONS = (
-    "model",
-    "base",
-    "model_adapter",
-    "models_dir",
-    "image_encoder",
-    "unet",
-    "vae",
-    "controlnet",
-    "t2i_adapter",
-    "lora",
-    "embedding",
-    "prediction_type",
-    "zero_snr",
-    "device",
-    "dtype",
-)
 
 
 TEXT = """\
@@ -51,7 +33,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--runs",
         type=Path,
-        default=Path("runs/claims"),
         metavar="DIR",
         help="folder for rendered pictures and trainings [runs/claims]",
     )
@@ -59,28 +40,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--workers",
         type=positive,
-        default=1,
         metavar="N",
         help="processes that draw with the shipped model [1]",
     )
-    add("--dtype", choices=DTYPES, default="auto", help="in which it draws [auto]")
+    add("--dtype", choices=DTYPES, help="in which it draws [auto]")
 
 
 def run(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.claims import page, shipped, studies
 
+    trains = arguments.study in studies.STUDIES
+    for name in ("workers", "dtype") if trains else ("runs",):
+        if getattr(arguments, name) is not None:
+            drawn = " and ".join(f"claims {study}" for study in shipped.SHIPPED)
+            others = f"{drawn} alone" if trains else f"studies that train, and not with {drawn}"
+            raise RequestError(f"--{name} goes with {others}")
     page.check(arguments.study, arguments.docs)
-    if arguments.study in studies.STUDIES:
+    if trains:
         from ipadapter_demo.claims.testbed import open_testbed
 
-        record = studies.STUDIES[arguments.study](open_testbed(arguments.runs), progress)
+        testbed = open_testbed(arguments.runs or Path("runs/claims"))
+        record = studies.STUDIES[arguments.study](testbed, progress)
     else:
         from ipadapter_demo.evaluation.drawing import drawn_by_workers
 
-        pipeline = load("tabletop", dtype=arguments.dtype)
-        with drawn_by_workers(
-            arguments.workers, model="tabletop", **precision_of(pipeline)
-        ) as draw:
+        pipeline = load("tabletop", dtype=arguments.dtype or "auto")
+        workers = arguments.workers or 1
+        with drawn_by_workers(workers, model="tabletop", **precision_of(pipeline)) as draw:
             record = shipped.SHIPPED[arguments.study](pipeline.info, draw, progress)
         record |= {"dtype": pipeline.provenance["dtype"]}
     for path in page.publish(arguments.study, record, arguments.docs):

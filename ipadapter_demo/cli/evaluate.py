@@ -20,9 +20,11 @@ from ipadapter_demo.cli.command import (
 )
 from ipadapter_demo.cli.model import loaded, precision_of, settings_of
 from ipadapter_demo.errors import RequestError
+from ipadapter_demo.files import write_file
 from ipadapter_demo.model_flags import add_model_options
+from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.request import SAMPLERS
-from ipadapter_demo.settings import load_options
+from ipadapter_demo.settings import Settings, load_options
 
 SCENES, OF_SCENES = 200, ("scenes", "keep")
 PROTOCOL = ("samples", "steps", "guidance", "sampler")  # fields with the paper's values
@@ -112,6 +114,12 @@ def run(arguments: Arguments, load: Load) -> None:
     if coco:
         _evaluate_coco(arguments)
         return
+    settings = settings_of(arguments)
+    check_tabletop(settings, "evaluate")
+    if settings.vae is not None:  # the figures of the VAE alone are those of the one shipped
+        raise RequestError(f"vae must be tabletop's own for evaluate, got {settings.vae!r}")
+    if arguments.out.is_dir():
+        raise RequestError(f"out must be the report.json to write, got the folder {arguments.out}")
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     pipeline = loaded(arguments, load)
 
@@ -119,7 +127,7 @@ def run(arguments: Arguments, load: Load) -> None:
     from ipadapter_demo.evaluation.report import evaluate as report_on
     from ipadapter_demo.tabletop.scene import HELD_OUT_SEED
 
-    options = replace(load_options(settings_of(arguments)), **precision_of(pipeline))
+    options = replace(load_options(settings), **precision_of(pipeline))
     several = arguments.workers > 1
     seed = HELD_OUT_SEED if arguments.seed is None else arguments.seed
     with (
@@ -128,10 +136,18 @@ def run(arguments: Arguments, load: Load) -> None:
         else nullcontext(drawn_by(pipeline))
     ) as draw:
         if arguments.keep is not None:
-            draw = kept_in(arguments.keep, draw, pipeline.provenance)
+            draw = kept_in(arguments.keep, draw, pipeline.provenance_of)
         report = report_on(pipeline, arguments.scenes or SCENES, seed, draw=draw, progress=progress)
-    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    write_file(arguments.out, (json.dumps(report, indent=1) + "\n").encode())
     print_line(path=str(arguments.out))
+
+
+def check_tabletop(settings: Settings, command: str) -> None:
+    """Raises RequestError for another model: scenes and classifier are of tabletop's world."""
+    if settings.model != TABLETOP.name:
+        raise RequestError(
+            f"model must be {TABLETOP.name} for {command}, got {settings.model!r:.80}"
+        )
 
 
 def _evaluate_coco(arguments: Arguments) -> None:

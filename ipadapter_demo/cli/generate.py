@@ -224,15 +224,15 @@ def run(arguments: Arguments, load: Load) -> None:
             f"{arguments.from_png} was made with other weights: it is not drawn the same again"
         )
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
-        path = free_path(arguments.out, str(seed))
-        save_png(path, image, result.request, seed, index, result.provenance)
+        with free_path(arguments.out, str(seed)) as path:
+            save_png(path, image, result.request, seed, index, result.provenance)
+        maps = []
         shown = result.attention_maps[index] if result.attention_maps else ()
-        maps = [
-            free_path(arguments.out, f"{path.stem}-attention-{n}") for n in range(1, len(shown) + 1)
-        ]
-        for place, one in zip(maps, shown, strict=True):
-            tinted(image, one).save(place)
-        said = {"attention_maps": list(map(str, maps))} if maps else {}
+        for number, one in enumerate(shown, 1):
+            with free_path(arguments.out, f"{path.stem}-attention-{number}") as place:
+                tinted(image, one).save(place)
+            maps.append(str(place))
+        said = {"attention_maps": maps} if maps else {}
         print_line(path=str(path), seed=seed, seconds=round(result.seconds, 3), **said)
 
 

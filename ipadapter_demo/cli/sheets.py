@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from ipadapter_demo.cli.command import Arguments, Command, Load, print_line
-from ipadapter_demo.cli.model import loaded
+from ipadapter_demo.cli.evaluate import check_tabletop
+from ipadapter_demo.cli.model import loaded, settings_of
 from ipadapter_demo.model_flags import add_model_options
 
 TEXT = """\
@@ -28,6 +29,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: Arguments, load: Load) -> None:
+    check_tabletop(settings_of(arguments), "sheets")
+
     from ipadapter_demo.evaluation.sheets import draw_sheets
 
     for path in draw_sheets(loaded(arguments, load), arguments.out):

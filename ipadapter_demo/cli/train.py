@@ -41,6 +41,9 @@ PARTS = (
 )
 # Folders that this part and those after it read; the last reads pictures alone.
 READ_FROM = {"image-encoder": "tokenizer", "base-small": "vae", "controlnet-small": "unet"}
+# Options that belong to one of the two: a recipe has a run, pictures and a base of its own.
+OF_A_RECIPE = ("runs", "pictures")
+OF_OWN_PICTURES = ("run", "held_out", "base", "image_encoder", "models_dir")
 
 
 TEXT = """\
@@ -86,7 +89,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             add(
                 "--runs",
                 type=Path,
-                default=Path("runs"),
                 metavar="DIR",
                 help="folder for checkpoints, previews and rendered pictures [runs]",
             )
@@ -108,11 +110,13 @@ def run(arguments: Arguments, load: Load) -> None:
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    if (
-        arguments.part == "structure"
-        or getattr(arguments, "config", None)
-        or getattr(arguments, "data", None)
-    ):
+    given = {name for name, value in vars(arguments).items() if value is not None}
+    own = arguments.part == "structure" or not given.isdisjoint(("config", "data"))
+    for name in OF_A_RECIPE if own else OF_OWN_PICTURES:
+        if name in given:
+            how = "goes with neither --data nor --config" if own else "needs --data or --config"
+            raise TrainingError(f"--{name.replace('_', '-')} {how}")
+    if own:
         print_line(part=arguments.part, **_train_on_pictures(arguments))
         return
     from ipadapter_demo.training.config import TrainingConfig
@@ -128,7 +132,7 @@ def run(arguments: Arguments, load: Load) -> None:
     _check_folder(arguments.part, out)
     provenance = recipes.train(
         arguments.part,
-        arguments.runs,
+        arguments.runs or Path("runs"),
         out,
         steps=steps,
         device=resolved_device(arguments.device or None),

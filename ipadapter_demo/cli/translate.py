@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +110,22 @@ def folder_among(references: Sequence[Path] | None) -> int | None:
     return found[0] if found else None
 
 
-def free_path(folder: Path, name: str) -> Path:
-    """name.png, or name-2.png, ...: an earlier output is never overwritten."""
-    path, number = folder / f"{name}.png", 2
-    while path.exists():
-        path, number = folder / f"{name}-{number}.png", number + 1
-    return path
+@contextmanager
+def free_path(folder: Path, name: str) -> Iterator[Path]:
+    """name.png, or name-2.png, ..., to be written: an earlier output is never overwritten, nor what
+    another process draws meanwhile, from which an empty file keeps the name."""
+    for number in count(1):
+        path = folder / (f"{name}.png" if number == 1 else f"{name}-{number}.png")
+        try:
+            path.open("x").close()
+            break
+        except FileExistsError:
+            continue
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _structures(arguments: Arguments) -> tuple[Structure, ...] | None:

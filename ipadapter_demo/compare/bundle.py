@@ -31,6 +31,7 @@ from ipadapter_demo.compare.manifest import (
     spec_of_manifest,
     with_weights_of,
 )
+from ipadapter_demo.compare.names import MANIFEST
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.errors import ModelError, RequestError
@@ -42,7 +43,6 @@ from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import GenerateRequest, Structure
 from ipadapter_demo.serving import ModelManager
 
-MANIFEST, BUNDLE = "manifest.json", "bundle.zip"
 MAX_GREY_LEVELS = 1  # between two drawings of one cell in float32, whatever shares their calls
 
 RERUN = """\

@@ -16,7 +16,6 @@ from ipadapter_demo.compare.axes import (
 )
 from ipadapter_demo.compare.comparison import (
     ComparisonSpec,
-    SharedInpaint,
     SharedReference,
     SharedStructure,
 )
@@ -220,13 +219,16 @@ class _Builder:
         if given.upscale is not None:
             fields["upscale"] = Upscale(**given.upscale.given())
         if given.inpaint is not None:
-            whole = self.spec.whole_picture(given.inpaint.image)
-            fields["inpaint"] = Inpaint(**self._read(given.inpaint) | {"image": whole})
+            whole = {
+                "image": self.spec.whole_picture(given.inpaint.image),
+                "mask": self.spec.whole_mask(given.inpaint.mask),
+            }
+            fields["inpaint"] = Inpaint(**given.inpaint.given() | whole)
         if given.init_image is not None:
             fields["init_image"] = self._picture(given.init_image)
         return fields
 
-    def _read(self, part: SharedReference | SharedStructure | SharedInpaint) -> Fields:
+    def _read(self, part: SharedReference | SharedStructure) -> Fields:
         """The fields of a part that are set, with pictures in place of the names of files."""
         fields = part.given()
         for name in ("mask", "clip_mask"):

@@ -28,6 +28,7 @@ from ipadapter_demo.compare.layout import (
     lines_high,
     page_layout,
 )
+from ipadapter_demo.compare.names import FORMATS
 from ipadapter_demo.compare.text import text_width, wrapped
 from ipadapter_demo.imaging import MAX_PIXELS, read_image, resize_image
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 ZOOMED = 0.45  # of a cell's side, for the part that is shown larger
 MARK = "#e3342f"
-FORMATS = ("pdf", "svg", "png")
 
 _TEXT_STAYS_TEXT: Any = {
     "pdf.fonttype": 42,

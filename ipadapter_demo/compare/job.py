@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ipadapter_demo.compare.complete import with_everything_said
 from ipadapter_demo.compare.grid import Cell, Given
+from ipadapter_demo.compare.names import BUNDLE, PIXELS, SPEC, published
 from ipadapter_demo.compare.plan import Plan
 from ipadapter_demo.compare.spec import Spec
 from ipadapter_demo.compare.sums import Sums
@@ -31,8 +32,6 @@ from ipadapter_demo.imaging import read_bytes, read_image
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.pipeline import Result
 from ipadapter_demo.record import MAX_PNG_BYTES, Record, record_from_png, save_png
-
-SPEC, PIXELS = "spec.json", "pixels.json"
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class Job:
     """Each finished cell is written to `folder` at once, so a stop loses nothing."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        """Raises RequestError where the cells in `folder` are another comparison's."""
+        """Raises RequestError where the files in `folder` are another's."""
         self._plan: Plan | None = plan
         self.folder = folder
         self.idle = threading.Event()  # nothing is added to the folder
@@ -207,11 +206,23 @@ class Job:
             raise RequestError(
                 f"out: {self.folder.name} holds another comparison: name a new folder"
             )
+        if not path.exists() and not self.finished():
+            self._check_free()
         for name, content in spec.files.items():
             place = self.folder / name
             if not place.exists() or place.read_bytes() != content:
                 write_file(place, content)
         write_file(path, spec_text(spec).encode())
+
+    def _check_free(self) -> None:
+        """A figure, or notes, of somebody's own would be overwritten without a word."""
+        names = published(len(self.plan.grid.pages)) | {PIXELS, BUNDLE}
+        for name in sorted(names):
+            if (self.folder / name).exists():
+                raise RequestError(
+                    f"out: {self.folder.absolute().name} holds {name} and no comparison, and it "
+                    "would be overwritten: name a new folder"
+                )
 
     def _before(self, path: Path) -> dict[str, object]:
         try:

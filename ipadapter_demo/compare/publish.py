@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipadapter_demo.compare.bundle import BUNDLE, MANIFEST, RERUN, maps_by_cell
-from ipadapter_demo.compare.figure import FORMATS, page_figures
-from ipadapter_demo.compare.job import SPEC, Job, said
+from ipadapter_demo.compare.bundle import RERUN, maps_by_cell
+from ipadapter_demo.compare.figure import page_figures
+from ipadapter_demo.compare.job import Job, said
 from ipadapter_demo.compare.latex import snippet
 from ipadapter_demo.compare.manifest import manifest_text
+from ipadapter_demo.compare.names import (
+    BUNDLE,
+    FIGURE,
+    MANIFEST,
+    NOTES,
+    SCORES,
+    SCRIPT,
+    SPEC,
+    published,
+)
 from ipadapter_demo.compare.scores import Score, scores, scores_csv
 from ipadapter_demo.compare.text import undrawable
-from ipadapter_demo.files import write_file
+from ipadapter_demo.files import whole_file, write_file
 
-FIGURE, SCORES, NOTES = "figure.tex", "scores.csv", "warnings.txt"
 _DAY = (1980, 1, 1, 0, 0, 0)  # the first that a zip knows
 _SHOWN = 12  # of the letters that no font has
 
@@ -58,10 +66,11 @@ def write_bundle(job: Job, clip: Path | None = None) -> Published:
     parts.add(SCORES, numbers)
     parts.add("a map of a structure", read_by_networks)
     parts.add(MANIFEST, lambda: [(MANIFEST, manifest_text(job, maps).encode())])
-    files = parts.files | {"rerun.sh": RERUN.encode()}
+    files = parts.files | {SCRIPT: RERUN.encode()}
     if parts.warnings:
         files[NOTES] = "".join(f"{note}\n" for note in parts.warnings).encode()
-    for name in _of_an_earlier_time(job) - set(files):
+    of_an_earlier_time = published(len(job.plan.grid.pages)) - set(files)
+    for name in of_an_earlier_time:
         (job.folder / name).unlink(missing_ok=True)
     for name, content in files.items():
         write_file(job.folder / name, content)
@@ -100,30 +109,19 @@ def _lacking_letters(job: Job) -> list[str]:
     ]
 
 
-def _of_an_earlier_time(job: Job) -> set[str]:
-    pages = range(1, len(job.plan.grid.pages) + 1)
-    return {
-        FIGURE,
-        SCORES,
-        NOTES,
-        MANIFEST,
-        *(f"figure-p{number}.{kind}" for number in pages for kind in FORMATS),
-    }
-
-
 def _zipped(job: Job, files: Iterable[str]) -> Path:
-    """Of equal files the same bytes."""
+    """Of equal files the same bytes. One file at a time is in memory: all cells together, each with
+    the pictures of its request, may take tens of GB."""
     folder = job.folder
     panels = [panel for page in job.plan.grid.pages for row in page.panels for panel in row]
     paths = [folder / name for name in files]
     paths += [job.path(panel) for panel in panels if panel and job.path(panel).exists()]
     paths += [folder / name for name in (SPEC, *sorted(job.plan.spec.files))]
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as bundle:
+    with whole_file(folder / BUNDLE) as temporary, zipfile.ZipFile(temporary, "w") as bundle:
         for path in paths:
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _DAY)
             entry.external_attr = (0o755 if path.suffix == ".sh" else 0o644) << 16
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            if path.suffix != ".png":  # deflated already, but for the base64 in a cell
+                entry.compress_type = zipfile.ZIP_DEFLATED
             bundle.writestr(entry, path.read_bytes())
-    write_file(folder / BUNDLE, content.getvalue())
     return folder / BUNDLE

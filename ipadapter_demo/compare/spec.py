@@ -66,6 +66,11 @@ class Spec:
             return flatten_image(self._decoded(name), name)
 
     def mask(self, name: str) -> Image.Image:
+        """Of a reference, with no more pixels than its picture."""
+        return shrink_to_area(self.whole_mask(name), MAX_AREA)
+
+    def whole_mask(self, name: str) -> Image.Image:
+        """In the size of the picture that is inpainted."""
         with room_for(self.files[name]):
             return flatten_mask(self._decoded(name), name)
 

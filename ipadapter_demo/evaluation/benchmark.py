@@ -112,8 +112,10 @@ class Benchmark(Scorer):
         return (Reference(image=self.images[index]),)
 
     def request(self, **parts: Any) -> GenerateRequest:
-        """At the model's default settings."""
-        return GenerateRequest(**self.info.recommended.fields_beside(parts) | parts)
+        """At the model's default settings. It names the usual LoRAs, as what is kept of it says
+        only what it names."""
+        usual = {"loras": self.info.usual_loras or None}
+        return GenerateRequest(**usual | self.info.recommended.fields_beside(parts) | parts)
 
     def each(self, parts_of: Callable[[int], dict[str, Any]]) -> list[Image.Image]:
         """A picture for every scene; scene i starts from seed i."""

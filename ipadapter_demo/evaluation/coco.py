@@ -15,11 +15,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypedDict
 
-from ipadapter_demo.errors import RequestError
+from PIL import Image
+
+from ipadapter_demo.errors import RequestError, some_of
 from ipadapter_demo.evaluation.similarity import NamedClip
 from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import flatten_image, read_image
@@ -67,13 +70,13 @@ def items_of(images: Path, captions: Path, limit: int | None = None) -> list[Ite
     "caption"}]}, in the order of the pictures' ids. Raises RequestError."""
     try:
         content = json.loads(captions.read_text(encoding="utf-8"))
-        names = {entry["id"]: entry["file_name"] for entry in content["images"]}
+        names = {entry["id"]: _text(entry, "file_name") for entry in content["images"]}
         words: dict[int, str] = {}
         for entry in content["annotations"]:
-            words.setdefault(entry["image_id"], entry["caption"].strip())
+            words.setdefault(entry["image_id"], _text(entry, "caption").strip())
+        ids = sorted(i for i in names if i in words)[:limit]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RequestError(f"captions: {captions} is no COCO captions file: {error!r}") from error
-    ids = sorted(i for i in names if i in words)[:limit]
     found = [Item(n, str(images / names[i]), words[i]) for n, i in enumerate(ids)]
     if not found:
         raise RequestError(f"captions: {captions} has no picture with a caption")
@@ -84,6 +87,20 @@ def items_of(images: Path, captions: Path, limit: int | None = None) -> list[Ite
             f"such as {Path(missing[0]).name}"
         )
     return found
+
+
+def _text(entry: Mapping[str, object], name: str) -> str:
+    if not isinstance(found := entry[name], str):
+        raise TypeError(f"{name} must be a text, got {found!r:.80}")
+    return found
+
+
+def _request(protocol: Protocol, picture: Image.Image, number: int) -> GenerateRequest:
+    """For the samples of image `number`. Raises RequestError."""
+    fields = asdict(protocol)
+    fields["count"] = count = fields.pop("samples")
+    fields["seed"] += number * count
+    return GenerateRequest(references=(Reference(image=picture),), **fields)
 
 
 class Scorer:
@@ -104,17 +121,9 @@ class Scorer:
 
     def row(self, item: Item) -> Row:
         """The cosines of every sample with the picture and with its caption."""
-        wanted = asdict(self.protocol)
-        count = wanted.pop("samples")
-        picture = flatten_image(read_image(Path(item.path)))
-        request = GenerateRequest(
-            **wanted
-            | {
-                "references": (Reference(image=picture),),
-                "count": count,
-                "seed": self.protocol.seed + item.number * count,
-            }
-        )
+        field = f"images: {item.path}"
+        picture = flatten_image(read_image(Path(item.path), field), field)
+        request = _request(self.protocol, picture, item.number)
         made = self.clip.of_images(self.pipeline.generate(request).images)
         seen, said = self.clip.of_images([picture]), self.clip.of_texts([item.caption])
         return {
@@ -138,7 +147,8 @@ def evaluate_coco(
     """Draw and score what `out`/rows.jsonl lacks, then write `out`/report.json and return it.
 
     `model` are the arguments of `load`, `gpus` a worker's share of them. Raises RequestError where
-    `out` holds rows of another protocol or the workers do not fit, ModelError or CheckpointError.
+    `out` holds rows of another protocol or provenance, or the workers do not fit, ModelError or
+    CheckpointError.
     """
     settings: dict[str, Json] = {
         "protocol": asdict(protocol),
@@ -147,19 +157,21 @@ def evaluate_coco(
         "items_sha256": _sha256_of(items, clip),
         "model": {name: str(value) for name, value in model.items() if value},
     }
+    for item in (items[0], items[-1]):  # before anything is written: can it be drawn?
+        _request(protocol, Image.new("RGB", (1, 1)), item.number)
     out.mkdir(parents=True, exist_ok=True)
-    rows, provenance = _rows_there(out, settings), _provenance_there(out)
+    rows = _rows_there(out, settings)
     todo = [item for item in items if item.number not in rows]
     if todo:
+        begin = partial(_begin, out, settings, bool(rows))
         with (out / "rows.jsonl").open("a") as file:
-            for row in _drawn(todo, model, clip, protocol, workers, gpus, provenance):
+            for row in _drawn(todo, model, clip, protocol, workers, gpus, begin):
                 file.write(json.dumps(row) + "\n")
                 file.flush()
                 rows[row["number"]] = row
                 progress(f"{len(rows)} of {len(items)}")
-    (out / "provenance.json").write_text(json.dumps(provenance))
-    report = settings | {"provenance": provenance} | _summary(list(rows.values()))
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    report = settings | {"provenance": _provenance_there(out)} | _summary(list(rows.values()))
+    write_file(out / "report.json", _as_bytes(report))
     return report
 
 
@@ -170,9 +182,9 @@ def _drawn(
     protocol: Protocol,
     workers: int,
     gpus: float,
-    provenance: dict[str, Json],
+    begin: Callable[[dict[str, Json]], None],
 ) -> Iterator[Row]:
-    """Rows as they are finished, in whatever order."""
+    """Rows as they are finished, in whatever order; before them `begin` gets the provenance."""
     try:
         import ray
         from ray.util import ActorPool
@@ -191,7 +203,7 @@ def _drawn(
         actor = ray.remote(num_cpus=1, num_gpus=gpus)(Scorer)
         threads = None if gpus or workers == 1 else 1
         actors = [actor.remote(model, clip, protocol, threads) for _ in range(workers)]
-        provenance.update(ray.get(actors[0].provenance.remote()))
+        begin(ray.get(actors[0].provenance.remote()))
         pool = ActorPool(actors)
         yield from pool.map_unordered(lambda scorer, item: scorer.row.remote(item), todo)
     except ray.exceptions.RayTaskError as error:
@@ -227,17 +239,42 @@ def _sha256_of(items: Sequence[Item], clip: Path) -> str:
 
 def _rows_there(out: Path, settings: dict[str, Json]) -> dict[int, Row]:
     """The rows that an earlier run of these settings finished, without a line cut off."""
-    known, wanted = out / "settings.json", (json.dumps(settings, indent=1) + "\n").encode()
-    if known.exists() and known.read_bytes() != wanted:
+    known = out / "settings.json"
+    if known.exists() and known.read_bytes() != _as_bytes(settings):
         raise RequestError(f"out: {out} holds an evaluation with other settings; name another")
-    write_file(known, wanted)
     rows: dict[int, Row] = {}
     path = out / "rows.jsonl"
     if path.exists():
         whole = [line for line in path.read_text().splitlines(True) if line.endswith("\n")]
-        path.write_text("".join(whole))
+        write_file(path, "".join(whole).encode())
         rows = {row["number"]: row for row in map(json.loads, whole)}
     return rows
+
+
+def _begin(
+    out: Path, settings: dict[str, Json], goes_on: bool, provenance: dict[str, Json]
+) -> None:
+    """Write down what makes the rows. Raises RequestError where there are some of another."""
+    provenance = json.loads(json.dumps(provenance))  # as it is read: without tuples
+    if goes_on and (found := list(_differences(_provenance_there(out), provenance))):
+        raise RequestError(
+            f"out: {out} holds rows of another provenance, name another folder: {some_of(found)}"
+        )
+    write_file(out / "settings.json", _as_bytes(settings))
+    write_file(out / "provenance.json", _as_bytes(provenance))
+
+
+def _differences(before: dict[str, Json], now: dict[str, Json], inside: str = "") -> Iterator[str]:
+    for name in before | now:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{inside}{name}.")
+        elif old != new:
+            yield f"{inside}{name} was {old!r:.40} and is {new!r:.40}"
+
+
+def _as_bytes(content: Mapping[str, Json]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _provenance_there(out: Path) -> dict[str, Json]:

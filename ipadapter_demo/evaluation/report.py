@@ -7,6 +7,7 @@ classifier and compared with the truth of its scene.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 from ipadapter_demo.evaluation import experiments
 from ipadapter_demo.evaluation.benchmark import Benchmark
@@ -49,8 +50,10 @@ def evaluate(
         "steps": pipeline.info.recommended.steps,
         "text_steps": pipeline.info.recommended.steps_for(True),
         "paint_steps": pipeline.info.recommended.steps_for(False, True),
-        "provenance": pipeline.provenance,
+        "provenance": pipeline.provenance_of(benchmark.request()),
     }
+    if usual := pipeline.info.usual_loras:
+        report["loras"] = [asdict(lora) for lora in usual]
     for experiment in EXPERIMENTS:
         progress(experiment.__name__)
         report[experiment.__name__] = experiment(benchmark)

@@ -10,7 +10,7 @@ from ipadapter_demo.foreign import a1111, comfyui, invokeai
 from ipadapter_demo.foreign.settings import ForeignSettings
 from ipadapter_demo.imaging import read_bytes
 from ipadapter_demo.png_text import texts_of_others
-from ipadapter_demo.record import KEYWORD
+from ipadapter_demo.record import KEYWORD, MAX_PNG_BYTES
 
 __all__ = ["ForeignSettings", "settings_from_png"]
 
@@ -25,7 +25,8 @@ READERS = {
 def settings_from_png(source: Path | str | bytes | BinaryIO) -> ForeignSettings | None:
     """What another program wrote into its PNG; None for a file of this program, or of none that is
     known. Raises RequestError for a file that is damaged, or has too much text."""
-    texts = texts_of_others(read_bytes(source, "PNG"), {KEYWORD, *READERS}, MAX_TEXT)
+    content = read_bytes(source, "PNG", MAX_PNG_BYTES)
+    texts = texts_of_others(content, {KEYWORD, *READERS}, MAX_TEXT)
     if KEYWORD in texts:
         return None
     found = (reader(texts[name]) for name, reader in READERS.items() if name in texts)

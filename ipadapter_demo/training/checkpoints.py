@@ -37,8 +37,7 @@ class Progress:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete one of a run."""
-    found = sorted(p for p in folder.glob(f"checkpoints/{_PREFIX}*") if p.suffix != ".tmp")
-    return found[-1] if found else None
+    return found[-1] if (found := _complete(folder / "checkpoints")) else None
 
 
 def last_progress(folder: Path) -> Progress:
@@ -103,9 +102,19 @@ class Checkpoints:
         return f"The last usable checkpoint is {path.name}; --resume goes on from it."
 
     def _forget_all_but(self, newest: Path) -> None:
-        older = sorted(p for p in newest.parent.iterdir() if p != newest)
+        older = [path for path in _complete(newest.parent) if path != newest]
         for path in older[: max(0, len(older) - KEPT + 1)]:
             shutil.rmtree(path)
+
+
+def _complete(folder: Path) -> list[Path]:
+    """By their steps. What else lies there, as a copy of a good one, is no business of a run."""
+    found = [p for p in folder.glob(f"{_PREFIX}*") if re.fullmatch(r"\d{8,}", _number(p))]
+    return sorted(found, key=lambda path: int(_number(path)))
+
+
+def _number(path: Path) -> str:
+    return path.name.removeprefix(_PREFIX)
 
 
 def as_os_error(error: Exception) -> Exception:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from ipadapter_demo.console import print_whatever_it_is
 from ipadapter_demo.errors import DemoError
 from ipadapter_demo.training.card import Provenance
 from ipadapter_demo.training.config_reading import Config, add_fields, config_from_arguments
@@ -17,6 +18,7 @@ from ipadapter_demo.training.config_reading import Config, add_fields, config_fr
 def main(about: str | None, kind: type[Config], train: Callable[[Config], Provenance]) -> None:
     """Read a config, train, and print the provenance as a JSON line; 2 is the exit status for
     whatever the caller can put right."""
+    print_whatever_it_is()
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -34,7 +34,7 @@ from ipadapter_demo.ui.run.uploads import refuse_addresses
 from ipadapter_demo.ui.tabs import TABS, compare
 from ipadapter_demo.ui.widgets.access import ACCESS
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
-from ipadapter_demo.ui.widgets.loras import on_few_step
+from ipadapter_demo.ui.widgets.loras import TAKE_AWAY, on_few_step
 from ipadapter_demo.ui.widgets.mask_editor import KEYS, ONCE
 from ipadapter_demo.ui.widgets.sliders import LIMITS
 
@@ -68,7 +68,7 @@ DROP = """() => {
 }"""
 
 
-SCRIPTS = (DROP, DRAG, CONVERT, KEYS, ONCE, LIMITS, ACCESS)
+SCRIPTS = (DROP, DRAG, CONVERT, KEYS, ONCE, LIMITS, TAKE_AWAY, ACCESS)
 
 
 def build_ui(

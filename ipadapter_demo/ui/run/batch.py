@@ -57,6 +57,7 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
         status = status_line()
         archive = gr.File(label="All results", interactive=False, visible=False)
     folder = gr.State(None)  # of the results of the last batch
+    others = shown.without() | {shown.status: ""}  # all that is of pictures of before
 
     def said(text: str) -> Update:
         return {status: text}
@@ -88,7 +89,7 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
             paths = [str(out / str(line["path"])) for line in lines if "path" in line]
             done = len({line["reference"] for line in lines})
             return {
-                shown.gallery: gr.Gallery(paths, columns=4),
+                shown.gallery: gr.Gallery(paths, columns=4, allow_preview=True),
                 status: progress(done, len(files), "picture"),
             }
 
@@ -97,6 +98,7 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
             folder: str(out),
             archive: gr.File(None, visible=False),
             built.inputs["seed"]: request.seed,
+            **others,
         }
         due = now_and_then()
         with manager.comparison(this_visitor()):
@@ -134,7 +136,7 @@ def add_batch(manager: ModelManager, built: BuiltTab) -> None:
         began.then,
         batch,
         fields,
-        [shown.gallery, status, archive, built.inputs["seed"], folder],
+        [shown.gallery, status, archive, built.inputs["seed"], folder, *others],
         show_progress="hidden",
         api_name=f"{built.tab.translate.__name__}_batch",
         api_visibility="private",  # a program calls the tab's own endpoint for each picture

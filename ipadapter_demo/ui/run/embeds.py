@@ -20,6 +20,7 @@ from ipadapter_demo.ui.run.api_fields import answer, parameters, picture_schema
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors, with_errors_said
 from ipadapter_demo.ui.run.running import QUEUE
+from ipadapter_demo.ui.run.status import status_line
 from ipadapter_demo.ui.run.tab import BuiltTab, Update, Widgets
 from ipadapter_demo.ui.run.updates import loading, waited
 from ipadapter_demo.ui.run.uploads import value_from_widget
@@ -27,12 +28,13 @@ from ipadapter_demo.ui.run.visitor import this_visitor
 from ipadapter_demo.ui.widgets.reference_slots import REFERENCE, REFERENCES, references_from_slots
 from ipadapter_demo.ui.widgets.slots import slot
 
+SAVED = "The image embeds are saved below."
+
 
 def add_embeds(manager: ModelManager, built: BuiltTab) -> None:
     """An accordion at the end of a tab with reference slots, and `/image_embeds` for programs."""
     names = [slot(name, k) for name in REFERENCE for k in REFERENCES] + ["adapter", "model"]
     inputs: Widgets = {name: built.inputs[name] for name in names if name in built.inputs}
-    status = built.results.status
     with gr.Accordion("Image embeds", open=False):
         gr.HTML(
             "What the image encoder makes of the pictures above, of several their mean: a small "
@@ -40,6 +42,7 @@ def add_embeds(manager: ModelManager, built: BuiltTab) -> None:
             elem_classes="status",
         )
         button = gr.Button("Save image embeds")
+        status = status_line()
         saved = gr.File(label="Image embeds", interactive=False, visible=False)
 
     def said(text: str) -> Update:
@@ -52,7 +55,7 @@ def add_embeds(manager: ModelManager, built: BuiltTab) -> None:
                     if isinstance(found, str):
                         yield said(found)
                     else:
-                        yield {saved: gr.File(embeds_file(found), visible=True), status: ""}
+                        yield {saved: gr.File(embeds_file(found), visible=True)} | said(SAVED)
 
         yield from with_errors_said(updates(), said)
 

@@ -22,7 +22,7 @@ from ipadapter_demo.ui.run.labels import with_labels
 from ipadapter_demo.ui.run.running import AT_ONCE, QUEUE, request_from_values
 from ipadapter_demo.ui.run.say import problem
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
-from ipadapter_demo.ui.run.updates import LOOK_AGAIN, waited
+from ipadapter_demo.ui.run.updates import AS_USUAL, LOOK_AGAIN, waited
 from ipadapter_demo.ui.run.uploads import value_from_widget
 from ipadapter_demo.ui.run.visitor import this_visitor
 
@@ -42,6 +42,19 @@ CHANGED = r"""(live) => {
         stop.click();
     }
     frame.click();
+    return [];
+}"""
+# Of a prompt gradio tells only of keys that write, and before their letters are there. The field
+# itself tells of all: what is pasted, cut, deleted or clicked as a word too. A word that an input
+# method composes counts at its end.
+HEAR = """(live) => {
+    const row = document.getElementById("run-TAB"), tab = row.closest(".tab");
+    row.live = live;
+    row.hear ??= ({ target, isComposing }) => {
+        if (row.live && !isComposing && target.matches(".prompt textarea"))
+            requestAnimationFrame(() => (CHANGED)(row.live));
+    };
+    for (const event of ["input", "compositionend"]) tab.addEventListener(event, row.hear);
     return [];
 }"""
 # Once after a change, and as long after a frame as that took: one that waits for it comes first.
@@ -67,7 +80,9 @@ def add_live(manager: ModelManager, built: BuiltTab) -> None:
     if frame is None:
         return
     name, live = built.tab.translate.__name__, built.inputs["live"]
-    changed, then = (js.replace("TAB", name) for js in (CHANGED, SHOWN))
+    hear = HEAR.replace("CHANGED", CHANGED)
+    hear, changed, then = (js.replace("TAB", name) for js in (hear, CHANGED, SHOWN))
+    live.change(None, js=hear, inputs=live, **AT_ONCE)  # type: ignore[attr-defined]
     gr.on(
         [widget.input for key, widget in built.inputs.items() if followed(key)],
         None,
@@ -89,8 +104,8 @@ def add_live(manager: ModelManager, built: BuiltTab) -> None:
 
 
 def followed(name: str) -> bool:
-    """λ, the prompt, and the weights of pictures."""
-    return name in ("image_scale", "prompt") or name.startswith("weight")
+    """λ and the weights of pictures; the prompt is heard by `HEAR`."""
+    return name == "image_scale" or name.startswith("weight")
 
 
 def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Iterator[Update]]:
@@ -121,7 +136,7 @@ def _handler(manager: ModelManager, built: BuiltTab) -> Callable[..., Iterator[U
                         done = event.step
                     else:
                         yield {
-                            shown.gallery: gr.Gallery(list(event.images), allow_preview=True),
+                            shown.gallery: gr.Gallery(list(event.images), **AS_USUAL),
                             shown.scrubber: "",
                             shown.status: f"Live: {event.request.steps} steps in "
                             f"{event.seconds:.2f} s, seed {event.seeds[0]}.",

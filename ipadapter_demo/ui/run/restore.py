@@ -25,9 +25,10 @@ from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, model_properties
 from ipadapter_demo.ui.run.models import info_of, recommended
 from ipadapter_demo.ui.run.running import AT_ONCE, QUEUE
-from ipadapter_demo.ui.run.say import inform, warn
+from ipadapter_demo.ui.run.say import escaped, inform, warn
 from ipadapter_demo.ui.run.tab import BuiltTab, Results, Tab, Update
 from ipadapter_demo.ui.run.taken_over import taken_over
+from ipadapter_demo.ui.run.updates import AS_USUAL
 from ipadapter_demo.ui.run.uploads import Painting, editor_value_from_image, path_of_upload
 from ipadapter_demo.ui.widgets.larger import values_from_upscale
 
@@ -84,7 +85,11 @@ def restore_button(
         inputs = built[name].inputs
         left_open = {inputs[field] for field in given if given[field] is None and field in inputs}
         updates = {}
-        for widget, properties in recommended(built.values(), info).items():
+        same = made_with == chosen  # then other tabs, and Live, stay as they are
+        usual = recommended([built[name]] if same else built.values(), info)
+        if same and "live" in inputs:
+            del usual[inputs["live"]]
+        for widget, properties in usual.items():
             value = values.pop(widget, None)
             if value is not None and widget not in left_open:
                 properties |= {"value": value}
@@ -92,7 +97,7 @@ def restore_button(
         yield (
             values
             | updates
-            | _alone(built[name].results, str(path), restored(record))
+            | _alone(built[name].results, str(path), restored(record, made_with))
             | {
                 tabs: gr.Tabs(selected=name),
                 title: header(info),
@@ -116,7 +121,8 @@ def restore_button(
     widgets: set[gr.Component] = {
         widget for tab in built.values() for widget in tab.inputs.values()
     }
-    widgets |= {widget for tab in built.values() for widget in _alone(tab.results)}
+    for results in (tab.results for tab in built.values()):
+        widgets |= {results.gallery, results.status, *results.without()}
     widgets |= {model.chosen, model.shown, title, *spec_widgets}
     button.upload(
         restore,
@@ -129,17 +135,23 @@ def restore_button(
     ).success(None, js=IN_SIGHT, **AT_ONCE)
 
 
-def _alone(results: Results, picture: str = "", said: str = "") -> Update:
+def _alone(results: Results, picture: str, said: str) -> Update:
     """The picture whose settings are shown, as the tab's only result; what is said of it."""
-    texts = (results.scrubber, results.attention_maps, *results.lines)
-    alone: Update = dict.fromkeys(texts, "")
-    alone |= {results.gallery: [picture], results.status: said, results.number: None}
-    return alone if results.comparison is None else alone | {results.comparison: None}
+    gallery = gr.Gallery([picture], **AS_USUAL)
+    return results.without() | {results.gallery: gallery, results.status: said}
 
 
-def restored(record: Record) -> str:
-    """What the status says of it."""
-    return f"Seed {record.seed}, λ = {record.request.image_scale:g}. {RESTORED}"
+def restored(record: Record, model: str) -> str:
+    """What the status says of it, where this model is the one that is chosen."""
+    scale = record.request.image_scale
+    return f"Seed {record.seed}, λ = {scale:g}. {restored_with(record, model)}"
+
+
+def restored_with(record: Record, model: object) -> str:
+    if (made_with := record.provenance.get("model")) == model:
+        return RESTORED
+    of, now = escaped(made_with), escaped(model)
+    return f"Its settings are in the fields. It was drawn by {of}, and Generate draws with {now}."
 
 
 def tab_of_request(request: GenerateRequest, tabs: Mapping[str, Tab]) -> str:

@@ -92,7 +92,7 @@ ENDED = """(status) => {
             : "Stopped. The pictures that are shown stay.") + dropped;
     }
     return status?.startsWith('PROBLEM') ? status
-        : 'PROBLEM' + 'Not finished: the connection to the server was lost.</span>';
+        : 'PROBLEM' + 'Not finished: the server did not take the run. The message says why.</span>';
 }""".replace("PROBLEM", PROBLEM).replace("PREVIEW", PREVIEW)
 
 

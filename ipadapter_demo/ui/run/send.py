@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import gradio as gr
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.room import record_at
 from ipadapter_demo.ui.run.errors import shown_errors
-from ipadapter_demo.ui.run.restore import RESTORED, shown
+from ipadapter_demo.ui.run.restore import restored_with, shown
 from ipadapter_demo.ui.run.running import AT_ONCE, REFUSABLE
 from ipadapter_demo.ui.run.tab import BuiltTab, Update
 from ipadapter_demo.ui.run.updates import PREVIEW
@@ -43,7 +44,7 @@ def add_send_to(tabs: gr.Tabs, built: Mapping[str, BuiltTab], compared: gr.Galle
         _on_click(one, buttons["reference"], [reference], _referring(reference), done)
         _on_click(one, buttons["inpaint"], [painting, tabs], inpaint)
         _on_click(one, buttons["control"], [control, tabs], as_control)
-        _on_click(one, buttons["settings"], list(one.inputs.values()), _restoring(one), RESTORED)
+        _load_settings(one, buttons["settings"])
         done = "The next runs have this seed, too: it stands in Advanced."
         _on_click(one, buttons["seed"], [seed, random], _seeding(seed, random), done)
 
@@ -62,15 +63,29 @@ def _seeding(seed: gr.Component, random: gr.Component) -> Callable[[Path], Updat
     return kept
 
 
-def _restoring(one: BuiltTab) -> Callable[[Path], Update]:
-    def restored(path: Path) -> Update:
-        if not _finished(path):
-            raise RequestError(
-                "result holds no settings: the run was stopped before it was finished"
-            )
-        return shown(one, record_at(path).request)
+def _load_settings(one: BuiltTab, button: gr.Button) -> None:
+    """It is said where another model than the result's would draw them."""
+    results = one.results
 
-    return restored
+    def send(gallery: object, number: object, model: object, said: object) -> Update:
+        with shown_errors():
+            path = chosen(gallery, number)
+            if not _finished(path):
+                raise RequestError(
+                    "result holds no settings: the run was stopped before it was finished"
+                )
+            record = record_at(path)
+            before = re.sub(r' <span class="done">.*$', "", str(said or ""), flags=re.DOTALL)
+            done = f'{before} <span class="done">{restored_with(record, model)}</span>'
+            return shown(one, record.request) | {results.status: done}
+
+    button.click(
+        send,
+        inputs=[results.gallery, results.number, one.inputs["model"], results.status],
+        outputs=[*one.inputs.values(), results.status],
+        preprocess=False,
+        **REFUSABLE,
+    )
 
 
 def _finished(path: Path) -> bool:

@@ -36,6 +36,12 @@ class Results:
     switch: gr.Button
     number: gr.State  # of the result that was clicked last
 
+    def without(self) -> Update:
+        """All but gallery and status as it is before there is a result."""
+        texts = (self.scrubber, self.attention_maps, *self.lines)
+        empty: Update = dict.fromkeys(texts, "") | {self.number: None}
+        return empty if self.comparison is None else empty | {self.comparison: None}
+
 
 @dataclass(frozen=True, slots=True)
 class Buttons:

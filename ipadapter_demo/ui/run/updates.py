@@ -18,7 +18,7 @@ from ipadapter_demo.compare.strip import filmstrip
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.pipeline import ImagePromptPipeline, Preview, Result
 from ipadapter_demo.pipeline.step_count import steps_taken
-from ipadapter_demo.record import save_png
+from ipadapter_demo.record import Recording
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.room import record_at
 from ipadapter_demo.serving import Turn
@@ -33,6 +33,7 @@ from ipadapter_demo.ui.widgets.scrubber import scrubber_html
 
 PREVIEW = "image"  # as gradio calls the file of a picture that comes without one
 LOOK_AGAIN = 0.5  # seconds: as long as somebody waits, what is said may be this old
+AS_USUAL: dict[str, Any] = {"columns": 2, "allow_preview": True}  # of a gallery; others differ
 QUIET = 0.4  # seconds: each message keeps a browser without a GPU busy for a twentieth of one
 PREVIEWS = 6  # a run shows at most as many; each costs a decoding
 
@@ -50,7 +51,7 @@ def updates(
     learns how far it is."""
     shown = built.results
     yield {
-        shown.gallery: gr.Gallery(allow_preview=True),
+        shown.gallery: gr.Gallery(**AS_USUAL),
         shown.scrubber: "",
         shown.attention_maps: "",
         shown.status: progress(0, steps_taken(request)),
@@ -168,10 +169,10 @@ def saved(result: Result) -> list[str]:
     """Paths. gradio's cache serves the files as they are and deletes them in time."""
     folder = Path(get_upload_folder()) / secrets.token_hex(16)
     folder.mkdir(parents=True)
-    paths = []
+    recording, paths = Recording(result.request, result.provenance), []
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         path = folder / f"ip-adapter-{seed}.png"
-        save_png(path, image, result.request, seed, index, result.provenance)
+        recording.save(path, image, seed, index)
         paths.append(str(path))
     return paths
 

@@ -25,7 +25,7 @@ from ipadapter_demo.ui.run.tab import Buttons, Results, Tab, Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.buttons import run_buttons
-from ipadapter_demo.ui.widgets.examples import examples
+from ipadapter_demo.ui.widgets.examples import examples, only_offered
 from ipadapter_demo.ui.widgets.inpainting import context_input, seam_inputs
 from ipadapter_demo.ui.widgets.masks import mask_input
 from ipadapter_demo.ui.widgets.recommended import RECOMMENDED
@@ -121,7 +121,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
             inputs |= components.image_prompt_inputs(
                 manager, manager.info.recommended.map_image_scale
             )
-            examples(
+            shown = examples(
                 "structure",
                 [inputs[name] for name in ("control", "reference", "prompt", "kind")],
                 [
@@ -131,6 +131,8 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                     ["blue-cone.png", None, "a blue cylinder", "palette/palette"],
                 ],
             )
+            if shown is not None:
+                only_offered(shown, model, partial(_kinds, manager))
         with gr.Column(elem_classes="outcome"):
             buttons = run_buttons("structure")
             results = results_of("structure")
@@ -155,6 +157,10 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
                 inputs["context"] = context_input(manager)
                 inputs |= seam_inputs(manager)
     return inputs, results, buttons
+
+
+def _kinds(manager: ModelManager, name: str) -> list[str]:
+    return [kind for _, kind in structure_choices(manager.info_of(name) or manager.info)]
 
 
 def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:

@@ -62,9 +62,21 @@ ACCESS = """() => {
         planned = false;
         for (const [selector, rule] of Object.entries(rules))
             document.querySelectorAll(selector).forEach(rule);
+        beside();
     };
-    let planned = false, last = null;
-    document.addEventListener("focusin", ({ target }) => { last = target; });
+    let planned = false, last = null, row = null;
+    document.addEventListener("focusin", ({ target }) => {
+        last = target;
+        row = target.closest(".run");
+    });
+    // The focus of a button that goes with a run, or that has nothing to stop any more.
+    const beside = () => {
+        // a browser takes the focus from what is disabled a moment later
+        if (!row || ![document.body, last].includes(document.activeElement)) return;
+        if (last.checkVisibility() && !last.matches(".halt:disabled")) return;
+        const others = [...row.querySelectorAll("button:enabled")];
+        others.find((one) => one.checkVisibility())?.focus({ preventScroll: true });
+    };
     // A button that is disabled while it works loses the focus: it gets it back.
     const refocus = ({ target }) => {
         if (target === last && !target.disabled && document.activeElement === document.body)

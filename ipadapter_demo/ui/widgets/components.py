@@ -24,6 +24,7 @@ from ipadapter_demo.size_limits import SIZE_STEP
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
 from ipadapter_demo.ui.run.model_input import ModelInput, previews_of
+from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.uploads import image_from_upload
 from ipadapter_demo.ui.widgets.larger import upscale_inputs
@@ -41,6 +42,15 @@ FITS = [
     ("squash", "squash"),
     ("up to 4 squares", "tile"),
 ]
+
+# The sides of a shape that was chosen. gradio sends `input` also when the field is merely left, and
+# before `change`, which comes with each new shape: also with one that a restored PNG brings.
+SIDES = """(shape) => {
+    const left = { __type__: "update" };
+    if (shape === (window.shapes?.[FIELD] ?? "")) return [left, left];
+    return shape ? shape.split("x").map(Number) : [0, 0];
+}"""
+SHAPE = "(shape) => { (window.shapes ??= {})[FIELD] = shape; return []; }"
 
 WRITE_LIKE = "a red striped sphere on a green plain floor with a blue wall"
 PICTURE_HEIGHT = 200
@@ -207,14 +217,9 @@ def _size_inputs(info: ModelInfo) -> Widgets:
             )
             for side in ("width", "height")
         }
-    shape.input(
-        sides_of_shape,
-        inputs=shape,
-        outputs=list(sides.values()),
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    filled, kept = (js.replace("FIELD", str(shape._id)) for js in (SIDES, SHAPE))
+    shape.input(None, js=filled, inputs=shape, outputs=list(sides.values()), **AT_ONCE)
+    shape.change(None, js=kept, inputs=shape, **AT_ONCE)
     return {"shape": shape, **sides}
 
 
@@ -226,13 +231,6 @@ def shape_choices(info: ModelInfo) -> list[tuple[str, str]]:
         (square, square),
         *((size, size) for size in others),
     ]
-
-
-def sides_of_shape(shape: str) -> tuple[int, int]:
-    if not shape:
-        return 0, 0
-    width, height = map(int, shape.split("x"))
-    return width, height
 
 
 def _encoder_view(manager: ModelManager, path: Path) -> Image.Image | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import gradio as gr
 
 from ipadapter_demo.assets import asset
+from ipadapter_demo.ui.run.model_input import ModelInput
+from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.uploads import editor_value_from_image
 
 FOLDER = asset("assets/examples")
@@ -24,7 +26,7 @@ DRAW = """() => {
 
 def examples(
     tab: str, inputs: Sequence[gr.Component], rows: Sequence[Sequence[str | None]]
-) -> None:
+) -> gr.Examples | None:
     """Pictures are named by their file. Rows whose files are missing, or whose choices this model
     does not offer, are left out."""
     usable = [row for row in rows if all(map(_offered, inputs, row))]
@@ -38,8 +40,25 @@ def examples(
         found.load_input_event.success(
             None, js=DRAW.replace("TAB", tab), queue=False, api_visibility="private"
         )
+        # gradio would also set choices and hints, to those of the model that the page began with
+        found.input_component_props = [{} for _ in inputs]
         for component in inputs:  # else they are deleted like visitors' files, after a day
             component.keep_in_cache.update(component.temp_files)
+        return found
+    return None
+
+
+def only_offered(
+    found: gr.Examples, model: ModelInput, choices_of: Callable[[str], Collection[str]]
+) -> None:
+    """With another model, show those rows whose last value is among the choices of its name."""
+
+    def offered(name: str) -> gr.Dataset:
+        choices = choices_of(name)
+        rows = [row for row in found.visible_examples if row[-1] in choices]
+        return gr.Dataset(samples=rows, visible=bool(rows))
+
+    model.shown.change(offered, inputs=model.shown, outputs=found.dataset, **AT_ONCE)
 
 
 def _offered(component: gr.Component, cell: str | None) -> bool:

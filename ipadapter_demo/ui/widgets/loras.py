@@ -14,6 +14,21 @@ from ipadapter_demo.ui.run.model_input import ModelInput
 from ipadapter_demo.ui.run.tab import Properties, Recommended, Update, Widgets
 from ipadapter_demo.ui.widgets.samplers import noise_schedule_properties
 
+# gradio tells what is taken away only where a token's own × is pressed. The × of all, and
+# Backspace, press that.
+TAKE_AWAY = """() => {
+    const take = (event) => {
+        const { target, key } = event, field = target.closest?.(".loras");
+        const all = target.closest?.(".remove-all") && (!key || key === "Enter");
+        if (!field || !(all || key === "Backspace" && target.value === "")) return;
+        event.stopPropagation();
+        event.preventDefault();
+        const own = [...field.querySelectorAll(".token .token-remove")].reverse();
+        own.slice(0, all ? own.length : 1).forEach((one) => one.click());
+    };
+    for (const kind of ["click", "keydown"]) document.addEventListener(kind, take, true);
+}"""
+
 
 def loras_input(info: ModelInfo) -> gr.Dropdown:
     """Hidden where the model has none."""
@@ -23,6 +38,7 @@ def loras_input(info: ModelInfo) -> gr.Dropdown:
         "also sets steps, guidance and sampler",
         multiselect=True,
         allow_custom_value=True,
+        elem_classes="loras",
         **loras_properties(info),
     )
 
@@ -63,6 +79,7 @@ def on_few_step(
         preprocess=False,
         show_progress="hidden",
         api_visibility="private",
+        trigger_mode="multiple",  # one that is chosen or taken away is not missed for another
         queue=False,
     )
 

@@ -13,6 +13,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.masks import MaskMeans, shown_on
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
+from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.uploads import (
     Painting,
@@ -21,6 +22,12 @@ from ipadapter_demo.ui.run.uploads import (
     painting_from_editor,
 )
 from ipadapter_demo.ui.widgets import components
+
+# Paint is sent anew only where the preview shows what becomes of it.
+PAINTED = """(view, ...edits) => {
+    if (view || edits.some(Boolean)) document.querySelector(".masked")?.click();
+    return [];
+}"""
 
 CHOICES = [("White = selected", "white"), ("Transparent = selected", "transparent")]
 
@@ -73,7 +80,12 @@ def mask_input(
     triggers = [one.change for one in inputs.values()]  # type: ignore[attr-defined]
     if picture is not None:
         inputs["picture"] = picture
-        triggers.append(picture.upload)
+        triggers.append(picture.upload)  # type: ignore[attr-defined]
+        if edits:  # it is an editor
+            again = gr.Button("Preview the mask", visible="hidden", elem_classes="masked")
+            triggers.append(again.click)
+            changing = [view, *edits.values()]
+            picture.change(None, js=PAINTED, inputs=changing, **AT_ONCE)  # type: ignore[attr-defined]
     endpoint(
         partial(gr.on, triggers),
         mask_view,

@@ -12,14 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from ipadapter_demo import checks
 from ipadapter_demo.embeds import ENDING
 from ipadapter_demo.errors import RequestError
-from ipadapter_demo.masks import flatten_mask
+from ipadapter_demo.imaging import shrink_to_area
+from ipadapter_demo.masks import MaskMeans, flatten_mask
 from ipadapter_demo.pipeline import ModelInfo
 from ipadapter_demo.reference import negative_noise
 from ipadapter_demo.request import MAX_COUNT, MAX_WEIGHT, Reference
+from ipadapter_demo.size_limits import MAX_AREA
 from ipadapter_demo.ui.run.tab import Properties, Widgets
 from ipadapter_demo.ui.widgets import components
 from ipadapter_demo.ui.widgets.layers import layer_choices
@@ -131,10 +134,7 @@ def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
     found, noise = [], values.pop("negative_noise", 0.0)
     count = checks.integer("count", values.get("count", 1), 1, MAX_COUNT)
     for k, given in taken(values, REFERENCE, REFERENCES, "reference", "embeds"):
-        mask, hidden = given["mask"], given["clip_mask"]
         only = checks.integer(slot("only", k), given["only"], 0, count)
-        if mask is not None:
-            mask = flatten_mask(mask, slot("mask", k), given["mask_means"])
         found.append(
             Reference(
                 image=given["reference"],
@@ -143,9 +143,9 @@ def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
                 fit=given["fit"],
                 adapter=given["reference_adapter"] or None,
                 layers=given["reference_layers"] or None,
-                clip_mask=hidden and flatten_mask(hidden, slot("clip_mask", k)),
+                clip_mask=_mask(given["clip_mask"], slot("clip_mask", k)),
                 weight=given["weight"],
-                mask=mask,
+                mask=_mask(given["mask"], slot("mask", k), given["mask_means"]),
                 negative=given["negative"],
                 window=(given["window_start"], given["window_end"]),
                 only_image=only - 1 if only else None,
@@ -157,6 +157,11 @@ def references_from_slots(values: dict[str, Any]) -> tuple[Reference, ...]:
             raise RequestError("negative_noise needs a picture in the first place")
         found.append(negative_noise(first, noise))
     return tuple(found)
+
+
+def _mask(mask: Image.Image | None, field: str, means: MaskMeans = "white") -> Image.Image | None:
+    """It travels inside the results, so it has no more pixels than the picture of a reference."""
+    return mask and shrink_to_area(flatten_mask(mask, field, means), MAX_AREA)
 
 
 def slots_from_references(references: Sequence[Reference]) -> dict[str, object]:

@@ -23,9 +23,10 @@ LIMITS = """() => {
         said.className = SAID;
         said.setAttribute("role", "status");
         const got = value || "nothing";
-        said.textContent =
-            `“${label}” must be from ${min} to ${max}, got ${got}: ${taken} is taken.`;
         block.append(said);
+        const text = `“${label}” must be from ${min} to ${max}, got ${got}: ${taken} is taken.`;
+        // screen readers say what changes in a live region, not what it comes with
+        requestAnimationFrame(() => { said.textContent = text; });
     }, true);
     document.addEventListener("input", ({ target }) => {
         target.closest?.(".block")?.querySelector(`.${SAID}`)?.remove();

@@ -18,20 +18,31 @@ from ipadapter_demo.ui.run.running import AT_ONCE
 ON_LOAD = """
 const joining = new Set(JOINING);
 const prompt = () => element.closest(".tab").querySelector(".prompt textarea");
+let composing = false;
+// A word that is being written is none yet: it would be said letter by letter.
+const written = (field) => {
+    if (document.activeElement !== field) return field.value;
+    const { value, selectionEnd: caret } = field;
+    return value.slice(0, caret).replace(/\\p{L}[\\p{L}\\p{M}]*$/u, "")
+        + value.slice(caret).replace(/^[\\p{L}\\p{M}]+/u, "");
+};
 const look = () => {
     const line = element.querySelector(".unknown");
-    if (!line) return;
+    if (!line || composing) return;
     const chips = [...element.querySelectorAll("button")].map((one) => one.textContent);
     const known = new Set([...chips, ...line.dataset.synonyms.split(" ")]);
-    const typed = prompt().value.toLowerCase().match(/\\p{L}[\\p{L}\\p{M}]*|[☀-➿🀀-🫿]/gu) ?? [];
+    const typed = written(prompt()).toLowerCase().match(/\\p{L}[\\p{L}\\p{M}]*|[☀-➿🀀-🫿]/gu) ?? [];
     const unknown = [...new Set(typed)].filter((word) => !known.has(word) && !joining.has(word));
     line.textContent = unknown.length
         ? `${line.dataset.model} does not know: ${unknown.slice(0, 12).join(", ")}` : "";
 };
 element.addEventListener("look", look);
-element.closest(".tab").addEventListener("input", ({ target }) => {
-    if (target === prompt()) look();
-});
+for (const event of ["input", "compositionstart", "compositionend", "focusout"])
+    element.closest(".tab").addEventListener(event, ({ target, type, isComposing }) => {
+        if (target !== prompt()) return;
+        composing = type === "compositionstart" || isComposing === true;
+        look();
+    });
 element.addEventListener("click", ({ target }) => {
     if (!target.matches("button")) return;
     const field = prompt(), words = field.value.trim();

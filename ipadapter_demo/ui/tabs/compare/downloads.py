@@ -6,7 +6,7 @@ import html
 from pathlib import Path
 
 from ipadapter_demo.compare import Job
-from ipadapter_demo.compare.bundle import BUNDLE
+from ipadapter_demo.compare.names import BUNDLE
 from ipadapter_demo.ui.run.addresses import file_url
 from ipadapter_demo.ui.tabs.compare.view import cell_label
 

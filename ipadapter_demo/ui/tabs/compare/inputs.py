@@ -67,18 +67,12 @@ def compare_inputs(manager: ModelManager) -> Widgets:
             inputs[f"{side}_values"] = gr.Textbox(
                 text,
                 label="Values",
-                placeholder=AXES[axis][1],
-                lines=1,
+                info=AXES[axis][1],
+                lines=2,  # with one, Enter would begin no new line
                 max_lines=8,
                 scale=3,
                 min_width=160,
             )
-        inputs[f"{side}_axis"].change(
-            lambda axis: gr.Textbox(placeholder=AXES[axis][1]),
-            inputs=inputs[f"{side}_axis"],
-            outputs=inputs[f"{side}_values"],
-            **AT_ONCE,
-        )
     inputs["beside"] = gr.CheckboxGroup(BESIDE, value=["reference"], label="Extra columns")
     inputs["prompt"] = gr.Textbox(
         "", label="Prompt", info=components.words_known(info), lines=1, max_lines=4

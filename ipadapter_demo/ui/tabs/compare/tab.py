@@ -34,7 +34,12 @@ from ipadapter_demo.ui.run.visitor import this_visitor
 from ipadapter_demo.ui.tabs.compare.api import add_compare_api
 from ipadapter_demo.ui.tabs.compare.form import spec_from_form
 from ipadapter_demo.ui.tabs.compare.inputs import compare_inputs, compare_settings
-from ipadapter_demo.ui.tabs.compare.presets import fill_by_presets, preset_buttons
+from ipadapter_demo.ui.tabs.compare.presets import (
+    fill_by_presets,
+    follow_axes,
+    follow_model,
+    preset_buttons,
+)
 from ipadapter_demo.ui.tabs.compare.results import Shown, compare_results, forget, run, stopped
 
 # A queue of its own: a long comparison holds up no single picture, see serving/manager.py.
@@ -102,6 +107,8 @@ def build(manager: ModelManager, model: ModelInput, tab: gr.Tab) -> CompareTab:
             settings, written, accordion = compare_settings(manager)
     inputs |= settings | {"model": model.chosen, "written": written}
     fill_by_presets(manager, model, presets, inputs)
+    follow_axes(manager, model, inputs)
+    follow_model(manager, model, inputs)
 
     def spec_of(values: Mapping[str, Any]) -> Spec:
         form = dict(values)
