@@ -36,6 +36,7 @@ from ipadapter_demo.ui.widgets.access import ACCESS
 from ipadapter_demo.ui.widgets.foreign import CONVERT, png_endpoint
 from ipadapter_demo.ui.widgets.loras import TAKE_AWAY, on_few_step
 from ipadapter_demo.ui.widgets.mask_editor import KEYS, ONCE
+from ipadapter_demo.ui.widgets.masks import PAINTED
 from ipadapter_demo.ui.widgets.sliders import LIMITS
 
 __all__ = ["build_ui", "launch", "launch_options"]
@@ -68,7 +69,7 @@ DROP = """() => {
 }"""
 
 
-SCRIPTS = (DROP, DRAG, CONVERT, KEYS, ONCE, LIMITS, TAKE_AWAY, ACCESS)
+SCRIPTS = (DROP, DRAG, CONVERT, KEYS, ONCE, PAINTED, LIMITS, TAKE_AWAY, ACCESS)
 
 
 def build_ui(

@@ -13,7 +13,6 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.masks import MaskMeans, shown_on
 from ipadapter_demo.ui.run.endpoint import endpoint
 from ipadapter_demo.ui.run.errors import shown_errors
-from ipadapter_demo.ui.run.running import AT_ONCE
 from ipadapter_demo.ui.run.tab import Widgets
 from ipadapter_demo.ui.run.uploads import (
     Painting,
@@ -23,10 +22,23 @@ from ipadapter_demo.ui.run.uploads import (
 )
 from ipadapter_demo.ui.widgets import components
 
-# Paint is sent anew only where the preview shows what becomes of it.
-PAINTED = """(view, ...edits) => {
-    if (view || edits.some(Boolean)) document.querySelector(".masked")?.click();
-    return [];
+# Paint is sent anew only while a preview shows what becomes of it: after a stroke, a button of the
+# editor, or a key, which presses one. Not by the editor's `change`: while anything hears that, it
+# sends each stroke by a way of gradio's that is closed here.
+PAINTED = """() => {
+    let planned = null;
+    const again = (tab) => {
+        clearTimeout(planned);
+        planned = setTimeout(() => {
+            if (tab.querySelector(".mask-view img")) tab.querySelector(".masked").click();
+        }, 100);
+    };
+    const heard = ({ target, type }) => {
+        const tab = target.closest?.(".mask-editor")?.closest(".tab");
+        if (tab && type === "click") again(tab);
+        else if (tab) document.addEventListener("pointerup", () => again(tab), { once: true });
+    };
+    for (const kind of ["click", "pointerdown"]) document.addEventListener(kind, heard, true);
 }"""
 
 CHOICES = [("White = selected", "white"), ("Transparent = selected", "transparent")]
@@ -84,8 +96,6 @@ def mask_input(
         if edits:  # it is an editor
             again = gr.Button("Preview the mask", visible="hidden", elem_classes="masked")
             triggers.append(again.click)
-            changing = [view, *edits.values()]
-            picture.change(None, js=PAINTED, inputs=changing, **AT_ONCE)  # type: ignore[attr-defined]
     endpoint(
         partial(gr.on, triggers),
         mask_view,
