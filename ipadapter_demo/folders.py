@@ -25,7 +25,7 @@ from ipadapter_demo.files import write_file
 from ipadapter_demo.imaging import read_bytes, read_image
 from ipadapter_demo.json_values import Json
 from ipadapter_demo.pipeline.events import Result
-from ipadapter_demo.record import record_from_png, request_to_json, save_png
+from ipadapter_demo.record import Recording, record_from_png, request_to_json
 from ipadapter_demo.request import GenerateRequest, Reference
 
 if TYPE_CHECKING:
@@ -168,9 +168,10 @@ class FolderRun:
             return [{"reference": name, "error": said(outcome)}]
         lines: list[Line] = []
         try:
+            recording = Recording(outcome.request, outcome.provenance)
             for index, (image, seed) in enumerate(zip(outcome.images, outcome.seeds, strict=True)):
                 content = io.BytesIO()
-                save_png(content, image, outcome.request, seed, index, outcome.provenance)
+                recording.save(content, image, seed, index)
                 path = self._place(f"{name}-{seed}", outcome.request)
                 write_file(self._out / path, content.getvalue())
                 lines.append(

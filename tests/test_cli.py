@@ -29,7 +29,7 @@ from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.pipeline import load as load_pipeline
-from ipadapter_demo.record import record_from_png, request_from_png, save_png
+from ipadapter_demo.record import Recording, record_from_png, request_from_png, save_png
 from ipadapter_demo.request import GenerateRequest
 from ipadapter_demo.training import cli as training_cli
 from ipadapter_demo.training.config import FewStepConfig
@@ -119,14 +119,15 @@ class TestGenerate:
         words = ["generate", "--reference", "R.png", "--steps", "1", "--prompt"]
         before: list[Path] = []
 
-        def save(target: Any, *rest: Any) -> None:
+        def save(recording: Recording, target: Any, *rest: Any) -> None:
             if isinstance(target, Path):
                 before.append(target)
                 if len(before) == 1:
                     assert main([*words, "second"], load) == 0
-            save_png(target, *rest)
+            whole(recording, target, *rest)
 
-        monkeypatch.setattr("ipadapter_demo.record.save_png", save)
+        whole = Recording.save
+        monkeypatch.setattr(Recording, "save", save)
         run(*words, "first")
         drawn = {p.name: request_from_png(p).prompt for p in Path("outputs").iterdir()}
         assert drawn == {"0.png": "first", "0-2.png": "second"}
@@ -134,11 +135,11 @@ class TestGenerate:
     def test_an_output_that_cannot_be_written_leaves_no_empty_file(
         self, run: Run, load: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def full(target: Any, *_: Any) -> None:
+        def full(_: Recording, target: Any, *rest: Any) -> None:
             if isinstance(target, Path):
                 raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("ipadapter_demo.record.save_png", full)
+        monkeypatch.setattr(Recording, "save", full)
         assert main(["generate", "--steps", "1", "--reference", "R.png"], load) == 2
         assert not list(Path("outputs").iterdir())
 

@@ -196,7 +196,7 @@ def run(arguments: Arguments, load: Load) -> None:
         vae_is_named,
     )
     from ipadapter_demo.imaging import tinted
-    from ipadapter_demo.record import save_png
+    from ipadapter_demo.record import Recording, save_png
 
     record, found = recorded(arguments.from_png)
     # read before the model is: a wrong path shows at once
@@ -223,9 +223,10 @@ def run(arguments: Arguments, load: Load) -> None:
         progress(
             f"{arguments.from_png} was made with other weights: it is not drawn the same again"
         )
+    recording = Recording(result.request, result.provenance)
     for index, (image, seed) in enumerate(zip(result.images, result.seeds, strict=True)):
         with free_path(arguments.out, str(seed)) as path:
-            save_png(path, image, result.request, seed, index, result.provenance)
+            recording.save(path, image, seed, index)
         maps = []
         shown = result.attention_maps[index] if result.attention_maps else ()
         for number, one in enumerate(shown, 1):

@@ -84,6 +84,10 @@ class ModelManager:
         known = self._known.get(name) if isinstance(name, str) else None
         return known and known[0]
 
+    def info_beside(self, name: object) -> ModelInfo:
+        """The same, and of the current model in the place of one that was never loaded."""
+        return self.info_of(name) or self.info
+
     def previews(self, name: str) -> Previews | None:
         """Encoder views and maps as a model makes them, whichever is loaded; None for one that
         never was."""

@@ -68,7 +68,7 @@ def restore_button(
     def result(path: Path, chosen: str, progress: gr.Progress) -> Iterator[Update]:
         if (found := settings_from_png(path)) is not None:
             inform(f"Of {found.program}: what is not taken over is listed beside the settings.")
-            info = manager.info_of(chosen) or manager.info
+            info = manager.info_beside(chosen)
             yield taken_over(found, info, built[WORDS]) | {tabs: gr.Tabs(selected=WORDS)}
             return
         record = record_at(path)

@@ -160,7 +160,7 @@ def layout(manager: ModelManager, model: ModelInput) -> tuple[Widgets, Results, 
 
 
 def _kinds(manager: ModelManager, name: str) -> list[str]:
-    return [kind for _, kind in structure_choices(manager.info_of(name) or manager.info)]
+    return [kind for _, kind in structure_choices(manager.info_beside(name))]
 
 
 def _control_inputs(choices: list[tuple[str, str]]) -> tuple[Widgets, gr.Image]:

@@ -42,7 +42,7 @@ def layers_input(manager: ModelManager, model: ModelInput) -> Widgets:
         )
 
     def draw(preset: object, name: str) -> str:
-        return drawn(preset, manager.info_of(name) or manager.info)
+        return drawn(preset, manager.info_beside(name))
 
     gr.on(
         [chosen.change, model.shown.change],

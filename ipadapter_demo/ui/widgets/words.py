@@ -67,7 +67,7 @@ def words_of_prompt(manager: ModelManager, model: ModelInput, prompt: gr.Compone
     )
 
     def words(name: str) -> str:
-        return words_html(manager.info_of(name) or manager.info)
+        return words_html(manager.info_beside(name))
 
     model.shown.change(words, inputs=model.shown, outputs=shown, **AT_ONCE)
     prompt.change(None, js=LOOK, **AT_ONCE)

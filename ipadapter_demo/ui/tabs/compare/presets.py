@@ -35,7 +35,7 @@ def preset_buttons(manager: ModelManager, model: ModelInput) -> dict[str, gr.But
     several.visible = len(manager.info.adapters) > 1
 
     def offered(name: str) -> gr.Button:
-        return gr.Button(visible=len(_info(manager, name).adapters) > 1)
+        return gr.Button(visible=len(manager.info_beside(name).adapters) > 1)
 
     model.shown.change(offered, inputs=model.shown, outputs=several, **AT_ONCE)
     return buttons
@@ -50,7 +50,7 @@ def fill_by_presets(
 
     def filling(name: str) -> Callable[[str, str], Update]:
         def fill(prompt: str, model_name: str) -> Update:
-            info = _info(manager, model_name)
+            info = manager.info_beside(model_name)
             axis, values = PRESETS[name](info)
             own = "" if prompt.strip() in WORDS.values() else prompt
             words = WORDS[bool(info.words)] if axis == "method" else ""
@@ -79,7 +79,7 @@ def follow_axes(manager: ModelManager, model: ModelInput, inputs: Widgets) -> No
     be drawn as a prompt. What somebody wrote stays."""
 
     def follow(axis: str, written: str, name: str) -> gr.Textbox:
-        info, hint = _info(manager, name), AXES[axis][1]
+        info, hint = manager.info_beside(name), AXES[axis][1]
         given = (preset(info) for preset in PRESETS.values())
         others = {values for of, values in given if of != axis}
         return gr.Textbox(info=hint, **({"value": ""} if written in others else {}))
@@ -95,7 +95,7 @@ def follow_model(manager: ModelManager, model: ModelInput, inputs: Widgets) -> N
     names = ("steps", "guidance", "image_scale", "adapter", "kind", "prompt")
 
     def follow(name: str, prompt: str) -> Update:
-        info = _info(manager, name)
+        info = manager.info_beside(name)
         changed = {name: RECOMMENDED[name](info) for name in names}
         if prompt in WORDS.values():
             changed["prompt"] |= {"value": WORDS[bool(info.words)]}
@@ -106,7 +106,3 @@ def follow_model(manager: ModelManager, model: ModelInput, inputs: Widgets) -> N
 
 
 PARTS = ("axis", "values")
-
-
-def _info(manager: ModelManager, name: str) -> ModelInfo:
-    return manager.info_of(name) or manager.info
