@@ -18,7 +18,10 @@ OF_A_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "
 
 
 def proxy(target: str) -> Starlette:
-    client = httpx.AsyncClient(base_url=target, timeout=None)
+    # A connection for each request: the server closes an idle one, and a request that is on its way
+    # in it at that moment is lost.
+    limits = httpx.Limits(max_keepalive_connections=0)
+    client = httpx.AsyncClient(base_url=target, timeout=None, limits=limits)
 
     async def hand_on(request: Request) -> Response:
         rest = request.url.path.removeprefix(PATH)
