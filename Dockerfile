@@ -25,7 +25,7 @@ COPY ipadapter_demo ipadapter_demo
 COPY assets assets
 COPY configs configs
 USER 1000
-# Weights from the hub, compiled networks and visitors' files: volumes, if they are to stay.
+# Weights from the hub and visitors' files: volumes, if they are to stay. No compiler is here, for --compile.
 ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HF_HOME=/app/hub \

@@ -49,7 +49,7 @@ def add_server_options(add: Callable[..., argparse.Action], default: Any) -> Non
     )
     add("--share", action=argparse.BooleanOptionalAction, help="open a public link [no]")
     add("--ray", action=argparse.BooleanOptionalAction, help="draw with Ray Serve [no]")
-    add("--replicas", help="of a model, with --ray: 2, or 1-4 [one for each GPU]")
+    add("--replicas", help="of a model, with --ray: 2, or 1-4 [1 to as many as there are GPUs]")
     add("--metrics-port", type=int, help="for Prometheus [none]")
     add("--log-json", action=argparse.BooleanOptionalAction, help="log as JSON lines [no]")
     add("--root-path", metavar="PATH", help="where a proxy shows the page: /demo, or an address")

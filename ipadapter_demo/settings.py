@@ -54,8 +54,8 @@ class Settings:
     whose files are then fetched.
 
     `ray` draws with `replicas` of every model on Ray Serve, a number or a range such as "1-4";
-    nothing is one for each GPU. `metrics_port` is where Prometheus reads, and `log_json` writes the
-    log as lines of JSON.
+    nothing is from one to as many as there are GPUs. `metrics_port` is where Prometheus reads, and
+    `log_json` writes the log as lines of JSON.
 
     `root_path` is where a proxy shows the page, "/demo" or a whole address; `auth` is user:password
     of those who may see it, or a file of such lines; `mcp` serves the endpoints as tools as well.

@@ -794,3 +794,12 @@ def test_the_cache_is_filled_where_a_layer_acts(
     rows = ImagePrompt(rows=ALL, tokens=tokens(1).double(), scale=torch.zeros(1, 1, 1))
     processor.fill_kv_cache(layer, rows)
     assert rows.kv_cache.keys() == {1}, "a tensor is not looked into"
+
+
+def test_tokens_that_join_the_text_wait_for_weights_that_rest_elsewhere(layer: Attention) -> None:
+    """As `--offload` has them between two calls of the UNet, whose own K and V they take."""
+    for device, cached in (("cpu", {0}), ("meta", set())):
+        processor = DecoupledAttnProcessor(None)
+        prompt = ImagePrompt(rows=ALL, tokens=tokens(1).double(), scale=1.0, joins_text=True)
+        processor.fill_kv_cache(layer.to(device), prompt)
+        assert prompt.kv_cache.keys() == cached

@@ -182,6 +182,8 @@ def test_the_report_covers_every_claim_on_the_built_in_model() -> None:
     for name in ("text_alone", "free_words", "variation", "variation_plus", "no_image"):
         assert 0 <= found[name]["mean"] <= 1
         assert 0 <= found[name]["chance_mean"] <= 1
+    assert found["hand_written"]["mean"] > 0.9
+    assert set(found["hand_written"]["by_attribute"]) >= {"count", *experiments.SOLID_NAMES}
     for name in ("text_alone", "free_words"):  # no words name it
         assert "light_side" not in found[name]["by_attribute"]
     for name in ("variation", "variation_plus"):

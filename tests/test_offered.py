@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from ipadapter_demo.models.sources import Hub, no_report
 from ipadapter_demo.pipeline import load
 from ipadapter_demo.request import GenerateRequest, Structure
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.serving.ray import Scale
+from ipadapter_demo.serving.ray import prepared_by as replicas_prepared_by
 from ipadapter_demo.settings import Settings
 from ipadapter_demo.ui.widgets.slots import structure_choices
 from tests.shelf import models, offline, shelf
@@ -61,6 +64,19 @@ def test_a_visitor_has_nothing_fetched_unless_the_operator_lets_him(
     with pytest.raises(ModelError, match=said):
         prepare("sdxl", no_report)
     assert bool(asked) is downloads
+
+
+def test_replicas_fetch_nothing_for_visitors_either(shelf: Path) -> None:
+    settings = Settings(models_dir=str(shelf), device="cpu", ray=True)
+    prepare = replicas_prepared_by(settings, Scale(), joined=True)
+    with pytest.raises(ModelError, match=r"sdxl is not downloaded here \(8 GB\), and this"):
+        prepare("sdxl", no_report)
+    for allowed in (False, True):
+        settings = replace(settings, visitor_downloads=allowed)
+        for name in ("tabletop", "sd15", *(["sdxl"] if allowed else [])):
+            start: Any = replicas_prepared_by(settings, Scale(), True)(name, no_report)
+            _, options, _ = start.args
+            assert options.fetch_later is allowed, name
 
 
 def test_the_operator_s_own_model_is_fetched_in_any_case(shelf: Path) -> None:

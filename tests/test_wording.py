@@ -9,12 +9,12 @@ import re
 import pytest
 from transformers import CLIPTokenizer
 
+from ipadapter_demo.evaluation.hand_written import PROMPTS, named_attributes
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.pipeline.warnings import JOINING
 from ipadapter_demo.tabletop.caption import FULL, RICH, CaptionStyle, Phrase, Said, said_of, written
 from ipadapter_demo.tabletop.scene import COLOURS, SHAPES, TEXTURES, sample_scenes
 from ipadapter_demo.tabletop.wording import PATTERNS, SYNONYMS, other_words, reworded
-from tests.free_prompts import PROMPTS, named_attributes
 
 SCENES = sample_scenes(400, seed=21)
 WORDS = (*COLOURS, *TEXTURES, *SHAPES, "floor", "wall")

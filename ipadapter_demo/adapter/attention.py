@@ -173,8 +173,10 @@ class DecoupledAttnProcessor:
         return hidden_states
 
     def fill_kv_cache(self, attn: Attention, prompt: ImagePrompt) -> None:
-        """Compute this layer's K' and V' of a prompt, unless they are there or its λ here is 0."""
-        if prompt.acts_in(self.number) and self.number not in prompt.kv_cache:
+        """Compute this layer's K' and V' of a prompt, unless they are there or its λ here is 0; or
+        tokens join the text's and the UNet's own weights rest elsewhere, which its call brings."""
+        at_hand = not prompt.joins_text or attn.to_k.weight.device == prompt.tokens.device
+        if at_hand and prompt.acts_in(self.number) and self.number not in prompt.kv_cache:
             prompt.kv_cache[self.number] = self._key_value(attn, prompt)
 
     def _key_value(self, attn: Attention, prompt: ImagePrompt) -> tuple[Tensor, Tensor]:

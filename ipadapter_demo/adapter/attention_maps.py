@@ -78,10 +78,11 @@ class AttentionRecorder:
         return torch.stack([part.sum(2) for part in weights.split(self.counts, dim=2)], dim=2)
 
     def _add(self, amounts: Tensor, grid: tuple[int, int], layer: int) -> None:
-        maps = amounts.transpose(1, 2).unflatten(2, grid)  # (rows, references, height, width)
+        # on the CPU: not every device has areas that do not divide a side
+        maps = amounts.transpose(1, 2).unflatten(2, grid).cpu()  # (rows, references, height, width)
         tile = F.interpolate(maps, self._tile, mode="area")
-        self._tiles.setdefault(layer, []).append((tile * 255).round().byte().cpu())
-        maps = F.interpolate(maps, self._grid, mode="bilinear", align_corners=False).cpu()
+        self._tiles.setdefault(layer, []).append((tile * 255).round().byte())
+        maps = F.interpolate(maps, self._grid, mode="bilinear", align_corners=False)
         self._sum = maps if self._sum is None else self._sum + maps
         self._seen += 1
 

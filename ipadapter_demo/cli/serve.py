@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ipadapter_demo.cli.command import Arguments, Command, Load
@@ -19,9 +18,7 @@ from ipadapter_demo.errors import ModelError, ServerError
 from ipadapter_demo.settings import (
     Settings,
     add_settings,
-    load_options,
     offered,
-    without_additions,
 )
 from ipadapter_demo.temporary import swept, temporary_folder
 
@@ -158,18 +155,12 @@ def _on_zero_gpu(settings: Settings) -> bool:
 def prepared_by(settings: Settings, zero_gpu: bool = False) -> Prepare:
     """Finds models for a page, and fetches what is missing: of the operator's own model in any
     case, of others only where visitors may have that done."""
-    from ipadapter_demo.models.at_hand import check_at_hand
-    from ipadapter_demo.models.shelf import needed_by
     from ipadapter_demo.pipeline import prepare
     from ipadapter_demo.pipeline.warm_up import warm_up
-
-    others, downloads = without_additions(settings), settings.visitor_downloads
+    from ipadapter_demo.serving.offered import options_of
 
     def prepared(model: str, report: Report) -> Callable[[], ImagePromptPipeline]:
-        own = model == settings.model
-        options = replace(load_options(settings if own else others), fetch_later=downloads)
-        if not (own or downloads):
-            check_at_hand(model, needed_by(model, options.models_dir), options.models_dir)
+        options = options_of(settings, model)
         load = prepare(model, options, report)
         if zero_gpu:
             from ipadapter_demo.serving.zero_gpu import ZeroGPUPipeline

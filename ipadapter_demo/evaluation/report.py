@@ -12,6 +12,7 @@ from dataclasses import asdict
 from ipadapter_demo.evaluation import experiments
 from ipadapter_demo.evaluation.benchmark import Benchmark
 from ipadapter_demo.evaluation.drawing import Draw, drawn_by
+from ipadapter_demo.evaluation.hand_written import hand_written
 from ipadapter_demo.evaluation.inpainting import inpainting
 from ipadapter_demo.pipeline import ImagePromptPipeline
 from ipadapter_demo.tabletop.scene import HELD_OUT_SEED, sample_scenes
@@ -21,6 +22,7 @@ EXPERIMENTS = (
     experiments.vae,
     experiments.text_alone,
     experiments.free_words,
+    hand_written,
     experiments.variation,
     experiments.variation_plus,
     experiments.layout,

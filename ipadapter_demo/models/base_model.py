@@ -7,6 +7,7 @@ from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -157,12 +158,12 @@ def load_base_model(
     def frozen(network: Network) -> Network:
         return settled(network, "cpu" if options.offload else device)
 
-    unions: dict[Path, ControlNetUnionModel] = {}
+    unions: WeakValueDictionary[Path, ControlNetUnionModel] = WeakValueDictionary()
 
     def load(network: type, place: Path, kind: str = "") -> ControlNetModel | T2IAdapter:
         unet, factor, name = parts.unet, VAE(parts.vae).factor, place.name
-        if place in unions:  # it reads this kind of map as well
-            return unions[place]
+        if union := unions.get(place):  # it reads this kind of map as well
+            return union
         tensors, holds = None, network
         if place.is_file():
             files.append(place)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ _HOME = Path("~/.insightface")
 _LICENCE = "its weights are for non-commercial research only"
 _OR_A_FILE = "or give the face as a file of its embeds"
 _SIDES = (640, 512, 384, 256)  # a face that fills its picture is found at a small size alone
+_detecting = Lock()  # the size is one of the detector, which all threads share
 _PORTRAIT = 224
 
 
@@ -89,10 +91,11 @@ def find_faces(picture: Image.Image) -> list[Face]:
     pixels = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
     recogniser = file_sha256(Path(analysis.models["recognition"].model_file))
     found: Sequence[Any] = ()
-    for side in _SIDES:
-        analysis.det_model.input_size = (side, side)
-        if found := analysis.get(pixels):
-            break
+    with _detecting:
+        for side in _SIDES:
+            analysis.det_model.input_size = (side, side)
+            if found := analysis.get(pixels):
+                break
     return [
         Face(
             tuple(map(float, face.bbox)),  # type: ignore[arg-type] # four of them

@@ -124,9 +124,10 @@ class Loras:
         """Fetched when it is first asked for."""
         if name not in self._files:
             return self._laid(name)
+        if not isinstance(place := self._files[name], Hub):
+            return place  # whoever fetches another holds the lock meanwhile
         with self._lock:
-            place = self._files[name]
-            if isinstance(place, Hub):
+            if isinstance(place := self._files[name], Hub):
                 assert self._locate is not None
                 folder, (wanted,) = self._locate(place), place.files
                 place = self._files[name] = file_at(folder, wanted) or folder / wanted

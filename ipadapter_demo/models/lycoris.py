@@ -26,15 +26,16 @@ def merge(
     weight: float,
     keep: Callable[[nn.Parameter], None],
 ) -> None:
-    """Add `weight` times each change to the layer it names, which is kept before. Raises ModelError
-    before anything is changed where a layer is not the model's or of another shape."""
-    layers, names, found = dict(_layers(parts)), _names(parts, changes), []
+    """Add `weight` times each change to the layer it names, which is kept before, one after the
+    other: all of them are larger than the model. Raises ModelError before anything is changed where
+    a layer is not the model's; where one is of another shape, some may be changed and are kept."""
+    layers, names = dict(_layers(parts)), _names(parts, changes)
     if alien := [name for name in changes if names.get(name) not in layers]:
         few = f"{some_of(alien)}, which {'are no layers' if alien[1:] else 'is no layer'}"
         raise ModelError(f"it changes {few} of this model's")
     for name, change in changes.items():
         parameter = layers[names[name]]
-        delta = delta_of(change).to(parameter.device)
+        delta = delta_of({key: value.to(parameter.device) for key, value in change.items()})
         if delta.numel() != parameter.numel() or len(delta) != len(parameter):
             raise ModelError(
                 f"its change of {name} is {tuple(delta.shape)}, where the model has "
@@ -44,8 +45,6 @@ def merge(
         if "dora_scale" in change:
             scale = change["dora_scale"].to(delta)
             delta = _with_magnitudes(name, parameter.float(), delta, scale)
-        found.append((parameter, delta))
-    for parameter, delta in found:
         keep(parameter)
         parameter.copy_(parameter.float() + weight * delta)
 

@@ -260,7 +260,7 @@ def _scheduler_config(folder: Path) -> SchedulerConfig:
             "models over EDM's, such as Playground v2.5 and CosXL, or over those of flow matching "
             "are not read"
         )
-    return {"clip_sample": False} | config
+    return saying(config, {"clip_sample": False})
 
 
 def _image_processor(folder: Path) -> CLIPImageProcessor:

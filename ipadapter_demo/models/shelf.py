@@ -30,6 +30,7 @@ _NAME = re.compile(PLAIN_NAME)
 # the first layer of an autoencoder's decoder
 _READS_LATENTS = re.compile(r"^(first_stage_model\.|vae\.)?decoder\.conv_in\.weight$")
 _KL = "AutoencoderKL"
+SCALE_OF_KL = 0.18215  # where a configuration has none, as in diffusers
 # the half of a LoRA's layer that reads what the text encoder wrote
 _READS_TEXT = re.compile(r"attn2[._].*to_[kv].*(down|lora_A)\b.*weight$")
 
@@ -162,7 +163,7 @@ def _vae_kind(path: Path) -> tuple[int, float | None]:
     read = next((shape for key, shape in shapes.items() if _READS_LATENTS.search(key)), ())
     if len(read) != 4:
         raise ModelError(f"it holds no autoencoder, but keys as {sorted(shapes)[:2]}")
-    return read[1], config.get("scaling_factor")
+    return read[1], config.get("scaling_factor", SCALE_OF_KL) if path.is_dir() else None
 
 
 def _family_of_file(path: Path) -> str:

@@ -132,7 +132,7 @@ class ControlCondition:
     def of_rows(controls: Iterable[ControlCondition]) -> ControlCondition:
         """Conditions of one network and one map each, as one condition of as many rows."""
         each = list(controls)
-        if all(control is each[0] for control in each):
+        if all(control.seen is each[0].seen for control in each):
             return each[0]
         return ControlCondition(
             each[0].net,

@@ -1,7 +1,8 @@
-"""The structure networks of one model by kind, each loaded once."""
+"""The structure networks of one model by kind."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +29,18 @@ if TYPE_CHECKING:
 LoadStructure = Callable[[type, Path, str], "ControlNetModel | ControlNetUnionModel | T2IAdapter"]
 
 
+KEPT_BYTES = 6 * 2**30  # of networks from the hub: two ControlNets of SDXL, eight of SD 1.5
+
+
 class Structures:
-    """The structure networks of a model, each loaded once: those at hand when the model is, the
-    others when they are first asked for."""
+    """The structure networks of a model: those at hand are loaded when the model is, the others
+    when they are asked for. Of those the latest stay, up to KEPT_BYTES and one."""
 
     def __init__(self, entry: CatalogEntry, load: LoadStructure, locate: Finder) -> None:
         self._entries, self._load, self._locate = entry.structures, load, locate
         self._loaded: dict[str, StructureNet] = {}
-        self._lock = Lock()
+        self._asked: dict[str, float] = {}  # when, by time.monotonic
+        self._lock = Lock()  # of one who loads; nobody else waits for it
         for kind, structure in self._entries.items():
             if not isinstance(structure.folder, Hub):
                 self._loaded[kind] = self._read(kind, entry.folder / structure.folder)
@@ -49,10 +54,25 @@ class Structures:
 
     def __getitem__(self, kind: str) -> StructureNet:
         """Raises ModelError where it is not at hand and cannot be fetched."""
+        self._asked[kind] = time.monotonic()
+        if (found := self._loaded.get(kind)) is not None:
+            return found
         with self._lock:
-            if kind not in self._loaded:
-                self._loaded[kind] = self._read(kind, self._fetched(kind))
-            return self._loaded[kind]
+            if (found := self._loaded.get(kind)) is None:
+                self._let_go()
+                found = self._loaded[kind] = self._read(kind, self._fetched(kind))
+        return found
+
+    def _let_go(self) -> None:
+        """Of those from the hub that were not asked for the longest, until the others fit. Requests
+        that are drawn with one keep it until they end."""
+        places = {kind: entry.folder for kind, entry in self._entries.items()}
+        fetched = [kind for kind in self._loaded if isinstance(places.get(kind), Hub)]
+        for kind in sorted(fetched, key=self._asked.__getitem__):
+            nets = {self._loaded[k].net for k in fetched if k in self._loaded}
+            if sum(p.nbytes for net in nets for p in net.parameters()) <= KEPT_BYTES:
+                return
+            del self._loaded[kind]
 
     def cost(self, kind: str, annotator: str) -> str:
         """What is missing for the first map of this kind and detector, in words behind a name."""

@@ -30,6 +30,11 @@ class VAE:
     device: torch.device | str = "cpu"  # where it works, wherever its weights rest
     honours_upcast: bool = True
 
+    def __post_init__(self) -> None:
+        """On a GPU one picture at a time: SDXL's takes gigabytes, when all steps are done."""
+        if torch.device(self.device).type != "cpu":
+            self.autoencoder.enable_slicing()
+
     @property
     def factor(self) -> int:
         """Width of a latent cell in pixels."""

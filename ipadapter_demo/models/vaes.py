@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from ipadapter_demo.load_options import LoadOptions
 
 
+KEPT = 2  # loaded, so that two who take turns with theirs do not read them anew at every preview
+
+
 class Vaes:
-    """By name; the one that was used last stays loaded beside the model's own, which they are
+    """By name; those that were used last stay loaded beside the model's own, which they are
     configured as."""
 
     def __init__(
@@ -33,20 +36,21 @@ class Vaes:
         self._entry, self._dtype, self._tiling = entry, dtype, options.tiling
         self._device, self._honours_upcast = own.device, own.honours_upcast
         self._seen: dict[str, object] = {}
-        self._loaded: tuple[str, VAE] | None = None
+        self._loaded: dict[str, VAE] = {}  # the latest used last
 
     def __getitem__(self, name: str) -> VAE:
         """Raises RequestError for a name that is not there, and ModelError for what cannot be
         read."""
         place = self._place(name)
-        if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None  # before the next is read
-            self._loaded = name, self._read(place)
-        return self._loaded[1]
+        found = self._loaded.pop(name, None)
+        while found is None and len(self._loaded) >= KEPT:  # before the next is read
+            del self._loaded[next(iter(self._loaded))]
+        self._loaded[name] = found or self._read(place)
+        return self._loaded[name]
 
     def without_weights(self) -> Vaes:
         others = copy(self)
-        others._loaded = None
+        others._loaded = {}
         return others
 
     def check(self, name: str | None) -> None:

@@ -17,6 +17,7 @@ from ipadapter_demo.models.sources import served_by, weights_at
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_SCALES = (".scale_weight", ".weight_scale", "scaled_fp8")  # of ComfyUI
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _ADVICE = re.compile(
     r"\s*(If you want|Please|For more info|You should|Make sure|Pass `|You set)", re.IGNORECASE
@@ -25,11 +26,22 @@ _ADVICE = re.compile(
 
 def weights_from_file(path: Path) -> Mapping[str, object]:
     """The content of a `.safetensors` file or a pickle, by key, on the CPU. A pickle is read as
-    numbers only, and refused if it holds anything that would run. Raises ModelError."""
-    from safetensors.torch import load_file
-
+    numbers only, and refused if it holds anything that would run. Raises ModelError, for numbers
+    whose scale lies beside them, too: what reads them by their names would pass over it."""
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
+    found = _content(path)
+    if scales := [key for key in found if key.endswith(_SCALES)]:
+        raise ModelError(
+            f"{path.name}: holds fp8 weights with scales apart ({some_of(scales)}), which are "
+            "not read: take a file in fp16"
+        )
+    return found
+
+
+def _content(path: Path) -> Mapping[str, object]:
+    from safetensors.torch import load_file
+
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path)

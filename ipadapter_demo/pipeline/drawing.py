@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Hashable
+from collections.abc import Generator, Hashable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,11 +51,13 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawing:
-    """A planned request with the model that draws it. `share` requests at most share its calls."""
+    """A planned request with the model that draws it, and the maps of its structures for each size
+    of its passes. `share` requests at most share its calls."""
 
     model: BaseModel
     conditioner: Conditioner
     plan: Plan
+    maps: Mapping[Size, tuple[Image.Image, ...]]
     preview_every: int = 0
     record_attention: bool = False
 
@@ -153,7 +155,9 @@ class Drawing:
                 latents, said = self._enlarged(latents, one.size)
                 warnings |= dict.fromkeys(said)
             record = self.record_attention and one is passes[-1]
-            conditions = self.conditioner.condition(one.drawn, one.size, record)
+            conditions = self.conditioner.condition(
+                one.drawn, one.size, record, self.maps[one.size]
+            )
             yield conditions
             denoiser.prepare(conditions)
             for event in self._steps(one, conditions, latents):

@@ -239,11 +239,12 @@ class ImagePromptPipeline(Previews):
     ) -> tuple[Plan, Job]:
         """Planned, with all that takes no model done: maps drawn, and their networks at hand."""
         plan = plan_for(self._with_loras(request), self._model.native_size)
+        drawn = self._conditioner.maps.structure_maps
+        maps = {one.size: drawn(one.drawn.structures, one.size) for one in plan.passes}
         for structure in plan.drawn.structures:
-            for one in plan.passes:
-                self._conditioner.maps.structure_map(structure, one.size)
             self._model.structures[structure.kind]
-        drawing = Drawing(self._model, self._conditioner, plan, preview_every, record_attention)
+        how = preview_every, record_attention
+        drawing = Drawing(self._model, self._conditioner, plan, maps, *how)
         return plan, drawing.job(share, background, owner, most_seconds)
 
     def _rank_of(self, requests: Sequence[GenerateRequest]) -> int:

@@ -54,7 +54,8 @@ class Metrics(logging.Handler):
         working.set_function(lambda: sum(len(line.at_work()) for line in lines()))
         if torch.cuda.is_available():
             memory = Gauge("ipadapter_gpu_bytes", "GPU memory in use by torch", registry=registry)
-            memory.set_function(torch.cuda.memory_reserved)
+            cards = range(torch.cuda.device_count())  # this thread's own card is the first
+            memory.set_function(lambda: sum(map(torch.cuda.memory_reserved, cards)))
 
     def emit(self, record: logging.LogRecord) -> None:
         facts = facts_of(record)

@@ -25,10 +25,11 @@ from ipadapter_demo.models.sources import Report, no_report
 from ipadapter_demo.pipeline import SHARE_ON_CUDA
 from ipadapter_demo.serving.limits import Limits
 from ipadapter_demo.serving.manager import Offers
+from ipadapter_demo.serving.offered import options_of
 from ipadapter_demo.serving.remote import RemotePipeline
 from ipadapter_demo.serving.replica import MOST_AT_ONCE, Replica
 from ipadapter_demo.serving.replica_manager import ReplicaManager
-from ipadapter_demo.settings import Settings, load_options, replica_range, without_additions
+from ipadapter_demo.settings import Settings, replica_range
 
 if TYPE_CHECKING:
     from ray.serve import Application
@@ -56,16 +57,24 @@ def replica_manager(settings: Settings, models: Mapping[str, str] | Offers) -> R
     """The model of the settings with its replicas, and `models`, which get theirs when they are
     first asked for. Raises ModelError or CheckpointError."""
     joined = started(settings)
-    scale, others = scale_of(settings), without_additions(settings)
-
-    def prepared(name: str, _: Report) -> Callable[[], RemotePipeline]:
-        if not joined:
-            check_room(name, scale)
-        options = load_options(settings if name == settings.model else others)
-        return partial(remote_pipeline, name, options, scale)
-
+    prepared = prepared_by(settings, scale_of(settings), joined)
     first = prepared(settings.model, no_report)()
     return ReplicaManager(first, prepared, models, settings.queue_size, Limits.of(settings))
+
+
+def prepared_by(
+    settings: Settings, scale: Scale, joined: bool
+) -> Callable[[str, Report], Callable[[], RemotePipeline]]:
+    """Finds models for a page. A replica fetches what is missing: of the operator's own model in
+    any case, of others only where visitors may have that done."""
+
+    def prepared(name: str, _: Report) -> Callable[[], RemotePipeline]:
+        options = options_of(settings, name)
+        if not joined:
+            check_room(name, scale)
+        return partial(remote_pipeline, name, options, scale)
+
+    return prepared
 
 
 def started(settings: Settings) -> bool:
@@ -119,7 +128,7 @@ def application(arguments: Mapping[str, Any]) -> Application:
     """For a config file of Serve: `arguments` are settings by their names, `model` and `replicas`
     among them. The page finds the application by its name, which is the model's."""
     settings = Settings(**arguments)
-    return _application(settings.model, load_options(settings), scale_of(settings))
+    return _application(settings.model, options_of(settings, settings.model), scale_of(settings))
 
 
 def remote_pipeline(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from PIL import Image
 
 from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.pipeline.conditioning.images import ReferenceEncoder
@@ -30,12 +31,17 @@ class Conditioner:
 
     @torch.no_grad()
     def condition(
-        self, request: GenerateRequest, size: Size, record_attention: bool = False
+        self,
+        request: GenerateRequest,
+        size: Size,
+        record_attention: bool = False,
+        maps: tuple[Image.Image, ...] | None = None,
     ) -> Conditions:
-        """`record_attention`: with an AttentionRecorder for each image prompt."""
+        """`record_attention`: with an AttentionRecorder for each image prompt. `maps` are those of
+        its structures where they were drawn before."""
         guided, count = guided_calls(request) > 0, request.count
         texts = self.prompts.states(request)
-        maps = tuple(self.maps.structure_map(s, size) for s in request.structures)
+        maps = self.maps.structure_maps(request.structures, size) if maps is None else maps
         steps = steps_taken(request)
         controls = (
             self.maps.control(structure, drawn, request.inpaint)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 from PIL import Image
+from torch import Tensor
 
 from ipadapter_demo.errors import RequestError
 from ipadapter_demo.imaging import (
@@ -48,15 +50,16 @@ class MapReader:
                 raise RequestError(f"structure {OF_A_MASK} reads a mask, so it needs inpaint")
             hole = resize_image(inpaint.mask, drawn.size)
 
-        def read() -> ControlCondition:
-            net, pixels = self._model.structures[structure.kind], pixels_from_images([drawn])
-            pixels = (pixels + 1) / 2
+        net = self._model.structures[structure.kind]
+
+        def read() -> tuple[Tensor, ...]:
+            pixels = (pixels_from_images([drawn]) + 1) / 2
             if hole is not None:  # as its authors mark it
                 pixels = pixels.masked_fill(mask_from_image(hole) >= 0.5, -1.0)
-            return net.read(pixels)
+            return net.read(pixels).seen
 
         key = structure.kind, digest(drawn), None if hole is None else digest(hole)
-        condition = self._features.get(key, read)
+        condition = ControlCondition(net, self._features.get(key, read))
         return ActiveControl(condition, structure.weight, structure.window)
 
     def inpaint_controls(self, given: Inpaint | None, size: Size) -> tuple[ActiveControl, ...]:
@@ -65,11 +68,17 @@ class MapReader:
         if given is None or net is None:
             return ()
 
-        def read() -> ControlCondition:
-            return net.read(pixels_around_hole(given, size))
+        def read() -> tuple[Tensor, ...]:
+            return net.read(pixels_around_hole(given, size)).seen
 
         key = ("inpaint", digest(given.image), digest(given.mask), size)
-        return (ActiveControl(self._features.get(key, read), 1.0, (0.0, 1.0)),)
+        condition = ControlCondition(net, self._features.get(key, read))
+        return (ActiveControl(condition, 1.0, (0.0, 1.0)),)
+
+    def structure_maps(
+        self, structures: Iterable[Structure], size: Size
+    ) -> tuple[Image.Image, ...]:
+        return tuple(self.structure_map(structure, size) for structure in structures)
 
     def structure_map(self, structure: Structure, size: Size) -> Image.Image:
         """The map of a structure at the size of the output. Raises RequestError for a kind or an

@@ -1,4 +1,5 @@
-"""Prompts as people write them, by hand, and the caption's words for what each names.
+"""Prompts as people write them, by hand: the caption's words for what each names, and how much of
+it the model draws.
 
 Kept apart from training: its words for the same things come from tabletop/wording.py, and nothing
 was chosen there by what these prompts came to.
@@ -6,7 +7,14 @@ was chosen there by what these prompts came to.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+
 from ipadapter_demo.evaluation.attribute_classifier import ATTRIBUTES
+from ipadapter_demo.evaluation.benchmark import Benchmark
+
+SCENES_A_SEED = 125  # of 1,000 scenes eight pictures of each prompt
 
 # the prompt; then the solids from left to right, the floor and the wall, as far as it names them
 PROMPTS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
@@ -102,3 +110,36 @@ def named_attributes(solids: tuple[str, ...], floor: str, wall: str) -> dict[str
             if word in classes:
                 found[name] = classes.index(word)
     return found
+
+
+def hand_written(benchmark: Benchmark) -> Mapping[str, object]:
+    """Share of everything that the prompts name, and of each attribute, over some seeds of each; a
+    second solid's attributes are right only in a picture with two."""
+    seeds = -(-len(benchmark.scenes) // SCENES_A_SEED)
+    images = benchmark.draw(
+        [
+            benchmark.request(prompt=text, seed=20_000 + k)
+            for text, *_ in PROMPTS
+            for k in range(seeds)
+        ]
+    )
+    read = benchmark.classifier.classify(images)
+    wanted = [
+        named_attributes(solids, floor, wall)
+        for _, solids, floor, wall in PROMPTS
+        for _ in range(seeds)
+    ]
+    right: dict[str, torch.Tensor] = {}
+    for name in ATTRIBUTES:
+        rows = [row for row, one in enumerate(wanted) if name in one]
+        hit = read[name][rows] == torch.tensor([wanted[row][name] for row in rows])
+        if name.startswith("second"):
+            hit &= read["count"][rows] == 1
+        if rows:
+            right[name] = hit.float()
+    return {
+        "prompts": len(PROMPTS),
+        "seeds_each": seeds,
+        "mean": round(torch.cat([*right.values()]).mean().item(), 4),
+        "by_attribute": {n: {"right": round(hit.mean().item(), 4)} for n, hit in right.items()},
+    }
