@@ -102,7 +102,7 @@ def test_a_lora_that_is_at_hand_is_merged_while_another_is_fetched(
         ThreadPoolExecutor(1) as pool,
         fetching(begun, may_end, lambda: loras.check([Lora(name="lcm")])),
     ):
-        pool.submit(loras.merge, [Lora(name="style")]).result(SOON)
+        pool.submit(loras.merge, [Lora(name="style", weight=0.5)]).result(SOON)
 
 
 def test_networks_that_nobody_asked_for_lately_are_let_go(
