@@ -260,7 +260,8 @@ def _scheduler_config(folder: Path) -> SchedulerConfig:
             "models over EDM's, such as Playground v2.5 and CosXL, or over those of flow matching "
             "are not read"
         )
-    return saying(config, {"clip_sample": False})
+    # first, as it always was: of equal requests the records are equal
+    return {"clip_sample": False} | saying(config, {"clip_sample": False})
 
 
 def _image_processor(folder: Path) -> CLIPImageProcessor:
