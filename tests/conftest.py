@@ -3,6 +3,7 @@ change what the others share."""
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import sys
@@ -35,10 +36,18 @@ LONG = (
     "test_ray",
     "test_training",
     "test_card",
+    "test_compare_page",
+    "test_languages_page",
+    "test_compile",
+    "test_few_step_models",
+    "test_next",
+    "test_live",
 )
 
 # Programs that tests start wait for their threads beside the tests: docs/speed.md.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# One thread each: two for a program and two for the one beside it on two cores take longer.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # They read compiled modules, where whoever runs the tests has asked Python to write none.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Tiny models gain nothing from a second thread, and on a busy machine they would wait for it.
@@ -48,6 +57,12 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """Models that go are looked for among what the tests made, and not in all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,8 @@ def theirs(
         )
         pipeline.set_ip_adapter_scale(scale)
     kind, settings = SCHEDULERS[sampler]
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **settings, **noise_levels)
+    before = pipeline.scheduler  # one pipeline may draw several cases
+    pipeline.scheduler = kind.from_config(before.config, **settings, **noise_levels)
     if sampler == "tcd":
         arguments["eta"] = 0.3  # its paper's γ; diffusers' pipelines have 0
     pipeline.set_progress_bar_config(disable=True)
@@ -117,7 +118,10 @@ def theirs(
         "output_type": "pt",
     }
     generators = [torch.Generator().manual_seed(SEED + i) for i in range(COUNT)]
-    return pipeline(**{**common, **arguments}, generator=generators).images
+    try:
+        return pipeline(**{**common, **arguments}, generator=generators).images
+    finally:
+        pipeline.scheduler = before
 
 
 def assert_same(ours: Tensor, theirs: Tensor, tolerance: float = TOLERANCE) -> None:

@@ -88,6 +88,7 @@ def test_values_are_written_line_by_line_and_a_preset_s_go_with_its_axis(page: P
     expect(values).to_have_value("a cat\na dog\n")  # which somebody wrote
 
 
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
 def test_an_error_goes_with_what_was_wrong(page: Page) -> None:
     panel = open_tab(page, "Compare")
     values, error = panel.get_by_label("Values").first, panel.locator(".status .problem")
@@ -103,6 +104,7 @@ def test_an_error_goes_with_what_was_wrong(page: Page) -> None:
     expect(error).to_have_count(0)
 
 
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
 def test_own_pictures_take_the_place_of_the_examples(page: Page, tmp_path: Path) -> None:
     """Later ones stand beside them."""
     panel = open_tab(page, "Compare")
@@ -283,6 +285,7 @@ def test_a_blind_vote_asks_of_heads_and_gives_shares(page: Page) -> None:
     expect(panel.get_by_text(done)).to_be_visible()
 
 
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
 def test_a_vote_ends_in_words_where_another_picture_takes_the_place_of_one(page: Page) -> None:
     """Nobody votes on pictures of which one was exchanged meanwhile; what was said so far stays."""
     panel = compare(page, "0, 1")
@@ -315,6 +318,7 @@ def test_a_vote_ends_in_words_where_another_picture_takes_the_place_of_one(page:
     expect(left).to_be_disabled()
 
 
+@pytest.mark.parametrize("page", [DESKTOP], indirect=True)
 def test_what_is_left_of_another_comparison_goes_at_once(page: Page) -> None:
     """Its files are deleted when the next one begins."""
     panel = compare(page, "0, 1")

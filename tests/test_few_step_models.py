@@ -33,7 +33,7 @@ from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.few_step_files import SD15_LORAS, SDXL_LORAS
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.sources import Hub
-from ipadapter_demo.pipeline import ModelInfo
+from ipadapter_demo.pipeline import ImagePromptPipeline, ModelInfo
 from ipadapter_demo.request import GenerateRequest, Reference
 from ipadapter_demo.sampling import check_sampling
 from ipadapter_demo.serving import ModelManager
@@ -157,17 +157,31 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.fixture(scope="module")
+def loaded_model(entry: CatalogEntry) -> Any:
+    return ip.load(entry, device="cpu", dtype="float32")._model
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def with_lora(request: pytest.FixtureRequest, entry: CatalogEntry) -> tuple[str, Any]:
+    """A layout, and diffusers' pipeline with the LoRA of it fused."""
+    oracle = oracle_of(entry)
+    oracle.load_lora_weights(str(entry.folder), weight_name=f"{request.param}.safetensors")
+    oracle.fuse_lora()
+    return request.param, oracle
+
+
 @pytest.mark.parametrize("few", SETTINGS.values(), ids=str)
 def test_it_draws_what_diffusers_draws(
-    entry: CatalogEntry, monkeypatch: pytest.MonkeyPatch, layout: str, few: FewStep
+    entry: CatalogEntry,
+    loaded_model: Any,
+    with_lora: tuple[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    few: FewStep,
 ) -> None:
     """With an image prompt."""
-    oracle = oracle_of(entry)
-    oracle.load_lora_weights(str(entry.folder), weight_name=f"{layout}.safetensors")
-    oracle.fuse_lora()
-    pipeline = ip.load(entry, device="cpu", dtype="float32")
-    ours = pixels_of(pipeline, monkeypatch)
+    layout, oracle = with_lora
+    ours = pixels_of(ImagePromptPipeline(loaded_model), monkeypatch)
     asked = request(references=(reference(),), image_scale=0.7, **few.fields)
     drawn = ours(replace(asked, loras=(Lora(name=layout),)))
     assert_same(drawn, expected(oracle, entry, few), tolerance=1e-4)

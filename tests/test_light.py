@@ -14,7 +14,7 @@ from torch import Tensor
 from ipadapter_demo.models.catalog import TABLETOP
 from ipadapter_demo.tabletop.scene import sample_scenes
 from ipadapter_demo.training.tabletop.light import in_other_light, train_light
-from ipadapter_demo.training.tabletop.pictures import rendered_pictures
+from ipadapter_demo.training.tabletop.pictures import Pictures, rendered_pictures
 from tests.shipped import few_steps, shipped_but
 
 PLUS = TABLETOP.adapters["plus"]
@@ -30,12 +30,18 @@ def test_the_other_light_comes_from_the_other_side_and_is_all_that_differs() -> 
     assert torch.equal(in_other_light(other).light_x, scenes.light_x)
 
 
-def missing(folder: Path, changed: Callable[[str, Tensor], Tensor], lr: float) -> float:
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    return rendered_pictures(tmp_path_factory.mktemp("pictures"), 12)
+
+
+def missing(
+    folder: Path, pictures: Pictures, changed: Callable[[str, Tensor], Tensor], lr: float
+) -> float:
     """After a step from the shipped Plus with `changed` weights."""
     out = shipped_but(PLUS, folder)
     before = {name: changed(name, w) for name, w in load_file(TABLETOP.folder / PLUS).items()}
     save_file(before, out / PLUS)
-    pictures = rendered_pictures(folder, 32)
     run = few_steps(folder / "light", steps=1, batch=2, lr=lr)
     found = train_light(run, pictures, pictures, out)
     after = load_file(out / PLUS)
@@ -44,10 +50,10 @@ def missing(folder: Path, changed: Callable[[str, Tensor], Tensor], lr: float) -
     return float(found["light_missing"])
 
 
-def test_how_much_of_the_difference_is_missing(tmp_path: Path) -> None:
+def test_how_much_of_the_difference_is_missing(tmp_path: Path, pictures: Pictures) -> None:
     """All of it where Plus gives nothing."""
     nothing = missing(
-        tmp_path / "nothing", lambda name, w: w * 0 if "to_v_ip" in name else w, lr=0.0
+        tmp_path / "nothing", pictures, lambda name, w: w * 0 if "to_v_ip" in name else w, lr=0.0
     )
     assert nothing == pytest.approx(1, abs=1e-3)
-    assert missing(tmp_path / "shipped", lambda name, w: w, lr=1e-4) < nothing
+    assert missing(tmp_path / "shipped", pictures, lambda name, w: w, lr=1e-4) < nothing

@@ -45,6 +45,12 @@ def model(shelf: Path, lora: Path | None = None, weight: float = 1.0, name: str 
     return pipeline._model
 
 
+@pytest.fixture(scope="module")
+def unchanged(shelf: Path) -> Any:
+    """The model as it is, which no test changes."""
+    return model(shelf)
+
+
 def written(path: Path, tensors: dict[str, Tensor]) -> Path:
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
     return path
@@ -96,8 +102,10 @@ def dora(by: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 @pytest.mark.parametrize("weight", [1.0, 0.5])
 @pytest.mark.parametrize("by", ["kohya", "peft"])
-def test_dora_is_what_peft_makes_of_it(shelf: Path, tmp_path: Path, weight: float, by: str) -> None:
-    plain = {k: t.clone() for k, t in model(shelf).unet.state_dict().items()}
+def test_dora_is_what_peft_makes_of_it(
+    shelf: Path, tmp_path: Path, weight: float, by: str, unchanged: Any
+) -> None:
+    plain = {k: t.clone() for k, t in unchanged.unet.state_dict().items()}
     tensors, merged = dora(by)
     ours = model(shelf, written(tmp_path / "dora.safetensors", tensors), weight).unet.state_dict()
     changed = 0
@@ -108,10 +116,10 @@ def test_dora_is_what_peft_makes_of_it(shelf: Path, tmp_path: Path, weight: floa
     assert changed == sum("dora_scale" in key or "magnitude" in key for key in tensors) > 3
 
 
-def test_dora_with_magnitudes_of_inputs(shelf: Path, tmp_path: Path) -> None:
+def test_dora_with_magnitudes_of_inputs(shelf: Path, tmp_path: Path, unchanged: Any) -> None:
     layer = f"lora_unet_{ATTENTION.replace('.', '_')}"
     tensors = plain_lora(layer) | {f"{layer}.dora_scale": noise(5, 1, 8).abs() + 0.5}
-    before = model(shelf).unet.get_submodule(ATTENTION).weight
+    before = unchanged.unet.get_submodule(ATTENTION).weight
     after = model(shelf, written(tmp_path / "dora.safetensors", tensors))
     changed = (
         before + 0.5 * tensors[f"{layer}.lora_up.weight"] @ tensors[f"{layer}.lora_down.weight"]
@@ -129,7 +137,7 @@ def test_dora_of_another_size_is_named(shelf: Path, tmp_path: Path) -> None:
         model(shelf, written(tmp_path / "dora.safetensors", tensors))
 
 
-def test_a_convolution_with_a_core(shelf: Path, tmp_path: Path) -> None:
+def test_a_convolution_with_a_core(shelf: Path, tmp_path: Path, unchanged: Any) -> None:
     layer = "down_blocks.0.resnets.0.conv1"
     up, mid, down = noise(1, 8, 2, 1, 1), noise(2, 2, 2, 3, 3), noise(3, 2, 8, 1, 1)
     name = f"lora_unet_{layer.replace('.', '_')}"
@@ -151,18 +159,18 @@ def test_a_convolution_with_a_core(shelf: Path, tmp_path: Path) -> None:
             for c in range(8)
         ]
     ).reshape(8, 8, 3, 3)
-    assert_change(model(shelf).unet, model(shelf, path).unet, layer, expected)
+    assert_change(unchanged.unet, model(shelf, path).unet, layer, expected)
 
 
 @pytest.mark.parametrize("prefix", ["lora_te", "lora_te1"])
 @pytest.mark.parametrize("layer", ["q_proj", "v_proj"])
 def test_a_text_encoder_s_projection_alone(
-    shelf: Path, tmp_path: Path, layer: str, prefix: str
+    shelf: Path, tmp_path: Path, layer: str, prefix: str, unchanged: Any
 ) -> None:
     place = f"encoder.layers.1.self_attn.{layer}"
     name = f"{prefix}_text_model_{place.replace('.', '_')}"
     tensors = plain_lora(name, CROSS_DIM)
-    (before,) = model(shelf).text.encoders
+    (before,) = unchanged.text.encoders
     (after,) = model(shelf, written(tmp_path / "words.safetensors", tensors)).text.encoders
     up, down = tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"]
     assert_change(before, after, place, 0.5 * up @ down)
@@ -209,7 +217,7 @@ LAYOUTS = {
     + [(layout, 1.0) for layout in LAYOUTS if layout != "diffusers' first"],  # which had none
 )
 def test_every_name_of_a_layer_is_read(
-    shelf: Path, tmp_path: Path, layout: str, alpha: float | None
+    shelf: Path, tmp_path: Path, layout: str, alpha: float | None, unchanged: Any
 ) -> None:
     tensors: dict[str, Tensor] = {}
     changes = []
@@ -222,7 +230,7 @@ def test_every_name_of_a_layer_is_read(
                 torch.tensor(alpha)
             )
         changes.append(up @ down if alpha is None else up @ down * alpha / 2)
-    before = model(shelf)
+    before = unchanged
     after = model(shelf, written(tmp_path / "some.safetensors", tensors))
     assert_change(before.unet, after.unet, ATTENTION, changes[0])
     assert_change(before.text.encoders[0], after.text.encoders[0], OF_THE_TEXT, changes[1])
@@ -244,10 +252,10 @@ LOKR = LoKrConfig(r=2, alpha=6, target_modules=["to_k", "ff.net.2"], init_weight
 @pytest.mark.parametrize("network", ["unet", ""])
 @pytest.mark.parametrize("config", [LORA, LOHA, LOKR], ids=lambda each: str(each.peft_type.value))
 def test_the_strength_in_diffusers_header(
-    shelf: Path, tmp_path: Path, config: PeftConfig, network: str
+    shelf: Path, tmp_path: Path, config: PeftConfig, network: str, unchanged: Any
 ) -> None:
     """As `save_lora_weights` of a pipeline writes it, and `save_lora_adapter` of a network."""
-    plain = {k: t.clone() for k, t in model(shelf).unet.state_dict().items()}
+    plain = {k: t.clone() for k, t in unchanged.unet.state_dict().items()}
     with seeded(13):
         tuned = get_peft_model(tiny_sd15_unet().half().float(), config)
     names = get_peft_model_state_dict(tuned)

@@ -58,6 +58,12 @@ def sd15(models: Path, **options: Any) -> ImagePromptPipeline:
     return load("sd15", device="cpu", dtype="float32", models_dir=models, **options)
 
 
+@pytest.fixture(scope="module")
+def unchanged(shelf: Path) -> ImagePromptPipeline:
+    """The model as it is, which no test changes."""
+    return sd15(shelf)
+
+
 def drawn(pipeline: ImagePromptPipeline, request: GenerateRequest = REQUEST) -> np.ndarray:
     return np.asarray(pipeline.generate(request).images[0], dtype=int)
 
@@ -546,9 +552,9 @@ def _parts_of(key: str) -> tuple[str, bool, str]:
 )
 @pytest.mark.parametrize("weight", [1.0, -0.5])
 def test_loha_and_lokr_are_what_peft_makes_of_them(
-    shelf: Path, tmp_path: Path, config: Any, weight: float
+    shelf: Path, unchanged: ImagePromptPipeline, tmp_path: Path, config: Any, weight: float
 ) -> None:
-    plain = {k: t.clone() for k, t in sd15(shelf)._model.unet.state_dict().items()}
+    plain = {k: t.clone() for k, t in unchanged._model.unet.state_dict().items()}
     fresh = tiny_sd15_unet().half().float()  # as the shelf stores it
     tensors, merged = lycoris(fresh, config)
     save_file({k: t.contiguous() for k, t in tensors.items()}, tmp_path / "style.safetensors")

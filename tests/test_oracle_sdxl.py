@@ -19,8 +19,9 @@ from diffusers import (
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 from ipadapter_demo.imaging import mask_from_image
+from ipadapter_demo.models.base_model import BaseModel
 from ipadapter_demo.models.catalog import CatalogEntry
-from ipadapter_demo.pipeline import load
+from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler, Structure
 from tests.oracle import ALIGNED, assert_same, loaded, pixels_of, reference, request, theirs
 from tests.tiny import box_mask, picture, write_tiny_sdxl
@@ -42,9 +43,14 @@ def loaded_xl(kind: Any, entry: CatalogEntry, **parts: Any) -> Any:
     )
 
 
+@pytest.fixture(scope="module")
+def xl(entry: CatalogEntry) -> BaseModel:
+    return load(entry)._model
+
+
 @pytest.fixture
-def ours(entry: CatalogEntry, monkeypatch: pytest.MonkeyPatch) -> Any:
-    return pixels_of(load(entry), monkeypatch)
+def ours(xl: BaseModel, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return pixels_of(ImagePromptPipeline(xl), monkeypatch)
 
 
 @pytest.mark.parametrize(("prompt", "negative"), [("a cube", "blur"), ("a cube", ""), ("", "")])

@@ -30,6 +30,12 @@ def model(models: Path, **options: Any) -> Any:
     return load("sd15", device="cpu", dtype="float32", models_dir=models, **options)._model
 
 
+@pytest.fixture(scope="module")
+def unchanged(shelf: Path) -> Any:
+    """The model as it is, which no test changes."""
+    return model(shelf)
+
+
 def hashed(loaded: Any, part: str) -> list[str]:
     return sorted(name for name in loaded.hashes if name.startswith(f"{part}/"))
 
@@ -49,7 +55,9 @@ def assert_same_unet(one: Any, other: Any) -> None:
 @pytest.mark.parametrize(
     "beside", [f"{UNET}.non_ema.safetensors", "openvino_model.bin", f"{UNET}.non_ema.bin"]
 )
-def test_other_files_beside_the_weights(shelf: Path, models: Path, half: bool, beside: str) -> None:
+def test_other_files_beside_the_weights(
+    shelf: Path, models: Path, half: bool, beside: str, unchanged: Any
+) -> None:
     unet = models / BASE / "unet"
     name = f"{UNET}.fp16.safetensors" if half else f"{UNET}.safetensors"
     weights = other_weights(unet)
@@ -57,7 +65,7 @@ def test_other_files_beside_the_weights(shelf: Path, models: Path, half: bool, b
     path.rename(unet / name)
     save_file(weights, unet / beside, metadata={"format": "pt"})
     found = model(models)
-    assert_same_unet(model(shelf), found)
+    assert_same_unet(unchanged, found)
     assert hashed(found, "unet") == [f"unet/{name}"]
 
 
@@ -68,7 +76,7 @@ def test_another_file_beside_the_text_encoder_s(shelf: Path, models: Path) -> No
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
-def test_shards(shelf: Path, models: Path, variant: str | None) -> None:
+def test_shards(shelf: Path, models: Path, variant: str | None, unchanged: Any) -> None:
     """Of a UNet and a text encoder, as diffusers and transformers write them."""
     base = models / BASE
     for path in (*base.glob("unet/*.safetensors"), *base.glob("text_encoder/*.safetensors")):
@@ -81,7 +89,7 @@ def test_shards(shelf: Path, models: Path, variant: str | None) -> None:
     (row,) = [row for row in listing(models) if row["name"] == "sd15"]
     assert row["present"]
     found = model(models)
-    assert_same_unet(model(shelf), found)
+    assert_same_unet(unchanged, found)
     for part in ("unet", "text_encoder"):
         there = sorted(
             f"{part}/{p.name}" for p in (base / part).iterdir() if p.name != "config.json"

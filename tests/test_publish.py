@@ -159,7 +159,6 @@ class TestWhateverHappens:
             ),
         ],
     )
-    @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("font"), RequestError("why")])
     def test_a_part_that_fails_is_left_out_and_said(
         self,
         published: Callable[..., list[str]],
@@ -167,23 +166,25 @@ class TestWhateverHappens:
         place: str,
         part: str,
         lost: set[str],
-        error: Exception,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         document = {"columns": {"seed": [1, 2]}, "pages": {"guidance": [1, 2]}}
         whole = published(document)
+        for error in (MemoryError(), RuntimeError("font"), RequestError("why")):
 
-        def fail(*arguments: Any) -> Any:
-            raise error
+            def fail(*arguments: Any, error: Exception = error) -> Any:
+                raise error
 
-        monkeypatch.setattr(publishing, place, fail)
-        names = published(document)
-        assert set(names) == set(whole) - lost | {"warnings.txt"}
-        assert not any((tmp_path / name).exists() for name in lost), "of the time before"
-        said = (tmp_path / "warnings.txt").read_text()
-        reason = "why" if isinstance(error, RequestError) else type(error).__name__
-        assert f"{part} could not be made: " in said
-        assert reason in said
+            for name in lost:
+                (tmp_path / name).write_text("of the time before")
+            monkeypatch.setattr(publishing, place, fail)
+            names = published(document)
+            assert set(names) == set(whole) - lost | {"warnings.txt"}
+            assert not any((tmp_path / name).exists() for name in lost), "of the time before"
+            said = (tmp_path / "warnings.txt").read_text()
+            reason = "why" if isinstance(error, RequestError) else type(error).__name__
+            assert f"{part} could not be made: " in said
+            assert reason in said
         monkeypatch.undo()
         assert published(document) == whole
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from ipadapter_demo.models.catalog import CatalogEntry
 from ipadapter_demo.models.local_entry import local_entry
 from ipadapter_demo.models.published import PUBLISHED
 from ipadapter_demo.models.schedule import saying, settled
-from ipadapter_demo.pipeline import load
+from ipadapter_demo.pipeline import ImagePromptPipeline, load
 from ipadapter_demo.pipeline.samplers import NOT_FROM_ZERO_SNR
 from ipadapter_demo.request import SAMPLERS, Inpaint, Sampler
 from ipadapter_demo.settings import load_options, settings_from_args, without_additions
@@ -241,30 +242,45 @@ def with_trailing_steps(pipeline: Any) -> Any:
     return pipeline
 
 
+@pytest.fixture(scope="module")
+def of_folder(folder: CatalogEntry) -> Callable[[], ImagePromptPipeline]:
+    """Pipelines of its model, each with caches of its own."""
+    model = load(folder)._model
+    return lambda: ImagePromptPipeline(model)
+
+
 @pytest.mark.parametrize("sampler", ABLE)
 class TestFolder:
     def test_image(
-        self, folder: CatalogEntry, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+        self,
+        folder: CatalogEntry,
+        of_folder: Any,
+        sampler: Sampler,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         oracle = with_trailing_steps(loaded(StableDiffusionPipeline, folder))
         expected = theirs(oracle, folder, sampler, scale=0.7, ip_adapter_image=reference().image)
         asked = request(sampler=sampler, references=(reference(),), image_scale=0.7)
-        assert_same(pixels_of(load(folder), monkeypatch)(asked), expected)
+        assert_same(pixels_of(of_folder(), monkeypatch)(asked), expected)
 
     def test_start_picture(
-        self, folder: CatalogEntry, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
+        self,
+        folder: CatalogEntry,
+        of_folder: Any,
+        sampler: Sampler,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         oracle = with_trailing_steps(loaded(StableDiffusionImg2ImgPipeline, folder))
         expected = theirs(oracle, folder, sampler, image=picture(4), strength=0.6)
         asked = request(sampler=sampler, init_image=picture(4), strength=0.6)
-        assert_same(pixels_of(load(folder), monkeypatch)(asked), expected)
+        assert_same(pixels_of(of_folder(), monkeypatch)(asked), expected)
 
     @pytest.mark.parametrize("repaint_passes", [1, 3])
     def test_nothing_is_divided_by_a_signal_of_zero(
-        self, folder: CatalogEntry, sampler: Sampler, repaint_passes: int
+        self, of_folder: Any, sampler: Sampler, repaint_passes: int
     ) -> None:
         """Neither in previews nor where a step is taken again: NaN would decode to black."""
-        pipeline = load(folder)
+        pipeline = of_folder()
         asked = request(
             sampler=sampler,
             inpaint=Inpaint(
@@ -277,9 +293,9 @@ class TestFolder:
             assert np.asarray(event.images[0]).std() > 1
             assert np.asarray(event.images[0].crop((20, 12, 44, 36))).std() > 1
 
-    def test_the_first_preview_is_what_v_says(self, folder: CatalogEntry, sampler: Sampler) -> None:
+    def test_the_first_preview_is_what_v_says(self, of_folder: Any, sampler: Sampler) -> None:
         """Where there is no signal yet, the clean latents are -v, the same for every sampler."""
-        pipeline, other = load(folder), load(folder)
+        pipeline, other = of_folder(), of_folder()
         first = next(iter(pipeline.stream(request(sampler=sampler), preview_every=1)))
         expected = next(iter(other.stream(request(sampler="ddim"), preview_every=1)))
         for one, another in zip(first.images, expected.images, strict=True):
@@ -288,16 +304,14 @@ class TestFolder:
 
 
 @pytest.mark.parametrize("sampler", NOT_FROM_ZERO_SNR)
-def test_some_samplers_cannot_draw_it(folder: CatalogEntry, sampler: Sampler) -> None:
+def test_some_samplers_cannot_draw_it(of_folder: Any, sampler: Sampler) -> None:
     message = f"sampler must be one of {', '.join(ABLE)} for a model with zero terminal SNR, got"
     with pytest.raises(RequestError, match=f"{re.escape(message)} '{sampler}'"):
-        load(folder).generate(request(sampler=sampler))
+        of_folder().generate(request(sampler=sampler))
 
 
-def test_its_steps_begin_at_pure_noise(
-    folder: CatalogEntry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = pixels_of(load(folder), monkeypatch)
+def test_its_steps_begin_at_pure_noise(of_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = pixels_of(of_folder(), monkeypatch)
     assert_same(ours(request(noise_schedule="trailing")), ours(request()), 0)
     with pytest.raises(RequestError, match="noise_schedule must not be leading for a model with"):
         ours(request(noise_schedule="leading"))
