@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -56,13 +57,18 @@ from ipadapter_demo.compare.grid import Cell, Given
 from ipadapter_demo.compare.latex import caption
 from ipadapter_demo.compare.manifest import Manifest, manifest_text
 from ipadapter_demo.compare.schema import Part, json_schema
-from ipadapter_demo.compare.scores import by_row, scores_csv
+from ipadapter_demo.compare.scores import _attributes_kept, by_row, scores_csv
 from ipadapter_demo.compare.strip import SCALES, filmstrip
 from ipadapter_demo.compare.text import csv_cell, latex, listed, printable, text_width, wrapped
 from ipadapter_demo.compare.votes import Share, ballot, shares, votes_csv
 from ipadapter_demo.errors import ModelError, RequestError
+from ipadapter_demo.evaluation.attribute_classifier import (
+    CLASSIFIER_SIZE,
+    COUNTED,
+    load_attribute_classifier,
+)
 from ipadapter_demo.lora import texts_from_loras
-from ipadapter_demo.models.catalog import CatalogEntry, LoraEntry
+from ipadapter_demo.models.catalog import TABLETOP, CatalogEntry, LoraEntry
 from ipadapter_demo.models.few_step import FewStep
 from ipadapter_demo.models.sources import Hub
 from ipadapter_demo.pipeline import (
@@ -75,6 +81,8 @@ from ipadapter_demo.pipeline import (
 from ipadapter_demo.record import record_from_png
 from ipadapter_demo.request import SAMPLERS, GenerateRequest, Inpaint, Reference, Structure
 from ipadapter_demo.serving import ModelManager
+from ipadapter_demo.tabletop.files import pictures_of as rendered
+from ipadapter_demo.tabletop.scene import sample_scenes
 from ipadapter_demo.upscale import Upscale
 from tests.tiny import box_mask, picture
 
@@ -1337,6 +1345,33 @@ def test_a_filmstrip_is_one_request_at_several_scales() -> None:
     assert {one.seed for one in strip} == {5}
     assert [r.image for r in strip[0].references] == [picture(1), picture(3)]
     assert strip[0].count == 1
+
+
+def test_nothing_of_a_second_solid_is_kept_where_there_is_none() -> None:
+    """By chance some of it would be: a reader names the colour of whatever it looks at."""
+    scenes = sample_scenes(40, 77)
+    scenes = scenes[torch.nonzero(scenes.present[:, 1])[:, 0][:8]]
+    alone = replace(scenes, present=torch.tensor([[True, False]] * 8))
+    pictures = [list(rendered(each, CLASSIFIER_SIZE)) for each in (scenes, alone)]
+    cells: list[Any] = [
+        SimpleNamespace(
+            request=GenerateRequest(
+                references=(
+                    Reference(image=alone_picture, negative=True),
+                    Reference(image=reference),
+                )
+            )
+        )
+        for reference, alone_picture in zip(*pictures, strict=True)
+    ]
+    reader = load_attribute_classifier(TABLETOP.folder / "attribute_classifier.safetensors")
+    seen = [bool(count == 0) for count in reader.classify(pictures[1])["count"]]
+    assert sum(seen) > 3, "as one solid"
+    lost = sum(name.startswith("second") for name in COUNTED) + 1  # and their number
+    kept = _attributes_kept(cells, pictures[1])
+    for share, one in zip(kept, seen, strict=True):
+        assert not one or share == pytest.approx(1 - lost / len(COUNTED))
+    assert all(share == 1 for share in _attributes_kept(cells, pictures[0]))
 
 
 def test_tabletop_cells_are_read_as_well(tmp_path: Path) -> None:

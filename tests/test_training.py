@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, T2IAdapter
+from diffusers import AutoencoderTiny, StableDiffusionPipeline, T2IAdapter
 from torch import Tensor, nn
 
 from ipadapter_demo.adapter import load_image_adapter
@@ -18,11 +18,13 @@ from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.models.structure import around_hole
 from ipadapter_demo.models.weight_hashes import weight_hashes
 from ipadapter_demo.tabletop.scene import sample_scenes
+from ipadapter_demo.training.checkpoints import last_progress
 from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop import decoder
 from ipadapter_demo.training.tabletop.holes import holes, same_solid
 from ipadapter_demo.training.tabletop.inpaint import new_network, train_inpaint
+from ipadapter_demo.training.tabletop.latents import scaled_latents
 from ipadapter_demo.training.tabletop.pictures import rendered_pictures
 from ipadapter_demo.training.tabletop.recipes import RECIPES, train
 from tests.shipped import shipped_but
@@ -64,6 +66,67 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     linear_run(tmp_path / "parts", 10)
     resumed = linear_run(tmp_path / "parts", 20)
     assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_an_evaluation_that_was_stopped_is_made_up(tmp_path: Path) -> None:
+    """A checkpoint is written before it, so that a fault in it costs no steps; and what was logged
+    of steps that are taken again is logged once."""
+
+    def run(stopped_at: int | None) -> list[int]:
+        asked: list[int] = []
+
+        def evaluate(path: Path) -> dict[str, float]:
+            step = int(path.stem.removeprefix("preview-"))
+            asked.append(step)
+            if step == stopped_at:
+                raise KeyboardInterrupt
+            return {"loss": 1.0}
+
+        torch.manual_seed(0)
+        model = nn.Linear(1, 1)
+        every = {"save_every": 4, "log_every": 1, "preview_every": 4}
+        fit(
+            Run(folder=tmp_path, steps=8, batch=1, lr=0.1, **every),
+            model,
+            lambda generator, batch: model.weight.square().sum(),
+            evaluate,
+        )
+        return asked
+
+    for stopped_at in (4, 8):
+        with pytest.raises(KeyboardInterrupt):
+            run(stopped_at)
+        assert last_progress(tmp_path).step == stopped_at
+        log = tmp_path / "log.jsonl"
+        log.write_text(log.read_text() + '{"step": 99}\n')  # of steps after the checkpoint
+    assert run(None) == [8]
+    assert run(None) == [], "once"
+    steps = {
+        name: [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("log.jsonl", "held-out.jsonl")
+    }
+    assert steps == {"log.jsonl": [*range(1, 9)], "held-out.jsonl": [4, 8]}
+
+
+def test_latents_are_kept_whole_and_by_the_weights_that_made_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = rendered_pictures(tmp_path / "data", 2)
+    vae = AutoencoderTiny.from_pretrained(TABLETOP.folder / "vae")
+
+    def cut_short(tensor: object, path: Path) -> None:
+        path.write_bytes(b"cut")
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", cut_short)
+        with pytest.raises(OSError, match="no space"):
+            scaled_latents(vae, pictures, tmp_path / "cache")
+    first = scaled_latents(vae, pictures, tmp_path / "cache")
+    assert torch.equal(first, scaled_latents(vae, pictures, tmp_path / "cache"))
+    with torch.no_grad():
+        next(vae.parameters()).mul_(0.5)
+    assert not torch.equal(first, scaled_latents(vae, pictures, tmp_path / "cache"))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:

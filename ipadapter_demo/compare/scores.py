@@ -146,15 +146,19 @@ def _attributes_kept(cells: Sequence[Cell], images: Sequence[Image.Image]) -> li
     for i, given in enumerate(shown):
         two = bool(wanted["count"][i] == 1)
         names = [name for name in COUNTED if two or not name.startswith("second")]
-        right = [bool(found[name][i] == wanted[name][i]) for name in names]
+        # of a second solid nothing is right in a picture without one
+        there = {name: not name.startswith("second") or bool(found["count"][i]) for name in names}
+        right = [there[name] and bool(found[name][i] == wanted[name][i]) for name in names]
         kept.append(None if given is None else mean(right))
     return kept
 
 
 def _reference(cell: Cell) -> Image.Image | None:
-    """The picture of a cell's first reference, which may be embeds."""
-    references = cell.request.references
-    return references[0].image if references else None
+    """The picture of the first reference that acts for something; it may be embeds."""
+    for reference in cell.request.references:
+        if not reference.negative and reference.weight > 0:
+            return reference.image
+    return None
 
 
 def _known(row: Sequence[Score], name: str) -> list[float]:

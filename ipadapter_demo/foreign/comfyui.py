@@ -10,6 +10,7 @@ from ipadapter_demo.errors import RequestError
 from ipadapter_demo.foreign.json_text import object_from_text
 from ipadapter_demo.foreign.names import WEIGHT_TYPES, stem
 from ipadapter_demo.foreign.settings import Collector, ForeignSettings
+from ipadapter_demo.foreign.weights import weights_of_comfyui
 
 MAX_NODES = 5_000
 MAX_WALKED = 200_000  # links, in all walks through a graph together
@@ -20,6 +21,16 @@ SILENT = (
     *("SamplerCustom", "BasicScheduler", "RandomNoise", "CFGGuider"),
     *("IPAdapterModelLoader", "IPAdapterUnifiedLoader", "IPAdapterInsightFaceLoader"),
 )
+HALVES = {"positive": "prompt", "negative": "negative_prompt"}
+# Inputs of an adapter that are no field here, with the default of ComfyUI_IPAdapter_plus.
+CHOICES = {
+    "combine_embeds": ("concat", "choose how several pictures are put together"),
+    "embeds_scaling": ("V only", "λ multiplies what a picture adds here, as V only does"),
+}
+PICTURES = {
+    "attn_mask": ("region mask", "the picture acts within it alone there, everywhere here"),
+    "image_negative": ("negative image prompt", "the picture is not in the file: give it"),
+}
 ZEROED = "ConditioningZeroOut"  # of its text nothing is left
 VALUES = ("value", "seed", "noise_seed", "int", "float", "number", "string", "text")
 
@@ -44,8 +55,9 @@ def settings(text: str) -> ForeignSettings | None:
         if name != first:
             found.leave("further pass", graph.kind(name))
     _sampling(found, graph, first)
-    for half, field in (("positive", "prompt"), ("negative", "negative_prompt")):
+    for half, field in HALVES.items():
         _prompt(found, graph, first, half, field)
+    weights_of_comfyui(found, HALVES)
     _size(found, graph, first)
     adapters = _model(found, graph, first)
     kinds = dict.fromkeys(graph.kind(name) for name in used if name not in adapters)
@@ -165,6 +177,11 @@ def _sampling(found: Collector, graph: Graph, sampler: str) -> None:
     denoise = value("denoise")
     if isinstance(denoise, (int, float)) and denoise < 1:
         found.leave("strength", denoise, "the picture that it began from is not in the file")
+    begin, end, steps = (value(key) for key in ("start_at_step", "end_at_step", "steps"))
+    if isinstance(begin, (int, float)) and begin > 0:
+        found.leave("start_at_step", begin, "the steps before it are drawn here too")
+    if isinstance(end, (int, float)) and isinstance(steps, (int, float)) and end < steps:
+        found.leave("end_at_step", end, "the steps after it are drawn here too")
 
 
 def _prompt(found: Collector, graph: Graph, sampler: str, half: str, field: str) -> None:
@@ -233,16 +250,27 @@ def _adapter(found: Collector, graph: Graph, name: str) -> None:
     held = graph.nodes[loader[0]] if loader is not None else {}
     named = held.get("ipadapter_file", held.get("preset", graph.kind(name)))
     weight, start, end = (graph.value(name, key) for key in ("weight", "start_at", "end_at"))
-    found.reference(
-        str(named), weight, 0.0 if start is None else start, 1.0 if end is None else end
-    )
+    start, end = 0.0 if start is None else start, 1.0 if end is None else end
     layers = graph.value(name, "weight_type")
-    if isinstance(layers, str) and layers in WEIGHT_TYPES:
-        found.take("layers", image_layers=WEIGHT_TYPES[layers])
-    elif layers is not None:
+    preset = WEIGHT_TYPES.get(layers) if isinstance(layers, str) else None
+    taken = found.reference(str(named), weight, start, end, preset or layers)
+    if taken and preset is not None:
+        found.take("layers", image_layers=preset)
+    elif taken and layers is not None:
         found.leave("layers", layers)
-    image = graph.link(name, "image")
-    pictures = graph.back([image]) if image is not None else ()
-    for place, _ in pictures:
-        if isinstance(picture := graph.nodes[place].get("image"), str):
-            found.leave("reference", f"{picture} is not in the file: give it")
+    for picture in _pictures(graph, name, "image"):
+        found.leave("reference", f"{picture} is not in the file: give it")
+    for key, (what, why) in PICTURES.items():
+        if (link := graph.link(name, key)) is not None:
+            pictures = ", ".join(_pictures(graph, name, key))
+            found.leave(what, pictures or graph.kind(link[0]), why)
+    for key, (default, why) in CHOICES.items():
+        if (choice := graph.value(name, key)) not in (None, default):
+            found.leave(key, choice, why)
+
+
+def _pictures(graph: Graph, name: str, key: str) -> list[str]:
+    """The names of the files that an input comes from."""
+    link = graph.link(name, key)
+    held = (graph.nodes[place].get("image") for place, _ in graph.back([link] if link else []))
+    return [picture for picture in held if isinstance(picture, str)]

@@ -9,6 +9,7 @@ from typing import Any
 from ipadapter_demo.foreign.json_text import object_from_text
 from ipadapter_demo.foreign.names import METHODS
 from ipadapter_demo.foreign.settings import Collector, ForeignSettings
+from ipadapter_demo.foreign.weights import weights_of_invokeai
 
 FIELDS = {
     "positive_prompt": ("prompt", "prompt"),
@@ -18,6 +19,7 @@ FIELDS = {
     "cfg_rescale_multiplier": ("guidance rescale", "guidance_rescale"),
     "seed": ("seed", "seed"),
 }
+PROMPTS = ("prompt", "negative_prompt")
 SILENT = {"app_version", "generation_mode", "rand_device", "canvas_v2_metadata"}
 
 
@@ -30,6 +32,8 @@ def settings(text: str) -> ForeignSettings | None:
     for name, (what, field) in FIELDS.items():
         if (value := values.pop(name, None)) is not None:
             found.take(what, **{field: value})
+            if field in PROMPTS and field in found.fields:
+                weights_of_invokeai(found, what, value)
     if isinstance(scheduler := values.pop("scheduler", None), str):
         plain = scheduler.removesuffix("_k")
         found.sampling(plain, "karras" if plain != scheduler else "")
@@ -41,9 +45,7 @@ def settings(text: str) -> ForeignSettings | None:
         model = one.get("model", one.get("lora"))
         found.lora(_name(model), weight if isinstance(weight, (int, float)) else 0.0)
     for reference in _references(values):
-        begin, end = _window(reference)
-        found.reference(_name(_model(reference)), reference.get("weight", 1.0), begin, end)
-        _layers(found, reference.get("method"))
+        _adapter(found, reference)
         found.leave("reference", f"{_image(reference)} is not in the file: give it")
     for name, value in values.items():
         if name not in SILENT and value not in (None, "", [], {}):
@@ -75,12 +77,16 @@ def _window(reference: Mapping[str, Any]) -> tuple[object, object]:
     return reference.get("begin_step_percent", 0.0), reference.get("end_step_percent", 1.0)
 
 
-def _layers(found: Collector, method: object) -> None:
-    if method is None:
+def _adapter(found: Collector, reference: Mapping[str, Any]) -> None:
+    begin, end = _window(reference)
+    method = reference.get("method")
+    preset = METHODS.get(method) if isinstance(method, str) else None
+    name, weight = _name(_model(reference)), reference.get("weight", 1.0)
+    if not found.reference(name, weight, begin, end, preset or method):
         return
-    if isinstance(method, str) and method in METHODS:
-        found.take("layers", image_layers=METHODS[method])
-    else:
+    if preset is not None:
+        found.take("layers", image_layers=preset)
+    elif method is not None:
         found.leave("layers", method)
 
 

@@ -104,15 +104,20 @@ class Collector:
         elif schedule != "default":
             self.take("noise levels", noise_schedule=schedule)
 
-    def reference(self, adapter: str, weight: object, start: object, end: object) -> None:
+    def reference(
+        self, adapter: str, weight: object, start: object, end: object, layers: object = None
+    ) -> bool:
         """An IP-Adapter, λ, and the part of the steps. Only the first: pictures are not in the
-        file, and several have to be put together by hand."""
+        file, and several have to be put together by hand. True if it is taken: its layers are
+        then the caller's to take, with what else goes along; of a further one they are said."""
         if self.adapter is not None:
-            self.leave("further image prompt", f"{adapter}, weight {weight}")
-            return
+            where = "" if layers in (None, "all") else f", layers {layers}"
+            self.leave("further image prompt", f"{adapter}, weight {weight}{where}")
+            return False
         self.adapter = adapter
         self.take("λ", image_scale=weight)
         self.take("window of λ", image_window=(start, end))
+        return True
 
     def found(self) -> ForeignSettings:
         return ForeignSettings(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from ipadapter_demo.errors import TrainingError
 from ipadapter_demo.models.base_model import BaseModel
@@ -22,6 +20,7 @@ from ipadapter_demo.training.config_reading import plain
 from ipadapter_demo.training.data.batch_source import ShardBatchSource
 from ipadapter_demo.training.data.cache import broken_in, encoded
 from ipadapter_demo.training.data.shards import shards_of
+from ipadapter_demo.training.fingerprint import fingerprint
 from ipadapter_demo.training.loop import EvalCallback, accelerator_of, fit
 from ipadapter_demo.training.objective import Objective, Task
 from ipadapter_demo.training.run import Run
@@ -160,13 +159,5 @@ def _identity(config: TrainingConfig, base: BaseModel, task: Task) -> str:
         tell["own_pictures"] = True
     for name, network in (("vae", base.vae.autoencoder), ("encoder", base.vision)):
         if network is not None:
-            tell[name] = _fingerprint(network)
+            tell[name] = fingerprint(network)
     return json.dumps(tell, sort_keys=True)
-
-
-def _fingerprint(network: nn.Module) -> str:
-    """A hash of its weights, byte for byte: a sum would depend on the number of threads."""
-    digest = hashlib.sha256()
-    for parameter in network.parameters():
-        digest.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]

@@ -24,6 +24,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from ipadapter_demo.errors import TrainingError
+from ipadapter_demo.files import write_file
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.settings import resolved_device
 from ipadapter_demo.training.checkpoints import Checkpoints, Progress, State
@@ -129,6 +130,13 @@ def fit(
     source = batches_from(progress.feed) if batches_from else SeededBatchSource(run)
     clock = _Clock(progress.seconds)
     accelerator.init_trackers("log")
+    missed = _is_evaluated(run, progress.step) and _last_evaluated(run) < progress.step
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _forget_lines_after(run, progress.step)
+    if missed:  # it was stopped meanwhile
+        with explained(run, progress.step, checkpoints):
+            _evaluate(run, accelerator, progress, ema, eval_callback)
     while progress.step < run.steps:
         with explained(run, progress.step, checkpoints):
             _step(run, accelerator, prepared, optimiser, source, progress)
@@ -138,9 +146,7 @@ def fit(
             if progress.step % run.save_every == 0 or progress.step == run.steps:
                 progress.seconds, progress.feed = clock.seconds(), source.state()
                 checkpoints.save(progress)
-            if run.preview_every and (
-                progress.step % run.preview_every == 0 or progress.step == run.steps
-            ):
+            if _is_evaluated(run, progress.step):
                 _evaluate(run, accelerator, progress, ema, eval_callback)
     ema.copy_to_model()
     if own:
@@ -229,6 +235,28 @@ def _log(run: Run, accelerator: Accelerator, progress: Progress, seconds: float)
     )
 
 
+def _is_evaluated(run: Run, step: int) -> bool:
+    """Whether there are previews and figures of this step."""
+    every = run.preview_every
+    return bool(every and step) and (step % every == 0 or step == run.steps)
+
+
+def _last_evaluated(run: Run) -> int:
+    path = run.folder / "evaluated"
+    return int(path.read_text()) if path.is_file() else 0
+
+
+def _forget_lines_after(run: Run, step: int) -> None:
+    """What was logged of steps that are taken again."""
+    for name in ("log.jsonl", "held-out.jsonl"):
+        path = run.folder / name
+        if path.is_file():
+            lines = path.read_text().splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            if len(kept) < len(lines):
+                write_file(path, "".join(f"{line}\n" for line in kept).encode())
+
+
 def _evaluate(
     run: Run, accelerator: Accelerator, progress: Progress, ema: EMA, eval_callback: EvalCallback
 ) -> None:
@@ -246,6 +274,7 @@ def _evaluate(
                 progress.step,
                 " ".join(f"{name} {value:.4f}" for name, value in figures.items()),
             )
+        (run.folder / "evaluated").write_text(str(progress.step))
     accelerator.wait_for_everyone()
 
 

@@ -33,6 +33,7 @@ from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import Scenes, partners_with_one_solid, with_first_solid_of
 from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.run import Run
+from ipadapter_demo.training.tabletop.latents import save_whole
 from ipadapter_demo.training.tabletop.pictures import SIZE, Pictures
 from ipadapter_demo.training.tabletop.vae import LATENT_NOISE, psnr, reconstruction, save_vae
 
@@ -133,8 +134,7 @@ def inpainted_latents(
             requests.append(GenerateRequest(seed=seed, **fields | given))
         for _ in pipeline.generate_all(requests, SHARE):
             pass
-        cache.mkdir(parents=True, exist_ok=True)
-        torch.save(torch.cat(seen).float(), path)
+        save_whole(torch.cat(seen).float(), path)
     return torch.load(path, weights_only=True), inside[:, None]
 
 

@@ -18,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjec
 
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
+from ipadapter_demo.training.fingerprint import fingerprint
 from ipadapter_demo.training.run import Run
 from ipadapter_demo.training.tabletop.encoders import clip_pixels, tokens_of
 from ipadapter_demo.training.tabletop.pictures import Pictures
@@ -95,8 +96,9 @@ def frozen_unet(folder: Path, device: str) -> UNet2DConditionModel:
 def scaled_latents(
     vae: AutoencoderTiny, pictures: Pictures, cache: Path, shrink: int = 1
 ) -> Tensor:
-    """(N, 4, h, w) half-precision latents of every picture, reduced `shrink` times first."""
-    path = cache / f"latents-{len(pictures)}-{shrink}.pt"
+    """(N, 4, h, w) half-precision latents of every picture, reduced `shrink` times first, by these
+    weights."""
+    path = cache / f"latents-{len(pictures)}-{shrink}-{fingerprint(vae)}.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
     parts, device = [], vae.device.type
@@ -108,9 +110,16 @@ def scaled_latents(
             latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents
         parts.append((latents.float() * vae.config.scaling_factor).half().cpu())
     latents = torch.cat(parts)
-    cache.mkdir(parents=True, exist_ok=True)
-    torch.save(latents, path)
+    save_whole(latents, path)
     return latents
+
+
+def save_whole(tensor: Tensor, path: Path) -> None:
+    """Or not at all: a file that was cut short would be read again by every run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    making = path.with_suffix(".part")
+    torch.save(tensor, making)
+    making.replace(path)
 
 
 @torch.no_grad()
