@@ -145,9 +145,8 @@ def test_no_call_of_a_large_request_is_larger_than_a_piece(
 
 def test_the_engine_knows_what_a_request_costs(model: BaseModel) -> None:
     pipeline = ImagePromptPipeline(model)
-    drawing = Drawing(
-        model, pipeline._conditioner, plan_for(replace(PLAIN, steps=50, count=4), 64), 10
-    )
+    plan = plan_for(replace(PLAIN, steps=50, count=4), 64)
+    drawing = Drawing(model, pipeline._conditioner, plan, maps={}, preview_every=10)
     job = drawing.job(1, background=False, most_seconds=7.0)
     assert job.rank == rank_of(4 * (50 + 3 * 5))
     assert (job.rows, job.most_seconds) == (4, 7.0)
