@@ -98,7 +98,7 @@ def test_an_evaluation_that_was_stopped_is_made_up(tmp_path: Path) -> None:
             run(stopped_at)
         assert last_progress(tmp_path).step == stopped_at
         log = tmp_path / "log.jsonl"
-        log.write_text(log.read_text() + '{"step": 99}\n')  # of steps after the checkpoint
+        log.write_text(log.read_text() + '{"step": 99}\n{"st')  # after the checkpoint, and cut
     assert run(None) == [8]
     assert run(None) == [], "once"
     steps = {

@@ -146,9 +146,11 @@ def _attributes_kept(cells: Sequence[Cell], images: Sequence[Image.Image]) -> li
     for i, given in enumerate(shown):
         two = bool(wanted["count"][i] == 1)
         names = [name for name in COUNTED if two or not name.startswith("second")]
-        # of a second solid nothing is right in a picture without one
-        there = {name: not name.startswith("second") or bool(found["count"][i]) for name in names}
-        right = [there[name] and bool(found[name][i] == wanted[name][i]) for name in names]
+        alone = bool(found["count"][i] == 0)  # so nothing of a second solid is right
+        right = [
+            bool(found[name][i] == wanted[name][i]) and not (alone and name.startswith("second"))
+            for name in names
+        ]
         kept.append(None if given is None else mean(right))
     return kept
 

@@ -252,9 +252,17 @@ def _forget_lines_after(run: Run, step: int) -> None:
         path = run.folder / name
         if path.is_file():
             lines = path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            kept = [line for line in lines if _step_of(line) <= step]
             if len(kept) < len(lines):
                 write_file(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _step_of(line: str) -> float:
+    """Of a log; a line that was cut short is of none that counts."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def _evaluate(
@@ -274,7 +282,7 @@ def _evaluate(
                 progress.step,
                 " ".join(f"{name} {value:.4f}" for name, value in figures.items()),
             )
-        (run.folder / "evaluated").write_text(str(progress.step))
+        write_file(run.folder / "evaluated", str(progress.step).encode())
     accelerator.wait_for_everyone()
 
 

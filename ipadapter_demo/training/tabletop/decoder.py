@@ -20,6 +20,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 from torchvision.utils import save_image
 
+from ipadapter_demo.files import whole_file
 from ipadapter_demo.imaging import images_from_pixels
 from ipadapter_demo.models.base_model import load_base_model
 from ipadapter_demo.models.catalog import TABLETOP
@@ -33,7 +34,6 @@ from ipadapter_demo.tabletop.render import render
 from ipadapter_demo.tabletop.scene import Scenes, partners_with_one_solid, with_first_solid_of
 from ipadapter_demo.training.loop import fit
 from ipadapter_demo.training.run import Run
-from ipadapter_demo.training.tabletop.latents import save_whole
 from ipadapter_demo.training.tabletop.pictures import SIZE, Pictures
 from ipadapter_demo.training.tabletop.vae import LATENT_NOISE, psnr, reconstruction, save_vae
 
@@ -134,7 +134,8 @@ def inpainted_latents(
             requests.append(GenerateRequest(seed=seed, **fields | given))
         for _ in pipeline.generate_all(requests, SHARE):
             pass
-        save_whole(torch.cat(seen).float(), path)
+        with whole_file(path) as temporary:
+            torch.save(torch.cat(seen).float(), temporary)
     return torch.load(path, weights_only=True), inside[:, None]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.utils import save_image
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from ipadapter_demo.files import whole_file
 from ipadapter_demo.models.memory import has_bfloat16
 from ipadapter_demo.tabletop.caption import CaptionStyle, caption
 from ipadapter_demo.training.fingerprint import fingerprint
@@ -110,16 +111,9 @@ def scaled_latents(
             latents = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents
         parts.append((latents.float() * vae.config.scaling_factor).half().cpu())
     latents = torch.cat(parts)
-    save_whole(latents, path)
+    with whole_file(path) as temporary:  # one that was cut short would be read by every run
+        torch.save(latents, temporary)
     return latents
-
-
-def save_whole(tensor: Tensor, path: Path) -> None:
-    """Or not at all: a file that was cut short would be read again by every run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    making = path.with_suffix(".part")
-    torch.save(tensor, making)
-    making.replace(path)
 
 
 @torch.no_grad()
